@@ -1,0 +1,519 @@
+"""Every configuration of a run: frozen, typed, validated dataclasses that import nothing heavy.
+
+Gin binds these classes and nothing else (`poet.config`); the resolved `Experiment` is written as JSON
+into the work dir and into every checkpoint, so that later commands need only a checkpoint path.
+A wrong name, type or value raises `UserError` at construction, before any device work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from typing import Any, Mapping, Self, Sequence
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: says what was given, what is allowed and what to do."""
+
+
+def near_names(name: str, allowed: Sequence[str]) -> str:
+    """Returns ' (did you mean x, y?)', or the whole list when nothing is near."""
+    near = difflib.get_close_matches(name, allowed, n=3)
+    return f" (did you mean {', '.join(near)}?)" if near else f" (allowed: {', '.join(allowed)})"
+
+
+def choose(name: str, table: Mapping[str, Any], what: str) -> Any:
+    """Looks `name` up in a registry; an unknown name is an error that lists near names."""
+    if name not in table:
+        raise UserError(f"unknown {what} {name!r}{near_names(name, sorted(table))}")
+    return table[name]
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Returns `value` as the annotated type, or raises TypeError.  Only lossless steps are taken."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(inner) != len(value):
+            raise TypeError
+        return tuple(_coerce(v, a) for v, a in zip(value, inner))
+    if origin in (dict, Mapping) or hint is dict:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        return {_coerce(k, args[0]): _coerce(v, args[1]) for k, v in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        return _first_match(value, args)
+    if hint is float and type(value) is int:
+        return float(value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(hint, value)
+    if hint is bool or isinstance(value, bool):
+        if type(value) is not hint:
+            raise TypeError
+        return value
+    if not isinstance(value, hint):
+        raise TypeError
+    return value
+
+
+def _first_match(value: Any, hints: Sequence[Any]) -> Any:
+    for hint in hints:
+        try:
+            return _coerce(value, hint)
+        except TypeError:
+            continue
+    raise TypeError
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of all specs: checks every field's type, then calls `validate`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            try:
+                object.__setattr__(self, field.name, _coerce(value, hint))
+            except TypeError:
+                raise UserError(
+                    f"{self._name()}.{field.name} = {value!r}: expected {_type_name(hint)}, "
+                    f"got {type(value).__name__}"
+                ) from None
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises UserError on a value that no run can use."""
+
+    def require(self, holds: bool, field: str, rule: str) -> None:
+        """Raises UserError naming the field, its value and the rule unless `holds`."""
+        if not holds:
+            raise UserError(f"{self._name()}.{field} = {getattr(self, field)!r}: {rule}")
+
+    def require_positive(self, *fields: str) -> None:
+        for field in fields:
+            self.require(getattr(self, field) > 0, field, "must be positive")
+
+    def require_one_of(self, field: str, allowed: Sequence[str]) -> None:
+        value = getattr(self, field)
+        self.require(value in allowed, field, f"not allowed{near_names(str(value), allowed)}")
+
+    @classmethod
+    def _name(cls) -> str:
+        return GIN_NAMES.get(cls.__name__, cls.__name__)
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
+
+
+# ---------------------------------------------------------------------------- what the model sees
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSpec(Spec):
+    """The media format of a run.  VideoPoet §1.5: 17 or 41 frames at 8 fps, 128x128 or 224x128."""
+
+    frames: int = 17
+    height: int = 128
+    width: int = 128
+    rate_hz: float = 8.0
+    sample_rate_hz: int = 16_000
+
+    def validate(self) -> None:
+        self.require_positive("frames", "height", "width", "rate_hz", "sample_rate_hz")
+
+    @property
+    def portrait(self) -> bool:
+        return self.height > self.width
+
+    @property
+    def samples(self) -> int:
+        """Audio samples of the clip: 17 frames at 8 fps and 16 kHz are 34,000."""
+        return round(self.frames / self.rate_hz * self.sample_rate_hz)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularySpec(Spec):
+    """Sizes of the one id space (VideoPoet §1.2): specials | visual | audio levels | text pieces.
+
+    The text range is sized so that the default total is 300,000 ids.
+    """
+
+    specials: int = 256
+    visual_bits: int = 18
+    audio_levels: int = 4
+    audio_codes: int = 1024
+    text_pieces: int = 33_504
+
+    def validate(self) -> None:
+        self.require(self.specials >= 256, "specials", "the special tokens need 256 ids")
+        self.require(1 <= self.visual_bits <= 18, "visual_bits", "must lie in 1..18")
+        self.require_positive("audio_levels", "audio_codes", "text_pieces")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoTokenizerSpec(Spec):
+    """MAGVIT-v2 network (spec §2.2-2.4; defaults are the paper's full-size figure).
+
+    `stem` is a causal space-to-depth (t, h, w) in front of the first convolution, (1, 1, 1) in the
+    paper; each level but the last halves h and w, and t where `temporal_downsample` says so.
+    `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
+    """
+
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    blocks: int = 4
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    stem: tuple[int, int, int] = (1, 1, 1)
+    down_kernel: int = 3
+    norm_groups: int = 32
+    bits: int = 18
+    dtype: str = "float32"
+    path: str = ""
+
+    def validate(self) -> None:
+        self.require_positive("base_channels", "blocks", "down_kernel", "norm_groups")
+        self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
+        self.require_one_of("dtype", DTYPES)
+        self.require(
+            len(self.temporal_downsample) == len(self.multipliers) - 1,
+            "temporal_downsample",
+            "needs one flag per level but the last",
+        )
+        for channels in (self.base_channels * m for m in self.multipliers):
+            self.require(
+                channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels"
+            )
+
+    @property
+    def factor(self) -> tuple[int, int, int]:
+        """Pixels per latent in (t, h, w): (4, 8, 8) in the paper."""
+        spatial = 2 ** len(self.temporal_downsample)
+        temporal = 2 ** sum(self.temporal_downsample)
+        return self.stem[0] * temporal, self.stem[1] * spatial, self.stem[2] * spatial
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent (t, h, w) of a clip; frames must be 1 + k*factor, sides multiples of the factor."""
+        t, h, w = self.factor
+        if frames < 1 or (frames - 1) % t:
+            low = 1 + max(frames - 1, 0) // t * t
+            raise UserError(
+                f"a clip of {frames} frames cannot be tokenized: frames must be 1 + {t}k; "
+                f"nearest are {low} and {low + t}"
+            )
+        for side, name, f in ((height, "height", h), (width, "width", w)):
+            if side < f or side % f:
+                low = max(side // f, 1) * f
+                raise UserError(
+                    f"a clip of {name} {side} cannot be tokenized: {name} must be a multiple of "
+                    f"{f}; nearest are {low} and {low + f}"
+                )
+        return 1 + (frames - 1) // t, height // h, width // w
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSpec(Spec):
+    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper)."""
+
+    encoder: str = "minilm"
+    length: int = 64
+    width: int = 384
+    path: str = ""
+
+    def validate(self) -> None:
+        self.require_positive("length", "width")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec(Spec):
+    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin."""
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int = 32
+    mlp_width: int = 512
+    rope_base: float = 10_000.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "full"
+
+    def validate(self) -> None:
+        self.require_positive("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
+        self.require(self.heads % self.kv_heads == 0, "kv_heads", f"must divide heads={self.heads}")
+        self.require(
+            self.head_dim % 2 == 0 and self.head_dim >= 8,
+            "head_dim",
+            "must be even and at least 8 (rotary pairs over t, h and w)",
+        )
+        self.require_one_of("dtype", DTYPES)
+        self.require_one_of("param_dtype", DTYPES)
+        self.require_one_of("remat", ("none", "dots", "full"))
+
+
+# ------------------------------------------------------------------------------- how a run is done
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec(Spec):
+    """Mesh axes data (across slices) x fsdp x tensor; one of them may be -1: all remaining devices."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    def validate(self) -> None:
+        for field in ("data", "fsdp", "tensor"):
+            value = getattr(self, field)
+            self.require(value == -1 or value > 0, field, "must be positive, or -1 for the rest")
+        free = [f for f in ("data", "fsdp", "tensor") if getattr(self, f) == -1]
+        self.require(len(free) <= 1, free[-1] if free else "fsdp", "only one axis may be -1")
+
+    def shape(self, devices: int) -> tuple[int, int, int]:
+        """(data, fsdp, tensor) sizes for this many devices."""
+        sizes = [self.data, self.fsdp, self.tensor]
+        fixed = math.prod(s for s in sizes if s > 0)
+        if devices % fixed or (-1 not in sizes and fixed != devices):
+            raise UserError(
+                f"MESH data={self.data} fsdp={self.fsdp} tensor={self.tensor} needs "
+                f"{'a multiple of ' if -1 in sizes else ''}{fixed} devices, {devices} present; "
+                "set one axis to -1, or change the sizes so that their product is the device count"
+            )
+        return tuple(devices // fixed if s == -1 else s for s in sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSpec(Spec):
+    """AdamW with linear warm-up and cosine decay (spec §7: the paper publishes none)."""
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    def validate(self) -> None:
+        self.require_positive("learning_rate", "clip_norm")
+        self.require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
+        self.require(0 <= self.final_fraction <= 1, "final_fraction", "must lie in 0..1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSpec(Spec):
+    """Length, seed and reporting of a training run, for the language model and tokenizers alike."""
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int = 0
+    eval_batches: int = 4
+    z_loss: float = 1e-4
+    loss_vocabulary: str = "legal"
+    sample_every: int = 0
+
+    def validate(self) -> None:
+        self.require_positive("steps", "log_every", "eval_batches")
+        self.require_one_of("loss_vocabulary", ("legal", "full"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSpec(Spec):
+    """A checkpoint every `every` steps and at the end; the newest `keep` stay."""
+
+    every: int = 200
+    keep: int = 2
+
+    def validate(self) -> None:
+        self.require_positive("every", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec(Spec):
+    """The mixture: a token store, a rate per task, and clips per step of each group.
+
+    `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
+    when `equal_tokens` is set.  `text_dropout` hides the text of that share of samples, so that
+    classifier-free guidance has an unconditional branch (spec §1.3: 10 %).
+    """
+
+    store: str = ""
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    batch: int = 16
+    equal_tokens: bool = True
+    text_dropout: float = 0.1
+    seed: int = 0
+
+    def validate(self) -> None:
+        self.require_positive("batch")
+        self.require(0 <= self.text_dropout < 1, "text_dropout", "must lie in [0, 1)")
+        self.require(all(r >= 0 for r in self.rates.values()), "rates", "must not be negative")
+        if self.rates:
+            self.require(sum(self.rates.values()) > 0, "rates", "must not all be zero")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreSpec(Spec):
+    """`poet tokenize`: what is read, what is written, and how much damage is accepted.
+
+    `source` is a TFDS folder (`.../name/1.0.0`) or a folder of clips with `captions.jsonl`.
+    """
+
+    source: str = ""
+    path: str = ""
+    splits: tuple[str, ...] = ("train", "validation")
+    clips_per_shard: int = 256
+    batch: int = 32
+    seed: int = 0
+    max_skipped: float = 0.05
+
+    def validate(self) -> None:
+        self.require_positive("clips_per_shard", "batch")
+        self.require(0 <= self.max_skipped <= 1, "max_skipped", "is a share, 0..1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerTrainSpec(Spec):
+    """`poet tokenizer-train`: reconstruction and LFQ losses (weights: spec §2.1, §2.5)."""
+
+    source: str = ""
+    split: str = "train"
+    batch: int = 16
+    frames: int = 0
+    l2_weight: float = 5.0
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.1
+    entropy_anneal: float = 3.0
+    entropy_anneal_steps: int = 2000
+    entropy_groups: int = 0
+    temperature: float = 0.01
+    ema_decay: float = 0.999
+
+    def validate(self) -> None:
+        self.require_positive("batch", "temperature")
+        self.require(0 <= self.ema_decay < 1, "ema_decay", "must lie in [0, 1)")
+
+
+# -------------------------------------------------------------------------- what a checkpoint does
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSpec(Spec):
+    """`poet generate`.  The paper's sampling values are unpublished (spec §1.10); all are exposed.
+
+    guidance: logits = uncond + guidance * (cond - uncond); 1.0 means no guidance, one pass.
+    top_k = 0 and top_p = 1.0 mean no truncation; temperature 0 is greedy.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    seed: int = 0
+
+    def validate(self) -> None:
+        self.require(self.temperature >= 0, "temperature", "must not be negative")
+        self.require(self.top_k >= 0, "top_k", "must not be negative")
+        self.require(0 < self.top_p <= 1, "top_p", "must lie in (0, 1]")
+        self.require(self.guidance >= 0, "guidance", "must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSpec(Spec):
+    """`poet eval`: a split of the store for likelihoods, and of the source for pixels."""
+
+    split: str = "validation"
+    source: str = ""
+    batch: int = 16
+    batches: int = 8
+    clips: int = 32
+    known_frames: int = 5
+
+    def validate(self) -> None:
+        self.require_positive("batch", "batches", "clips", "known_frames")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSpec(Spec):
+    """`poet export`: which task's signature, at which batch, for which platforms."""
+
+    task: str = "text_to_video"
+    batch: int = 1
+    known_frames: int = 0
+    platforms: tuple[str, ...] = ("cpu",)
+    dtype: str = "float32"
+
+    def validate(self) -> None:
+        self.require_positive("batch")
+        self.require_one_of("dtype", DTYPES)
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Spec):
+    """Everything that describes a run.  Field names are the lower-case gin names."""
+
+    clip: ClipSpec = ClipSpec()
+    vocabulary: VocabularySpec = VocabularySpec()
+    video_tokenizer: VideoTokenizerSpec = VideoTokenizerSpec()
+    text: TextSpec = TextSpec()
+    model: ModelSpec = ModelSpec()
+    mesh: MeshSpec = MeshSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    train: TrainSpec = TrainSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    data: DataSpec = DataSpec()
+    store: StoreSpec = StoreSpec()
+    tokenizer_train: TokenizerTrainSpec = TokenizerTrainSpec()
+    sample: SampleSpec = SampleSpec()
+    eval: EvalSpec = EvalSpec()
+    export: ExportSpec = ExportSpec()
+
+    def validate(self) -> None:
+        if self.video_tokenizer.bits != self.vocabulary.visual_bits:
+            raise UserError(
+                f"VOCABULARY.visual_bits = {self.vocabulary.visual_bits} but VIDEO_TOKENIZER.bits "
+                f"= {self.video_tokenizer.bits}: the visual id range holds the tokenizer's codes, "
+                "so both must be equal"
+            )
+
+
+# Class name -> gin name: MODEL.layers = 24, --gin.TRAIN.steps=100.
+GIN_NAMES: dict[str, str] = {
+    _hints(Experiment)[f.name].__name__: f.name.upper() for f in dataclasses.fields(Experiment)
+}
+
+
+def to_dict(spec: Spec) -> dict[str, Any]:
+    """Plain JSON-ready nested dict; tuples become lists."""
+    return dataclasses.asdict(
+        spec,
+        dict_factory=lambda kv: {k: list(v) if isinstance(v, tuple) else v for k, v in kv},
+    )
+
+
+def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+    """Inverse of `to_dict`; an unknown key is an error with near names."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise UserError(f"{cls.__name__} has no field {key!r}{near_names(key, names)}")
+    return cls(**values)

@@ -1,0 +1,68 @@
+"""What the loop knows: a state, one pure step per group, and iterators of batches.
+
+The language model, the tokenizers and super-resolution are all a `Trainable`; the loop never asks
+which one it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping, Protocol
+
+import jax
+import numpy as np
+
+# A pytree of arrays with at least `step` (int32 scalar), `params` and `opt_state`.
+State = dict[str, Any]
+# Global batch: name -> array whose leading dim is the batch.
+Batch = Mapping[str, jax.Array]
+# Scalars by name, e.g. {"loss": ..., "loss/visual": ..., "grad_norm": ...}.
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """The tasks of one static layout: one compiled step.
+
+    Attributes:
+      name: unique among the groups of a run; prefixes nothing, tags the metrics.
+      step: pure (state, batch, key) -> (state, metrics); jitted with the state donated by the loop.
+        `metrics["loss"]` must be finite, else the loop stops before saving.
+      batch: global shapes and dtypes of one batch, every array sharded over the batch axes.
+      clips, tokens: samples and trained-on sequence positions per step, for throughput.
+      flops: matmul FLOPs per step, forward and backward, without rematerialisation.
+    """
+
+    name: str
+    step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    clips: int
+    tokens: int
+    flops: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """A thing to train: `init(key)` is pure and jit-able; `axes` mirrors its result.
+
+    `axes` holds for every leaf a tuple of logical axis names (or None), one per dim, that
+    `poet.mesh.Rules` turns into shardings; scalars have ().
+    """
+
+    init: Callable[[jax.Array], State]
+    axes: State
+    groups: Mapping[str, Group]
+
+
+class BatchIterator(Protocol):
+    """An endless, deterministic source of host batches whose position can be saved.
+
+    `get_state` is small (a few MB at most); after `set_state` the next batch is bit for bit the one
+    that would have followed.
+    """
+
+    def __next__(self) -> Mapping[str, np.ndarray]: ...
+
+    def get_state(self) -> bytes: ...
+
+    def set_state(self, state: bytes) -> None: ...
