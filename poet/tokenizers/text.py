@@ -22,11 +22,11 @@ from typing import Protocol
 
 import numpy as np
 
-from poet.specs import TextSpec, UserError
+from poet.specs import TextSpec, UserError, near_names
 
 # Name of an encoder -> the module that offers `load(spec: TextSpec) -> TextEncoder`. Modules are
 # imported when asked for, so that one encoder's dependencies are not a need of the others.
-ENCODERS: dict[str, str] = {'minilm': 'poet.tokenizers.minilm'}
+ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm"}
 
 # Sizes that batches are computed at: one compiled program for each pair in use. Short texts are
 # then cheap, and neither a new batch size nor a new text length compiles anything.
@@ -77,7 +77,7 @@ def load_text_encoder(spec: TextSpec) -> TextEncoder:
     """
     if spec.encoder not in ENCODERS:
         raise UserError(
-            f'there is no text encoder {spec.encoder!r}; allowed: {", ".join(sorted(ENCODERS))}'
+            f"unknown text encoder {spec.encoder!r}{near_names(spec.encoder, sorted(ENCODERS))}"
         )
     return importlib.import_module(ENCODERS[spec.encoder]).load(spec)
 
@@ -86,40 +86,38 @@ def check_sizes(spec: TextSpec, *, width: int, max_length: int) -> None:
     """Refuses a spec that an encoder of this width and maximum length cannot serve (UserError)."""
     if spec.width != width:
         raise UserError(
-            f'text encoder {spec.encoder!r} gives states of width {width}, the spec asks for '
-            f'{spec.width}: set width to {width}'
+            f"text encoder {spec.encoder!r} gives states of width {width}, the spec asks for "
+            f"{spec.width}: set width to {width}"
         )
     if not 3 <= spec.length <= max_length:
         raise UserError(
-            f'text encoder {spec.encoder!r} gives 3 to {max_length} positions, the spec asks for '
-            f'{spec.length}: set length within them'
+            f"text encoder {spec.encoder!r} gives 3 to {max_length} positions, the spec asks for "
+            f"{spec.length}: set length within them"
         )
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
     """Returns `texts` as a list; UserError names the first that is not a valid Unicode string."""
     if isinstance(texts, str):
-        raise UserError(f'expected a sequence of texts, got the single text {texts!r}')
+        raise UserError(f"expected a sequence of texts, got the single text {texts!r}")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UserError(f'text {index} is {type(text).__name__}, expected str: {text!r}')
+            raise UserError(f"text {index} is {type(text).__name__}, expected str: {text!r}")
         try:
-            text.encode('utf-8')
+            text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UserError(f'text {index} is not valid Unicode: {text!r} ({error})') from None
+            raise UserError(f"text {index} is not valid Unicode: {text!r} ({error})") from None
     return list(texts)
 
 
-def fingerprint(
-    architecture: str, params: Mapping[str, np.ndarray], vocabulary: bytes
-) -> str:
+def fingerprint(architecture: str, params: Mapping[str, np.ndarray], vocabulary: bytes) -> str:
     """Returns 16 hex characters of a SHA-256 over architecture, named weights and vocabulary."""
     digest = hashlib.sha256(architecture.encode())
     for name in sorted(params):
         value = np.ascontiguousarray(params[name])
-        digest.update(f'\n{name} {value.dtype} {value.shape}\n'.encode())
+        digest.update(f"\n{name} {value.dtype} {value.shape}\n".encode())
         digest.update(value.data)
-    digest.update(b'\nvocabulary\n' + vocabulary)
+    digest.update(b"\nvocabulary\n" + vocabulary)
     return digest.hexdigest()[:16]
 
 
