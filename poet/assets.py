@@ -1,0 +1,25 @@
+"""Where the shipped gin files and small weights lie: the checkout, else the installed wheel's data."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+from poet.specs import UserError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def root() -> Path:
+    """The folder that holds `gin/` and `data/pretrained/`."""
+    if (CHECKOUT / "gin" / "models").is_dir():
+        return CHECKOUT
+    return Path(sysconfig.get_path("data")) / "share" / "poet"
+
+
+def find(path: str, what: str) -> Path:
+    """An existing file or folder: as given from the current folder, else among the shipped ones."""
+    for candidate in (Path(path), root() / path):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"{what} {path!r} does not exist (looked in . and in {root()})")

@@ -1,0 +1,140 @@
+"""Gin files and command-line bindings -> a typed `Experiment`.  The only importer of gin.
+
+Gin is a small language that can import modules and call functions; here it may only bind fields of
+the specs, `NAME.field = value`, and include other files.  Imports, scopes, references and unknown
+names are refused with their place, so that reading a config never runs code.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import io
+import tokenize
+from pathlib import Path
+from typing import Iterator, Mapping, Sequence
+
+import gin
+from gin import config_parser
+
+from poet import assets, specs
+from poet.specs import Experiment, UserError, near_names
+
+SPECS: Mapping[str, type] = {
+    name: getattr(specs, class_name) for class_name, name in specs.GIN_NAMES.items()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoReferences(config_parser.ParserDelegate):
+    """Refuses `@function` and `%macro` values."""
+
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> None:
+        raise UserError(f"gin reference '@{scoped_name}' is not allowed: write a plain value")
+
+    def macro(self, name: str) -> None:
+        raise UserError(f"gin macro '%{name}' is not allowed: write the value itself")
+
+
+def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+    """The experiment of these gin files, later ones and then `bindings` winning.
+
+    Args:
+      files: paths, from the current folder or among the shipped files (`gin/models/tiny.gin`).
+      bindings: "NAME.field=value"; a value that is no Python literal is taken as a string.
+
+    Raises:
+      UserError: a missing file, unknown name, wrong type or illegal value, with its place.
+    """
+    register()
+    gin.clear_config()
+    sources = [(str(path), path.read_text()) for path in map(_find_gin, files)]
+    sources += [("command line", quoted(b)) for b in bindings]
+    for place, text in sources:
+        _parse(place, text)
+    return Experiment(
+        **{name.lower(): gin.get_configurable(name)() for name in SPECS}
+    )
+
+
+def override(experiment: Experiment, bindings: Sequence[str]) -> Experiment:
+    """`experiment` (say of a checkpoint) with command-line bindings laid over it."""
+    changes: dict[str, dict[str, object]] = {}
+    for text in map(quoted, bindings):
+        for statement in _statements("command line", text):
+            changes.setdefault(statement.selector.lower(), {})[statement.arg_name] = statement.value
+    parts = {n: getattr(experiment, n).replace(**fields) for n, fields in changes.items()}
+    return experiment.replace(**parts)
+
+
+def quoted(binding: str) -> str:
+    """Turns NAME.field=value into gin: `--gin.STORE.path=a/b.c` needs no quotes of its own."""
+    key, separator, value = binding.partition("=")
+    if not separator:
+        raise UserError(f"binding {binding!r}: expected NAME.field=value")
+    try:
+        literal = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        literal = value.strip()
+    return f"{key.strip()} = {literal!r}"
+
+
+@functools.cache
+def register() -> None:
+    """Makes the specs known to gin under their short names, once."""
+    for name, cls in SPECS.items():
+        gin.register(name, module="poet")(cls)
+
+
+def _find_gin(path: str) -> Path:
+    try:
+        return assets.find(path, "gin file")
+    except UserError as error:
+        shipped = sorted(
+            str(p.relative_to(assets.root())) for p in (assets.root() / "gin").rglob("*.gin")
+        )
+        raise UserError(f"{error}{near_names(path, shipped)}") from None
+
+
+def _parse(place: str, text: str) -> None:
+    for statement in _statements(place, text):
+        if isinstance(statement, config_parser.IncludeStatement):
+            path = _find_gin(statement.filename)
+            _parse(str(path), path.read_text())
+        else:
+            gin.bind_parameter(
+                f"{statement.selector}.{statement.arg_name}", statement.value
+            )
+
+
+def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatement]:
+    """Checked statements of a config text, in order."""
+    try:
+        for statement in config_parser.ConfigParser(io.StringIO(text), _NoReferences()):
+            _check(statement, place)
+            yield statement
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        raise UserError(f"{place}: not valid gin: {error}") from None
+
+
+def _check(statement: object, place: str) -> None:
+    if isinstance(statement, config_parser.IncludeStatement):
+        return
+    line = f"line {statement.location.line_num}: "
+    if isinstance(statement, config_parser.ImportStatement):
+        raise UserError(f"{line}imports are not allowed in a config")
+    if not isinstance(statement, config_parser.BindingStatement):
+        return
+    name, field = statement.selector, statement.arg_name
+    if statement.scope:
+        raise UserError(f"{line}scope {statement.scope!r} is not allowed: write {name}.{field}")
+    if not field:
+        raise UserError(f"{line}macro {name!r} is not allowed: bind NAME.field = value")
+    if name not in SPECS:
+        raise UserError(f"{line}unknown name {name!r}{near_names(name, sorted(SPECS))}")
+    fields = [f.name for f in dataclasses.fields(SPECS[name])]
+    if field not in fields:
+        raise UserError(f"{line}{name} has no field {field!r}{near_names(field, fields)}")

@@ -1,0 +1,197 @@
+"""Vocabulary ranges, token counts and the properties of layouts (spec A1, A6, A7, A8)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poet.specs import ClipSpec, DataSpec, Experiment, UserError, VideoTokenizerSpec, VocabularySpec
+from poet.tasks.layout import Format, build_layout
+from poet.tasks.registry import TASKS, group_batches, groups, layouts, run_format, task_layout
+from poet.vocabulary import Special, Vocabulary
+
+SQUARE, PORTRAIT = (128, 128), (224, 128)
+
+
+def experiment(size: tuple[int, int] = SQUARE, frames: int = 17) -> Experiment:
+    clip = ClipSpec(frames=frames, height=size[0], width=size[1])
+    return Experiment(clip=clip, data=DataSpec(rates={name: 1.0 for name in TASKS}))
+
+
+@pytest.mark.parametrize(
+    "frames, square, portrait",
+    [(1, 256, 448), (5, 512, 896), (9, 768, 1344), (17, 1280, 2240), (41, 2816, 4928)],
+)
+def test_latent_token_counts(frames: int, square: int, portrait: int) -> None:
+    grid = VideoTokenizerSpec().grid
+    assert np.prod(grid(frames, *SQUARE)) == square
+    assert np.prod(grid(frames, *PORTRAIT)) == portrait
+
+
+def test_vocabulary_has_the_papers_ranges() -> None:
+    v = Vocabulary()
+    assert [(r.low, r.size) for r in v.tables.values()] == [
+        (0, 256), (256, 262_144), (262_400, 4_096), (266_496, 33_504),
+    ]
+    assert v.size == 300_000
+
+
+@given(
+    bits=st.integers(1, 18), levels=st.integers(1, 12), codes=st.integers(1, 2048),
+    pieces=st.integers(1, 1000),
+)
+def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int, pieces: int) -> None:
+    v = Vocabulary(
+        VocabularySpec(visual_bits=bits, audio_levels=levels, audio_codes=codes, text_pieces=pieces)
+    )
+    ranges = [v.tables["special"], v.visual, *(v.audio(i) for i in range(levels)), v.text]
+    edges = [edge for r in ranges for edge in (r.low, r.high)]
+    assert edges[0] == 0 and edges[-1] == v.size
+    assert all(a == b for a, b in zip(edges[1:-1:2], edges[2::2]))
+    assert all(int(s) < v.visual.low for s in Special)
+
+
+@pytest.mark.parametrize(
+    "name, square, portrait",
+    [
+        ("text_to_video", 1352, 2313),
+        ("image_to_video", 1352, 2313),
+        ("unconditional", 1286, 2247),
+        ("frame_prediction", 1286, 2247),
+        ("text_to_image", 326, 518),
+    ],
+)
+def test_sequence_lengths_of_the_paper(name: str, square: int, portrait: int) -> None:
+    assert layouts(experiment(SQUARE))[name].length == square
+    assert layouts(experiment(PORTRAIT))[name].length == portrait
+
+
+@pytest.mark.parametrize(
+    "condition, output, text, length",
+    [
+        (("video",), ("video",), False, 2568),
+        (("video",), ("video",), True, 2634),
+        (("video",), ("audio",), False, 1712),
+        (("audio",), ("video",), False, 1712),
+        ((), ("video", "audio"), True, 1778),
+    ],
+)
+def test_lengths_of_conditioned_tasks(condition, output, text, length) -> None:
+    layout = build_layout(
+        task_token=Special.TASK_VIDEO, text=text, condition=condition, output=output,
+        fmt=Format(video=(5, 16, 16), audio_frames=106, text_length=64), vocabulary=Vocabulary(),
+    )
+    assert layout.length == length
+
+
+ALL_LAYOUTS = [
+    build_layout(
+        task_token=Special.TASK_VIDEO, text=text, condition=condition, output=output,
+        fmt=Format(video=grid, audio_frames=7, text_length=5, portrait=portrait),
+        vocabulary=Vocabulary(),
+    )
+    for text in (False, True)
+    for condition in ((), ("video",), ("image", "audio"))
+    for output in (("image",), ("video",), ("audio",), ("video", "audio"))
+    for grid, portrait in (((2, 3, 2), False), ((3, 4, 2), True))
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layout=st.sampled_from(ALL_LAYOUTS), seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 3)
+)
+def test_parse_inverts_assemble(layout, seed: int, batch: int) -> None:
+    rng = np.random.default_rng(seed)
+    streams = {
+        name: np.empty((batch, size), np.int32) for name, size in layout.streams.items()
+    }
+    for s in (span.segment for span in layout.spans if not span.segment.forced):
+        part = slice(s.part, s.part + s.length)
+        streams[s.stream][:, part] = rng.integers(0, s.ids.size, (batch, s.length))
+    tokens = layout.assemble(streams)
+    assert tokens.dtype == np.int32 and tokens.shape == (batch, layout.length)
+    parsed = layout.parse(tokens)
+    assert parsed.keys() == streams.keys()
+    for name in streams:
+        np.testing.assert_array_equal(parsed[name], streams[name])
+
+
+@pytest.mark.parametrize("layout", ALL_LAYOUTS[::5])
+def test_parse_refuses_an_illegal_id_anywhere(layout) -> None:
+    zeros = {name: np.zeros(size, np.int32) for name, size in layout.streams.items()}
+    tokens = layout.assemble(zeros)
+    for span in layout.spans:
+        for bad in (span.segment.ids.low - 1, span.segment.ids.high):
+            spoiled = tokens.copy()
+            spoiled[span.start] = bad
+            with pytest.raises(UserError, match="outside"):
+                layout.parse(spoiled)
+
+
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+def test_visibility_and_loss_positions(layout) -> None:
+    """A8, entry by entry from the words of the paper."""
+    visible, p = layout.visible(), layout.prefix_length
+    assert visible[:p, :p].all() and not visible[:p, p:].any()
+    for i in range(p, layout.length):
+        assert visible[i, : i + 1].all() and not visible[i, i + 1 :].any()
+    predicted = [q for s in layout.loss_spans for q in range(s.start, s.stop)]
+    assert min(predicted) > p, "the first boundary of the output is forced"
+    assert len(predicted) == layout.loss_length == len(set(predicted))
+    forced = {q for s in layout.spans if s.segment.forced for q in range(s.start, s.stop)}
+    assert set(range(p, layout.length)) == set(predicted) | {q for q in forced if q >= p}
+
+
+def test_text_to_image_opens_text_to_video() -> None:
+    table = layouts(experiment())
+    image, video = table["text_to_image"], table["text_to_video"]
+    assert image.is_prefix_of(video) and not video.is_prefix_of(image)
+    codes = np.arange(1280, dtype=np.int32)
+    source = np.array([3], np.int32)
+    whole = video.assemble({"video": codes, "source": source})
+    opening = image.assemble({"image": codes[:256], "source": source})
+    np.testing.assert_array_equal(whole[: opening.size], opening)
+    np.testing.assert_array_equal(image.positions(), video.positions()[: opening.size])
+    names = [s.stream for s in image.segments]
+    assert "eov_o" not in names and "eos" not in names
+
+
+def test_positions_keep_the_grid_and_never_collide_across_segments() -> None:
+    layout = layouts(experiment())["text_to_video"]
+    span = layout.loss_spans[0]
+    grid = layout.positions()[span.start : span.stop].reshape(5, 16, 16, 3)
+    t, h, w = np.indices((5, 16, 16))
+    np.testing.assert_array_equal(grid - grid[0, 0, 0], np.stack([t, h, w], -1))
+    after, before = layout.positions()[span.stop :], layout.positions()[: span.start]
+    assert after.min() > grid.max() and before.max() < grid.min()
+
+
+def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
+    table = layouts(experiment())
+    assert table["image_to_video"] == table["text_to_video"]
+    assert table["frame_prediction"] == table["unconditional"]
+    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 3
+
+
+def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
+    e = experiment()
+    table = groups(e)
+    assert sorted(n for _, rates in table.values() for n in rates) == sorted(TASKS)
+    for name, (layout, rates) in table.items():
+        assert all(task_layout(TASKS[n], run_format(e), Vocabulary()) == layout for n in rates)
+    batches = group_batches(e)
+    assert batches["text-to-image"] == 4 * batches["text-to-video"]
+
+
+def test_a_missing_stream_is_named() -> None:
+    layout = layouts(experiment())["text_to_video"]
+    with pytest.raises(UserError, match="missing.*video"):
+        layout.assemble({"source": np.zeros(1, np.int32)})
+
+
+def test_unknown_task_lists_near_names() -> None:
+    with pytest.raises(UserError, match="text_to_video"):
+        layouts(Experiment(data=DataSpec(rates={"text_to_vido": 1.0})))

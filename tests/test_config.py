@@ -1,0 +1,124 @@
+"""Specs, gin files and overrides: what is accepted, and how a mistake reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from poet import assets, config
+from poet.specs import (
+    GIN_NAMES, Experiment, MeshSpec, ModelSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
+)
+
+GIN_FILES = sorted((assets.root() / "gin").rglob("*.gin"))
+
+
+@pytest.mark.parametrize("path", GIN_FILES, ids=lambda p: p.stem)
+def test_every_shipped_gin_file_runs_by_itself(path: Path) -> None:
+    experiment = config.load([str(path)])
+    assert from_dict(Experiment, json.loads(json.dumps(to_dict(experiment)))) == experiment
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "a.gin"
+    path.write_text(text)
+    return str(path)
+
+
+def test_later_bindings_win_and_bare_strings_need_no_quotes(tmp_path: Path) -> None:
+    file = write(tmp_path, "MODEL.layers = 3\nDATA.rates = {'text_to_video': 1}\n")
+    e = config.load([file], ["MODEL.layers=5", "STORE.path=a/b c.d", "TRAIN.steps=7"])
+    assert (e.model.layers, e.store.path, e.train.steps) == (5, "a/b c.d", 7)
+    assert e.data.rates == {"text_to_video": 1.0}
+
+
+def test_loading_twice_forgets_the_first(tmp_path: Path) -> None:
+    config.load([write(tmp_path, "MODEL.layers = 3\n")])
+    assert config.load([]).model.layers == ModelSpec().layers
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("MODEL.lyers = 2\n", ["line 1", "lyers", "layers"]),
+        ("\nMODLE.layers = 2\n", ["line 2", "MODLE", "MODEL"]),
+        ("MODEL.layers = '2'\n", ["MODEL.layers", "int", "str"]),
+        ("MODEL.layers = True\n", ["MODEL.layers", "bool"]),
+        ("MODEL.layers = 0\n", ["MODEL.layers", "positive"]),
+        ("MODEL.remat = 'ful'\n", ["MODEL.remat", "full"]),
+        ("a/MODEL.layers = 3\n", ["scope"]),
+        ("import os\n", ["import"]),
+        ("from __gin__ import dynamic_registration\n", ["import"]),
+        ("MODEL.layers = @os.getcwd()\n", ["not allowed"]),
+        ("LAYERS = 3\n", ["macro"]),
+        ("MODEL.layers = = 3\n", ["not valid gin"]),
+        ("include 'gin/models/tny.gin'\n", ["tny.gin", "tiny.gin"]),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        config.load([write(tmp_path, text)])
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_config_cannot_run_code(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    module = tmp_path / "evil_module.py"
+    module.write_text(f"open({str(mark)!r}, 'w')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(UserError):
+            config.load([write(tmp_path, "import evil_module\n")])
+    assert not mark.exists()
+
+
+def test_every_field_round_trips_through_gin(tmp_path: Path) -> None:
+    """One line per field of the default experiment gives the default experiment."""
+    e = Experiment()
+    lines = [
+        f"{GIN_NAMES[type(part).__name__]}.{field.name} = {getattr(part, field.name)!r}"
+        for part in (getattr(e, f.name) for f in dataclasses.fields(e))
+        for field in dataclasses.fields(part)
+    ]
+    assert config.load([write(tmp_path, "\n".join(lines))]) == e
+
+
+def test_override_changes_only_what_it_names() -> None:
+    e = config.override(Experiment(), ["SAMPLE.top_k=7", "SAMPLE.seed=3"])
+    assert (e.sample.top_k, e.sample.seed) == (7, 3)
+    assert e.replace(sample=Experiment().sample) == Experiment()
+
+
+def test_unknown_keys_of_a_stored_spec_are_refused() -> None:
+    values = to_dict(Experiment())
+    values["model"]["layrs"] = 3
+    with pytest.raises(UserError, match="layrs.*layers"):
+        from_dict(Experiment, values)
+
+
+@pytest.mark.parametrize("spec, devices", [(MeshSpec(tensor=3), 8), (MeshSpec(fsdp=4), 8)])
+def test_a_mesh_that_does_not_fit_the_devices(spec: MeshSpec, devices: int) -> None:
+    with pytest.raises(UserError, match=f"{devices} present"):
+        spec.shape(devices)
+
+
+def test_mesh_shapes() -> None:
+    assert MeshSpec(tensor=2).shape(8) == (1, 4, 2)
+    assert MeshSpec(data=-1, fsdp=2, tensor=2).shape(16) == (4, 2, 2)
+    assert MeshSpec(data=1, fsdp=8, tensor=1).shape(8) == (1, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "size, words", [((16, 128, 128), "13 and 17"), ((17, 100, 128), "96 and 104"), ((17, 4, 8), "8")]
+)
+def test_illegal_clip_sizes_name_the_nearest_legal_ones(size, words) -> None:
+    with pytest.raises(UserError, match=words):
+        VideoTokenizerSpec().grid(*size)
+
+
+def test_tokenizer_and_vocabulary_must_agree() -> None:
+    with pytest.raises(UserError, match="visual_bits.*bits"):
+        config.load([], ["VIDEO_TOKENIZER.bits=12"])
