@@ -1,0 +1,343 @@
+"""Media files in and out: clips of one format from any file that PyAV reads, and mp4, gif, png, wav.
+
+Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
+written beside its place and renamed into it, so that a killed process leaves no half-written file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fractions
+import os
+import pathlib
+import tempfile
+import wave
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from poet.specs import ClipSpec, UserError
+
+PathLike = str | os.PathLike[str]
+
+VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
+
+# x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
+H264_CRF = 16
+
+
+class MediaError(UserError):
+    """A file that gives no clip.  `reason` says why, without the path."""
+
+    def __init__(self, path: PathLike, reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """video: uint8 (T, H, W, 3).  audio: int16 mono (S,), or None where the file has no sound."""
+
+    video: np.ndarray
+    audio: np.ndarray | None
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_clip(path: PathLike, clip: ClipSpec) -> Clip:
+    """Reads the first `clip.frames / clip.rate_hz` seconds of a file in the clip's format.
+
+    Frame k is the source frame whose timestamp is nearest to k / rate_hz after the first frame's.
+    Frames are rotated as the file asks, cropped about the centre to the clip's aspect and resized.
+    Sound is mixed to mono, resampled, and aligned with the first frame; silence fills what the
+    file does not cover.  A still image is a clip of one frame.
+
+    Raises:
+        MediaError: no such file, undecodable, no video, corrupt, truncated or too short.
+    """
+    try:
+        frames, start_s = _read_video(path, clip)
+        audio = _read_audio(path, clip, start_s)
+    except FileNotFoundError:
+        raise MediaError(path, "no such file") from None
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+        raise MediaError(path, f"undecodable: {getattr(error, 'strerror', error)}") from None
+    return Clip(video=frames, audio=audio)
+
+
+def _read_video(path: PathLike, clip: ClipSpec) -> tuple[np.ndarray, float]:
+    """The clip's frames, and the time of the first one on the file's clock in seconds."""
+    with av.open(os.fspath(path)) as container:
+        if not container.streams.video:
+            raise MediaError(path, "no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        interval_s = 1 / float(stream.average_rate or clip.rate_hz)
+        chosen: list[np.ndarray] = []
+        start_s = end_s = 0.0
+        before: tuple[float, av.VideoFrame] | None = None
+        for index, frame in enumerate(container.decode(stream)):
+            time_s = index * interval_s if frame.time is None else frame.time
+            if frame.is_corrupt:
+                raise MediaError(path, f"corrupt frame at {time_s:.2f} s")
+            if before is None:
+                start_s = time_s
+            else:
+                middle_s = (before[0] + time_s) / 2 - start_s
+                _take_until(chosen, before[1], middle_s, clip, stream)
+            if len(chosen) == clip.frames:
+                break
+            before = (time_s, frame)
+            end_s = time_s + (float(frame.duration * frame.time_base) or interval_s)
+        if before is None:
+            raise MediaError(path, "truncated: no frame could be decoded")
+        # Strictly before the end of the last frame: a clip never shows a frame past its time.
+        _take_until(chosen, before[1], end_s - start_s - 1e-6, clip, stream)
+        if len(chosen) < clip.frames:
+            raise MediaError(path, _shortage(container, clip, end_s, end_s - start_s, interval_s))
+    return np.stack(chosen), start_s
+
+
+def _take_until(
+    chosen: list[np.ndarray],
+    frame: av.VideoFrame,
+    until_s: float,
+    clip: ClipSpec,
+    stream: av.VideoStream,
+) -> None:
+    """Appends `frame` for every instant of the clip that is due up to `until_s`."""
+    due = range(len(chosen), clip.frames)
+    copies = sum(k / clip.rate_hz <= until_s + 1e-9 for k in due)
+    if copies:
+        chosen.extend([_fit_frame(frame, clip, stream)] * copies)
+
+
+def _fit_frame(frame: av.VideoFrame, clip: ClipSpec, stream: av.VideoStream) -> np.ndarray:
+    pixels_HxWx3 = frame.to_ndarray(format="rgb24")
+    aspect = float(stream.sample_aspect_ratio or 1)
+    turns = round(frame.rotation / 90)
+    if turns % 2:
+        aspect = 1 / aspect
+    return resize_image(np.rot90(pixels_HxWx3, turns), clip.height, clip.width, aspect)
+
+
+def _shortage(
+    container: av.container.InputContainer,
+    clip: ClipSpec,
+    end_s: float,
+    decoded_s: float,
+    interval_s: float,
+) -> str:
+    """Says whether the file ends before its own header says, or was never long enough."""
+    stated_s = container.duration / av.time_base if container.duration else 0.0
+    if container.start_time:
+        stated_s += container.start_time / av.time_base
+    if end_s + 2 * interval_s < stated_s:
+        return f"truncated: {end_s:.2f} s of {stated_s:.2f} s could be decoded"
+    needed_s = (clip.frames - 1) / clip.rate_hz
+    return (
+        f"too short: {clip.frames} frames at {clip.rate_hz:g} Hz need more than {needed_s:.3f} s, "
+        f"it has {decoded_s:.3f} s"
+    )
+
+
+def _read_audio(path: PathLike, clip: ClipSpec, start_s: float) -> np.ndarray | None:
+    """int16 (clip.samples,) from `start_s` on the file's clock, or None without an audio stream."""
+    with av.open(os.fspath(path)) as container:
+        if not container.streams.audio:
+            return None
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=clip.sample_rate_hz)
+        pieces: list[np.ndarray] = []
+        first_s: float | None = None
+        missing = clip.samples
+        for frame in container.decode(container.streams.audio[0]):
+            if first_s is None:
+                first_s = start_s if frame.time is None else frame.time
+                missing -= round((first_s - start_s) * clip.sample_rate_hz)
+            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+            if sum(len(piece) for piece in pieces) >= missing:
+                break
+        if first_s is None:
+            return np.zeros(clip.samples, np.int16)
+        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    offset = round((first_s - start_s) * clip.sample_rate_hz)
+    return _place(np.concatenate(pieces), offset, clip.samples)
+
+
+def _place(sound: np.ndarray, offset: int, samples: int) -> np.ndarray:
+    """`sound` moved by `offset` samples onto silence of the given length."""
+    placed = np.zeros(samples, np.int16)
+    sound = sound[max(-offset, 0) :][: max(samples - max(offset, 0), 0)]
+    placed[max(offset, 0) :][: len(sound)] = sound
+    return placed
+
+
+# --------------------------------------------------------------------------------------- resizing
+
+
+def centre_box(
+    height: int, width: int, to_height: int, to_width: int, pixel_aspect: float = 1.0
+) -> tuple[float, float, float, float]:
+    """The largest centred (left, top, right, bottom) with the aspect to_width / to_height.
+
+    `pixel_aspect` is the width of a source pixel over its height.
+    """
+    aspect = to_width / to_height / pixel_aspect
+    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+def resize_image(
+    image_HxWx3: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0
+) -> np.ndarray:
+    """Centre-crops to the target's aspect and resizes uint8 (H, W, 3), bicubic with antialiasing."""
+    box = centre_box(*image_HxWx3.shape[:2], height, width, pixel_aspect)
+    image = Image.fromarray(np.ascontiguousarray(image_HxWx3))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def resize_video(video_TxHxWx3: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`resize_image` on every frame; the array itself where nothing changes."""
+    if video_TxHxWx3.shape[1:3] == (height, width):
+        return video_TxHxWx3
+    return np.stack([resize_image(frame, height, width) for frame in video_TxHxWx3])
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[pathlib.Path]:
+    """A new empty file that takes the place of `path` when the block ends, and never if it fails."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        os.fsync(handle)
+        os.fchmod(handle, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_video(video_TxHxWx3: np.ndarray) -> None:
+    shape, dtype = video_TxHxWx3.shape, video_TxHxWx3.dtype
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
+        raise ValueError(f"video must be uint8 (T, H, W, 3) with T > 0, got {dtype} {shape}")
+
+
+def to_int16(audio_S: np.ndarray) -> np.ndarray:
+    """int16 as it is; float in [-1, 1] scaled and clipped."""
+    if audio_S.ndim != 1:
+        raise ValueError(f"audio must be mono (samples,), got {audio_S.shape}")
+    if audio_S.dtype == np.int16:
+        return audio_S
+    if not np.issubdtype(audio_S.dtype, np.floating):
+        raise ValueError(f"audio must be int16 or float in [-1, 1], got {audio_S.dtype}")
+    return np.round(np.clip(audio_S, -1, 1) * 32767).astype(np.int16)
+
+
+def write_mp4(
+    path: PathLike,
+    video_TxHxWx3: np.ndarray,
+    rate_hz: float,
+    audio_S: np.ndarray | None = None,
+    sample_rate_hz: int | None = None,
+) -> None:
+    """Writes H.264 (yuv420p, even sides only) and, with audio, AAC.
+
+    Raises:
+        UserError: a side is odd.
+        ValueError: a wrong shape or dtype, or audio without a sample rate.
+    """
+    _check_video(video_TxHxWx3)
+    height, width = video_TxHxWx3.shape[1:3]
+    if height % 2 or width % 2:
+        raise UserError(f"H.264 needs even sides, got {height}x{width}; resize, or write a gif")
+    if audio_S is not None and not sample_rate_hz:
+        raise ValueError("audio needs sample_rate_hz")
+    with replacing(path) as file:
+        # faststart puts the index first: a browser plays the file while it loads.
+        options = {"movflags": "faststart"}
+        with av.open(os.fspath(file), "w", format="mp4", options=options) as container:
+            video_stream = _add_h264(container, height, width, rate_hz)
+            audio_stream = None if audio_S is None else _add_aac(container, sample_rate_hz)
+            _encode_video(container, video_stream, video_TxHxWx3)
+            if audio_S is not None:
+                _encode_audio(container, audio_stream, to_int16(audio_S))
+
+
+def _add_h264(container: Any, height: int, width: int, rate_hz: float) -> av.VideoStream:
+    rate = fractions.Fraction(rate_hz).limit_denominator(1001)
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(H264_CRF)})
+    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    return stream
+
+
+def _add_aac(container: Any, sample_rate_hz: int) -> av.AudioStream:
+    return container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+
+
+def _encode_video(container: Any, stream: av.VideoStream, video_TxHxWx3: np.ndarray) -> None:
+    for pixels_HxWx3 in video_TxHxWx3:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HxWx3), format="rgb24")
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _encode_audio(container: Any, stream: av.AudioStream, audio_S: np.ndarray) -> None:
+    frame = av.AudioFrame.from_ndarray(audio_S[None], format="s16", layout="mono")
+    frame.sample_rate, frame.pts = stream.rate, 0
+    frame.time_base = fractions.Fraction(1, stream.rate)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_gif(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float) -> None:
+    """Writes an endless GIF; its clock counts hundredths of a second, so 8 Hz becomes 8.33 Hz."""
+    _check_video(video_TxHxWx3)
+    first, *rest = [Image.fromarray(frame) for frame in video_TxHxWx3]
+    duration_ms = max(round(100 / rate_hz) * 10, 20)
+    with replacing(path) as file:
+        first.save(
+            file, "GIF", save_all=True, append_images=rest, duration=duration_ms, loop=0, disposal=1
+        )
+
+
+def frame_strip(video_TxHxWx3: np.ndarray, every: int = 1) -> np.ndarray:
+    """Every n-th frame side by side: uint8 (H, frames * W, 3)."""
+    _check_video(video_TxHxWx3)
+    return np.concatenate(list(video_TxHxWx3[::every]), axis=1)
+
+
+def write_png_strip(path: PathLike, video_TxHxWx3: np.ndarray, every: int = 1) -> None:
+    """Writes `frame_strip` as a PNG."""
+    with replacing(path) as file:
+        Image.fromarray(frame_strip(video_TxHxWx3, every)).save(file, "PNG")
+
+
+def write_wav(path: PathLike, audio_S: np.ndarray, sample_rate_hz: int) -> None:
+    """Writes mono 16-bit PCM."""
+    sound = to_int16(audio_S)
+    with replacing(path) as file, wave.open(os.fspath(file), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate_hz)
+        out.writeframes(sound.astype("<i2").tobytes())
