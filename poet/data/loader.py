@@ -1,0 +1,163 @@
+"""Batches of a run: one endless, resumable iterator per group, and finite ones for evaluation.
+
+B sequences, S positions of the layout, L text positions, E width of a text state.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any, Callable, Iterator, Mapping
+
+import numpy as np
+
+from poet.data.backend import seqio, tensorflow
+from poet.data.converter import convert
+from poet.data.mixture import group_mixture
+from poet.data.tasks import evaluation_task
+from poet.specs import Experiment, UserError
+from poet.tasks.layout import Layout
+from poet.tasks.registry import get_task, group_batches, groups, run_format, task_layout
+from poet.vocabulary import Vocabulary
+
+PREFETCH = 2
+
+
+class PositionIterator:
+    """`BatchIterator` over a dataset that can be built from any position.
+
+    Args:
+      build: examples taken so far, by all processes -> endless dataset of batches of this process.
+      batch: examples per step, of all processes.
+    """
+
+    def __init__(self, build: Callable[[int], Any], batch: int):
+        self._build, self._batch = build, batch
+        self._examples = 0
+        self._batches: Iterator[Mapping[str, np.ndarray]] | None = None
+
+    def __iter__(self) -> PositionIterator:
+        return self
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        if self._batches is None:
+            self._batches = self._build(self._examples).as_numpy_iterator()
+        batch = next(self._batches)
+        self._examples += self._batch
+        return batch
+
+    def get_state(self) -> bytes:
+        """The position, in a few bytes; batches prefetched but not yet taken are not part of it."""
+        return json.dumps({"examples": self._examples}).encode()
+
+    def set_state(self, state: bytes) -> None:
+        """Moves to a position that `get_state` returned; UserError if it is none."""
+        try:
+            examples = int(json.loads(state)["examples"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"not the state of a batch iterator: {state[:80]!r}") from None
+        self._examples, self._batches = examples, None
+
+
+def batches(
+    experiment: Experiment,
+    split: str = "train",
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> dict[str, PositionIterator]:
+    """Group name -> endless iterator over this process's share of the group's batches.
+
+    A batch holds tokens int32 [B, S], known int32 [B], and for layouts with text, text_states
+    float16 [B, L, E] (zeros beyond the text) and text_length int32 [B] (0: no text).  The order is a
+    function of DATA.seed and the position alone.  Processes read disjoint files.
+
+    Raises:
+      UserError: a group's batch does not divide over the processes.
+    """
+    sizes = group_batches(experiment)
+    for group, size in sizes.items():
+        if size % process_count:
+            raise UserError(
+                f"the batch of group {group} is {size}, which {process_count} processes cannot "
+                f"share: set DATA.batch to a multiple of {process_count}"
+            )
+    return {
+        group: PositionIterator(
+            functools.partial(
+                _group_dataset, experiment, group, split, process_index, process_count
+            ),
+            sizes[group],
+        )
+        for group in sizes
+    }
+
+
+def _group_dataset(
+    experiment: Experiment, group: str, split: str, index: int, count: int, examples: int
+) -> Any:
+    layout, rates = groups(experiment)[group]
+    mixture = group_mixture(experiment, group, rates, examples // count)
+    dataset = _model_features(mixture, split, layout, experiment, index, count)
+    return _batched(dataset, group_batches(experiment)[group] // count)
+
+
+def _model_features(
+    provider: Any, split: str, layout: Layout, experiment: Experiment, index: int, count: int
+) -> Any:
+    """Dataset of unbatched model features of a `seqio.Task` or `seqio.Mixture`."""
+    dataset = provider.get_dataset(
+        split=split,
+        shuffle=False,
+        num_epochs=1,  # a training source is endless by itself
+        shard_info=seqio().ShardInfo(index, count),
+        trim_output_features=False,
+        try_in_mem_cache=False,
+    )
+    return convert(dataset, layout, experiment.text)
+
+
+def _batched(dataset: Any, size: int) -> Any:
+    options = tensorflow().data.Options()
+    options.deterministic = True
+    dataset = dataset.batch(size, drop_remainder=True).prefetch(PREFETCH)
+    return dataset.with_options(options)
+
+
+def eval_batches(
+    experiment: Experiment,
+    task: str,
+    split: str,
+    batch: int,
+    batches: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """At most `batches` whole batches of `batch` examples of one task, always the same ones.
+
+    In file order, with every text shown, and as many known latents as EVAL.known_frames says within
+    the task's range.  The last, partial batch of a split is left out.
+
+    Raises:
+      UserError: the split holds less than one batch.
+    """
+    declared = get_task(task)
+    layout = task_layout(declared, run_format(experiment), Vocabulary(experiment.vocabulary))
+    provider = evaluation_task(experiment, declared)
+    dataset = _model_features(
+        provider, split, layout, experiment, process_index, process_count
+    )
+    result = _batched(dataset, batch).take(batches).as_numpy_iterator()
+    first = next(result, None)
+    if first is None:
+        raise UserError(
+            f"split {split!r} of {experiment.data.store} holds less than one batch of {batch}: "
+            "choose a smaller EVAL.batch or another EVAL.split"
+        )
+    return _chain(first, result)
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest

@@ -1,0 +1,191 @@
+"""Each poet task as a `seqio.Task` over a token store.
+
+The tasks are built when asked for and never enter seqio's global registries, so that several stores
+and experiments live in one process without a clash of names.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+from poet.data.backend import seqio, tensorflow
+from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
+from poet.specs import Experiment
+from poet.tasks.layout import TEXT_STREAM, Layout
+from poet.tasks.registry import Task, run_format, task_layout
+from poet.vocabulary import Vocabulary
+
+Example = dict[str, Any]
+Preprocessor = Callable[[Any], Any]
+
+# Stream of a layout -> feature of the store whose leading codes fill it.  A stream without an entry
+# is stored under its own name; None needs nothing stored and is filled with code 0.
+STORED: dict[str, str | None] = {"image": "video", "source": None}
+
+
+def stored_features(layout: Layout) -> tuple[str, ...]:
+    """Features of the store that a layout's batches are made from."""
+    names = {STORED.get(stream, stream) for stream in layout.streams}
+    if layout.text_span:
+        names |= {"text_states", "text_length"}
+    return tuple(sorted(name for name in names if name))
+
+
+@functools.cache
+def _source_class() -> type:
+    """`seqio.TfdsDataSource` that reads in the order of `poet.data.records`."""
+
+    class StoreSource(seqio().TfdsDataSource):
+        """Records of a token store with `epoch` and `index`, decoding only the named features.
+
+        An endless source begins at record `start` of its process; with `start` None it makes one
+        pass in file order.
+        """
+
+        def __init__(self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any):
+            super().__init__(tfds_data_dir=folder, read_only=True, caching_permitted=False)
+            self._features, self._start, self._seed_2 = features, start, seed_2
+
+        def get_dataset(self, split="train", shuffle=False, seed=None, shard_info=None, **_):
+            builder = self.tfds_dataset.builder
+            shard = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+            files = list_files(builder, split, *shard)
+            if self._start is None:
+                records = one_pass(files)
+            else:
+                records = endless_passes(files, self._seed_2, self._start)
+            return _decode(builder.info.features, self._features)(records)
+
+    return StoreSource
+
+
+def _decode(features: Any, names: tuple[str, ...]) -> Preprocessor:
+    import tensorflow_datasets as tfds
+
+    wanted = tfds.decode.PartialDecoding(dict.fromkeys(names, True)).extract_features(features)
+
+    def decode(example: Example) -> Example:
+        values = wanted.deserialize_example(example["record"])
+        return {**values, "epoch": example["epoch"], "index": example["index"]}
+
+    return mapped(decode)
+
+
+def mapped(function: Callable[[Example], Example]) -> Preprocessor:
+    """A preprocessor that applies `function` to every example, in parallel and in order."""
+    autotune = tensorflow().data.AUTOTUNE
+    return lambda dataset: dataset.map(function, num_parallel_calls=autotune, deterministic=True)
+
+
+def cut_streams(layout: Layout) -> Callable[[Example], Example]:
+    """Adds every stream of the layout: int32 [elements] of local codes."""
+    tf = tensorflow()
+
+    def cut(name: str, size: int, example: Example) -> Any:
+        stored = STORED.get(name, name)
+        codes = tf.zeros([size], tf.int32) if stored is None else example[stored][:size]
+        return tf.ensure_shape(tf.cast(codes, tf.int32), [size])
+
+    def function(example: Example) -> Example:
+        streams = {name: cut(name, size, example) for name, size in layout.streams.items()}
+        return {**example, **streams}
+
+    return function
+
+
+def give_latents(low: int, high: int, frame: int, seed_2: Any) -> Callable[[Example], Example]:
+    """Adds `known`, int32: leading output tokens that are given, low..high latents of `frame` codes.
+
+    The number of latents is uniform and drawn anew in every epoch.
+    """
+    tf = tensorflow()
+
+    def function(example: Example) -> Example:
+        seed = example_seed(seed_2, example["epoch"], example["index"])
+        latents = tf.random.stateless_uniform([], seed, low, high + 1, tf.int32)
+        return {**example, "known": latents * frame}
+
+    return function
+
+
+def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
+    """Sets `text_length` to 0 for a share of the examples, drawn anew in every epoch."""
+    tf = tensorflow()
+
+    def function(example: Example) -> Example:
+        seed = example_seed(seed_2, example["epoch"], example["index"])
+        shown = tf.random.stateless_uniform([], seed) >= share
+        length = tf.cast(example["text_length"], tf.int32)
+        return {**example, "text_length": tf.where(shown, length, 0)}
+
+    return function
+
+
+def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
+    """Feature -> (dtype name, rank) of an example of this layout, after its preprocessors."""
+    features = {name: ("int32", 1) for name in layout.streams if name != TEXT_STREAM}
+    features["known"] = ("int32", 0)
+    if layout.text_span:
+        features |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
+    return features
+
+
+def training_task(experiment: Experiment, task: Task, start: int) -> Any:
+    """`seqio.Task`: endless, in drawn order, with drawn known latents and dropped texts.
+
+    Args:
+      start: examples of this task that its process has already taken.
+    """
+    data = experiment.data
+
+    def seed_2(use: str) -> Any:
+        return stream_seed(data.seed, f"{task.name}/{use}")
+
+    return _build(
+        experiment, task, task.known_latents, start=start, seed_2=seed_2, share=data.text_dropout
+    )
+
+
+def evaluation_task(experiment: Experiment, task: Task) -> Any:
+    """`seqio.Task`: one pass in file order, all texts shown, a fixed number of known latents."""
+    latents = known_latents(experiment, task)
+    return _build(experiment, task, (latents, latents), share=0.0)
+
+
+def known_latents(experiment: Experiment, task: Task) -> int:
+    """Latent frames given in evaluation: those of EVAL.known_frames, within the task's range."""
+    clip, low_high = experiment.clip, task.known_latents
+    frames = min(experiment.eval.known_frames, clip.frames)
+    t = experiment.video_tokenizer.factor[0]
+    return min(max(1 + (frames - 1) // t, low_high[0]), low_high[1])
+
+
+def _build(
+    experiment: Experiment,
+    task: Task,
+    latents: tuple[int, int],
+    *,
+    start: int | None = None,
+    seed_2: Callable[[str], Any] = functools.partial(stream_seed, 0),
+    share: float,
+) -> Any:
+    fmt = run_format(experiment)
+    layout = task_layout(task, fmt, Vocabulary(experiment.vocabulary))
+    frame = fmt.video[1] * fmt.video[2]
+    steps = [cut_streams(layout), give_latents(*latents, frame, seed_2("known"))]
+    if layout.text_span:
+        steps.append(hide_text(share, seed_2("text")))
+    tf = tensorflow()
+    return seqio().Task(
+        task.name,
+        source=_source_class()(
+            experiment.data.store, stored_features(layout), start, seed_2("order")
+        ),
+        output_features={
+            name: seqio().ContinuousFeature(dtype=tf.as_dtype(dtype), rank=rank)
+            for name, (dtype, rank) in task_features(layout).items()
+        },
+        preprocessors=[mapped(step) for step in steps],
+        shuffle_buffer_size=None,
+    )
