@@ -80,8 +80,11 @@ class Rules:
 
 
 def is_axes(node: Any) -> bool:
-    """True for a leaf of a logical-axes tree: a tuple of names or None."""
-    return isinstance(node, tuple) and all(a is None or isinstance(a, str) for a in node)
+    """True for a leaf of a logical-axes tree: a plain tuple of names or None.
+
+    A named tuple without fields, as optax has them, is no leaf.
+    """
+    return type(node) is tuple and all(a is None or isinstance(a, str) for a in node)
 
 
 def ways_of(mesh: Mesh | AbstractMesh, entry: str | tuple[str, ...] | None) -> int:

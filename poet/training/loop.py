@@ -1,0 +1,442 @@
+"""The training loop, for the language model, the tokenizers and super-resolution alike.
+
+State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the order
+never changes: hooks that are due, then maybe save, next batch, dispatch, metrics of the step before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from poet import checkpoint, specs
+from poet.mesh import Rules, batch_sharding, check_batch
+from poet.specs import Experiment, UserError
+from poet.training import lease, reporting
+from poet.training.reporting import Report
+from poet.training.trainable import Batch, BatchIterator, Group, Metrics, State, Trainable
+
+# Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
+EXIT_PREEMPTED = os.EX_TEMPFAIL
+
+_LOG = logging.getLogger(__name__)
+
+# (state, batch, step number on device) -> (state, metrics); the state is donated.
+Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+
+
+class Outcome(enum.Enum):
+    """How `train` ended; in both cases the last state is saved."""
+
+    FINISHED = "finished"
+    PREEMPTED = "preempted"
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a parameter is not finite; the newest checkpoint is from before that."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hook:
+    """Something to do every `every` steps and at the end: evaluate, sample.
+
+    `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it: its
+    buffers are reused by the next step.
+    """
+
+    name: str
+    every: int
+    fn: Callable[[State, int], Report]
+
+    def due(self, step: int, steps: int) -> bool:
+        return self.every > 0 and step > 0 and (step % self.every == 0 or step == steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A dispatched step whose metrics have not been read."""
+
+    step: int
+    group: str
+    metrics: Metrics
+    waited_s: float
+
+
+def train(
+    trainable: Trainable,
+    batches: Mapping[str, BatchIterator],
+    schedule: Callable[[int], str],
+    *,
+    workdir: Path,
+    mesh: Mesh,
+    experiment: Experiment,
+    hooks: Sequence[Hook] = (),
+    rules: Rules = Rules(),
+) -> Outcome:
+    """Trains to `experiment.train.steps`, going on from the newest usable checkpoint in `workdir`.
+
+    Args:
+      batches: one iterator per group; each process yields its share of the global batch.
+      schedule: step -> group, pure.
+
+    Raises:
+      UserError: the work dir is in use, the mesh does not divide the model or a batch, a step does not
+        fit into the devices' memory, or the checkpoints are of another model or all damaged.
+      TrainingDiverged: nothing was saved from the first non-finite value on.
+      checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
+    """
+    workdir = Path(workdir)
+    with lease.hold(workdir), jax.set_mesh(mesh), _StopSignals() as stop:
+        run = _Run(trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks))
+        if run.already_finished():
+            return Outcome.FINISHED
+        abstract = run.abstract_state(rules)
+        programs = run.compile(abstract)
+        state, reporter = run.restore_or_init(abstract)
+        try:
+            return run.loop(state, programs, reporter, stop)
+        finally:
+            reporter.close()
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT ask the loop to stop; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.requested = True
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    def __exit__(self, *exc: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class _Run:
+    """The arguments of `train`, and where it stands."""
+
+    trainable: Trainable
+    batches: Mapping[str, BatchIterator]
+    schedule: Callable[[int], str]
+    workdir: Path
+    mesh: Mesh
+    experiment: Experiment
+    hooks: tuple[Hook, ...]
+    start: int = 0
+    saved: int | None = None
+    # Hooks of the start step were not run before its checkpoint was written (stopped by a signal).
+    hooks_owed: bool = False
+
+    def __post_init__(self) -> None:
+        if missing := set(self.trainable.groups) - set(self.batches):
+            raise UserError(f"no batches for the groups {sorted(missing)}")
+        for name, group in self.trainable.groups.items():
+            for key, array in group.batch.items():
+                check_batch(self.mesh, array.shape[0], f"{name}/{key}")
+
+    @property
+    def directory(self) -> Path:
+        return self.workdir / "checkpoints"
+
+    @property
+    def steps(self) -> int:
+        return self.experiment.train.steps
+
+    # -------------------------------------------------------------------------------- preparation
+
+    def already_finished(self) -> bool:
+        newest = checkpoint.latest(self.directory)
+        if newest is None or int(newest.name) < self.steps:
+            return False
+        try:
+            checkpoint.verify(newest)
+        except checkpoint.CorruptCheckpoint:
+            return False  # Restoring will set it aside and say so.
+        _LOG.info("%s is already trained to step %d", self.workdir, int(newest.name))
+        return True
+
+    def _init(self, key: jax.Array) -> State:
+        return jax.tree.map(_strong, self.trainable.init(key))
+
+    def abstract_state(self, rules: Rules) -> State:
+        """ShapeDtypeStructs of the state with the shardings that the rules give it on this mesh."""
+        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        rules.check(self.mesh, self.trainable.axes, shapes)
+        shardings = rules.shardings(self.mesh, self.trainable.axes)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
+
+    def compile(self, abstract: State) -> dict[str, Program]:
+        """One program per group, before step 0; refuses what cannot fit."""
+        programs, sharding = {}, batch_sharding(self.mesh)
+        for name, group in self.trainable.groups.items():
+            begin = time.perf_counter()
+            batch = {
+                key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+                for key, array in group.batch.items()
+            }
+            step = jax.ShapeDtypeStruct((), np.uint32, sharding=_replicated(self.mesh))
+            program = jax.jit(
+                _step_function(group, self.experiment.train.seed),
+                donate_argnums=0,
+                out_shardings=(_shardings(abstract), None),
+            )
+            programs[name] = program.lower(abstract, batch, step).compile()
+            _check_memory(name, group, programs[name], time.perf_counter() - begin)
+        return programs
+
+    def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
+        self._write_spec()
+        checkpoint.clean(self.directory)
+        found = checkpoint.restore(self.directory, abstract, self.experiment)
+        if found is None:
+            key = jax.random.key(self.experiment.train.seed)
+            state = jax.jit(self._init, out_shardings=_shardings(abstract))(key)
+        else:
+            state = found.state
+            self._resume(found)
+        clock = dict(found.clock) if found else {}
+        self.hooks_owed = bool(clock.get("hooks_owed", False))
+        _LOG.info("parameters:\n%s", reporting.parameter_overview(state["params"]))
+        device = self.mesh.devices.flat[0]
+        return state, reporting.Reporter(
+            self.workdir,
+            steps=self.steps,
+            groups=self.trainable.groups,
+            log_every=self.experiment.train.log_every,
+            device_kind=device.device_kind,
+            devices=self.mesh.size,
+            start=self.start,
+            clock=clock,
+            writes=jax.process_index() == 0,
+        )
+
+    def _write_spec(self) -> None:
+        if jax.process_index() == 0:
+            text = json.dumps(specs.to_dict(self.experiment), indent=2)
+            (self.workdir / "spec.json").write_text(text + "\n")
+
+    def _resume(self, found: checkpoint.Restored) -> None:
+        if missing := set(self.trainable.groups) - set(found.iterators):
+            raise UserError(
+                f"the checkpoint of step {found.step} in {self.directory} holds no data position for "
+                f"the groups {sorted(missing)}; resume with the tasks and processes it was written by"
+            )
+        for name in self.trainable.groups:
+            self.batches[name].set_state(found.iterators[name])
+        self.start = self.saved = found.step
+        _LOG.info("resuming from step %d", found.step)
+
+    # --------------------------------------------------------------------------------------- steps
+
+    def loop(
+        self,
+        state: State,
+        programs: Mapping[str, Program],
+        reporter: reporting.Reporter,
+        stop: _StopSignals,
+    ) -> Outcome:
+        step, pending = self.start, None
+        while True:
+            stopping = stop.requested and step < self.steps
+            leaving = stopping or step >= self.steps
+            due = [] if stopping else self._hooks_due(step)
+            if due or leaving or self._save_due(step):
+                pending = _settle(pending, reporter)
+                self._run_hooks(due, state, step, reporter)
+                self._maybe_save(state, step, reporter, leaving=leaving, hooks_owed=stopping)
+            if leaving:
+                _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
+                return Outcome.PREEMPTED if stopping else Outcome.FINISHED
+            group = self.schedule(step)
+            begin = time.perf_counter()
+            batch = self._next_batch(group)
+            waited_s = time.perf_counter() - begin
+            number = jax.device_put(np.uint32(step), _replicated(self.mesh))
+            with jax.transfer_guard("disallow"):
+                state, metrics = programs[group](state, batch, number)
+            step += 1
+            previous, pending = pending, _Pending(
+                step=step, group=group, metrics=metrics, waited_s=waited_s
+            )
+            _settle(previous, reporter)
+
+    def _hooks_due(self, step: int) -> list[Hook]:
+        if step == self.start and not self.hooks_owed:
+            return []
+        return [hook for hook in self.hooks if hook.due(step, self.steps)]
+
+    def _save_due(self, step: int) -> bool:
+        return step > self.start and step % self.experiment.checkpoint.every == 0
+
+    def _run_hooks(
+        self, due: Sequence[Hook], state: State, step: int, reporter: reporting.Reporter
+    ) -> None:
+        begin = time.perf_counter()
+        for hook in due:
+            reporter.report(step, hook.name, hook.fn(state, step))
+        reporter.pause(time.perf_counter() - begin)
+
+    def _maybe_save(
+        self,
+        state: State,
+        step: int,
+        reporter: reporting.Reporter,
+        *,
+        leaving: bool,
+        hooks_owed: bool,
+    ) -> None:
+        """Saves if it is time; only a failure of the last save is an error."""
+        if self.saved == step or not (leaving or self._save_due(step)):
+            return
+        begin = time.perf_counter()
+        _check_finite(state, step)
+        try:
+            self._save(state, step, reporter, hooks_owed)
+        except checkpoint.SaveError as error:
+            if leaving:
+                raise
+            reporter.checkpoint_failures += 1
+            _LOG.error("%s; training goes on", error)
+        reporter.pause(time.perf_counter() - begin)
+
+    def _save(
+        self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool
+    ) -> None:
+        if int(state["step"]) != step:
+            raise ValueError(f"state['step'] is {int(state['step'])} after {step} updates")
+        reporter.flush()
+        checkpoint.save(
+            self.directory,
+            step=step,
+            state=state,
+            iterators={name: self.batches[name].get_state() for name in self.trainable.groups},
+            experiment=self.experiment,
+            clock=reporter.clock() | {"hooks_owed": hooks_owed},
+            keep=self.experiment.checkpoint.keep,
+        )
+        self.saved = step
+
+    def _next_batch(self, group: str) -> Batch:
+        """The next host batch, on the devices; its names, shapes and dtypes are checked."""
+        expected, arrays = self.trainable.groups[group].batch, next(self.batches[group])
+        if set(arrays) != set(expected):
+            raise ValueError(f"group {group}: batch has {sorted(arrays)}, needs {sorted(expected)}")
+        sharding, placed = batch_sharding(self.mesh), {}
+        for name, want in expected.items():
+            local = np.asarray(arrays[name])
+            if local.dtype != want.dtype or local.shape[1:] != want.shape[1:]:
+                raise ValueError(
+                    f"group {group}: {name} is {local.dtype}{local.shape}, "
+                    f"needs {want.dtype}{want.shape}"
+                )
+            placed[name] = jax.make_array_from_process_local_data(sharding, local, want.shape)
+        return placed
+
+
+def _settle(pending: _Pending | None, reporter: reporting.Reporter) -> None:
+    """Waits for a step's metrics, stops at a non-finite loss, and hands them to the reporter."""
+    if pending is None:
+        return
+    values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+    if not math.isfinite(values["loss"]):
+        raise TrainingDiverged(
+            f"loss is {values['loss']} at step {pending.step}, group {pending.group} ({values}); "
+            "nothing was saved since. Lower OPTIMIZER.learning_rate or look at the data, and resume"
+        )
+    reporter.step(pending.step, pending.group, values, waited_s=pending.waited_s)
+
+
+def _step_function(group: Group, seed: int) -> Program:
+    def run(state: State, batch: Batch, step: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        state, metrics = group.step(state, batch, key)
+        return jax.tree.map(_strong, state), metrics
+
+    return run
+
+
+def _strong(x: Any) -> jax.Array:
+    """Drops weak types, which a compiled program would take for another signature."""
+    x = jnp.asarray(x)
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def _replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _shardings(abstract: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def _check_memory(name: str, group: Group, program: Any, seconds: float) -> None:
+    """Logs what one step needs, and raises UserError if the devices do not have it."""
+    usage = program.memory_analysis()
+    need = (
+        usage.argument_size_in_bytes
+        + usage.output_size_in_bytes
+        + usage.temp_size_in_bytes
+        - usage.alias_size_in_bytes
+    )
+    _LOG.info(
+        "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and %d tokens "
+        "per step, compiled in %.1f s",
+        name,
+        need / 2**20,
+        usage.temp_size_in_bytes / 2**20,
+        group.flops / 1e9,
+        group.clips,
+        group.tokens,
+        seconds,
+    )
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit and need > limit:
+        raise UserError(
+            f"one step of group {name} needs {need / 2**30:.1f} GiB on each device, which has "
+            f"{limit / 2**30:.1f} GiB; lower DATA.batch, set MODEL.remat = 'full', or use more devices"
+        )
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def _check_finite(state: State, step: int) -> None:
+    """No checkpoint ever holds a non-finite value: the loss shows a bad update one step too late."""
+    found = jax.tree_util.tree_leaves_with_path(state)
+    floats = [(p, x) for p, x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
+    finite = jax.device_get(_all_finite([x for _, x in floats]))
+    for (path, _), good in zip(floats, finite, strict=True):
+        if not good:
+            raise TrainingDiverged(
+                f"{jax.tree_util.keystr(path)} is not finite after {step} steps; not saved. Lower "
+                "OPTIMIZER.learning_rate or look at the data, and resume"
+            )

@@ -1,0 +1,310 @@
+"""What a run says about itself: log lines, `metrics.jsonl`, TensorBoard, sample images.
+
+Throughput of a window of steps, hooks and checkpoints left out of its time:
+
+    FLOP/s = sum over the steps of Group.flops / seconds
+    MFU    = FLOP/s / (devices x peak of one device, dense bf16)
+
+`Group.flops` counts matmuls only, forward and backward, attention as the layout computes it, without
+rematerialisation.  Where the peak of a device is not known, FLOP/s are given and MFU is left out.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+
+import numpy as np
+
+from poet.training.trainable import Group
+
+_LOG = logging.getLogger(__name__)
+
+# (part of jax.Device.device_kind, dense bf16 FLOP/s of one jax device), first match wins.  Vendors' data
+# sheets; a TPU v3 or TPU7x chip shows as two devices.
+_PEAK_FLOPS = (
+    ("TPU v3", 61.5e12),
+    ("TPU v4", 275e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v6", 918e12),
+    ("TPU7x", 1153.5e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("A100", 312e12),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bf16 peak of one device, or None if it is not known (CPUs)."""
+    return next((peak for part, peak in _PEAK_FLOPS if part in device_kind), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a hook has to say: scalars, images (uint8, HxWx3) and texts, each by name."""
+
+    scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Reporter:
+    """Collects the metrics of finished steps and writes one line per `log_every` of them.
+
+    A line of step k speaks of the steps since the line before it, the k-th being the last.  With several
+    groups every metric is written as `<group>/<metric>`, and `loss` is the mean over all steps.  A
+    failing write (full disk) is logged once and costs the line, never the run.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        steps: int,
+        groups: Mapping[str, Group],
+        log_every: int,
+        device_kind: str,
+        devices: int,
+        start: int = 0,
+        clock: Mapping[str, Any] | None = None,
+        writes: bool = True,
+        now: Callable[[], float] = time.perf_counter,
+    ):
+        """Args:
+        start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
+          run are dropped.
+        writes: False on all processes but the first: they only log nothing and write nothing.
+        """
+        clock = clock or {}
+        self._workdir, self._steps, self._groups = workdir, steps, groups
+        self._log_every, self._now, self._start = log_every, now, start
+        peak = peak_flops(device_kind)
+        self._peak = peak * devices if peak else None
+        self._window: dict[str, list[float]] = {k: list(v) for k, v in clock.get("window", {}).items()}
+        self._seconds_before = float(clock.get("seconds", 0.0))
+        self.checkpoint_failures = int(clock.get("checkpoint_failures", 0))
+        self._work: collections.Counter[str] = collections.Counter()
+        self._file, self._board = None, None
+        if writes:
+            self._open(start)
+        self._begin = self._window_begin = now()
+        self._paused = 0.0
+
+    def _open(self, start: int) -> None:
+        path = self._workdir / "metrics.jsonl"
+        _drop_lines_after(path, start)
+        self._file = open(path, "a", encoding="utf-8", buffering=1)
+        self._board = _tensorboard(self._workdir / "tensorboard")
+
+    def step(
+        self, step: int, group: str, metrics: Mapping[str, float], *, waited_s: float = 0.0
+    ) -> None:
+        """Takes the metrics of the step that made the state number `step` (1 is the first)."""
+        many = len(self._groups) > 1
+        for name, value in metrics.items():
+            self._add(f"{group}/{name}" if many else name, value)
+        if many:
+            self._add("loss", metrics["loss"])
+        self._work.update(
+            steps=1,
+            clips=self._groups[group].clips,
+            tokens=self._groups[group].tokens,
+            flops=self._groups[group].flops,
+            waited_s=waited_s,
+        )
+        if step % self._log_every == 0 or step == self._steps:
+            self._write_window(step)
+
+    def _add(self, name: str, value: float) -> None:
+        entry = self._window.setdefault(name, [0.0, 0])
+        entry[0] += value
+        entry[1] += 1
+
+    def _write_window(self, step: int) -> None:
+        means = {name: total / count for name, (total, count) in sorted(self._window.items())}
+        speed = self._speed(step)
+        self.write(step, "train", means | speed)
+        if self._file is not None:
+            _LOG.info("%s", _line(step, self._steps, means, speed))
+        self._window.clear()
+        self._work.clear()
+        self._window_begin, self._paused = self._now(), 0.0
+
+    def _speed(self, step: int) -> dict[str, float]:
+        now = self._now()
+        seconds = max(now - self._window_begin - self._paused, 1e-9)
+        done = max(step - self._start, 1)
+        speed = {f"{k}_per_s": self._work[k] / seconds for k in ("steps", "clips", "tokens", "flops")}
+        if self._peak:
+            speed["mfu"] = speed["flops_per_s"] / self._peak
+        return speed | {
+            "data_wait": min(self._work["waited_s"] / seconds, 1.0),
+            "seconds": self.seconds(),
+            "eta_s": (self._steps - step) * (now - self._begin) / done,
+            "checkpoint_failures": self.checkpoint_failures,
+        }
+
+    def seconds(self) -> float:
+        """Time spent in the loop over all restarts."""
+        return self._seconds_before + self._now() - self._begin
+
+    def clock(self) -> dict[str, Any]:
+        """What a later Reporter needs so that its lines continue these; goes into the checkpoint."""
+        return {
+            "window": {k: list(v) for k, v in self._window.items()},
+            "seconds": self.seconds(),
+            "checkpoint_failures": self.checkpoint_failures,
+        }
+
+    def pause(self, seconds: float) -> None:
+        """Takes time that was not spent on training steps out of the current window."""
+        self._paused += seconds
+
+    def report(self, step: int, name: str, report: Report) -> None:
+        """Writes what a hook returned under `<name>/`; images also as PNG files in samples/."""
+        scalars = {f"{name}/{k}": float(v) for k, v in report.scalars.items()}
+        self.write(step, name, scalars, {f"{name}/{k}": v for k, v in report.texts.items()})
+        if self._file is None:
+            return
+        if scalars:
+            _LOG.info("step %d | %s", step, _metrics(scalars))
+        for key, image in report.images.items():
+            self._guard(lambda k=key, i=image: self._write_image(step, f"{name}/{k}", i))
+
+    def _write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        from PIL import Image
+
+        folder = self._workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{step:08d}_{name.replace('/', '_')}.png"
+        Image.fromarray(np.asarray(image, np.uint8)).save(file)
+        if self._board:
+            self._board.write_images(step, {name: np.asarray(image, np.uint8)[None]})
+
+    def write(
+        self, step: int, kind: str, scalars: Mapping[str, float], texts: Mapping[str, str] = {}
+    ) -> None:
+        """One line of `metrics.jsonl`, {"step", "kind", ...}, and the same on TensorBoard."""
+        if self._file is None:
+            return
+        entry = {"step": step, "kind": kind} | {k: _finite(v) for k, v in scalars.items()} | texts
+        self._guard(lambda: self._file.write(json.dumps(entry, allow_nan=False) + "\n"))
+        if self._board:
+            self._guard(lambda: self._board.write_scalars(step, dict(scalars)))
+            if texts:
+                self._guard(lambda: self._board.write_texts(step, dict(texts)))
+
+    def _guard(self, write: Callable[[], Any]) -> None:
+        """A log that cannot be written must not end the training."""
+        try:
+            write()
+        except Exception as error:  # OSError, or TensorFlow's own types from clu.
+            _LOG.warning("metrics could not be written: %s", error)
+
+    def flush(self) -> None:
+        """Makes what was written so far durable; called when a checkpoint is."""
+        if self._file is not None:
+            self._guard(self._file.flush)
+            self._guard(lambda: os.fsync(self._file.fileno()))
+        if self._board:
+            self._guard(self._board.flush)
+
+    def close(self) -> None:
+        """Writes what is pending; the reporter must not be used afterwards."""
+        self.flush()
+        if self._board:
+            self._guard(self._board.close)
+        if self._file is not None:
+            self._guard(self._file.close)
+
+
+def parameter_overview(params: Any) -> str:
+    """A table of every parameter: shape, dtype, size; totals below."""
+    from clu import parameter_overview as overview
+
+    flat = _flatten(params)
+    return overview.get_parameter_overview(flat, include_stats=False)
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+def _tensorboard(directory: Path) -> Any:
+    """clu's asynchronous writer, or None where TensorFlow, which it writes with, is not installed."""
+    try:
+        from clu import metric_writers
+    except ImportError as error:
+        _LOG.warning("no TensorBoard files are written (%s); metrics.jsonl has everything", error)
+        return None
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a `metrics.jsonl`; a torn last line of a killed run is left out."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the lines up to a step: those after it will be written again."""
+    if not path.exists():
+        return
+    kept = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _line(step: int, steps: int, means: Mapping[str, float], speed: Mapping[str, float]) -> str:
+    parts = [
+        f"step {step}/{steps}",
+        _metrics(means),
+        f"{_si(speed['tokens_per_s'])}tokens/s",
+        f"{_si(speed['clips_per_s'])}clips/s",
+        f"{_si(speed['flops_per_s'])}FLOP/s"
+        + (f" (MFU {100 * speed['mfu']:.1f} %)" if "mfu" in speed else ""),
+        f"data wait {100 * speed['data_wait']:.0f} %",
+        f"ETA {_duration(speed['eta_s'])}",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+def _metrics(values: Mapping[str, float]) -> str:
+    """`loss` first, the rest in order of name."""
+    ordered = sorted(values, key=lambda name: (name != "loss", name))
+    return "  ".join(f"{name} {values[name]:.4g}" for name in ordered)
+
+
+def _si(value: float) -> str:
+    """1234.5 -> '1.23 k'."""
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

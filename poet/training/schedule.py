@@ -1,0 +1,70 @@
+"""Which group each step trains on (alternating gradient descent, VideoPoet §1.3).
+
+A pure function of (shares, seed, step): resuming needs no replay.  The order is Tijdeman's solution
+of the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980): after every step each
+of the k groups has been chosen within 1 - 1/(2k - 2) times of its exact share, so no group can starve
+or bunch.  All arithmetic is on integers: shares are read as the decimals they were written as.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+from typing import Mapping
+
+import numpy as np
+
+from poet.specs import UserError
+
+
+class GroupSchedule:
+    """`GroupSchedule(shares, seed)(step) -> group name`.
+
+    `shares` are relative and need not sum to one; a group of share 0 is never chosen.  The seed orders
+    groups that are equally due.  Memory and start-up time grow with the smaller of the period (the sum
+    of the shares as coprime integers: 20 for 0.45, 0.35, 0.2) and the largest step asked for.
+    """
+
+    def __init__(self, shares: Mapping[str, float], seed: int = 0):
+        bad = {n: s for n, s in shares.items() if not (math.isfinite(s) and s >= 0)}
+        if bad or not any(shares.values()):
+            raise UserError(f"group shares {dict(shares)}: need numbers >= 0, not all of them zero")
+        names = sorted(name for name, share in shares.items() if share > 0)
+        order = np.random.default_rng(seed).permutation(len(names))
+        self._names = [names[i] for i in order]
+        self._weights = _coprime_integers([shares[name] for name in self._names])
+        self._period = sum(self._weights)
+        self._counts = [0] * len(self._names)
+        self._chosen = bytearray() if len(names) <= 256 else []
+
+    def __call__(self, step: int) -> str:
+        index = step % self._period
+        while len(self._chosen) <= index:
+            self._extend()
+        return self._names[self._chosen[index]]
+
+    def _extend(self) -> None:
+        """Appends the next choice: of the groups that may be chosen, the one due soonest."""
+        n, total = len(self._chosen) + 1, self._period
+        slack = 2 * len(self._names) - 2
+        best, best_due = 0, None
+        for i, (weight, count) in enumerate(zip(self._weights, self._counts)):
+            deficit = weight * n - total * count
+            if slack * deficit < total:
+                continue
+            # Step by which the group must be chosen, times a constant: (1 - 1/slack - deficit)/share.
+            due = Fraction(slack * (total - deficit) - total, weight)
+            if best_due is None or due < best_due:
+                best, best_due = i, due
+        self._counts[best] += 1
+        self._chosen.append(best)
+
+
+def _coprime_integers(shares: list[float]) -> list[int]:
+    """Integers in the same ratio; 0.1 means one tenth, not its nearest binary fraction."""
+    fractions = [Fraction(repr(float(share))) for share in shares]
+    scale = math.lcm(*(f.denominator for f in fractions))
+    weights = [int(f * scale) for f in fractions]
+    divisor = functools.reduce(math.gcd, weights)
+    return [w // divisor for w in weights]
