@@ -1,0 +1,148 @@
+"""From logits to a token: temperature, top-k, nucleus, greedy, and classifier-free guidance.
+
+A token is the argmax of logits plus Gumbel noise over the kept ids.  The noise of an id is a pure
+function of (seed, row, position, id): a sample depends neither on the batch it is drawn in nor on
+how many ids are kept beside it.
+
+B rows, V legal ids, K kept candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from poet.specs import SampleSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """The part of sampling that shapes the compiled program.
+
+    Attributes:
+      top_k: most probable ids kept; 0 keeps all.
+      nucleus: whether the program can apply a top_p below 1 (it then sorts what top_k keeps).
+    """
+
+    top_k: int = 0
+    nucleus: bool = False
+
+    @classmethod
+    def of(cls, sample: SampleSpec) -> Truncation:
+        """What this spec needs; greedy decoding needs no truncation."""
+        if sample.temperature == 0:
+            return cls()
+        return cls(top_k=sample.top_k, nucleus=sample.top_p < 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """The part of sampling that is traced: a changed value compiles nothing.
+
+    Attributes:
+      seed: uint32 scalar.
+      temperature: float32 scalar >= 0; 0 is greedy.
+      top_p: float32 scalar in (0, 1]; read only by a program with `Truncation.nucleus`.
+      guidance: float32 scalar; read only by a guided program.
+    """
+
+    seed: jax.Array
+    temperature: jax.Array
+    top_p: jax.Array
+    guidance: jax.Array
+
+    @classmethod
+    def of(cls, sample: SampleSpec) -> Knobs:
+        return cls(
+            seed=jnp.uint32(sample.seed % 2**32),
+            temperature=jnp.float32(sample.temperature),
+            top_p=jnp.float32(sample.top_p),
+            guidance=jnp.float32(sample.guidance),
+        )
+
+
+def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
+    """One key per row; `rows_B` are ids of samples within a request, not places in a batch."""
+    root = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda row: jax.random.fold_in(root, row))(rows_B)
+
+
+def guide(logits_2BxV: jax.Array, guidance: jax.Array) -> jax.Array:
+    """Classifier-free guidance over a batch of conditional rows followed by unconditional ones."""
+    cond_BxV, uncond_BxV = jnp.split(logits_2BxV, 2)
+    return uncond_BxV + guidance * (cond_BxV - uncond_BxV)
+
+
+def nucleus(logits_BxK: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Keeps the smallest head of descending logits whose probability reaches `top_p`.
+
+    The rest becomes -inf.  The most probable id always stays; top_p = 1 keeps everything exactly.
+    """
+    probabilities_BxK = jax.nn.softmax(logits_BxK, axis=-1)
+    before_BxK = jnp.cumsum(probabilities_BxK, axis=-1) - probabilities_BxK
+    first_K = jnp.arange(logits_BxK.shape[-1]) == 0
+    return jnp.where((before_BxK < top_p) | (top_p >= 1) | first_K, logits_BxK, -jnp.inf)
+
+
+def candidates(
+    logits_BxV: jax.Array, top_p: jax.Array, truncation: Truncation
+) -> tuple[jax.Array, jax.Array]:
+    """(logits_BxK, ids_BxK) that may be sampled, most probable first; dropped ones hold -inf.
+
+    Top-k comes first and the nucleus is taken of what it keeps.  Among equal logits the lower id is
+    kept.
+    """
+    size = logits_BxV.shape[-1]
+    # top_k orders by bits, where -0.0 comes after 0.0.
+    logits_BxV = jnp.where(logits_BxV == 0, 0.0, logits_BxV)
+    logits_BxK, ids_BxK = jax.lax.top_k(logits_BxV, min(truncation.top_k or size, size))
+    if truncation.nucleus:
+        logits_BxK = nucleus(logits_BxK, top_p)
+    return logits_BxK, ids_BxK
+
+
+def sample(
+    logits_BxV: jax.Array,
+    keys_B: jax.Array,
+    position: jax.Array | int,
+    knobs: Knobs,
+    truncation: Truncation,
+) -> jax.Array:
+    """Draws one index in [0, V) per row, int32 [B].
+
+    Args:
+      logits_BxV: guided logits of the legal ids; computed on in float32.
+      keys_B: `row_keys` of the request.
+      position: sequence position of the token, so that every draw has its own noise.
+      knobs: traced settings.
+      truncation: static settings.
+    """
+    logits_BxV = logits_BxV.astype(jnp.float32)
+    greedy_B = jnp.argmax(logits_BxV, axis=-1)
+    scaled_BxV = logits_BxV / jnp.where(knobs.temperature == 0, 1, knobs.temperature)
+    noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
+    if truncation == Truncation():
+        drawn_B = jnp.argmax(scaled_BxV + noise_BxV, axis=-1)
+    else:
+        logits_BxK, ids_BxK = candidates(scaled_BxV, knobs.top_p, truncation)
+        noise_BxK = jnp.take_along_axis(noise_BxV, ids_BxK, axis=-1)
+        choice_Bx1 = jnp.argmax(logits_BxK + noise_BxK, axis=-1, keepdims=True)
+        drawn_B = jnp.take_along_axis(ids_BxK, choice_Bx1, axis=-1)[:, 0]
+    return jnp.where(knobs.temperature == 0, greedy_B, drawn_B).astype(jnp.int32)
+
+
+def _noise(keys_B: jax.Array, position: jax.Array | int, size: int) -> jax.Array:
+    """Gumbel noise [B, size] of one position.
+
+    mode="high": the default draws from a grid of 2^23 values, coarse enough for ties among the
+    largest of 2^18 ids.
+    """
+
+    def row(key: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key, position)
+        return jax.random.gumbel(key, (size,), jnp.float32, mode="high")
+
+    return jax.vmap(row)(keys_B)
