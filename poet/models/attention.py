@@ -1,0 +1,108 @@
+"""Attention of a prefix LM, without masks where the layout makes them needless.
+
+The prefix length is static.  Prefix queries see every prefix key; output queries see the prefix and
+the output up to themselves.  Output queries run in static blocks that read only the keys a block
+can see, so about half of the causal square is never computed and no score matrix larger than
+[block, sequence] exists.  Padded text is the one dynamic mask, given per key.
+
+Shape suffixes: B batch, S sequence, Q queries, K key-value heads, G query heads per key-value head,
+H head dim, C cache length.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Finite, so that a block whose every score is masked yields no NaN; exp underflows to exactly 0.
+MASKED = -1e30
+# Queries per causal block.  Short blocks skip more of the causal square, long ones feed wider
+# matmuls.
+QUERY_BLOCK = 128
+
+
+def attend(
+    q_BxSxKxGxH: jax.Array,
+    k_BxSxKxH: jax.Array,
+    v_BxSxKxH: jax.Array,
+    *,
+    prefix_length: int,
+    key_mask_BxS: jax.Array | None = None,
+) -> jax.Array:
+    """Attention output [B, S, K, G, H] for positions 0 .. S-1 of a prefix-LM sequence.
+
+    Args:
+      prefix_length: leading positions that see each other in both directions (static).
+      key_mask_BxS: bool, False where a key must not be seen (padded text); None for no padding.
+    """
+    length = q_BxSxKxGxH.shape[1]
+    outputs = []
+    for start, stop in query_blocks(prefix_length, length):
+        mask = None if key_mask_BxS is None else key_mask_BxS[:, None, :stop]
+        if start >= prefix_length:
+            causal = _causal(start, stop)
+            mask = causal if mask is None else mask & causal
+        outputs.append(
+            scaled_dot_product(
+                q_BxSxKxGxH[:, start:stop], k_BxSxKxH[:, :stop], v_BxSxKxH[:, :stop], mask
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+
+
+def query_blocks(prefix_length: int, length: int) -> list[tuple[int, int]]:
+    """Static query ranges [start, stop): the prefix, then the output in about equal blocks.
+
+    >>> query_blocks(4, 5)
+    [(0, 4), (4, 5)]
+    """
+    prefix_length = min(prefix_length, length)
+    blocks = [(0, prefix_length)] if prefix_length else []
+    output = length - prefix_length
+    count = -(-output // QUERY_BLOCK)
+    edges = [prefix_length + output * i // count for i in range(count + 1)] if count else []
+    return blocks + list(zip(edges, edges[1:]))
+
+
+def _causal(start: int, stop: int) -> jax.Array:
+    """bool [1, stop - start, stop]: query start + i sees keys up to itself."""
+    shape = (1, stop - start, stop)
+    query = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    return jax.lax.broadcasted_iota(jnp.int32, shape, 2) <= query + start
+
+
+def attend_cached(
+    q_BxKxGxH: jax.Array, k_BxCxKxH: jax.Array, v_BxCxKxH: jax.Array, visible_BxC: jax.Array
+) -> jax.Array:
+    """Attention output [B, K, G, H] of one query over a cache; `visible` is bool per key."""
+    q_Bx1xKxGxH = q_BxKxGxH[:, None]
+    return scaled_dot_product(q_Bx1xKxGxH, k_BxCxKxH, v_BxCxKxH, visible_BxC[:, None])[:, 0]
+
+
+def scaled_dot_product(
+    q_BxQxKxGxH: jax.Array,
+    k_BxSxKxH: jax.Array,
+    v_BxSxKxH: jax.Array,
+    mask: jax.Array | None,
+) -> jax.Array:
+    """softmax(q k / sqrt(H)) v, scores and softmax in float32, [B, Q, K, G, H].
+
+    `mask` is bool, broadcastable to [B, Q, S].  Weights are normalised after the value product,
+    where there are H numbers per query instead of S.
+    """
+    scale = q_BxQxKxGxH.shape[-1] ** -0.5
+    scores = jnp.einsum(
+        "bqkgh,bskh->bkgqs", q_BxQxKxGxH * scale, k_BxSxKxH, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, MASKED)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
+    total_BxQxKxGx1 = jnp.sum(weights, axis=-1).transpose(0, 3, 1, 2)[..., None]
+    o_BxQxKxGxH = jnp.einsum(
+        "bkgqs,bskh->bqkgh",
+        weights.astype(v_BxSxKxH.dtype),
+        v_BxSxKxH,
+        preferred_element_type=jnp.float32,
+    )
+    return (o_BxQxKxGxH / total_BxQxKxGx1).astype(v_BxSxKxH.dtype)

@@ -1,0 +1,202 @@
+"""The parts of a transformer block, and how their arrays lie on the mesh.
+
+Every parameter declares its logical axes where it is made; `poet.mesh.Rules` turns them into
+shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts one to the compute
+dtype and then collects its fsdp shards, so that the collective moves compute-dtype bytes and its
+transpose reduces gradients in the same dtype.
+
+Shape suffixes: B batch, S sequence, D width, F MLP width, K key-value heads, G query heads per
+key-value head, H head dim.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec, reshard
+
+from poet import mesh as mesh_lib
+from poet.specs import ModelSpec
+
+NORM_EPSILON = 1e-6
+# Compute-time placement: parameters are whole over fsdp, still split over tensor.
+COMPUTE_RULES = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "embed": None})
+
+
+def placement(*axes: str | None) -> PartitionSpec | None:
+    """Where an activation with these logical axes lies; None when no mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    return COMPUTE_RULES.spec(axes)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """`x` resharded to its placement; `x` itself when no mesh is set."""
+    spec = placement(*axes)
+    return x if spec is None else reshard(x, spec)
+
+
+def gathered(param: nnx.Param, dtype: jnp.dtype) -> jax.Array:
+    """A parameter in the compute dtype, whole over fsdp."""
+    return constrain(param[...].astype(dtype), *param.axes)
+
+
+def normal(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    stddev: float,
+    dtype: jnp.dtype,
+) -> nnx.Param:
+    """A Gaussian parameter that carries its logical axes."""
+    return nnx.Param(stddev * jax.random.normal(key, shape, dtype), axes=axes)
+
+
+def rms_normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x / rms(x) * scale over the last dim; statistics in float32, result in the dtype of x."""
+    x32 = x.astype(jnp.float32)
+    inverse_rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + NORM_EPSILON)
+    return (x32 * inverse_rms * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation with a learnt scale, replicated on every device."""
+
+    def __init__(self, width: int, *, dtype: jnp.dtype):
+        self.scale = nnx.Param(jnp.ones((width,), dtype), axes=(None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_normalise(x, self.scale[...])
+
+
+def rotary_split(head_dim: int) -> tuple[int, int, int]:
+    """Rotary pairs of one head given to the (t, h, w) axes; they sum to head_dim // 2.
+
+    Three eighths each to h and w, the rest to t (the shares of Qwen2-VL's multimodal rotary
+    embedding: 16, 24, 24 of 64 pairs).
+
+    >>> rotary_split(32)
+    (4, 6, 6)
+    """
+    pairs = head_dim // 2
+    side = 3 * pairs // 8
+    return pairs - 2 * side, side, side
+
+
+def rotary_table(positions_Sx3: np.ndarray, head_dim: int, base: float) -> np.ndarray:
+    """Cosines and sines, float32 [2, S, head_dim // 2], of the rotation of each pair.
+
+    Each axis spans the whole range of frequencies, base^0 down to almost base^-1, over its pairs.
+    """
+    angles = [
+        positions_Sx3[:, axis, None].astype(np.float64) * base ** -(np.arange(pairs) / pairs)
+        for axis, pairs in enumerate(rotary_split(head_dim))
+    ]
+    angle_SxP = np.concatenate(angles, axis=1)
+    return np.stack([np.cos(angle_SxP), np.sin(angle_SxP)]).astype(np.float32)
+
+
+def rotate(x_BxSxNxH: jax.Array, rotary_2xSxP: jax.Array) -> jax.Array:
+    """Rotates pair p = (x[p], x[p + H/2]) of every head by its position's angle.
+
+    Any number of head dims may stand between S and H.
+    """
+    heads = x_BxSxNxH.ndim - 3
+    cos, sin = (
+        jax.lax.expand_dims(table, range(1, 1 + heads)).astype(x_BxSxNxH.dtype)
+        for table in (rotary_2xSxP[0], rotary_2xSxP[1])
+    )
+    first, second = jnp.split(x_BxSxNxH, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+class Attention(nnx.Module):
+    """The four projections around attention: grouped key-value heads, QK-norm, rotary positions.
+
+    Query head (k, g) reads key-value head k; the query weights are kept as [D, K, G, H], so that
+    tensor parallelism cuts K everywhere and nothing is reshaped across shards.
+    """
+
+    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(spec.param_dtype)
+        width, kv, group = spec.width, spec.kv_heads, spec.heads // spec.kv_heads
+        head = spec.head_dim
+        read, write = width**-0.5, (spec.heads * head * 2 * spec.layers) ** -0.5
+        kv_axes = ("embed", "kv_heads", "head_dim")
+        self.query = normal(
+            rngs.params(), (width, kv, group, head), ("embed", "kv_heads", None, "head_dim"),
+            read, dtype,
+        )
+        self.key = normal(rngs.params(), (width, kv, head), kv_axes, read, dtype)
+        self.value = normal(rngs.params(), (width, kv, head), kv_axes, read, dtype)
+        self.out = normal(
+            rngs.params(), (kv, group, head, width), ("kv_heads", None, "head_dim", "embed"),
+            write, dtype,
+        )
+        self.query_norm = RMSNorm(head, dtype=dtype)
+        self.key_norm = RMSNorm(head, dtype=dtype)
+
+    def project(
+        self, x_BxSxD: jax.Array, rotary: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Normalised, rotated queries [B, S, K, G, H] and keys, and values [B, S, K, H]."""
+        dtype = x_BxSxD.dtype
+        q = jnp.einsum("bsd,dkgh->bskgh", x_BxSxD, gathered(self.query, dtype))
+        k = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.key, dtype))
+        v = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
+        return rotate(self.query_norm(q), rotary), rotate(self.key_norm(k), rotary), v
+
+    def merge(self, o_BxSxKxGxH: jax.Array) -> jax.Array:
+        """Heads back to the width; sums over tensor shards."""
+        return jnp.einsum(
+            "bskgh,kghd->bsd",
+            o_BxSxKxGxH,
+            gathered(self.out, o_BxSxKxGxH.dtype),
+            out_sharding=placement("batch", None, None),
+        )
+
+
+class GatedMLP(nnx.Module):
+    """SwiGLU: (silu(x W_gate) * x W_up) W_down."""
+
+    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(spec.param_dtype)
+        width, hidden = spec.width, spec.mlp_width
+        read, write = width**-0.5, (hidden * 2 * spec.layers) ** -0.5
+        self.gate = normal(rngs.params(), (width, hidden), ("embed", "mlp"), read, dtype)
+        self.up = normal(rngs.params(), (width, hidden), ("embed", "mlp"), read, dtype)
+        self.down = normal(rngs.params(), (hidden, width), ("mlp", "embed"), write, dtype)
+
+    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
+        dtype = x_BxSxD.dtype
+        gate_BxSxF = jnp.einsum("bsd,df->bsf", x_BxSxD, gathered(self.gate, dtype))
+        up_BxSxF = jnp.einsum("bsd,df->bsf", x_BxSxD, gathered(self.up, dtype))
+        return jnp.einsum(
+            "bsf,fd->bsd",
+            jax.nn.silu(gate_BxSxF) * up_BxSxF,
+            gathered(self.down, dtype),
+            out_sharding=placement("batch", None, None),
+        )
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block; `mix` is the attention of the caller's mode."""
+
+    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(spec.param_dtype)
+        self.attention_norm = RMSNorm(spec.width, dtype=dtype)
+        self.attention = Attention(spec, rngs=rngs)
+        self.mlp_norm = RMSNorm(spec.width, dtype=dtype)
+        self.mlp = GatedMLP(spec, rngs=rngs)
+
+    def __call__(self, x_BxSxD, rotary, mix):
+        """Returns (x_BxSxD, aux) where `mix(q, k, v) -> (o_BxSxKxGxH, aux)`.
+
+        Training, prefill and cached decoding differ in `mix` alone.
+        """
+        q, k, v = self.attention.project(self.attention_norm(x_BxSxD), rotary)
+        o, aux = mix(q, k, v)
+        x_BxSxD = x_BxSxD + self.attention.merge(o)
+        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD)), aux

@@ -1,0 +1,379 @@
+"""The prefix language model: pure functions of a nested dict of parameters.
+
+The layout is static, so it decides at trace time which table embeds a position, which rows can
+follow it, where rotary positions lie and how attention is cut.  The transformer blocks are one
+module whose parameters carry a leading `layers` dim and are run by a scan.
+
+Shape suffixes: B batch, S sequence, N leading positions, O output positions, D width, L text
+positions, E width of text states, V rows of a table, C cache length, K key-value heads, H head dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from poet.models import attention, layers
+from poet.models.layers import constrain, gathered, placement
+from poet.specs import ModelSpec, UserError
+from poet.tasks.layout import Layout, Span
+from poet.vocabulary import Range, Vocabulary
+
+Params = dict[str, Any]
+# States [B, L, E] of the frozen text encoder, and bool [B, L]: True where a piece stands.
+Text = tuple[jax.Array, jax.Array]
+
+# Shallow models are unrolled: every layer then reads its parameters in place and keeps its
+# residuals apart, instead of slicing and updating stacked arrays.  Deep ones compile once per layer.
+UNROLLED_LAYERS = 8
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, and which keys may be seen.
+
+    Attributes:
+      k, v: compute dtype [layers, B, C, K, H].
+      mask: bool [B, C]; False at text positions without a piece.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    mask: jax.Array
+
+
+class Embedding(nnx.Module):
+    """One table per vocabulary range, and the linear layer into the width for text states."""
+
+    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
+        dtype = jnp.dtype(spec.param_dtype)
+        self.tables = _tables(spec, vocabulary, rngs)
+        self.text_states = layers.normal(
+            rngs.params(), (text_width, spec.width), ("text", "embed"), text_width**-0.5, dtype
+        )
+
+
+class Head(nnx.Module):
+    """The final norm and one output table per vocabulary range, untied from the embedding."""
+
+    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs):
+        self.norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
+        self.tables = _tables(spec, vocabulary, rngs)
+
+
+TABLE_STDDEV = 0.02
+
+
+def _tables(spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs) -> nnx.Dict:
+    dtype = jnp.dtype(spec.param_dtype)
+    return nnx.Dict(
+        {
+            name: layers.normal(
+                rngs.params(), (ids.size, spec.width), ("vocab", "table_embed"), TABLE_STDDEV, dtype
+            )
+            for name, ids in vocabulary.tables.items()
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A prefix LM of some size over a vocabulary; holds no arrays.
+
+    Under `jax.set_mesh` activations are sharded over the batch axes and heads, MLP and vocabulary
+    over `tensor`; with no mesh set the same functions run on one device.
+
+    Attributes:
+      text_width: width of the text encoder's states.
+    """
+
+    spec: ModelSpec
+    vocabulary: Vocabulary
+    text_width: int
+
+    # ------------------------------------------------------------------------------- parameters
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters: {"embedding", "blocks", "head"}, in `ModelSpec.param_dtype`."""
+        keys = dict(zip(("embedding", "blocks", "head"), jax.random.split(key, 3)))
+
+        def make(part: str, part_key: jax.Array) -> Params:
+            return nnx.to_pure_dict(nnx.state(self._make(part, part_key)))
+
+        block_keys = jax.random.split(keys["blocks"], self.spec.layers)
+        return {
+            "embedding": make("embedding", keys["embedding"]),
+            "blocks": jax.vmap(functools.partial(make, "blocks"))(block_keys),
+            "head": make("head", keys["head"]),
+        }
+
+    def abstract(self) -> Params:
+        """ShapeDtypeStruct of every parameter."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def axes(self) -> Params:
+        """Logical axes of every parameter, a tree like `abstract()`."""
+
+        def of(part: str, leading: tuple[str, ...]) -> Params:
+            state = self._template(part)[1]
+            is_param = lambda node: isinstance(node, nnx.Param)
+            named = jax.tree.map(lambda p: p.replace(leading + p.axes), state, is_leaf=is_param)
+            return nnx.to_pure_dict(named)
+
+        return {"embedding": of("embedding", ()), "blocks": of("blocks", ("layers",)),
+                "head": of("head", ())}
+
+    def _make(self, part: str, key: jax.Array) -> nnx.Module:
+        rngs = nnx.Rngs(params=key)
+        if part == "embedding":
+            return Embedding(self.spec, self.vocabulary, self.text_width, rngs)
+        if part == "head":
+            return Head(self.spec, self.vocabulary, rngs)
+        return layers.Block(self.spec, rngs=rngs)
+
+    @functools.lru_cache(maxsize=64)
+    def _template(self, part: str) -> tuple[Any, Any]:
+        return nnx.split(nnx.eval_shape(lambda: self._make(part, jax.random.key(0))))
+
+    def _bind(self, part: str, values: Params) -> Any:
+        """The module of a part, holding these (possibly traced) arrays."""
+        graph, abstract_state = self._template(part)
+        state = jax.tree.map(lambda leaf: leaf, abstract_state)
+        nnx.replace_by_pure_dict(state, values)
+        return nnx.merge(graph, state)
+
+    # ------------------------------------------------------------------------ the full sequence
+
+    def hidden(
+        self, params: Params, tokens_BxS: jax.Array, layout: Layout, text: Text | None = None
+    ) -> jax.Array:
+        """Final-normed states x_BxOxD, compute dtype: row i predicts output position i.
+
+        They stand at sequence positions prefix_length - 1 .. S - 2; the last token is never read.
+        """
+        x_BxNxD, _ = self._forward(params, tokens_BxS[:, :-1], layout, text, keep_keys=False)
+        return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 :])
+
+    def _forward(
+        self,
+        params: Params,
+        tokens_BxN: jax.Array,
+        layout: Layout,
+        text: Text | None,
+        keep_keys: bool,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Leading N positions through all blocks; stacked keys and values if asked for."""
+        length = tokens_BxN.shape[1]
+        attend = functools.partial(
+            attention.attend,
+            prefix_length=layout.prefix_length,
+            key_mask_BxS=_key_mask(layout, text, length),
+        )
+        rotary = self._rotary(layout)[:, :length]
+
+        def body(x_BxNxD, block_params):
+            mix = lambda q, k, v: (attend(q, k, v), (k, v) if keep_keys else None)
+            return self._bind("blocks", block_params)(x_BxNxD, rotary, mix)
+
+        x_BxNxD = self._embed(params, tokens_BxN, layout, text)
+        return jax.lax.scan(
+            _remat(body, self.spec.remat), x_BxNxD, params["blocks"], unroll=self._unroll
+        )
+
+    def _embed(
+        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None
+    ) -> jax.Array:
+        """Each run of positions through its own table; text positions through the linear layer."""
+        embedding = self._bind("embedding", params["embedding"])
+        pieces = []
+        for table, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
+            if table is None:
+                pieces.append(_embed_text(embedding.text_states, text, self.dtype))
+            else:
+                ids = tokens_BxN[:, start:stop] - table.table_low
+                rows = embedding.tables[table.table][...]
+                pieces.append(_lookup(rows, ids).astype(self.dtype))
+        return jnp.concatenate(pieces, axis=1)
+
+    def _rotary(self, layout: Layout) -> jax.Array:
+        table = layers.rotary_table(layout.positions(), self.spec.head_dim, self.spec.rope_base)
+        return jnp.asarray(table)
+
+    def _final_norm(self, params: Params, x: jax.Array) -> jax.Array:
+        return self._bind("head", params["head"]).norm(x)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Compute dtype."""
+        return jnp.dtype(self.spec.dtype)
+
+    @property
+    def _unroll(self) -> int:
+        return self.spec.layers if self.spec.layers <= UNROLLED_LAYERS else 1
+
+    # ----------------------------------------------------------------------------------- logits
+
+    def head(self, params: Params, ids: Range) -> jax.Array:
+        """Output rows [ids.size, D] of a legal range, compute dtype, split over `tensor`."""
+        rows_VxD = params["head"]["tables"][ids.table]
+        if ids.size != self.vocabulary.tables[ids.table].size:
+            low = ids.low - ids.table_low
+            rows_VxD = constrain(rows_VxD, None, None)[low : low + ids.size]
+        return constrain(rows_VxD.astype(self.dtype), "vocab", None)
+
+    def logits(self, params: Params, x: jax.Array, ids: Range) -> jax.Array:
+        """float32 logits [..., ids.size] of a legal range from final-normed states [..., D]."""
+        return project(x, self.head(params, ids))
+
+    # ------------------------------------------------------------------------- cached decoding
+
+    def compute_params(self, params: Params) -> Params:
+        """Parameters in the compute dtype, so that a decoding loop reads half the bytes."""
+        return jax.tree.map(lambda p: p.astype(self.dtype), params)
+
+    def prefill(
+        self,
+        params: Params,
+        tokens_BxN: jax.Array,
+        layout: Layout,
+        text: Text | None,
+        cache_length: int,
+    ) -> tuple[Cache, jax.Array]:
+        """Runs the N leading positions (prefix and given output tokens) at once.
+
+        Returns the cache, filled up to N of `cache_length` positions, and the final-normed state
+        x_BxD that predicts position N.
+        """
+        length = tokens_BxN.shape[1]
+        if not layout.prefix_length <= length <= cache_length:
+            raise UserError(
+                f"prefill of {length} positions: must hold the prefix ({layout.prefix_length}) and "
+                f"fit the cache ({cache_length})"
+            )
+        x_BxNxD, (k, v) = self._forward(params, tokens_BxN, layout, text, keep_keys=True)
+        room = ((0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0))
+        mask_BxC = _key_mask(layout, text, cache_length)
+        if mask_BxC is None:
+            batch = tokens_BxN.shape[0]
+            mask_BxC = constrain(jnp.ones((batch, cache_length), bool), "batch", None)
+        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC), self._final_norm(
+            params, x_BxNxD[:, -1]
+        )
+
+    def decode(
+        self,
+        params: Params,
+        cache: Cache,
+        token_B: jax.Array,
+        position: jax.Array | int,
+        layout: Layout,
+        ids: Range,
+    ) -> tuple[Cache, jax.Array]:
+        """One output token: writes its keys at `position` and returns the state after it.
+
+        Args:
+          token_B: ids standing at `position`, all from the table of `ids` (static).
+          position: index into the sequence, traced or not; keys before it are in the cache.
+
+        Returns:
+          The cache, and x_BxD (final-normed) that predicts position + 1.
+        """
+        embedding = self._bind("embedding", params["embedding"])
+        rows = embedding.tables[ids.table][...]
+        x_Bx1xD = _lookup(rows, token_B[:, None] - ids.table_low).astype(self.dtype)
+        rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=1)
+        visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
+
+        def body(carry, layer):
+            x_Bx1xD, k_all, v_all = carry
+            index, block_params = layer
+
+            def mix(q, k, v):
+                keys, k_layer = _write(k_all, k, index, position)
+                values, v_layer = _write(v_all, v, index, position)
+                o = attention.attend_cached(q[:, 0], k_layer, v_layer, visible_BxC)
+                return o[:, None], (keys, values)
+
+            x_Bx1xD, written = self._bind("blocks", block_params)(x_Bx1xD, rotary, mix)
+            return (x_Bx1xD, *written), None
+
+        # The cache is scan carry, not scan input and output: those would copy it at every token.
+        steps = (jnp.arange(self.spec.layers), params["blocks"])
+        carry, _ = jax.lax.scan(body, (x_Bx1xD, cache.k, cache.v), steps, unroll=self._unroll)
+        x_Bx1xD, k, v = carry
+        return Cache(k, v, cache.mask), self._final_norm(params, x_Bx1xD[:, 0])
+
+
+def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:
+    """The model of a run: `build(experiment.model, Vocabulary(...), experiment.text.width)`."""
+    return Model(spec, vocabulary, text_width)
+
+
+def project(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:
+    """float32 logits [..., V] of states [..., D] against output rows, split over `tensor`."""
+    return jnp.einsum("...d,vd->...v", x, rows_VxD, preferred_element_type=jnp.float32)
+
+
+def _lookup(rows_VxD: jax.Array, ids_BxN: jax.Array) -> jax.Array:
+    out = placement("batch", None, None)
+    return rows_VxD.at[ids_BxN].get(mode="clip", out_sharding=out)
+
+
+def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:
+    """Text states through the linear layer; positions without a piece are zero."""
+    if text is None:
+        raise UserError("this layout has text positions: pass text=(states, mask)")
+    states_BxLxE, mask_BxL = text
+    states_BxLxE = jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype)
+    return jnp.einsum("ble,ed->bld", states_BxLxE, gathered(kernel, dtype))
+
+
+def _key_mask(layout: Layout, text: Text | None, length: int) -> jax.Array | None:
+    """bool [B, length], False at text positions without a piece; None if there is no text."""
+    span = layout.text_span
+    if span is None or text is None:
+        return None
+    room = ((0, 0), (span.start, length - span.stop))
+    return jnp.pad(text[1], room, constant_values=True)
+
+
+def _table_runs(layout: Layout, length: int) -> list[tuple[Range | None, int, int]]:
+    """Maximal runs [start, stop) below `length` that share an embedding table; None for text."""
+
+    def key(span: Span) -> str | None:
+        return None if span.segment.is_text else span.segment.ids.table
+
+    runs = []
+    for table, spans in itertools.groupby(layout.spans, key):
+        members = list(spans)
+        start, stop = members[0].start, min(members[-1].stop, length)
+        if start < stop:
+            runs.append((members[0].segment.ids if table else None, start, stop))
+    return runs
+
+
+def _write(
+    all_layers: jax.Array, new_Bx1xKxH: jax.Array, layer: jax.Array, position: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Puts one position of one layer into the cache; returns it and that layer's part."""
+    zero = jnp.zeros((), jnp.int32)
+    at = (layer, zero, jnp.asarray(position, jnp.int32), zero, zero)
+    all_layers = jax.lax.dynamic_update_slice(all_layers, new_Bx1xKxH[None], at)
+    return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
+
+
+def _remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """`none` keeps every residual, `dots` those of weight products, `full` the block's input."""
+    if policy == "none":
+        return body
+    kept = {
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }[policy]
+    # The scan already keeps the recomputation apart from the forward pass.
+    return jax.checkpoint(body, policy=kept, prevent_cse=False)
