@@ -1,0 +1,97 @@
+"""PSNR and SSIM of 8-bit frames, in float64 NumPy.
+
+Shape suffixes: N leading dims, T frames, H height, W width, 3 colour channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+PEAK = 255.0
+# Rounding to 8 bits is an error of variance 1/12, so two frames cannot be known to agree any better.
+# Clip means cap PSNR there; otherwise one frame without motion would make a mean infinite.
+PSNR_CEILING_DB = 10 * math.log10(12 * PEAK**2)
+
+# Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 13(4), 2004, section III.C.
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def psnr(truth_NxHxWx3: np.ndarray, other_NxHxWx3: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each frame in dB, float64 [N]; inf where frames are equal.
+
+    The squared error is averaged over pixels and channels together.
+    """
+    truth, other = _as_float(truth_NxHxWx3, other_NxHxWx3)
+    mse_N = np.mean((truth - other) ** 2, axis=(-3, -2, -1))
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(PEAK**2 / mse_N)
+
+
+def ssim(truth_NxHxWx3: np.ndarray, other_NxHxWx3: np.ndarray) -> np.ndarray:
+    """Structural similarity of each frame in [-1, 1], float64 [N].
+
+    Gaussian window of 11 x 11 and sigma 1.5, population covariances, K = (0.01, 0.03); the mean over
+    the windows that lie wholly inside the frame, per channel, then over channels.
+
+    Raises:
+      ValueError: a side is shorter than the window.
+    """
+    x, y = _as_float(truth_NxHxWx3, other_NxHxWx3)
+    if min(x.shape[-3:-1]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_WINDOW} pixels, got {x.shape[-3:-1]}")
+    c1, c2 = (SSIM_K1 * PEAK) ** 2, (SSIM_K2 * PEAK) ** 2
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x**2
+    var_y = _blur(y * y) - mean_y**2
+    cov = _blur(x * y) - mean_x * mean_y
+    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return similarity.mean(axis=(-3, -2, -1))
+
+
+def clip_psnr(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
+    """Mean over frames of `psnr`, each capped at `PSNR_CEILING_DB` (58.9)."""
+    return float(np.minimum(psnr(truth_TxHxWx3, other_TxHxWx3), PSNR_CEILING_DB).mean())
+
+
+def clip_ssim(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
+    """Mean over frames of `ssim`."""
+    return float(ssim(truth_TxHxWx3, other_TxHxWx3).mean())
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean of independent values and its standard error; None where one value gives no spread."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return float(values.mean()), None
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _as_float(truth: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if truth.shape != other.shape or truth.ndim < 3:
+        raise ValueError(f"frames must have equal (..., H, W, 3), got {truth.shape}, {other.shape}")
+    if truth.dtype != np.uint8 or other.dtype != np.uint8:
+        raise ValueError(f"frames must be uint8, got {truth.dtype} and {other.dtype}")
+    return truth.astype(np.float64), other.astype(np.float64)
+
+
+@functools.cache
+def _window() -> tuple[float, ...]:
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = np.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    return tuple(weights / weights.sum())
+
+
+def _blur(frames_NxHxWx3: np.ndarray) -> np.ndarray:
+    """Separable Gaussian over the windows inside the frame: sides shrink by SSIM_WINDOW - 1."""
+    for axis in (-3, -2):
+        size = frames_NxHxWx3.shape[axis] - SSIM_WINDOW + 1
+        moved = np.moveaxis(frames_NxHxWx3, axis, 0)
+        summed = sum(w * moved[i : i + size] for i, w in enumerate(_window()))
+        frames_NxHxWx3 = np.moveaxis(summed, 0, axis)
+    return frames_NxHxWx3
