@@ -1,4 +1,4 @@
-"""Media files in and out: clips of one format from any file that PyAV reads, and mp4, gif, png, wav.
+"""Media files: clips of one format from any file that PyAV reads; mp4, gif, png and wav out.
 
 Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
 written beside its place and renamed into it, so that a killed process leaves no half-written file.
@@ -196,7 +196,7 @@ def centre_box(
 def resize_image(
     image_HxWx3: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0
 ) -> np.ndarray:
-    """Centre-crops to the target's aspect and resizes uint8 (H, W, 3), bicubic with antialiasing."""
+    """Centre-crops uint8 (H, W, 3) to the target's aspect; bicubic resize with antialiasing."""
     box = centre_box(*image_HxWx3.shape[:2], height, width, pixel_aspect)
     image = Image.fromarray(np.ascontiguousarray(image_HxWx3))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
@@ -214,7 +214,7 @@ def resize_video(video_TxHxWx3: np.ndarray, height: int, width: int) -> np.ndarr
 
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[pathlib.Path]:
-    """A new empty file that takes the place of `path` when the block ends, and never if it fails."""
+    """A new empty file that takes the place of `path` when the block ends, unless it fails."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -235,6 +235,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Writes a text file as UTF-8."""
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _check_video(video_TxHxWx3: np.ndarray) -> None:

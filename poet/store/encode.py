@@ -1,0 +1,183 @@
+"""Phase 1 of a store: a range of a source becomes one intermediate file, by a pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from poet import media
+from poet.specs import VideoTokenizerSpec
+from poet.store import reader
+from poet.store.manifest import Plan, SkippedInfo
+from poet.store.sources import RawClip, Skipped, Source
+
+
+class VideoTokenizer(Protocol):
+    """A frozen tokenizer: uint8 (B, T, H, W, 3) to int32 (B, t, h, w) in [0, 2**spec.bits)."""
+
+    spec: VideoTokenizerSpec
+    fingerprint: str
+
+    def encode(self, video_BxTxHxWx3: np.ndarray) -> Any: ...
+
+
+class TextEncoder(Protocol):
+    """See `poet.tokenizers.text.TextEncoder`."""
+
+    name: str
+    length: int
+    width: int
+    fingerprint: str
+
+    def __call__(self, texts: Sequence[str]) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The frozen networks of a store."""
+
+    tokenizer: VideoTokenizer
+    text: TextEncoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartialShard:
+    """The intermediate file of one range: serialized examples end to end, and an index of them.
+
+    `clips` are (key, size in bytes) in the order of the source.
+    """
+
+    file: pathlib.Path
+    clips: tuple[tuple[str, int], ...]
+    skipped: tuple[SkippedInfo, ...]
+    truncated_captions: int
+
+
+def source_ranges(items: int, plan: Plan) -> list[tuple[int, int]]:
+    """The units of work: ranges of about a shard, each but the last a multiple of the batch."""
+    size = -(-plan.clips_per_shard // plan.batch) * plan.batch
+    return [(start, min(start + size, items)) for start in range(0, items, size)]
+
+
+def encode_range(
+    source: Source,
+    start: int,
+    stop: int,
+    plan: Plan,
+    encoders: Encoders,
+    file: pathlib.Path,
+    on_progress: Callable[[int], Any] = lambda items: None,
+) -> PartialShard:
+    """Encodes the items start..stop-1 of a source into `file` and its index beside it.
+
+    `on_progress` is told after every batch how many items were done.
+    """
+    features = reader.features(plan)
+    clips: list[tuple[str, int]] = []
+    skipped: list[SkippedInfo] = []
+    truncated = 0
+    with media.replacing(file) as temporary, open(temporary, "wb") as out:
+        for items in _batches(source.read(start, stop), plan.batch):
+            batch = [item for item in items if isinstance(item, RawClip)]
+            skipped += [
+                SkippedInfo(key=i.key, reason=i.reason) for i in items if isinstance(i, Skipped)
+            ]
+            examples, cut = encode_batch(batch, plan, encoders)
+            truncated += cut
+            for example in examples:
+                record = features.serialize_example(example)
+                clips.append((example["key"], out.write(record)))
+            on_progress(len(items))
+    partial = PartialShard(
+        file=file, clips=tuple(clips), skipped=tuple(skipped), truncated_captions=truncated
+    )
+    _save_index(partial)
+    return partial
+
+
+def _batches(
+    items: Iterator[RawClip | Skipped], batch: int
+) -> Iterator[list[RawClip | Skipped]]:
+    """Runs of items with `batch` clips each, the last with fewer; skipped items ride along."""
+    run: list[RawClip | Skipped] = []
+    clips = 0
+    for item in items:
+        run.append(item)
+        clips += isinstance(item, RawClip)
+        if clips == batch:
+            yield run
+            run, clips = [], 0
+    if run:
+        yield run
+
+
+def encode_batch(
+    clips: Sequence[RawClip], plan: Plan, encoders: Encoders
+) -> tuple[list[dict[str, Any]], int]:
+    """Examples as `reader.features` wants them, and how many captions were cut."""
+    if not clips:
+        return [], 0
+    codes_BxN = _encode_video(clips, plan, encoders.tokenizer)
+    text = encoders.text([clip.caption for clip in clips])
+    examples = []
+    for clip, codes_N, states_LxD, length in zip(
+        clips, codes_BxN, text.states_BxLxD, text.lengths_B, strict=True
+    ):
+        examples.append(
+            {
+                "key": clip.key,
+                "caption": clip.caption,
+                "video": codes_N,
+                "text_states": np.asarray(states_LxD[:length], np.float16),
+                "text_length": np.int32(length),
+            }
+        )
+    return examples, int(text.truncated)
+
+
+def _encode_video(
+    clips: Sequence[RawClip], plan: Plan, tokenizer: VideoTokenizer
+) -> np.ndarray:
+    """int32 (B, codes).  The last clip fills the batch up, so that one program is compiled."""
+    video_BxTxHxWx3 = np.stack([clip.video for clip in clips])
+    missing = plan.batch - len(clips)
+    padded = np.concatenate([video_BxTxHxWx3, np.repeat(video_BxTxHxWx3[-1:], missing, axis=0)])
+    codes = np.asarray(tokenizer.encode(padded))
+    stream = plan.streams["video"]
+    if codes.shape != (plan.batch, *stream.grid):
+        raise ValueError(f"the tokenizer gave {codes.shape}, its grid is {stream.grid}")
+    if codes.min() < 0 or codes.max() >= 2**stream.bits:
+        raise ValueError(f"the tokenizer gave codes outside [0, 2**{stream.bits})")
+    return codes[: len(clips)].reshape(len(clips), -1).astype(np.int32)
+
+
+def _index_file(file: pathlib.Path) -> pathlib.Path:
+    return file.with_suffix(".json")
+
+
+def _save_index(partial: PartialShard) -> None:
+    """Written after the examples: where an index stands, its range is complete."""
+    index = {
+        "clips": partial.clips,
+        "skipped": [[s.key, s.reason] for s in partial.skipped],
+        "truncated_captions": partial.truncated_captions,
+    }
+    media.write_text(_index_file(partial.file), json.dumps(index))
+
+
+def load_partial(file: pathlib.Path) -> PartialShard | None:
+    """The intermediate file of a range, or None where it is not complete."""
+    if not _index_file(file).exists():
+        return None
+    index = json.loads(_index_file(file).read_text())
+    return PartialShard(
+        file=file,
+        clips=tuple((key, size) for key, size in index["clips"]),
+        skipped=tuple(SkippedInfo(key=key, reason=reason) for key, reason in index["skipped"]),
+        truncated_captions=index["truncated_captions"],
+    )

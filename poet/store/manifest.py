@@ -1,0 +1,233 @@
+"""What a token store says about itself: `manifest.json`, written last, marks a store as complete.
+
+A `Plan` is everything that determines the bytes of the shards; it is compared when an interrupted
+run is taken up again.  A `Manifest` adds what came out: shards with their hashes, clips that were
+skipped and why, and the statistics of the codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from poet.specs import ClipSpec, Spec, UserError, from_dict, to_dict
+
+VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamInfo(Spec):
+    """The codes of one stream: latent grid (t, h, w), ids in [0, 2**bits), and who made them."""
+
+    grid: tuple[int, ...]
+    bits: int
+    fingerprint: str
+
+    @property
+    def length(self) -> int:
+        """Codes per clip."""
+        return math.prod(self.grid)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextInfo(Spec):
+    """The text encoder: its states have `width` numbers at `length` positions at most."""
+
+    name: str
+    fingerprint: str
+    length: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Spec):
+    """Everything that determines the shards' bytes.
+
+    `items` and `sources` give for every split the number of clips and the source's fingerprint.
+    """
+
+    version: int = VERSION
+    items: dict[str, int]
+    sources: dict[str, str]
+    clip: ClipSpec
+    streams: dict[str, StreamInfo]
+    text: TextInfo
+    clips_per_shard: int
+    batch: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardInfo(Spec):
+    """One TFRecord file of the store."""
+
+    file: str
+    clips: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SkippedInfo(Spec):
+    """A clip of the source that is not in the store, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodeStatistics(Spec):
+    """The unigram distribution of a stream's codes in one split.
+
+    The entropies (nats) are those of the empirical distribution: the loss of the best model that
+    ignores all context, so the line that a trained model must get below on the same codes.
+    `first_frame_entropy_nats` counts only the codes of the first latent frame.
+    """
+
+    codes: int
+    used: int
+    entropy_nats: float
+    first_frame_entropy_nats: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitInfo(Spec):
+    """What one split holds; `truncated_captions` were longer than the text encoder takes."""
+
+    clips: int
+    shards: tuple[ShardInfo, ...]
+    skipped: tuple[SkippedInfo, ...]
+    truncated_captions: int
+    statistics: dict[str, CodeStatistics]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest(Spec):
+    """A complete store."""
+
+    source: str
+    plan: Plan
+    splits: dict[str, SplitInfo]
+
+    @property
+    def clip(self) -> ClipSpec:
+        return self.plan.clip
+
+    @property
+    def text(self) -> TextInfo:
+        return self.plan.text
+
+    @property
+    def video(self) -> StreamInfo:
+        return self.plan.streams["video"]
+
+
+class _Described(Protocol):
+    name: str
+    fingerprint: str
+    length: int
+    width: int
+
+
+def text_info(encoder: _Described) -> TextInfo:
+    """What a manifest keeps of a text encoder."""
+    return TextInfo(
+        name=encoder.name,
+        fingerprint=encoder.fingerprint,
+        length=encoder.length,
+        width=encoder.width,
+    )
+
+
+def to_json(spec: Spec) -> str:
+    """Deterministic, so that equal stores have equal bytes."""
+    return json.dumps(to_dict(spec), indent=1, sort_keys=True) + "\n"
+
+
+def read_json(cls: type, path: pathlib.Path) -> Any:
+    """Inverse of `to_json`; a file that is not one is a UserError that names it."""
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}; write the store again") from None
+    version = values.get("plan", values).get("version")
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}, this program reads {VERSION}")
+    try:
+        return from_dict(cls, values)
+    except TypeError as error:
+        raise UserError(f"{path} is damaged: {error}; write the store again") from None
+
+
+def code_statistics(counts_FxC: np.ndarray) -> CodeStatistics:
+    """From how often each of C codes occurs in the first latent frame [0] and in later ones [1]."""
+    counts_C = counts_FxC.sum(axis=0)
+    return CodeStatistics(
+        codes=int(counts_C.sum()),
+        used=int((counts_C > 0).sum()),
+        entropy_nats=_entropy_nats(counts_C),
+        first_frame_entropy_nats=_entropy_nats(counts_FxC[0]),
+    )
+
+
+def _entropy_nats(counts_C: np.ndarray) -> float:
+    shares = counts_C[counts_C > 0] / max(counts_C.sum(), 1)
+    return float(-(shares * np.log(shares)).sum()) + 0.0
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names every leaf of two nested dicts that is not equal: 'clip.frames is 17, not 41'."""
+    lines = []
+    for key in sorted({*stored, *wanted}):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += [f"{key}.{line}" for line in differences(old, new)]
+        elif old != new:
+            lines.append(f"{key} is {old!r}, not {new!r}")
+    return lines
+
+
+def check_store(
+    manifest: Manifest,
+    *,
+    tokenizer: str | None = None,
+    grid: Sequence[int] | None = None,
+    bits: int | None = None,
+    text: TextInfo | None = None,
+) -> None:
+    """Raises UserError naming all that differs between a store and what a run expects of it.
+
+    Args:
+      tokenizer: fingerprint of the video tokenizer.
+      grid: latent (t, h, w) of a clip.
+      bits: of a visual code.
+      text: the text encoder; an empty fingerprint is not compared.
+      None is not compared, for all of them.
+    """
+    video, known = to_dict(manifest.video), to_dict(manifest.text)
+    wanted_video = {"fingerprint": tokenizer, "grid": grid and list(grid), "bits": bits}
+    wanted_text = to_dict(text) if text else {}
+    if text and not text.fingerprint:
+        del wanted_text["fingerprint"]
+    wanted = {
+        "video": {k: v for k, v in wanted_video.items() if v is not None},
+        "text": wanted_text,
+    }
+    stored = {
+        "video": {k: video[k] for k in wanted["video"]},
+        "text": {k: known[k] for k in wanted["text"]},
+    }
+    lines = differences(stored, wanted)
+    if lines:
+        raise UserError(
+            f"the token store made from {manifest.source} does not fit this run: "
+            f"{'; '.join(lines)}. Tokenize again with this configuration, or use the one that "
+            "made the store"
+        )

@@ -1,0 +1,145 @@
+"""Phase 2 of a store: intermediate files become shuffled shards, and their codes are counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from poet import media
+from poet.specs import UserError
+from poet.store import reader
+from poet.store.encode import PartialShard
+from poet.store.manifest import (
+    CodeStatistics,
+    Plan,
+    ShardInfo,
+    SkippedInfo,
+    SplitInfo,
+    StreamInfo,
+    code_statistics,
+)
+
+
+def check_skipped(
+    split: str, skipped: Sequence[SkippedInfo], items: int, max_skipped: float
+) -> None:
+    """Raises UserError when more than the accepted share of a split's clips are unusable."""
+    if len(skipped) <= max_skipped * items:
+        return
+    shown = "".join(f"\n  {s.key}: {s.reason}" for s in skipped[:5])
+    raise UserError(
+        f"{len(skipped)} of the {items} clips of split {split!r} cannot be used, more than "
+        f"STORE.max_skipped = {max_skipped:g} accepts; the first are:{shown}"
+    )
+
+
+@dataclasses.dataclass(frozen=True, order=True, kw_only=True)
+class _Record:
+    """Where a serialized example lies."""
+
+    rank: bytes
+    key: str
+    file: pathlib.Path
+    offset: int
+    size: int
+
+
+def merge_split(
+    folder: pathlib.Path,
+    plan: Plan,
+    split: str,
+    partials: Sequence[PartialShard],
+    max_skipped: float,
+) -> SplitInfo:
+    """Copies the examples of a split into its final shards, in the shuffled order."""
+    records, duplicates = _shuffled(plan.seed, split, partials)
+    skipped = [s for p in partials for s in p.skipped] + duplicates
+    check_skipped(split, skipped, plan.items[split], max_skipped)
+    if not records:
+        raise UserError(f"the split {split!r} has no usable clip")
+    count = -(-len(records) // plan.clips_per_shard)
+    bounds = [len(records) * i // count for i in range(count + 1)]
+    counters = {name: _Counter(stream) for name, stream in plan.streams.items()}
+    shards = []
+    for index, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        name = f"{reader.DATASET_NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+        shards.append(_write_shard(folder / name, records[start:stop], counters))
+    return SplitInfo(
+        clips=len(records),
+        shards=tuple(shards),
+        skipped=tuple(skipped),
+        truncated_captions=sum(p.truncated_captions for p in partials),
+        statistics={name: counter.statistics() for name, counter in counters.items()},
+    )
+
+
+def _shuffled(
+    seed: int, split: str, partials: Sequence[PartialShard]
+) -> tuple[list[_Record], list[SkippedInfo]]:
+    """All records by the seeded hash of their key; of equal keys only the first stays."""
+    records: dict[str, _Record] = {}
+    duplicates = []
+    for partial in partials:
+        offset = 0
+        for key, size in partial.clips:
+            if key in records:
+                duplicates.append(SkippedInfo(key=key, reason="duplicate key"))
+            else:
+                rank = hashlib.blake2b(f"{seed}/{split}/{key}".encode(), digest_size=16).digest()
+                records[key] = _Record(
+                    rank=rank, key=key, file=partial.file, offset=offset, size=size
+                )
+            offset += size
+    return sorted(records.values()), duplicates
+
+
+def _write_shard(
+    file: pathlib.Path, records: Sequence[_Record], counters: dict[str, _Counter]
+) -> ShardInfo:
+    import tensorflow as tf
+
+    examples = _read_records(records)
+    with media.replacing(file) as temporary:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for example in examples:
+                writer.write(example)
+        with open(temporary, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        size_bytes = temporary.stat().st_size
+    for example in examples:
+        features = tf.train.Example.FromString(example).features.feature
+        for name, counter in counters.items():
+            counter.add(np.frombuffer(features[name].bytes_list.value[0], np.int32))
+    return ShardInfo(file=file.name, clips=len(records), size_bytes=size_bytes, sha256=digest)
+
+
+def _read_records(records: Sequence[_Record]) -> list[bytes]:
+    """The records' bytes in the given order; every file is opened once and read forwards."""
+    found: dict[str, bytes] = {}
+    by_place = sorted(records, key=lambda r: (r.file, r.offset))
+    for file, group in itertools.groupby(by_place, key=lambda r: r.file):
+        with open(file, "rb") as stream:
+            for record in group:
+                stream.seek(record.offset)
+                found[record.key] = stream.read(record.size)
+    return [found[record.key] for record in records]
+
+
+class _Counter:
+    """Counts a stream's codes, apart for the first latent frame."""
+
+    def __init__(self, stream: StreamInfo) -> None:
+        self._first = stream.length // stream.grid[0]
+        self._counts_FxC = np.zeros((2, 2**stream.bits), np.int64)
+
+    def add(self, codes_N: np.ndarray) -> None:
+        np.add.at(self._counts_FxC[0], codes_N[: self._first], 1)
+        np.add.at(self._counts_FxC[1], codes_N[self._first :], 1)
+
+    def statistics(self) -> CodeStatistics:
+        return code_statistics(self._counts_FxC)

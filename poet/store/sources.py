@@ -1,0 +1,312 @@
+"""Where raw clips come from: a TFDS folder, or a folder of media files with `captions.jsonl`.
+
+A source is an ordered list of items that a pure function reads by range, so that the same ranges
+can be read by one process, by many, or by a Beam pipeline.  Sources are picklable.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from poet import media
+from poet.specs import ClipSpec, UserError, near_names
+
+CAPTIONS_FILE = "captions.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawClip:
+    """video: uint8 (T, H, W, 3) of the clip's format.  audio: int16 (samples,) or None."""
+
+    key: str
+    caption: str
+    video: np.ndarray
+    audio: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An item that gives no clip."""
+
+    key: str
+    reason: str
+
+
+class Source(Protocol):
+    """One split of a collection.  `fingerprint` changes when its items change."""
+
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Items, those that will be skipped included."""
+
+    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+        """Yields exactly the items start..stop-1 in their order."""
+
+
+def open_source(path: str, split: str, clip: ClipSpec) -> Source:
+    """Opens a split of a TFDS folder (`.../name/1.0.0`) or of a folder of media files.
+
+    Raises:
+        UserError: no such folder or split (what exists is listed), no media, or a broken line in
+            `captions.jsonl`.
+    """
+    folder = pathlib.Path(path)
+    if not path or not folder.is_dir():
+        raise UserError(f"STORE.source = {path!r} is not a folder{_neighbours(folder)}")
+    if (folder / "dataset_info.json").exists():
+        return _open_tfds(folder, split, clip)
+    versions = sorted(str(p.parent) for p in folder.glob("*/dataset_info.json"))
+    if versions:
+        raise UserError(
+            f"{path} holds versions of a TFDS data set; give one: {', '.join(versions)}"
+        )
+    return _open_folder(folder, split, clip)
+
+
+def _neighbours(folder: pathlib.Path) -> str:
+    siblings = sorted(p.name for p in folder.parent.glob("*") if p.is_dir())
+    return f" in {folder.parent}{near_names(folder.name, siblings)}" if siblings else ""
+
+
+def _check_split(split: str, known: list[str], where: pathlib.Path) -> None:
+    if split not in known:
+        raise UserError(
+            f"{where} has no split {split!r}; it has {', '.join(known) or 'none'}. "
+            "Set STORE.splits to those that you want"
+        )
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------ media folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Media files; `items` are (path relative to the folder, caption).  The path is the key."""
+
+    folder: str
+    items: tuple[tuple[str, str], ...]
+    clip: ClipSpec
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+        """Decodes a few files ahead of the consumer, in threads: PyAV releases the GIL."""
+        workers = os.cpu_count() or 1
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            pending: collections.deque[concurrent.futures.Future] = collections.deque()
+            try:
+                for index in range(start, stop):
+                    pending.append(pool.submit(self._read_item, index))
+                    if len(pending) > 2 * workers:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _read_item(self, index: int) -> RawClip | Skipped:
+        key, caption = self.items[index]
+        try:
+            clip = media.read_clip(pathlib.Path(self.folder, key), self.clip)
+        except media.MediaError as error:
+            return Skipped(key=key, reason=error.reason)
+        return RawClip(key=key, caption=caption, video=clip.video, audio=clip.audio)
+
+
+def _open_folder(folder: pathlib.Path, split: str, clip: ClipSpec) -> FolderSource:
+    captions = folder / CAPTIONS_FILE
+    lines = _read_captions(captions) if captions.exists() else _list_media(folder)
+    _check_split(split, sorted({line["split"] for line in lines}), folder)
+    items = tuple((line["file"], line["caption"]) for line in lines if line["split"] == split)
+    sizes = [(folder / file).stat().st_size for file, _ in items]
+    described = [json.dumps([*item, size]) for item, size in zip(items, sizes)]
+    return FolderSource(
+        folder=str(folder), items=items, clip=clip, fingerprint=_digest(described)
+    )
+
+
+def _list_media(folder: pathlib.Path) -> list[dict[str, str]]:
+    """Every media file below the folder, in the split 'train' and without a caption."""
+    files = sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.suffix.lower() in media.VIDEO_SUFFIXES and not p.name.startswith(".")
+    )
+    if not files:
+        raise UserError(
+            f"{folder} is neither a TFDS folder (dataset_info.json) nor a folder of media: no "
+            f"{CAPTIONS_FILE} and no file ending in {', '.join(media.VIDEO_SUFFIXES)}"
+        )
+    return [{"file": file, "caption": "", "split": "train"} for file in files]
+
+
+def _read_captions(path: pathlib.Path) -> list[dict[str, str]]:
+    """The lines of captions.jsonl, each with file, caption and split; blank ones are passed over."""
+    lines: list[dict[str, str]] = []
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        if not raw.strip():
+            continue
+        line = _parse_caption(path, number, raw)
+        if line["file"] in seen:
+            raise UserError(
+                f"{path} line {number}: {line['file']!r} was already given in line "
+                f"{seen[line['file']]}; every file may stand once"
+            )
+        seen[line["file"]] = number
+        lines.append(line)
+    if not lines:
+        raise UserError(f"{path} has no lines; give one JSON object a clip")
+    return lines
+
+
+def _parse_caption(path: pathlib.Path, number: int, raw: bytes) -> dict[str, str]:
+    def refuse(why: str) -> UserError:
+        return UserError(
+            f"{path} line {number}: {why}; expected "
+            '{"file": "clips/a.mp4", "caption": "...", "split": "train"}'
+        )
+
+    try:
+        line = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise refuse(f"not JSON ({error})") from None
+    if not isinstance(line, dict) or not line.get("file"):
+        raise refuse("no object with a file")
+    line = {"caption": "", "split": "train", **line}
+    for field in ("file", "caption", "split"):
+        if not isinstance(line[field], str):
+            raise refuse(f"{field} is {line[field]!r}, not a string")
+    if not (path.parent / line["file"]).is_file():
+        raise refuse(f"there is no file {path.parent / line['file']}")
+    return line
+
+
+# ------------------------------------------------------------------------------------- TFDS folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsSource:
+    """A prepared TFDS data set with the features video, and where it has them audio, text and key.
+
+    TFDS keeps no frame rate: frames and samples are taken to be at the clip's rates.  Longer clips
+    are cut at their end, shorter ones skipped, and other sizes cropped and resized.
+    """
+
+    path: str
+    split: str
+    clip: ClipSpec
+    length: int
+    features: tuple[str, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+        """Yields the items in the order of the files.
+
+        Raises:
+            UserError: the files are damaged or hold fewer clips than their metadata says.
+        """
+        import tensorflow as tf
+
+        index = start
+        try:
+            for example in self._examples(start, stop):
+                yield self._to_clip(index, example)
+                index += 1
+        except tf.errors.OpError as error:
+            raise UserError(f"{self.path} is damaged at {self.split} clip {index}: {error.message}")
+        if index != stop:
+            raise UserError(
+                f"{self.path} is damaged: {self.split} ends at clip {index}, its metadata "
+                f"promises {self.length}; make the data set again"
+            )
+
+    def _examples(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
+        import tensorflow_datasets as tfds
+
+        builder = _tfds_builder(self.path)
+        # One file after another, without a cache: the items keep the order of the files.
+        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        fields = {name: True for name in self.features}
+        return iter(
+            builder.as_dataset(
+                split=tfds.core.ReadInstruction(self.split, from_=start, to=stop, unit="abs"),
+                shuffle_files=False,
+                read_config=config,
+                decoders=tfds.decode.PartialDecoding(fields),
+            ).as_numpy_iterator()
+        )
+
+    def _to_clip(self, index: int, example: Mapping[str, Any]) -> RawClip | Skipped:
+        key = _text(example.get("key", f"{self.split}-{index:08d}"))
+        video, frames = example["video"], self.clip.frames
+        if len(video) < frames:
+            return Skipped(key=key, reason=f"too short: {len(video)} frames, {frames} needed")
+        return RawClip(
+            key=key,
+            caption=_text(example.get("text", example.get("caption", ""))),
+            video=media.resize_video(video[:frames], self.clip.height, self.clip.width),
+            audio=_fit_audio(example.get("audio"), self.clip.samples),
+        )
+
+
+def _open_tfds(folder: pathlib.Path, split: str, clip: ClipSpec) -> TfdsSource:
+    info = _tfds_builder(str(folder)).info
+    _check_split(split, sorted(info.splits), folder)
+    features = tuple(f for f in ("key", "video", "audio", "text", "caption") if f in info.features)
+    if "video" not in features:
+        raise UserError(f"{folder} has no feature 'video'; it has {', '.join(info.features)}")
+    files = info.splits[split].filepaths
+    described = [f"{file.name} {os.stat(file).st_size}" for file in files]
+    metadata = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
+    return TfdsSource(
+        path=str(folder),
+        split=split,
+        clip=clip,
+        length=info.splits[split].num_examples,
+        features=features,
+        fingerprint=_digest(described + metadata),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _tfds_builder(path: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(path)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _fit_audio(audio: np.ndarray | None, samples: int) -> np.ndarray | None:
+    """Mono int16 (samples,): cut at the end, or filled with silence."""
+    if audio is None or not audio.size:
+        return None
+    if audio.ndim == 2:
+        audio = audio.mean(axis=1).astype(audio.dtype)
+    sound = media.to_int16(audio)[:samples]
+    return np.pad(sound, (0, samples - len(sound)))
