@@ -1,0 +1,52 @@
+"""Matrix-multiplication FLOPs of the prefix LM, the numerator of model FLOPs utilisation.
+
+A product of [m, k] and [k, n] counts 2 m k n.  Counted: the projections and the MLP at every
+position that is read (all but the last), text states through their linear layer, attention as the
+layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output keys,
+so the causal square counts half), the head over the ids of each loss position.  Not counted:
+embedding lookups, norms, softmax, the optimizer, rematerialisation.  The backward pass counts twice
+the forward pass, so a step is three times it.
+"""
+
+from __future__ import annotations
+
+from poet.models.transformer import Model
+from poet.specs import ModelSpec
+from poet.tasks.layout import Layout
+
+
+def train_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal") -> int:
+    """FLOPs of forward and backward for one sequence."""
+    return 3 * forward_flops(model, layout, loss_vocabulary=loss_vocabulary)
+
+
+def forward_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal") -> int:
+    """FLOPs of the forward pass, with the loss's logits, for one sequence."""
+    spec = model.spec
+    positions = layout.length - 1
+    per_layer = positions * block_flops(spec) + attention_flops(spec, layout)
+    text = layout.text_span.segment.length if layout.text_span else 0
+    embed = 2 * text * model.text_width * spec.width
+    return spec.layers * per_layer + embed + head_flops(model, layout, loss_vocabulary)
+
+
+def block_flops(spec: ModelSpec) -> int:
+    """FLOPs of one block's weight products at one position."""
+    attention = 2 * (spec.heads + spec.kv_heads) * spec.head_dim
+    return 2 * spec.width * (attention + 3 * spec.mlp_width)
+
+
+def attention_flops(spec: ModelSpec, layout: Layout) -> int:
+    """FLOPs of one layer's scores and weighted values for one sequence."""
+    prefix, output = layout.prefix_length, layout.output_length - 1
+    pairs = prefix * prefix + output * prefix + output * (output + 1) // 2
+    return 2 * 2 * pairs * spec.heads * spec.head_dim
+
+
+def head_flops(model: Model, layout: Layout, loss_vocabulary: str = "legal") -> int:
+    """FLOPs of the logits of one sequence."""
+    if loss_vocabulary == "full":
+        columns = layout.loss_length * model.vocabulary.size
+    else:
+        columns = sum((s.stop - s.start) * s.segment.ids.size for s in layout.loss_spans)
+    return 2 * model.spec.width * columns

@@ -1,0 +1,121 @@
+"""The language model as a `Trainable`: one pure train step per layout, and the evaluation step."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from poet import mesh as mesh_lib
+from poet.models import transformer
+from poet.models.transformer import Model, Params
+from poet.specs import Experiment, TrainSpec
+from poet.tasks import registry
+from poet.tasks.layout import Layout
+from poet.training import flops, losses, optimizer
+from poet.training.losses import Sums
+from poet.training.trainable import Batch, Group, Metrics, State, Trainable
+from poet.vocabulary import Vocabulary
+
+
+def build_model(experiment: Experiment) -> Model:
+    """The prefix LM that an experiment describes."""
+    vocabulary = Vocabulary(experiment.vocabulary)
+    return transformer.build(experiment.model, vocabulary, experiment.text.width)
+
+
+def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainable:
+    """The prefix LM of an experiment: one group per layout of its mixture.
+
+    Raises UserError, before any device work, if a parameter or a group's batch does not divide over
+    the mesh.
+    """
+    model = build_model(experiment)
+    axes = model.axes()
+    tx = optimizer.build(experiment.optimizer, experiment.train.steps, axes)
+    abstract = model.abstract()
+    mesh_lib.Rules().check(mesh, axes, abstract)
+    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
+
+    def init(key: jax.Array) -> State:
+        params = model.init(key)
+        return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
+
+    batches = registry.group_batches(experiment)
+    groups = {}
+    for name, (layout, _) in registry.groups(experiment).items():
+        mesh_lib.check_batch(mesh, batches[name], f"group {name!r}")
+        groups[name] = Group(
+            name=name,
+            step=train_step(model, layout, tx, rate, experiment.train),
+            batch=batch_shapes(experiment, layout, batches[name]),
+            clips=batches[name],
+            tokens=batches[name] * layout.length,
+            flops=batches[name]
+            * flops.train_flops(model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
+        )
+    state_axes = optimizer.state_axes(tx, abstract, axes)
+    return Trainable(
+        init=init, axes={"step": (), "params": axes, "opt_state": state_axes}, groups=groups
+    )
+
+
+def batch_shapes(
+    experiment: Experiment, layout: Layout, batch: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Global shapes and dtypes of one batch of a layout; see `losses.stream_sums` for meanings.
+
+    Text states may also arrive in float16, as they are stored.
+    """
+    shapes = {
+        "tokens": jax.ShapeDtypeStruct((batch, layout.length), jnp.int32),
+        "known": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    span = layout.text_span
+    if span is not None:
+        states = (batch, span.segment.length, experiment.text.width)
+        shapes["text_states"] = jax.ShapeDtypeStruct(states, jnp.float32)
+        shapes["text_length"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return shapes
+
+
+def train_step(
+    model: Model,
+    layout: Layout,
+    tx: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], Any],
+    spec: TrainSpec,
+) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """Pure (state, batch, key) -> (state, metrics) for one layout; the key is unused.
+
+    Metrics, float32 scalars: `loss`, `loss/<stream>`, `accuracy/<stream>` (see `losses.objective`),
+    `grad_norm` before clipping, `learning_rate` of this step.
+    """
+
+    def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        sums = losses.stream_sums(
+            model, params, batch, layout, loss_vocabulary=spec.loss_vocabulary
+        )
+        return losses.objective(sums, spec.z_loss)
+
+    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        del key
+        grads, metrics = jax.grad(loss_of, has_aux=True)(state["params"], batch)
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["learning_rate"] = jnp.asarray(learning_rate(state["step"]), jnp.float32)
+        return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
+
+    return step
+
+
+def evaluate_step(
+    model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout,
+    loss_vocabulary: str = "legal",
+) -> dict[str, Sums]:
+    """Sums of loss, hits and tokens per output stream; add them over batches, then divide."""
+    return losses.stream_sums(model, params, batch, layout, loss_vocabulary=loss_vocabulary)
