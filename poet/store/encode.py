@@ -77,7 +77,6 @@ def encode_range(
 
     `on_progress` is told after every batch how many items were done.
     """
-    features = reader.features(plan)
     clips: list[tuple[str, int]] = []
     skipped: list[SkippedInfo] = []
     truncated = 0
@@ -90,7 +89,7 @@ def encode_range(
             examples, cut = encode_batch(batch, plan, encoders)
             truncated += cut
             for example in examples:
-                record = features.serialize_example(example)
+                record = reader.serialize(example)
                 clips.append((example["key"], out.write(record)))
             on_progress(len(items))
     partial = PartialShard(
@@ -134,7 +133,7 @@ def encode_batch(
                 "caption": clip.caption,
                 "video": codes_N,
                 "text_states": np.asarray(states_LxD[:length], np.float16),
-                "text_length": np.int32(length),
+                "text_length": int(length),
             }
         )
     return examples, int(text.truncated)
