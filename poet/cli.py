@@ -1,0 +1,236 @@
+"""`poet COMMAND`: arguments in, one room called, errors as one clear message.
+
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given, 75 stopped by a signal after
+saving (run the same command again to go on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Callable, Sequence
+
+from poet import __version__
+from poet.specs import UserError
+
+EXIT_FAILED, EXIT_USER = 1, 2
+GIN_PREFIX = "--gin."
+CONFIG_HELP = (
+    "Configuration: --gin_file=FILE (repeatable; shipped ones: gin/experiments/*.gin) and "
+    "--gin.NAME.field=value overrides, e.g. --gin.TRAIN.steps=100 --gin.STORE.path=codes. "
+    "`poet describe` prints the resolved values."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    bindings = [a[len(GIN_PREFIX) :] for a in arguments if a.startswith(GIN_PREFIX)]
+    args = _parser().parse_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
+    args.bindings = bindings
+    _set_up_logging(args.verbose)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"poet {args.command}: error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "poet":
+            raise
+        print(f"poet {args.command}: error: {_missing_package(error)}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print(f"poet {args.command}: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:  # The traceback first, the cause alone on the last line.
+        logging.getLogger("poet").exception("%s failed", args.command)
+        print(f"poet {args.command}: failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    extras = {"vizdoom": "poet[freedoom]", "apache_beam": "poet[beam]", "libtpu": "poet[tpu]"}
+    package = (error.name or "").split(".")[0]
+    return f"the package {package!r} is missing: pip install '{extras.get(package, package)}'"
+
+
+def _set_up_logging(verbose: bool) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    logging.getLogger("poet").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="poet",
+        description="Train, evaluate and serve a VideoPoet-class model.",
+        epilog=CONFIG_HELP,
+    )
+    parser.add_argument("--version", action="version", version=f"poet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (help_text, run, arguments) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help_text, description=help_text, epilog=CONFIG_HELP
+        )
+        command.add_argument("--verbose", action="store_true", help="log more")
+        arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+# --------------------------------------------------------------------------------- configurations
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
+    )
+
+
+def _experiment(args: argparse.Namespace):
+    from poet import config
+
+    if not args.gin_file:
+        raise UserError("give a configuration: --gin_file=gin/experiments/quickstart.gin")
+    return config.load(args.gin_file, args.bindings)
+
+
+def _workdir_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument(
+        "--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists"
+    )
+
+
+def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", required=True, help="a work dir, a checkpoint, or a folder of released weights"
+    )
+
+
+def _out_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder to write")
+
+
+# --------------------------------------------------------------------------------------- commands
+
+
+def _describe_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument(
+        "--devices", type=int, default=0, help="plan for this many devices (default: those here)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from poet import describe
+
+    describe.run(_experiment(args), devices=args.devices, as_json=args.json)
+
+
+def _tokenizer_train(args: argparse.Namespace) -> int:
+    from poet import jobs
+
+    return jobs.tokenizer_train(_experiment(args), args.workdir)
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.tokenize(_experiment(args))
+
+
+def _train(args: argparse.Namespace) -> int:
+    from poet import jobs
+
+    return jobs.train(_experiment(args), args.workdir)
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    _checkpoint_arguments(parser)
+    _out_argument(parser)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.evaluate(args.checkpoint, args.out, args.bindings)
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    _checkpoint_arguments(parser)
+    _out_argument(parser)
+    add = parser.add_argument
+    add("--task", default="text_to_video", help="task name; `poet describe` lists them")
+    add("--prompt", action="append", default=[], help="what to show (repeatable)")
+    add("--prompt_file", default="", help="one prompt per line")
+    add("--negative_prompt", default="", help="what guidance leads away from")
+    add("--clip", action="append", default=[], help="video or picture whose frames open the output")
+    add("--known_frames", type=int, default=0, help="how many of its frames are given (1 + 4k)")
+    add("--num", type=int, default=1, help="clips per prompt")
+    add("--batch", type=int, default=4, help="clips decoded together; does not change the result")
+    for name, kind in SAMPLE_FLAGS.items():
+        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
+
+
+SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    given = {name: getattr(args, name) for name in SAMPLE_FLAGS}
+    flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
+    jobs.generate(args, [*args.bindings, *flags])
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _checkpoint_arguments(parser)
+    _out_argument(parser)
+    parser.add_argument(
+        "--weights_only",
+        action="store_true",
+        help="only safetensors + spec: a checkpoint to give away, without optimizer state",
+    )
+
+
+def _export(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.export(args.checkpoint, args.out, args.bindings, weights_only=args.weights_only)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, help="folder of a quickstart run")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.report(args.workdir)
+
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Arguments]] = {
+    "describe": (
+        "Print the resolved spec, mesh, shardings, bytes per device and FLOPs of a run.",
+        _describe,
+        _describe_arguments,
+    ),
+    "tokenizer-train": ("Train the video tokenizer.", _tokenizer_train, _workdir_arguments),
+    "tokenize": ("Turn clips and captions into a token store.", _tokenize, _config_arguments),
+    "train": ("Pretrain the language model on a token store.", _train, _workdir_arguments),
+    "eval": ("Evaluate a checkpoint.", _eval, _eval_arguments),
+    "generate": ("Make clips from text and frames.", _generate, _generate_arguments),
+    "export": ("Write artefacts that run without this package.", _export, _export_arguments),
+    "report": ("Write report.html of a quickstart run.", _report, _report_arguments),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""`poet describe`: what a run is, before any device is touched."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Iterator
+
+import jax
+
+from poet import mesh as mesh_lib
+from poet import specs
+from poet.mesh import Rules, local_bytes
+from poet.specs import Experiment
+from poet.tasks import registry
+from poet.training.trainable import State, Trainable
+
+GIB = 2**30
+
+
+def run(experiment: Experiment, *, devices: int = 0, as_json: bool = False) -> None:
+    """Prints the plan of a run for `devices` devices (0: the smallest mesh that the spec allows)."""
+    if as_json:
+        print(json.dumps(specs.to_dict(experiment), indent=2))
+        return
+    print("\n".join(lines(experiment, devices)))
+
+
+def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
+    """The page, line by line.
+
+    Raises:
+      UserError: the mesh does not divide the devices, a parameter or a batch.
+    """
+    from poet.training.step import language_model
+
+    devices = devices or _smallest(experiment)
+    mesh = mesh_lib.abstract(experiment.mesh, devices)
+    yield from _title(f"Mesh of {devices} device(s)")
+    yield "  " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield from _tasks(experiment)
+    if not experiment.data.rates:
+        return
+    trainable = language_model(experiment, mesh)
+    state = jax.eval_shape(trainable.init, jax.random.key(0))
+    yield from _groups(trainable)
+    yield from _parameters(state, trainable, mesh)
+
+
+def _smallest(experiment: Experiment) -> int:
+    m = experiment.mesh
+    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.tensor))
+
+
+def _title(text: str) -> Iterator[str]:
+    yield ""
+    yield text
+    yield "-" * len(text)
+
+
+def _tasks(experiment: Experiment) -> Iterator[str]:
+    fmt = registry.run_format(experiment)
+    yield from _title("Tasks (condition -> output)")
+    rates = experiment.data.rates
+    total = sum(rates.values()) or 1.0
+    for name, task in registry.TASKS.items():
+        share = f"{rates.get(name, 0) / total:6.1%}" if rates else "      "
+        yield f"  {share} {name:18s} {registry.group_name(task)}"
+    clip = experiment.clip
+    yield (
+        f"  clip {clip.frames} x {clip.height} x {clip.width} at {clip.rate_hz:g} Hz -> "
+        f"latents {fmt.video[0]} x {fmt.video[1]} x {fmt.video[2]} of "
+        f"{experiment.vocabulary.visual_bits} bits"
+    )
+
+
+def _groups(trainable: Trainable) -> Iterator[str]:
+    yield from _title("Groups (one compiled step each)")
+    yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s}"
+    for name, group in trainable.groups.items():
+        yield f"  {name:24s} {group.clips:7d} {group.tokens:9d} {group.flops / 1e12:11.4f}"
+
+
+def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractMesh) -> Iterator[str]:
+    shardings = Rules().shardings(mesh, trainable.axes)
+    yield from _title("Parameters")
+    yield f"  {'name':44s} {'shape':>24s} {'sharding':>28s} {'MiB/device':>11s}"
+    rows = list(_leaves(state["params"], shardings["params"]))
+    for name, leaf, sharding in rows:
+        size = local_bytes(sharding, leaf.shape, leaf.dtype) / 2**20
+        placed = str(tuple(sharding.spec)).replace("'", "")
+        yield f"  {name:44s} {str(leaf.shape):>24s} {placed:>28s} {size:11.2f}"
+    count = sum(math.prod(leaf.shape) for _, leaf, _ in rows)
+    tables = sum(math.prod(leaf.shape) for name, leaf, _ in rows if ".tables." in name)
+    yield f"  {count:,} parameters, {tables:,} of them in embedding and head tables"
+    yield from _title("Bytes per device at rest")
+    for part in ("params", "opt_state"):
+        size = sum(
+            local_bytes(s, leaf.shape, leaf.dtype) for _, leaf, s in _leaves(state[part], shardings[part])
+        )
+        yield f"  {part:10s} {size / GIB:9.3f} GiB"
+    full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    yield f"  whole state on one device would be {full / GIB:.3f} GiB"
+
+
+def _leaves(tree: Any, shardings: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct, Any]]:
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf, sharding

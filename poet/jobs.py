@@ -1,0 +1,187 @@
+"""What each command does, rooms put together: the only place that knows all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import jax
+
+from poet import mesh as mesh_lib
+from poet.specs import Experiment, UserError
+from poet.training import loop
+from poet.training.schedule import GroupSchedule
+from poet.training.trainable import BatchIterator, Trainable
+
+_LOG = logging.getLogger(__name__)
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@contextlib.contextmanager
+def _mesh(experiment: Experiment) -> Iterator[jax.sharding.Mesh]:
+    mesh = mesh_lib.build(experiment.mesh)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def _exit_code(outcome: loop.Outcome) -> int:
+    return loop.EXIT_PREEMPTED if outcome is loop.Outcome.PREEMPTED else 0
+
+
+def _processes() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+# ----------------------------------------------------------------------------------- tokenizers
+
+
+def tokenizer_train(experiment: Experiment, workdir: str) -> int:
+    """Trains the video tokenizer; at the end its averaged weights lie in WORKDIR/tokenizer."""
+    from poet.evaluation import hooks
+    from poet.tokenizers import training
+
+    if experiment.video_tokenizer.path:
+        raise UserError(
+            f"VIDEO_TOKENIZER.path = {experiment.video_tokenizer.path!r} names frozen weights, which "
+            "are not trained further: pass --gin.VIDEO_TOKENIZER.path= to train from scratch"
+        )
+    with _mesh(experiment) as mesh:
+        trainable = training.trainable(experiment, mesh)
+        batches = _pixel_batches(experiment, trainable)
+        outcome = loop.train(
+            trainable,
+            batches,
+            GroupSchedule(_tokenizer_shares(experiment), experiment.train.seed),
+            workdir=Path(workdir),
+            mesh=mesh,
+            experiment=experiment,
+            hooks=[hooks.reconstructions(experiment)],
+        )
+        if outcome is loop.Outcome.FINISHED and jax.process_index() == 0:
+            _write_tokenizer(experiment, trainable, Path(workdir))
+    return _exit_code(outcome)
+
+
+def _tokenizer_shares(experiment: Experiment) -> dict[str, float]:
+    images = experiment.tokenizer_train.image_share
+    shares = {"clip": 1.0 - images, "image": images}
+    return {name: share for name, share in shares.items() if share > 0}
+
+
+def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str, BatchIterator]:
+    from poet.data.pixels import pixel_batches
+
+    spec = experiment.tokenizer_train
+    if not spec.source:
+        raise UserError("TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips")
+    return {
+        name: pixel_batches(
+            spec.source,
+            spec.split,
+            experiment.clip,
+            group.batch["video"].shape[0],
+            group.batch["video"].shape[1],
+            experiment.train.seed,
+            **_processes(),
+        )
+        for name, group in trainable.groups.items()
+    }
+
+
+def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path) -> None:
+    from poet import checkpoint
+    from poet.tokenizers import training
+
+    shapes = jax.eval_shape(trainable.init, jax.random.key(0))
+    ema = checkpoint.load_params(workdir, shapes["ema"], key="ema")
+    card = {"steps": experiment.train.steps, "source": experiment.tokenizer_train.source}
+    folder = workdir / TOKENIZER_FOLDER
+    tokenizer = training.export_tokenizer({"ema": ema}, experiment, folder, card)
+    _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
+
+
+def _frozen_video_tokenizer(experiment: Experiment) -> Any:
+    from poet.tokenizers.base import load_video_tokenizer
+
+    return load_video_tokenizer(experiment.video_tokenizer)
+
+
+def tokenize(experiment: Experiment) -> None:
+    """Writes the token store STORE.path from STORE.source."""
+    from poet.store.writer import tokenize as write_store
+    from poet.tokenizers.text import load_text_encoder
+
+    for field in ("source", "path"):
+        if not getattr(experiment.store, field):
+            raise UserError(f"STORE.{field} is empty: pass --gin.STORE.{field}=FOLDER")
+    manifest = write_store(
+        experiment.store,
+        experiment.clip,
+        tokenizer=_frozen_video_tokenizer(experiment),
+        text=load_text_encoder(experiment.text),
+    )
+    for split, info in manifest.splits.items():
+        print(f"{split}: {info.clips} clips in {len(info.shards)} shards, {len(info.skipped)} skipped")
+
+
+# ---------------------------------------------------------------------------- the language model
+
+
+def train(experiment: Experiment, workdir: str) -> int:
+    """Pretrains the language model on the token store DATA.store."""
+    from poet.data.checks import check
+    from poet.data.loader import batches
+    from poet.evaluation import hooks
+    from poet.tasks import registry
+    from poet.training.step import language_model
+
+    if not experiment.data.store:
+        raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
+    fingerprint = _frozen_video_tokenizer(experiment).fingerprint
+    check(experiment, tokenizer=fingerprint, process_count=jax.process_count())
+    with _mesh(experiment) as mesh:
+        shares = {g: sum(rates.values()) for g, (_, rates) in registry.groups(experiment).items()}
+        outcome = loop.train(
+            language_model(experiment, mesh),
+            batches(experiment, **_processes()),
+            GroupSchedule(shares, experiment.data.seed),
+            workdir=Path(workdir),
+            mesh=mesh,
+            experiment=experiment,
+            hooks=[hooks.validation_hook(experiment), hooks.sample_hook(experiment)],
+        )
+    return _exit_code(outcome)
+
+
+# ------------------------------------------------------------------------- what checkpoints are for
+
+
+def evaluate(checkpoint: str, out: str, bindings: Sequence[str]) -> None:
+    """Writes OUT/eval.json and prints the table."""
+    from poet.evaluation import runner
+
+    runner.evaluate(checkpoint, bindings, out)
+
+
+def generate(args: Any, bindings: Sequence[str]) -> None:
+    """Writes clips made by a checkpoint."""
+    from poet.sampling import generate as generation
+
+    generation.run(args, bindings)
+
+
+def export(checkpoint: str, out: str, bindings: Sequence[str], weights_only: bool) -> None:
+    """Writes StableHLO artefacts, or the bare weights, of a checkpoint."""
+    from poet.serving import export as exporting
+
+    exporting.run(checkpoint, out, bindings, weights_only=weights_only)
+
+
+def report(workdir: str) -> None:
+    """Writes WORKDIR/report.html."""
+    from poet.evaluation.report import write_report
+
+    print(write_report(Path(workdir)))

@@ -1,0 +1,120 @@
+"""The import floors of WORKSPACE.md, and what importing the package may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "poet"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
+FLOORS = {
+    "poet": 0, "poet.specs": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
+    "poet.mesh": 1, "poet.media": 1, "poet.weights": 1,
+    "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
+    "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3,
+    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.lease": 3,
+    "poet.tokenizers.training": 3,
+    "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4,
+    "poet.config": 5, "poet.jobs": 5, "poet.cli": 5,
+}
+# Third-party package -> the only modules that may import it.
+OWNERS = {
+    "gin": {"poet.config"},
+    "orbax": {"poet.checkpoint"},
+    "clu": {"poet.training.reporting"},
+    "seqio": {"poet.data"},
+    "tensorflow": {"poet.data", "poet.store"},
+    "tensorflow_datasets": {"poet.data", "poet.store"},
+    "flax": {"poet.models", "poet.tokenizers"},
+    "av": {"poet.media"},
+}
+# Imports of these must stand inside functions: they cost seconds.
+LAZY = {"tensorflow", "tensorflow_datasets", "seqio", "matplotlib"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def lookup(table: dict, name: str):
+    """The entry of the longest dotted prefix of `name`."""
+    while name not in table:
+        name = name.rpartition(".")[0]
+        assert name, "no floor is declared"
+    return table[name]
+
+
+def imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_downwards(path: Path) -> None:
+    name = name_of(path)
+    floor = lookup(FLOORS, name)
+    for target in imports(ast.parse(path.read_text())):
+        if target.split(".")[0] == "poet" and target != "poet":
+            assert lookup(FLOORS, target) <= floor, f"{name} (floor {floor}) imports {target}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_third_party_packages_stay_in_their_rooms(path: Path) -> None:
+    name = name_of(path)
+    for target in imports(ast.parse(path.read_text())):
+        owners = OWNERS.get(target.split(".")[0])
+        if owners:
+            assert any(name == o or name.startswith(o + ".") for o in owners), (name, target)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_slow_packages_are_imported_inside_functions(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    top = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    heavy = {t.split(".")[0] for n in top for t in imports(n)} & LAZY
+    assert not heavy, f"{name_of(path)} imports {heavy} at its top"
+
+
+def run_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+def test_import_and_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys, poet\n"
+        "from poet import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "print('HEAVY', sorted({'tensorflow','seqio','jax','flax','gin'} & set(sys.modules)))"
+    )
+    assert "HEAVY []" in run_python(code)
+
+
+def test_model_step_sampling_and_runtime_run_without_tensorflow() -> None:
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in {'tensorflow', 'seqio', 'tensorflow_datasets', 'gin', 'clu'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import poet.models.transformer, poet.training.step, poet.sampling.generate\n"
+        "import poet.checkpoint, poet.serving.runtime, poet.tokenizers.base\n"
+        "print('ok')"
+    )
+    assert run_python(code).strip().endswith("ok")
