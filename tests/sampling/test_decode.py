@@ -1,0 +1,197 @@
+"""Cached decoding against full recomputation, and what every decoded sequence must hold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poet.sampling.decode import Decoder, Plan, given_tokens
+from poet.sampling.samplers import Knobs, Truncation
+from poet.specs import SampleSpec, UserError
+from poet.tasks.layout import Format, build_layout
+from poet.vocabulary import Special, Vocabulary
+from tests.sampling import tiny
+
+GREEDY = SampleSpec(temperature=0.0)
+LATENT = 16  # Codes of one latent frame of the tiny run.
+
+
+def known_codes(batch: int, count: int) -> np.ndarray:
+    return np.random.default_rng(9).integers(0, 64, (batch, count)).astype(np.int32)
+
+
+def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None):
+    """Decodes; returns (plan, tokens [B, S])."""
+    layout = tiny.layout_of(task)
+    plan = Plan(layout=layout, known=known, guided=guided, truncation=Truncation.of(sample))
+    source = {"source": np.zeros((batch, 1), np.int32)}
+    given = given_tokens(plan, source, known_codes(batch, known))
+    if layout.text_span is not None and text is None:
+        text = tiny.texts(batch * plan.fan)
+    rows = np.arange(batch) if rows is None else rows
+    knobs = Knobs.of(sample)
+    decoder = Decoder(tiny.model(), plan)
+    return plan, decoder(tiny.params(), given, rows, knobs, *(text or ()))
+
+
+def naive_greedy(plan, given_BxN, text, guidance=None):
+    """Greedy decoding that recomputes the whole sequence for every token."""
+    model, params, layout = tiny.model(), tiny.params(), plan.layout
+    if text is not None:
+        states, lengths = text
+        text = states, jnp.arange(states.shape[1]) < lengths[:, None]
+    hidden = jax.jit(lambda tokens: model.hidden(params, tokens, layout, text))
+    tokens = np.zeros((given_BxN.shape[0], layout.length), np.int32)
+    for span in layout.spans:
+        tokens[:, span.start : span.stop] = span.segment.ids.low
+    tokens[:, : plan.given] = given_BxN
+    for span in layout.loss_spans:
+        ids = span.segment.ids
+        for position in range(max(span.start, plan.given), span.stop):
+            x = hidden(np.tile(tokens, (plan.fan, 1)))[:, position - layout.prefix_length]
+            logits = np.asarray(model.logits(params, x, ids))
+            if guidance is not None:
+                cond, uncond = np.split(logits, 2)
+                logits = uncond + np.float32(guidance) * (cond - uncond)
+            tokens[:, position] = logits.argmax(-1) + ids.low
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "task, known",
+    [("text_to_video", 0), ("text_to_video", LATENT), ("text_to_image", 0), ("unconditional", 0)],
+)
+def test_cached_equals_full_recompute(task, known):
+    text = tiny.texts(2) if task.startswith("text") else None
+    plan, tokens = run(task, GREEDY, known=known, text=text)
+    expected = naive_greedy(plan, tokens[:, : plan.given], text)
+    np.testing.assert_array_equal(tokens, expected)
+    drawn = tokens[:, plan.given : plan.drawn_stop]
+    assert len(np.unique(drawn)) > 5, "degenerate weights would let a broken cache pass"
+    assert np.any(drawn[0] != drawn[1]) or text is None
+
+
+def test_guided_equals_full_recompute_of_both_branches():
+    """Conditional rows with text, unconditional rows with every text position masked."""
+    states, lengths = tiny.texts(4)
+    lengths[2:] = 0
+    sample = GREEDY.replace(guidance=3.0)
+    plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths))
+    expected = naive_greedy(plan, tokens[:, : plan.given], (states, lengths), guidance=3.0)
+    np.testing.assert_array_equal(tokens, expected)
+    _, plain = run("text_to_video", GREEDY, text=(states[:2], lengths[:2]))
+    assert np.any(plain != tokens)
+
+
+def test_guidance_one_is_no_guidance():
+    text = tiny.texts(4)
+    sample = SampleSpec(seed=4)
+    _, guided = run("text_to_video", sample, guided=True, text=text)
+    _, plain = run("text_to_video", sample, text=tuple(x[:2] for x in text))
+    np.testing.assert_array_equal(guided, plain)
+
+
+def test_guidance_zero_follows_the_negative_text():
+    cond, negative = tiny.texts(2, seed=1), tiny.texts(2, seed=2)
+    both = tuple(np.concatenate(pair) for pair in zip(cond, negative))
+    _, guided = run("text_to_video", GREEDY.replace(guidance=0.0), guided=True, text=both)
+    _, plain = run("text_to_video", GREEDY, text=negative)
+    np.testing.assert_array_equal(guided, plain)
+
+
+@pytest.mark.parametrize("task", ["unconditional", "text_to_video", "text_to_image"])
+@pytest.mark.parametrize("sample", [SampleSpec(temperature=5.0), SampleSpec(top_k=3, top_p=0.9)])
+def test_tokens_parse_and_known_codes_stay(task, sample):
+    known = 0 if task == "text_to_image" else LATENT
+    plan, tokens = run(task, sample, batch=3, known=known)
+    assert tokens.shape == (3, plan.layout.length) and tokens.dtype == np.int32
+    codes = plan.layout.parse(tokens)[plan.layout.output_streams[0]]
+    np.testing.assert_array_equal(codes[:, :known], known_codes(3, known))
+    for span in plan.layout.spans:
+        if span.segment.forced:
+            assert np.all(tokens[:, span.start : span.stop] == span.segment.ids.low)
+
+
+def test_two_output_streams_and_four_audio_levels():
+    """Video then audio: each span draws from its own slice, boundary tokens stand between them."""
+    layout = build_layout(
+        task_token=Special.TASK_VIDEO_AUDIO,
+        text=False,
+        condition=(),
+        output=("video", "audio"),
+        fmt=Format(video=(2, 2, 2), text_length=8, audio_frames=3),
+        vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
+    )
+    plan = Plan(layout=layout)
+    given = given_tokens(plan, {"source": np.zeros((2, 1), np.int32)})
+    decoder = Decoder(tiny.model(), plan)
+    tokens = decoder(tiny.params(), given, np.arange(2), Knobs.of(GREEDY))
+    np.testing.assert_array_equal(tokens, naive_greedy(plan, given, None))
+    codes = layout.parse(tokens)
+    assert codes["video"].shape == (2, 8) and codes["audio"].shape == (2, 12)
+
+
+def test_a_sample_depends_on_its_row_alone():
+    """Batches of 4, 2 and 1, in any order, give the same samples, guidance included."""
+    sample = SampleSpec(temperature=1.3, top_k=20, guidance=2.0, seed=11)
+    states, lengths = tiny.texts(8)
+    task = dict(task="text_to_video", sample=sample, guided=True)
+    _, whole = run(**task, batch=4, text=(states, lengths))
+    for rows in ([2, 0], [3]):
+        pick = np.array(rows + [4 + r for r in rows])
+        text = states[pick], lengths[pick]
+        _, part = run(**task, batch=len(rows), rows=np.array(rows), text=text)
+        np.testing.assert_array_equal(part, whole[rows])
+    assert len({tuple(row) for row in whole}) == 4
+
+
+def test_seed_reproduces_and_changes():
+    first, again, other = (
+        run("unconditional", SampleSpec(seed=seed))[1] for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_knobs_do_not_recompile():
+    plan = Plan(layout=tiny.layout_of("unconditional"), truncation=Truncation(nucleus=True))
+    decoder = Decoder(tiny.model(), plan)
+    given = given_tokens(plan, {"source": np.zeros((1, 1), np.int32)})
+    for sample in (SampleSpec(seed=1, top_p=0.5), SampleSpec(seed=2, temperature=0.0)):
+        decoder(tiny.params(), given, np.arange(1), Knobs.of(sample))
+    assert decoder.decode._cache_size() == decoder.prefill._cache_size() == 1
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_loop_updates_the_cache_in_place(guided):
+    """Temporary memory of the decode program is below half of its cache: no second copy exists."""
+    spec = tiny.EXPERIMENT.model.replace(layers=12, width=64, kv_heads=4, head_dim=32)
+    model = dataclasses.replace(tiny.model(), spec=spec)
+    plan = Plan(layout=tiny.layout_of("text_to_video"), guided=guided)
+    batch, params = 8, model.abstract()
+    given = jax.ShapeDtypeStruct((batch, plan.given), jnp.int32)
+    states = jax.ShapeDtypeStruct((batch * plan.fan, 8, tiny.TEXT_WIDTH), jnp.float32)
+    lengths = jax.ShapeDtypeStruct((batch * plan.fan,), jnp.int32)
+    decoder = Decoder(model, plan)
+    cache, x = jax.eval_shape(decoder.prefill, params, given, states, lengths)
+    rows = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    compiled = decoder.decode.lower(params, cache, x, rows, Knobs.of(SampleSpec())).compile()
+    cache_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= cache_bytes
+    assert memory.temp_size_in_bytes < cache_bytes / 2
+
+
+def test_plans_that_leave_nothing_to_draw_are_refused():
+    layout = tiny.layout_of("text_to_video")
+    with pytest.raises(UserError, match="leave nothing to draw"):
+        Plan(layout=layout, known=3 * LATENT)
+    with pytest.raises(UserError, match="needs a text"):
+        Plan(layout=tiny.layout_of("unconditional"), guided=True)
+    plan = Plan(layout=layout, known=LATENT)
+    with pytest.raises(UserError, match="known codes of shape"):
+        given_tokens(plan, {"source": np.zeros((2, 1), np.int32)}, known_codes(2, 3))
