@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 BUTTONS = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "ATTACK", "USE",
-           "TURN_LEFT_RIGHT_DELTA", "SELECT_WEAPON2", "SELECT_WEAPON3", "SELECT_WEAPON4",
-           "SELECT_WEAPON5", "SELECT_WEAPON6")
+           "TURN_LEFT_RIGHT_DELTA", "SELECT_WEAPON2", "SELECT_WEAPON3", "SELECT_WEAPON4")
 _WEAPON_BUTTONS = BUTTONS[7:]
 _NEAR = 12  # depth-buffer levels; one level is about 8 map units
 _NARROW = 24
@@ -37,11 +36,11 @@ class Wanderer:
         self._stuck_steps = self._stuck_steps + 1 if moved_units < 3 else 0
         buttons = self._move(left, ahead, right)
         buttons.update(self._fight(monsters))
-        return buttons
+        return {name: round(value, 2) for name, value in buttons.items() if value}
 
     def _move(self, left: float, ahead: float, right: float) -> dict[str, float]:
         if self._escape_steps == 0 and (ahead < _NEAR or self._stuck_steps >= 4):
-            self._escape_steps = int(self._rng.integers(3, 9))
+            self._escape_steps = int(self._rng.integers(6, 16))
             self._escape_sign = 1 if right + self._rng.normal(0, 4) > left else -1
         if self._escape_steps > 0:
             return self._escape(ahead)
@@ -51,7 +50,7 @@ class Wanderer:
         """Turns towards the open side; tries a door when pressed against something."""
         self._escape_steps -= 1
         self._drive_steps = 0
-        buttons = {"TURN_LEFT_RIGHT_DELTA": 3.5 * self._escape_sign}
+        buttons = {"TURN_LEFT_RIGHT_DELTA": 1.6 * self._escape_sign}
         if ahead >= 6 and self._stuck_steps < 4:
             buttons["MOVE_FORWARD"] = 1
         elif self._stuck_steps >= 4:
@@ -65,7 +64,7 @@ class Wanderer:
         self._drive_steps -= 1
         steer_deg = 0.0
         if ahead < 2 * _NARROW:
-            steer_deg = float(np.clip((right - left) / 12, -1.5, 1.5))
+            steer_deg = float(np.clip((right - left) / 20, -0.8, 0.8))
         buttons = {"TURN_LEFT_RIGHT_DELTA": self._turn_deg + steer_deg}
         if self._drive:
             buttons["MOVE_FORWARD" if self._drive > 0 else "MOVE_BACKWARD"] = 1
@@ -80,16 +79,16 @@ class Wanderer:
         self._drive_steps = int(rng.integers(6, 25))
         self._drive = int(rng.choice([1, -1, 0], p=[0.88, 0.06, 0.06]))
         self._strafe = int(rng.choice([0, 1, -1], p=[0.7, 0.15, 0.15]))
-        self._turn_deg = float(rng.choice([0, 1, -1], p=[0.5, 0.25, 0.25]) * rng.uniform(0.6, 2.4))
+        self._turn_deg = float(rng.choice([0, 1, -1], p=[0.56, 0.22, 0.22]) * rng.uniform(0.4, 1.2))
         if self._drive == 0 and self._strafe == 0:
-            self._turn_deg = float(rng.choice([1, -1]) * rng.uniform(1.2, 3.0))
+            self._turn_deg = float(rng.choice([1, -1]) * rng.uniform(0.7, 1.5))
 
     def _fight(self, monsters: int) -> dict[str, float]:
         rng = self._rng
         if self._burst_steps > 0:
             self._burst_steps -= 1
             return {"ATTACK": 1}
-        if rng.random() < (0.15 if monsters else 0.02):
+        if rng.random() < (0.08 if monsters else 0.015):
             self._burst_steps = int(rng.integers(1, 6))
         if rng.random() < 0.015:
             return {str(rng.choice(_WEAPON_BUTTONS)): 1}

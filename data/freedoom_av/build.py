@@ -57,7 +57,8 @@ def build(options: argparse.Namespace) -> None:
     """
     import tqdm
     from freedoom_av_dataset_builder import Builder, load_sibling
-    bar = tqdm.tqdm(unit="clip", desc="freedoom_av", mininterval=0.5, disable=None)
+    bar = tqdm.tqdm(unit="clip", desc="freedoom_av",
+                    mininterval=0.5 if sys.stderr.isatty() else 10)
     builder = Builder(data_dir=str(options.data_dir), size=options.size, seed=options.seed,
                       max_maps=options.max_maps, sound=not options.no_sound,
                       workers=options.workers, on_clip=bar.update, **clips_per_map(options))

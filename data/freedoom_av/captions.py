@@ -16,7 +16,8 @@ import re
 from typing import Any
 
 MIN_STEP_UNITS = 8.0  # a walking player covers about 36 map units in a step
-MIN_STEP_DEG = 2.0
+MIN_STEP_DEG = 3.0
+MIN_DAMAGE = 10  # health points in one step; a scratch can hardly be seen or heard
 MIN_STEP_SHARE = 0.25  # an action is named if it fills this share of the steps
 MIN_AREA_PERMILLE = 4  # 16 pixels of a 64x64 frame
 MIN_FRAMES_IN_VIEW = 3
@@ -53,14 +54,20 @@ PLAIN_NAMES = {
     "ShortGreenColumn": "short green column", "TallRedColumn": "tall red column",
     "ShortRedColumn": "short red column", "SkullColumn": "column with a skull",
     "HeartColumn": "column with a heart", "Candlestick": "candle", "Candelabra": "candelabra",
-    "GibbedMarine": "dead marine", "GibbedMarineExtra": "dead marine",
+    "DeadZombieMan": "dead zombie soldier", "DeadExplosiveBarrel": "exploding barrel",
+    "RedCard": "red key card", "BlueCard": "blue key card", "YellowCard": "yellow key card",
+    "RedSkull": "red skull key", "BlueSkull": "blue skull key", "YellowSkull": "yellow skull key",
+    "HeadCandles": "pile of skulls", "HeadsOnAStick": "stake of heads",
+    "HeadOnAStick": "head on a stick", "LiveStick": "impaled body", "DeadStick": "impaled body",
+    "ArchvileFire": "flame", "GibbedMarine": "dead marine", "GibbedMarineExtra": "dead marine",
 }
 # Sprites that are the player's own, or too brief to be an object of the scene.
 UNNAMED = frozenset({
     "DoomPlayer", "BulletPuff", "Blood", "TeleportFog", "TeleportDest", "ItemFog", "Gibs",
-    "BFGExtra", "RevenantTracerSmoke", "Unknown",
+    "BFGExtra", "RevenantTracerSmoke", "RocketSmokeTrail", "ColonGibs", "SmallBloodPool",
+    "BrainStem", "Unknown",
 })
-_EVENT_ORDER = ("weapon", "shot", "kill", "pickup", "hurt")
+_HANGING = re.compile(r"(Nonsolid)?(Meat|Twitch)\d*$|Hang[TBN]")
 _COUNT_WORDS = {2: "two", 3: "three"}
 
 
@@ -70,13 +77,17 @@ def plain_name(engine_class: str) -> str:
         return PLAIN_NAMES[engine_class]
     if engine_class.startswith("Dead") and engine_class[4:] in PLAIN_NAMES:
         return f"dead {PLAIN_NAMES[engine_class[4:]]}"
+    if _HANGING.match(engine_class):
+        return "hanging body"
     words = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[0-9])(?=[A-Za-z])|_", " ", engine_class)
     return re.sub(r"\s+", " ", words).strip().lower()
 
 
 def plural(name: str) -> str:
     """Plural of a name of this module's vocabulary (`box of shells` -> `boxes of shells`)."""
-    head, joint, tail = name.partition(" of ") if " of " in name else name.partition(" with ")
+    head, joint, tail = name.partition(next((j for j in (" of ", " with ", " on ") if j in name), " of "))
+    if head.endswith("body"):
+        return f"{head[:-1]}ies{joint}{tail}"
     suffix = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{head}{suffix}{joint}{tail}"
 
@@ -118,12 +129,13 @@ def action_phrases(record: dict[str, Any]) -> list[str]:
 
 
 def event_phrases(record: dict[str, Any]) -> list[str]:
-    """One phrase per kind of event that happens while the frames are shown."""
+    """One phrase per kind of event while the frames are shown, in the order they first happen."""
     details = defaultdict(list)
-    for step, kind, detail in record["events"]:
-        if step < len(record["pose"]) - 1:
+    for step, kind, detail in sorted(record["events"], key=lambda event: event[0]):
+        scratch = kind == "hurt" and detail < MIN_DAMAGE
+        if step < len(record["pose"]) - 1 and not scratch:
             details[kind].append(detail)
-    return [_event_phrase(kind, details[kind]) for kind in _EVENT_ORDER if details[kind]]
+    return [_event_phrase(kind, amounts) for kind, amounts in details.items()]
 
 
 def _event_phrase(kind: str, details: list[int]) -> str:

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pickle
 import sys
@@ -75,6 +76,7 @@ def open_game(job: Job) -> vizdoom.DoomGame:
     game = vizdoom.DoomGame()
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), job.wad))
     game.set_doom_map(job.map_name)
+    game.set_doom_skill(2)  # fewer monsters than the default 3: the view stays open
     game.set_screen_resolution(
         getattr(vizdoom.ScreenResolution, NATIVE_RESOLUTIONS[job.size]))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -86,6 +88,11 @@ def open_game(job: Job) -> vizdoom.DoomGame:
     game.set_render_crosshair(False)
     game.set_render_messages(False)
     game.set_render_screen_flashes(False)
+    # No blood, smoke or bullet marks, and the fewest monsters: the clips are about moving through space.
+    game.set_render_effects_sprites(False)
+    game.set_render_particles(False)
+    game.set_render_decals(False)
+    game.set_doom_skill(1)
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in BUTTONS])
     game.set_available_game_variables(
         [getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
@@ -111,22 +118,22 @@ class Recorder:
 
     def play(self, clips: int) -> int:
         """Records up to `clips` clips; returns how many are whole (fewer when the map ends)."""
-        moved = 100.0
+        moved, done = 100.0, 0
+        state = self._game.get_state()
         for step in range(clips * CLIP_FRAMES + 1):  # the extra step feeds the resampler's tail
-            state = self._game.get_state()
             self._keep(state)
             buttons = self._agent.act(state.depth_buffer, moved, self._monsters())
-            self._actions.append({name: value for name, value in buttons.items() if value})
+            self._actions.append(buttons)
             tics = tics_of_step(step)
             self._game.make_action([buttons.get(name, 0) for name in BUTTONS], tics)
             if self._game.is_episode_finished():
                 break
+            done += 1
             state = self._game.get_state()
             if self._job.sound:
                 self._audio.append(state.audio_buffer[-tics * SAMPLES_PER_TIC:].copy())
-            position = np.asarray(state.game_variables[:2])
-            moved = float(np.hypot(*(position - self._variables[-1][:2])))
-        return (len(self._frames) - 1) // CLIP_FRAMES
+            moved = math.dist(state.game_variables[:2], self._variables[-1][:2])
+        return max(done - 1, 0) // CLIP_FRAMES
 
     def _keep(self, state: vizdoom.GameState) -> None:
         height, width = state.depth_buffer.shape

@@ -21,7 +21,7 @@ SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_TIC = ENGINE_SAMPLE_RATE_HZ // TIC_RATE_HZ
 
 _UP, _DOWN = 320, 441  # 16,000 / 22,050 in lowest terms
-_HALF_TAPS = 16  # one-sided filter length in source samples
+_HALF_TAPS = 32  # one-sided filter length in source samples
 _COEFFICIENT_SCALE = 1 << 20
 
 
@@ -85,6 +85,8 @@ def resample_audio(audio_N: np.ndarray) -> np.ndarray:
 
     Returns ceil(N * 320 / 441) samples; output n is the sound at time n / 16,000 s.
     """
+    if not len(audio_N):
+        return np.zeros(0, np.int16)
     outputs = -(-len(audio_N) * _UP // _DOWN)
     blocks = -(-outputs // _UP)
     padded = np.zeros(blocks * _DOWN + 2 * _HALF_TAPS)

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -57,14 +58,22 @@ def render_jobs(jobs: Sequence[dict[str, Any]], workers: int) -> Iterator[tuple[
         yield from _collect(done, len(processes))
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            _stop_group(process)
 
 
 def _start_worker() -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, env=environment)
+                            stdout=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a worker together with the engine process it may have running."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended by itself
+    process.wait()
 
 
 def _serve(process: subprocess.Popen[bytes], todo: queue.SimpleQueue, done: queue.Queue) -> None:
