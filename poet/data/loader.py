@@ -6,13 +6,13 @@ B sequences, S positions of the layout, L text positions, E width of a text stat
 from __future__ import annotations
 
 import functools
-import json
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.converter import convert
+from poet.data.iterator import Batches, PositionIterator, local_batch
 from poet.data.mixture import group_mixture
 from poet.data.tasks import evaluation_task
 from poet.specs import Experiment, UserError
@@ -21,42 +21,6 @@ from poet.tasks.registry import get_task, group_batches, groups, run_format, tas
 from poet.vocabulary import Vocabulary
 
 PREFETCH = 2
-
-
-class PositionIterator:
-    """`BatchIterator` over a dataset that can be built from any position.
-
-    Args:
-      build: examples taken so far, by all processes -> endless dataset of batches of this process.
-      batch: examples per step, of all processes.
-    """
-
-    def __init__(self, build: Callable[[int], Any], batch: int):
-        self._build, self._batch = build, batch
-        self._examples = 0
-        self._batches: Iterator[Mapping[str, np.ndarray]] | None = None
-
-    def __iter__(self) -> PositionIterator:
-        return self
-
-    def __next__(self) -> Mapping[str, np.ndarray]:
-        if self._batches is None:
-            self._batches = self._build(self._examples).as_numpy_iterator()
-        batch = next(self._batches)
-        self._examples += self._batch
-        return batch
-
-    def get_state(self) -> bytes:
-        """The position, in a few bytes; batches prefetched but not yet taken are not part of it."""
-        return json.dumps({"examples": self._examples}).encode()
-
-    def set_state(self, state: bytes) -> None:
-        """Moves to a position that `get_state` returned; UserError if it is none."""
-        try:
-            examples = int(json.loads(state)["examples"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"not the state of a batch iterator: {state[:80]!r}") from None
-        self._examples, self._batches = examples, None
 
 
 def batches(
@@ -75,31 +39,30 @@ def batches(
     Raises:
       UserError: a group's batch does not divide over the processes.
     """
-    sizes = group_batches(experiment)
-    for group, size in sizes.items():
-        if size % process_count:
-            raise UserError(
-                f"the batch of group {group} is {size}, which {process_count} processes cannot "
-                f"share: set DATA.batch to a multiple of {process_count}"
-            )
-    return {
-        group: PositionIterator(
-            functools.partial(
-                _group_dataset, experiment, group, split, process_index, process_count
-            ),
-            sizes[group],
+    iterators = {}
+    for group, size in group_batches(experiment).items():
+        local = local_batch(size, process_count, f"the batch of group {group}")
+        build = functools.partial(
+            _group_batches, experiment, group, split, local, process_index, process_count
         )
-        for group in sizes
-    }
+        iterators[group] = PositionIterator(build, size)
+    return iterators
 
 
-def _group_dataset(
-    experiment: Experiment, group: str, split: str, index: int, count: int, examples: int
-) -> Any:
+def _group_batches(
+    experiment: Experiment,
+    group: str,
+    split: str,
+    batch: int,
+    index: int,
+    count: int,
+    examples: int,
+) -> Batches:
+    """The batches of one process, after all processes together have taken `examples`."""
     layout, rates = groups(experiment)[group]
     mixture = group_mixture(experiment, group, rates, examples // count)
     dataset = _model_features(mixture, split, layout, experiment, index, count)
-    return _batched(dataset, group_batches(experiment)[group] // count)
+    return _batched(dataset, batch).as_numpy_iterator()
 
 
 def _model_features(

@@ -28,9 +28,10 @@ def block_counts(rates: Sequence[float]) -> list[int]:
     """
     shares = np.asarray(rates, np.float64) / np.sum(rates) * BLOCK
     counts = np.maximum(np.floor(shares), 1).astype(int)
-    while counts.sum() != BLOCK:
-        step = 1 if counts.sum() < BLOCK else -1
-        counts[np.argmax((shares - counts) * step)] += step
+    while counts.sum() < BLOCK:
+        counts[np.argmax(shares - counts)] += 1
+    while counts.sum() > BLOCK:  # rare tasks were raised to one example, which others give up
+        counts[np.argmax(np.where(counts > 1, counts - shares, -np.inf))] -= 1
     return counts.tolist()
 
 

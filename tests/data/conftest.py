@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,21 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
+from poet.store.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Plan,
+    ShardInfo,
+    SplitInfo,
+    StreamInfo,
+    TextInfo,
+    to_json,
+)
+from poet.store.reader import features as store_features
 
 GRID = (3, 2, 2)
 BITS = 6
+CLIP = ClipSpec(frames=9, height=16, width=16)
 TEXT = TextSpec(length=8, width=4)
 SHARDS = {"train": (7, 5, 9, 8), "validation": (6, 4)}
 RATES = {
@@ -49,48 +62,67 @@ def make_record(rng: np.random.Generator, number: int) -> dict:
     }
 
 
+def make_plan(grid: tuple[int, int, int] = GRID, items: dict[str, int] | None = None) -> Plan:
+    return Plan(
+        items=items or {},
+        sources={},
+        clip=CLIP,
+        streams={"video": StreamInfo(grid=grid, bits=BITS, fingerprint="abc")},
+        text=TextInfo(name="minilm", fingerprint="def", length=TEXT.length, width=TEXT.width),
+        clips_per_shard=9,
+        batch=4,
+        seed=0,
+    )
+
+
 def write_store(path: Path, shards: dict[str, tuple[int, ...]] = SHARDS, seed: int = 0) -> Store:
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
-        {
-            "key": tfds.features.Text(),
-            "caption": tfds.features.Text(),
-            "video": tfds.features.Tensor(shape=(int(np.prod(GRID)),), dtype=np.int32),
-            "text_states": tfds.features.Tensor(shape=(None, TEXT.width), dtype=np.float16),
-            "text_length": tfds.features.Scalar(dtype=np.int32),
-        }
-    )
+    plan = make_plan(items={split: sum(lengths) for split, lengths in shards.items()})
+    features = store_features(plan)
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    records, infos = {}, []
+    records, tfds_splits, splits = {}, [], {}
     for split, lengths in shards.items():
         template = tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
         )
-        records[split] = []
-        for i, length in enumerate(lengths):
-            name = template.sharded_filepath(shard_index=i, num_shards=len(lengths))
-            with tf.io.TFRecordWriter(str(name)) as file:
-                for _ in range(length):
-                    record = make_record(rng, len(records[split]))
-                    records[split].append(record)
-                    file.write(features.serialize_example(record))
-        infos.append(
+        records[split] = [make_record(rng, i) for i in range(sum(lengths))]
+        files = write_files(template, lengths, records[split], features)
+        splits[split] = SplitInfo(
+            clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}
+        )
+        tfds_splits.append(
             tfds.core.SplitInfo(
                 name=split, shard_lengths=list(lengths), num_bytes=0, filename_template=template
             )
         )
     tfds.folder_dataset.write_metadata(
-        data_dir=path, features=features, split_infos=infos, check_data=False
+        data_dir=path, features=features, split_infos=tfds_splits, check_data=False
     )
+    manifest = Manifest(source="made here", plan=plan, splits=splits)
+    (path / MANIFEST_FILE).write_text(to_json(manifest))
     return Store(str(path), records)
+
+
+def write_files(template, lengths, records, features) -> tuple[ShardInfo, ...]:
+    import tensorflow as tf
+
+    shards, rest = [], iter(records)
+    for i, length in enumerate(lengths):
+        file = Path(template.sharded_filepath(shard_index=i, num_shards=len(lengths)))
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for record in itertools.islice(rest, length):
+                writer.write(features.serialize_example(record))
+        shards.append(
+            ShardInfo(file=file.name, clips=length, size_bytes=file.stat().st_size, sha256="")
+        )
+    return tuple(shards)
 
 
 def make_experiment(store: str, **data) -> Experiment:
     return Experiment(
-        clip=ClipSpec(frames=9, height=16, width=16),
+        clip=CLIP,
         vocabulary=VocabularySpec(visual_bits=BITS),
         video_tokenizer=VideoTokenizerSpec(bits=BITS),
         text=TEXT,

@@ -1,0 +1,95 @@
+"""Whether a run can be fed: everything that can be known from the manifest, before device work."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from poet.data.tasks import stored_features
+from poet.specs import Experiment, UserError
+from poet.store.manifest import Manifest, TextInfo, check_store
+from poet.store.reader import check_split, load_manifest
+from poet.tasks.registry import group_batches, groups, run_format
+
+TRAIN_SPLIT = "train"
+
+
+def check(
+    experiment: Experiment,
+    *,
+    tokenizer: str | None = None,
+    split: str = TRAIN_SPLIT,
+    process_count: int = 1,
+) -> Manifest:
+    """Returns the manifest of DATA.store if it can feed every group of the experiment.
+
+    Args:
+      tokenizer: fingerprint of the video tokenizer that decodes the output; None is not compared.
+      split: the split to be trained on.
+      process_count: processes that share the files of the split.
+
+    Raises:
+      UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
+        another clip format, grid, code size, text encoder or tokenizer; a split that is missing,
+        smaller than a batch, or in fewer files than there are processes.
+    """
+    table = groups(experiment)
+    manifest = load_manifest(experiment.data.store)
+    _check_clip(experiment, manifest)
+    has_text = any(layout.text_span for layout, _ in table.values())
+    text = experiment.text
+    check_store(
+        manifest,
+        tokenizer=tokenizer,
+        grid=run_format(experiment).video,
+        bits=experiment.vocabulary.visual_bits,
+        text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width)
+        if has_text
+        else None,
+    )
+    for layout, rates in table.values():
+        _check_streams(experiment, manifest, stored_features(layout), sorted(rates))
+    _check_split(experiment, manifest, split, process_count)
+    return manifest
+
+
+def _check_clip(experiment: Experiment, manifest: Manifest) -> None:
+    for name in ("frames", "height", "width", "rate_hz"):
+        stored, wanted = getattr(manifest.clip, name), getattr(experiment.clip, name)
+        if stored != wanted:
+            raise UserError(
+                f"the token store {experiment.data.store} was made with CLIP.{name} = {stored}, "
+                f"this run has {wanted}: set CLIP.{name} = {stored}, or tokenize again"
+            )
+
+
+def _check_streams(
+    experiment: Experiment, manifest: Manifest, features: Sequence[str], tasks: Sequence[str]
+) -> None:
+    present = {*manifest.plan.streams, "text_states", "text_length"}
+    missing = [name for name in features if name not in present]
+    if missing:
+        raise UserError(
+            f"the token store {experiment.data.store} lacks the streams {', '.join(missing)} that "
+            f"{', '.join(tasks)} need (it has {', '.join(sorted(manifest.plan.streams))}): tokenize "
+            "again with these tasks in DATA.rates, or set their rates to 0"
+        )
+
+
+def _check_split(
+    experiment: Experiment, manifest: Manifest, split: str, process_count: int
+) -> None:
+    check_split(manifest, split)
+    info = manifest.splits[split]
+    files = sum(shard.clips > 0 for shard in info.shards)
+    if files < process_count:
+        raise UserError(
+            f"split {split!r} of {experiment.data.store} is in {files} file(s), fewer than the "
+            f"{process_count} processes that share it: tokenize with a smaller STORE.clips_per_shard"
+        )
+    group, batch = max(group_batches(experiment).items(), key=lambda item: item[1])
+    if batch > info.clips:
+        raise UserError(
+            f"a batch of group {group} takes {batch} clips, split {split!r} of "
+            f"{experiment.data.store} has {info.clips}: use a smaller DATA.batch, set "
+            "DATA.equal_tokens = False, or tokenize more clips"
+        )

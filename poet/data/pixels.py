@@ -1,0 +1,161 @@
+"""Batches of raw clips for the training of tokenizers.
+
+A source can only be read in ranges, so its items are cut into blocks; an epoch permutes the blocks,
+fills windows of memory with them, and permutes the clips of each window.  A source that fits one
+window is read once and permuted as a whole.  Every order is drawn from (seed, epoch, window), so the
+state of an iterator is its position alone.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+
+import numpy as np
+
+from poet.data.backend import tensorflow
+from poet.data.iterator import Batches, PositionIterator, local_batch
+from poet.specs import ClipSpec, UserError
+from poet.store.sources import RawClip, Source, TfdsSource, open_source
+
+BLOCK_CLIPS = 64
+# Clips held in memory; while one window is in use the next one is read.
+WINDOW_BYTES = 1024**3
+
+
+def pixel_batches(
+    path: str,
+    split: str,
+    clip: ClipSpec,
+    batch: int,
+    frames: int = 0,
+    seed: int = 0,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    window_bytes: int = WINDOW_BYTES,
+) -> PositionIterator:
+    """Endless batches {"video": uint8 [B, frames, H, W, 3]} of a folder of clips or a TFDS folder.
+
+    Args:
+      clip: format that the clips are brought to.
+      batch: clips per step, of all processes.
+      frames: length of a random excerpt of each clip; 0 takes the whole clip, 1 gives images.
+
+    Raises:
+      UserError: no such source or split, `frames` longer than a clip, or a batch larger than the
+        split or not divisible by the processes.
+    """
+    frames = frames or clip.frames
+    if not 1 <= frames <= clip.frames:
+        raise UserError(f"excerpts of {frames} frames do not fit clips of {clip.frames} frames")
+    source = open_source(path, split, clip)
+    if isinstance(source, TfdsSource):
+        tensorflow()  # before the source starts it with an accelerator in sight
+    if batch > len(source):
+        raise UserError(
+            f"a batch takes {batch} clips, split {split!r} of {path} has {len(source)}: "
+            "use a smaller batch"
+        )
+    local = local_batch(batch, process_count, "the batch of clips")
+    pool = _pool(source, clip, window_bytes)
+    own = slice(process_index * local, (process_index + 1) * local)
+
+    def build(examples: int) -> Batches:
+        while True:
+            places = range(examples, examples + batch)[own]
+            clips = [_excerpt(pool.clip(seed, i), frames, (seed, i)) for i in places]
+            yield {"video": np.stack(clips)}
+            examples += batch
+
+    return PositionIterator(build, batch)
+
+
+def _excerpt(video: np.ndarray, frames: int, seed: tuple[int, int]) -> np.ndarray:
+    start = np.random.default_rng((*seed, 1)).integers(len(video) - frames + 1)
+    return video[start : start + frames]
+
+
+def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> _Pool:
+    """A pool that iterators over one small source share; larger ones stand at different windows."""
+    block_bytes = clip.frames * clip.height * clip.width * 3 * BLOCK_CLIPS
+    blocks = max(1, window_bytes // block_bytes)
+    whole = blocks * BLOCK_CLIPS >= len(source)
+    return _whole_pool(source) if whole else _Pool(source, blocks)
+
+
+@functools.lru_cache(maxsize=2)
+def _whole_pool(source: Source) -> _Pool:
+    return _Pool(source, len(source))
+
+
+class _Pool:
+    """The clips of a source in windows of at most `blocks` blocks.
+
+    A window has as many places as items.  Items that give no clip leave their places to the clips
+    of the same window, so that a position needs no count of what was skipped.
+    """
+
+    def __init__(self, source: Source, blocks: int):
+        self._source, self._blocks = source, blocks
+        self._windows_per_epoch = -(-len(source) // (blocks * BLOCK_CLIPS))
+        self._reader = concurrent.futures.ThreadPoolExecutor(1)
+        self._loading: dict[tuple[int, ...], concurrent.futures.Future[list[np.ndarray]]] = {}
+
+    def clip(self, seed: int, position: int) -> np.ndarray:
+        """uint8 [T, H, W, 3] at a position of the endless order of this seed."""
+        epoch, place = divmod(position, len(self._source))
+        for number in range(self._windows_per_epoch):
+            window = self._window(seed, epoch, number)
+            size = sum(self._length(start) for start in window)
+            if place < size:
+                break
+            place -= size
+        clips = self._clips(window, self._following(seed, epoch, number))
+        return clips[_order(seed, epoch, number, len(clips))[place % len(clips)]]
+
+    def _length(self, start: int) -> int:
+        return min(BLOCK_CLIPS, len(self._source) - start)
+
+    def _window(self, seed: int, epoch: int, number: int) -> tuple[int, ...]:
+        """First items of the blocks of a window, ascending."""
+        blocks = _block_order(seed, epoch, -(-len(self._source) // BLOCK_CLIPS))
+        chosen = blocks[number * self._blocks : (number + 1) * self._blocks]
+        return tuple(sorted((chosen * BLOCK_CLIPS).tolist()))
+
+    def _following(self, seed: int, epoch: int, number: int) -> tuple[int, ...]:
+        last = number + 1 == self._windows_per_epoch
+        return self._window(seed, epoch + 1, 0) if last else self._window(seed, epoch, number + 1)
+
+    def _clips(self, window: tuple[int, ...], following: tuple[int, ...]) -> list[np.ndarray]:
+        """Clips of a window in the source's order; reading of the following one begins."""
+        wanted = (window, following)
+        for key in [key for key in self._loading if key not in wanted]:
+            self._loading.pop(key).cancel()
+        for key in wanted:
+            if key not in self._loading:
+                self._loading[key] = self._reader.submit(self._read, key)
+        return self._loading[window].result()
+
+    def _read(self, starts: tuple[int, ...]) -> list[np.ndarray]:
+        items = (
+            item
+            for start in starts
+            for item in self._source.read(start, start + self._length(start))
+        )
+        clips = [item.video for item in items if isinstance(item, RawClip)]
+        if not clips:
+            raise UserError(
+                f"none of the items from {starts[0]} on of the source can be read as a clip"
+            )
+        return clips
+
+
+@functools.lru_cache(maxsize=8)
+def _block_order(seed: int, epoch: int, blocks: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 2)).permutation(blocks)
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, window: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, window, 3)).permutation(size)

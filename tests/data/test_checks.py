@@ -1,0 +1,96 @@
+"""A store that cannot feed a run is refused before any batch is read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from conftest import BITS, CLIP, RATES, TEXT, make_experiment
+
+from poet.data import checks
+from poet.data.checks import check
+from poet.specs import UserError, VideoTokenizerSpec, VocabularySpec
+from poet.tasks.layout import Format
+from poet.tasks.registry import TASKS, Task
+from poet.vocabulary import Special
+
+
+def test_a_fitting_store_passes_and_its_manifest_is_returned(experiment):
+    assert check(experiment).splits["train"].clips == 29
+    assert check(experiment, tokenizer="abc", process_count=4).video.bits == BITS
+
+
+def test_a_missing_store_is_refused(tmp_path):
+    for path in ("", str(tmp_path / "nothing")):
+        with pytest.raises(UserError, match="no token store"):
+            check(make_experiment(path))
+
+
+def test_an_unknown_task_is_refused_with_near_names(store):
+    with pytest.raises(UserError, match="did you mean text_to_video"):
+        check(make_experiment(store.path, rates={"text_to_vidio": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip": CLIP.replace(frames=17)}, "CLIP.frames = 9"),
+        ({"clip": CLIP.replace(rate_hz=12.0)}, "CLIP.rate_hz = 8.0"),
+        (
+            {"video_tokenizer": VideoTokenizerSpec(bits=BITS, stem=(1, 2, 2))},
+            r"video.grid is \[3, 2, 2\], not \[3, 1, 1\]",
+        ),
+        (
+            {
+                "vocabulary": VocabularySpec(visual_bits=7),
+                "video_tokenizer": VideoTokenizerSpec(bits=7),
+            },
+            "video.bits is 6, not 7",
+        ),
+        ({"text": TEXT.replace(width=8)}, "text.width is 4, not 8"),
+        ({"text": TEXT.replace(length=4)}, "text.length is 8, not 4"),
+        ({"text": TEXT.replace(encoder="t5")}, "text.name is 'minilm', not 't5'"),
+    ],
+)
+def test_a_store_of_another_format_is_refused(experiment, changes, message):
+    with pytest.raises(UserError, match=message):
+        check(dataclasses.replace(experiment, **changes))
+
+
+def test_a_run_without_text_does_not_ask_for_the_stores_text_encoder(store):
+    experiment = make_experiment(store.path, rates={"unconditional": 1.0})
+    check(experiment.replace(text=TEXT.replace(encoder="t5", width=1024)))
+
+
+def test_another_tokenizer_is_refused(experiment):
+    with pytest.raises(UserError, match="fingerprint is 'abc', not 'xyz'"):
+        check(experiment, tokenizer="xyz")
+
+
+def test_a_stream_that_the_store_lacks_is_refused(experiment, monkeypatch):
+    sound = Task(name="video_to_audio", token=Special.TASK_AUDIO, text=False, output=("audio",))
+    monkeypatch.setitem(TASKS, sound.name, sound)
+    format_ = Format(video=(3, 2, 2), text_length=8, audio_frames=10)
+    for module in ("poet.data.checks", "poet.tasks.registry"):
+        monkeypatch.setattr(f"{module}.run_format", lambda _: format_)
+    rates = RATES | {sound.name: 1.0}
+    with pytest.raises(UserError, match="lacks the streams audio that video_to_audio"):
+        check(experiment.replace(data=experiment.data.replace(rates=rates)))
+
+
+def test_a_batch_larger_than_the_split_is_refused(store):
+    rates = {"unconditional": 1.0}
+    check(make_experiment(store.path, rates=rates, batch=29))
+    with pytest.raises(UserError, match="takes 30 clips.*has 29"):
+        check(make_experiment(store.path, rates=rates, batch=30))
+
+
+def test_a_missing_split_and_too_few_files_are_refused(experiment):
+    with pytest.raises(UserError, match="no split 'test'"):
+        check(experiment, split="test")
+    with pytest.raises(UserError, match=r"in 4 file\(s\), fewer than the 5"):
+        check(experiment, process_count=5)
+
+
+def test_the_default_split_is_the_one_that_training_reads(experiment):
+    assert checks.TRAIN_SPLIT in check(experiment).splits

@@ -1,0 +1,247 @@
+"""Batches are the stored codes, in an order that is drawn once, shared out and resumed exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import BITS, GRID, RATES, SHARDS, TEXT, make_experiment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poet.data.loader import batches, eval_batches
+from poet.data.mixture import BLOCK, block_counts
+from poet.specs import UserError
+from poet.tasks.registry import TASKS, groups, layouts
+
+FRAME = GRID[1] * GRID[2]
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def find(records, codes) -> int:
+    """Index of the record whose video codes open with `codes`."""
+    hits = [i for i, r in enumerate(records) if np.array_equal(r["video"][: len(codes)], codes)]
+    assert len(hits) == 1, hits
+    return hits[0]
+
+
+def visual(layout, tokens_BxS):
+    streams = layout.parse(tokens_BxS)
+    return streams.get("video", streams.get("image"))
+
+
+@pytest.mark.parametrize("task", sorted(RATES))
+def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment, task):
+    layout = layouts(experiment)[task]
+    records = store.records["validation"]
+    found = list(eval_batches(experiment, task, "validation", 4, 99))
+    assert len(found) == len(records) // 4
+    for i, batch in enumerate(found):
+        for j in range(4):
+            record = records[4 * i + j]
+            codes = visual(layout, batch["tokens"][j])
+            np.testing.assert_array_equal(codes, record["video"][: len(codes)])
+            if layout.text_span:
+                length = record["text_length"]
+                assert batch["text_length"][j] == length
+                np.testing.assert_array_equal(
+                    batch["text_states"][j, :length], record["text_states"]
+                )
+
+
+def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experiment):
+    for task, latents in {"frame_prediction": 2, "image_to_video": 1, "text_to_video": 0}.items():
+        first, again = (list(eval_batches(experiment, task, "train", 8, 2)) for _ in range(2))
+        assert len(first) == 2 and all(map(equal, first, again))
+        assert {int(k) for b in first for k in b["known"]} == {latents * FRAME}
+
+
+def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(store, experiment):
+    for group, iterator in batches(experiment).items():
+        layout, _ = groups(experiment)[group]
+        for batch in take(iterator, 5):
+            size = len(batch["tokens"])
+            assert batch["tokens"].dtype == np.int32
+            assert batch["tokens"].shape == (size, layout.length)
+            assert batch["known"].dtype == np.int32 and batch["known"].shape == (size,)
+            for codes in visual(layout, batch["tokens"]):
+                find(store.records["train"], codes)
+            assert ("text_states" in batch) == (layout.text_span is not None)
+            if layout.text_span:
+                assert batch["text_states"].dtype == np.float16
+                assert batch["text_states"].shape == (size, TEXT.length, TEXT.width)
+                assert batch["text_length"].dtype == np.int32
+
+
+def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(store, experiment):
+    layout, _ = groups(experiment)["text-to-video"]
+    dropped = 0
+    for batch in take(batches(experiment)["text-to-video"], 50):
+        for codes, states, length in zip(
+            visual(layout, batch["tokens"]), batch["text_states"], batch["text_length"]
+        ):
+            record = store.records["train"][find(store.records["train"], codes)]
+            assert length in (0, record["text_length"])
+            np.testing.assert_array_equal(states[:length], record["text_states"][:length])
+            assert not states[length:].any()
+            dropped += length == 0
+    assert 0 < dropped < 50  # 200 clips at a share of 0.1
+
+
+@pytest.mark.parametrize("task", sorted(RATES))
+def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, task):
+    experiment = make_experiment(store.path, rates={task: 1.0}, batch=8)
+    low, high = TASKS[task].known_latents
+    (iterator,) = batches(experiment).values()
+    known = {int(k) for batch in take(iterator, 10) for k in batch["known"]}
+    assert known == {latents * FRAME for latents in range(low, high + 1)}
+
+
+def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
+    experiment = make_experiment(
+        store.path, rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"])
+    )
+    layout = layouts(experiment)["frame_prediction"]
+    epochs = []
+    for batch in take(batches(experiment)["video"], 2):
+        rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
+        epochs.append(dict(zip(rows, batch["known"].tolist())))
+    assert epochs[0].keys() == epochs[1].keys() and epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
+    experiment = make_experiment(
+        store.path, rates={"text_to_image": 1.0}, batch=32, text_dropout=share
+    )
+    lengths = np.concatenate(
+        [b["text_length"] for b in take(batches(experiment)["text-to-image"], 100)]
+    )
+    deviation = 4 * np.sqrt(share * (1 - share) / len(lengths))
+    assert abs(np.mean(lengths == 0) - share) <= deviation
+
+
+def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store):
+    size = sum(SHARDS["train"])
+    experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=size)
+    layout = layouts(experiment)["unconditional"]
+    orders = []
+    for batch in take(batches(experiment)["video"], 6):
+        rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
+        assert sorted(rows) == list(range(size))
+        orders.append(tuple(rows))
+    assert len(set(orders)) == 6
+
+
+@given(data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_resuming_at_any_point_continues_bit_for_bit(experiment, data):
+    position = data.draw(st.integers(0, 2 * sum(SHARDS["train"])))
+    ahead = data.draw(st.integers(0, 3))
+    original, resumed = batches(experiment), batches(experiment)
+    for group, iterator in original.items():
+        take(iterator, position)
+        state = iterator.get_state()
+        assert isinstance(state, bytes) and len(state) < 1000
+        following = take(iterator, 3)
+        take(resumed[group], ahead)  # a used iterator can be moved too
+        resumed[group].set_state(state)
+        assert all(map(equal, following, take(resumed[group], 3)))
+        assert resumed[group].get_state() == iterator.get_state()
+
+
+def test_the_seed_decides_the_order(store, experiment):
+    same = batches(make_experiment(store.path))
+    other = batches(make_experiment(store.path, seed=1))
+    for group, iterator in batches(experiment).items():
+        first = take(iterator, 4)
+        assert all(map(equal, first, take(same[group], 4)))
+        assert not any(map(equal, first, take(other[group], 4)))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_read_disjoint_clips_that_cover_the_split(store, count):
+    size = sum(SHARDS["train"])
+    experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=count)
+    layout = layouts(experiment)["unconditional"]
+    seen = []
+    for index in range(count):
+        iterator = batches(experiment, process_index=index, process_count=count)["video"]
+        taken = take(iterator, size)
+        assert all(b["tokens"].shape == (1, layout.length) for b in taken)
+        seen.append({find(store.records["train"], visual(layout, b["tokens"])[0]) for b in taken})
+    assert not any(a & b for a, b in itertools.combinations(seen, 2))
+    assert set.union(*seen) == set(range(size))
+
+
+def test_eval_processes_share_the_split(store, experiment):
+    layout = layouts(experiment)["unconditional"]
+    seen = [
+        find(store.records["validation"], codes)
+        for index in range(2)
+        for b in eval_batches(
+            experiment, "unconditional", "validation", 1, 99, process_index=index, process_count=2
+        )
+        for codes in visual(layout, b["tokens"])
+    ]
+    assert sorted(seen) == list(range(sum(SHARDS["validation"])))
+
+
+def test_the_mixture_gives_every_block_its_exact_shares(store):
+    """The known count tells the tasks apart: 0 unconditional, at least one latent otherwise."""
+    rates = {"unconditional": 1.0, "frame_prediction": 3.0}
+    experiment = make_experiment(store.path, rates=rates, batch=BLOCK // 8)
+    known = np.concatenate([b["known"] for b in take(batches(experiment)["video"], 16)])
+    for block in known.reshape(2, BLOCK):
+        assert np.sum(block == 0) == BLOCK // 4
+    assert not np.array_equal(known[:BLOCK] == 0, known[BLOCK:] == 0)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_block_counts_are_whole_and_within_one_of_the_rates(rates):
+    counts = block_counts(rates)
+    shares = np.asarray(rates) / np.sum(rates) * BLOCK
+    assert sum(counts) == BLOCK and min(counts) >= 1
+    rare = np.sum(shares < 1)  # each is raised to one example, which others give up
+    assert np.all(np.abs(counts - shares) <= 1 + rare)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(store):
+    with pytest.raises(UserError, match="3 processes"):
+        batches(make_experiment(store.path, batch=4), process_count=3)
+
+
+def test_more_processes_than_files_are_refused(experiment):
+    with pytest.raises(UserError, match="2 non-empty"):
+        next(batches(experiment, "validation", process_count=4)["video"])
+
+
+def test_a_split_that_is_missing_or_smaller_than_a_batch_is_refused(experiment):
+    with pytest.raises(UserError, match="no split 'test'.*train, validation"):
+        eval_batches(experiment, "unconditional", "test", 4, 1)
+    with pytest.raises(UserError, match="less than one batch of 11"):
+        eval_batches(experiment, "unconditional", "validation", 11, 1)
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[1]", b'{"examples": -1}', b"\xff"])
+def test_a_foreign_state_is_refused_and_leaves_the_position(experiment, state):
+    iterator = batches(experiment)["video"]
+    iterator.set_state(b'{"examples": 8}')
+    with pytest.raises(UserError):
+        iterator.set_state(state)
+    assert iterator.get_state() == b'{"examples": 8}'
+
+
+def test_codes_fit_the_visual_range(experiment):
+    layout = layouts(experiment)["text_to_video"]
+    batch = next(batches(experiment)["text-to-video"])
+    assert layout.parse(batch["tokens"])["video"].max() < 2**BITS
