@@ -1,0 +1,186 @@
+"""The smallest real Trainable: a noisy linear model with two groups, and data that can be poisoned.
+
+Run as a program it trains as the CLI does: `linear.py WORKDIR STEPS [SIGNAL_AT] [DELAY_S]`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from poet import checkpoint, mesh, specs
+from poet.training import loop, optimizer
+from poet.training.schedule import GroupSchedule
+from poet.training.trainable import Group, Trainable
+
+IN, OUT = 16, 8
+BATCH = {"short": 16, "long": 8}
+SHARES = {"short": 0.3, "long": 0.7}
+AXES = {"w": ("embed", "mlp"), "b": ("mlp",)}
+OPTIMIZER = specs.OptimizerSpec(learning_rate=1e-2, warmup_steps=2)
+# Fixed here, not the run's length, so that shorter runs are prefixes of longer ones.
+HORIZON = 100
+
+
+class Batches:
+    """Batch number i of a group is a pure function of i; `seen` records what was handed out."""
+
+    def __init__(self, group: str, *, poison: int | None = None, delay_s: float = 0.0):
+        self.group, self.poison, self.delay_s = group, poison, delay_s
+        self.position, self.seen = 0, []
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        time.sleep(self.delay_s)
+        rng = np.random.default_rng([self.position, len(self.group)])
+        x = rng.normal(size=(BATCH[self.group], IN)).astype(np.float32)
+        y = np.ascontiguousarray(x[:, :OUT] * 2)
+        if self.position == self.poison:
+            y[0, 0] = np.nan
+        self.seen.append(self.position)
+        self.position += 1
+        return {"x": x, "y": y}
+
+    def get_state(self) -> bytes:
+        return str(self.position).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self.position = int(state)
+
+
+def _params(key: jax.Array) -> dict[str, jax.Array]:
+    return {"w": jax.random.normal(key, (IN, OUT)), "b": jnp.zeros(OUT)}
+
+
+def trainable(change: Callable[[Any], Any] = lambda state: state) -> Trainable:
+    """`change` is applied to the state after each update."""
+    tx = optimizer.build(OPTIMIZER, HORIZON, AXES)
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        params = _params(key)
+        return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
+
+    def step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        noise = jax.random.normal(key, ())
+
+        def loss_of(params: Any) -> jax.Array:
+            spec = P(("data", "fsdp"), "tensor")
+            y = jnp.einsum("bi,io->bo", batch["x"], params["w"], out_sharding=spec) + params["b"]
+            return jnp.square(y - batch["y"] + 0.1 * noise).mean()
+
+        loss, grads = jax.value_and_grad(loss_of)(state["params"])
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        new = {
+            "step": state["step"] + 1,
+            "params": optax.apply_updates(state["params"], updates),
+            "opt_state": opt_state,
+        }
+        return change(new), {"loss": loss, "noise": noise}
+
+    shapes = jax.eval_shape(_params, jax.random.key(0))
+    moments = optimizer.state_axes(tx, shapes, AXES)
+    axes = {"step": (), "params": AXES, "opt_state": moments}
+    groups = {name: _group(name, batch, step) for name, batch in BATCH.items()}
+    return Trainable(init=init, axes=axes, groups=groups)
+
+
+def _group(name: str, batch: int, step: Callable[..., Any]) -> Group:
+    return Group(
+        name=name,
+        step=step,
+        batch={
+            "x": jax.ShapeDtypeStruct((batch, IN), np.float32),
+            "y": jax.ShapeDtypeStruct((batch, OUT), np.float32),
+        },
+        clips=batch,
+        tokens=batch * 4,
+        flops=6.0 * batch * IN * OUT,
+    )
+
+
+def experiment(steps: int, *, every: int = 4, keep: int = 2, width: int = 128) -> specs.Experiment:
+    return specs.Experiment(
+        train=specs.TrainSpec(steps=steps, log_every=1, seed=3),
+        checkpoint=specs.CheckpointSpec(every=every, keep=keep),
+        optimizer=OPTIMIZER,
+        model=specs.ModelSpec(width=width),
+    )
+
+
+def batches(**options: Any) -> dict[str, Batches]:
+    return {name: Batches(name, **options) for name in BATCH}
+
+
+def build_mesh(devices: int = 8) -> jax.sharding.Mesh:
+    return mesh.build(specs.MeshSpec(fsdp=-1, tensor=2), jax.devices()[:devices])
+
+
+def run(
+    workdir: Path,
+    steps: int,
+    *,
+    model: Trainable | None = None,
+    data: dict[str, Batches] | None = None,
+    hooks: Sequence[loop.Hook] = (),
+    devices: int = 8,
+    **options: Any,
+) -> loop.Outcome:
+    return loop.train(
+        model or trainable(),
+        data or batches(),
+        GroupSchedule(SHARES, seed=1),
+        workdir=workdir,
+        mesh=build_mesh(devices),
+        experiment=experiment(steps, **options),
+        hooks=hooks,
+    )
+
+
+def restored(workdir: Path, devices: int = 8) -> checkpoint.Restored:
+    """The newest checkpoint, read through the same door as the loop."""
+    built = build_mesh(devices)
+    model = trainable()
+    shardings = mesh.Rules().shardings(built, model.axes)
+    with jax.set_mesh(built):
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
+        return checkpoint.restore(workdir / "checkpoints", target)
+
+
+def leaves(state: Any) -> dict[str, np.ndarray]:
+    found = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def signal_at(step: int, number: int = signal.SIGTERM) -> loop.Hook:
+    """A hook that sends this process a signal while the state has done `step` updates."""
+
+    def send(state: Any, now: int) -> loop.Report:
+        if now == step:
+            os.kill(os.getpid(), number)
+        return loop.Report()
+
+    return loop.Hook(name="signal", every=1, fn=send)
+
+
+def main(workdir: str, steps: str, at: str = "0", delay_s: str = "0") -> int:
+    sys.modules["clu.metric_writers"] = None  # Spares the import of TensorFlow.
+    hooks = [signal_at(int(at))]
+    data = batches(delay_s=float(delay_s))
+    outcome = run(Path(workdir), int(steps), data=data, hooks=hooks, every=2)
+    return loop.EXIT_PREEMPTED if outcome is loop.Outcome.PREEMPTED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
