@@ -171,6 +171,8 @@ class VideoTokenizerSpec(Spec):
 
     `stem` is a causal space-to-depth (t, h, w) in front of the first convolution, (1, 1, 1) in the
     paper; each level but the last halves h and w, and t where `temporal_downsample` says so.
+    `stem_kernel` is that of the first and the last convolution: 1 beside a large stem is a patch
+    embedding, and saves most of the FLOPs of a small network.
     `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
     """
 
@@ -179,6 +181,7 @@ class VideoTokenizerSpec(Spec):
     blocks: int = 4
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     stem: tuple[int, int, int] = (1, 1, 1)
+    stem_kernel: int = 3
     down_kernel: int = 3
     norm_groups: int = 32
     bits: int = 18
@@ -186,7 +189,9 @@ class VideoTokenizerSpec(Spec):
     path: str = ""
 
     def validate(self) -> None:
-        self.require_positive("base_channels", "blocks", "down_kernel", "norm_groups")
+        self.require_positive(
+            "base_channels", "blocks", "stem_kernel", "down_kernel", "norm_groups"
+        )
         self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
         self.require_one_of("dtype", DTYPES)
         self.require(
@@ -390,12 +395,17 @@ class StoreSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerTrainSpec(Spec):
-    """`poet tokenizer-train`: reconstruction and LFQ losses (weights: spec §2.1, §2.5)."""
+    """`poet tokenizer-train`: reconstruction and LFQ losses (weights: spec §2.1, §2.5).
+
+    `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on one-frame
+    clips; `entropy_groups` = 0 takes the batch entropy exactly over all codes.
+    """
 
     source: str = ""
     split: str = "train"
     batch: int = 16
     frames: int = 0
+    image_share: float = 0.0
     l2_weight: float = 5.0
     commitment_weight: float = 0.25
     entropy_weight: float = 0.1
@@ -408,6 +418,7 @@ class TokenizerTrainSpec(Spec):
     def validate(self) -> None:
         self.require_positive("batch", "temperature")
         self.require(0 <= self.ema_decay < 1, "ema_decay", "must lie in [0, 1)")
+        self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
 
 
 # -------------------------------------------------------------------------- what a checkpoint does
@@ -436,7 +447,11 @@ class SampleSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalSpec(Spec):
-    """`poet eval`: a split of the store for likelihoods, and of the source for pixels."""
+    """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
+
+    `source` empty means `STORE.source`.  `temperature` is that of predicted frames: PSNR rewards the
+    likeliest frames, so 0 (greedy).
+    """
 
     split: str = "validation"
     source: str = ""
@@ -444,9 +459,11 @@ class EvalSpec(Spec):
     batches: int = 8
     clips: int = 32
     known_frames: int = 5
+    temperature: float = 0.0
 
     def validate(self) -> None:
         self.require_positive("batch", "batches", "clips", "known_frames")
+        self.require(self.temperature >= 0, "temperature", "must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

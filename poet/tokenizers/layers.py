@@ -1,0 +1,182 @@
+"""Causal 3-D layers and the declaration of their weights.
+
+A network is declared once as a nested dict of `Weight`; its initial values, shapes and logical
+axes are all derived from that declaration.
+
+Shape legend: B batch, T frames, H height, W width, C channels, D output channels, G groups.
+Kernels are (t, h, w, in, out).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from poet.mesh import LogicalAxes
+
+Tree = Mapping[str, Any]
+CONV_DIMS = ("NDHWC", "DHWIO", "NDHWC")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One declared array; `fan_in` = 0 means zeros, -1 ones, else normal with variance 1/fan_in."""
+
+    shape: tuple[int, ...]
+    axes: LogicalAxes
+    fan_in: int
+
+    def init(self, key: jax.Array) -> jax.Array:
+        if self.fan_in > 0:
+            return jax.random.normal(key, self.shape) * self.fan_in**-0.5
+        return jnp.full(self.shape, -float(self.fan_in))
+
+
+def conv(kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True) -> Tree:
+    """A cubic convolution; `shard` puts its output channels on the logical axis `conv_out`."""
+    axes = (None, None, None, "conv_in", "conv_out" if shard else None)
+    shape = (kernel, kernel, kernel, width, out)
+    tree = {"kernel": Weight(shape, axes, kernel**3 * width)}
+    return tree | ({"bias": Weight((out,), (None,), 0)} if bias else {})
+
+
+def dense(width: int, out: int) -> Tree:
+    """A linear map per position."""
+    return {
+        "kernel": Weight((width, out), ("conv_in", "conv_out"), width),
+        "bias": Weight((out,), (None,), 0),
+    }
+
+
+def norm(width: int) -> Tree:
+    """Scale and bias of a GroupNorm."""
+    return {"scale": Weight((width,), (None,), -1), "bias": Weight((width,), (None,), 0)}
+
+
+def is_weight(node: Any) -> bool:
+    return isinstance(node, Weight)
+
+
+def init(declared: Tree, key: jax.Array) -> Tree:
+    """Float32 values; each weight's stream is its place in the declaration."""
+    leaves, treedef = jax.tree.flatten(declared, is_leaf=is_weight)
+    keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
+    return jax.tree.unflatten(treedef, [w.init(k) for w, k in zip(leaves, keys)])
+
+
+def axes(declared: Tree) -> Tree:
+    """The logical axes of every weight."""
+    return jax.tree.map(lambda w: w.axes, declared, is_leaf=is_weight)
+
+
+def count(declared: Tree) -> int:
+    """Number of scalars."""
+    return sum(math.prod(w.shape) for w in jax.tree.leaves(declared, is_leaf=is_weight))
+
+
+# ------------------------------------------------------------------------------------- application
+
+
+def edge_pad(x_BxTxHxWxC: jax.Array, kernel: tuple[int, int, int]) -> jax.Array:
+    """Replicates edges: k-1 frames in front and none behind, (k-1)//2 and k//2 in space."""
+    kt, kh, kw = kernel
+    pads = ((0, 0), (kt - 1, 0), ((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2), (0, 0))
+    return jnp.pad(x_BxTxHxWxC, pads, mode="edge") if kernel != (1, 1, 1) else x_BxTxHxWxC
+
+
+def causal_conv(
+    x_BxTxHxWxC: jax.Array,
+    weights: Tree,
+    *,
+    stride: tuple[int, int, int] = (1, 1, 1),
+    implementation: str = "",
+) -> jax.Array:
+    """Causal convolution with edge padding; computes and returns in the dtype of `x`.
+
+    `implementation` is "native" (one XLA convolution), "taps" (one matmul per spatial tap, time
+    folded into channels) or "" for the choice of `conv_implementation`.
+    """
+    kernel = weights["kernel"].astype(x_BxTxHxWxC.dtype)
+    padded = edge_pad(x_BxTxHxWxC, kernel.shape[:3])
+    implementation = implementation or conv_implementation(kernel.shape, jax.default_backend())
+    run = {"native": _native_conv, "taps": _tap_conv}[implementation]
+    y_BxTxHxWxD = run(padded, kernel, stride)
+    return y_BxTxHxWxD + weights["bias"].astype(y_BxTxHxWxD.dtype) if "bias" in weights else y_BxTxHxWxD
+
+
+def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
+    """The faster one by tests/benchmarks/bench_conv.py.
+
+    XLA's CPU convolution is on a par with matmuls from 64 channels up (40-80 GFLOP/s on two
+    cores) and two to three times slower below; accelerators always do best with the native one.
+    """
+    narrow = min(kernel_shape[3:]) < 64 and kernel_shape[:3] != (1, 1, 1)
+    return "taps" if backend == "cpu" and narrow else "native"
+
+
+def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        padded, kernel, stride, "VALID", dimension_numbers=CONV_DIMS
+    )
+
+
+def _tap_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    (kt, kh, kw, _, _), (st, sh, sw) = kernel.shape, stride
+    frames, height, width = ((p - k) // s + 1 for p, k, s in zip(padded.shape[1:], kernel.shape, stride))
+    steps = [padded[:, i : i + (frames - 1) * st + 1 : st] for i in range(kt)]
+    folded = jnp.concatenate(steps, axis=-1)
+    out = 0.0
+    for i in range(kh):
+        rows = folded[:, :, i : i + (height - 1) * sh + 1 : sh]
+        for j in range(kw):
+            tap = rows[:, :, :, j : j + (width - 1) * sw + 1 : sw]
+            out = out + tap @ kernel[:, i, j].reshape(-1, kernel.shape[-1])
+    return out
+
+
+def standardize(x_BxTxHxWxC: jax.Array, groups: int, epsilon: float = 1e-6) -> jax.Array:
+    """GroupNorm without its affine map, statistics per frame (spec §2.4), computed in float32."""
+    b, t, h, w, c = x_BxTxHxWxC.shape
+    x = x_BxTxHxWxC.astype(jnp.float32).reshape(b, t, h * w, groups, c // groups)
+    mean = jnp.mean(x, axis=(2, 4), keepdims=True)
+    centred = x - mean
+    variance = jnp.mean(centred**2, axis=(2, 4), keepdims=True)
+    normed = centred * jax.lax.rsqrt(variance + epsilon)
+    return normed.reshape(x_BxTxHxWxC.shape).astype(x_BxTxHxWxC.dtype)
+
+
+def group_norm(x: jax.Array, weights: Tree, groups: int) -> jax.Array:
+    """Per-frame GroupNorm with scale and bias."""
+    scale, bias = (weights[name].astype(x.dtype) for name in ("scale", "bias"))
+    return standardize(x, groups) * scale + bias
+
+
+def space_to_depth(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
+    """Causal: the first frame is repeated in front, so that 1 + s*k frames become 1 + k."""
+    st, sh, sw = factor
+    x = jnp.pad(x_BxTxHxWxC, ((0, 0), (st - 1, 0), (0, 0), (0, 0), (0, 0)), mode="edge")
+    b, t, h, w, c = x.shape
+    x = x.reshape(b, t // st, st, h // sh, sh, w // sw, sw, c)
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(b, t // st, h // sh, w // sw, st * sh * sw * c)
+
+
+def depth_to_space(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
+    """Inverse of `space_to_depth`: drops the first s-1 frames, so that 1 + k become 1 + s*k."""
+    st, sh, sw = factor
+    b, t, h, w, c = x_BxTxHxWxC.shape
+    x = x_BxTxHxWxC.reshape(b, t, h, w, st, sh, sw, c // (st * sh * sw))
+    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(b, t * st, h * sh, w * sw, -1)[:, st - 1 :]
+
+
+def repeat_nearest(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
+    """Nearest-neighbour enlargement with the same frame rule as `depth_to_space`."""
+    st, sh, sw = factor
+    b, t, h, w, c = x_BxTxHxWxC.shape
+    x = jnp.broadcast_to(x_BxTxHxWxC[:, :, None, :, None, :, None], (b, t, st, h, sh, w, sw, c))
+    return x.reshape(b, t * st, h * sh, w * sw, c)[:, st - 1 :]

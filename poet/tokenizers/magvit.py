@@ -1,0 +1,153 @@
+"""MAGVIT-v2's causal 3-D encoder and decoder (2310.05737, fig. and appendix; spec §2.2-2.4).
+
+Pixels are floats in [0, 1], channels last.  A clip has 1 + k*factor frames; its first frame is
+encoded and decoded independently of the rest, and no frame depends on a later one.
+
+Shape legend: B batch, T H W pixels, t h w latents, K bits, C channels.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from poet.specs import VideoTokenizerSpec
+from poet.tokenizers import layers, lfq
+from poet.tokenizers.layers import Tree, causal_conv, conv, group_norm, norm
+
+RGB = 3
+Factor = tuple[int, int, int]
+
+
+def declare(spec: VideoTokenizerSpec) -> Tree:
+    """The weights of encoder and decoder, as `layers.Weight`."""
+    return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec)}
+
+
+def init(spec: VideoTokenizerSpec, key: jax.Array) -> Tree:
+    """Float32 weights."""
+    return layers.init(declare(spec), key)
+
+
+def widths(spec: VideoTokenizerSpec) -> list[int]:
+    """Channels of every level, finest first."""
+    return [spec.base_channels * m for m in spec.multipliers]
+
+
+def level_factors(spec: VideoTokenizerSpec) -> list[Factor]:
+    """Downsampling (t, h, w) between each level and the next coarser one."""
+    return [(2 if temporal else 1, 2, 2) for temporal in spec.temporal_downsample]
+
+
+def stem_channels(spec: VideoTokenizerSpec) -> int:
+    t, h, w = spec.stem
+    return RGB * t * h * w
+
+
+def _declare_blocks(first: int, width: int, blocks: int) -> Tree:
+    ins = [first] + [width] * (blocks - 1)
+    return {f"block{i}": _declare_block(w, width) for i, w in enumerate(ins)}
+
+
+def _declare_block(width: int, out: int) -> Tree:
+    """Residual block: (norm, swish, conv) twice without biases; 1x1 shortcut if the width changes."""
+    shortcut = {"shortcut": conv(1, width, out, bias=False)} if width != out else {}
+    return shortcut | {
+        "norm0": norm(width),
+        "conv0": conv(3, width, out, bias=False),
+        "norm1": norm(out),
+        "conv1": conv(3, out, out, bias=False),
+    }
+
+
+def _declare_encoder(spec: VideoTokenizerSpec) -> Tree:
+    channels = widths(spec)
+    tree: dict[str, Tree] = {"in": conv(spec.stem_kernel, stem_channels(spec), channels[0])}
+    for i, width in enumerate(channels):
+        tree[f"level{i}"] = _declare_blocks(channels[max(i - 1, 0)], width, spec.blocks)
+        if i + 1 < len(channels):
+            tree[f"down{i}"] = conv(spec.down_kernel, width, width)
+    tree["mid"] = _declare_blocks(channels[-1], channels[-1], spec.blocks)
+    tree["norm"] = norm(channels[-1])
+    return tree | {"out": conv(1, channels[-1], spec.bits, shard=False)}
+
+
+def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
+    channels, factors = widths(spec), level_factors(spec)
+    tree: dict[str, Tree] = {"in": conv(3, spec.bits, channels[-1])}
+    tree["mid"] = _declare_blocks(channels[-1], channels[-1], spec.blocks)
+    for i in reversed(range(len(channels))):
+        above = channels[min(i + 1, len(channels) - 1)]
+        tree[f"adagn{i}"] = layers.dense(spec.bits, 2 * above)
+        tree[f"level{i}"] = _declare_blocks(above, channels[i], spec.blocks)
+        if i:
+            t, h, w = factors[i - 1]
+            tree[f"up{i}"] = conv(3, channels[i], channels[i] * t * h * w)
+    tree["norm"] = norm(channels[0])
+    out = conv(spec.stem_kernel, channels[0], stem_channels(spec), shard=False)
+    return tree | {"out": out}
+
+
+# ------------------------------------------------------------------------------------- application
+
+
+def encode(spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array) -> jax.Array:
+    """Pixels in [0, 1] -> float32 latents (B, t, h, w, K), before the quantizer."""
+    weights = params["encoder"]
+    x = layers.space_to_depth(x_BxTxHxWx3.astype(spec.dtype), spec.stem)
+    x = causal_conv(x, weights["in"])
+    for i, factor in enumerate([*level_factors(spec), None]):
+        x = _blocks(spec, x, weights[f"level{i}"])
+        if factor:
+            x = causal_conv(x, weights[f"down{i}"], stride=factor)
+    x = _blocks(spec, x, weights["mid"])
+    return causal_conv(_normed(spec, x, weights["norm"]), weights["out"]).astype(jnp.float32)
+
+
+def decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array) -> jax.Array:
+    """Corner codes -> float32 pixels (B, T, H, W, 3), not clipped to [0, 1]."""
+    weights, factors = params["decoder"], level_factors(spec)
+    q = q_BxtxhxwxK.astype(spec.dtype)
+    x = _blocks(spec, causal_conv(q, weights["in"]), weights["mid"])
+    enlarged = (1, 1, 1)
+    for i in reversed(range(len(spec.multipliers))):
+        x = _blocks(spec, _adagn(spec, x, q, weights[f"adagn{i}"], enlarged), weights[f"level{i}"])
+        if i:
+            x = layers.depth_to_space(causal_conv(x, weights[f"up{i}"]), factors[i - 1])
+            enlarged = tuple(e * f for e, f in zip(enlarged, factors[i - 1]))
+    x = causal_conv(_normed(spec, x, weights["norm"]), weights["out"])
+    return layers.depth_to_space(x, spec.stem).astype(jnp.float32)
+
+
+def reconstruct(
+    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pixels -> (reconstruction, latents before the quantizer, ids (B, t, h, w) int32)."""
+    z = encode(spec, params, x_BxTxHxWx3)
+    q, ids = lfq.quantize(z)
+    return decode(spec, params, q), z, ids
+
+
+def _normed(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
+    return jax.nn.silu(group_norm(x, weights, spec.norm_groups))
+
+
+def _blocks(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
+    for i in range(spec.blocks):
+        block = weights[f"block{i}"]
+        y = causal_conv(_normed(spec, x, block["norm0"]), block["conv0"])
+        y = causal_conv(_normed(spec, y, block["norm1"]), block["conv1"])
+        x = y + (causal_conv(x, block["shortcut"]) if "shortcut" in block else x)
+    return x
+
+
+def _adagn(
+    spec: VideoTokenizerSpec, x: jax.Array, q: jax.Array, weights: Tree, enlarged: Factor
+) -> jax.Array:
+    """Affine-free GroupNorm, then x(1 + gamma) + beta, both linear in the nearest latent's code.
+
+    The linear map runs on the latent grid and its result is enlarged, which is the same thing.
+    """
+    affine = q @ weights["kernel"].astype(q.dtype) + weights["bias"].astype(q.dtype)
+    gamma, beta = jnp.split(layers.repeat_nearest(affine, enlarged), 2, axis=-1)
+    return layers.standardize(x, spec.norm_groups) * (1 + gamma) + beta
