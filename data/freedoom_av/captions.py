@@ -85,7 +85,8 @@ def plain_name(engine_class: str) -> str:
 
 def plural(name: str) -> str:
     """Plural of a name of this module's vocabulary (`box of shells` -> `boxes of shells`)."""
-    head, joint, tail = name.partition(next((j for j in (" of ", " with ", " on ") if j in name), " of "))
+    joints = (joint for joint in (" of ", " with ", " on ") if joint in name)
+    head, joint, tail = name.partition(next(joints, " of "))
     if head.endswith("body"):
         return f"{head[:-1]}ies{joint}{tail}"
     suffix = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"
@@ -104,7 +105,7 @@ def joined(phrases: list[str]) -> str:
 
 
 def step_motions(pose: list[list[float]]) -> list[list[str]]:
-    """The motions seen between each two frames, measured from the poses and not from the buttons."""
+    """The motions seen between each two frames, measured from poses and not from buttons."""
     motions = []
     for (x0, y0, angle0), (x1, y1, angle1) in zip(pose, pose[1:]):
         heading = math.radians(angle0)
@@ -146,7 +147,7 @@ def _event_phrase(kind: str, details: list[int]) -> str:
         return f"fires the {WEAPONS.get(weapon, 'weapon')}"
     if kind == "kill":
         total = sum(details)
-        return "kills a monster" if total == 1 else f"kills {_COUNT_WORDS.get(total, 'several')} monsters"
+        return f"kills {_counted('monster', total)}"
     return {"pickup": "picks up an item", "hurt": "gets hurt"}[kind]
 
 
@@ -163,7 +164,8 @@ def object_phrases(record: dict[str, Any]) -> list[str]:
         for name, count in seen.items():
             frames[name] += 1
             most[name] = max(most[name], count)
-    names = sorted((n for n in area if frames[n] >= MIN_FRAMES_IN_VIEW), key=lambda n: (-area[n], n))
+    steady = (name for name in area if frames[name] >= MIN_FRAMES_IN_VIEW)
+    names = sorted(steady, key=lambda name: (-area[name], name))
     return [_counted(name, most[name]) for name in names[:MAX_OBJECTS]]
 
 

@@ -76,7 +76,6 @@ def open_game(job: Job) -> vizdoom.DoomGame:
     game = vizdoom.DoomGame()
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), job.wad))
     game.set_doom_map(job.map_name)
-    game.set_doom_skill(2)  # fewer monsters than the default 3: the view stays open
     game.set_screen_resolution(
         getattr(vizdoom.ScreenResolution, NATIVE_RESOLUTIONS[job.size]))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -88,7 +87,7 @@ def open_game(job: Job) -> vizdoom.DoomGame:
     game.set_render_crosshair(False)
     game.set_render_messages(False)
     game.set_render_screen_flashes(False)
-    # No blood, smoke or bullet marks, and the fewest monsters: the clips are about moving through space.
+    # Without blood, smoke and bullet marks and with the fewest monsters, a clip is about motion.
     game.set_render_effects_sprites(False)
     game.set_render_particles(False)
     game.set_render_decals(False)

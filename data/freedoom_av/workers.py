@@ -36,7 +36,8 @@ def sound_available() -> bool:
     return True
 
 
-def render_jobs(jobs: Sequence[dict[str, Any]], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def render_jobs(jobs: Sequence[dict[str, Any]],
+                workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields `(key, example)` of every job, in no fixed order between jobs.
 
     Args:

@@ -1,4 +1,4 @@
-"""The Freedoom-AV recipe: clock, resampling, captions, splits, and small builds that are rendered."""
+"""The Freedoom-AV recipe: clock, resampling, captions, splits, and small rendered builds."""
 
 from __future__ import annotations
 
@@ -252,7 +252,9 @@ def digest(clips):
     for key in sorted(clips):
         for name in ("video", "audio", "depth"):
             state.update(clips[key][name].tobytes())
-        state.update(clips[key]["text"] + clips[key]["record"])
+        for name in ("text", "record"):
+            value = clips[key][name]
+            state.update(value if isinstance(value, bytes) else value.encode())
     return state.hexdigest()
 
 
@@ -293,14 +295,38 @@ def test_consecutive_clips_do_not_overlap(built):
     assert not (first[:, None] == second[None]).all((2, 3, 4)).any()
 
 
-def test_worker_count_does_not_change_a_bit_and_the_seed_does(built, tmp_path):
-    assert build(tmp_path / "two", "--workers=2").returncode == 0
-    assert digest(read(tmp_path / "two")) == digest(read(built[0]))
-    assert build(tmp_path / "seed", "--workers=2", "--seed=1", "--no_sound").returncode == 0
-    other = read(tmp_path / "seed")
-    assert digest(other) != digest(read(built[0]))
-    assert not any(clip["audio"].any() for clip in other.values())
-    assert not any(json.loads(clip["record"])["has_sound"] for clip in other.values())
+def rendered(workers, seed=0):
+    jobs = [{"split": split, "wad": "freedoom2.wad", "map_name": name, "clips": 2, "size": 64,
+             "seed": seed, "sound": recipe("workers").sound_available()}
+            for split, name in (("validation", "map25"), ("test", "map29"), ("train", "map01"))]
+    return dict(recipe("workers").render_jobs(jobs, workers))
+
+
+def test_worker_count_does_not_change_a_bit_and_the_seed_does(built):
+    stored = read(built[0])
+    assert digest(rendered(workers=2)) == digest(stored)
+    other = rendered(workers=3, seed=1)
+    assert sorted(other) == sorted(stored)
+    for key, clip in other.items():
+        assert not np.array_equal(clip["video"], stored[key]["video"])
+
+
+def test_a_build_without_sound_says_so_in_every_record():
+    pytest.importorskip("vizdoom")
+    job = {"split": "train", "wad": "freedoom1.wad", "map_name": "e1m1", "clips": 2, "size": 128,
+           "seed": 0, "sound": False}
+    for _, clip in recipe("workers").render_jobs([job], workers=1):
+        assert clip["video"].shape == (17, 128, 128, 3) and clip["depth"].shape == (17, 64, 64)
+        assert clip["audio"].shape == (34_000,) and not clip["audio"].any()
+        assert json.loads(clip["record"])["has_sound"] is False
+
+
+def test_a_failing_worker_reports_its_traceback():
+    pytest.importorskip("vizdoom")
+    with pytest.raises(RuntimeError, match="no_such.wad"):
+        list(recipe("workers").render_jobs(
+            [{"split": "train", "wad": "no_such.wad", "map_name": "map01", "clips": 1, "size": 64,
+              "seed": 0, "sound": False}], workers=1))
 
 
 def test_a_finished_set_is_kept_and_other_settings_are_refused(built):
