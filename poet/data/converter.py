@@ -23,7 +23,8 @@ def _converter_class() -> type:
             if layout.text_span:
                 names |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
             self.MODEL_FEATURES = self._specs(names)
-            super().__init__(pack=False)
+            # Lengths are held by the static shapes that `_convert` ensures.
+            super().__init__(pack=False, apply_length_check=False)
 
         def _specs(self, features: dict[str, tuple[str, int]]) -> dict[str, Any]:
             tf = tensorflow()

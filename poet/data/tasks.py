@@ -47,6 +47,11 @@ def _source_class() -> type:
             super().__init__(tfds_data_dir=folder, read_only=True, caching_permitted=False)
             self._features, self._start, self._seed_2 = features, start, seed_2
 
+        @property
+        def supports_arbitrary_sharding(self) -> bool:
+            """Keeps seqio from sharing out examples, so that too few files are an error."""
+            return True
+
         def get_dataset(self, split="train", shuffle=False, seed=None, shard_info=None, **_):
             builder = self.tfds_dataset.builder
             shard = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
@@ -74,8 +79,11 @@ def _decode(features: Any, names: tuple[str, ...]) -> Preprocessor:
 
 def mapped(function: Callable[[Example], Example]) -> Preprocessor:
     """A preprocessor that applies `function` to every example, in parallel and in order."""
-    autotune = tensorflow().data.AUTOTUNE
-    return lambda dataset: dataset.map(function, num_parallel_calls=autotune, deterministic=True)
+    tf = tensorflow()
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return lambda dataset: dataset.map(
+        plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
 
 
 def cut_streams(layout: Layout) -> Callable[[Example], Example]:

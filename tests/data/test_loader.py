@@ -38,6 +38,16 @@ def visual(layout, tokens_BxS):
     return streams.get("video", streams.get("image"))
 
 
+@pytest.fixture(scope="module")
+def reference(experiment):
+    """Per group, more than two epochs of (state before the batch, batch), read without a break."""
+    length = 2 * sum(SHARDS["train"]) // experiment.data.batch + 6
+    return {
+        group: [(iterator.get_state(), next(iterator)) for _ in range(length)]
+        for group, iterator in batches(experiment).items()
+    }
+
+
 @pytest.mark.parametrize("task", sorted(RATES))
 def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment, task):
     layout = layouts(experiment)[task]
@@ -58,16 +68,19 @@ def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment
 
 
 def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experiment):
-    for task, latents in {"frame_prediction": 2, "image_to_video": 1, "text_to_video": 0}.items():
+    for task, latents in {"frame_prediction": 2, "image_to_video": 1}.items():
         first, again = (list(eval_batches(experiment, task, "train", 8, 2)) for _ in range(2))
         assert len(first) == 2 and all(map(equal, first, again))
         assert {int(k) for b in first for k in b["known"]} == {latents * FRAME}
 
 
-def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(store, experiment):
-    for group, iterator in batches(experiment).items():
+def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
+    store, experiment, reference
+):
+    assert reference.keys() == groups(experiment).keys()
+    for group, steps in reference.items():
         layout, _ = groups(experiment)[group]
-        for batch in take(iterator, 5):
+        for _, batch in steps:
             size = len(batch["tokens"])
             assert batch["tokens"].dtype == np.int32
             assert batch["tokens"].shape == (size, layout.length)
@@ -81,10 +94,12 @@ def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(store, exp
                 assert batch["text_length"].dtype == np.int32
 
 
-def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(store, experiment):
+def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(
+    store, experiment, reference
+):
     layout, _ = groups(experiment)["text-to-video"]
-    dropped = 0
-    for batch in take(batches(experiment)["text-to-video"], 50):
+    shown = []
+    for _, batch in reference["text-to-video"]:
         for codes, states, length in zip(
             visual(layout, batch["tokens"]), batch["text_states"], batch["text_length"]
         ):
@@ -92,16 +107,16 @@ def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(store, exper
             assert length in (0, record["text_length"])
             np.testing.assert_array_equal(states[:length], record["text_states"][:length])
             assert not states[length:].any()
-            dropped += length == 0
-    assert 0 < dropped < 50  # 200 clips at a share of 0.1
+            shown.append(length > 0)
+    assert any(shown) and not all(shown)
 
 
 @pytest.mark.parametrize("task", sorted(RATES))
 def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, task):
-    experiment = make_experiment(store.path, rates={task: 1.0}, batch=8)
+    experiment = make_experiment(store.path, rates={task: 1.0}, batch=20)
     low, high = TASKS[task].known_latents
     (iterator,) = batches(experiment).values()
-    known = {int(k) for batch in take(iterator, 10) for k in batch["known"]}
+    known = {int(k) for batch in take(iterator, 4) for k in batch["known"]}
     assert known == {latents * FRAME for latents in range(low, high + 1)}
 
 
@@ -141,33 +156,29 @@ def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store
     assert len(set(orders)) == 6
 
 
+@pytest.mark.parametrize("group", ["video", "text-to-video", "text-to-image"])
 @given(data=st.data())
 @settings(max_examples=4, deadline=None)
-def test_resuming_at_any_point_continues_bit_for_bit(experiment, data):
-    position = data.draw(st.integers(0, 2 * sum(SHARDS["train"])))
-    ahead = data.draw(st.integers(0, 3))
-    original, resumed = batches(experiment), batches(experiment)
-    for group, iterator in original.items():
-        take(iterator, position)
-        state = iterator.get_state()
+def test_resuming_at_any_point_continues_bit_for_bit(experiment, reference, group, data):
+    steps = reference[group]
+    position = data.draw(st.integers(0, len(steps) - 4))
+    iterator = batches(experiment)[group]
+    if data.draw(st.booleans()):
+        next(iterator)  # a used iterator can be moved too
+    iterator.set_state(steps[position][0])
+    for state, batch in steps[position : position + 4]:
         assert isinstance(state, bytes) and len(state) < 1000
-        following = take(iterator, 3)
-        take(resumed[group], ahead)  # a used iterator can be moved too
-        resumed[group].set_state(state)
-        assert all(map(equal, following, take(resumed[group], 3)))
-        assert resumed[group].get_state() == iterator.get_state()
+        assert iterator.get_state() == state
+        assert equal(next(iterator), batch)
 
 
-def test_the_seed_decides_the_order(store, experiment):
-    same = batches(make_experiment(store.path))
-    other = batches(make_experiment(store.path, seed=1))
-    for group, iterator in batches(experiment).items():
-        first = take(iterator, 4)
-        assert all(map(equal, first, take(same[group], 4)))
-        assert not any(map(equal, first, take(other[group], 4)))
+def test_the_seed_decides_the_order(store, reference):
+    for group, iterator in batches(make_experiment(store.path, seed=1)).items():
+        for _, batch in reference[group][:4]:
+            assert not equal(next(iterator), batch)
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [3])
 def test_processes_read_disjoint_clips_that_cover_the_split(store, count):
     size = sum(SHARDS["train"])
     experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=count)
