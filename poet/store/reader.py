@@ -1,4 +1,4 @@
-"""Opening a token store: integrity, features, and the examples as a tf.data or seqio source."""
+"""Opening a token store: integrity, features, and the examples as a tf.data.Dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from poet.specs import UserError
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
 
 if TYPE_CHECKING:
-    import seqio
     import tensorflow as tf
 
 # The data set's name inside TFDS, which opens every file name.
@@ -140,13 +139,3 @@ def dataset(path: str, split: str) -> tf.data.Dataset:
     builder = tfds.builder_from_directory(path)
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
 
-
-def data_source(path: str) -> seqio.TfdsDataSource:
-    """The store as a seqio source; seqio shards it by file."""
-    import seqio
-
-    manifest = load_manifest(path)
-    # read_only: the other way of loading asks for a registered data set's name.
-    return seqio.TfdsDataSource(
-        tfds_data_dir=str(path), splits=tuple(manifest.splits), read_only=True
-    )

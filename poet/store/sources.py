@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -160,7 +161,7 @@ def _list_media(folder: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _read_captions(path: pathlib.Path) -> list[dict[str, str]]:
-    """The lines of captions.jsonl, each with file, caption and split; blank ones are passed over."""
+    """The lines of captions.jsonl, each with file, caption and split; blank ones do not count."""
     lines: list[dict[str, str]] = []
     seen: dict[str, int] = {}
     for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
@@ -236,12 +237,12 @@ class TfdsSource:
                 yield self._to_clip(index, example)
                 index += 1
         except tf.errors.OpError as error:
-            raise UserError(f"{self.path} is damaged at {self.split} clip {index}: {error.message}")
-        if index != stop:
+            # TensorFlow wraps its reason into the names of graph nodes.
+            reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
             raise UserError(
-                f"{self.path} is damaged: {self.split} ends at clip {index}, its metadata "
-                f"promises {self.length}; make the data set again"
-            )
+                f"{self.path} is damaged at {self.split} clip {index}: {reason} "
+                "Make the data set again"
+            ) from None
 
     def _examples(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         import tensorflow_datasets as tfds

@@ -140,39 +140,46 @@ def _encode_all(
     progress: bool,
 ) -> dict[str, list[PartialShard]]:
     """Brings every range of every split into its intermediate file."""
-    total = sum(plan.items.values())
-    with tqdm.tqdm(total=total, unit="clip", desc="tokenize", disable=not progress) as bar:
+    work = {split: _ranges(folder, plan, split) for split in sources}
+    ranges = itertools.chain.from_iterable(work.values())
+    done = sum(stop - start for start, stop, file in ranges if load_partial(file))
+    with tqdm.tqdm(
+        total=sum(plan.items.values()), initial=done, unit="clip", disable=not progress
+    ) as bar:
         return {
-            split: _encode_split(folder, plan, split, source, encoders, max_skipped, bar)
+            split: _encode_split(source, work[split], plan, encoders, split, max_skipped, bar)
             for split, source in sources.items()
         }
 
 
+def _ranges(folder: pathlib.Path, plan: Plan, split: str) -> list[tuple[int, int, pathlib.Path]]:
+    """Every unit of work of a split with its intermediate file."""
+    return [
+        (start, stop, folder / PARTIAL_FOLDER / split / f"{start:010d}.examples")
+        for start, stop in source_ranges(plan.items[split], plan)
+    ]
+
+
 def _encode_split(
-    folder: pathlib.Path,
-    plan: Plan,
-    split: str,
     source: Source,
+    ranges: list[tuple[int, int, pathlib.Path]],
+    plan: Plan,
     encoders: Encoders,
+    split: str,
     max_skipped: float,
     bar: tqdm.tqdm,
 ) -> list[PartialShard]:
     """Encodes the ranges of a split that an earlier run has not finished."""
     partials = []
     skipped: list[SkippedInfo] = []
-    for start, stop in source_ranges(len(source), plan):
-        file = folder / PARTIAL_FOLDER / split / f"{start:010d}.examples"
+    for start, stop, file in ranges:
         partial = load_partial(file)
         if partial is None:
             partial = encode_range(source, start, stop, plan, encoders, file, bar.update)
-        else:
-            # Not work of this run: the rate and the ETA must not count it.
-            bar.initial += stop - start
-            bar.update(stop - start)
         partials.append(partial)
         skipped += partial.skipped
         check_skipped(split, skipped, plan.items[split], max_skipped)
-        bar.set_postfix(split=split, skipped=len(skipped))
+        bar.set_description(f"{split}, {len(skipped)} skipped")
     return partials
 
 
