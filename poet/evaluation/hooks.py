@@ -1,0 +1,209 @@
+"""What `poet train` and `poet tokenizer-train` show on the way: validation numbers and sample strips.
+
+Hooks run inside the loop, under its mesh, on the state as it stands; they read the split EVAL.split and
+change nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from poet.data.loader import eval_batches
+from poet.evaluation.image_metrics import clip_psnr
+from poet.evaluation.likelihood import check_split_feeds, likelihood, place, task_batches
+from poet.media import frame_strip
+from poet.mesh import batch_ways
+from poet.sampling.decode import Decoder, Plan
+from poet.sampling.samplers import Knobs, Truncation
+from poet.specs import Experiment, UserError
+from poet.store.manifest import Manifest
+from poet.store.reader import load_manifest
+from poet.store.sources import RawClip, open_source
+from poet.tasks.layout import Layout
+from poet.tasks.registry import layouts
+from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.training.loop import Hook
+from poet.training.reporting import Report
+from poet.training.step import build_model
+from poet.training.trainable import State
+
+CLIPS_SHOWN = 4
+STRIP_EVERY = 2
+
+
+# ---------------------------------------------------------------------------- the language model
+
+
+def validation_hook(experiment: Experiment) -> Hook:
+    """Loss and accuracy per task and stream on TRAIN.eval_batches batches of EVAL.split.
+
+    Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`.
+
+    Raises:
+      UserError: the store or its split cannot feed it.  Nothing is read if TRAIN.eval_every is 0.
+    """
+    manifest = _manifest(experiment) if experiment.train.eval_every else None
+
+    def run(state: State, step: int) -> Report:
+        del step
+        return Report(scalars=_validate(experiment, manifest, state["params"]))
+
+    return Hook(name="validation", every=experiment.train.eval_every, fn=run)
+
+
+def _manifest(experiment: Experiment) -> Manifest:
+    manifest = load_manifest(experiment.data.store)
+    check_split_feeds(experiment, manifest, _mesh())
+    return manifest
+
+
+def _validate(experiment: Experiment, manifest: Manifest, params: Any) -> dict[str, float]:
+    model, scalars = build_model(experiment), {}
+    for task, layout in layouts(experiment).items():
+        batches = task_batches(experiment, task, manifest, experiment.train.eval_batches)
+        vocabulary = experiment.train.loss_vocabulary
+        for stream, found in likelihood(
+            model, params, batches, layout, _mesh(), vocabulary
+        ).items():
+            scalars[f"{task}/loss/{stream}"] = found.loss_nats
+            scalars[f"{task}/accuracy/{stream}"] = found.accuracy
+    return scalars
+
+
+def sample_hook(experiment: Experiment) -> Hook:
+    """A picture per visual task: clips of EVAL.split as the tokenizer renders them, over clips drawn
+    from the same captions and given frames.
+
+    Sampling follows SAMPLE, without guidance.  Nothing is read if TRAIN.sample_every is 0.
+
+    Raises:
+      UserError: no frozen tokenizer, or a split without clips.
+    """
+    tasks = _visual_tasks(experiment) if experiment.train.sample_every else {}
+    tokenizer = load_video_tokenizer(experiment.video_tokenizer) if tasks else None
+    batches = {task: _sample_batch(experiment, task) for task in tasks}
+    programs: dict[str, Decoder] = {}
+
+    def run(state: State, step: int) -> Report:
+        del step
+        images = {}
+        for task, layout in tasks.items():
+            batch = batches[task]
+            if task not in programs:
+                programs[task] = _decoder(experiment, layout, batch)
+            drawn = _draw(experiment, programs[task], state["params"], batch)
+            images[task] = _strips(tokenizer, layout, batch["tokens"], drawn)
+        return Report(images=images)
+
+    return Hook(name="samples", every=experiment.train.sample_every, fn=run)
+
+
+def _visual_tasks(experiment: Experiment) -> dict[str, Layout]:
+    return {
+        task: layout
+        for task, layout in layouts(experiment).items()
+        if layout.output_streams[0] in ("video", "image")
+    }
+
+
+def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]:
+    """The first clips of the split, as many as are shown and the mesh divides."""
+    ways = batch_ways(_mesh())
+    size = -(-CLIPS_SHOWN // ways) * ways
+    return next(iter(eval_batches(experiment, task, experiment.eval.split, size, 1)))
+
+
+def _decoder(experiment: Experiment, layout: Layout, batch: Mapping[str, np.ndarray]) -> Decoder:
+    plan = Plan(
+        layout=layout,
+        known=int(batch["known"][0]),
+        truncation=Truncation.of(experiment.sample),
+    )
+    return Decoder(build_model(experiment), plan)
+
+
+def _draw(
+    experiment: Experiment, decoder: Decoder, params: Any, batch: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Whole sequences int32 [B, S] that open with what the batch gives."""
+    given_BxN = batch["tokens"][:, : decoder.plan.given]
+    placed = place({k: batch[k] for k in ("text_states", "text_length") if k in batch}, _mesh())
+    rows_B = np.arange(len(given_BxN), dtype=np.int32)
+    cache, x_RxD = decoder.prefill(params, given_BxN, *placed.values())
+    drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, Knobs.of(experiment.sample))
+    return np.concatenate([given_BxN, _whole(drawn)], axis=1)
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """An array's value on every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _strips(
+    tokenizer: VideoTokenizer, layout: Layout, true_BxS: np.ndarray, drawn_BxS: np.ndarray
+) -> np.ndarray:
+    """uint8 [rows, width, 3]: for each clip the true codes' frames above the drawn codes'."""
+    stream = layout.output_streams[0]
+    grid = layout.loss_spans[0].segment.grid
+    codes = [layout.parse(t[:CLIPS_SHOWN])[stream] for t in (true_BxS, drawn_BxS)]
+    true, drawn = (tokenizer.decode(c.reshape(-1, *grid)) for c in codes)
+    return _stacked(true, drawn)
+
+
+# ------------------------------------------------------------------------------------- tokenizers
+
+
+def reconstructions(experiment: Experiment) -> Hook:
+    """Clips of TOKENIZER_TRAIN.source above what the averaged weights make of them, and their PSNR.
+
+    The clips are of EVAL.split where the source has it, else of the training split.  Nothing is read
+    if TRAIN.sample_every is 0.
+    """
+    clips = _pixel_clips(experiment) if experiment.train.sample_every else None
+
+    def run(state: State, step: int) -> Report:
+        del step
+        weights = jax.tree.map(_whole, state["ema"])
+        tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, weights)
+        rebuilt = tokenizer.decode(tokenizer.encode(clips))
+        psnr_db = float(np.mean([clip_psnr(a, b) for a, b in zip(clips, rebuilt)]))
+        return Report(scalars={"psnr_db": psnr_db}, images={"clips": _stacked(clips, rebuilt)})
+
+    return Hook(name="reconstruction", every=experiment.train.sample_every, fn=run)
+
+
+def _pixel_clips(experiment: Experiment) -> np.ndarray:
+    """uint8 [N, T, H, W, 3], N up to CLIPS_SHOWN."""
+    spec = experiment.tokenizer_train
+    try:
+        source = open_source(spec.source, experiment.eval.split, experiment.clip)
+    except UserError:
+        source = open_source(spec.source, spec.split, experiment.clip)
+    items = source.read(0, min(2 * CLIPS_SHOWN, len(source)))
+    clips = [item.video for item in items if isinstance(item, RawClip)][:CLIPS_SHOWN]
+    if not clips:
+        raise UserError(f"no clip of {spec.source} can be read")
+    return np.stack(clips)
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+def _mesh() -> Mesh:
+    """The mesh that the loop runs under."""
+    return jax.sharding.get_mesh()
+
+
+def _stacked(above_NxTxHxWx3: np.ndarray, below_NxTxHxWx3: np.ndarray) -> np.ndarray:
+    """One image: strips of each pair, one over the other."""
+    strip = functools.partial(frame_strip, every=STRIP_EVERY)
+    pairs = zip(above_NxTxHxWx3, below_NxTxHxWx3, strict=True)
+    return np.concatenate([strip(clip) for pair in pairs for clip in pair])

@@ -1,0 +1,250 @@
+"""The metrics of `poet eval`.  Adding one touches this file alone: a function and a line in `METRICS`.
+
+Shape suffixes: N clips, T frames, U unknown frames, H height, W width, 3 colour channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from poet.evaluation import resources
+from poet.evaluation.image_metrics import PSNR_CEILING_DB, mean_and_error, psnr, ssim
+from poet.evaluation.likelihood import likelihood, task_batches, unigram_entropy_nats
+from poet.evaluation.resources import Resources
+from poet.evaluation.tables import Row
+from poet.media import write_gif, write_png_strip
+from poet.tasks.registry import layouts
+
+CLIPS_SHOWN = 4
+STRIP_EVERY = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Media:
+    """Pictures of one clip: label -> file below the output folder."""
+
+    kind: str
+    key: str
+    caption: str
+    note: str
+    files: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a metric found.
+
+    Attributes:
+      rows: measurements; see `poet.evaluation.tables` for their keys.
+      notes: how to read them, a sentence each.
+      curves: name -> value per frame of the clip, None where there is none.
+      media: pictures.
+    """
+
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    curves: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
+    media: Sequence[Media] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """`needs`: "store", "source", "tokenizer", or a task that the checkpoint must know."""
+
+    needs: tuple[str, ...]
+    measure: Callable[[Resources], Result]
+
+
+# ----------------------------------------------------------------------------------- likelihood
+
+
+def measure_likelihood(r: Resources) -> Result:
+    """Loss and accuracy of every task and stream, beside the unigram entropy of the codes."""
+    e, rows = r.experiment, []
+    with jax.set_mesh(r.mesh):
+        params = r.load_params()
+        for task, layout in layouts(e).items():
+            batches = task_batches(e, task, r.manifest, e.eval.batches)
+            found = likelihood(
+                r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary
+            )
+            rows += [
+                {
+                    "task": task,
+                    "stream": stream,
+                    "loss_nats": part.loss_nats,
+                    "unigram_entropy_nats": unigram_entropy_nats(r.manifest, e.eval.split, stream),
+                    "accuracy": part.accuracy,
+                    "tokens": part.tokens,
+                }
+                for stream, part in found.items()
+            ]
+    note = (
+        f"Means over tokens of split {e.eval.split}; given frames and boundary tokens do not count. "
+        "The unigram entropy is that of all codes of the split."
+    )
+    return Result(rows=rows, notes=[note])
+
+
+# ------------------------------------------------------------------------------- reconstruction
+
+
+def measure_reconstruction(r: Resources) -> Result:
+    """How near the tokenizer comes to real clips when it encodes and decodes them."""
+    scores = score_clips(r.videos, r.reconstructions)
+    note = f"{len(r.clips)} real clips of split {r.experiment.eval.split}, all frames. {PSNR_NOTE}"
+    media = [
+        _write_reconstruction(r, i, scores.psnr_db_N[i]) for i in range(min(CLIPS_SHOWN, len(r.clips)))
+    ]
+    row = {"frames": "reconstruction", **scores.row()}
+    return Result(rows=[row], notes=[note], media=media)
+
+
+def _write_reconstruction(r: Resources, index: int, psnr_db: float) -> Media:
+    shown = {"original": r.videos[index], "reconstruction": r.reconstructions[index]}
+    files = {}
+    for label, video in shown.items():
+        files[label] = f"media/reconstruction_{index}_{label}.png"
+        write_png_strip(r.out / files[label], video, STRIP_EVERY)
+    clip = r.clips[index]
+    return Media(
+        kind="reconstruction",
+        key=clip.key,
+        caption=clip.caption,
+        note=f"PSNR {psnr_db:.2f} dB",
+        files=files,
+    )
+
+
+# ----------------------------------------------------------------------------- frame prediction
+
+
+def measure_frame_prediction(r: Resources) -> Result:
+    """Drawn frames against the true ones, beside repeating the last given frame."""
+    known, spec = r.known_frames, r.experiment.eval
+    videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
+    result = compare(videos, known)
+    shown = range(min(CLIPS_SHOWN, len(r.clips)))
+    return dataclasses.replace(
+        result,
+        notes=[
+            f"{known} true frames given, {r.videos.shape[1] - known} to be drawn at temperature "
+            f"{spec.temperature:g}; {len(r.clips)} clips of split {spec.split}; mean ± standard error "
+            "over clips. The gain is the PSNR less that of repeating the last given frame, clip by "
+            "clip; the win rate is the share of clips where it is positive.",
+            "Reconstruction is the true clip as codes and back, the best that drawn codes can reach. "
+            "Repeat reconstructed shows the last given frame as the tokenizer renders it. " + PSNR_NOTE,
+        ],
+        media=[_write_prediction(r, i, videos) for i in shown],
+    )
+
+
+def candidates(
+    truth_NxTxHxWx3: np.ndarray,
+    drawn_NxTxHxWx3: np.ndarray,
+    reconstruction_NxTxHxWx3: np.ndarray,
+    known: int,
+) -> dict[str, np.ndarray]:
+    """What is compared with the truth, each [N, T, H, W, 3]; the first `known` frames do not count."""
+    return {
+        "generated": drawn_NxTxHxWx3,
+        "repeat": _held(truth_NxTxHxWx3, known),
+        "repeat reconstructed": _held(reconstruction_NxTxHxWx3, known),
+        "reconstruction": reconstruction_NxTxHxWx3,
+    }
+
+
+def _held(videos_NxTxHxWx3: np.ndarray, known: int) -> np.ndarray:
+    """Frame known - 1 stands in the place of every later one."""
+    index = np.minimum(np.arange(videos_NxTxHxWx3.shape[1]), known - 1)
+    return videos_NxTxHxWx3[:, index]
+
+
+def compare(videos: Mapping[str, np.ndarray], known: int) -> Result:
+    """Rows of every candidate against "true" on the frames from `known` on.
+
+    Args:
+      videos: "true", "repeat" and any others, each uint8 [N, T, H, W, 3].
+    """
+    unknown = {name: video[:, known:] for name, video in videos.items()}
+    truth = unknown.pop("true")
+    scores = {name: score_clips(truth, video) for name, video in unknown.items()}
+    base_N = scores["repeat"].psnr_db_N
+    rows = []
+    for name, score in scores.items():
+        gain, error = mean_and_error(score.psnr_db_N - base_N)
+        wins = None if name == "repeat" else float(np.mean(score.psnr_db_N > base_N))
+        gained = {"gain_db": gain, "gain_db_error": error, "win_rate": wins}
+        rows.append({"frames": name, **score.row(), **gained, "clips": len(truth)})
+    blank = [None] * known
+    curves = {name: blank + score.psnr_db_U.tolist() for name, score in scores.items()}
+    return Result(rows=rows, curves=curves)
+
+
+def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]) -> Media:
+    labels = {"true": "true", "generated": "generated", "repeat": "repeat the last frame"}
+    files, rate_hz = {}, r.experiment.clip.rate_hz
+    for name, label in labels.items():
+        files[label] = f"media/frame_prediction_{index}_{name}.gif"
+        write_gif(r.out / files[label], videos[name][index], rate_hz)
+    clip, known = r.clips[index], r.known_frames
+    found = compare({name: video[index : index + 1] for name, video in videos.items()}, known)
+    note = ", ".join(f"{row['frames']} {row['psnr_db']:.2f} dB" for row in found.rows)
+    return Media(
+        kind="frame_prediction", key=clip.key, caption=clip.caption, note=note, files=files
+    )
+
+
+# --------------------------------------------------------------------------------------- scores
+
+PSNR_NOTE = (
+    f"PSNR and SSIM are means over frames; the PSNR of a frame is capped at {PSNR_CEILING_DB:.1f} dB, "
+    "the error of rounding to 8 bits."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """PSNR (capped) and SSIM of clips, means over frames; `psnr_db_U` is per frame over clips."""
+
+    psnr_db_N: np.ndarray
+    ssim_N: np.ndarray
+    psnr_db_U: np.ndarray
+
+    def row(self) -> dict[str, Any]:
+        """Means with standard errors over clips."""
+        psnr_db, psnr_error = mean_and_error(self.psnr_db_N)
+        similarity, ssim_error = mean_and_error(self.ssim_N)
+        return {
+            "psnr_db": psnr_db,
+            "psnr_db_error": psnr_error,
+            "ssim": similarity,
+            "ssim_error": ssim_error,
+        }
+
+
+def score_clips(truth_NxUxHxWx3: np.ndarray, other_NxUxHxWx3: np.ndarray) -> Scores:
+    """Scores of each clip, one clip at a time, so that memory stays that of one clip."""
+    pairs = list(zip(truth_NxUxHxWx3, other_NxUxHxWx3, strict=True))
+    psnr_db_NxU = np.stack([np.minimum(psnr(a, b), PSNR_CEILING_DB) for a, b in pairs])
+    return Scores(
+        psnr_db_N=psnr_db_NxU.mean(axis=1),
+        ssim_N=np.array([ssim(a, b).mean() for a, b in pairs]),
+        psnr_db_U=psnr_db_NxU.mean(axis=0),
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "likelihood": Metric(needs=(resources.STORE,), measure=measure_likelihood),
+    "reconstruction": Metric(
+        needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction
+    ),
+    "frame_prediction": Metric(
+        needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION),
+        measure=measure_frame_prediction,
+    ),
+}

@@ -1,0 +1,169 @@
+"""What metrics measure: a checkpoint, a token store, raw clips, a tokenizer; each opened once.
+
+Shape suffixes: N clips, T frames, H height, W width, 3 colour channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from poet import checkpoint, mesh as mesh_lib
+from poet.data.checks import check
+from poet.data.tasks import known_latents
+from poet.evaluation import likelihood
+from poet.models.transformer import Model, Params
+from poet.sampling.generate import Generator, allowed_latents
+from poet.specs import Experiment, UserError
+from poet.store.manifest import Manifest
+from poet.store.sources import RawClip, open_source
+from poet.tasks.registry import get_task
+from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.training.step import build_model
+
+STORE, SOURCE, TOKENIZER = "store", "source", "tokenizer"
+PREDICTION = "frame_prediction"
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Lazily opened parts of an evaluation.
+
+    Attributes:
+      path: the checkpoint.
+      experiment: its spec, with what the user changed.
+      out: folder for pictures.
+    """
+
+    path: Path
+    experiment: Experiment
+    out: Path
+
+    def lacks(self, need: str) -> str | None:
+        """Why a need cannot be met, or None.  A task's name needs a positive rate in the mixture."""
+        e = self.experiment
+        if need == STORE:
+            return None if e.data.store else "DATA.store is empty"
+        if need == SOURCE:
+            return None if self.source_path else "EVAL.source and STORE.source are empty"
+        if need == TOKENIZER:
+            return None if e.video_tokenizer.path else "VIDEO_TOKENIZER.path is empty"
+        get_task(need)
+        trained = e.data.rates.get(need, 0) > 0
+        return None if trained else f"the checkpoint was not trained on {need} (DATA.rates)"
+
+    @property
+    def source_path(self) -> str:
+        return self.experiment.eval.source or self.experiment.store.source
+
+    def check(self) -> None:
+        """Opens everything that is configured, so that a mistake shows before any device work."""
+        if not self.lacks(TOKENIZER):
+            self.tokenizer  # noqa: B018
+        if not self.lacks(STORE):
+            self.manifest  # noqa: B018
+            likelihood.check_split_feeds(self.experiment, self.manifest, self.mesh)
+        if not self.lacks(SOURCE):
+            self.source  # noqa: B018
+
+    # ------------------------------------------------------------------------------------- codes
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """Of DATA.store, which must fit the experiment and its tokenizer."""
+        e = self.experiment
+        # One clip a batch: how many EVAL.batch needs is checked against its own split.
+        data = e.data.replace(batch=1, equal_tokens=False)
+        fingerprint = None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint
+        return check(e.replace(data=data), tokenizer=fingerprint, split=e.eval.split)
+
+    @functools.cached_property
+    def tokenizer(self) -> VideoTokenizer:
+        return load_video_tokenizer(self.experiment.video_tokenizer)
+
+    # ------------------------------------------------------------------------------------- clips
+
+    @functools.cached_property
+    def source(self) -> Any:
+        e = self.experiment
+        source = open_source(self.source_path, e.eval.split, e.clip)
+        if not len(source):
+            raise UserError(f"split {e.eval.split!r} of {self.source_path} holds no clips")
+        return source
+
+    @functools.cached_property
+    def clips(self) -> list[RawClip]:
+        """EVAL.clips clips of the split, spread evenly over it; those that cannot be read are absent."""
+        count = min(self.experiment.eval.clips, len(self.source))
+        places = [len(self.source) * i // count for i in range(count)]
+        items = itertools.chain.from_iterable(self.source.read(i, i + 1) for i in places)
+        clips = [item for item in items if isinstance(item, RawClip)]
+        if not clips:
+            raise UserError(f"none of the {count} clips tried in {self.source_path} can be read")
+        return clips
+
+    @functools.cached_property
+    def videos(self) -> np.ndarray:
+        """uint8 [N, T, H, W, 3] of `clips`."""
+        return np.stack([clip.video for clip in self.clips])
+
+    @functools.cached_property
+    def reconstructions(self) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: `videos` as codes and back."""
+        return self.tokenizer.decode(self.tokenizer.encode(self.videos))
+
+    # ------------------------------------------------------------------------------------- model
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return mesh_lib.build(self.experiment.mesh)
+
+    @functools.cached_property
+    def model(self) -> Model:
+        return build_model(self.experiment)
+
+    def load_params(self) -> Params:
+        """Of the checkpoint, sharded over the mesh as in training; not kept."""
+        axes, shapes = self.model.axes(), self.model.abstract()
+        rules = mesh_lib.Rules()
+        rules.check(self.mesh, axes, shapes)
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            rules.shardings(self.mesh, axes),
+        )
+        return checkpoint.load_params(self.path, abstract)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """Samples on one device."""
+        params = checkpoint.load_params(self.path, self.model.abstract())
+        return Generator(self.experiment, params, self.tokenizer)
+
+    @property
+    def known_frames(self) -> int:
+        """Frames that frame prediction is given: those of whole latents within EVAL.known_frames."""
+        task = get_task(PREDICTION)
+        most = allowed_latents(self.experiment, task)[1]
+        latents = min(known_latents(self.experiment, task), most)
+        return 1 + (latents - 1) * self.experiment.video_tokenizer.factor[0]
+
+    @functools.cached_property
+    def predictions(self) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: `videos` continued by the model after `known_frames` frames."""
+        e = self.experiment
+        return self.generator.generate(
+            PREDICTION,
+            clips=self.videos,
+            known_frames=self.known_frames,
+            count=len(self.videos),
+            sample=e.sample.replace(temperature=e.eval.temperature),
+            batch=e.eval.batch,
+        )

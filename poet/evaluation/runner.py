@@ -1,0 +1,131 @@
+"""`poet eval`: every metric that what is given allows, as `eval.json` and as a printed table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, Sequence
+
+from poet import checkpoint
+from poet.evaluation import tables
+from poet.evaluation.metrics import METRICS, Metric
+from poet.evaluation.resources import Resources
+from poet.media import replacing
+from poet.specs import Experiment, UserError, choose, to_dict
+
+_LOG = logging.getLogger(__name__)
+
+RESULT_FILE = "eval.json"
+FORMAT = 1
+
+
+def evaluate(
+    path: str | Path,
+    experiment: Experiment | None,
+    out: str | Path,
+    metrics: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint, writes OUT/eval.json and OUT/media, prints the tables.
+
+    Args:
+      path: a checkpoint, or a work dir (its newest one).
+      experiment: the checkpoint's own with changes laid over it; None: its own.
+      metrics: names of `METRICS`, all by default.  One that is named but lacks what it needs is an
+        error; among all, it is skipped and the reason kept.
+
+    Returns what eval.json holds: `checkpoint`, `step`, `split`, `metrics` (name -> rows, notes, curves),
+    `skipped` (name -> why), `media`, `seconds` per metric, `experiment`.
+
+    Raises:
+      UserError: before any device work: no checkpoint, an unknown metric, or a store, source or
+        tokenizer that is configured but missing or does not fit.
+    """
+    chosen = {name: choose(name, METRICS, "metric") for name in metrics or METRICS}
+    folder = checkpoint.find(path)
+    experiment = experiment or checkpoint.load_experiment(folder)
+    resources = Resources(folder, experiment, Path(out))
+    skipped = _skipped(chosen, resources)
+    if skipped and (metrics or len(skipped) == len(chosen)):
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise UserError(f"cannot measure {reasons}")
+    resources.check()
+    _check_model(folder, experiment)
+    report = _measure({n: m for n, m in chosen.items() if n not in skipped}, resources)
+    report["skipped"] = skipped
+    _write(resources.out, report)
+    print(render(report))
+    return report
+
+
+def _skipped(chosen: dict[str, Metric], resources: Resources) -> dict[str, str]:
+    """Metric -> everything it lacks."""
+    lacking = {
+        name: [why for need in metric.needs if (why := resources.lacks(need))]
+        for name, metric in chosen.items()
+    }
+    return {name: " and ".join(reasons) for name, reasons in lacking.items() if reasons}
+
+
+def _check_model(folder: Path, experiment: Experiment) -> None:
+    """A checkpoint's network cannot be changed after training."""
+    trained = checkpoint.load_experiment(folder)
+    for part in ("clip", "vocabulary", "text", "model"):
+        ours, theirs = to_dict(getattr(experiment, part)), to_dict(getattr(trained, part))
+        for field in ours:
+            if ours[field] != theirs[field] and field not in ("path", "dtype", "remat"):
+                raise UserError(
+                    f"{part.upper()}.{field} = {ours[field]!r}, but {folder} was trained with "
+                    f"{theirs[field]!r}: leave it as it is"
+                )
+
+
+def _measure(chosen: dict[str, Metric], resources: Resources) -> dict[str, Any]:
+    results, seconds, media = {}, {}, []
+    for name, metric in chosen.items():
+        _LOG.info("measuring %s", name.replace("_", " "))
+        begin = time.perf_counter()
+        result = dataclasses.asdict(metric.measure(resources))
+        seconds[name] = round(time.perf_counter() - begin, 3)
+        media += result.pop("media")
+        results[name] = result
+    return {
+        "format": FORMAT,
+        "checkpoint": str(resources.path),
+        "step": int(resources.path.name),
+        "split": resources.experiment.eval.split,
+        "metrics": results,
+        "media": media,
+        "seconds": seconds,
+        "experiment": to_dict(resources.experiment),
+    }
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_jsonable(report), indent=2, allow_nan=False) + "\n"
+    with replacing(out / RESULT_FILE) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: they become null."""
+    if isinstance(value, dict):
+        return {key: _jsonable(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as aligned text tables, skipped metrics said at the end."""
+    blocks = [f"{report['checkpoint']}, step {report['step']:,}, split {report['split']}"]
+    for name, result in report["metrics"].items():
+        blocks.append(tables.format_table(result["rows"], name.replace("_", " ").upper()))
+    blocks += [f"{name} skipped: {why}" for name, why in report["skipped"].items()]
+    return "\n\n".join(blocks)

@@ -1,0 +1,357 @@
+"""The parts of `report.html`: each reads files that a command wrote and returns HTML.
+
+An absent file gives a line that says what is missing and which command writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+from poet.evaluation import charts, page
+from poet.evaluation.artifacts import Evaluation, Json, read_json, read_metrics
+from poet.evaluation.charts import Level, Series
+
+LOSS = re.compile(r"(?:(?P<owner>.+)/)?loss/(?P<stream>[^/]+)")
+CAPTIONS_SHOWN = 8
+SKIPPED_SHOWN = 5
+# Lines with fewer points show them.
+MARKED_POINTS = 30
+
+
+# ---------------------------------------------------------------------------- what was done
+
+
+def figures(
+    stages: Sequence[Json], manifest: Json | None, evaluation: Evaluation | None
+) -> list[tuple[str, str]]:
+    """Numbers for the head of the page, as far as they exist."""
+    found = []
+    if stages:
+        seconds = sum(stage["seconds"] for stage in stages)
+        found.append((duration(seconds), f"for {len(stages)} stages"))
+    if manifest:
+        clips = sum(split["clips"] for split in manifest["splits"].values())
+        found.append((f"{clips:,}", "clips in the token store"))
+    if evaluation:
+        found.append((f"{evaluation.step:,}", "training steps of the language model"))
+        rows = {r["frames"]: r for r in evaluation.rows("frame_prediction")}
+        if "generated" in rows:
+            gain = f"{rows['generated']['gain_db']:+.2f} dB"
+            found.append((gain, "frame prediction over repeating the last frame"))
+    return found
+
+
+def stages(stages: Sequence[Json]) -> str:
+    if not stages:
+        return page.missing("No record of stages: launch/quickstart.sh writes it.")
+    return page.table(
+        [
+            {
+                "stage": s["name"],
+                "status": s.get("status", "done"),
+                "time": duration(s["seconds"]),
+                "what": s.get("note", ""),
+            }
+            for s in stages
+        ]
+    )
+
+
+def data(manifest: Json | None, evaluation: Evaluation | None) -> str:
+    if manifest is None:
+        return page.missing("No token store: `poet tokenize` writes it.")
+    clip = manifest["plan"]["clip"]
+    lead = page.paragraph(
+        f"Clips of {clip['frames']} frames at {clip['rate_hz']:g} Hz, {clip['height']} x "
+        f"{clip['width']} pixels, read from {manifest['source']}."
+    )
+    return (
+        lead + page.table(list(_data_rows(manifest))) + _skipped(manifest) + _captions(evaluation)
+    )
+
+
+def _data_rows(manifest: Json) -> Iterator[Json]:
+    for name, split in manifest["splits"].items():
+        for stream, found in split["statistics"].items():
+            yield {
+                "split": name,
+                "clips": split["clips"],
+                "skipped": len(split["skipped"]),
+                "stream": stream,
+                "codes": found["codes"],
+                "distinct codes": found["used"],
+                "unigram_entropy_nats": found["entropy_nats"],
+            }
+
+
+def _skipped(manifest: Json) -> str:
+    lines = [
+        f"{name}: {clip['key']}: {clip['reason']}"
+        for name, split in manifest["splits"].items()
+        for clip in split["skipped"]
+    ]
+    if not lines:
+        return ""
+    rest = [f"and {len(lines) - SKIPPED_SHOWN} more"] if len(lines) > SKIPPED_SHOWN else []
+    return "<h3>Skipped clips</h3>" + page.bullets(lines[:SKIPPED_SHOWN] + rest)
+
+
+def _captions(evaluation: Evaluation | None) -> str:
+    media = evaluation.content["media"] if evaluation else ()
+    captions = list(dict.fromkeys(m["caption"] for m in media if m["caption"]))[:CAPTIONS_SHOWN]
+    return "<h3>Some captions</h3>" + page.bullets(captions) if captions else ""
+
+
+# ------------------------------------------------------------------------------------ curves
+
+
+def training(metrics: Path | None, evaluation: Evaluation | None, manifest: Json | None) -> str:
+    shown = _loss_charts(read_metrics(metrics), _entropies(evaluation, manifest))
+    if not shown:
+        return page.missing("No training curves: `poet train` writes metrics.jsonl.")
+    return page.paragraph(
+        "Cross-entropy per token in nats. The dashed line is the unigram entropy of the stream's codes: "
+        "what the best model that ignores all context would reach.",
+        "soft",
+    ) + page.charts(shown)
+
+
+def _entropies(evaluation: Evaluation | None, manifest: Json | None) -> dict[str, float]:
+    """Stream -> unigram entropy in nats, from the evaluation, else of the training split."""
+    rows = evaluation.rows("likelihood") if evaluation else []
+    found = {
+        r["stream"]: r["unigram_entropy_nats"] for r in rows if r["unigram_entropy_nats"] is not None
+    }
+    train = (manifest or {}).get("splits", {}).get("train", {})
+    for stream, statistics in train.get("statistics", {}).items():
+        found.setdefault(stream, statistics["entropy_nats"])
+    return found
+
+
+def _loss_charts(entries: Sequence[Json], entropies: Mapping[str, float]) -> list[str]:
+    """One chart per stream: its training loss in each group, its validation loss in each task."""
+    streams: dict[str, dict[str, Series]] = {}
+    for stream, name, kind, point in _losses(entries):
+        lines = streams.setdefault(stream, {})
+        line = lines.setdefault(name, Series(name=name, points=[], marks=kind != "train"))
+        line.points.append(point)
+    return [
+        charts.line_chart(
+            list(lines.values()),
+            title=f"Loss of the {stream} stream",
+            x_label="step",
+            y_label="nats per token",
+            levels=[Level(name="unigram entropy", y=entropies[stream])]
+            if stream in entropies
+            else (),
+        )
+        for stream, lines in sorted(streams.items())
+    ]
+
+
+def _losses(entries: Sequence[Json]) -> Iterator[tuple[str, str, str, charts.Point]]:
+    """(stream, name of the line, kind of the entry, (step, loss)) of every loss that was logged."""
+    for entry in entries:
+        kind = entry.get("kind", "train")
+        for key, value in entry.items():
+            match = LOSS.fullmatch(key)
+            if match and isinstance(value, (int, float)):
+                owner = (match["owner"] or "").removeprefix(kind).removeprefix("/")
+                name = f"{kind}: {owner}" if owner else kind
+                yield match["stream"], name, kind, (entry["step"], value)
+
+
+def tokenizer_training(metrics: Path | None) -> str:
+    points = [
+        (e["step"], e["loss"])
+        for e in read_metrics(metrics)
+        if e.get("kind") == "train" and isinstance(e.get("loss"), (int, float))
+    ]
+    if not points:
+        return page.missing("No tokenizer was trained here: `poet tokenizer-train` does it.")
+    chart = charts.line_chart(
+        [Series(name="loss", points=points, marks=len(points) < MARKED_POINTS)],
+        title="Tokenizer training loss",
+        x_label="step",
+        y_label="loss",
+    )
+    return page.paragraph(
+        f"{points[-1][0]:,} steps. The codes above come from the frozen weights that the spec names.",
+        "soft",
+    ) + page.charts([chart])
+
+
+# -------------------------------------------------------------------------------- evaluation
+
+
+def evaluations(named: Mapping[str, Evaluation | None]) -> str:
+    """A table per metric; with several evaluations each row says whose it is."""
+    found = {name: e for name, e in named.items() if e}
+    if not found:
+        return page.missing("No evaluation: `poet eval` writes eval.json.")
+    metrics = dict.fromkeys(m for e in found.values() for m in e.content["metrics"])
+    return "".join(_metric(metric, found) for metric in metrics) + "".join(
+        page.missing(f"{metric.replace('_', ' ')} was not measured ({name}): {why}")
+        for name, e in found.items()
+        for metric, why in e.content["skipped"].items()
+    )
+
+
+def _metric(metric: str, found: Mapping[str, Evaluation]) -> str:
+    rows = [
+        {"checkpoint": name, **row} if len(found) > 1 else row
+        for name, e in found.items()
+        for row in e.rows(metric)
+    ]
+    notes = dict.fromkeys(note for e in found.values() for note in e.notes(metric))
+    table = page.table(rows, metric.replace("_", " ").capitalize())
+    return table + "".join(page.paragraph(note, "soft") for note in notes)
+
+
+def reconstructions(evaluation: Evaluation | None) -> str:
+    found = evaluation.media("reconstruction") if evaluation else []
+    if not found:
+        return page.missing("No reconstructions: `poet eval` with EVAL.source writes them.")
+    lead = page.paragraph(
+        "Frames of real clips, and the same clips after the tokenizer turned them into codes and back. "
+        "No generated clip can be sharper than this.",
+        "soft",
+    )
+    return lead + "".join(
+        page.row(
+            _heading(entry),
+            "".join(
+                page.strip(evaluation.folder / file, label, f"{label} frames of {entry['key']}")
+                for label, file in entry["files"].items()
+            ),
+        )
+        for entry in found
+    )
+
+
+def predictions(evaluation: Evaluation | None) -> str:
+    found = evaluation.media("frame_prediction") if evaluation else []
+    if not found:
+        return page.missing("No frame prediction: `poet eval` with EVAL.source writes it.")
+    lead = page.paragraph(
+        "The first frames of a real clip are given, the model draws the rest. Repeating the last given "
+        "frame is the baseline; the true clip as the tokenizer renders it is the ceiling.",
+        "soft",
+    )
+    return lead + _frame_curves(evaluation) + _side_by_side(evaluation)
+
+
+def _frame_curves(evaluation: Evaluation) -> str:
+    curves = evaluation.content["metrics"]["frame_prediction"]["curves"]
+    lines = [
+        Series(
+            name=name,
+            points=[(frame, y) for frame, y in enumerate(values, start=1) if y is not None],
+            marks=True,
+        )
+        for name, values in curves.items()
+    ]
+    chart = charts.line_chart(
+        lines, title="PSNR of each drawn frame, mean over clips", x_label="frame", y_label="dB"
+    )
+    return page.charts([chart])
+
+
+def _side_by_side(evaluation: Evaluation) -> str:
+    rows = []
+    for entry in evaluation.media("frame_prediction"):
+        clips = [
+            page.card(evaluation.folder / file, label, f"{label}: {entry['key']}")
+            for label, file in entry["files"].items()
+        ]
+        rows.append(page.row(_heading(entry), page.group(clips)))
+    return "".join(rows)
+
+
+def _heading(entry: Json) -> str:
+    return f"{entry['caption'] or entry['key']} ({entry['note']})"
+
+
+# ----------------------------------------------------------------------------- what came out
+
+
+def generated(folder: Path | None, whose: str) -> str:
+    clips = list(_clips(folder))
+    if not clips:
+        return page.missing(f"No generated clips of {whose}: `poet generate` writes them.")
+    return page.cards(
+        page.card(path, caption, f"generated clip: {caption}") for path, caption in clips
+    )
+
+
+def _clips(folder: Path | None) -> Iterator[tuple[Path, str]]:
+    """Each sample of `generate.json` with what it was made from."""
+    made = read_json(folder / "generate.json" if folder else None) or {}
+    for sample in made.get("samples", ()):
+        best = min(sample["files"], key=_preference)
+        yield folder / best, sample["prompt"] or made["task"].replace("_", " ")
+
+
+def _preference(file: str) -> int:
+    """A GIF moves by itself everywhere; a strip of frames is the last resort."""
+    order = (".gif", ".mp4", ".png")
+    suffix = Path(file).suffix
+    return order.index(suffix) if suffix in order else len(order)
+
+
+def longer(
+    evaluation: Evaluation | None,
+    trained: Evaluation | None,
+    clips: Path | None,
+    metrics: Path | None,
+) -> str:
+    """A checkpoint of the same experiment that was trained for longer, beside this run."""
+    entries = read_metrics(metrics)
+    if not (trained or entries or any(_clips(clips))):
+        return page.missing(
+            "No evaluation or clips of a checkpoint of the same experiment that was trained for longer."
+        )
+    body = page.paragraph("The same experiment, trained for longer by the same code.", "soft")
+    if trained:
+        ours = {f"this run, {evaluation.step:,} steps": evaluation} if evaluation else {}
+        body += evaluations({**ours, f"trained for {trained.step:,} steps": trained})
+        if trained.media("frame_prediction"):
+            body += "<h3>Frame prediction</h3>" + _frame_curves(trained) + _side_by_side(trained)
+    if entries:
+        body += page.charts(_loss_charts(entries, _entropies(trained, None)))
+    return body + "<h3>Generated clips</h3>" + generated(clips, "the longer-trained checkpoint")
+
+
+def export(check: Path | None) -> str:
+    found = read_json(check)
+    if found is None:
+        return page.missing("No export check: `poet export` writes it.")
+    return page.table(
+        [{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()]
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def spec(path: Path | None) -> str:
+    found = read_json(path)
+    if found is None:
+        return page.missing("No spec.json: `poet train` writes it.")
+    return page.details("Every resolved setting of the run", json.dumps(found, indent=2))
+
+
+def duration(seconds: float) -> str:
+    """'4.2 s', '48 s', '3 min 05 s', '2 h 10 min'."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
