@@ -95,7 +95,8 @@ def open_game(job: Job) -> vizdoom.DoomGame:
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in BUTTONS])
     game.set_available_game_variables(
         [getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
-    game.add_game_args("+sv_cheats 1 +con_notifytime 0 +con_midtime 0")
+    # Without the last one, "a secret is revealed" stays written over the rest of an episode.
+    game.add_game_args("+sv_cheats 1 +con_notifytime 0 +cl_showsecretmessage 0")
     if job.sound:
         game.set_audio_buffer_enabled(True)
         game.set_audio_sampling_rate(vizdoom.SamplingRate.SR_22050)
