@@ -21,10 +21,11 @@ from poet import checkpoint as checkpoint_lib
 from poet import media, specs
 from poet.models import transformer
 from poet.sampling.decode import Decoder, Plan, given_tokens
+from poet.sampling.requests import allowed_latents, check_request
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, SampleSpec, UserError
 from poet.tasks.layout import Layout
-from poet.tasks.registry import TASKS, Task, get_task, run_format, task_layout
+from poet.tasks.registry import get_task, run_format, task_layout
 from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.vocabulary import SOURCES, Vocabulary
@@ -69,9 +70,12 @@ class Generator:
         self._decoders: dict[Plan, Decoder] = {}
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Generator:
-        """Loads a checkpoint, or the newest one of a work dir, and the networks that it names."""
-        experiment = checkpoint_lib.load_experiment(path)
+    def from_checkpoint(cls, path: str | Path, experiment: Experiment | None = None) -> Generator:
+        """Loads a checkpoint, or the newest one of a work dir, and the networks that it names.
+
+        `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
+        """
+        experiment = experiment or checkpoint_lib.load_experiment(path)
         video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
         params = checkpoint_lib.load_params(path, build_model(experiment).abstract())
         return cls(experiment, params, video_tokenizer)
@@ -97,25 +101,28 @@ class Generator:
 
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
-          prompts: for a task with text, one or more; N = prompts x count, a prompt's samples
-            adjacent.  A task without text takes none and N = count.
+          prompts: one or more for a task with text, none for one without.
           negative_prompt: what guidance leads away from; empty means no text at all.
-          clips: uint8 [n, >= known_frames, H, W, 3], n = N or 1, whose first frames open the output.
+          clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output.  Prompts
+            and clips pair up, one of either serves all of the other.
           known_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.
+          count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
           batch: samples decoded together.
 
         Raises:
           UserError: the request does not fit the task.
         """
-        check_request(self.experiment, task, prompts, known_frames, clips is not None)
-        total = count * max(len(prompts), 1)
-        text = negative = None
+        given = 0 if clips is None else len(clips)
+        check_request(self.experiment, task, prompts, known_frames, given)
+        items = max(len(prompts), given, 1)
+        total = items * count
+        text = negative = known = None
         if prompts:
-            index = np.repeat(np.arange(len(prompts)), count)
-            text = self.encode_text(prompts).rows(index)
-            negative = self.encode_text([negative_prompt]).rows(np.zeros(total, np.int32))
-        known = None if clips is None else self.encode_frames(clips, known_frames, total)
+            text = _spread(self.encode_text(prompts), items, count)
+            negative = _spread(self.encode_text([negative_prompt]), items, count)
+        if clips is not None:
+            known = self.encode_frames(clips, known_frames)[_index(given, items, count)]
         tokens_NxS = self.tokens(
             task, total, text=text, negative=negative, known=known, sample=sample, batch=batch
         )
@@ -182,8 +189,8 @@ class Generator:
         encoded = self.text_encoder(texts)
         return Text(encoded.states_BxLxD, encoded.lengths_B)
 
-    def encode_frames(self, clips: np.ndarray, known_frames: int, count: int) -> np.ndarray:
-        """Codes [count, K] of the first frames of n = 1 or `count` clips."""
+    def encode_frames(self, clips: np.ndarray, known_frames: int) -> np.ndarray:
+        """Codes [n, K] of the first frames of n clips."""
         clip = self.experiment.clip
         expected = (clip.height, clip.width, 3)
         if clips.ndim != 5 or clips.shape[2:] != expected or clips.shape[1] < known_frames:
@@ -191,10 +198,7 @@ class Generator:
                 f"known clips have shape {clips.shape}, expected (n, at least {known_frames}, "
                 f"{', '.join(map(str, expected))}): resize them to the checkpoint's clip format"
             )
-        if len(clips) not in (1, count):
-            raise UserError(f"{len(clips)} known clips for {count} samples: give 1 or {count}")
-        codes = self.video_tokenizer.encode(clips[:, :known_frames])
-        return np.broadcast_to(codes.reshape(len(clips), -1), (count, codes[0].size))
+        return self.video_tokenizer.encode(clips[:, :known_frames]).reshape(len(clips), -1)
 
     def detokenize(self, task: str, tokens_NxS: np.ndarray) -> np.ndarray:
         """uint8 [N, T, H, W, 3] of the visual output stream."""
@@ -202,6 +206,16 @@ class Generator:
         segment = layout.loss_spans[0].segment
         codes = layout.parse(tokens_NxS)[segment.stream]
         return self.video_tokenizer.decode(codes.reshape(-1, *segment.grid))
+
+
+def _index(given: int, items: int, count: int) -> np.ndarray:
+    """Which of 1 or `items` given things each of items x count samples takes."""
+    index = np.arange(items) if given == items else np.zeros(items, np.int64)
+    return np.repeat(index, count)
+
+
+def _spread(text: Text, items: int, count: int) -> Text:
+    return text.rows(_index(len(text.lengths), items, count))
 
 
 def build_model(experiment: Experiment) -> transformer.Model:
@@ -226,123 +240,66 @@ def make_plan(experiment: Experiment, task: str, sample: SampleSpec, known: int)
     )
 
 
-# ---------------------------------------------------------------------- checks before device work
-
-
-def check_request(
-    experiment: Experiment, task: str, prompts: Sequence[str], known_frames: int, has_clip: bool
-) -> None:
-    """Raises UserError unless the task can be asked for this."""
-    declared = get_task(task)
-    if isinstance(prompts, str):
-        raise UserError(f"prompts must be a list of texts, got the one text {prompts!r}")
-    if declared.text and not prompts:
-        raise UserError(f"task {task} needs a text: give --prompt or --prompt_file")
-    if prompts and not declared.text:
-        free = ", ".join(sorted(name for name, t in TASKS.items() if t.text))
-        raise UserError(f"task {task} takes no text: leave the prompt out, or use one of {free}")
-    latents = known_latents(experiment, known_frames)
-    low, high = allowed_latents(experiment, declared)
-    if not low <= latents <= high:
-        raise UserError(_known_message(experiment, declared, known_frames))
-    if latents and not has_clip:
-        raise UserError(f"{known_frames} known frames need a clip that shows them: give --clip")
-    if has_clip and not latents:
-        raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
-
-
-def known_latents(experiment: Experiment, known_frames: int) -> int:
-    """Latent frames of that many frames; UserError unless 0 or 1 + k * factor."""
-    if known_frames == 0:
-        return 0
-    clip = experiment.clip
-    return experiment.video_tokenizer.grid(known_frames, clip.height, clip.width)[0]
-
-
-def allowed_latents(experiment: Experiment, task: Task) -> tuple[int, int]:
-    """Fewest and most known latents: the declaration's, always leaving one latent to draw."""
-    low, high = task.known_latents
-    return low, min(high, run_format(experiment).video[0] - 1)
-
-
-def _allowed(experiment: Experiment, task: Task) -> str:
-    low, high = allowed_latents(experiment, task)
-    factor = experiment.video_tokenizer.factor[0]
-    frames = [1 + factor * (latents - 1) for latents in range(max(low, 1), high + 1)]
-    if not frames:
-        return f"task {task.name} takes no known frames"
-    return f"task {task.name} takes {' or '.join(map(str, frames))} known frames"
-
-
-def _known_message(experiment: Experiment, task: Task, known_frames: int) -> str:
-    opening = ", ".join(sorted(name for name, t in TASKS.items() if t.known_latents[1]))
-    return (
-        f"known_frames = {known_frames}: {_allowed(experiment, task)} "
-        f"(tasks that continue known frames: {opening})"
-    )
-
-
 # ----------------------------------------------------------------------------- the command's body
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `poet generate`; a sampling value of None is the checkpoint's."""
+    """Arguments of `poet generate`; sampling values come with the experiment."""
 
     checkpoint: str
     out: str
     task: str = "text_to_video"
-    prompts: tuple[str, ...] = ()
+    prompt: Sequence[str] = ()
     prompt_file: str = ""
     negative_prompt: str = ""
-    clip: str = ""
-    known_frames: int | None = None
-    seed: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float | None = None
+    clip: Sequence[str] = ()
+    known_frames: int = 0
     num: int = 1
     batch: int = DEFAULT_BATCH
 
 
-def run(request: Request) -> list[Path]:
+def run(request: Request, experiment: Experiment) -> list[Path]:
     """Generates and writes what was asked for; returns the files.
+
+    Args:
+      request: anything with the attributes of `Request`.
+      experiment: the checkpoint's, `sample` overridden as the user wishes.
 
     Raises:
       UserError: before the model is loaded wherever the mistake can be seen by then.
     """
-    experiment = checkpoint_lib.load_experiment(request.checkpoint)
-    prompts = [*request.prompts, *_read_prompts(request.prompt_file)]
     if request.num < 1 or request.batch < 1:
         raise UserError(f"num = {request.num}, batch = {request.batch}: both must be positive")
-    known_frames = _known_frames(experiment, request)
-    check_request(experiment, request.task, prompts, known_frames, bool(request.clip))
-    sample = _sample_spec(experiment.sample, request)
-    clips = None
-    if request.clip:
-        wanted = experiment.clip.replace(frames=known_frames)
-        clips = media.read_clip(request.clip, wanted).video[None]
-    videos = Generator.from_checkpoint(request.checkpoint).generate(
+    prompts = [*request.prompt, *_read_prompts(request.prompt_file)]
+    known_frames = request.known_frames or _default_known_frames(experiment, request)
+    check_request(experiment, request.task, prompts, known_frames, len(request.clip))
+    clips = _read_clips(experiment, request.clip, known_frames)
+    videos = Generator.from_checkpoint(request.checkpoint, experiment).generate(
         request.task,
         prompts,
         negative_prompt=request.negative_prompt,
         clips=clips,
         known_frames=known_frames,
         count=request.num,
-        sample=sample,
         batch=request.batch,
     )
     details = {
         "task": request.task,
         "checkpoint": str(checkpoint_lib.find(request.checkpoint)),
         "negative_prompt": request.negative_prompt,
-        "clip": request.clip,
+        "clips": list(request.clip),
         "known_frames": known_frames,
-        "sample": specs.to_dict(sample),
+        "sample": specs.to_dict(experiment.sample),
     }
-    labels = [p for p in prompts or [""] for _ in range(request.num)]
+    labels = _labels(prompts, len(videos))
     return write_outputs(videos, labels, request.out, experiment.clip.rate_hz, details)
+
+
+def _labels(prompts: Sequence[str], count: int) -> list[str]:
+    """The prompt of each of `count` samples; empty where there is none."""
+    prompts = prompts or [""]
+    return [prompts[row * len(prompts) // count] for row in range(count)]
 
 
 def _read_prompts(path: str) -> list[str]:
@@ -359,18 +316,22 @@ def _read_prompts(path: str) -> list[str]:
     return prompts
 
 
-def _known_frames(experiment: Experiment, request: Request) -> int:
-    """As asked; for a clip without a number, the fewest frames that the task takes."""
-    if request.known_frames is not None or not request.clip:
-        return request.known_frames or 0
+def _read_clips(
+    experiment: Experiment, paths: Sequence[str], known_frames: int
+) -> np.ndarray | None:
+    """uint8 [n, known_frames, H, W, 3] in the run's clip format."""
+    if not paths:
+        return None
+    wanted = experiment.clip.replace(frames=known_frames)
+    return np.stack([media.read_clip(path, wanted).video for path in paths])
+
+
+def _default_known_frames(experiment: Experiment, request: Request) -> int:
+    """For a clip without a number, the fewest frames that the task takes."""
     fewest = allowed_latents(experiment, get_task(request.task))[0]
-    return 1 + experiment.video_tokenizer.factor[0] * (fewest - 1) if fewest else 0
-
-
-def _sample_spec(base: SampleSpec, request: Request) -> SampleSpec:
-    names = [field.name for field in dataclasses.fields(SampleSpec)]
-    given = {name: getattr(request, name) for name in names}
-    return base.replace(**{name: value for name, value in given.items() if value is not None})
+    if not request.clip or not fewest:
+        return 0
+    return 1 + experiment.video_tokenizer.factor[0] * (fewest - 1)
 
 
 def write_outputs(
