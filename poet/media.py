@@ -93,7 +93,7 @@ def _read_video(path: PathLike, clip: ClipSpec) -> tuple[np.ndarray, float]:
             if len(chosen) == clip.frames:
                 break
             before = (time_s, frame)
-            end_s = time_s + (float(frame.duration * frame.time_base) or interval_s)
+            end_s = time_s + (_duration_s(frame) or interval_s)
         if before is None:
             raise MediaError(path, "truncated: no frame could be decoded")
         # Strictly before the end of the last frame: a clip never shows a frame past its time.
@@ -101,6 +101,11 @@ def _read_video(path: PathLike, clip: ClipSpec) -> tuple[np.ndarray, float]:
         if len(chosen) < clip.frames:
             raise MediaError(path, _shortage(container, clip, end_s, end_s - start_s, interval_s))
     return np.stack(chosen), start_s
+
+
+def _duration_s(frame: av.VideoFrame) -> float:
+    """How long the frame is shown, 0 where the file does not say."""
+    return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
 
 
 def _take_until(

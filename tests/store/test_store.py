@@ -126,10 +126,11 @@ def test_an_empty_caption_has_no_states(tmp_path: pathlib.Path) -> None:
 def test_manifest_counts_skipped_truncated_and_shards(store: pathlib.Path) -> None:
     manifest = reader.load_manifest(str(store))
     train = manifest.splits["train"]
-    assert [(s.key, s.reason.split(":")[0]) for s in train.skipped] == [
-        ("clip_004.mp4", "undecodable"),
-        ("clip_011.mp4", "truncated"),
-    ] or train.skipped[1].reason.startswith(("corrupt", "undecodable"))
+    broken, cut = train.skipped
+    assert broken.key == "clip_004.mp4" and broken.reason.startswith("undecodable")
+    # A cut file is known by a damaged last frame or by the frames that lack.
+    assert cut.key == "clip_011.mp4"
+    assert cut.reason.startswith(("truncated", "corrupt", "undecodable"))
     assert train.clips == sum(shard.clips for shard in train.shards) == TRAIN - 2
     assert {shard.clips for shard in train.shards} == {5}
     assert train.truncated_captions == 0
@@ -191,7 +192,7 @@ def test_shuffle_is_global_seeded_and_blind_to_the_units_of_work(
 def test_a_kill_in_any_batch_changes_nothing(
     source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    # Units of work are 8 clips, in batches of 4: three of train, one of validation, two batches each.
+    # Units of work are 8 clips in two batches: three of train, one of validation.
     batches = 8
     for killed_at in range(batches):
         spec = store_spec(source, tmp_path / str(killed_at))
