@@ -8,14 +8,13 @@ A folder of checkpoints holds one folder per step (`00000200/`):
     clock.json    what else the loop needs to go on
     MANIFEST      step, shape and dtype of every array, SHA-256 of every file; then its own SHA-256
 
-All of it is written under a temporary name, made durable and renamed: a folder with its final name is
-complete.  Orbax restores flipped bits without complaint, hence the hashes.
+All of it is written under a temporary name, made durable and renamed: a folder with its final name
+is complete.  Orbax restores flipped bits without complaint, hence the hashes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -27,17 +26,14 @@ from urllib.parse import quote, unquote
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from poet import manifest as manifests
 from poet import specs
 from poet.specs import Experiment, UserError
 
-MANIFEST = "MANIFEST"
 FORMAT = 1
+# A file of a checkpoint is missing, truncated or altered; the message names it.
+CorruptCheckpoint = manifests.Corrupt
 _LOG = logging.getLogger(__name__)
-_BLOCK_BYTES = 1 << 20
-
-
-class CorruptCheckpoint(UserError):
-    """A file of a checkpoint is missing, truncated or altered; the message names it."""
 
 
 class SaveError(RuntimeError):
@@ -85,7 +81,8 @@ def save(
         if jax.process_index() == 0:
             _write_json(temporary / "spec.json", specs.to_dict(experiment))
             _write_json(temporary / "clock.json", dict(clock))
-            _write_manifest(temporary, step, state)
+            fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
+            manifests.write(temporary, fields | {"arrays": _describe(state)})
             _commit(temporary, final)
         _barrier(f"checkpoint {step} committed")
     except Exception as error:  # Orbax raises many types for one full disk.
@@ -121,61 +118,17 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _write_manifest(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Hashes and makes durable every file, then writes the list of them with its own hash."""
-    body = json.dumps(
-        {
-            "format": FORMAT,
-            "step": step,
-            "processes": jax.process_count(),
-            "arrays": _describe(state),
-            "files": {name: _digest(folder / name, sync=True) for name in _files(folder)},
-        },
-        sort_keys=True,
-    ).encode()
-    with open(folder / MANIFEST, "wb") as file:
-        file.write(body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    for root, _, _ in os.walk(folder):
-        _sync_folder(Path(root))
-
-
 def _describe(tree: Any) -> dict[str, list[Any]]:
     """Leaf path -> [shape, dtype]."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p): [list(x.shape), str(x.dtype)] for p, x in leaves}
 
 
-def _files(folder: Path) -> list[str]:
-    """Every file below the folder but the manifest, as sorted relative POSIX paths."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-    return sorted(name for name in found if name != MANIFEST)
-
-
-def _digest(path: Path, *, sync: bool = False) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-        if sync:
-            os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _commit(temporary: Path, final: Path) -> None:
     if final.exists():
         _delete(final)
     os.rename(temporary, final)
-    _sync_folder(final.parent)
+    manifests.sync_folder(final.parent)
 
 
 def _delete_old(directory: Path, keep: int) -> None:
@@ -242,42 +195,17 @@ def find(path: str | Path) -> Path:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Compares every file with the manifest and returns the manifest.
+    """Compares every file of a checkpoint with its manifest and returns the manifest.
 
     Raises:
       CorruptCheckpoint: names the first file that is missing, altered or not listed.
     """
-    manifest = _read_manifest(path)
-    present, listed = set(_files(path)), manifest["files"]
-    for name in sorted(present ^ set(listed)):
-        state = "not listed in its manifest" if name in present else "missing"
-        raise CorruptCheckpoint(f"checkpoint {path} is damaged: {name} is {state}")
-    for name, expected in listed.items():
-        _check_file(path, name, expected)
-    return manifest
+    _check_format(path)
+    return manifests.verify(path)
 
 
-def _check_file(path: Path, name: str, expected: str) -> None:
-    try:
-        actual = _digest(path / name)
-    except OSError as error:
-        raise CorruptCheckpoint(f"checkpoint {path} is damaged: {name}: {error.strerror}") from None
-    if actual != expected:
-        raise CorruptCheckpoint(
-            f"checkpoint {path} is damaged: {name} was altered or truncated (SHA-256 differs)"
-        )
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        body, digest, end = (path / MANIFEST).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise CorruptCheckpoint(f"checkpoint {path} is damaged: {MANIFEST} is missing") from None
-    except ValueError:
-        body, digest, end = b"", b"", b""
-    if end or hashlib.sha256(body).hexdigest().encode() != digest:
-        raise CorruptCheckpoint(f"checkpoint {path} is damaged: {MANIFEST} was altered or truncated")
-    manifest = json.loads(body)
+def _check_format(path: Path) -> dict[str, Any]:
+    manifest = manifests.read(path)
     if manifest["format"] != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}"
@@ -290,11 +218,11 @@ def restore(
 ) -> Restored | None:
     """The newest usable checkpoint of a folder, or None if it holds none.
 
-    A damaged checkpoint is set aside as `<step>.corrupt` with a warning and the one before it is used.
+    A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
 
     Args:
-      abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ from
-        the mesh that wrote the checkpoint.
+      abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ
+        from the mesh that wrote the checkpoint.
       experiment: the current one, to say what differs when the model does not fit.
 
     Raises:
@@ -313,8 +241,8 @@ def restore(
         return _read(path, step, abstract_state)
     if found:
         raise UserError(
-            f"every checkpoint in {directory} is damaged (steps {_names(found)}); restore the folder "
-            "from a copy, or delete it to start from step 0"
+            f"every checkpoint in {directory} is damaged (steps {_names(found)}); restore the "
+            "folder from a copy, or delete it to start from step 0"
         )
     return None
 
@@ -352,8 +280,7 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 def load_experiment(path: str | Path) -> Experiment:
     """The experiment that a checkpoint (or the newest of a work dir) was trained with."""
     path = find(path)
-    manifest = _read_manifest(path)
-    _check_file(path, "spec.json", manifest["files"].get("spec.json", "missing"))
+    manifests.check_file(path, "spec.json", _check_format(path))
     return _experiment_of(path)
 
 
@@ -366,8 +293,8 @@ def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> 
 
     Args:
       path: a checkpoint, or a work dir (its newest checkpoint).
-      abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device, and
-        a leaf of another dtype is cast.
+      abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
+        and a leaf of another dtype is cast.
 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
@@ -407,8 +334,8 @@ def _check_arrays(
         if theirs and ours and theirs[compared] == ours[compared]:
             continue
         raise UserError(
-            f"checkpoint {path} is of another model: {leaf} is {_shape(theirs)} in the checkpoint and "
-            f"{_shape(ours)} in this run; {_difference(_experiment_of(path), experiment)}"
+            f"checkpoint {path} is of another model: {leaf} is {_shape(theirs)} in the checkpoint "
+            f"and {_shape(ours)} in this run; {_difference(_experiment_of(path), experiment)}"
         )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from poet import checkpoint, mesh
+from poet import checkpoint, manifest, mesh
 from poet.specs import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserError
 
 EXPERIMENT = Experiment(model=ModelSpec(width=96), checkpoint=CheckpointSpec(every=7))
@@ -41,7 +41,9 @@ def make_state(seed: int = 0, width: int = 16, devices: int = 8) -> dict[str, An
 
 
 def abstract(state: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def save(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> Path:
@@ -112,7 +114,7 @@ def test_a_failed_save_leaves_what_there_was(
 
     where = {
         "orbax": (checkpoint.ocp, "save_checkpointables"),
-        "manifest": (checkpoint.os, "fsync"),
+        "manifest": (manifest.os, "fsync"),
         "rename": (checkpoint.os, "rename"),
     }
     monkeypatch.setattr(*where[place], fail)
@@ -199,7 +201,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
 
 
 def test_nothing_but_damage_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
-    (save(tmp_path, 1) / checkpoint.MANIFEST).unlink()
+    (save(tmp_path, 1) / manifest.NAME).unlink()
     with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
         checkpoint.restore(tmp_path, abstract(make_state()))
 

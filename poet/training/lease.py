@@ -18,8 +18,8 @@ from poet.specs import UserError
 def hold(workdir: Path) -> Iterator[None]:
     """Holds `workdir/lease.json` for the duration of the block.
 
-    The lock is a POSIX record lock, so the lease of a dead process is free at once, however it died,
-    and forked data workers do not prolong it.  The file's content only says who holds it.
+    The lock is a POSIX record lock, so the lease of a dead process is free at once, however it
+    died, and forked data workers do not prolong it.  The content only says who holds it.
 
     Raises:
       UserError: another process holds it.

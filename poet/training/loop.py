@@ -1,7 +1,7 @@
 """The training loop, for the language model, the tokenizers and super-resolution alike.
 
-State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the order
-never changes: hooks that are due, then maybe save, next batch, dispatch, metrics of the step before.
+State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the
+order never changes: hooks that are due, maybe save, next batch, dispatch, metrics of the last step.
 """
 
 from __future__ import annotations
@@ -21,23 +21,19 @@ from typing import Any, Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from poet import checkpoint, specs
 from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, UserError
-from poet.training import lease, reporting
+from poet.training import compiled, lease, reporting
 from poet.training.reporting import Report
-from poet.training.trainable import Batch, BatchIterator, Group, Metrics, State, Trainable
+from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable
 
 # Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
 EXIT_PREEMPTED = os.EX_TEMPFAIL
 
 _LOG = logging.getLogger(__name__)
-
-# (state, batch, step number on device) -> (state, metrics); the state is donated.
-Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
-
 
 class Outcome(enum.Enum):
     """How `train` ended; in both cases the last state is saved."""
@@ -54,8 +50,8 @@ class TrainingDiverged(RuntimeError):
 class Hook:
     """Something to do every `every` steps and at the end: evaluate, sample.
 
-    `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it: its
-    buffers are reused by the next step.
+    `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it:
+    its buffers are reused by the next step.
     """
 
     name: str
@@ -94,8 +90,8 @@ def train(
       schedule: step -> group, pure.
 
     Raises:
-      UserError: the work dir is in use, the mesh does not divide the model or a batch, a step does not
-        fit into the devices' memory, or the checkpoints are of another model or all damaged.
+      UserError: the work dir is in use, the mesh does not divide the model or a batch, a step does
+        not fit into the devices' memory, or the checkpoints are of another model or all damaged.
       TrainingDiverged: nothing was saved from the first non-finite value on.
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
     """
@@ -181,7 +177,7 @@ class _Run:
         return True
 
     def _init(self, key: jax.Array) -> State:
-        return jax.tree.map(_strong, self.trainable.init(key))
+        return jax.tree.map(compiled.strong, self.trainable.init(key))
 
     def abstract_state(self, rules: Rules) -> State:
         """ShapeDtypeStructs of the state with the shardings that the rules give it on this mesh."""
@@ -192,24 +188,13 @@ class _Run:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
-    def compile(self, abstract: State) -> dict[str, Program]:
+    def compile(self, abstract: State) -> dict[str, compiled.Program]:
         """One program per group, before step 0; refuses what cannot fit."""
-        programs, sharding = {}, batch_sharding(self.mesh)
-        for name, group in self.trainable.groups.items():
-            begin = time.perf_counter()
-            batch = {
-                key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-                for key, array in group.batch.items()
-            }
-            step = jax.ShapeDtypeStruct((), np.uint32, sharding=_replicated(self.mesh))
-            program = jax.jit(
-                _step_function(group, self.experiment.train.seed),
-                donate_argnums=0,
-                out_shardings=(_shardings(abstract), None),
-            )
-            programs[name] = program.lower(abstract, batch, step).compile()
-            _check_memory(name, group, programs[name], time.perf_counter() - begin)
-        return programs
+        seed = self.experiment.train.seed
+        return {
+            name: compiled.compile_step(group, abstract, self.mesh, seed)
+            for name, group in self.trainable.groups.items()
+        }
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         self._write_spec()
@@ -217,7 +202,7 @@ class _Run:
         found = checkpoint.restore(self.directory, abstract, self.experiment)
         if found is None:
             key = jax.random.key(self.experiment.train.seed)
-            state = jax.jit(self._init, out_shardings=_shardings(abstract))(key)
+            state = jax.jit(self._init, out_shardings=compiled.shardings_of(abstract))(key)
         else:
             state = found.state
             self._resume(found)
@@ -245,8 +230,8 @@ class _Run:
     def _resume(self, found: checkpoint.Restored) -> None:
         if missing := set(self.trainable.groups) - set(found.iterators):
             raise UserError(
-                f"the checkpoint of step {found.step} in {self.directory} holds no data position for "
-                f"the groups {sorted(missing)}; resume with the tasks and processes it was written by"
+                f"the checkpoint of step {found.step} in {self.directory} holds no data position "
+                f"for the groups {sorted(missing)}; resume with the tasks that wrote it"
             )
         for name in self.trainable.groups:
             self.batches[name].set_state(found.iterators[name])
@@ -258,7 +243,7 @@ class _Run:
     def loop(
         self,
         state: State,
-        programs: Mapping[str, Program],
+        programs: Mapping[str, compiled.Program],
         reporter: reporting.Reporter,
         stop: _StopSignals,
     ) -> Outcome:
@@ -278,7 +263,7 @@ class _Run:
             begin = time.perf_counter()
             batch = self._next_batch(group)
             waited_s = time.perf_counter() - begin
-            number = jax.device_put(np.uint32(step), _replicated(self.mesh))
+            number = jax.device_put(np.uint32(step), compiled.replicated(self.mesh))
             with jax.transfer_guard("disallow"):
                 state, metrics = programs[group](state, batch, number)
             step += 1
@@ -373,64 +358,13 @@ def _settle(pending: _Pending | None, reporter: reporting.Reporter) -> None:
     reporter.step(pending.step, pending.group, values, waited_s=pending.waited_s)
 
 
-def _step_function(group: Group, seed: int) -> Program:
-    def run(state: State, batch: Batch, step: jax.Array) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        state, metrics = group.step(state, batch, key)
-        return jax.tree.map(_strong, state), metrics
-
-    return run
-
-
-def _strong(x: Any) -> jax.Array:
-    """Drops weak types, which a compiled program would take for another signature."""
-    x = jnp.asarray(x)
-    return jax.lax.convert_element_type(x, x.dtype)
-
-
-def _replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def _shardings(abstract: Any) -> Any:
-    return jax.tree.map(lambda x: x.sharding, abstract)
-
-
-def _check_memory(name: str, group: Group, program: Any, seconds: float) -> None:
-    """Logs what one step needs, and raises UserError if the devices do not have it."""
-    usage = program.memory_analysis()
-    need = (
-        usage.argument_size_in_bytes
-        + usage.output_size_in_bytes
-        + usage.temp_size_in_bytes
-        - usage.alias_size_in_bytes
-    )
-    _LOG.info(
-        "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and %d tokens "
-        "per step, compiled in %.1f s",
-        name,
-        need / 2**20,
-        usage.temp_size_in_bytes / 2**20,
-        group.flops / 1e9,
-        group.clips,
-        group.tokens,
-        seconds,
-    )
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if limit and need > limit:
-        raise UserError(
-            f"one step of group {name} needs {need / 2**30:.1f} GiB on each device, which has "
-            f"{limit / 2**30:.1f} GiB; lower DATA.batch, set MODEL.remat = 'full', or use more devices"
-        )
-
-
 @jax.jit
 def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
 def _check_finite(state: State, step: int) -> None:
-    """No checkpoint ever holds a non-finite value: the loss shows a bad update one step too late."""
+    """No checkpoint holds a non-finite value: the loss shows a bad update one step too late."""
     found = jax.tree_util.tree_leaves_with_path(state)
     floats = [(p, x) for p, x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
     finite = jax.device_get(_all_finite([x for _, x in floats]))

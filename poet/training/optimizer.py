@@ -15,7 +15,7 @@ from poet.specs import OptimizerSpec
 
 
 def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-    """Step -> rate: linear from 0 over `warmup_steps`, then a cosine to `final_fraction` of the peak.
+    """Step -> rate: linear from 0 over `warmup_steps`, a cosine to `final_fraction` of the peak.
 
     A warm-up longer than the run is cut to the run.
     """
@@ -35,9 +35,9 @@ def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
 def decay_mask(axes: Any) -> Any:
     """True for the leaves that weight decay applies to, from their logical axes.
 
-    Matrices and convolution kernels decay.  Norm scales and biases do not (a stacked `layers` dim does
-    not make a vector a matrix), nor do tables with a `vocab` dim: the row of a rare id would shrink
-    towards zero between its few gradients.
+    Matrices and convolution kernels decay.  Norm scales and biases do not (a stacked `layers` dim
+    does not make a vector a matrix), nor do tables with a `vocab` dim: the row of a rare id would
+    shrink towards zero between its few gradients.
     """
 
     def decays(leaf: tuple[str | None, ...]) -> bool:
@@ -51,8 +51,8 @@ def build(spec: OptimizerSpec, steps: int, axes: Any = None) -> optax.GradientTr
 
     Args:
       steps: length of the run, where the cosine ends.
-      axes: logical axes of the parameters, from which `decay_mask` is made; without them every leaf of
-        two or more dims decays, which is right only where no layers are stacked.
+      axes: logical axes of the parameters, from which `decay_mask` is made; without them every
+        leaf of two or more dims decays, which is right only where no layers are stacked.
     """
     if axes is None:
         mask = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)  # noqa: E731
@@ -78,7 +78,7 @@ def state_axes(tx: optax.GradientTransformation, params: Any, axes: Any) -> Any:
       axes: a tree like `params` with a tuple of logical axis names per leaf.
 
     Raises:
-      ValueError: the state holds an array that mirrors no parameter; replicating it would be an accident.
+      ValueError: the state holds an array that mirrors no parameter; where to place it is unknown.
     """
     structure = jax.tree.structure(params)
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]

@@ -5,8 +5,8 @@ Throughput of a window of steps, hooks and checkpoints left out of its time:
     FLOP/s = sum over the steps of Group.flops / seconds
     MFU    = FLOP/s / (devices x peak of one device, dense bf16)
 
-`Group.flops` counts matmuls only, forward and backward, attention as the layout computes it, without
-rematerialisation.  Where the peak of a device is not known, FLOP/s are given and MFU is left out.
+`Group.flops` counts matmuls only, forward and backward, attention as the layout computes it,
+without rematerialisation.  Where the peak of a device is not known, MFU is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from poet.training.trainable import Group
 
 _LOG = logging.getLogger(__name__)
 
-# (part of jax.Device.device_kind, dense bf16 FLOP/s of one jax device), first match wins.  Vendors' data
-# sheets; a TPU v3 or TPU7x chip shows as two devices.
+# (part of jax.Device.device_kind, dense bf16 FLOP/s of one jax device), first match wins.  From the
+# vendors' data sheets; a TPU v3 or TPU7x chip shows as two devices.
 _PEAK_FLOPS = (
     ("TPU v3", 61.5e12),
     ("TPU v4", 275e12),
@@ -61,9 +61,9 @@ class Report:
 class Reporter:
     """Collects the metrics of finished steps and writes one line per `log_every` of them.
 
-    A line of step k speaks of the steps since the line before it, the k-th being the last.  With several
-    groups every metric is written as `<group>/<metric>`, and `loss` is the mean over all steps.  A
-    failing write (full disk) is logged once and costs the line, never the run.
+    A line of step k speaks of the steps since the line before it, the k-th being the last.  With
+    several groups every metric is written as `<group>/<metric>`, and `loss` is the mean over all
+    steps.  A failing write (full disk) is logged and costs the line, never the run.
     """
 
     def __init__(
@@ -83,14 +83,15 @@ class Reporter:
         """Args:
         start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
           run are dropped.
-        writes: False on all processes but the first: they only log nothing and write nothing.
+        writes: False on all processes but the first: they log and write nothing.
         """
         clock = clock or {}
         self._workdir, self._steps, self._groups = workdir, steps, groups
         self._log_every, self._now, self._start = log_every, now, start
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
-        self._window: dict[str, list[float]] = {k: list(v) for k, v in clock.get("window", {}).items()}
+        # Metric -> [sum, count] over the steps since the last line.
+        self._window: dict[str, list[float]] = dict(clock.get("window", {}))
         self._seconds_before = float(clock.get("seconds", 0.0))
         self.checkpoint_failures = int(clock.get("checkpoint_failures", 0))
         self._work: collections.Counter[str] = collections.Counter()
@@ -144,7 +145,8 @@ class Reporter:
         now = self._now()
         seconds = max(now - self._window_begin - self._paused, 1e-9)
         done = max(step - self._start, 1)
-        speed = {f"{k}_per_s": self._work[k] / seconds for k in ("steps", "clips", "tokens", "flops")}
+        counted = ("steps", "clips", "tokens", "flops")
+        speed = {f"{name}_per_s": self._work[name] / seconds for name in counted}
         if self._peak:
             speed["mfu"] = speed["flops_per_s"] / self._peak
         return speed | {
@@ -159,7 +161,7 @@ class Reporter:
         return self._seconds_before + self._now() - self._begin
 
     def clock(self) -> dict[str, Any]:
-        """What a later Reporter needs so that its lines continue these; goes into the checkpoint."""
+        """What a later Reporter needs so that its lines continue these; it is checkpointed."""
         return {
             "window": {k: list(v) for k, v in self._window.items()},
             "seconds": self.seconds(),
@@ -244,7 +246,7 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 def _tensorboard(directory: Path) -> Any:
-    """clu's asynchronous writer, or None where TensorFlow, which it writes with, is not installed."""
+    """clu's asynchronous writer, or None where TensorFlow, which it needs, is not installed."""
     try:
         from clu import metric_writers
     except ImportError as error:

@@ -1,9 +1,9 @@
 """Which group each step trains on (alternating gradient descent, VideoPoet §1.3).
 
 A pure function of (shares, seed, step): resuming needs no replay.  The order is Tijdeman's solution
-of the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980): after every step each
-of the k groups has been chosen within 1 - 1/(2k - 2) times of its exact share, so no group can starve
-or bunch.  All arithmetic is on integers: shares are read as the decimals they were written as.
+of the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980): after every step
+each of the k groups has been chosen within 1 - 1/(2k - 2) times of its exact share, so no group can
+starve or bunch.  All arithmetic is exact: shares are read as the decimals they were written as.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from poet.specs import UserError
 class GroupSchedule:
     """`GroupSchedule(shares, seed)(step) -> group name`.
 
-    `shares` are relative and need not sum to one; a group of share 0 is never chosen.  The seed orders
-    groups that are equally due.  Memory and start-up time grow with the smaller of the period (the sum
-    of the shares as coprime integers: 20 for 0.45, 0.35, 0.2) and the largest step asked for.
+    `shares` are relative and need not sum to one; a group of share 0 is never chosen.  The seed
+    orders groups that are equally due.  Memory and the time of the first call grow with the smaller
+    of the period (the sum of the shares as coprime integers: 20 for 0.45, 0.35, 0.2) and the step.
     """
 
     def __init__(self, shares: Mapping[str, float], seed: int = 0):
@@ -53,7 +53,7 @@ class GroupSchedule:
             deficit = weight * n - total * count
             if slack * deficit < total:
                 continue
-            # Step by which the group must be chosen, times a constant: (1 - 1/slack - deficit)/share.
+            # When the group must be chosen, times a constant: (1 - 1/slack - deficit) / share.
             due = Fraction(slack * (total - deficit) - total, weight)
             if best_due is None or due < best_due:
                 best, best_due = i, due

@@ -1,4 +1,4 @@
-"""Loops under test write no TensorBoard files and share compiled programs, which keeps them short."""
+"""Loops under test write no TensorBoard files and share compiled programs: it keeps them short."""
 
 from __future__ import annotations
 

@@ -18,12 +18,14 @@ import pytest
 
 from poet import checkpoint
 from poet.specs import UserError
-from poet.training import lease, loop, reporting
+from poet.training import compiled, lease, loop, reporting
 from poet.training.schedule import GroupSchedule
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard", "compile_cache")
 
-TIMINGS = {"steps_per_s", "clips_per_s", "tokens_per_s", "flops_per_s", "data_wait", "seconds", "eta_s"}
+TIMINGS = {"data_wait", "seconds", "eta_s"} | {
+    f"{name}_per_s" for name in ("steps", "clips", "tokens", "flops")
+}
 
 
 def log(workdir: Path) -> list[dict]:
@@ -73,7 +75,8 @@ def test_a_checkpoint_holds_the_iterators_of_its_step(whole: Path) -> None:
     found = linear.restored(whole)
     schedule = GroupSchedule(linear.SHARES, seed=1)
     drawn = [schedule(step) for step in range(found.step)]
-    assert {k: int(v) for k, v in found.iterators.items()} == {k: drawn.count(k) for k in linear.BATCH}
+    positions = {name: int(position) for name, position in found.iterators.items()}
+    assert positions == {name: drawn.count(name) for name in linear.BATCH}
 
 
 def test_hooks_see_the_state_of_their_step_and_lines_never_repeat(whole: Path) -> None:
@@ -125,7 +128,7 @@ def test_fresh_moments_are_sharded_like_their_parameters(tmp_path: Path) -> None
 def test_a_run_goes_on_with_half_the_devices(whole: Path, tmp_path: Path) -> None:
     linear.run(tmp_path, 8)
     linear.run(tmp_path, 12, devices=4)
-    a, b = linear.leaves(linear.restored(whole).state), linear.leaves(linear.restored(tmp_path).state)
+    a, b = (linear.leaves(linear.restored(path).state) for path in (whole, tmp_path))
     for name in a:
         np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
@@ -247,7 +250,7 @@ def test_a_step_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch: pytest.M
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 64}
 
-    monkeypatch.setattr(loop.jax, "local_devices", lambda: [Small()])
+    monkeypatch.setattr(compiled.jax, "local_devices", lambda: [Small()])
     with pytest.raises(UserError, match="one step of group short needs .* GiB on each device"):
         linear.run(tmp_path, 2)
 

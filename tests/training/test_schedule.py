@@ -18,7 +18,7 @@ SHARES = st.dictionaries(
 ).filter(lambda shares: any(shares.values()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SHARES, st.integers(0, 5))
 def test_every_prefix_is_within_one_step_of_its_shares(shares: dict[str, float], seed: int) -> None:
     schedule = GroupSchedule(shares, seed)

@@ -1,0 +1,102 @@
+"""A folder whose every file is hashed: what was flipped, cut, lost or added is found and named.
+
+The `MANIFEST` holds one line of JSON (the caller's fields, and the SHA-256 of every file) and one
+line with the SHA-256 of the first.  It is written last, after every file is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Mapping
+
+from poet.specs import UserError
+
+NAME = "MANIFEST"
+_BLOCK_BYTES = 1 << 20
+
+
+class Corrupt(UserError):
+    """A file is missing, altered or not listed; the message names it."""
+
+
+def write(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Hashes and makes durable every file below `folder`, then writes its manifest."""
+    files = {name: _digest(folder / name, sync=True) for name in _files(folder)}
+    body = json.dumps(dict(fields) | {"files": files}, sort_keys=True).encode()
+    with open(folder / NAME, "wb") as file:
+        file.write(body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    for root, _, _ in os.walk(folder):
+        sync_folder(Path(root))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest itself, verified; the files are not looked at.
+
+    Raises:
+      Corrupt: it is missing or altered.
+    """
+    try:
+        body, digest, end = (folder / NAME).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
+    except ValueError:
+        body, digest, end = b"", b"", b""
+    if end or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise Corrupt(f"{folder} is damaged: {NAME} was altered or truncated")
+    return json.loads(body)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compares every file with the manifest and returns the manifest.
+
+    Raises:
+      Corrupt: names the first file that is missing, altered or not listed.
+    """
+    manifest = read(folder)
+    present, listed = set(_files(folder)), manifest["files"]
+    for name in sorted(present ^ set(listed)):
+        state = "not listed in its manifest" if name in present else "missing"
+        raise Corrupt(f"{folder} is damaged: {name} is {state}")
+    for name in listed:
+        check_file(folder, name, manifest)
+    return manifest
+
+
+def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises Corrupt unless this one file is as the manifest lists it."""
+    try:
+        actual = _digest(folder / name)
+    except OSError as error:
+        raise Corrupt(f"{folder} is damaged: {name}: {error.strerror}") from None
+    if actual != manifest["files"].get(name):
+        raise Corrupt(f"{folder} is damaged: {name} was altered or truncated (SHA-256 differs)")
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable, as fsync does for the contents of a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file below the folder but the manifest, as sorted relative POSIX paths."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in found if name != NAME)
+
+
+def _digest(path: Path, *, sync: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+        if sync:
+            os.fsync(file.fileno())
+    return digest.hexdigest()

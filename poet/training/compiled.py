@@ -1,0 +1,97 @@
+"""Ahead-of-time compilation of the steps, with what they cost on each device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from poet.mesh import batch_sharding
+from poet.specs import UserError
+from poet.training.trainable import Batch, Group, Metrics, State
+
+_LOG = logging.getLogger(__name__)
+
+# (state, batch, step number on device) -> (state, metrics); the state is donated.
+Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+
+
+def compile_step(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> Program:
+    """The group's step as a program for this mesh; logs its memory and FLOPs.
+
+    Args:
+      abstract_state: ShapeDtypeStructs with shardings; the new state keeps them.
+
+    Raises:
+      UserError: the step needs more memory than a device has.
+    """
+    begin = time.perf_counter()
+    sharding = batch_sharding(mesh)
+    batch = {
+        key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+        for key, array in group.batch.items()
+    }
+    number = jax.ShapeDtypeStruct((), np.uint32, sharding=replicated(mesh))
+    jitted = jax.jit(
+        _step_function(group, seed),
+        donate_argnums=0,
+        out_shardings=(shardings_of(abstract_state), None),
+    )
+    program = jitted.lower(abstract_state, batch, number).compile()
+    _check_memory(group, program.memory_analysis(), time.perf_counter() - begin)
+    return program
+
+
+def _step_function(group: Group, seed: int) -> Program:
+    def run(state: State, batch: Batch, step: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        state, metrics = group.step(state, batch, key)
+        return jax.tree.map(strong, state), metrics
+
+    return run
+
+
+def _check_memory(group: Group, usage: Any, seconds: float) -> None:
+    need = (
+        usage.argument_size_in_bytes
+        + usage.output_size_in_bytes
+        + usage.temp_size_in_bytes
+        - usage.alias_size_in_bytes
+    )
+    _LOG.info(
+        "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and "
+        "%d tokens per step, compiled in %.1f s",
+        group.name,
+        need / 2**20,
+        usage.temp_size_in_bytes / 2**20,
+        group.flops / 1e9,
+        group.clips,
+        group.tokens,
+        seconds,
+    )
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit and need > limit:
+        raise UserError(
+            f"one step of group {group.name} needs {need / 2**30:.1f} GiB on each device, which "
+            f"has {limit / 2**30:.1f} GiB; lower DATA.batch, set MODEL.remat = 'full', or use "
+            "more devices"
+        )
+
+
+def strong(x: Any) -> jax.Array:
+    """Drops weak types, which a compiled program would take for another signature."""
+    x = jnp.asarray(x)
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shardings_of(abstract: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, abstract)
