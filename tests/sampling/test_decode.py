@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from poet.sampling.decode import Decoder, Plan, given_tokens
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import SampleSpec, UserError
 from poet.tasks.layout import Format, build_layout
 from poet.vocabulary import Special, Vocabulary
-from tests.sampling import tiny
 
 GREEDY = SampleSpec(temperature=0.0)
 LATENT = 16  # Codes of one latent frame of the tiny run.

@@ -1,0 +1,318 @@
+"""`poet export`: a checkpoint as StableHLO programs, weights and a spec that run without this code.
+
+A folder holds
+  prefill.stablehlo     (weights, tokens_BxN[, states_RxLxE, lengths_R]) -> (*cache, x_RxD)
+  decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance)
+                        -> (tokens_Bx(S-N), *cache): the whole loop, sampling included
+  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video
+  tokenize.stablehlo    (weights, uint8 video) -> codes, where the task opens with known frames
+  weights.safetensors   arguments of the programs, by name; they are in no program as constants
+  spec.json             the experiment, every program's signature, and what the layout says
+  manifest.json         SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
+
+Serialized programs load without complaint after most single bit flips, hence the manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from poet import specs
+from poet.sampling import decode as decoding
+from poet.sampling.decode import Plan
+from poet.sampling.generate import Generator, make_plan
+from poet.sampling.requests import check_request, known_latents
+from poet.sampling.samplers import Knobs
+from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
+from poet.tasks.registry import get_task
+from poet.tokenizers import lfq, magvit
+
+FORMAT = 1
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+WEIGHTS, SPEC, MANIFEST = "weights.safetensors", "spec.json", "manifest.json"
+CHECKPOINT_WEIGHTS = "model.safetensors"
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """One artefact.
+
+    Attributes:
+      run: (weights by name, *inputs) -> tuple of outputs.
+      weights: names in `weights.safetensors`, in argument order.
+      inputs: (name, shape and dtype) of each; those named cache.* may be donated.
+      outputs: their names.
+    """
+
+    run: Callable[..., Any]
+    weights: tuple[str, ...]
+    inputs: tuple[tuple[str, Any], ...]
+    outputs: tuple[str, ...]
+
+
+def run(checkpoint: str, experiment: Experiment, out: str, *, weights_only: bool = False) -> Path:
+    """The body of `poet export`: checks, loads and writes; returns the folder.
+
+    Args:
+      experiment: the checkpoint's, with `export` and `sample` as the user wishes.
+      weights_only: write the language model's weights and the spec, and no program.
+    """
+    spec = experiment.export
+    check(experiment, spec)
+    _check_target(Path(out))
+    model = experiment.model.replace(dtype=spec.dtype)
+    generator = Generator.from_checkpoint(checkpoint, experiment.replace(model=model))
+    if weights_only:
+        return write_folder(Path(out), experiment, {}, _named("lm", generator.params), {})
+    return export(generator, spec, out)
+
+
+def check(experiment: Experiment, spec: ExportSpec) -> None:
+    """Raises UserError unless the task can be exported this way."""
+    for platform in spec.platforms:
+        specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
+    if not spec.platforms:
+        raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
+    prompts = ["any"] if get_task(spec.task).text else []
+    check_request(experiment, spec.task, prompts, spec.known_frames, int(spec.known_frames > 0))
+
+
+def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
+    """Writes the artefacts of one task at a fixed batch; returns the folder.
+
+    The sampler's static settings (top_k, whether top_p and guidance take part) are those of the
+    experiment's `sample`; seed, temperature, top_p and guidance stay inputs.
+    """
+    experiment = generator.experiment.replace(export=spec)
+    check(experiment, spec)
+    _check_target(Path(out))
+    grid = experiment.video_tokenizer.grid(1, experiment.clip.height, experiment.clip.width)
+    known = known_latents(experiment, spec.known_frames) * grid[1] * grid[2]
+    plan = make_plan(experiment, spec.task, experiment.sample, known)
+    lm = _named("lm", generator.params)
+    programs = _lm_programs(generator, plan, spec.batch, lm)
+    tokenizer, network = _tokenizer_programs(generator, plan, spec)
+    programs |= tokenizer
+    blobs = {name: _serialize(p, lm | network, spec.platforms) for name, p in programs.items()}
+    used = {n for p in programs.values() for n in p.weights}
+    weights = {n: array for n, array in (lm | network).items() if n in used}
+    details = {
+        "task": spec.task,
+        "batch": spec.batch,
+        "guided": plan.guided,
+        "top_k": plan.truncation.top_k,
+        "nucleus": plan.truncation.nucleus,
+        "layout": _describe_layout(plan),
+        "programs": {name: _signature(p) for name, p in programs.items()},
+    }
+    return write_folder(Path(out), experiment, blobs, weights, details)
+
+
+# ------------------------------------------------------------------------------------- programs
+
+
+def _lm_programs(
+    generator: Generator, plan: Plan, batch: int, lm: Arrays
+) -> dict[str, Program]:
+    """`prefill` and `decode`: the very functions that the generator compiles."""
+    model, experiment = generator.model, generator.experiment
+    structure = jax.tree.structure(generator.params)
+
+    def params_of(weights: Sequence[jax.Array]) -> Any:
+        return jax.tree.unflatten(structure, weights)
+
+    def prefill(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
+        cache, x_RxD = decoding.prefill(model, plan, params_of(weights), *inputs)
+        return (*jax.tree.leaves(cache), x_RxD)
+
+    inputs = [("tokens", _struct((batch, plan.given), jnp.int32))]
+    if plan.layout.text_span is not None:
+        rows, text = batch * plan.fan, experiment.text
+        inputs.append(("text_states", _struct((rows, text.length, text.width), jnp.float32)))
+        inputs.append(("text_lengths", _struct((rows,), jnp.int32)))
+    arrays = [array for _, array in inputs]
+    cache, x_RxD = jax.eval_shape(
+        lambda w, *a: decoding.prefill(model, plan, params_of(w), *a), list(lm.values()), *arrays
+    )
+    leaves, cache_structure = jax.tree.flatten(cache)
+
+    def decode(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
+        *state, rows_B, seed, temperature, top_p, guidance = inputs
+        cache = jax.tree.unflatten(cache_structure, state[:-1])
+        knobs = Knobs(seed=seed, temperature=temperature, top_p=top_p, guidance=guidance)
+        tokens, cache = decoding.decode(
+            model, plan, params_of(weights), cache, state[-1], rows_B, knobs
+        )
+        return (tokens, *jax.tree.leaves(cache))
+
+    names = [f"cache.{i}" for i in range(len(leaves))]
+    scalar = _struct((), jnp.float32)
+    knobs = [("seed", _struct((), jnp.uint32)), ("temperature", scalar), ("top_p", scalar),
+             ("guidance", scalar)]
+    state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]
+    weights = tuple(lm)
+    return {
+        "prefill": Program(
+            run=prefill, weights=weights, inputs=tuple(inputs), outputs=(*names, "state")
+        ),
+        "decode": Program(
+            run=decode, weights=weights, inputs=(*state, *knobs), outputs=("tokens", *names)
+        ),
+    }
+
+
+def _tokenizer_programs(
+    generator: Generator, plan: Plan, spec: ExportSpec
+) -> tuple[dict[str, Program], Arrays]:
+    """`detokenize`, and `tokenize` where frames are known; with the network's weights."""
+    tokenizer, clip = generator.video_tokenizer, generator.experiment.clip
+    grid = plan.layout.loss_spans[0].segment.grid
+    codes = _struct((spec.batch, *grid), jnp.int32)
+    wanted = {"detokenize": ("decoder", _to_pixels, "codes", codes, "video")}
+    if spec.known_frames:
+        shape = (spec.batch, spec.known_frames, clip.height, clip.width, 3)
+        video = _struct(shape, jnp.uint8)
+        wanted["tokenize"] = ("encoder", _to_codes, "video", video, "codes")
+    programs, weights = {}, {}
+    for name, (part, function, given, struct, result) in wanted.items():
+        tree = tokenizer.params[part]
+        named = _named(f"video_tokenizer.{part}", tree)
+        weights |= named
+        programs[name] = Program(
+            run=_bound(function, tokenizer.spec, part, jax.tree.structure(tree)),
+            weights=tuple(named),
+            inputs=((given, struct),),
+            outputs=(result,),
+        )
+    return programs, weights
+
+
+def _to_pixels(spec: VideoTokenizerSpec, params: Any, codes_Bxtxhxw: jax.Array) -> jax.Array:
+    """uint8 clips, as `VideoTokenizer.decode` gives them."""
+    pixels = magvit.decode(spec, params, lfq.ids_to_bits(codes_Bxtxhxw, spec.bits))
+    return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def _to_codes(spec: VideoTokenizerSpec, params: Any, video_BxTxHxWx3: jax.Array) -> jax.Array:
+    """int32 codes, as `VideoTokenizer.encode` gives them."""
+    return lfq.quantize(magvit.encode(spec, params, video_BxTxHxWx3.astype(jnp.float32) / 255.0))[1]
+
+
+def _bound(
+    function: Callable[..., jax.Array], spec: VideoTokenizerSpec, part: str, structure: Any
+) -> Callable[..., tuple[jax.Array]]:
+    def run(weights: Sequence[jax.Array], array: jax.Array) -> tuple[jax.Array]:
+        return (function(spec, {part: jax.tree.unflatten(structure, weights)}, array),)
+
+    return run
+
+
+def _serialize(program: Program, arrays: Arrays, platforms: Sequence[str]) -> bytes:
+    weights = [_struct(arrays[n].shape, arrays[n].dtype) for n in program.weights]
+    exported = jax.export.export(jax.jit(program.run), platforms=platforms)(
+        weights, *(struct for _, struct in program.inputs)
+    )
+    return bytes(exported.serialize())
+
+
+def _struct(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), dtype)
+
+
+def _named(prefix: str, tree: Any) -> Arrays:
+    """Dotted name -> leaf, in the order of `jax.tree.leaves`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join([prefix, *(str(k.key) for k in path)]): leaf for path, leaf in leaves}
+
+
+# ---------------------------------------------------------------------------------- descriptions
+
+
+def _signature(program: Program) -> dict[str, Any]:
+    return {
+        "weights": list(program.weights),
+        "inputs": [
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in program.inputs
+        ],
+        "outputs": list(program.outputs),
+    }
+
+
+def _describe_layout(plan: Plan) -> dict[str, Any]:
+    """Segments, and what a client needs to build the given tokens and to read the drawn ones."""
+    return {
+        "length": plan.layout.length,
+        "prefix_length": plan.layout.prefix_length,
+        "given": plan.given,
+        "known": plan.known,
+        "output": plan.layout.loss_spans[0].segment.stream,
+        "segments": [
+            {
+                "stream": span.segment.stream,
+                "part": span.segment.part,
+                "role": span.segment.role,
+                "start": span.start,
+                "stop": span.stop,
+                "low": span.segment.ids.low,
+                "high": span.segment.ids.high,
+                "grid": list(span.segment.grid),
+            }
+            for span in plan.layout.spans
+        ],
+    }
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def _check_target(out: Path) -> None:
+    """An export replaces an export, and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder to export to")
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise UserError(f"{out} is not empty and holds no export: give another folder")
+
+
+def write_folder(
+    out: Path,
+    experiment: Experiment,
+    blobs: dict[str, bytes],
+    weights: Arrays,
+    details: dict[str, Any],
+) -> Path:
+    """Writes everything beside `out`, the manifest last, and renames it into place."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, blob in blobs.items():
+        (temporary / f"{name}.stablehlo").write_bytes(blob)
+    arrays = {n: np.ascontiguousarray(a) for n, a in weights.items()}
+    save_file(arrays, temporary / (WEIGHTS if blobs else CHECKPOINT_WEIGHTS))
+    record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
+    (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
+    files = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+    manifest = {"format": FORMAT, "jax": jax.__version__, "files": files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    if out.exists():
+        shutil.rmtree(out)
+    temporary.rename(out)
+    return out
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,271 @@
+"""Runs an export: needs jax, numpy and safetensors, and neither flax nor the model's code.
+
+    runtime = Runtime.load("export/")
+    result = runtime.generate(text_states=states, text_lengths=lengths, seed=7)
+    result.video  # uint8 [N, T, H, W, 3]
+
+N samples, B batch of the programs, S layout length, G given positions, L text positions, E width of
+a text state, K known codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from safetensors import safe_open
+
+from poet.specs import UserError
+
+FORMAT = 1
+WEIGHTS, SPEC, MANIFEST = "weights.safetensors", "spec.json", "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """tokens: int32 [N, S], whole sequences.  video: uint8 [N, T, H, W, 3]."""
+
+    tokens: np.ndarray
+    video: np.ndarray
+
+
+def verify(folder: Path) -> None:
+    """Raises UserError unless every file is the one that the manifest lists."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        listed = dict(manifest["files"])
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not an export: it holds no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: {error}; export again") from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} has export format {manifest.get('format')}, this version reads {FORMAT}"
+        )
+    present = {p.name for p in folder.iterdir()} - {MANIFEST}
+    for name in sorted(present ^ set(listed)):
+        state = "is not listed in the manifest" if name in present else "is missing"
+        raise UserError(f"export {folder}: {name} {state}; export again")
+    for name, digest in listed.items():
+        with open(folder / name, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise UserError(
+                    f"export {folder}: {name} was altered or truncated (SHA-256 differs); "
+                    "export again"
+                )
+
+
+class Runtime:
+    """A loaded export; programs compile at their first call.
+
+    Attributes:
+      spec: the contents of spec.json.
+      batch: samples that one call of the programs makes; requests of any size are cut into these.
+    """
+
+    def __init__(self, spec: dict[str, Any], programs: dict[str, Callable], weights: dict):
+        self.spec = spec
+        self.batch: int = spec["batch"]
+        self._programs = programs
+        self._weights = {
+            name: [weights[w] for w in signature["weights"]]
+            for name, signature in spec["programs"].items()
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Runtime:
+        """Verifies and loads a folder that `poet export` wrote.
+
+        Raises:
+          UserError: not an export, damaged, or made for other platforms than this machine's.
+        """
+        folder = Path(folder).expanduser()
+        verify(folder)
+        spec = json.loads((folder / SPEC).read_text())
+        if "programs" not in spec:
+            raise UserError(f"{folder} holds weights alone: export without --weights_only")
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            weights = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}
+        programs = {
+            name: _program((folder / f"{name}.stablehlo").read_bytes(), signature)
+            for name, signature in spec["programs"].items()
+        }
+        return cls(spec, programs, weights)
+
+    def generate(
+        self,
+        *,
+        text_states: np.ndarray | None = None,
+        text_lengths: np.ndarray | None = None,
+        negative_states: np.ndarray | None = None,
+        negative_lengths: np.ndarray | None = None,
+        known: np.ndarray | None = None,
+        known_video: np.ndarray | None = None,
+        count: int | None = None,
+        source: int = 0,
+        seed: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+    ) -> Result:
+        """Draws N samples; settings left out are the export's.
+
+        Args:
+          text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
+          negative_states, negative_lengths: what guidance leads away from; absent means no text.
+          known: codes [N, K] that open the output; or
+          known_video: uint8 [N, known frames, H, W, 3], which is tokenized.
+          count: N, where neither text nor known codes tell it (default 1).
+          source: index of the data source whose look is asked for.
+
+        Raises:
+          UserError: what is given does not fit the programs.
+        """
+        if known_video is not None:
+            known = self.tokenize(known_video)
+        given = [a for a in (text_states, text_lengths, known) if a is not None]
+        count = len(given[0]) if given else count or 1
+        knobs = self._knobs(seed, temperature, top_p, guidance)
+        pieces = []
+        for start in range(0, count, self.batch):
+            rows = np.arange(start, start + self.batch, dtype=np.int32)
+            index = np.minimum(rows, count - 1)
+            tokens_BxG = self._given_tokens(None if known is None else known[index], source)
+            text = self._text(
+                _rows(index, text_states, text_lengths),
+                _rows(index, negative_states, negative_lengths),
+            )
+            drawn = self._draw(tokens_BxG, text, rows, knobs)
+            pieces.append(np.concatenate([tokens_BxG, drawn], axis=1))
+        tokens_NxS = np.concatenate(pieces)[:count]
+        return Result(tokens=tokens_NxS, video=self.detokenize(tokens_NxS))
+
+    def _draw(self, tokens_BxG: np.ndarray, text: tuple, rows: np.ndarray, knobs: tuple) -> Any:
+        *cache, state = self._call("prefill", tokens_BxG, *text)
+        tokens, *_ = self._call("decode", *cache, state, rows, *knobs)
+        return np.asarray(tokens)
+
+    def tokenize(self, video: np.ndarray) -> np.ndarray:
+        """Codes [N, K] of uint8 clips of the known frames."""
+        if "tokenize" not in self._programs:
+            raise UserError(f"task {self.spec['task']} was exported without known frames")
+        codes = self._in_batches("tokenize", video)
+        return codes.reshape(len(codes), -1)
+
+    def detokenize(self, tokens_NxS: np.ndarray) -> np.ndarray:
+        """uint8 video [N, T, H, W, 3] of whole sequences."""
+        layout = self.spec["layout"]
+        span = next(s for s in layout["segments"] if s["stream"] == layout["output"])
+        codes = tokens_NxS[:, span["start"] : span["stop"]] - span["low"]
+        return self._in_batches("detokenize", codes.reshape(-1, *span["grid"]).astype(np.int32))
+
+    def _in_batches(self, name: str, items: np.ndarray) -> np.ndarray:
+        pieces = []
+        for start in range(0, len(items), self.batch):
+            index = np.minimum(np.arange(start, start + self.batch), len(items) - 1)
+            pieces.append(np.asarray(self._call(name, items[index])[0]))
+        return np.concatenate(pieces)[: len(items)]
+
+    def _call(self, name: str, *inputs: Any) -> tuple[jax.Array, ...]:
+        signature = self.spec["programs"][name]["inputs"]
+        for value, expected in zip(inputs, signature, strict=True):
+            shape, dtype = list(np.shape(value)), str(value.dtype)
+            if shape != expected["shape"] or dtype != expected["dtype"]:
+                raise UserError(
+                    f"input {expected['name']!r} of {name} is {dtype}{shape}, expected "
+                    f"{expected['dtype']}{expected['shape']}"
+                )
+        return self._programs[name](self._weights[name], *inputs)
+
+    def _knobs(
+        self,
+        seed: int | None,
+        temperature: float | None,
+        top_p: float | None,
+        guidance: float | None,
+    ) -> tuple[np.generic, ...]:
+        """Inputs of `decode`; UserError for a setting that the program was not built for."""
+        default = self.spec["experiment"]["sample"]
+        seed = default["seed"] if seed is None else seed
+        temperature = default["temperature"] if temperature is None else temperature
+        asked = {"top_p": (top_p, "nucleus", 1.0), "guidance": (guidance, "guided", 1.0)}
+        values = {}
+        for name, (value, flag, neutral) in asked.items():
+            values[name] = default[name] if value is None else value
+            if value is not None and value != neutral and not self.spec[flag]:
+                raise UserError(
+                    f"{name} = {value} needs a program exported with SAMPLE.{name} other than "
+                    f"{neutral:g}: export again with it"
+                )
+        if temperature < 0 or not 0 < values["top_p"] <= 1 or values["guidance"] < 0:
+            raise UserError(
+                f"temperature = {temperature}, top_p = {values['top_p']}, guidance = "
+                f"{values['guidance']}: temperature and guidance must not be negative, top_p must "
+                "lie in (0, 1]"
+            )
+        numbers = (temperature, values["top_p"], values["guidance"])
+        return (np.uint32(seed % 2**32), *(np.float32(n) for n in numbers))
+
+    def _given_tokens(self, known_BxK: np.ndarray | None, source: int) -> np.ndarray:
+        """Ids of the given positions, int32 [B, G], from the layout in the spec."""
+        layout = self.spec["layout"]
+        count = 0 if known_BxK is None else known_BxK.shape[1]
+        if count != layout["known"]:
+            raise UserError(
+                f"{count} known codes were given; this export takes {layout['known']} "
+                f"({self.spec['experiment']['export']['known_frames']} frames)"
+            )
+        tokens = np.zeros((self.batch, layout["length"]), np.int32)
+        for span in layout["segments"]:
+            tokens[:, span["start"] : span["stop"]] = span["low"]
+            if span["stream"] == "source":
+                if not 0 <= source < span["high"] - span["low"]:
+                    raise UserError(f"source = {source}: must lie below {span['high'] - span['low']}")
+                tokens[:, span["start"]] += source
+        tokens = tokens[:, : layout["given"]]
+        if count:
+            tokens[:, -count:] += known_BxK
+        return np.ascontiguousarray(tokens)
+
+    def _text(self, text: tuple | None, negative: tuple | None) -> tuple[np.ndarray, ...]:
+        """States and lengths of a batch: conditional rows, then unconditional ones if guided."""
+        inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
+        if "text_states" not in inputs:
+            if text is not None:
+                raise UserError(f"task {self.spec['task']} takes no text")
+            return ()
+        shape = (self.batch, *inputs["text_states"][1:])
+        none = np.zeros(shape, np.float32), np.zeros(self.batch, np.int32)
+        rows = [text or none] + [negative or none] * self.spec["guided"]
+        states, lengths = (np.concatenate(arrays) for arrays in zip(*rows))
+        return states.astype(np.float32), lengths.astype(np.int32)
+
+
+def _rows(
+    index: np.ndarray, states: np.ndarray | None, lengths: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    if (states is None) != (lengths is None):
+        raise UserError("give the states of a text and their lengths together")
+    return None if states is None else (np.asarray(states)[index], np.asarray(lengths)[index])
+
+
+def _program(blob: bytes, signature: dict[str, Any]) -> Callable:
+    """The jitted artefact; cache inputs are donated, so that decoding updates them in place."""
+    exported = jax.export.deserialize(bytearray(blob))
+    platform = jax.default_backend()
+    platform = "cuda" if platform == "gpu" else platform
+    if platform not in exported.platforms:
+        raise UserError(
+            f"this export runs on {', '.join(exported.platforms)}, this machine has {platform}: "
+            f"export with EXPORT.platforms = ('{platform}',)"
+        )
+    names = [i["name"] for i in signature["inputs"]]
+    donated = tuple(1 + i for i, name in enumerate(names) if name.startswith("cache."))
+    return jax.jit(exported.call, donate_argnums=donated)

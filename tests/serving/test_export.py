@@ -1,0 +1,183 @@
+"""An export against the generator it came from, in a process without this package's model code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "sampling"))
+
+import tiny  # noqa: E402
+
+from poet.sampling.generate import Generator, Text  # noqa: E402
+from poet.serving import export as exporting  # noqa: E402
+from poet.serving.runtime import Runtime  # noqa: E402
+from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
+from poet.tokenizers import magvit  # noqa: E402
+from poet.tokenizers.base import VideoTokenizer  # noqa: E402
+
+SAMPLE = SampleSpec(temperature=0.9, top_k=24, top_p=0.95, guidance=2.0, seed=5)
+CLIENT = """
+import json, sys
+import numpy as np
+from poet.serving.runtime import Runtime
+
+folder, inputs, output = sys.argv[1:]
+given = dict(np.load(inputs))
+settings = json.loads(str(given.pop("settings")))
+result = Runtime.load(folder).generate(**given, **settings)
+loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "orbax", "av")]
+assert not loaded, loaded
+own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
+assert own == ["poet", "poet.serving", "poet.serving.runtime", "poet.specs"], own
+np.savez(output, tokens=result.tokens, video=result.video)
+"""
+
+
+def generator(sample: SampleSpec) -> Generator:
+    experiment = tiny.EXPERIMENT.replace(sample=sample)
+    params = magvit.init(experiment.video_tokenizer, jax.random.key(1))
+    tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, params)
+    return Generator(experiment, tiny.params(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def image_to_video(tmp_path_factory):
+    """(generator, folder): text, one known frame, guidance, top-k and nucleus; batches of 2."""
+    made = generator(SAMPLE)
+    spec = ExportSpec(task="image_to_video", batch=2, known_frames=1)
+    return made, exporting.export(made, spec, tmp_path_factory.mktemp("export") / "i2v")
+
+
+def in_another_process(folder, tmp_path, settings, **inputs):
+    np.savez(tmp_path / "in.npz", settings=json.dumps(settings), **inputs)
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    arguments = [str(folder), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run([sys.executable, "-c", CLIENT, *arguments], check=True, env=environment)
+    return np.load(tmp_path / "out.npz")
+
+
+def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
+    """Three samples through programs of batch 2, with a seed and scale other than the export's."""
+    made, folder = image_to_video
+    clips = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8)
+    text, negative = Text(*tiny.texts(3)), Text(*tiny.texts(3, seed=1))
+    sample = SAMPLE.replace(seed=2**32 + 17, guidance=3.5, temperature=1.1, top_p=0.9)
+    tokens = made.tokens(
+        "image_to_video",
+        3,
+        text=text,
+        negative=negative,
+        known=made.encode_frames(clips, 1),
+        sample=sample,
+        batch=2,
+    )
+    result = in_another_process(
+        folder,
+        tmp_path,
+        {"seed": sample.seed, "guidance": 3.5, "temperature": 1.1, "top_p": 0.9},
+        text_states=text.states,
+        text_lengths=text.lengths,
+        negative_states=negative.states,
+        negative_lengths=negative.lengths,
+        known_video=clips,
+    )
+    np.testing.assert_array_equal(result["tokens"], tokens)
+    np.testing.assert_array_equal(result["video"], made.detokenize("image_to_video", tokens))
+    assert len({tuple(row) for row in tokens}) == 3
+
+
+def test_a_task_without_text_on_several_platforms(tmp_path):
+    made = generator(SampleSpec(seed=3))
+    spec = ExportSpec(task="unconditional", batch=2, platforms=("cpu", "tpu", "cuda"))
+    runtime = Runtime.load(exporting.export(made, spec, tmp_path / "export"))
+    result = runtime.generate(count=3)
+    np.testing.assert_array_equal(result.tokens, made.tokens("unconditional", 3, batch=2))
+    with pytest.raises(UserError, match="takes no text"):
+        runtime.generate(text_states=np.zeros((1, 8, 384)), text_lengths=np.zeros(1))
+    with pytest.raises(UserError, match="SAMPLE.top_p"):
+        runtime.generate(top_p=0.5)
+    with pytest.raises(UserError, match="without known frames"):
+        runtime.generate(known_video=np.zeros((1, 1, 16, 16, 3), np.uint8))
+
+
+def test_weights_are_arguments_not_constants(image_to_video):
+    """The programs' files together are far smaller than the weights that they use."""
+    _, folder = image_to_video
+    spec = json.loads((folder / "spec.json").read_text())
+    weights = (folder / "weights.safetensors").stat().st_size
+    assert weights > 300_000
+    for name, program in spec["programs"].items():
+        assert program["weights"]
+        assert (folder / f"{name}.stablehlo").stat().st_size < weights / 2
+    assert {"prefill", "decode", "detokenize", "tokenize"} == set(spec["programs"])
+
+
+@pytest.mark.parametrize(
+    "name", ["decode.stablehlo", "weights.safetensors", "spec.json", "manifest.json"]
+)
+def test_a_flipped_bit_is_refused(image_to_video, tmp_path, name):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in image_to_video[1].iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    blob = bytearray((copy / name).read_bytes())
+    blob[len(blob) // 2] ^= 4
+    (copy / name).write_bytes(blob)
+    with pytest.raises(UserError, match=r"altered or truncated|damaged|missing|not listed"):
+        Runtime.load(copy)
+
+
+def test_a_missing_or_foreign_file_is_refused(image_to_video, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in image_to_video[1].iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "extra.stablehlo").write_bytes(b"")
+    with pytest.raises(UserError, match="extra.stablehlo is not listed"):
+        Runtime.load(copy)
+    (copy / "extra.stablehlo").rename(copy / "elsewhere")
+    (copy / "elsewhere").unlink()
+    (copy / "prefill.stablehlo").unlink()
+    with pytest.raises(UserError, match="prefill.stablehlo is missing"):
+        Runtime.load(copy)
+    with pytest.raises(UserError, match="is not an export"):
+        Runtime.load(tmp_path)
+
+
+def test_wrong_inputs_are_named(image_to_video):
+    runtime = Runtime.load(image_to_video[1])
+    states, lengths = tiny.texts(1)
+    with pytest.raises(UserError, match="0 known codes were given; this export takes 16"):
+        runtime.generate(text_states=states, text_lengths=lengths)
+    known = np.zeros((1, 16), np.int32)
+    with pytest.raises(UserError, match="'text_states' of prefill is float32"):
+        runtime.generate(text_states=states[:, :4], text_lengths=lengths, negative_states=states[:, :4],
+                         negative_lengths=lengths, known=known)
+    with pytest.raises(UserError, match="together"):
+        runtime.generate(text_states=states, known=known)
+
+
+def test_bad_specs_are_refused_before_anything_is_written(tmp_path):
+    made = generator(SampleSpec())
+    cases = {
+        "unknown export platform": ExportSpec(task="unconditional", platforms=("gpu",)),
+        "takes 1 known frames": ExportSpec(task="image_to_video"),
+        "takes no known frames": ExportSpec(task="unconditional", known_frames=1),
+    }
+    for message, spec in cases.items():
+        with pytest.raises(UserError, match=message):
+            exporting.export(made, spec, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(UserError, match="holds no export"):
+        exporting.export(made, ExportSpec(task="unconditional"), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
