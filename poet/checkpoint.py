@@ -27,7 +27,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from poet import manifest as manifests
-from poet import specs
+from poet import specs, weights
 from poet.specs import Experiment, UserError
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def save(
     Raises:
       SaveError: nothing of this checkpoint remains, and no older one was deleted.
     """
-    final = directory / f"{step:08d}"
+    final = directory.absolute() / f"{step:08d}"  # Orbax refuses relative paths.
     temporary = final.with_suffix(".tmp")
     try:
         _prepare(temporary)
@@ -181,7 +181,7 @@ def find(path: str | Path) -> Path:
     Raises:
       UserError: nothing there is a checkpoint.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()
     if path.name.isdigit() and path.is_dir():
         return path
     for directory in (path / "checkpoints", path):
@@ -230,7 +230,7 @@ def restore(
     """
     found = steps(directory)
     for step in reversed(found):
-        path = directory / f"{step:08d}"
+        path = directory.absolute() / f"{step:08d}"
         try:
             manifest = verify(path)
         except CorruptCheckpoint as error:
@@ -278,7 +278,9 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """The experiment that a checkpoint (or the newest of a work dir) was trained with."""
+    """The experiment of a checkpoint, of the newest one of a work dir, or of released weights."""
+    if weights.is_released(path):
+        return weights.load_experiment(path)
     path = find(path)
     manifests.check_file(path, "spec.json", _check_format(path))
     return _experiment_of(path)
@@ -292,13 +294,15 @@ def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> 
     """One top-level subtree of the state (`params`, `ema`), for evaluation, sampling and export.
 
     Args:
-      path: a checkpoint, or a work dir (its newest checkpoint).
+      path: a checkpoint, a work dir (its newest checkpoint), or released weights (`params` alone).
       abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
         and a leaf of another dtype is cast.
 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
     """
+    if weights.is_released(path) and key == "params":
+        return weights.load_params(path, abstract_params)
     path = find(path)
     manifest = verify(path)
     keys = sorted(p.name for p in (path / "state").iterdir() if p.is_dir())

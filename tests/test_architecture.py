@@ -15,10 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
     "poet": 0, "poet.specs": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
+    "poet.manifest": 0,
     "poet.mesh": 1, "poet.media": 1, "poet.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
     "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3,
-    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.lease": 3,
+    "poet.training.loop": 4, "poet.training.reporting": 4,
     "poet.tokenizers.training": 3,
     "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4,
     "poet.config": 5, "poet.jobs": 5, "poet.cli": 5,

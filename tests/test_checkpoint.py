@@ -74,6 +74,19 @@ def test_round_trip_keeps_every_bit_and_the_shardings(tmp_path: Path) -> None:
     assert found.clock == {"seconds": 0.1 * 3} and found.experiment == EXPERIMENT
 
 
+def test_a_relative_work_dir_is_as_good_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = make_state()
+    save(Path("run/checkpoints"), 3, state=state)
+    found = checkpoint.restore(Path("run/checkpoints"), abstract(state))
+    assert found is not None
+    assert_equal(found.state, state)
+    params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state["params"])
+    assert_equal(checkpoint.load_params("run", params), state["params"])
+
+
 @pytest.mark.parametrize("before, after", [(8, 4), (4, 8), (8, 2)])
 def test_another_mesh_restores_the_same_values(tmp_path: Path, before: int, after: int) -> None:
     state = make_state(1, devices=before)
