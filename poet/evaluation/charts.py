@@ -13,7 +13,7 @@ Point = tuple[float, float]
 COLOURS = 6
 MAX_POINTS = 400
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 12, 46
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def _grid(frame: _Frame) -> list[str]:
         parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT - 6, float(at) + 4, _tick(y), "end"))
     for x in ticks(*frame.x):
-        parts.append(_text(frame.px(x), HEIGHT - BOTTOM + 16, _tick(x), "middle"))
+        parts.append(_text(frame.px(x), HEIGHT - BOTTOM + 18, _tick(x), "middle"))
     return parts
 
 

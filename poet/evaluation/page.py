@@ -41,8 +41,9 @@ caption { text-align: left; font-weight: 600; padding: 6px 0; }
 th, td { padding: 5px 16px 5px 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+td:not(:last-child) { white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr));
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
   gap: 16px; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
@@ -53,11 +54,12 @@ figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
 .strip { overflow-x: auto; margin: 0 0 2px; }
 .strip img { height: 72px; width: auto; max-width: none; display: block; border-radius: 4px; }
 .strip span { position: sticky; left: 0; font-size: .8rem; color: var(--soft); }
-.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); gap: 10px; }
+.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 160px)); gap: 10px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
   gap: 20px; }
 .chart svg { width: 100%; height: auto; display: block; }
-.chart text { fill: var(--soft); font-size: 12px; }
+.chart { max-width: 640px; }
+.chart text { fill: var(--soft); font-size: 14px; }
 .grid { stroke: var(--line); fill: none; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .level { stroke: var(--soft); stroke-dasharray: 6 5; stroke-width: 1.4; fill: none; }

@@ -20,7 +20,8 @@ from poet.data.checks import check
 from poet.data.tasks import known_latents
 from poet.evaluation import likelihood
 from poet.models.transformer import Model, Params
-from poet.sampling.generate import Generator, allowed_latents
+from poet.sampling.generate import Generator
+from poet.sampling.requests import allowed_latents
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.sources import RawClip, open_source
@@ -163,7 +164,6 @@ class Resources:
             PREDICTION,
             clips=self.videos,
             known_frames=self.known_frames,
-            count=len(self.videos),
             sample=e.sample.replace(temperature=e.eval.temperature),
             batch=e.eval.batch,
         )

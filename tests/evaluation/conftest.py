@@ -109,7 +109,8 @@ def write_clips(folder: Path) -> None:
 def save_tokenizer(folder: Path) -> VideoTokenizer:
     """Random weights: codes depend on the pixels, which is all that these tests need."""
     spec = EXPERIMENT.video_tokenizer
-    params = jax.tree.map(np.asarray, magvit.init(spec, jax.random.key(1)))
+    shapes, rng = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(1))), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     tokenizer = VideoTokenizer.from_params(spec, params)
     tokenizer.save(folder)
     return tokenizer

@@ -1,0 +1,215 @@
+"""`poet eval` on a tiny run: its numbers against other computations, its refusals, its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+from poet.data.loader import eval_batches
+from poet.evaluation import hooks, runner
+from poet.evaluation.likelihood import common_batches
+from poet.evaluation.resources import Resources
+from poet.mesh import build
+from poet.specs import Experiment, UserError
+from poet.store.manifest import ShardInfo, SplitInfo
+from poet.store.reader import load_manifest
+from poet.store.sources import open_source
+from poet.tasks.registry import layouts
+from poet.tokenizers.base import load_video_tokenizer
+from poet.training.losses import text_of
+from poet.training.step import build_model
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory):
+    """(what evaluate returned, its folder)."""
+    out = tmp_path_factory.mktemp("eval")
+    return runner.evaluate(run.path, None, out), out
+
+
+def changed(experiment: Experiment, part: str, **fields) -> Experiment:
+    return experiment.replace(**{part: getattr(experiment, part).replace(**fields)})
+
+
+def numpy_likelihood(run, task: str) -> tuple[float, float, int]:
+    """(loss, accuracy, tokens) by float64 log-softmax over the model's final states."""
+    e, layout = run.experiment, layouts(run.experiment)[task]
+    model, span = build_model(e), layout.loss_spans[0]
+    ids, start = span.segment.ids, span.start - layout.prefix_length
+    table = run.params["head"]["tables"][ids.table].astype(np.float64)
+    rows = table[ids.low - ids.table_low :][: ids.size]
+    hidden = jax.jit(lambda b: model.hidden(run.params, b["tokens"], layout, text_of(b, layout)))
+    losses, hits = [], []
+    for batch in eval_batches(e, task, e.eval.split, e.eval.batch, e.eval.batches):
+        x = np.asarray(hidden(batch), np.float64)[:, start : start + span.segment.length]
+        logits = x @ rows.T
+        labels = batch["tokens"][:, span.start : span.stop] - ids.low
+        log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+        label = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+        counts = np.arange(span.segment.length) >= batch["known"][:, None]
+        losses += (log_z - label)[counts].tolist()
+        hits += (logits.argmax(-1) == labels)[counts].tolist()
+    return np.mean(losses), np.mean(hits), len(losses)
+
+
+@pytest.mark.parametrize("task", ["text_to_video", "frame_prediction"])
+def test_likelihood_equals_a_float64_recomputation(run, evaluated, task):
+    rows = evaluated[0]["metrics"]["likelihood"]["rows"]
+    row = next(r for r in rows if r["task"] == task)
+    loss, accuracy, tokens = numpy_likelihood(run, task)
+    assert row["tokens"] == tokens
+    assert row["loss_nats"] == pytest.approx(loss, rel=1e-4)
+    assert row["accuracy"] == pytest.approx(accuracy, abs=1.5 / tokens)
+    uniform = np.log(2**run.experiment.vocabulary.visual_bits)
+    assert abs(loss - uniform) > 0.01, "a uniform model would hide a wrong slice"
+
+
+def test_unigram_entropy_is_that_of_the_split_and_the_image_that_of_first_frames(run, evaluated):
+    found = load_manifest(run.experiment.data.store).splits["validation"].statistics["video"]
+    rows = evaluated[0]["metrics"]["likelihood"]["rows"]
+    entropy = {r["task"]: r["unigram_entropy_nats"] for r in rows}
+    assert entropy["text_to_video"] == found.entropy_nats
+    assert entropy["text_to_image"] == found.first_frame_entropy_nats != found.entropy_nats
+
+
+def test_pixel_metrics_equal_scikit_image_on_the_same_clips(run, evaluated):
+    e, metrics = run.experiment, evaluated[0]["metrics"]
+    source = open_source(e.store.source, "validation", e.clip)
+    every = np.stack([clip.video for clip in source.read(0, len(source))])
+    videos = every[[len(every) * i // e.eval.clips for i in range(e.eval.clips)]]
+
+    def mean_psnr(other: np.ndarray, first: int) -> float:
+        pairs = ((videos[n, t], other[n, t]) for n in range(len(videos)) for t in range(first, 9))
+        return np.mean([min(peak_signal_noise_ratio(a, b), 58.92) for a, b in pairs])
+
+    tokenizer = load_video_tokenizer(e.video_tokenizer)
+    rebuilt = tokenizer.decode(tokenizer.encode(videos))
+    [row] = metrics["reconstruction"]["rows"]
+    assert row["psnr_db"] == pytest.approx(mean_psnr(rebuilt, 0))
+    rows = {r["frames"]: r for r in metrics["frame_prediction"]["rows"]}
+    known = e.eval.known_frames
+    held = np.repeat(videos[:, known - 1 : known], 9, axis=1)
+    assert rows["repeat"]["psnr_db"] == pytest.approx(mean_psnr(held, known), abs=1e-3)
+    assert rows["reconstruction"]["psnr_db"] == pytest.approx(mean_psnr(rebuilt, known))
+    assert rows["generated"]["clips"] == e.eval.clips
+    assert np.isfinite(rows["generated"]["psnr_db"])
+
+
+def test_files_hold_what_was_returned_and_the_pictures_it_names(run, evaluated, capsys):
+    report, out = evaluated
+    assert json.loads((out / "eval.json").read_text()) == report
+    assert report["step"] == 7 and report["skipped"] == {}
+    assert {m["kind"] for m in report["media"]} == {"reconstruction", "frame_prediction"}
+    for entry in report["media"]:
+        assert all((out / file).stat().st_size > 50 for file in entry["files"].values())
+        assert entry["caption"].startswith("square ")
+    text = runner.render(report)
+    for said in ("LIKELIHOOD", "FRAME PREDICTION", "repeat reconstructed", "unigram entropy (nats)"):
+        assert said in text
+
+
+def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
+    bare = changed(changed(run.experiment, "data", store=""), "video_tokenizer", path="")
+    with pytest.raises(UserError, match="likelihood: DATA.store is empty"):
+        runner.evaluate(run.path, bare, tmp_path, ["likelihood"])
+    with pytest.raises(UserError, match="VIDEO_TOKENIZER.path is empty"):
+        runner.evaluate(run.path, bare, tmp_path)
+    no_store = changed(changed(run.experiment, "data", store=""), "eval", clips=1)
+    skipped = runner._skipped(runner.METRICS, Resources(run.path, no_store, tmp_path))
+    assert skipped == {"likelihood": "DATA.store is empty"}
+    untrained = changed(run.experiment, "data", rates={"text_to_video": 1.0})
+    skipped = runner._skipped(runner.METRICS, Resources(run.path, untrained, tmp_path))
+    assert "not trained on frame_prediction" in skipped["frame_prediction"]
+
+
+@pytest.mark.parametrize(
+    "part, fields, message",
+    [
+        ("data", {"store": "absent/store"}, "no token store in 'absent/store'"),
+        ("eval", {"source": "absent/clips"}, "absent/clips' is not a folder"),
+        ("eval", {"split": "test"}, "no split 'test'"),
+        ("eval", {"batch": 800}, "EVAL.batch = 800.*17 clips"),
+        ("eval", {"batch": 3}, "EVAL.batch: a batch of 3 cannot be split over 8"),
+        ("video_tokenizer", {"path": "absent/weights"}, "no tokenizer weights"),
+        ("model", {"width": 64}, "MODEL.width = 64.*trained with 32"),
+    ],
+)
+def test_mistakes_are_refused_before_any_device_work(
+    run, tmp_path, monkeypatch, part, fields, message
+):
+    monkeypatch.setattr(runner, "_measure", lambda *_: pytest.fail("device work was begun"))
+    with pytest.raises(UserError, match=message):
+        runner.evaluate(run.path, changed(run.experiment, part, **fields), tmp_path)
+    assert not (tmp_path / "eval.json").exists()
+
+
+def test_every_process_gets_equally_many_batches():
+    shards = tuple(
+        ShardInfo(file=str(i), clips=n, size_bytes=1, sha256="") for i, n in enumerate((7, 2, 0, 5, 9))
+    )
+    split = SplitInfo(clips=23, shards=shards, skipped=(), truncated_captions=0, statistics={})
+    assert common_batches(split, 4, 1) == 23 // 4
+    # Non-empty files 7, 2, 5, 9: one process reads 7 + 5, the other 2 + 9.
+    assert common_batches(split, 4, 2) == min(12 // 4, 11 // 4)
+
+
+# -------------------------------------------------------------------------------------- hooks
+
+
+def test_validation_in_training_equals_the_evaluation(run, evaluated):
+    e = changed(run.experiment, "data", rates={"text_to_video": 1.0})
+    mesh = build(e.mesh)
+    with jax.set_mesh(mesh):
+        hook = hooks.validation_hook(e)
+        state = {"params": Resources(run.path, e, Path()).load_params()}
+        scalars = hook.fn(state, 5).scalars
+    rows = evaluated[0]["metrics"]["likelihood"]["rows"]
+    row = next(r for r in rows if r["task"] == "text_to_video")
+    assert hook.every == 5 and set(scalars) == {
+        "text_to_video/loss/video", "text_to_video/accuracy/video"
+    }
+    assert scalars["text_to_video/loss/video"] == pytest.approx(row["loss_nats"], rel=1e-5)
+
+
+def test_sample_strips_show_true_clips_over_drawn_ones(run):
+    e = changed(run.experiment, "data", rates={"frame_prediction": 1.0})
+    with jax.set_mesh(build(e.mesh)):
+        hook = hooks.sample_hook(e)
+        state = {"params": Resources(run.path, e, Path()).load_params()}
+        image = hook.fn(state, 5).images["frame_prediction"]
+    assert image.shape == (2 * hooks.CLIPS_SHOWN * 16, 5 * 16, 3) and image.dtype == np.uint8
+    layout = layouts(e)["frame_prediction"]
+    batch = next(eval_batches(e, "frame_prediction", "validation", 4, 1))
+    codes = layout.parse(batch["tokens"])["video"].reshape(4, 3, 4, 4)
+    true = load_video_tokenizer(e.video_tokenizer).decode(codes)
+    np.testing.assert_array_equal(image[:16, 16:32], true[0, 2])
+    np.testing.assert_array_equal(image[32:48, :16], true[1, 0])
+    # Frames 0..4 are known, and the tokenizer is causal: both rows show the same.
+    np.testing.assert_array_equal(image[16:32, :16], image[:16, :16])
+    assert np.any(image[16:32, 48:] != image[:16, 48:]), "drawn frames differ from true ones"
+
+
+def test_hooks_that_are_off_read_nothing():
+    e = Experiment()
+    assert dataclasses.astuple(e.train)
+    for make in (hooks.validation_hook, hooks.sample_hook, hooks.reconstructions):
+        assert make(e).every == 0
+
+
+def test_tokenizer_training_shows_its_reconstructions(run):
+    e = run.experiment
+    tokenizer = load_video_tokenizer(e.video_tokenizer)
+    hook = hooks.reconstructions(e)
+    report = hook.fn({"ema": jax.tree.map(jax.numpy.asarray, tokenizer.params)}, 5)
+    source = open_source(e.store.source, "validation", e.clip)
+    videos = np.stack([clip.video for clip in source.read(0, hooks.CLIPS_SHOWN)])
+    rebuilt = tokenizer.decode(tokenizer.encode(videos))
+    want = np.mean([peak_signal_noise_ratio(a, b) for v, r in zip(videos, rebuilt) for a, b in zip(v, r)])
+    assert report.scalars["psnr_db"] == pytest.approx(want)
+    np.testing.assert_array_equal(report.images["clips"][16:32, :16], rebuilt[0, 0])
