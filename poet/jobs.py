@@ -161,9 +161,12 @@ def train(experiment: Experiment, workdir: str) -> int:
 
 def evaluate(checkpoint: str, out: str, bindings: Sequence[str]) -> None:
     """Writes OUT/eval.json and prints the table."""
+    from poet import checkpoint as checkpoints
+    from poet import config
     from poet.evaluation import runner
 
-    runner.evaluate(checkpoint, bindings, out)
+    experiment = config.override(checkpoints.load_experiment(checkpoint), bindings)
+    runner.evaluate(checkpoint, experiment, out)
 
 
 def generate(args: Any, bindings: Sequence[str]) -> None:
