@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import poet
+from poet import assets
 from poet.specs import UserError, VideoTokenizerSpec, from_dict, to_dict
 from poet.tokenizers import lfq, magvit
 from poet.tokenizers.layers import Tree
@@ -158,11 +158,8 @@ def load_video_tokenizer(spec: VideoTokenizerSpec, batch: int = 16) -> VideoToke
 
 
 def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
-    """Resolves a folder against the current one, then `data/pretrained/` of a checkout, then the
-    weights inside the installed package."""
-    package = pathlib.Path(poet.__file__).parent
-    bases = (pathlib.Path.cwd(), package.parent, package.parent / "data/pretrained",
-             package / "pretrained")
+    """Resolves a folder against the current one, then the shipped files and `data/pretrained/`."""
+    bases = (pathlib.Path.cwd(), assets.root(), assets.root() / "data" / "pretrained")
     candidates = [base / folder for base in bases]
     for candidate in candidates:
         if (candidate / SPEC).is_file() and (candidate / WEIGHTS).is_file():

@@ -17,10 +17,11 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from poet.mesh import BATCH_AXES, check_batch
-from poet.specs import Experiment, OptimizerSpec, VideoTokenizerSpec
+from poet.specs import Experiment, VideoTokenizerSpec
 from poet.tokenizers import layers, losses, magvit
 from poet.tokenizers.base import VideoTokenizer
 from poet.tokenizers.layers import Tree
+from poet.training import optimizer
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
@@ -31,7 +32,7 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
 
     One group, `clip`: batch {'video': uint8 (batch, frames, height, width, 3)} of the run's
     `ClipSpec`; with `tokenizer_train.image_share` > 0 also `image`, of one-frame clips, holding as
-    many latents per step.  State: step, params, opt_state {mu, nu}, ema.
+    many latents per step.  State: step, params, opt_state, ema.
     """
     spec, train = experiment.video_tokenizer, experiment.tokenizer_train
     clip = experiment.clip
@@ -40,24 +41,34 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     if train.image_share > 0:
         latent_frames = spec.grid(frames, clip.height, clip.width)[0]
         shapes["image"] = (train.batch * latent_frames, 1, *shapes["clip"][2:])
-    axes = layers.axes(magvit.declare(spec))
+    axes, params = layers.axes(magvit.declare(spec)), shapes_of(spec)
+    opt_axes = optimizer.state_axes(_optimizer(experiment), params, axes)
     return Trainable(
-        init=functools.partial(init_state, spec),
-        axes={"step": (), "params": axes, "ema": axes, "opt_state": {"mu": axes, "nu": axes}},
+        init=functools.partial(init_state, experiment),
+        axes={"step": (), "params": axes, "ema": axes, "opt_state": opt_axes},
         groups={name: _group(experiment, mesh, name, shape) for name, shape in shapes.items()},
     )
 
 
-def init_state(spec: VideoTokenizerSpec, key: jax.Array) -> State:
+def init_state(experiment: Experiment, key: jax.Array) -> State:
     """A fresh state; the moving average starts at the initial weights."""
-    params = magvit.init(spec, key)
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    params = magvit.init(experiment.video_tokenizer, key)
     return {
         "step": jnp.int32(0),
         "params": params,
         "ema": jax.tree.map(jnp.copy, params),
-        "opt_state": {"mu": zeros(params), "nu": zeros(params)},
+        "opt_state": _optimizer(experiment).init(params),
     }
+
+
+def shapes_of(spec: VideoTokenizerSpec) -> Tree:
+    """ShapeDtypeStructs of the weights."""
+    return jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+
+
+def _optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    axes = layers.axes(magvit.declare(experiment.video_tokenizer))
+    return optimizer.build(experiment.optimizer, experiment.train.steps, axes)
 
 
 def _group(
@@ -79,20 +90,21 @@ def _group(
 
 def train_step(experiment: Experiment, mesh: Mesh | None = None) -> Step:
     """The pure step.  `key` is unused: the objective draws nothing at random."""
-    optimizer, train = experiment.optimizer, experiment.tokenizer_train
-    steps = experiment.train.steps
-    loss_fn = _global_loss(experiment, mesh)
+    loss_fn, tx = _global_loss(experiment, mesh), _optimizer(experiment)
+    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         del key
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(
             state["params"], batch["video"], state["step"]
         )
-        params, opt_state, norms = adam_update(optimizer, steps, state, gradients)
-        decay = ema_decay(train.ema_decay, state["step"])
+        updates, opt_state = tx.update(gradients, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
         ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params)
         new = {"step": state["step"] + 1, "params": params, "ema": ema, "opt_state": opt_state}
-        return new, metrics | norms
+        norm = optax.global_norm(gradients)
+        return new, metrics | {"grad_norm": norm, "learning_rate": rate(state["step"])}
 
     return step
 
@@ -119,40 +131,6 @@ def _global_loss(experiment: Experiment, mesh: Mesh | None) -> Callable[..., Any
     return loss_fn
 
 
-def schedule(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then cosine to `final_fraction` of the peak at `steps`."""
-    warmup = min(spec.warmup_steps, max(steps - 1, 0))
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else spec.learning_rate,
-        spec.learning_rate,
-        warmup,
-        max(steps, warmup + 1),
-        spec.learning_rate * spec.final_fraction,
-    )
-
-
-def adam_update(
-    spec: OptimizerSpec, steps: int, state: State, gradients: Tree
-) -> tuple[Tree, Tree, Metrics]:
-    """One clipped Adam step (decoupled decay on kernels only): params, opt_state, metrics."""
-    norm = optax.global_norm(gradients)
-    scale = jnp.minimum(1.0, spec.clip_norm / jnp.maximum(norm, 1e-12))
-    gradients = jax.tree.map(lambda g: g * scale, gradients)
-    count = (state["step"] + 1).astype(jnp.float32)
-    old = state["opt_state"]
-    mu = jax.tree.map(lambda m, g: spec.b1 * m + (1 - spec.b1) * g, old["mu"], gradients)
-    nu = jax.tree.map(lambda v, g: spec.b2 * v + (1 - spec.b2) * g * g, old["nu"], gradients)
-    mu_scale, nu_scale = 1 / (1 - spec.b1**count), 1 / (1 - spec.b2**count)
-    rate = schedule(spec, steps)(state["step"])
-
-    def update(p: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
-        decay = spec.weight_decay * p if p.ndim > 1 else 0.0
-        return p - rate * (m * mu_scale / (jnp.sqrt(v * nu_scale) + 1e-8) + decay)
-
-    params = jax.tree.map(update, state["params"], mu, nu)
-    return params, {"mu": mu, "nu": nu}, {"grad_norm": norm, "learning_rate": rate}
-
-
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
     """min(decay, (1 + step) / (10 + step)), so that a short run does not average its start."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -160,7 +138,7 @@ def ema_decay(decay: float, step: jax.Array) -> jax.Array:
 
 def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
     """Matmul and convolution FLOPs of one reconstruction of a batch of this shape."""
-    params = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+    params = shapes_of(spec)
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
     traced = jax.make_jaxpr(functools.partial(magvit.reconstruct, spec))(params, video)
     return _count_flops(traced.jaxpr)

@@ -1,0 +1,164 @@
+"""The tokenizer as a Trainable: it learns, it reports, and the mesh does not change the result."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poet import mesh as meshes
+from poet.specs import (
+    ClipSpec,
+    Experiment,
+    MeshSpec,
+    OptimizerSpec,
+    TokenizerTrainSpec,
+    TrainSpec,
+    VideoTokenizerSpec,
+    VocabularySpec,
+)
+from poet.tokenizers import losses, magvit, training
+from poet.tokenizers.base import VideoTokenizer
+
+SPEC = VideoTokenizerSpec(
+    base_channels=16,
+    multipliers=(1,),
+    blocks=1,
+    temporal_downsample=(),
+    stem=(4, 4, 4),
+    stem_kernel=1,
+    norm_groups=4,
+    bits=8,
+)
+
+
+def experiment(**train: float) -> Experiment:
+    return Experiment(
+        clip=ClipSpec(frames=5, height=16, width=16),
+        vocabulary=VocabularySpec(visual_bits=8),
+        video_tokenizer=SPEC,
+        optimizer=OptimizerSpec(
+            learning_rate=1e-2, warmup_steps=5, b2=0.99, weight_decay=0.0, final_fraction=0.05
+        ),
+        tokenizer_train=TokenizerTrainSpec(
+            **{"batch": 8, "entropy_weight": 0.01, "commitment_weight": 0.03, **train}
+        ),
+        train=TrainSpec(steps=150),
+    )
+
+
+def moving_square(count: int, seed: int = 0) -> np.ndarray:
+    """uint8 (count, 5, 16, 16, 3): a coloured square that slides over a coloured ground."""
+    rng = np.random.default_rng(seed)
+    video = np.empty((count, 5, 16, 16, 3), np.uint8)
+    for clip in video:
+        clip[:] = rng.integers(0, 256, 3)
+        row, colour = rng.integers(0, 10), rng.integers(0, 256, 3)
+        for t, frame in enumerate(clip):
+            frame[row : row + 6, 2 * t : 2 * t + 6] = colour
+    return video
+
+
+def run(exp: Experiment, video: np.ndarray, steps: int, mesh=None) -> tuple[dict, list[dict]]:
+    trainable = training.trainable(exp, mesh)
+    group = trainable.groups["clip"]
+    state, history = jax.jit(trainable.init)(jax.random.key(0)), []
+    step = jax.jit(group.step, donate_argnums=0)
+    for _ in range(steps):
+        state, metrics = step(state, {"video": video}, jax.random.key(0))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def overfit() -> tuple[dict, list[dict]]:
+    return run(experiment(batch=1, ema_decay=0.9), moving_square(1), 150)
+
+
+def test_one_clip_is_overfitted(overfit: tuple[dict, list[dict]]) -> None:
+    history = overfit[1]
+    assert history[-1]["loss/l2"] < history[0]["loss/l2"] / 50
+    assert history[-1]["psnr_db"] > 25
+
+
+def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
+    state, video = overfit[0], moving_square(1)
+    tokenizer = training.export_tokenizer(state, experiment(), tmp_path, {"steps": 150})
+    error = np.mean((tokenizer.decode(tokenizer.encode(video)) / 255.0 - video / 255.0) ** 2)
+    assert -10 * math.log10(error) > 22
+    loaded = VideoTokenizer.load(tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card == {"steps": 150, "fingerprint": loaded.fingerprint}
+    np.testing.assert_array_equal(loaded.params["encoder"]["out"]["kernel"],
+                                  state["ema"]["encoder"]["out"]["kernel"])
+
+
+def test_total_is_the_weighted_sum_of_its_terms() -> None:
+    train = TokenizerTrainSpec(entropy_anneal_steps=100)
+    params = magvit.init(SPEC, jax.random.key(0))
+    loss, m = losses.tokenizer_loss(SPEC, train, params, moving_square(2), jnp.int32(50))
+    expected = 5 * m["loss/l2"] + 0.25 * m["loss/commitment"] + 0.1 * 2 * m["loss/entropy"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        m["loss/entropy"],
+        (m["entropy_sample_bits"] - m["entropy_batch_bits"]) * math.log(2),
+        rtol=1e-5,
+    )
+
+
+def test_code_statistics_of_known_codes() -> None:
+    stats = losses.code_statistics(jnp.array([[0, 0, 3, 3]]), bits=3)
+    assert float(stats["codebook_usage"]) == 0.5
+    np.testing.assert_allclose(stats["bit_balance"], 2 / 3, rtol=1e-6)
+
+
+def test_mesh_of_eight_devices_gives_the_single_device_result() -> None:
+    """Data-parallel FSDP: weights sharded, batch entropy over the global batch."""
+    exp, video = experiment(temperature=1.0), moving_square(8)
+    alone, history = run(exp, video, 3)
+    mesh = meshes.build(MeshSpec(data=2, fsdp=4))
+    with jax.set_mesh(mesh):
+        trainable = training.trainable(exp, mesh)
+        shardings = meshes.Rules().shardings(mesh, trainable.axes)
+        state = jax.jit(trainable.init, out_shardings=shardings)(jax.random.key(0))
+        batch = {"video": jax.device_put(video, meshes.batch_sharding(mesh))}
+        step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
+        for expected in history:
+            state, metrics = step(state, batch, jax.random.key(0))
+            for name in expected:
+                np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-3, atol=1e-4)
+    kernel = state["opt_state"]["mu"]["encoder"]["level0"]["block0"]["conv0"]["kernel"]
+    assert kernel.sharding.spec[-1] == "fsdp"
+    for a, b in zip(jax.tree.leaves(alone["params"]), jax.tree.leaves(state["params"])):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
+
+
+def test_groups_declare_legal_batches() -> None:
+    groups = training.trainable(experiment(image_share=0.2)).groups
+    assert groups["clip"].batch["video"].shape == (8, 5, 16, 16, 3)
+    assert groups["image"].batch["video"].shape == (16, 1, 16, 16, 3)
+    assert groups["clip"].tokens == groups["image"].tokens == 8 * 2 * 4 * 4
+
+
+def test_flops_count_convolutions_and_matmuls() -> None:
+    """By hand: stem 1x1 in and out, four blocks of two 3x3x3 convolutions, and the small ends."""
+    positions, c = 8 * 2 * 4 * 4, 16
+    stem = 2 * (4 * 4 * 4 * 3) * c
+    blocks = 8 * 27 * c * c
+    ends = c * 8 + 27 * 8 * c + 8 * 2 * c
+    counted = training.forward_flops(SPEC, (8, 5, 16, 16, 3))
+    assert counted == 2 * positions * (stem + blocks + ends)
+
+
+def test_axes_mirror_the_state() -> None:
+    trainable = training.trainable(experiment())
+    state = jax.eval_shape(trainable.init, jax.random.key(0))
+    jax.tree.map(
+        lambda leaf, axes: pytest.fail(f"{axes}") if len(axes) != leaf.ndim else None,
+        state,
+        trainable.axes,
+    )
