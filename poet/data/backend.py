@@ -1,6 +1,7 @@
 """The one place where the data room opens TensorFlow and seqio: late, once, and away from the GPU.
 
-`import seqio` takes seconds and TensorFlow would otherwise reserve accelerator memory that JAX needs.
+`import seqio` takes seconds, and TensorFlow would otherwise reserve accelerator memory that JAX
+needs.
 """
 
 from __future__ import annotations

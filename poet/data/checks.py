@@ -69,9 +69,9 @@ def _check_streams(
     missing = [name for name in features if name not in present]
     if missing:
         raise UserError(
-            f"the token store {experiment.data.store} lacks the streams {', '.join(missing)} that "
-            f"{', '.join(tasks)} need (it has {', '.join(sorted(manifest.plan.streams))}): tokenize "
-            "again with these tasks in DATA.rates, or set their rates to 0"
+            f"the token store {experiment.data.store} lacks the streams {', '.join(missing)} "
+            f"that {', '.join(tasks)} need (it has {', '.join(sorted(manifest.plan.streams))}): "
+            "tokenize again with these tasks in DATA.rates, or set their rates to 0"
         )
 
 
@@ -84,7 +84,8 @@ def _check_split(
     if files < process_count:
         raise UserError(
             f"split {split!r} of {experiment.data.store} is in {files} file(s), fewer than the "
-            f"{process_count} processes that share it: tokenize with a smaller STORE.clips_per_shard"
+            f"{process_count} processes that share it: tokenize with a smaller "
+            "STORE.clips_per_shard"
         )
     group, batch = max(group_batches(experiment).items(), key=lambda item: item[1])
     if batch > info.clips:

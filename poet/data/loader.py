@@ -33,8 +33,8 @@ def batches(
     """Group name -> endless iterator over this process's share of the group's batches.
 
     A batch holds tokens int32 [B, S], known int32 [B], and for layouts with text, text_states
-    float16 [B, L, E] (zeros beyond the text) and text_length int32 [B] (0: no text).  The order is a
-    function of DATA.seed and the position alone.  Processes read disjoint files.
+    float16 [B, L, E] (zeros beyond the text) and text_length int32 [B] (0: no text).  The order
+    is a function of DATA.seed and the position alone.  Processes read disjoint files.
 
     Raises:
       UserError: a group's batch does not divide over the processes.

@@ -1,8 +1,8 @@
 """Mixing the tasks of a group: exact shares in every block, and no state but the position.
 
-Examples come in blocks of `BLOCK`.  Every block holds the same number of examples of each task, in an
-order drawn from (seed, block).  How many examples each task has given before position n is therefore
-computed, not remembered.
+Examples come in blocks of `BLOCK`.  Every block holds the same number of examples of each task, in
+an order drawn from (seed, block).  How many examples each task has given before position n is
+therefore computed, not remembered.
 """
 
 from __future__ import annotations

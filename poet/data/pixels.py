@@ -2,8 +2,8 @@
 
 A source can only be read in ranges, so its items are cut into blocks; an epoch permutes the blocks,
 fills windows of memory with them, and permutes the clips of each window.  A source that fits one
-window is read once and permuted as a whole.  Every order is drawn from (seed, epoch, window), so the
-state of an iterator is its position alone.
+window is read once and permuted as a whole.  Every order is drawn from (seed, epoch, window), so
+the state of an iterator is its position alone.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def pixel_batches(
 
     Args:
       clip: format that the clips are brought to.
-      batch: clips per step, of all processes.
+      batch: clips per step, of all processes; may be more than the split holds.
       frames: length of a random excerpt of each clip; 0 takes the whole clip, 1 gives images.
 
     Raises:
-      UserError: no such source or split, `frames` longer than a clip, or a batch larger than the
-        split or not divisible by the processes.
+      UserError: no such source or split, an empty split, `frames` longer than a clip, or a batch
+        not divisible by the processes.
     """
     frames = frames or clip.frames
     if not 1 <= frames <= clip.frames:
@@ -52,13 +52,11 @@ def pixel_batches(
     source = open_source(path, split, clip)
     if isinstance(source, TfdsSource):
         tensorflow()  # before the source starts it with an accelerator in sight
-    if batch > len(source):
-        raise UserError(
-            f"a batch takes {batch} clips, split {split!r} of {path} has {len(source)}: "
-            "use a smaller batch"
-        )
+    if not len(source):
+        raise UserError(f"split {split!r} of {path} is empty")
     local = local_batch(batch, process_count, "the batch of clips")
     pool = _pool(source, clip, window_bytes)
+    seed %= 2**32
     own = slice(process_index * local, (process_index + 1) * local)
 
     def build(examples: int) -> Batches:

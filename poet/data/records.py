@@ -1,9 +1,9 @@
 """The order in which the records of a TFDS folder are read: a pure function of (seed, position).
 
-Epoch e visits the files of this process in an order drawn from (seed, e), and each file from a record
-drawn from (seed, e, file) on, wrapping at its end.  Nothing is buffered or counted on the way, so an
-iterator's whole state is its position, and reading may begin anywhere at the cost of one partial
-file.  The folder itself is shuffled once, when it is written.
+Epoch e visits the files of this process in an order drawn from (seed, e), and each file from a
+record drawn from (seed, e, file) on, wrapping at its end.  Nothing is buffered or counted on the
+way, so an iterator's whole state is its position, and reading may begin anywhere at the cost
+of one partial file.  The folder itself is shuffled once, when it is written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def list_files(builder: Any, split: str, index: int = 0, count: int = 1) -> File
       UserError: the split is unknown, or has fewer files than there are processes.
     """
     info = builder.info
-    folder = info.data_dir if hasattr(info, "data_dir") else builder.data_dir
+    folder = builder.data_dir
     if split not in info.splits:
         raise UserError(f"{folder} has no split {split!r} (it has: {', '.join(info.splits)})")
     if info.file_format is not None and info.file_format.value != "tfrecord":
@@ -59,8 +59,8 @@ def list_files(builder: Any, split: str, index: int = 0, count: int = 1) -> File
     instructions = info.splits[split].file_instructions
     if len(instructions) < count:
         raise UserError(
-            f"split {split!r} of {folder} has {len(instructions)} non-empty file(s), fewer than the "
-            f"{count} processes that share it: write more, smaller files (STORE.clips_per_shard)"
+            f"split {split!r} of {folder} has {len(instructions)} non-empty file(s), fewer than "
+            f"the {count} processes that share it: write more, smaller files (STORE.clips_per_shard)"
         )
     lengths = [i.examples_in_shard for i in instructions]
     offsets = np.cumsum([0, *lengths[:-1]]).tolist()
@@ -71,7 +71,7 @@ def list_files(builder: Any, split: str, index: int = 0, count: int = 1) -> File
 
 def stream_seed(seed: int, name: str) -> np.ndarray:
     """int32 [2] seed of an independent stream of draws, for TensorFlow's stateless generators."""
-    return np.array([seed, zlib.crc32(name.encode())], np.uint32).view(np.int32)
+    return np.array([seed % 2**32, zlib.crc32(name.encode())], np.uint32).view(np.int32)
 
 
 def example_seed(seed_2: Any, epoch: Any, index: Any) -> Any:

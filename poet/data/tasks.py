@@ -103,7 +103,7 @@ def cut_streams(layout: Layout) -> Callable[[Example], Example]:
 
 
 def give_latents(low: int, high: int, frame: int, seed_2: Any) -> Callable[[Example], Example]:
-    """Adds `known`, int32: leading output tokens that are given, low..high latents of `frame` codes.
+    """Adds `known`, int32: leading output tokens that are given, low..high times `frame` codes.
 
     The number of latents is uniform and drawn anew in every epoch.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from conftest import BITS, CLIP, RATES, TEXT, make_experiment
+from token_stores import BITS, CLIP, RATES, TEXT, make_experiment
 
 from poet.data import checks
 from poet.data.checks import check

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import BITS, GRID, RATES, SHARDS, TEXT, make_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_stores import BITS, GRID, RATES, SHARDS, TEXT, make_experiment
 
 from poet.data.loader import batches, eval_batches
 from poet.data.mixture import BLOCK, block_counts

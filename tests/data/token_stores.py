@@ -1,0 +1,129 @@
+"""Small token stores, written by TFDS's own serializer, and experiments that read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from poet.specs import (
+    ClipSpec,
+    DataSpec,
+    Experiment,
+    TextSpec,
+    VideoTokenizerSpec,
+    VocabularySpec,
+)
+from poet.store.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Plan,
+    ShardInfo,
+    SplitInfo,
+    StreamInfo,
+    TextInfo,
+    to_json,
+)
+from poet.store.reader import features as store_features
+
+GRID = (3, 2, 2)
+BITS = 6
+CLIP = ClipSpec(frames=9, height=16, width=16)
+TEXT = TextSpec(length=8, width=4)
+SHARDS = {"train": (7, 5, 9, 8), "validation": (6, 4)}
+RATES = {
+    "unconditional": 1.0,
+    "text_to_image": 1.0,
+    "text_to_video": 2.0,
+    "image_to_video": 1.0,
+    "frame_prediction": 3.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A store on disk and the records it was written from, per split in file order."""
+
+    path: str
+    records: dict[str, list[dict]]
+
+
+def make_record(rng: np.random.Generator, number: int) -> dict:
+    length = int(rng.integers(1, TEXT.length + 1))
+    return {
+        "key": f"clip{number}",
+        "caption": f"caption {number}",
+        "video": rng.integers(0, 2**BITS, int(np.prod(GRID))).astype(np.int32),
+        "text_states": rng.normal(size=(length, TEXT.width)).astype(np.float16),
+        "text_length": np.int32(length),
+    }
+
+
+def make_plan(items: dict[str, int]) -> Plan:
+    return Plan(
+        items=items,
+        sources={},
+        clip=CLIP,
+        streams={"video": StreamInfo(grid=GRID, bits=BITS, fingerprint="abc")},
+        text=TextInfo(name="minilm", fingerprint="def", length=TEXT.length, width=TEXT.width),
+        clips_per_shard=9,
+        batch=4,
+        seed=0,
+    )
+
+
+def write_store(path: Path, shards: dict[str, tuple[int, ...]] = SHARDS, seed: int = 0) -> Store:
+    import tensorflow_datasets as tfds
+
+    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()})
+    features = store_features(plan)
+    path.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    records, tfds_splits, splits = {}, [], {}
+    for split, lengths in shards.items():
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
+        )
+        records[split] = [make_record(rng, i) for i in range(sum(lengths))]
+        files = write_files(template, lengths, records[split], features)
+        splits[split] = SplitInfo(
+            clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}
+        )
+        tfds_splits.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=list(lengths), num_bytes=0, filename_template=template
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=path, features=features, split_infos=tfds_splits, check_data=False
+    )
+    manifest = Manifest(source="made here", plan=plan, splits=splits)
+    (path / MANIFEST_FILE).write_text(to_json(manifest))
+    return Store(str(path), records)
+
+
+def write_files(template, lengths, records, features) -> tuple[ShardInfo, ...]:
+    import tensorflow as tf
+
+    shards, rest = [], iter(records)
+    for i, length in enumerate(lengths):
+        file = Path(template.sharded_filepath(shard_index=i, num_shards=len(lengths)))
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for record in itertools.islice(rest, length):
+                writer.write(features.serialize_example(record))
+        shards.append(
+            ShardInfo(file=file.name, clips=length, size_bytes=file.stat().st_size, sha256="")
+        )
+    return tuple(shards)
+
+
+def make_experiment(store: str, **data) -> Experiment:
+    return Experiment(
+        clip=CLIP,
+        vocabulary=VocabularySpec(visual_bits=BITS),
+        video_tokenizer=VideoTokenizerSpec(bits=BITS),
+        text=TEXT,
+        data=DataSpec(**({"store": store, "rates": RATES, "batch": 4} | data)),
+    )
