@@ -142,7 +142,8 @@ def decode(
         state, tokens_BxQ = _advance(model, plan, params, state, span, pick)
         pieces.append(tokens_BxQ)
     tail = [s.segment.ids.low for s in plan.layout.spans if s.start >= plan.drawn_stop]
-    pieces.append(jnp.broadcast_to(jnp.array(tail, jnp.int32), (len(rows_B), len(tail))))
+    # Added to drawn tokens, so that it is sharded as they are.
+    pieces.append(jnp.zeros_like(pieces[0][:, :1]) + jnp.array(tail, jnp.int32))
     return jnp.concatenate(pieces, axis=1), state[0]
 
 
