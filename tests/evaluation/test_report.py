@@ -136,7 +136,7 @@ def write_run(workdir: Path) -> Path:
     write_store(workdir / "store")
     write_metrics(workdir / "lm" / "metrics.jsonl")
     write_json(workdir / "lm" / "spec.json", {"train": {"steps": 1500}, "note": ATTACK})
-    write_json(workdir / "export" / "check.json", {"equal_tokens": True, "compared_tokens": 320})
+    write_json(workdir / "export_check.json", {"equal_tokens": True, "compared_tokens": 320})
     write_evaluation(workdir / "eval", 1500, 6.3, 18.2)
     write_evaluation(workdir / "eval_trained", 20_000, 5.1, 19.4)
     prompts = ["the player turns left", ATTACK, "an imp in view"]
