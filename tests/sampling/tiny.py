@@ -8,16 +8,20 @@ import jax
 import numpy as np
 
 from poet.models import transformer
+from poet.sampling.generate import Generator
 from poet.specs import (
     ClipSpec,
     Experiment,
     ModelSpec,
+    SampleSpec,
     TextSpec,
     VideoTokenizerSpec,
     VocabularySpec,
 )
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, run_format, task_layout
+from poet.tokenizers import magvit
+from poet.tokenizers.base import VideoTokenizer
 from poet.vocabulary import Vocabulary
 
 TEXT_WIDTH = 384
@@ -53,10 +57,20 @@ def model() -> transformer.Model:
 
 @functools.cache
 def params() -> dict:
-    """Random parameters; the output tables are scaled so that logits differ by several units."""
-    tree = jax.jit(model().init)(jax.random.key(0))
-    tree["head"]["tables"] = jax.tree.map(lambda x: 40 * x, tree["head"]["tables"])
-    return tree
+    """Random parameters; output rows are long, so that logits differ by several units.
+
+    NumPy draws them: compiling the initialisers would take longer than the tests.
+    """
+    generator = np.random.default_rng(0)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return np.ones(leaf.shape, np.float32)
+        scale = 0.8 if "head" in name else 0.02 if "tables" in name else 0.15
+        return (scale * generator.normal(size=leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, model().abstract())
 
 
 def texts(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,3 +78,17 @@ def texts(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     states = generator.normal(size=(rows, EXPERIMENT.text.length, TEXT_WIDTH)).astype(np.float32)
     return states, generator.integers(1, EXPERIMENT.text.length + 1, rows).astype(np.int32)
+
+
+@functools.cache
+def video_tokenizer() -> VideoTokenizer:
+    """The network with NumPy weights; its reconstructions mean nothing, its arithmetic does."""
+    spec, generator = EXPERIMENT.video_tokenizer, np.random.default_rng(4)
+    shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+    draw = lambda leaf: (0.2 * generator.normal(size=leaf.shape)).astype(np.float32)
+    return VideoTokenizer.from_params(spec, jax.tree.map(draw, shapes))
+
+
+def generator(sample: SampleSpec) -> Generator:
+    """A generator of the tiny run whose default sampling settings are these."""
+    return Generator(EXPERIMENT.replace(sample=sample), params(), video_tokenizer())

@@ -8,7 +8,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,12 +15,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
-from poet.sampling.generate import Generator, Text  # noqa: E402
+from poet.sampling.generate import Text  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
 from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
-from poet.tokenizers import magvit  # noqa: E402
-from poet.tokenizers.base import VideoTokenizer  # noqa: E402
 
 SAMPLE = SampleSpec(temperature=0.9, top_k=24, top_p=0.95, guidance=2.0, seed=5)
 CLIENT = """
@@ -41,17 +38,10 @@ np.savez(output, tokens=result.tokens, video=result.video)
 """
 
 
-def generator(sample: SampleSpec) -> Generator:
-    experiment = tiny.EXPERIMENT.replace(sample=sample)
-    params = magvit.init(experiment.video_tokenizer, jax.random.key(1))
-    tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, params)
-    return Generator(experiment, tiny.params(), tokenizer)
-
-
 @pytest.fixture(scope="module")
 def image_to_video(tmp_path_factory):
     """(generator, folder): text, one known frame, guidance, top-k and nucleus; batches of 2."""
-    made = generator(SAMPLE)
+    made = tiny.generator(SAMPLE)
     spec = ExportSpec(task="image_to_video", batch=2, known_frames=1)
     return made, exporting.export(made, spec, tmp_path_factory.mktemp("export") / "i2v")
 
@@ -95,7 +85,7 @@ def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
 
 
 def test_a_task_without_text_on_several_platforms(tmp_path):
-    made = generator(SampleSpec(seed=3))
+    made = tiny.generator(SampleSpec(seed=3))
     spec = ExportSpec(task="unconditional", batch=2, platforms=("cpu", "tpu", "cuda"))
     runtime = Runtime.load(exporting.export(made, spec, tmp_path / "export"))
     result = runtime.generate(count=3)
@@ -166,7 +156,7 @@ def test_wrong_inputs_are_named(image_to_video):
 
 
 def test_bad_specs_are_refused_before_anything_is_written(tmp_path):
-    made = generator(SampleSpec())
+    made = tiny.generator(SampleSpec())
     cases = {
         "unknown export platform": ExportSpec(task="unconditional", platforms=("gpu",)),
         "takes 1 known frames": ExportSpec(task="image_to_video"),
