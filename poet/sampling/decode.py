@@ -160,8 +160,8 @@ def _advance(
     def step(state: State, position: jax.Array) -> tuple[State, jax.Array]:
         cache, x_RxD = state
         token_B = pick(x_RxD, position)
-        token_R = jnp.tile(token_B, plan.fan)
-        return model.decode(params, cache, token_R, position, plan.layout, span.segment.ids), token_B
+        token_R, ids = jnp.tile(token_B, plan.fan), span.segment.ids
+        return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
 
     state, tokens_QxB = jax.lax.scan(step, state, jnp.arange(span.start, span.stop))
     return state, tokens_QxB.T

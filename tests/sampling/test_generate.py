@@ -1,0 +1,170 @@
+"""The Python API and the body of `poet generate`: requests, refusals, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from poet import checkpoint, media
+from poet.sampling import generate as generation
+from poet.sampling.generate import Request, Text
+from poet.sampling.requests import check_request
+from poet.specs import SampleSpec, UserError
+from poet.tokenizers.text import EncodedText
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16, 3)).astype(np.uint8)
+HOT = SampleSpec(temperature=2.0, seed=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HashedStates:
+    """A text encoder whose states depend on the characters alone."""
+
+    def __call__(self, texts):
+        length, width = tiny.EXPERIMENT.text.length, tiny.TEXT_WIDTH
+        states = np.zeros((len(texts), length, width), np.float32)
+        for row, text in enumerate(texts):
+            for position, character in enumerate(text[:length]):
+                states[row, position] = np.random.default_rng(ord(character)).normal(size=width)
+        lengths = np.array([min(len(text), length) for text in texts], np.int32)
+        return EncodedText(states_BxLxD=states, lengths_B=lengths, truncated=0)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    made = tiny.generator(HOT)
+    made.text_encoder = HashedStates()
+    return made
+
+
+def test_tokens_do_not_depend_on_the_batch(generator):
+    whole = generator.tokens("unconditional", 5, batch=5)
+    np.testing.assert_array_equal(generator.tokens("unconditional", 5, batch=2), whole)
+    np.testing.assert_array_equal(generator.tokens("unconditional", 2, batch=2), whole[:2])
+    assert len({tuple(row) for row in whole}) == 5
+
+
+def test_known_frames_open_the_clip(generator):
+    """Each sample continues its own clip: its first codes are those of the given frames."""
+    codes = generator.encode_frames(PIXELS, 3)
+    assert codes.shape == (3, 32)
+    tokens = generator.tokens("frame_prediction", 3, known=codes)
+    layout = generation.make_layout(tiny.EXPERIMENT, "frame_prediction")
+    drawn = layout.parse(tokens)["video"]
+    np.testing.assert_array_equal(drawn[:, :32], codes)
+    clips = generator.generate("frame_prediction", clips=PIXELS, known_frames=3, batch=3)
+    np.testing.assert_array_equal(clips, generator.detokenize("frame_prediction", tokens))
+    assert clips.shape == (3, 5, 16, 16, 3) and clips.dtype == np.uint8
+
+
+def test_prompts_clips_and_counts_pair_up(generator, monkeypatch):
+    """Two prompts x two samples: each row gets its prompt's states and the one clip's codes."""
+    seen = {}
+
+    def tokens(task, count, *, text, negative, known, **_):
+        seen.update(count=count, text=text, negative=negative, known=known)
+        return np.zeros((count, generation.make_layout(tiny.EXPERIMENT, task).length), np.int32)
+
+    monkeypatch.setattr(generator, "tokens", tokens)
+    monkeypatch.setattr(generator, "detokenize", lambda task, tokens: tokens)
+    generator.generate("image_to_video", ["ab", "cde"], clips=PIXELS[:1], known_frames=1, count=2)
+    assert seen["count"] == 4 and seen["text"].lengths.tolist() == [2, 2, 3, 3]
+    assert seen["negative"].lengths.tolist() == [0, 0, 0, 0]
+    assert seen["known"].shape == (4, 16) and len(np.unique(seen["known"], axis=0)) == 1
+
+
+def test_negative_prompt_and_guidance_reach_the_model(generator):
+    text, negative = Text(*tiny.texts(2)), Text(*tiny.texts(2, seed=3))
+    sample = HOT.replace(guidance=4.0)
+    plain = generator.tokens("text_to_image", 2, text=text)
+    empty = generator.tokens("text_to_image", 2, text=text, sample=sample)
+    guided = generator.tokens("text_to_image", 2, text=text, negative=negative, sample=sample)
+    assert np.any(plain != empty) and np.any(empty != guided)
+
+
+@pytest.mark.parametrize(
+    "task, prompts, known_frames, clips, message",
+    [
+        ("text_to_video", [], 0, 0, "needs a text"),
+        ("frame_prediction", ["a cat"], 1, 1, "takes no text"),
+        ("text_to_video", ["a cat"], 1, 1, "takes no known frames.*image_to_video"),
+        ("frame_prediction", [], 2, 1, "nearest are 1 and 3"),
+        ("frame_prediction", [], 5, 1, "takes 1 or 3 known frames"),
+        ("frame_prediction", [], 0, 0, "takes 1 or 3 known frames"),
+        ("frame_prediction", [], 3, 0, "give --clip"),
+        ("unconditional", [], 0, 1, "known_frames is 0"),
+        ("image_to_video", ["a", "b"], 1, 3, "2 prompts for 3 clips"),
+        ("text_to_vidio", ["a"], 0, 0, "did you mean text_to_video"),
+        ("text_to_video", "a cat", 0, 0, "must be a list"),
+    ],
+)
+def test_requests_that_do_not_fit_are_refused(task, prompts, known_frames, clips, message):
+    with pytest.raises(UserError, match=message):
+        check_request(tiny.EXPERIMENT, task, prompts, known_frames, clips)
+
+
+def test_shapes_of_known_clips_are_checked(generator):
+    with pytest.raises(UserError, match="resize them"):
+        generator.encode_frames(PIXELS[:, :, :8], 3)
+    with pytest.raises(UserError, match="at least 5"):
+        generator.encode_frames(PIXELS, 5)
+
+
+@pytest.fixture
+def no_device_work(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(generation.Generator, "from_checkpoint", refuse)
+
+
+def asked(tmp_path, **changes) -> Request:
+    return Request(checkpoint="nowhere", out=str(tmp_path / "out"), **changes)
+
+
+def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_work):
+    empty, binary, clip = (tmp_path / name for name in ("empty.txt", "binary.txt", "clip.mp4"))
+    empty.write_text("\n  \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    clip.write_bytes(b"not a clip")
+    cases = {
+        "holds no prompt": dict(prompt_file=str(empty)),
+        "cannot be read as UTF-8": dict(prompt_file=str(binary)),
+        "cannot be read": dict(prompt_file=str(tmp_path / "missing.txt")),
+        "clip.mp4": dict(task="frame_prediction", clip=[str(clip)], known_frames=3),
+        "gone.mp4: no such file": dict(task="frame_prediction", clip=[str(tmp_path / "gone.mp4")]),
+        "must be positive": dict(prompt=["a"], num=0),
+    }
+    for message, changes in cases.items():
+        with pytest.raises(UserError, match=message):
+            generation.run(asked(tmp_path, **changes), tiny.EXPERIMENT)
+
+
+def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monkeypatch):
+    """From a still image and a prompt file to mp4, gif, strip and a record that reproduces it."""
+    monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)
+    monkeypatch.setattr(checkpoint, "find", lambda path: path)
+    still, prompts = tmp_path / "still.png", tmp_path / "prompts.txt"
+    media.write_png_strip(still, PIXELS[0, :1])
+    prompts.write_text("a corridor\n\nan open yard\n")
+    wanted = asked(
+        tmp_path, task="image_to_video", prompt_file=str(prompts), clip=[str(still)], batch=2
+    )
+    files = generation.run(wanted, generator.experiment)
+    names = [f"{row:03d}{suffix}" for row in range(2) for suffix in (".mp4", ".gif", ".png")]
+    assert [path.name for path in files] == [*names, "generate.json"]
+    assert all(path.stat().st_size > 0 for path in files)
+    record = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert [s["prompt"] for s in record["samples"]] == ["a corridor", "an open yard"]
+    assert record["sample"]["seed"] == HOT.seed and record["known_frames"] == 1
+    shown = media.read_clip(files[0], tiny.EXPERIMENT.clip).video
+    assert shown.shape == (5, 16, 16, 3)
+
+
+def test_an_image_is_written_as_png_alone(tmp_path):
+    files = generation.write_outputs(PIXELS[:, :1], ["a", "b", "c"], tmp_path, 8.0, {})
+    assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generate.json"]
