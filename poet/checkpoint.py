@@ -176,12 +176,14 @@ def latest(directory: Path) -> Path | None:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint that a user's path means: itself, or the newest of a work dir.
+    """What a user's path means: a checkpoint, the newest of a work dir, or released weights.
 
     Raises:
       UserError: nothing there is a checkpoint.
     """
     path = Path(path).expanduser().absolute()
+    if weights.is_released(path):
+        return path
     if path.name.isdigit() and path.is_dir():
         return path
     for directory in (path / "checkpoints", path):
@@ -192,6 +194,11 @@ def find(path: str | Path) -> Path:
         + ("it holds no step folder such as 00000200" if path.is_dir() else "no such folder")
         + "; give a work dir, or one step below its checkpoints/"
     )
+
+
+def step_of(path: Path) -> int:
+    """Training steps behind what `find` returned."""
+    return weights.step_of(path) if weights.is_released(path) else int(path.name)
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -279,9 +286,9 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_experiment(path: str | Path) -> Experiment:
     """The experiment of a checkpoint, of the newest one of a work dir, or of released weights."""
+    path = find(path)
     if weights.is_released(path):
         return weights.load_experiment(path)
-    path = find(path)
     manifests.check_file(path, "spec.json", _check_format(path))
     return _experiment_of(path)
 
@@ -301,9 +308,11 @@ def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
     """
-    if weights.is_released(path) and key == "params":
-        return weights.load_params(path, abstract_params)
     path = find(path)
+    if weights.is_released(path):
+        if key != "params":
+            raise UserError(f"{path} holds released weights: params alone, no {key!r}")
+        return weights.load_params(path, abstract_params)
     manifest = verify(path)
     keys = sorted(p.name for p in (path / "state").iterdir() if p.is_dir())
     if key not in keys:

@@ -159,7 +159,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 def _eval(args: argparse.Namespace) -> None:
     from poet import jobs
 
-    jobs.evaluate(args.checkpoint, args.out, args.bindings)
+    jobs.evaluate(args, args.bindings)
 
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,12 +197,18 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only safetensors + spec: a checkpoint to give away, without optimizer state",
     )
+    parser.add_argument(
+        "--check",
+        default="",
+        metavar="FILE",
+        help="run the export in a process of its own, compare it with the checkpoint, write FILE",
+    )
 
 
 def _export(args: argparse.Namespace) -> None:
     from poet import jobs
 
-    jobs.export(args.checkpoint, args.out, args.bindings, weights_only=args.weights_only)
+    jobs.export(args, args.bindings)
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

@@ -159,28 +159,52 @@ def train(experiment: Experiment, workdir: str) -> int:
 # ------------------------------------------------------------------------- what checkpoints are for
 
 
-def evaluate(checkpoint: str, out: str, bindings: Sequence[str]) -> None:
+def _checkpoint(args: Any, bindings: Sequence[str]) -> Experiment:
+    """Resolves `args.checkpoint`, among shipped weights too, and returns its spec with `bindings`."""
+    from poet import assets, checkpoint, config
+
+    shipped = assets.root() / args.checkpoint
+    if not Path(args.checkpoint).exists() and shipped.exists():
+        args.checkpoint = str(shipped)
+    return config.override(checkpoint.load_experiment(args.checkpoint), bindings)
+
+
+def evaluate(args: Any, bindings: Sequence[str]) -> None:
     """Writes OUT/eval.json and prints the table."""
-    from poet import checkpoint as checkpoints
-    from poet import config
     from poet.evaluation import runner
 
-    experiment = config.override(checkpoints.load_experiment(checkpoint), bindings)
-    runner.evaluate(checkpoint, experiment, out)
+    experiment = _checkpoint(args, bindings)
+    runner.evaluate(args.checkpoint, experiment, args.out)
 
 
 def generate(args: Any, bindings: Sequence[str]) -> None:
     """Writes clips made by a checkpoint."""
     from poet.sampling import generate as generation
 
-    generation.run(args, bindings)
+    for path in generation.run(args, _checkpoint(args, bindings)):
+        print(path)
 
 
-def export(checkpoint: str, out: str, bindings: Sequence[str], weights_only: bool) -> None:
-    """Writes StableHLO artefacts, or the bare weights, of a checkpoint."""
+def export(args: Any, bindings: Sequence[str]) -> None:
+    """Writes StableHLO artefacts, or the bare weights, of a checkpoint; compares them if asked to."""
+    from poet.sampling.generate import Generator
+    from poet.serving import check
     from poet.serving import export as exporting
 
-    exporting.run(checkpoint, out, bindings, weights_only=weights_only)
+    experiment = _checkpoint(args, bindings)
+    if args.weights_only and args.check:
+        raise UserError("--check runs the exported programs, which --weights_only does not write")
+    folder = exporting.run(args.checkpoint, experiment, args.out, weights_only=args.weights_only)
+    print(folder)
+    if not args.check:
+        return
+    model = experiment.model.replace(dtype=experiment.export.dtype)
+    generator = Generator.from_checkpoint(args.checkpoint, experiment.replace(model=model))
+    findings = check.compare(generator, Path(folder), Path(args.check))
+    for name, value in findings.items():
+        print(f"{name.replace('_', ' ')}: {value}")
+    if not (findings["tokens_equal"] and findings["pixels_equal"]):
+        raise RuntimeError(f"the export {folder} does not draw what the checkpoint draws")
 
 
 def report(workdir: str) -> None:

@@ -26,8 +26,12 @@ def is_released(path: str | Path) -> bool:
     return (Path(path) / WEIGHTS).is_file() and (Path(path) / manifest.NAME).is_file()
 
 
-def save(folder: str | Path, experiment: Experiment, params: Any, dtype: str) -> Path:
-    """Writes parameters in `dtype` and the experiment; replaces released weights, nothing else.
+def save(
+    folder: str | Path, experiment: Experiment, params: Any, dtype: str, step: int
+) -> Path:
+    """Writes parameters in `dtype`, the experiment and the training step they come from.
+
+    Replaces released weights, nothing else.
 
     Raises:
       UserError: the folder holds something else.
@@ -43,7 +47,7 @@ def save(folder: str | Path, experiment: Experiment, params: Any, dtype: str) ->
     arrays = {n: np.ascontiguousarray(a, jnp.dtype(dtype)) for n, a in flatten(params).items()}
     save_file(arrays, temporary / WEIGHTS)
     (temporary / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
-    manifest.write(temporary, {"kind": "weights"})
+    manifest.write(temporary, {"step": step})
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
@@ -77,6 +81,11 @@ def load_params(folder: str | Path, abstract_params: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten(abstract_params)
     placed = [_place(arrays[n], leaf) for n, leaf in zip(wanted, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, placed)
+
+
+def step_of(folder: str | Path) -> int:
+    """Training steps behind the weights."""
+    return manifest.read(Path(folder))["step"]
 
 
 def verify(folder: str | Path) -> None:

@@ -24,9 +24,10 @@ EXPERIMENT = Experiment(model=ModelSpec(layers=3))
 def test_round_trip_through_the_checkpoint_reader(
     tmp_path: Path, dtype: str, tolerance: float
 ) -> None:
-    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, dtype)
+    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, dtype, 7)
     (folder / "README.md").write_text("a card may lie beside the weights")
     assert checkpoint.load_experiment(folder) == EXPERIMENT
+    assert checkpoint.step_of(checkpoint.find(folder)) == 7
     loaded = checkpoint.load_params(folder, SHAPES)
     for name, array in weights.flatten(PARAMS).items():
         np.testing.assert_allclose(weights.flatten(loaded)[name], array, rtol=tolerance, atol=0)
@@ -35,7 +36,7 @@ def test_round_trip_through_the_checkpoint_reader(
 
 @pytest.mark.parametrize("file", ["model.safetensors", "spec.json", "MANIFEST"])
 def test_a_flipped_bit_is_named(tmp_path: Path, file: str) -> None:
-    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32")
+    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32", 7)
     data = bytearray((folder / file).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / file).write_bytes(data)
@@ -44,7 +45,7 @@ def test_a_flipped_bit_is_named(tmp_path: Path, file: str) -> None:
 
 
 def test_another_model_is_refused_by_the_first_differing_array(tmp_path: Path) -> None:
-    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32")
+    folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32", 7)
     other = {**SHAPES, "a": jax.ShapeDtypeStruct((3,), jnp.float32)}
     with pytest.raises(UserError, match=r"a is \(2,\) there and \(3,\)"):
         checkpoint.load_params(folder, other)
@@ -54,5 +55,5 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32")
+        weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32", 7)
     assert (tmp_path / "w" / "thesis.txt").read_text() == "mine"

@@ -58,7 +58,7 @@ class ReportInputs:
             spec=workdir / "lm" / "spec.json",
             evaluation=workdir / "eval",
             generated=workdir / "generated",
-            export_check=workdir / "export" / "check.json",
+            export_check=workdir / "export_check.json",
             longer_evaluation=workdir / "eval_trained",
             longer_generated=workdir / "generated_trained",
             longer_metrics=workdir / "trained_metrics.jsonl",

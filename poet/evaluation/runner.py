@@ -95,7 +95,7 @@ def _measure(chosen: dict[str, Metric], resources: Resources) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "checkpoint": str(resources.path),
-        "step": int(resources.path.name),
+        "step": checkpoint.step_of(resources.path),
         "split": resources.experiment.eval.split,
         "metrics": results,
         "media": media,

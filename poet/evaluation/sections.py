@@ -328,7 +328,7 @@ def longer(
 def export(check: Path | None) -> str:
     found = read_json(check)
     if found is None:
-        return page.missing("No export check: `poet export` writes it.")
+        return page.missing("No export check: `poet export --check FILE` writes it.")
     return page.table(
         [{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()]
     )

@@ -28,10 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from poet import checkpoint as checkpoints
 from poet import specs
+from poet import weights as weights_lib
 from poet.sampling import decode as decoding
 from poet.sampling.decode import Plan
-from poet.sampling.generate import Generator, make_plan
+from poet.sampling.generate import Generator, build_model, make_plan
 from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
 from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
@@ -41,7 +43,6 @@ from poet.tokenizers import lfq, magvit
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS, SPEC, MANIFEST = "weights.safetensors", "spec.json", "manifest.json"
-CHECKPOINT_WEIGHTS = "model.safetensors"
 
 Arrays = dict[str, jax.Array]
 
@@ -71,13 +72,20 @@ def run(checkpoint: str, experiment: Experiment, out: str, *, weights_only: bool
       weights_only: write the language model's weights and the spec, and no program.
     """
     spec = experiment.export
+    if weights_only:
+        return _release(checkpoint, experiment, out)
     check(experiment, spec)
     _check_target(Path(out))
     model = experiment.model.replace(dtype=spec.dtype)
     generator = Generator.from_checkpoint(checkpoint, experiment.replace(model=model))
-    if weights_only:
-        return write_folder(Path(out), experiment, {}, _named("lm", generator.params), {})
     return export(generator, spec, out)
+
+
+def _release(checkpoint: str, experiment: Experiment, out: str) -> Path:
+    """Parameters as safetensors in EXPORT.dtype."""
+    params = checkpoints.load_params(checkpoint, build_model(experiment).abstract())
+    step = checkpoints.step_of(checkpoints.find(checkpoint))
+    return weights_lib.save(out, experiment, params, experiment.export.dtype, step)
 
 
 def check(experiment: Experiment, spec: ExportSpec) -> None:
@@ -301,7 +309,7 @@ def write_folder(
     for name, blob in blobs.items():
         (temporary / f"{name}.stablehlo").write_bytes(blob)
     arrays = {n: np.ascontiguousarray(a) for n, a in weights.items()}
-    save_file(arrays, temporary / (WEIGHTS if blobs else CHECKPOINT_WEIGHTS))
+    save_file(arrays, temporary / WEIGHTS)
     record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
     (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
     files = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.export
@@ -226,8 +227,9 @@ class Runtime:
         for span in layout["segments"]:
             tokens[:, span["start"] : span["stop"]] = span["low"]
             if span["stream"] == "source":
-                if not 0 <= source < span["high"] - span["low"]:
-                    raise UserError(f"source = {source}: must lie below {span['high'] - span['low']}")
+                size = span["high"] - span["low"]
+                if not 0 <= source < size:
+                    raise UserError(f"source = {source}: must lie in 0..{size - 1}")
                 tokens[:, span["start"]] += source
         tokens = tokens[:, : layout["given"]]
         if count:
@@ -269,3 +271,20 @@ def _program(blob: bytes, signature: dict[str, Any]) -> Callable:
     names = [i["name"] for i in signature["inputs"]]
     donated = tuple(1 + i for i, name in enumerate(names) if name.startswith("cache."))
     return jax.jit(exported.call, donate_argnums=donated)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`python -m poet.serving.runtime EXPORT INPUTS.npz OUTPUT.npz`: one request, file to file.
+
+    INPUTS holds arguments of `Runtime.generate` by name; OUTPUT gets `tokens`, `video` and the names
+    of the `modules` that were loaded, to show what a serving host needs.
+    """
+    folder, inputs, output = arguments
+    given = {name: a.item() if a.ndim == 0 else a for name, a in np.load(inputs).items()}
+    result = Runtime.load(folder).generate(**given)
+    modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
+    np.savez(output, tokens=result.tokens, video=result.video, modules=modules)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
