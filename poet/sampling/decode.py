@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import UserError
@@ -181,7 +182,8 @@ def _pick(
     ids = span.segment.ids
     if span.segment.forced:
         return jnp.full(keys_B.shape, ids.low, jnp.int32)
-    logits = model.logits(params, x_RxD, ids).astype(jnp.float32)
+    # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
+    logits = constrain(model.logits(params, x_RxD, ids).astype(jnp.float32), "batch", None)
     if plan.guided:
         logits = samplers.guide(logits, knobs.guidance)
     return samplers.sample(logits, keys_B, position, knobs, plan.truncation) + ids.low

@@ -308,10 +308,11 @@ def write_folder(
     temporary.mkdir(parents=True)
     for name, blob in blobs.items():
         (temporary / f"{name}.stablehlo").write_bytes(blob)
-    arrays = {n: np.ascontiguousarray(a) for n, a in weights.items()}
-    save_file(arrays, temporary / WEIGHTS)
     record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
     (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
+    arrays = {n: np.ascontiguousarray(a) for n, a in weights.items()}
+    save_file(arrays, temporary / WEIGHTS)
+    (temporary / WEIGHTS).chmod((temporary / SPEC).stat().st_mode)  # safetensors writes it private
     files = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
     manifest = {"format": FORMAT, "jax": jax.__version__, "files": files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -110,6 +110,11 @@ def test_weights_are_arguments_not_constants(image_to_video):
     assert {"prefill", "decode", "detokenize", "tokenize"} == set(spec["programs"])
 
 
+def test_every_file_is_as_readable_as_the_others(image_to_video):
+    """A server that runs as another user reads the weights too."""
+    assert len({file.stat().st_mode for file in image_to_video[1].iterdir()}) == 1
+
+
 @pytest.mark.parametrize(
     "name", ["decode.stablehlo", "weights.safetensors", "spec.json", "manifest.json"]
 )
@@ -149,8 +154,13 @@ def test_wrong_inputs_are_named(image_to_video):
         runtime.generate(text_states=states, text_lengths=lengths)
     known = np.zeros((1, 16), np.int32)
     with pytest.raises(UserError, match="'text_states' of prefill is float32"):
-        runtime.generate(text_states=states[:, :4], text_lengths=lengths, negative_states=states[:, :4],
-                         negative_lengths=lengths, known=known)
+        runtime.generate(
+            text_states=states[:, :4],
+            text_lengths=lengths,
+            negative_states=states[:, :4],
+            negative_lengths=lengths,
+            known=known,
+        )
     with pytest.raises(UserError, match="together"):
         runtime.generate(text_states=states, known=known)
 
