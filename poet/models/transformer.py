@@ -30,7 +30,7 @@ Params = dict[str, Any]
 Text = tuple[jax.Array, jax.Array]
 
 # Shallow models are unrolled: every layer then reads its parameters in place and keeps its
-# residuals apart, instead of slicing and updating stacked arrays.  Deep ones compile once per layer.
+# residuals apart, instead of slicing and updating stacked arrays.  Deep ones compile one layer.
 UNROLLED_LAYERS = 8
 
 
@@ -119,14 +119,19 @@ class Model:
     def axes(self) -> Params:
         """Logical axes of every parameter, a tree like `abstract()`."""
 
+        def is_param(node: Any) -> bool:
+            return isinstance(node, nnx.Param)
+
         def of(part: str, leading: tuple[str, ...]) -> Params:
             state = self._template(part)[1]
-            is_param = lambda node: isinstance(node, nnx.Param)
             named = jax.tree.map(lambda p: p.replace(leading + p.axes), state, is_leaf=is_param)
             return nnx.to_pure_dict(named)
 
-        return {"embedding": of("embedding", ()), "blocks": of("blocks", ("layers",)),
-                "head": of("head", ())}
+        return {
+            "embedding": of("embedding", ()),
+            "blocks": of("blocks", ("layers",)),
+            "head": of("head", ()),
+        }
 
     def _make(self, part: str, key: jax.Array) -> nnx.Module:
         rngs = nnx.Rngs(params=key)
@@ -177,7 +182,9 @@ class Model:
         rotary = self._rotary(layout)[:, :length]
 
         def body(x_BxNxD, block_params):
-            mix = lambda q, k, v: (attend(q, k, v), (k, v) if keep_keys else None)
+            def mix(q, k, v):
+                return attend(q, k, v), (k, v) if keep_keys else None
+
             return self._bind("blocks", block_params)(x_BxNxD, rotary, mix)
 
         x_BxNxD = self._embed(params, tokens_BxN, layout, text)
@@ -220,7 +227,7 @@ class Model:
 
     def head(self, params: Params, ids: Range) -> jax.Array:
         """Output rows [ids.size, D] of a legal range, compute dtype, split over `tensor`."""
-        rows_VxD = params["head"]["tables"][ids.table]
+        rows_VxD = jnp.asarray(params["head"]["tables"][ids.table])
         if ids.size != self.vocabulary.tables[ids.table].size:
             low = ids.low - ids.table_low
             rows_VxD = constrain(rows_VxD, None, None)[low : low + ids.size]
@@ -321,7 +328,7 @@ def project(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:
 
 def _lookup(rows_VxD: jax.Array, ids_BxN: jax.Array) -> jax.Array:
     out = placement("batch", None, None)
-    return rows_VxD.at[ids_BxN].get(mode="clip", out_sharding=out)
+    return jnp.asarray(rows_VxD).at[ids_BxN].get(mode="clip", out_sharding=out)
 
 
 def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:

@@ -68,7 +68,6 @@ def batch_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Global shapes and dtypes of one batch of a layout; see `losses.stream_sums` for meanings.
 
-    Text states may also arrive in float16, as they are stored.
     """
     shapes = {
         "tokens": jax.ShapeDtypeStruct((batch, layout.length), jnp.int32),
@@ -77,7 +76,7 @@ def batch_shapes(
     span = layout.text_span
     if span is not None:
         states = (batch, span.segment.length, experiment.text.width)
-        shapes["text_states"] = jax.ShapeDtypeStruct(states, jnp.float32)
+        shapes["text_states"] = jax.ShapeDtypeStruct(states, jnp.float16)
         shapes["text_length"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return shapes
 
@@ -106,7 +105,7 @@ def train_step(
         grads, metrics = jax.grad(loss_of, has_aux=True)(state["params"], batch)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = jnp.asarray(learning_rate(state["step"]), jnp.float32)
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
 

@@ -1,0 +1,136 @@
+"""Attention against a dense float64 oracle built from `Layout.visible()`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poet.models import attention, layers
+from poet.tasks.layout import Format, build_layout
+from poet.vocabulary import Special, Vocabulary
+
+KV, GROUP, HEAD = 2, 3, 8
+LAYOUTS = {
+    name: build_layout(
+        task_token=Special.TASK_VIDEO,
+        text=text,
+        condition=condition,
+        output=output,
+        fmt=Format(video=(2, 3, 3), text_length=5, audio_frames=4),
+        vocabulary=Vocabulary(),
+    )
+    for name, text, condition, output in (
+        ("text", True, (), ("video",)),
+        ("no_text", False, (), ("video",)),
+        ("conditioned", True, ("video",), ("video", "audio")),
+    )
+}
+
+
+def dense(q, k, v, visible):
+    """[B, S, K, G, H] by definition; `visible` bool [B, S, S]."""
+    scores = np.einsum("bqkgh,bskh->bkgqs", q, k) / np.sqrt(q.shape[-1])
+    scores = np.where(visible[:, None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bkgqs,bskh->bqkgh", weights, v)
+
+
+def dense_gradients(q, k, v, visible, cotangent):
+    """Gradients of sum(dense * cotangent), derived by hand."""
+    scale = 1 / np.sqrt(q.shape[-1])
+    scores = np.where(
+        visible[:, None, None], np.einsum("bqkgh,bskh->bkgqs", q, k) * scale, -np.inf
+    )
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    dp = np.einsum("bqkgh,bskh->bkgqs", cotangent, v)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True)) * scale
+    return (
+        np.einsum("bkgqs,bskh->bqkgh", ds, k),
+        np.einsum("bkgqs,bqkgh->bskh", ds, q),
+        np.einsum("bkgqs,bqkgh->bskh", p, cotangent),
+    )
+
+
+def make_inputs(layout, seed=0):
+    rng = np.random.default_rng(seed)
+    batch, length = 2, layout.length
+    q = rng.normal(size=(batch, length, KV, GROUP, HEAD))
+    k, v = rng.normal(size=(2, batch, length, KV, HEAD))
+    mask = np.ones((batch, length), bool)
+    if layout.text_span:
+        mask[0, layout.text_span.start + 2 : layout.text_span.stop] = False
+        mask[1, layout.text_span.start : layout.text_span.stop] = False
+    return q, k, v, mask
+
+
+@pytest.mark.parametrize("block", (4, 128))
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_values_and_gradients_equal_the_dense_oracle(name, block, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    layout = LAYOUTS[name]
+    q, k, v, mask = make_inputs(layout)
+    visible = layout.visible()[None] & mask[:, None]
+    cotangent = np.random.default_rng(1).normal(size=q.shape)
+
+    def loss(q, k, v):
+        out = attention.attend(
+            q,
+            k,
+            v,
+            prefix_length=layout.prefix_length,
+            key_mask_BxS=jnp.asarray(mask) if layout.text_span else None,
+        )
+        return jnp.sum(out * cotangent.astype(np.float32)), out
+
+    inputs = [jnp.asarray(a, jnp.float32) for a in (q, k, v)]
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+    np.testing.assert_allclose(out, dense(q, k, v, visible), atol=1e-5)
+    for got, want in zip(grads, dense_gradients(q, k, v, visible, cotangent)):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_cached_attention_reads_only_visible_keys():
+    layout = LAYOUTS["text"]
+    q, k, v, mask = make_inputs(layout)
+    position = layout.prefix_length + 3
+    visible = mask & (np.arange(layout.length) <= position)
+    got = attention.attend_cached(*(jnp.asarray(a, jnp.float32) for a in (q[:, position], k, v)),
+                                  jnp.asarray(visible))
+    want = dense(q, k, v, layout.visible()[None] & mask[:, None])[:, position]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix, length", ((0, 300), (7, 7), (7, 8), (70, 391), (9, 5)))
+def test_query_blocks_cover_every_query_once(prefix, length):
+    blocks = attention.query_blocks(prefix, length)
+    assert [i for start, stop in blocks for i in range(start, stop)] == list(range(length))
+    assert all(stop <= prefix or stop - start <= attention.QUERY_BLOCK for start, stop in blocks)
+    assert all(stop <= prefix or start >= prefix for start, stop in blocks)
+
+
+@pytest.mark.parametrize("head_dim", (8, 32, 64, 128))
+def test_rotation_depends_on_relative_positions_alone(head_dim):
+    """A rotated dot product is unchanged when both positions move by the same (t, h, w)."""
+    assert sum(layers.rotary_split(head_dim)) == head_dim // 2
+    rng = np.random.default_rng(0)
+    here, there = rng.integers(0, 50, (2, 6, 3)).astype(np.int32)
+    q, k = rng.normal(size=(2, 1, 6, 1, head_dim)).astype(np.float32)
+
+    def products(shift):
+        tables = [
+            jnp.asarray(layers.rotary_table(p + np.int32(shift), head_dim, 1e4))
+            for p in (here, there)
+        ]
+        return np.sum(layers.rotate(q, tables[0]) * layers.rotate(k, tables[1]), axis=-1)
+
+    np.testing.assert_allclose(products([0, 0, 0]), products([11, 3, 40]), atol=1e-3)
+    for axis in range(3):
+        moved = there.copy()
+        moved[:, axis] += 2
+        table = jnp.asarray(layers.rotary_table(moved, head_dim, 1e4))
+        same = jnp.asarray(layers.rotary_table(there, head_dim, 1e4))
+        assert np.abs(layers.rotate(k, table) - layers.rotate(k, same)).max() > 0.1

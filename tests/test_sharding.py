@@ -1,0 +1,154 @@
+"""FSDP x tensor sharding of the real train step on eight virtual devices."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from poet import assets, config
+from poet import mesh as mesh_lib
+from poet.models import transformer
+from poet.specs import (
+    ClipSpec,
+    DataSpec,
+    Experiment,
+    MeshSpec,
+    ModelSpec,
+    OptimizerSpec,
+    TextSpec,
+    TrainSpec,
+    VideoTokenizerSpec,
+    VocabularySpec,
+)
+from poet.tasks import registry
+from poet.training import losses, optimizer, step
+from poet.vocabulary import Vocabulary
+
+BATCH = 8
+
+
+def experiment(**changes) -> Experiment:
+    values = dict(
+        clip=ClipSpec(frames=5, height=32, width=32),
+        vocabulary=VocabularySpec(visual_bits=6, audio_codes=16, text_pieces=64),
+        video_tokenizer=VideoTokenizerSpec(bits=6),
+        text=TextSpec(length=8, width=16),
+        model=ModelSpec(
+            layers=2, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=64, dtype="float32",
+            remat="none",
+        ),
+        data=DataSpec(batch=BATCH, rates={"text_to_video": 1.0}),
+        optimizer=OptimizerSpec(warmup_steps=0),
+        train=TrainSpec(steps=10),
+    )
+    return Experiment(**{**values, **changes})
+
+
+def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    layout = registry.layouts(run)["text_to_video"]
+    codes = {"source": 1, "video": 2**run.vocabulary.visual_bits}
+    streams = {
+        name: rng.integers(0, codes[name], (size, n)).astype(np.int32)
+        for name, n in layout.streams.items()
+    }
+    shape = (size, run.text.length, run.text.width)
+    return {
+        "tokens": layout.assemble(streams),
+        "known": rng.integers(0, 17, size).astype(np.int32),
+        "text_states": rng.normal(size=shape).astype(np.float32),
+        "text_length": rng.integers(0, run.text.length + 1, size).astype(np.int32),
+    }
+
+
+@functools.cache
+def initial_params():
+    return jax.device_get(jax.jit(step.build_model(experiment()).init)(jax.random.key(0)))
+
+
+def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str):
+    """Loss and gradients (as NumPy) on a mesh of this shape, and the gradients' shardings."""
+    data, fsdp, tensor = shape
+    mesh = mesh_lib.build(
+        MeshSpec(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
+    )
+    model = step.build_model(run)
+    layout = registry.layouts(run)["text_to_video"]
+    shardings = mesh_lib.Rules().shardings(mesh, model.axes())
+
+    def loss(params, batch):
+        sums = losses.stream_sums(model, params, batch, layout, loss_vocabulary=loss_vocabulary)
+        return losses.objective(sums, 1e-4)[0]
+
+    with jax.set_mesh(mesh):
+        params = jax.device_put(initial_params(), shardings)
+        batch = jax.device_put(make_batch(run), mesh_lib.batch_sharding(mesh))
+        value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
+    same = jax.tree.map(
+        lambda g, s: g.sharding.is_equivalent_to(s, g.ndim), grads, shardings
+    )
+    return float(value), jax.device_get(grads), same
+
+
+@functools.cache
+def reference(loss_vocabulary: str):
+    return gradients(experiment(), (1, 1, 1), loss_vocabulary)
+
+
+@pytest.mark.parametrize(
+    "shape, loss_vocabulary",
+    [((1, 4, 2), "legal"), ((2, 2, 2), "legal"), ((1, 2, 4), "full")],
+    ids=str,
+)
+def test_sharded_loss_and_gradients_equal_single_device(shape, loss_vocabulary):
+    expected, expected_grads, _ = reference(loss_vocabulary)
+    value, grads, placed = gradients(experiment(), shape, loss_vocabulary)
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert all(jax.tree.leaves(placed)), placed
+    assert max(float(np.abs(g).max()) for g in jax.tree.leaves(expected_grads["blocks"])) > 1e-3
+    jax.tree.map(
+        lambda g, e: np.testing.assert_allclose(g, e, atol=2e-5, rtol=1e-3), grads, expected_grads
+    )
+
+
+def test_moments_lie_where_their_parameters_lie():
+    """`tx.init` under the mesh, with no sharding asked for: nothing is replicated by accident."""
+    run = experiment()
+    mesh = mesh_lib.build(MeshSpec(data=1, fsdp=4, tensor=2))
+    trainable = step.language_model(run, mesh)
+    declared = mesh_lib.Rules().shardings(mesh, trainable.axes)
+    model = step.build_model(run)
+    tx = optimizer.build(run.optimizer, run.train.steps, model.axes())
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(
+            lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s),
+            model.abstract(),
+            declared["params"],
+        )
+        inherited = jax.jit(tx.init)(params)
+    moments = 0
+    for leaf, want in zip(
+        jax.tree.leaves(inherited), jax.tree.leaves(declared["opt_state"]), strict=True
+    ):
+        assert leaf.ndim == 0 or leaf.sharding.is_equivalent_to(want, leaf.ndim), (leaf, want)
+        moments += leaf.ndim >= 3 and not leaf.sharding.is_fully_replicated
+    matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 3]
+    assert moments == 2 * len(matrices)
+
+
+@pytest.mark.parametrize("size", ("300m", "1b", "8b"))
+@pytest.mark.parametrize("tensor", (1, 2, 4, 8))
+def test_shipped_sizes_divide(size, tensor):
+    """On 8 x tensor devices every dim divides and the MLP is cut by every device."""
+    spec = config.load([str(assets.root() / "gin" / "models" / f"{size}.gin")]).model
+    model = transformer.build(spec, Vocabulary(), 2048)
+    mesh = mesh_lib.abstract(MeshSpec(fsdp=8, tensor=tensor), 8 * tensor)
+    rules, axes, shapes = mesh_lib.Rules(), model.axes(), model.abstract()
+    rules.check(mesh, axes, shapes)
+    for name, leaf in shapes["blocks"]["mlp"].items():
+        sharding = rules.shardings(mesh, axes["blocks"]["mlp"][name])
+        shard = mesh_lib.local_bytes(sharding, leaf.shape, leaf.dtype)
+        assert shard * 8 * tensor == leaf.size * leaf.dtype.itemsize

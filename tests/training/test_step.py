@@ -1,0 +1,146 @@
+"""The train step: it learns, it counts its FLOPs, and bad meshes are refused."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from poet import mesh as mesh_lib
+from poet.models import transformer
+from poet.specs import (
+    ClipSpec,
+    DataSpec,
+    Experiment,
+    MeshSpec,
+    ModelSpec,
+    OptimizerSpec,
+    TextSpec,
+    TrainSpec,
+    UserError,
+    VideoTokenizerSpec,
+    VocabularySpec,
+)
+from poet.tasks import registry
+from poet.training import flops, losses, step
+
+RUN = Experiment(
+    clip=ClipSpec(frames=5, height=32, width=32),
+    vocabulary=VocabularySpec(visual_bits=6, audio_codes=16, text_pieces=64),
+    video_tokenizer=VideoTokenizerSpec(bits=6),
+    text=TextSpec(length=8, width=16),
+    model=ModelSpec(
+        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32",
+        remat="none",
+    ),
+    data=DataSpec(batch=4, rates={"text_to_video": 1.0, "text_to_image": 1.0}),
+    optimizer=OptimizerSpec(warmup_steps=0, learning_rate=1e-2),
+    train=TrainSpec(steps=30),
+)
+ONE = mesh_lib.abstract(MeshSpec(), 1)
+
+
+def make_batch(shapes, layout):
+    rng = np.random.default_rng(0)
+    size = shapes["tokens"].shape[0]
+    batch = {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}
+    batch["tokens"] = np.concatenate(
+        [rng.integers(s.ids.low, s.ids.high, (size, s.length)) for s in layout.segments], axis=1
+    ).astype(np.int32)
+    if "text_states" in batch:
+        batch["text_states"] = rng.normal(size=shapes["text_states"].shape).astype(np.float32)
+        batch["text_length"] = np.full(size, 5, np.int32)
+    return batch
+
+
+def test_a_fixed_batch_is_learnt():
+    trainable = step.language_model(RUN, ONE)
+    group = trainable.groups["text-to-video"]
+    layout = registry.layouts(RUN)["text_to_video"]
+    batch = make_batch(group.batch, layout)
+    state = jax.jit(trainable.init)(jax.random.key(0))
+    run = jax.jit(group.step, donate_argnums=0)
+    history = []
+    for _ in range(30):
+        state, metrics = run(state, batch, jax.random.key(0))
+        history.append(float(metrics["loss"]))
+    assert history[0] == pytest.approx(np.log(64), rel=0.05)
+    assert history[-1] < 0.5 * history[0], history
+    assert int(state["step"]) == 30
+    assert {"loss/video", "accuracy/video", "grad_norm", "learning_rate"} <= metrics.keys()
+    evaluate = functools.partial(step.evaluate_step, step.build_model(RUN), layout=layout)
+    sums = jax.jit(evaluate)(state["params"], batch)
+    assert float(sums["video"].loss / sums["video"].count) < history[-1]
+    assert float(sums["video"].count) == layout.loss_length * 4
+
+
+def test_groups_follow_the_mixture():
+    trainable = step.language_model(RUN, ONE)
+    assert set(trainable.groups) == {"text-to-video", "text-to-image"}
+    for name, (layout, _) in registry.groups(RUN).items():
+        group = trainable.groups[name]
+        assert group.batch["tokens"].shape == (group.clips, layout.length)
+        assert group.tokens == group.clips * layout.length
+    structure = jax.tree.structure(jax.eval_shape(trainable.init, jax.random.key(0)))
+    assert structure == jax.tree.structure(trainable.axes, is_leaf=mesh_lib.is_axes)
+
+
+@pytest.mark.parametrize(
+    "mesh, word",
+    [(MeshSpec(fsdp=1, tensor=4), "kv_heads"), (MeshSpec(fsdp=8), "batch of 4")],
+)
+def test_a_mesh_that_does_not_divide_is_refused(mesh, word):
+    with pytest.raises(UserError, match=word):
+        step.language_model(RUN, mesh_lib.abstract(mesh, 4 if mesh.tensor == 4 else 8))
+
+
+def test_flops_equal_those_of_the_compiled_products():
+    """XLA counts every product of the unrolled forward pass; attention blocks of one query make its
+    causal triangle exact.  Elementwise work is removed by counting dot_general alone."""
+    model = step.build_model(RUN)
+    layout = registry.layouts(RUN)["text_to_video"]
+    batch = make_batch(step.batch_shapes(RUN, layout, 1), layout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer.attention, "QUERY_BLOCK", 1)
+        jaxpr = jax.make_jaxpr(
+            lambda p: losses.stream_sums(model, p, batch, layout)
+        )(model.abstract())
+    assert flops.forward_flops(model, layout) == dot_flops(jaxpr.jaxpr)
+    assert flops.train_flops(model, layout) == 3 * flops.forward_flops(model, layout)
+
+
+def dot_flops(jaxpr) -> int:
+    """2 m k n of every dot_general, scans multiplied by their length."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            depth = int(np.prod([shape[d] for d in contract], dtype=np.int64))
+            total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=np.int64)) * depth
+        times = eqn.params.get("length", 1)
+        for inner in jaxprs_in_params(eqn.params):
+            total += times * dot_flops(inner)
+    return total
+
+
+def test_step_runs_in_bfloat16_with_float32_masters():
+    run = RUN.replace(model=RUN.model.replace(dtype="bfloat16"))
+    trainable = step.language_model(run, ONE)
+    group = trainable.groups["text-to-image"]
+    shapes = jax.eval_shape(trainable.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(group.step, shapes, group.batch, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(after["params"])} == {jnp.dtype("float32")}
+    assert all(m.dtype == jnp.float32 and m.shape == () for m in metrics.values())
+    model = step.build_model(run)
+    layout = registry.layouts(run)["text_to_image"]
+    batch = group.batch
+    hidden = jax.eval_shape(
+        lambda p, b: model.hidden(p, b["tokens"], layout, losses.text_of(b, layout)),
+        shapes["params"], batch,
+    )
+    assert hidden.dtype == jnp.bfloat16
