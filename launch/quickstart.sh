@@ -25,33 +25,33 @@ stage() {
   mv "$record.tmp" "$record"
 }
 
-POET=(poet)
 common=(--gin_file="$CONFIG" --gin.STORE.source="$SOURCE" --gin.STORE.path="$STORE"
         --gin.DATA.store="$STORE" --gin.TOKENIZER_TRAIN.source="$SOURCE" --gin.EVAL.source="$SOURCE")
-PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player turns right and shoots"
+PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player turns right, fires the shotgun"
          --prompt "the player walks forward, an imp in view" --prompt "the player turns left")
 
 stage data "render game clips with sound, depth and captions" \
   python data/freedoom_av/build.py --data_dir="$WORK/data" \
-    --train_clips_per_map=45 --validation_clips_per_map=40 --test_clips_per_map=2
+    --train_clips_per_map=30 --validation_clips_per_map=20 --test_clips_per_map=1
 stage tokenizer-train "a few steps, to show that it trains; the shipped weights are used below" \
-  "${POET[@]}" tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
+  poet tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
     --workdir="$WORK/tokenizer"
 stage tokenize "clips and captions to codes and text states" \
-  "${POET[@]}" tokenize "${common[@]}"
+  poet tokenize "${common[@]}"
 stage train "pretrain a small prefix LM from scratch" \
-  "${POET[@]}" train "${common[@]}" --workdir="$WORK/lm"
+  poet train "${common[@]}" --workdir="$WORK/lm"
 stage eval "likelihood, reconstruction and frame prediction" \
-  "${POET[@]}" eval --checkpoint="$WORK/lm" --out="$WORK/eval"
+  poet eval --checkpoint="$WORK/lm" --out="$WORK/eval"
 stage generate "clips from text and from frames" \
-  "${POET[@]}" generate --checkpoint="$WORK/lm" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated"
+  poet generate --checkpoint="$WORK/lm" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated"
 stage eval-trained "the same for the checkpoint that was trained for longer" \
-  "${POET[@]}" eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" \
+  poet eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" \
     --gin.EVAL.source="$SOURCE" --gin.DATA.store="$STORE"
 stage generate-trained "clips of the checkpoint that was trained for longer" \
-  "${POET[@]}" generate --checkpoint="$TRAINED" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated_trained"
+  poet generate --checkpoint="$TRAINED" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated_trained"
 stage export "StableHLO artefacts, weights and spec, then one clip made from them" \
-  "${POET[@]}" export --checkpoint="$WORK/lm" --out="$WORK/export"
+  poet export --checkpoint="$WORK/lm" --out="$WORK/export" --check="$WORK/export_check.json"
+cp "$TRAINED/log.jsonl" "$WORK/trained_metrics.jsonl"
 say "report"
-"${POET[@]}" report --workdir="$WORK"
+poet report --workdir="$WORK"
 say "Done: open $WORK/report.html; generated clips are in $WORK/generated"

@@ -53,9 +53,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
     sources += [("command line", quoted(b)) for b in bindings]
     for place, text in sources:
         _parse(place, text)
-    return Experiment(
-        **{name.lower(): gin.get_configurable(name)() for name in SPECS}
-    )
+    return Experiment(**{name.lower(): _bound(name) for name in SPECS})
 
 
 def override(experiment: Experiment, bindings: Sequence[str]) -> Experiment:
@@ -78,6 +76,14 @@ def quoted(binding: str) -> str:
     except (ValueError, SyntaxError):
         literal = value.strip()
     return f"{key.strip()} = {literal!r}"
+
+
+def _bound(name: str) -> specs.Spec:
+    """The spec with gin's bindings; gin appends a line of its own to errors, which is cut."""
+    try:
+        return gin.get_configurable(name)()
+    except UserError as error:
+        raise UserError(str(error).split("\n")[0]) from None
 
 
 @functools.cache
