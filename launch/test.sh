@@ -3,4 +3,5 @@
 #   -m slow, -m fault, -m benchmark select the tests that the plain run leaves out.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-exec python -m pytest "$@"
+# Test files run in two processes: most of their time is compilation, which uses one core.
+exec python -m pytest -n 2 --dist loadfile "$@"
