@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,13 @@ def save(
     Raises:
       UserError: the folder holds something else.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder)
     if folder.exists() and not is_released(folder) and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no released weights: give another folder")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    arrays = {n: np.ascontiguousarray(a, jnp.dtype(dtype)) for n, a in flatten(params).items()}
-    save_file(arrays, temporary / WEIGHTS)
+    write_arrays(temporary / WEIGHTS, flatten(params), dtype)
     (temporary / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
     manifest.write(temporary, {"step": step})
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,6 +78,15 @@ def load_params(folder: str | Path, abstract_params: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten(abstract_params)
     placed = [_place(arrays[n], leaf) for n, leaf in zip(wanted, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, placed)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, Any], dtype: str | None = None) -> None:
+    """One safetensors file of these arrays, in `dtype` if given, readable like any other file."""
+    from safetensors.numpy import save_file
+
+    kind = dtype and jnp.dtype(dtype)
+    save_file({n: np.ascontiguousarray(a, kind) for n, a in arrays.items()}, file)
+    file.chmod(0o644)  # safetensors writes it private
 
 
 def step_of(folder: str | Path) -> int:

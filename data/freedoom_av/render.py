@@ -25,7 +25,7 @@ import vizdoom
 
 from agent import BUTTONS, Wanderer
 from captions import caption
-from resampling import (ENGINE_SAMPLE_RATE_HZ, FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_TIC,
+from resampling import (FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_TIC,
                         area_resize, point_resize, resample_audio, tics_of_step)
 
 CLIP_FRAMES = 17

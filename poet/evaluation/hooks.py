@@ -30,7 +30,7 @@ from poet.tasks.registry import layouts
 from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
-from poet.training.step import build_model
+from poet.models.transformer import build_model
 from poet.training.trainable import State
 
 CLIPS_SHOWN = 4

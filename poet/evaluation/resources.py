@@ -27,7 +27,7 @@ from poet.store.manifest import Manifest
 from poet.store.sources import RawClip, open_source
 from poet.tasks.registry import get_task
 from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
-from poet.training.step import build_model
+from poet.models.transformer import build_model
 
 STORE, SOURCE, TOKENIZER = "store", "source", "tokenizer"
 PREDICTION = "frame_prediction"

@@ -21,7 +21,7 @@ from flax import nnx
 
 from poet.models import attention, layers
 from poet.models.layers import constrain, gathered, placement
-from poet.specs import ModelSpec, UserError
+from poet.specs import Experiment, ModelSpec, UserError
 from poet.tasks.layout import Layout, Span
 from poet.vocabulary import Range, Vocabulary
 
@@ -317,8 +317,13 @@ class Model:
 
 
 def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:
-    """The model of a run: `build(experiment.model, Vocabulary(...), experiment.text.width)`."""
+    """A model from its parts."""
     return Model(spec, vocabulary, text_width)
+
+
+def build_model(experiment: Experiment) -> Model:
+    """The prefix LM that an experiment describes."""
+    return build(experiment.model, Vocabulary(experiment.vocabulary), experiment.text.width)
 
 
 def project(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from poet import checkpoint as checkpoint_lib
 from poet import media, specs
-from poet.models import transformer
+from poet.models.transformer import Params, build_model
 from poet.sampling.decode import Decoder, Plan, given_tokens
 from poet.sampling.requests import allowed_latents, check_request
 from poet.sampling.samplers import Knobs, Truncation
@@ -58,7 +58,7 @@ class Generator:
     def __init__(
         self,
         experiment: Experiment,
-        params: transformer.Params,
+        params: Params,
         video_tokenizer: VideoTokenizer,
         text_encoder: TextEncoder | None = None,
     ):
@@ -216,12 +216,6 @@ def _index(given: int, items: int, count: int) -> np.ndarray:
 
 def _spread(text: Text, items: int, count: int) -> Text:
     return text.rows(_index(len(text.lengths), items, count))
-
-
-def build_model(experiment: Experiment) -> transformer.Model:
-    """The language model of a run."""
-    vocabulary = Vocabulary(experiment.vocabulary)
-    return transformer.build(experiment.model, vocabulary, experiment.text.width)
 
 
 def make_layout(experiment: Experiment, task: str) -> Layout:

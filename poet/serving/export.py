@@ -25,15 +25,14 @@ from typing import Any, Callable, Sequence
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
-from safetensors.numpy import save_file
 
 from poet import checkpoint as checkpoints
 from poet import specs
 from poet import weights as weights_lib
+from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
 from poet.sampling.decode import Plan
-from poet.sampling.generate import Generator, build_model, make_plan
+from poet.sampling.generate import Generator, make_plan
 from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
 from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
@@ -310,9 +309,7 @@ def write_folder(
         (temporary / f"{name}.stablehlo").write_bytes(blob)
     record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
     (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
-    arrays = {n: np.ascontiguousarray(a) for n, a in weights.items()}
-    save_file(arrays, temporary / WEIGHTS)
-    (temporary / WEIGHTS).chmod((temporary / SPEC).stat().st_mode)  # safetensors writes it private
+    weights_lib.write_arrays(temporary / WEIGHTS, weights)
     files = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
     manifest = {"format": FORMAT, "jax": jax.__version__, "files": files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

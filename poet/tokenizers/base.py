@@ -20,6 +20,7 @@ from poet import assets
 from poet.specs import UserError, VideoTokenizerSpec, from_dict, to_dict
 from poet.tokenizers import lfq, magvit
 from poet.tokenizers.layers import Tree
+from poet.weights import write_arrays
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
@@ -106,12 +107,9 @@ class VideoTokenizer:
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes `model.safetensors` and `spec.json` (made if missing)."""
-        from safetensors.numpy import save_file
-
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {n: np.ascontiguousarray(a) for n, a in _flatten(self.params).items()}
-        save_file(arrays, folder / WEIGHTS)
+        write_arrays(folder / WEIGHTS, _flatten(self.params))
         text = json.dumps(to_dict(self.spec.replace(path="")), indent=2)
         (folder / SPEC).write_text(text + "\n")
 

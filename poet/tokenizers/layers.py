@@ -33,7 +33,7 @@ class Weight:
     def init(self, key: jax.Array) -> jax.Array:
         if self.fan_in > 0:
             return jax.random.normal(key, self.shape) * self.fan_in**-0.5
-        return jnp.full(self.shape, -float(self.fan_in))
+        return jnp.full(self.shape, float(-self.fan_in))
 
 
 def conv(kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True) -> Tree:
@@ -64,8 +64,15 @@ def is_weight(node: Any) -> bool:
 def init(declared: Tree, key: jax.Array) -> Tree:
     """Float32 values; each weight's stream is its place in the declaration."""
     leaves, treedef = jax.tree.flatten(declared, is_leaf=is_weight)
-    keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
-    return jax.tree.unflatten(treedef, [w.init(k) for w, k in zip(leaves, keys)])
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(leaves)))
+    alike: dict[Weight, list[int]] = {}
+    for i, weight in enumerate(leaves):
+        alike.setdefault(weight, []).append(i)
+    values: dict[int, jax.Array] = {}
+    for weight, places in alike.items():
+        # One draw for all weights of a kind: it compiles several times faster than one for each.
+        values |= zip(places, jax.vmap(weight.init)(keys[jnp.array(places)]))
+    return jax.tree.unflatten(treedef, [values[i] for i in range(len(leaves))])
 
 
 def axes(declared: Tree) -> Tree:
@@ -102,20 +109,25 @@ def causal_conv(
     """
     kernel = weights["kernel"].astype(x_BxTxHxWxC.dtype)
     padded = edge_pad(x_BxTxHxWxC, kernel.shape[:3])
-    implementation = implementation or conv_implementation(kernel.shape, jax.default_backend())
+    if not implementation:
+        implementation = conv_implementation(kernel.shape, padded.size, jax.default_backend())
     run = {"native": _native_conv, "taps": _tap_conv}[implementation]
     y_BxTxHxWxD = run(padded, kernel, stride)
-    return y_BxTxHxWxD + weights["bias"].astype(y_BxTxHxWxD.dtype) if "bias" in weights else y_BxTxHxWxD
+    if "bias" in weights:
+        y_BxTxHxWxD += weights["bias"].astype(y_BxTxHxWxD.dtype)
+    return y_BxTxHxWxD
 
 
-def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
-    """The faster one by tests/benchmarks/bench_conv.py.
+def conv_implementation(kernel_shape: tuple[int, ...], input_size: int, backend: str) -> str:
+    """The faster one by tests/benchmarks/bench_conv.py, from kernel shape and input scalars.
 
     XLA's CPU convolution is on a par with matmuls from 64 channels up (40-80 GFLOP/s on two
     cores) and two to three times slower below; accelerators always do best with the native one.
+    Taps compile slowly, so small inputs (below about 0.1 GFLOP) do not use them.
     """
     narrow = min(kernel_shape[3:]) < 64 and kernel_shape[:3] != (1, 1, 1)
-    return "taps" if backend == "cpu" and narrow else "native"
+    heavy = 2 * input_size * math.prod(kernel_shape) / kernel_shape[3] > 1e8
+    return "taps" if backend == "cpu" and narrow and heavy else "native"
 
 
 def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
@@ -126,7 +138,9 @@ def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, i
 
 def _tap_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
     (kt, kh, kw, _, _), (st, sh, sw) = kernel.shape, stride
-    frames, height, width = ((p - k) // s + 1 for p, k, s in zip(padded.shape[1:], kernel.shape, stride))
+    frames, height, width = (
+        (size - k) // s + 1 for size, k, s in zip(padded.shape[1:4], kernel.shape, stride)
+    )
     steps = [padded[:, i : i + (frames - 1) * st + 1 : st] for i in range(kt)]
     folded = jnp.concatenate(steps, axis=-1)
     out = 0.0

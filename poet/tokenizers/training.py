@@ -12,6 +12,7 @@ import pathlib
 from typing import Any, Callable, Mapping
 
 import jax
+import jax.extend.core as jax_core
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
@@ -103,7 +104,7 @@ def train_step(experiment: Experiment, mesh: Mesh | None = None) -> Step:
         decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
         ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params)
         new = {"step": state["step"] + 1, "params": params, "ema": ema, "opt_state": opt_state}
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         return new, metrics | {"grad_norm": norm, "learning_rate": rate(state["step"])}
 
     return step
@@ -147,7 +148,7 @@ def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
 def _count_flops(jaxpr: Any) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax_core.jaxprs_in_params(equation.params):
             total += _count_flops(inner)
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval

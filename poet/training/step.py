@@ -10,21 +10,13 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from poet import mesh as mesh_lib
-from poet.models import transformer
-from poet.models.transformer import Model, Params
+from poet.models.transformer import Model, Params, build_model
 from poet.specs import Experiment, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 from poet.training import flops, losses, optimizer
 from poet.training.losses import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
-from poet.vocabulary import Vocabulary
-
-
-def build_model(experiment: Experiment) -> Model:
-    """The prefix LM that an experiment describes."""
-    vocabulary = Vocabulary(experiment.vocabulary)
-    return transformer.build(experiment.model, vocabulary, experiment.text.width)
 
 
 def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainable:

@@ -30,7 +30,7 @@ from poet.specs import (
 from poet.store.writer import tokenize
 from poet.tokenizers import magvit
 from poet.tokenizers.base import VideoTokenizer
-from poet.training.step import build_model
+from poet.models.transformer import build_model
 
 BITS = 6
 STEP = 7

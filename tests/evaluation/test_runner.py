@@ -20,10 +20,10 @@ from poet.specs import Experiment, UserError
 from poet.store.manifest import ShardInfo, SplitInfo
 from poet.store.reader import load_manifest
 from poet.store.sources import open_source
-from poet.tasks.registry import layouts
+from poet.tasks.registry import layouts, run_format
 from poet.tokenizers.base import load_video_tokenizer
 from poet.training.losses import text_of
-from poet.training.step import build_model
+from poet.models.transformer import build_model
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_sample_strips_show_true_clips_over_drawn_ones(run):
     assert image.shape == (2 * hooks.CLIPS_SHOWN * 16, 5 * 16, 3) and image.dtype == np.uint8
     layout = layouts(e)["frame_prediction"]
     batch = next(eval_batches(e, "frame_prediction", "validation", 4, 1))
-    codes = layout.parse(batch["tokens"])["video"].reshape(4, 3, 4, 4)
+    codes = layout.parse(batch["tokens"])["video"].reshape(4, *run_format(e).video)
     true = load_video_tokenizer(e.video_tokenizer).decode(codes)
     np.testing.assert_array_equal(image[:16, 16:32], true[0, 2])
     np.testing.assert_array_equal(image[32:48, :16], true[1, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 
@@ -21,7 +22,7 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers import losses, magvit, training
+from poet.tokenizers import losses, training
 from poet.tokenizers.base import VideoTokenizer
 
 SPEC = VideoTokenizerSpec(
@@ -42,12 +43,12 @@ def experiment(**train: float) -> Experiment:
         vocabulary=VocabularySpec(visual_bits=8),
         video_tokenizer=SPEC,
         optimizer=OptimizerSpec(
-            learning_rate=1e-2, warmup_steps=5, b2=0.99, weight_decay=0.0, final_fraction=0.05
+            learning_rate=5e-3, warmup_steps=10, b2=0.99, weight_decay=0.0, final_fraction=0.05
         ),
         tokenizer_train=TokenizerTrainSpec(
-            **{"batch": 8, "entropy_weight": 0.01, "commitment_weight": 0.03, **train}
+            **{"batch": 8, "entropy_weight": 0.01, "temperature": 0.1, **train}
         ),
-        train=TrainSpec(steps=150),
+        train=TrainSpec(steps=400),
     )
 
 
@@ -63,11 +64,15 @@ def moving_square(count: int, seed: int = 0) -> np.ndarray:
     return video
 
 
-def run(exp: Experiment, video: np.ndarray, steps: int, mesh=None) -> tuple[dict, list[dict]]:
-    trainable = training.trainable(exp, mesh)
-    group = trainable.groups["clip"]
-    state, history = jax.jit(trainable.init)(jax.random.key(0)), []
-    step = jax.jit(group.step, donate_argnums=0)
+@pytest.fixture(scope="module")
+def initial() -> dict:
+    """One fresh state for all tests: compiling the draws is what costs most here."""
+    return jax.device_get(jax.jit(training.trainable(experiment()).init)(jax.random.key(0)))
+
+
+def run(exp: Experiment, state: dict, video: np.ndarray, steps: int) -> tuple[dict, list[dict]]:
+    history = []
+    step = jax.jit(training.trainable(exp).groups["clip"].step)
     for _ in range(steps):
         state, metrics = step(state, {"video": video}, jax.random.key(0))
         history.append({name: float(value) for name, value in metrics.items()})
@@ -75,21 +80,21 @@ def run(exp: Experiment, video: np.ndarray, steps: int, mesh=None) -> tuple[dict
 
 
 @pytest.fixture(scope="module")
-def overfit() -> tuple[dict, list[dict]]:
-    return run(experiment(batch=1, ema_decay=0.9), moving_square(1), 150)
+def overfit(initial: dict) -> tuple[dict, list[dict]]:
+    return run(experiment(batch=1, ema_decay=0.9), initial, moving_square(1), 400)
 
 
 def test_one_clip_is_overfitted(overfit: tuple[dict, list[dict]]) -> None:
     history = overfit[1]
-    assert history[-1]["loss/l2"] < history[0]["loss/l2"] / 50
-    assert history[-1]["psnr_db"] > 25
+    assert history[-1]["loss/l2"] < history[0]["loss/l2"] / 100
+    assert history[-1]["psnr_db"] > 22
 
 
 def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
     state, video = overfit[0], moving_square(1)
     tokenizer = training.export_tokenizer(state, experiment(), tmp_path, {"steps": 150})
     error = np.mean((tokenizer.decode(tokenizer.encode(video)) / 255.0 - video / 255.0) ** 2)
-    assert -10 * math.log10(error) > 22
+    assert -10 * math.log10(error) > 21
     loaded = VideoTokenizer.load(tmp_path)
     card = json.loads((tmp_path / "card.json").read_text())
     assert card == {"steps": 150, "fingerprint": loaded.fingerprint}
@@ -97,10 +102,10 @@ def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
                                   state["ema"]["encoder"]["out"]["kernel"])
 
 
-def test_total_is_the_weighted_sum_of_its_terms() -> None:
+def test_total_is_the_weighted_sum_of_its_terms(initial: dict) -> None:
     train = TokenizerTrainSpec(entropy_anneal_steps=100)
-    params = magvit.init(SPEC, jax.random.key(0))
-    loss, m = losses.tokenizer_loss(SPEC, train, params, moving_square(2), jnp.int32(50))
+    loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, SPEC, train))
+    loss, m = loss_fn(initial["params"], moving_square(2), jnp.int32(50))
     expected = 5 * m["loss/l2"] + 0.25 * m["loss/commitment"] + 0.1 * 2 * m["loss/entropy"]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(
@@ -116,23 +121,23 @@ def test_code_statistics_of_known_codes() -> None:
     np.testing.assert_allclose(stats["bit_balance"], 2 / 3, rtol=1e-6)
 
 
-def test_mesh_of_eight_devices_gives_the_single_device_result() -> None:
+def test_mesh_of_eight_devices_gives_the_single_device_result(initial: dict) -> None:
     """Data-parallel FSDP: weights sharded, batch entropy over the global batch."""
     exp, video = experiment(temperature=1.0), moving_square(8)
-    alone, history = run(exp, video, 3)
+    alone, history = run(exp, initial, video, 3)
     mesh = meshes.build(MeshSpec(data=2, fsdp=4))
     with jax.set_mesh(mesh):
         trainable = training.trainable(exp, mesh)
         shardings = meshes.Rules().shardings(mesh, trainable.axes)
-        state = jax.jit(trainable.init, out_shardings=shardings)(jax.random.key(0))
+        state = jax.device_put(initial, shardings)
         batch = {"video": jax.device_put(video, meshes.batch_sharding(mesh))}
         step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
         for expected in history:
             state, metrics = step(state, batch, jax.random.key(0))
             for name in expected:
                 np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-3, atol=1e-4)
-    kernel = state["opt_state"]["mu"]["encoder"]["level0"]["block0"]["conv0"]["kernel"]
-    assert kernel.sharding.spec[-1] == "fsdp"
+    moments = [m for m in jax.tree.leaves(state["opt_state"]) if m.shape == (3, 3, 3, 16, 16)]
+    assert len(moments) == 2 * 8 and all(m.sharding.spec[-1] == "fsdp" for m in moments)
     for a, b in zip(jax.tree.leaves(alone["params"]), jax.tree.leaves(state["params"])):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
 
