@@ -109,8 +109,7 @@ def causal_conv(
     """
     kernel = weights["kernel"].astype(x_BxTxHxWxC.dtype)
     padded = edge_pad(x_BxTxHxWxC, kernel.shape[:3])
-    if not implementation:
-        implementation = conv_implementation(kernel.shape, padded.size, jax.default_backend())
+    implementation = implementation or conv_implementation(kernel.shape, jax.default_backend())
     run = {"native": _native_conv, "taps": _tap_conv}[implementation]
     y_BxTxHxWxD = run(padded, kernel, stride)
     if "bias" in weights:
@@ -118,16 +117,16 @@ def causal_conv(
     return y_BxTxHxWxD
 
 
-def conv_implementation(kernel_shape: tuple[int, ...], input_size: int, backend: str) -> str:
-    """The faster one by tests/benchmarks/bench_conv.py, from kernel shape and input scalars.
+def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
+    """The faster one by tests/benchmarks/bench_conv.py.
 
     XLA's CPU convolution is on a par with matmuls from 64 channels up (40-80 GFLOP/s on two
     cores) and two to three times slower below; accelerators always do best with the native one.
-    Taps compile slowly, so small inputs (below about 0.1 GFLOP) do not use them.
+    Taps compile slowly, which tiny networks would feel most.  The choice must not depend on the
+    number of frames: codes of a prefix are to be equal bit for bit.
     """
-    narrow = min(kernel_shape[3:]) < 64 and kernel_shape[:3] != (1, 1, 1)
-    heavy = 2 * input_size * math.prod(kernel_shape) / kernel_shape[3] > 1e8
-    return "taps" if backend == "cpu" and narrow and heavy else "native"
+    narrow = min(kernel_shape[3:]) < 64 <= max(kernel_shape[3:])
+    return "taps" if backend == "cpu" and narrow and kernel_shape[:3] != (1, 1, 1) else "native"
 
 
 def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
