@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Collection, Mapping
+from typing import Any, Mapping
 
 from poet.specs import UserError
 
@@ -51,14 +51,14 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads(body)
 
 
-def verify(folder: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
-    """Compares every file but those of `ignore` with the manifest and returns the manifest.
+def verify(folder: Path) -> dict[str, Any]:
+    """Compares every file with the manifest and returns the manifest.
 
     Raises:
       Corrupt: names the first file that is missing, altered or not listed.
     """
     manifest = read(folder)
-    present, listed = set(_files(folder)) - set(ignore), manifest["files"]
+    present, listed = set(_files(folder)), manifest["files"]
     for name in sorted(present ^ set(listed)):
         state = "not listed in its manifest" if name in present else "missing"
         raise Corrupt(f"{folder} is damaged: {name} is {state}")

@@ -95,11 +95,13 @@ def step_of(folder: str | Path) -> int:
 
 
 def verify(folder: str | Path) -> None:
-    """Raises `manifest.Corrupt` naming a file that is missing, altered or not listed.
+    """Raises `manifest.Corrupt` naming a file that is missing or altered.
 
-    A `README.md` (the card) may lie beside the weights.
+    Other files (a card, a log, pictures) may lie beside the weights.
     """
-    manifest.verify(Path(folder), ignore=("README.md",))
+    listed = manifest.read(Path(folder))
+    for name in listed["files"]:
+        manifest.check_file(Path(folder), name, listed)
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def quantize(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LFQLosses:
-    """Scalars, entropies in nats.  `entropy` = sample - batch: it may be negative, and should be."""
+    """Scalars, entropies in nats.  `entropy` = sample - batch; a negative value is normal."""
 
     commitment: jax.Array
     sample_entropy: jax.Array
@@ -106,8 +106,7 @@ def _batch_entropy(logits_NxK: jax.Array, groups: int, mesh_axes: Sequence[str])
     strided = [range(g, bits, groups) for g in range(groups)]
     groupings = [consecutive] if groups in (1, bits) else [consecutive, strided]
     entropies = [
-        sum(_group_entropy(logits_NxK[:, group.start : group.stop : group.step], mesh_axes)
-            for group in grouping)
+        sum(_group_entropy(logits_NxK[:, g.start : g.stop : g.step], mesh_axes) for g in grouping)
         for grouping in groupings
     ]
     return sum(entropies) / len(entropies)

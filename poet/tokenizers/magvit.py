@@ -50,7 +50,7 @@ def _declare_blocks(first: int, width: int, blocks: int) -> Tree:
 
 
 def _declare_block(width: int, out: int) -> Tree:
-    """Residual block: (norm, swish, conv) twice without biases; 1x1 shortcut if the width changes."""
+    """Residual block: (norm, swish, conv) twice, unbiased; 1x1 shortcut if the width changes."""
     shortcut = {"shortcut": conv(1, width, out, bias=False)} if width != out else {}
     return shortcut | {
         "norm0": norm(width),

@@ -1,6 +1,6 @@
 """Times the two implementations of `causal_conv`, forward and backward, and prints GFLOP/s.
 
-    pytest -m benchmark -s tests/benchmarks/bench_conv.py        # or: python tests/benchmarks/bench_conv.py
+    pytest -m benchmark -s tests/benchmarks/bench_conv.py
 
 `layers.conv_implementation` is chosen by its figures: run it on a quiet machine.
 """

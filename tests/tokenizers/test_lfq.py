@@ -21,7 +21,10 @@ def full_entropies(z_NxK: np.ndarray, temperature: float) -> tuple[float, float]
     affinity = 2 * z @ codes.T / temperature
     p = np.exp(affinity - affinity.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    entropy = lambda q: -np.sum(np.where(q > 0, q * np.log(np.maximum(q, 1e-300)), 0), -1)  # noqa: E731
+
+    def entropy(q: np.ndarray) -> np.ndarray:
+        return -np.sum(q * np.log(np.maximum(q, 1e-300)), axis=-1)
+
     return entropy(p).mean(), entropy(p.mean(0))
 
 
