@@ -449,8 +449,9 @@ class SampleSpec(Spec):
 class EvalSpec(Spec):
     """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
 
-    `source` empty means `STORE.source`.  `temperature` is that of predicted frames: PSNR rewards the
-    likeliest frames, so 0 (greedy).
+    `source` empty means `STORE.source`.  `temperature` is that of predicted frames, of which `samples`
+    are drawn per clip: one is scored by itself, and with more of them their mean too, the prediction
+    that a squared error asks for.
     """
 
     split: str = "validation"
@@ -459,10 +460,11 @@ class EvalSpec(Spec):
     batches: int = 8
     clips: int = 32
     known_frames: int = 5
-    temperature: float = 0.0
+    temperature: float = 1.0
+    samples: int = 1
 
     def validate(self) -> None:
-        self.require_positive("batch", "batches", "clips", "known_frames")
+        self.require_positive("batch", "batches", "clips", "known_frames", "samples")
         self.require(self.temperature >= 0, "temperature", "must not be negative")
 
 

@@ -137,7 +137,8 @@ def measure_frame_prediction(r: Resources) -> Result:
             "over clips. The gain is the PSNR less that of repeating the last given frame, clip by "
             "clip; the win rate is the share of clips where it is positive.",
             "Reconstruction is the true clip as codes and back, the best that drawn codes can reach. "
-            "Repeat reconstructed shows the last given frame as the tokenizer renders it. " + PSNR_NOTE,
+            "Repeat reconstructed shows the last given frame as the tokenizer renders it. A mean of "
+            "samples is the pixel mean of independent draws. " + PSNR_NOTE,
         ],
         media=[_write_prediction(r, i, videos) for i in shown],
     )
@@ -145,17 +146,24 @@ def measure_frame_prediction(r: Resources) -> Result:
 
 def candidates(
     truth_NxTxHxWx3: np.ndarray,
-    drawn_NxTxHxWx3: np.ndarray,
+    drawn_NxKxTxHxWx3: np.ndarray,
     reconstruction_NxTxHxWx3: np.ndarray,
     known: int,
 ) -> dict[str, np.ndarray]:
     """What is compared with the truth, each [N, T, H, W, 3]; the first `known` frames do not count."""
+    samples = drawn_NxKxTxHxWx3.shape[1]
+    means = {f"mean of {samples} samples": _mean(drawn_NxKxTxHxWx3)} if samples > 1 else {}
     return {
-        "generated": drawn_NxTxHxWx3,
+        "generated": drawn_NxKxTxHxWx3[:, 0],
+        **means,
         "repeat": _held(truth_NxTxHxWx3, known),
         "repeat reconstructed": _held(reconstruction_NxTxHxWx3, known),
         "reconstruction": reconstruction_NxTxHxWx3,
     }
+
+
+def _mean(videos_NxKxTxHxWx3: np.ndarray) -> np.ndarray:
+    return np.rint(videos_NxKxTxHxWx3.mean(axis=1)).astype(np.uint8)
 
 
 def _held(videos_NxTxHxWx3: np.ndarray, known: int) -> np.ndarray:

@@ -158,12 +158,14 @@ class Resources:
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
-        """uint8 [N, T, H, W, 3]: `videos` continued by the model after `known_frames` frames."""
+        """uint8 [N, K, T, H, W, 3]: K ways in which the model continues each of `videos`."""
         e = self.experiment
-        return self.generator.generate(
+        drawn = self.generator.generate(
             PREDICTION,
             clips=self.videos,
             known_frames=self.known_frames,
             sample=e.sample.replace(temperature=e.eval.temperature),
             batch=e.eval.batch,
+            count=e.eval.samples,
         )
+        return drawn.reshape(-1, e.eval.samples, *drawn.shape[1:])

@@ -19,7 +19,7 @@ def videos(seed: int = 0) -> np.ndarray:
 
 def rows_of(drawn: np.ndarray, truth: np.ndarray, known: int = KNOWN) -> dict[str, dict]:
     rebuilt = np.clip(truth.astype(int) + 9, 0, 255).astype(np.uint8)
-    compared = {"true": truth} | metrics.candidates(truth, drawn, rebuilt, known)
+    compared = {"true": truth} | metrics.candidates(truth, drawn[:, None], rebuilt, known)
     return {row["frames"]: row for row in metrics.compare(compared, known).rows}
 
 
@@ -71,3 +71,14 @@ def test_curves_begin_at_the_first_unknown_frame():
 def test_an_unknown_metric_is_refused_with_near_names():
     with pytest.raises(UserError, match="frame_prediction"):
         choose("frame_predictoin", metrics.METRICS, "metric")
+
+
+def test_the_mean_of_samples_is_the_pixel_mean_of_every_clip() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (3, 4, 5, 8, 8, 3), np.uint8)
+    truth = drawn[:, 0]
+    found = metrics.candidates(truth, drawn, truth, 1)
+    np.testing.assert_array_equal(found["generated"], drawn[:, 0])
+    exact = drawn.astype(np.float64).mean(axis=1)
+    assert np.abs(found["mean of 4 samples"] - exact).max() <= 0.5
+    assert "mean of 1 samples" not in metrics.candidates(truth, drawn[:, :1], truth, 1)
