@@ -118,10 +118,9 @@ def causal_conv(
 
 
 def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
-    """The faster one by tests/benchmarks/bench_conv.py.
+    """Taps for the narrow layers of wide networks on a CPU, where tests/benchmarks/bench_conv.py finds
+    them faster; native elsewhere.
 
-    XLA's CPU convolution is on a par with matmuls from 64 channels up (40-80 GFLOP/s on two
-    cores) and two to three times slower below; accelerators always do best with the native one.
     Taps compile slowly, which tiny networks would feel most.  The choice must not depend on the
     number of frames: codes of a prefix are to be equal bit for bit.
     """
