@@ -45,6 +45,9 @@ def save(
     write_arrays(temporary / WEIGHTS, flatten(params), dtype)
     (temporary / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
     manifest.write(temporary, {"step": step})
+    for beside in folder.iterdir() if folder.exists() else ():
+        if not (temporary / beside.name).exists():
+            beside.rename(temporary / beside.name)  # a card, a log: theirs, not ours
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
