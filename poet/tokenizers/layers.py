@@ -118,8 +118,8 @@ def causal_conv(
 
 
 def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
-    """Taps for the narrow layers of wide networks on a CPU, where tests/benchmarks/bench_conv.py finds
-    them faster; native elsewhere.
+    """Taps for the narrow layers of wide networks on a CPU, where tests/benchmarks/bench_conv.py found
+    them faster on a noisy machine; native elsewhere.
 
     Taps compile slowly, which tiny networks would feel most.  The choice must not depend on the
     number of frames: codes of a prefix are to be equal bit for bit.
