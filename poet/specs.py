@@ -8,117 +8,12 @@ A wrong name, type or value raises `UserError` at construction, before any devic
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import math
-import types
-import typing
-from typing import Any, Mapping, Self, Sequence
 
+from poet.spec_base import Spec, UserError, choose, from_dict, near_names, to_dict, type_hints
 
-class UserError(ValueError):
-    """A mistake in what the user gave: says what was given, what is allowed and what to do."""
-
-
-def near_names(name: str, allowed: Sequence[str]) -> str:
-    """Returns ' (did you mean x, y?)', or the whole list when nothing is near."""
-    near = difflib.get_close_matches(name, allowed, n=3)
-    return f" (did you mean {', '.join(near)}?)" if near else f" (allowed: {', '.join(allowed)})"
-
-
-def choose(name: str, table: Mapping[str, Any], what: str) -> Any:
-    """Looks `name` up in a registry; an unknown name is an error that lists near names."""
-    if name not in table:
-        raise UserError(f"unknown {what} {name!r}{near_names(name, sorted(table))}")
-    return table[name]
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """Returns `value` as the annotated type, or raises TypeError.  Only lossless steps are taken."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError
-        inner = args[:1] * len(value) if args[-1] is Ellipsis else args
-        if len(inner) != len(value):
-            raise TypeError
-        return tuple(_coerce(v, a) for v, a in zip(value, inner))
-    if origin in (dict, Mapping) or hint is dict:
-        if not isinstance(value, Mapping):
-            raise TypeError
-        return {_coerce(k, args[0]): _coerce(v, args[1]) for k, v in value.items()}
-    if origin in (typing.Union, types.UnionType):
-        return _first_match(value, args)
-    if hint is float and type(value) is int:
-        return float(value)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_dict(hint, value)
-    if hint is bool or isinstance(value, bool):
-        if type(value) is not hint:
-            raise TypeError
-        return value
-    if not isinstance(value, hint):
-        raise TypeError
-    return value
-
-
-def _first_match(value: Any, hints: Sequence[Any]) -> Any:
-    for hint in hints:
-        try:
-            return _coerce(value, hint)
-        except TypeError:
-            continue
-    raise TypeError
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Base of all specs: checks every field's type, then calls `validate`."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
-            try:
-                object.__setattr__(self, field.name, _coerce(value, hint))
-            except TypeError:
-                raise UserError(
-                    f"{self._name()}.{field.name} = {value!r}: expected {_type_name(hint)}, "
-                    f"got {type(value).__name__}"
-                ) from None
-        self.validate()
-
-    def validate(self) -> None:
-        """Raises UserError on a value that no run can use."""
-
-    def require(self, holds: bool, field: str, rule: str) -> None:
-        """Raises UserError naming the field, its value and the rule unless `holds`."""
-        if not holds:
-            raise UserError(f"{self._name()}.{field} = {getattr(self, field)!r}: {rule}")
-
-    def require_positive(self, *fields: str) -> None:
-        for field in fields:
-            self.require(getattr(self, field) > 0, field, "must be positive")
-
-    def require_one_of(self, field: str, allowed: Sequence[str]) -> None:
-        value = getattr(self, field)
-        self.require(value in allowed, field, f"not allowed{near_names(str(value), allowed)}")
-
-    @classmethod
-    def _name(cls) -> str:
-        return GIN_NAMES.get(cls.__name__, cls.__name__)
-
-    def replace(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, **changes)
-
-
-def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
-
+# The whole house imports these from here.
+__all__ = ["Spec", "UserError", "choose", "from_dict", "near_names", "to_dict"]
 
 # ---------------------------------------------------------------------------- what the model sees
 
@@ -322,9 +217,14 @@ class OptimizerSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec(Spec):
-    """Length, seed and reporting of a training run, for the language model and tokenizers alike."""
+    """Length, seed and reporting of a training run, for the language model and tokenizers alike.
+
+    `microbatches` > 1 cuts every batch into that many parts whose gradients are averaged before the
+    update: the memory of one part, for the same batch.
+    """
 
     steps: int = 1000
+    microbatches: int = 1
     seed: int = 0
     log_every: int = 10
     eval_every: int = 0
@@ -334,7 +234,7 @@ class TrainSpec(Spec):
     sample_every: int = 0
 
     def validate(self) -> None:
-        self.require_positive("steps", "log_every", "eval_batches")
+        self.require_positive("steps", "microbatches", "log_every", "eval_batches")
         self.require_one_of("loss_vocabulary", ("legal", "full"))
 
 
@@ -395,10 +295,25 @@ class StoreSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerTrainSpec(Spec):
-    """`poet tokenizer-train`: reconstruction and LFQ losses (weights: spec §2.1, §2.5).
+    """`poet tokenizer-train`: batches and the weights of every loss term (spec §2.1, §2.5).
 
-    `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on one-frame
-    clips; `entropy_groups` = 0 takes the batch entropy exactly over all codes.
+    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on
+    one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
+    equally often at an equal number of pixels per step, () takes whole frames.
+
+    Start: `init_from` names a trained tokenizer whose weights are taken over; those of an image
+    tokenizer (kernels of one frame) are inflated into the last temporal tap (spec §2.5).
+
+    Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
+    = 0 takes it over all tokens of a step, else over about that many of them.
+
+    Perceptual: `perceptual` names a network of `poet.tokenizers.perceptual`, '' leaves the term out;
+    `perceptual_path` holds weights that the user brings; `perceptual_frames` = 0 compares every
+    frame, else that many random ones of each clip.
+
+    Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
+    step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
+    many times as strong.
     """
 
     source: str = ""
@@ -406,19 +321,61 @@ class TokenizerTrainSpec(Spec):
     batch: int = 16
     frames: int = 0
     image_share: float = 0.0
+    crops: tuple[tuple[int, int], ...] = ()
+    init_from: str = ""
     l2_weight: float = 5.0
     commitment_weight: float = 0.25
     entropy_weight: float = 0.1
     entropy_anneal: float = 3.0
     entropy_anneal_steps: int = 2000
     entropy_groups: int = 0
+    entropy_samples: int = 0
     temperature: float = 0.01
+    perceptual: str = ""
+    perceptual_path: str = ""
+    perceptual_weight: float = 0.1
+    perceptual_frames: int = 0
+    adversarial_weight: float = 0.0
+    gan_start: int = 0
+    r1_weight: float = 10.0
+    r1_every: int = 1
+    lecam_weight: float = 0.001
+    lecam_decay: float = 0.999
     ema_decay: float = 0.999
 
     def validate(self) -> None:
-        self.require_positive("batch", "temperature")
-        self.require(0 <= self.ema_decay < 1, "ema_decay", "must lie in [0, 1)")
+        self.require_positive("batch", "temperature", "r1_every")
         self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
+        for field in ("ema_decay", "lecam_decay"):
+            self.require(0 <= getattr(self, field) < 1, field, "must lie in [0, 1)")
+        for field in ("entropy_samples", "perceptual_frames", "adversarial_weight", "gan_start"):
+            self.require(getattr(self, field) >= 0, field, "must not be negative")
+
+    @property
+    def adversarial(self) -> bool:
+        return self.adversarial_weight > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorSpec(Spec):
+    """The StyleGAN-like 3-D critic of tokenizer training (spec §2.5; defaults are the paper's).
+
+    `head` = 'flatten' reads the last feature map whole, so a run has one clip shape; 'mean' averages
+    it over frames and space, for runs that mix images, clips and sizes.  `learning_rate` is a factor
+    on `OPTIMIZER.learning_rate`.
+    """
+
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
+    head: str = "flatten"
+    learning_rate: float = 1.0
+    dtype: str = "float32"
+
+    def validate(self) -> None:
+        self.require_positive("base_channels", "learning_rate")
+        self.require(len(self.multipliers) > 0, "multipliers", "needs one block at least")
+        self.require_one_of("head", ("flatten", "mean"))
+        self.require_one_of("dtype", DTYPES)
 
 
 # -------------------------------------------------------------------------- what a checkpoint does
@@ -502,6 +459,7 @@ class Experiment(Spec):
     data: DataSpec = DataSpec()
     store: StoreSpec = StoreSpec()
     tokenizer_train: TokenizerTrainSpec = TokenizerTrainSpec()
+    discriminator: DiscriminatorSpec = DiscriminatorSpec()
     sample: SampleSpec = SampleSpec()
     eval: EvalSpec = EvalSpec()
     export: ExportSpec = ExportSpec()
@@ -517,22 +475,5 @@ class Experiment(Spec):
 
 # Class name -> gin name: MODEL.layers = 24, --gin.TRAIN.steps=100.
 GIN_NAMES: dict[str, str] = {
-    _hints(Experiment)[f.name].__name__: f.name.upper() for f in dataclasses.fields(Experiment)
+    hint.__name__: hint.gin_name() for hint in type_hints(Experiment).values()
 }
-
-
-def to_dict(spec: Spec) -> dict[str, Any]:
-    """Plain JSON-ready nested dict; tuples become lists."""
-    return dataclasses.asdict(
-        spec,
-        dict_factory=lambda kv: {k: list(v) if isinstance(v, tuple) else v for k, v in kv},
-    )
-
-
-def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Inverse of `to_dict`; an unknown key is an error with near names."""
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in values:
-        if key not in names:
-            raise UserError(f"{cls.__name__} has no field {key!r}{near_names(key, names)}")
-    return cls(**values)
