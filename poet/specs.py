@@ -68,6 +68,8 @@ class VideoTokenizerSpec(Spec):
     paper; each level but the last halves h and w, and t where `temporal_downsample` says so.
     `stem_kernel` is that of the first and the last convolution: 1 beside a large stem is a patch
     embedding, and saves most of the FLOPs of a small network.
+    `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
+    spans: 1 is the image network of the two-step training (spec §2.5).
     `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
     """
 
@@ -78,6 +80,7 @@ class VideoTokenizerSpec(Spec):
     stem: tuple[int, int, int] = (1, 1, 1)
     stem_kernel: int = 3
     down_kernel: int = 3
+    temporal_kernel: int = 3
     norm_groups: int = 32
     bits: int = 18
     dtype: str = "float32"
@@ -86,6 +89,13 @@ class VideoTokenizerSpec(Spec):
     def validate(self) -> None:
         self.require_positive(
             "base_channels", "blocks", "stem_kernel", "down_kernel", "norm_groups"
+        )
+        self.require(1 <= self.temporal_kernel <= 3, "temporal_kernel", "must lie in 1..3")
+        self.require(
+            self.temporal_kernel > 1 or not any(self.temporal_downsample),
+            "temporal_kernel",
+            "a convolution that halves time spans at least 2 frames: take 2 or 3, or clear every "
+            "flag of temporal_downsample",
         )
         self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
         self.require_one_of("dtype", DTYPES)

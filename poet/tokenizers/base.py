@@ -24,6 +24,9 @@ from poet.weights import write_arrays
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
+# Fields that weights were fingerprinted without before they existed.
+FIELDS_ADDED_LATER = ("temporal_kernel",)
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(spec: VideoTokenizerSpec, params: Tree, video_BxTxHxWx3: jax.Array) -> jax.Array:
@@ -167,8 +170,16 @@ def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def fingerprint(spec: VideoTokenizerSpec, params: Tree) -> str:
-    """16 hex digits that change with the spec (but for `path`), a name, a shape or any weight."""
-    digest = hashlib.sha256(json.dumps(to_dict(spec.replace(path="")), sort_keys=True).encode())
+    """16 hex digits that change with the spec (but for `path`), a name, a shape or any weight.
+
+    A field added later counts only when it differs from its default, so that a new field changes
+    no fingerprint that a token store already keeps.
+    """
+    fields, defaults = to_dict(spec.replace(path="")), to_dict(VideoTokenizerSpec())
+    for name in FIELDS_ADDED_LATER:
+        if fields[name] == defaults[name]:
+            del fields[name]
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, array in sorted(_flatten(params).items()):
         digest.update(f"{name}{array.shape}{array.dtype}".encode())
         digest.update(np.asarray(array).tobytes())

@@ -36,11 +36,16 @@ class Weight:
         return jnp.full(self.shape, float(-self.fan_in))
 
 
-def conv(kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True) -> Tree:
-    """A cubic convolution; `shard` puts its output channels on the logical axis `conv_out`."""
+def conv(
+    kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True, taps: int = 0
+) -> Tree:
+    """A convolution of `taps` frames, 0 for a cubic kernel.
+
+    `shard` puts its output channels on the logical axis `conv_out`.
+    """
     axes = (None, None, None, "conv_in", "conv_out" if shard else None)
-    shape = (kernel, kernel, kernel, width, out)
-    tree = {"kernel": Weight(shape, axes, kernel**3 * width)}
+    shape = (taps or kernel, kernel, kernel, width, out)
+    tree = {"kernel": Weight(shape, axes, math.prod(shape[:4]))}
     return tree | ({"bias": Weight((out,), (None,), 0)} if bias else {})
 
 

@@ -44,47 +44,56 @@ def stem_channels(spec: VideoTokenizerSpec) -> int:
     return RGB * t * h * w
 
 
-def _declare_blocks(first: int, width: int, blocks: int) -> Tree:
-    ins = [first] + [width] * (blocks - 1)
-    return {f"block{i}": _declare_block(w, width) for i, w in enumerate(ins)}
+def temporal_taps(spec: VideoTokenizerSpec, kernel: int) -> int:
+    """Frames that a convolution of this spatial kernel spans."""
+    return kernel if spec.temporal_kernel == 3 else min(kernel, spec.temporal_kernel)
 
 
-def _declare_block(width: int, out: int) -> Tree:
+def _conv(spec: VideoTokenizerSpec, kernel: int, width: int, out: int, **options: bool) -> Tree:
+    return conv(kernel, width, out, taps=temporal_taps(spec, kernel), **options)
+
+
+def _declare_blocks(spec: VideoTokenizerSpec, first: int, width: int) -> Tree:
+    ins = [first] + [width] * (spec.blocks - 1)
+    return {f"block{i}": _declare_block(spec, w, width) for i, w in enumerate(ins)}
+
+
+def _declare_block(spec: VideoTokenizerSpec, width: int, out: int) -> Tree:
     """Residual block: (norm, swish, conv) twice, unbiased; 1x1 shortcut if the width changes."""
     shortcut = {"shortcut": conv(1, width, out, bias=False)} if width != out else {}
     return shortcut | {
         "norm0": norm(width),
-        "conv0": conv(3, width, out, bias=False),
+        "conv0": _conv(spec, 3, width, out, bias=False),
         "norm1": norm(out),
-        "conv1": conv(3, out, out, bias=False),
+        "conv1": _conv(spec, 3, out, out, bias=False),
     }
 
 
 def _declare_encoder(spec: VideoTokenizerSpec) -> Tree:
     channels = widths(spec)
-    tree: dict[str, Tree] = {"in": conv(spec.stem_kernel, stem_channels(spec), channels[0])}
+    tree: dict[str, Tree] = {"in": _conv(spec, spec.stem_kernel, stem_channels(spec), channels[0])}
     for i, width in enumerate(channels):
-        tree[f"level{i}"] = _declare_blocks(channels[max(i - 1, 0)], width, spec.blocks)
+        tree[f"level{i}"] = _declare_blocks(spec, channels[max(i - 1, 0)], width)
         if i + 1 < len(channels):
-            tree[f"down{i}"] = conv(spec.down_kernel, width, width)
-    tree["mid"] = _declare_blocks(channels[-1], channels[-1], spec.blocks)
+            tree[f"down{i}"] = _conv(spec, spec.down_kernel, width, width)
+    tree["mid"] = _declare_blocks(spec, channels[-1], channels[-1])
     tree["norm"] = norm(channels[-1])
     return tree | {"out": conv(1, channels[-1], spec.bits, shard=False)}
 
 
 def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
     channels, factors = widths(spec), level_factors(spec)
-    tree: dict[str, Tree] = {"in": conv(3, spec.bits, channels[-1])}
-    tree["mid"] = _declare_blocks(channels[-1], channels[-1], spec.blocks)
+    tree: dict[str, Tree] = {"in": _conv(spec, 3, spec.bits, channels[-1])}
+    tree["mid"] = _declare_blocks(spec, channels[-1], channels[-1])
     for i in reversed(range(len(channels))):
         above = channels[min(i + 1, len(channels) - 1)]
         tree[f"adagn{i}"] = layers.dense(spec.bits, 2 * above)
-        tree[f"level{i}"] = _declare_blocks(above, channels[i], spec.blocks)
+        tree[f"level{i}"] = _declare_blocks(spec, above, channels[i])
         if i:
             t, h, w = factors[i - 1]
-            tree[f"up{i}"] = conv(3, channels[i], channels[i] * t * h * w)
+            tree[f"up{i}"] = _conv(spec, 3, channels[i], channels[i] * t * h * w)
     tree["norm"] = norm(channels[0])
-    out = conv(spec.stem_kernel, channels[0], stem_channels(spec), shard=False)
+    out = _conv(spec, spec.stem_kernel, channels[0], stem_channels(spec), shard=False)
     return tree | {"out": out}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,17 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> VideoTokenizer:
-    shapes = jax.eval_shape(lambda: magvit.init(TINY, jax.random.key(0)))
-    params = jax.tree.map(
+def weights(spec: VideoTokenizerSpec) -> layers.Tree:
+    """Normals of every declared shape, biases and norms too."""
+    shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+    return jax.tree.map(
         lambda s: normal(*s.shape, seed=s.size) / np.sqrt(max(np.prod(s.shape[:-1]), 4)), shapes
     )
-    return VideoTokenizer.from_params(TINY, params, batch=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VideoTokenizer:
+    return VideoTokenizer.from_params(TINY, weights(TINY), batch=4)
 
 
 # ------------------------------------------------------------------------------------- causality
@@ -164,6 +169,37 @@ def test_parameter_counts_of_the_paper() -> None:
     assert layers.count(small) / 1e6 == pytest.approx(58, rel=0.03)
 
 
+def test_temporal_kernel_caps_the_frames_of_every_convolution() -> None:
+    spec = VideoTokenizerSpec(
+        base_channels=32, temporal_downsample=(False, False, False), down_kernel=4
+    )
+    cubic, flat = (
+        jax.tree.leaves(magvit.declare(spec.replace(temporal_kernel=k)), is_leaf=layers.is_weight)
+        for k in (3, 1)
+    )
+    kernels = [(a, b) for a, b in zip(cubic, flat, strict=True) if len(a.shape) == 5]
+    assert {a.shape[0] for a, _ in kernels} == {1, 3, 4}
+    for a, b in kernels:
+        assert a.shape[0] == a.shape[1] and b.shape == (1, *a.shape[1:])
+        assert b.fan_in * a.shape[0] == a.fan_in
+
+
+@pytest.mark.parametrize("changes", [{"temporal_kernel": 0}, {"temporal_kernel": 1}])
+def test_temporal_kernel_must_span_what_it_halves(changes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="VIDEO_TOKENIZER.temporal_kernel"):
+        VideoTokenizerSpec(**changes)
+    assert VideoTokenizerSpec(temporal_kernel=2).factor == (4, 8, 8)
+
+
+def test_an_image_network_sees_every_frame_alone() -> None:
+    spec = TINY.replace(temporal_kernel=1, temporal_downsample=(False,), stem=(1, 4, 4))
+    tokenizer = VideoTokenizer.from_params(spec, weights(spec))
+    video = clips(1, 3)
+    ids = tokenizer.encode(video)
+    frames = video.reshape(3, 1, *video.shape[2:])
+    np.testing.assert_array_equal(ids.reshape(3, 1, *ids.shape[2:]), tokenizer.encode(frames))
+
+
 def test_declared_shapes_are_those_of_the_initial_weights() -> None:
     spec = VideoTokenizerSpec()
     arrays = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
@@ -241,6 +277,17 @@ def test_fingerprint_follows_every_weight_and_the_spec(tokenizer: VideoTokenizer
     bias = params["decoder"]["out"]["bias"]
     bias[-1] = np.nextafter(bias[-1], np.float32(1))
     assert base.fingerprint(TINY, params) != tokenizer.fingerprint
+
+
+def test_fingerprint_of_shipped_weights_is_that_of_earlier_stores() -> None:
+    folder = base.find_pretrained("magvit_v2_64")
+    stated = re.search(r"fingerprint \| `(\w+)`", (folder / "README.md").read_text()).group(1)
+    assert VideoTokenizer.load(folder).fingerprint == stated
+
+
+def test_a_field_added_later_counts_only_away_from_its_default(tokenizer: VideoTokenizer) -> None:
+    spec = TINY.replace(temporal_kernel=2)
+    assert base.fingerprint(spec, tokenizer.params) != tokenizer.fingerprint
 
 
 def test_save_and_load_round_trip(tokenizer: VideoTokenizer, tmp_path, monkeypatch) -> None:
