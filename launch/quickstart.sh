@@ -11,6 +11,8 @@ SOURCE=$WORK/data/freedoom_av/1.0.0
 STORE=$WORK/store
 TRAINED=data/pretrained/lm_64
 mkdir -p "$WORK/stages"
+# Stages run some of the same programs: what one compiles the next one loads.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$WORK/compiled}
 
 # stage NAME NOTE COMMAND...: runs the command unless it finished in an earlier run; keeps its time.
 stage() {
@@ -32,7 +34,7 @@ PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player
 
 stage data "render game clips with sound, depth and captions" \
   python data/freedoom_av/build.py --data_dir="$WORK/data" \
-    --train_clips_per_map=24 --validation_clips_per_map=16 --test_clips_per_map=1
+    --train_clips_per_map=20 --validation_clips_per_map=16 --test_clips_per_map=1
 stage tokenizer-train "a few steps, to show that it trains; the shipped weights are used below" \
   poet tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
     --workdir="$WORK/tokenizer"

@@ -54,7 +54,7 @@ def tokenizer_train(experiment: Experiment, workdir: str) -> int:
         outcome = loop.train(
             trainable,
             batches,
-            GroupSchedule(_tokenizer_shares(experiment), experiment.train.seed),
+            GroupSchedule(training.shares(experiment), experiment.train.seed),
             workdir=Path(workdir),
             mesh=mesh,
             experiment=experiment,
@@ -63,12 +63,6 @@ def tokenizer_train(experiment: Experiment, workdir: str) -> int:
         if outcome is loop.Outcome.FINISHED and jax.process_index() == 0:
             _write_tokenizer(experiment, trainable, Path(workdir))
     return _exit_code(outcome)
-
-
-def _tokenizer_shares(experiment: Experiment) -> dict[str, float]:
-    images = experiment.tokenizer_train.image_share
-    shares = {"clip": 1.0 - images, "image": images}
-    return {name: share for name, share in shares.items() if share > 0}
 
 
 def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str, BatchIterator]:
@@ -82,9 +76,8 @@ def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str,
             spec.source,
             spec.split,
             experiment.clip,
-            group.batch["video"].shape[0],
-            group.batch["video"].shape[1],
-            experiment.train.seed,
+            *group.batch["video"].shape[:4],
+            seed=experiment.train.seed,
             **_processes(),
         )
         for name, group in trainable.groups.items()
@@ -101,6 +94,23 @@ def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path
     folder = workdir / TOKENIZER_FOLDER
     tokenizer = training.export_tokenizer({"ema": ema}, experiment, folder, card)
     _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
+
+
+def reconstruct(args: Any) -> None:
+    """Writes clips as a tokenizer rebuilds them, and prints rate, PSNR and speed."""
+    from poet.evaluation import reconstruct as rebuilding
+    from poet.tokenizers.base import VideoTokenizer
+
+    clips = [Path(clip) for clip in args.clips]
+    targets = rebuilding.targets(Path(args.out), clips)
+    options = {name: getattr(args, name) for name in ("chunk_frames", "tile", "overlap")}
+    tokenizer = VideoTokenizer.load(args.tokenizer, **options)
+    if args.dtype:
+        tokenizer = tokenizer.in_dtype(args.dtype)
+    size = {name: getattr(args, name) for name in ("height", "width", "frames")}
+    for clip, target in zip(clips, targets):
+        video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
+        print(rebuilding.reconstruct(tokenizer, video, target, args.fps))
 
 
 def _frozen_video_tokenizer(experiment: Experiment) -> Any:

@@ -29,26 +29,32 @@ def pixel_batches(
     clip: ClipSpec,
     batch: int,
     frames: int = 0,
+    height: int = 0,
+    width: int = 0,
     seed: int = 0,
     *,
     process_index: int = 0,
     process_count: int = 1,
     window_bytes: int = WINDOW_BYTES,
 ) -> PositionIterator:
-    """Endless batches {"video": uint8 [B, frames, H, W, 3]} of a folder of clips or a TFDS folder.
+    """Endless batches {"video": uint8 [B, frames, height, width, 3]} of a folder of clips or a TFDS folder.
 
     Args:
       clip: format that the clips are brought to.
       batch: clips per step, of all processes; may be more than the split holds.
-      frames: length of a random excerpt of each clip; 0 takes the whole clip, 1 gives images.
+      frames, height, width: size of a random excerpt of each clip; 0 takes all of it, and
+        `frames` = 1 gives images.
 
     Raises:
-      UserError: no such source or split, an empty split, `frames` longer than a clip, or a batch
+      UserError: no such source or split, an empty split, an excerpt larger than a clip, or a batch
         not divisible by the processes.
     """
-    frames = frames or clip.frames
-    if not 1 <= frames <= clip.frames:
-        raise UserError(f"excerpts of {frames} frames do not fit clips of {clip.frames} frames")
+    whole = (clip.frames, clip.height, clip.width)
+    size = tuple(asked or limit for asked, limit in zip((frames, height, width), whole))
+    if not all(1 <= side <= limit for side, limit in zip(size, whole)):
+        raise UserError(
+            f"excerpts of {size} (frames, height, width) do not fit clips of {whole}"
+        )
     source = open_source(path, split, clip)
     if isinstance(source, TfdsSource):
         tensorflow()  # before the source starts it with an accelerator in sight
@@ -62,16 +68,19 @@ def pixel_batches(
     def build(examples: int) -> Batches:
         while True:
             places = range(examples, examples + batch)[own]
-            clips = [_excerpt(pool.clip(seed, i), frames, (seed, i)) for i in places]
+            clips = [_excerpt(pool.clip(seed, i), size, (seed, i)) for i in places]
             yield {"video": np.stack(clips)}
             examples += batch
 
     return PositionIterator(build, batch)
 
 
-def _excerpt(video: np.ndarray, frames: int, seed: tuple[int, int]) -> np.ndarray:
-    start = np.random.default_rng((*seed, 1)).integers(len(video) - frames + 1)
-    return video[start : start + frames]
+def _excerpt(
+    video: np.ndarray, size: tuple[int, int, int], seed: tuple[int, int]
+) -> np.ndarray:
+    draw = np.random.default_rng((*seed, 1))
+    starts = [draw.integers(side - taken + 1) for side, taken in zip(video.shape, size)]
+    return video[tuple(slice(start, start + taken) for start, taken in zip(starts, size))]
 
 
 def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> _Pool:

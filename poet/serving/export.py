@@ -8,7 +8,7 @@ A folder holds
   tokenize.stablehlo    (weights, uint8 video) -> codes, where the task opens with known frames
   weights.safetensors   arguments of the programs, by name; they are in no program as constants
   spec.json             the experiment, every program's signature, and what the layout says
-  manifest.json         SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
+  MANIFEST              SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
 
 Serialized programs load without complaint after most single bit flips, hence the manifest.
 """
@@ -16,7 +16,6 @@ Serialized programs load without complaint after most single bit flips, hence th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +26,7 @@ import jax.export
 import jax.numpy as jnp
 
 from poet import checkpoint as checkpoints
-from poet import specs
+from poet import manifest, specs
 from poet import weights as weights_lib
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
@@ -39,9 +38,9 @@ from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
 from poet.tasks.registry import get_task
 from poet.tokenizers import lfq, magvit
 
-FORMAT = 1
+FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-WEIGHTS, SPEC, MANIFEST = "weights.safetensors", "spec.json", "manifest.json"
+WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 
 Arrays = dict[str, jax.Array]
 
@@ -310,15 +309,8 @@ def write_folder(
     record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
     (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
     weights_lib.write_arrays(temporary / WEIGHTS, weights)
-    files = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
-    manifest = {"format": FORMAT, "jax": jax.__version__, "files": files}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    manifest.write(temporary, {"format": FORMAT, "jax": jax.__version__})
     if out.exists():
         shutil.rmtree(out)
     temporary.rename(out)
     return out
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,6 @@ a text state, K known codes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -23,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
+from poet import manifest
 from poet.specs import UserError
 
-FORMAT = 1
-WEIGHTS, SPEC, MANIFEST = "weights.safetensors", "spec.json", "manifest.json"
+FORMAT = 2
+WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,28 +39,16 @@ class Result:
 
 def verify(folder: Path) -> None:
     """Raises UserError unless every file is the one that the manifest lists."""
+    if not (folder / manifest.NAME).is_file():
+        raise UserError(f"{folder} is not an export: it holds no {manifest.NAME}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        listed = dict(manifest["files"])
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not an export: it holds no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error}; export again") from None
-    if manifest.get("format") != FORMAT:
+        found = manifest.verify(folder)
+    except manifest.Corrupt as error:
+        raise UserError(f"{error}; export again") from None
+    if found.get("format") != FORMAT:
         raise UserError(
-            f"{folder} has export format {manifest.get('format')}, this version reads {FORMAT}"
+            f"{folder} has export format {found.get('format')}, this version reads {FORMAT}"
         )
-    present = {p.name for p in folder.iterdir()} - {MANIFEST}
-    for name in sorted(present ^ set(listed)):
-        state = "is not listed in the manifest" if name in present else "is missing"
-        raise UserError(f"export {folder}: {name} {state}; export again")
-    for name, digest in listed.items():
-        with open(folder / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise UserError(
-                    f"export {folder}: {name} was altered or truncated (SHA-256 differs); "
-                    "export again"
-                )
 
 
 class Runtime:

@@ -5,10 +5,14 @@ because the entropy terms overflow in half precision.
 
 The entropy terms are exact at any K.  With affinity 2 z.c / tau over the 2^K corner codes c, the
 softmax factorises into independent bits with P(bit = 1) = sigmoid(4 z / tau).  So the entropy of
-one sample is a sum of K binary entropies, and the mean distribution of a batch over 2^m codes is
-one matmul of two tables of 2^(m/2) columns: nothing of size samples x 2^K is ever formed.
+one token is a sum of K binary entropies, and the mean distribution of a batch over 2^m codes is
+one matmul of two tables of 2^(m/2) columns: nothing of size tokens x 2^K is ever formed.
+tests/benchmarks/bench_lfq.py prints time and memory beside the usual form.
 
-Shapes: N tokens, K bits, m bits of one group; `...` any leading dims.
+The batch entropy has three modes: full (exact over all codes and tokens), grouped (over groups of
+bits: an upper bound) and sub-sampled (over some of the tokens).  The last two may be combined.
+
+Shapes: N tokens, n of them sampled, K bits, m bits of one group, G groups; `...` any leading dims.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ from typing import Sequence
 import jax
 import jax.numpy as jnp
 
+from poet.specs import UserError
+
 # Keeps log and its gradient finite where a probability underflows.
 TINY = 1e-20
+# Tokens whose tables of the batch entropy exist at once: 2 x 2 MB at 18 bits.
+CHUNK = 1024
 
 
 def bits_to_ids(bits: jax.Array) -> jax.Array:
@@ -33,6 +41,44 @@ def ids_to_bits(ids: jax.Array, bits: int) -> jax.Array:
     """int ids (...) in 0..2^bits-1 -> float32 corner codes (..., bits) of -1 and +1."""
     on = jnp.right_shift(ids[..., None], jnp.arange(bits, dtype=jnp.int32)) & 1
     return on.astype(jnp.float32) * 2 - 1
+
+
+def split_ids(ids: jax.Array, bits: int, groups: int) -> jax.Array:
+    """Token factorisation: ids (...) -> one int32 id for each group of bits (..., groups).
+
+    Groups are equal runs of consecutive bits, least significant first: 18 bits in 2 groups are two
+    512-way ids (spec §2.1).
+
+    Args:
+      ids: integers in 0..2^bits-1.
+
+    Raises:
+      UserError: `groups` does not divide `bits`.
+    """
+    width = _group_width(bits, groups)
+    shifts_G = jnp.arange(groups, dtype=jnp.int32) * width
+    return jnp.right_shift(ids[..., None].astype(jnp.int32), shifts_G) & (2**width - 1)
+
+
+def merge_ids(parts: jax.Array, bits: int) -> jax.Array:
+    """Inverse of `split_ids`: (..., groups) -> int32 ids (...) in 0..2^bits-1.
+
+    Raises:
+      UserError: the number of groups does not divide `bits`.
+    """
+    groups = parts.shape[-1]
+    shifts_G = jnp.arange(groups, dtype=jnp.int32) * _group_width(bits, groups)
+    return jnp.sum(jnp.left_shift(parts.astype(jnp.int32), shifts_G), axis=-1)
+
+
+def _group_width(bits: int, groups: int) -> int:
+    if groups < 1 or bits % groups:
+        allowed = [g for g in range(1, bits + 1) if bits % g == 0]
+        raise UserError(
+            f"codes of {bits} bits cannot be split into {groups} equal groups; "
+            f"use a number of groups that divides {bits}: {allowed}"
+        )
+    return bits // groups
 
 
 def quantize(z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,7 +106,13 @@ class LFQLosses:
 
 
 def losses(
-    z: jax.Array, *, temperature: float = 0.01, groups: int = 0, mesh_axes: Sequence[str] = ()
+    z: jax.Array,
+    *,
+    temperature: float = 0.01,
+    groups: int = 0,
+    samples: int = 0,
+    key: jax.Array | None = None,
+    mesh_axes: Sequence[str] = (),
 ) -> LFQLosses:
     """The quantizer's losses of latents (..., K), in float32 (weights: spec §2.1).
 
@@ -69,17 +121,66 @@ def losses(
       groups: the batch entropy is summed over this many groups of bits; 0 or 1 is exact over all
         2^K codes.  With more groups it is an upper bound, averaged over groups of consecutive and
         of strided bits.
+      samples: the batch entropy is taken over about this many of the tokens of all shards, by
+        `sample_tokens`; 0, or no fewer than there are, takes them all.  The mean probabilities are
+        without bias; their entropy is that of the smaller batch, so it lies lower.
+      key: draws the sampled tokens afresh; without it they are evenly spaced, the same ones in
+        every call.
       mesh_axes: manual mesh axes (inside `jax.shard_map`) over which means are taken, so that the
         batch entropy is that of the global batch.
+
+    Raises:
+      UserError: `groups` lies outside 0..K, or `samples` is negative.
     """
     z_NxK = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
+    _check_modes(z_NxK.shape[1], groups, samples)
     signs_NxK = jnp.where(z_NxK >= 0, 1.0, -1.0)
     logits_NxK = z_NxK * (4.0 / temperature)
+    sampled_nxK = _sampled(logits_NxK, samples, key, mesh_axes)
     return LFQLosses(
         commitment=_mean(jnp.mean((signs_NxK - z_NxK) ** 2), mesh_axes),
         sample_entropy=_mean(jnp.mean(jnp.sum(binary_entropy(logits_NxK), -1)), mesh_axes),
-        batch_entropy=_batch_entropy(logits_NxK, groups, mesh_axes),
+        batch_entropy=_batch_entropy(sampled_nxK, groups, mesh_axes),
     )
+
+
+def _check_modes(bits: int, groups: int, samples: int) -> None:
+    if not 0 <= groups <= bits:
+        raise UserError(
+            f"the batch entropy of {bits} bits cannot be summed over {groups} groups "
+            f"(TOKENIZER_TRAIN.entropy_groups); use 0 (exact) to {bits} (each bit alone)"
+        )
+    if samples < 0:
+        raise UserError(
+            f"the batch entropy cannot be taken over {samples} tokens "
+            "(TOKENIZER_TRAIN.entropy_samples); use 0 (all tokens) or more"
+        )
+
+
+def sample_tokens(tokens: int, samples: int, key: jax.Array | None = None) -> jax.Array:
+    """int32 indices (samples,) into `tokens` tokens in order: one of each of equal stretches.
+
+    With a key the place in every stretch is uniform, so that every token is expected equally often;
+    without one it is the first.  A token on the border of two stretches may come twice.
+    """
+    place_n = 0.0 if key is None else jax.random.uniform(key, (samples,))
+    indices_n = jnp.floor((jnp.arange(samples) + place_n) * (tokens / samples))
+    # Rounding may reach the end of the last stretch.
+    return jnp.minimum(indices_n.astype(jnp.int32), tokens - 1)
+
+
+def _sampled(
+    logits_NxK: jax.Array, samples: int, key: jax.Array | None, mesh_axes: Sequence[str]
+) -> jax.Array:
+    """The tokens of this shard that the batch entropy is taken over: an equal part of `samples`."""
+    tokens = logits_NxK.shape[0]
+    shards = jax.lax.axis_size(tuple(mesh_axes)) if mesh_axes else 1
+    share = -(-samples // shards)
+    if not 0 < share < tokens:
+        return logits_NxK
+    if key is not None and mesh_axes:
+        key = jax.random.fold_in(key, jax.lax.axis_index(tuple(mesh_axes)))
+    return logits_NxK[sample_tokens(tokens, share, key)]
 
 
 def entropy_anneal(step: jax.Array, start: float, steps: int) -> jax.Array:
@@ -101,7 +202,7 @@ def _mean(value: jax.Array, mesh_axes: Sequence[str]) -> jax.Array:
 
 def _batch_entropy(logits_NxK: jax.Array, groups: int, mesh_axes: Sequence[str]) -> jax.Array:
     bits = logits_NxK.shape[1]
-    groups = min(max(groups, 1), bits)
+    groups = max(groups, 1)
     consecutive = [range(g * bits // groups, (g + 1) * bits // groups) for g in range(groups)]
     strided = [range(g, bits, groups) for g in range(groups)]
     groupings = [consecutive] if groups in (1, bits) else [consecutive, strided]
@@ -114,18 +215,42 @@ def _batch_entropy(logits_NxK: jax.Array, groups: int, mesh_axes: Sequence[str])
 
 def _group_entropy(logits_Nxm: jax.Array, mesh_axes: Sequence[str]) -> jax.Array:
     """Entropy of the mean distribution over the 2^m codes of one group of bits."""
-    half = logits_Nxm.shape[1] // 2
-    low, high = _code_probabilities(logits_Nxm[:, :half]), _code_probabilities(logits_Nxm[:, half:])
-    mean = jnp.matmul(high.T, low, precision="highest") / logits_Nxm.shape[0]
-    mean = _mean(mean, mesh_axes)
+    mean = _mean(_summed_probabilities(logits_Nxm) / logits_Nxm.shape[0], mesh_axes)
     return -jnp.sum(mean * jnp.log(jnp.maximum(mean, TINY)))
 
 
+def _summed_probabilities(logits_Nxm: jax.Array) -> jax.Array:
+    """Code probabilities summed over tokens: (2^(m - m//2), 2^(m//2)), high bits x low bits.
+
+    Runs over chunks of tokens and makes their tables again in the backward pass, so that the memory
+    does not grow with the batch.
+    """
+    half = logits_Nxm.shape[1] // 2
+
+    @jax.checkpoint
+    def summed(chunk: jax.Array) -> jax.Array:
+        low, high = _code_probabilities(chunk[:, :half]), _code_probabilities(chunk[:, half:])
+        return jnp.matmul(high.T, low, precision="highest")
+
+    # The odd part comes first: the sum then starts from values, sharded as all others are.
+    chunks = (logits_Nxm.shape[0] - 1) // CHUNK
+    first = logits_Nxm.shape[0] - chunks * CHUNK
+    rest = logits_Nxm[first:].reshape(chunks, CHUNK, logits_Nxm.shape[1])
+    add = lambda total, chunk: (total + summed(chunk), None)  # noqa: E731
+    return jax.lax.scan(add, summed(logits_Nxm[:first]), rest)[0]
+
+
 def _code_probabilities(logits_Nxm: jax.Array) -> jax.Array:
-    """(N, m) log-odds -> (N, 2^m) probabilities, code c at column c (first bit least)."""
-    table = jnp.ones((logits_Nxm.shape[0], 1), jnp.float32)
-    for i in range(logits_Nxm.shape[1]):
-        on = jax.nn.sigmoid(logits_Nxm[:, i : i + 1])
-        off = jax.nn.sigmoid(-logits_Nxm[:, i : i + 1])
-        table = jnp.concatenate([table * off, table * on], axis=1)
-    return table
+    """(N, m) log-odds -> (N, 2^m) probabilities, code c at column c (first bit least).
+
+    Built from the tables of either half of the bits, so that the backward pass keeps little more
+    than the table itself.
+    """
+    tokens, bits = logits_Nxm.shape
+    if bits == 0:
+        return jnp.ones((tokens, 1), jnp.float32)
+    if bits == 1:
+        return jnp.concatenate([jax.nn.sigmoid(-logits_Nxm), jax.nn.sigmoid(logits_Nxm)], axis=1)
+    low = _code_probabilities(logits_Nxm[:, : bits // 2])
+    high = _code_probabilities(logits_Nxm[:, bits // 2 :])
+    return (high[:, :, None] * low[:, None, :]).reshape(tokens, 2**bits)

@@ -1,57 +1,144 @@
-"""The video tokenizer's objective: reconstruction and quantizer terms, each logged by name.
+"""The video tokenizer's objectives, every term logged by name (spec §2.5).
 
-The total may be negative: the entropy term rewards a spread-out codebook without bound at zero.
+The generator's total may be negative: the entropy term rewards a spread-out codebook, down to minus
+the logarithm of its size, and the reconstruction terms go to zero.  That is normal.
+
+Shape legend: B clips of one shard, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Sequence
+from typing import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from poet.specs import TokenizerTrainSpec, VideoTokenizerSpec
-from poet.tokenizers import lfq, magvit
+from poet.tokenizers import discriminator, lfq, magvit
 from poet.tokenizers.layers import Tree
+from poet.tokenizers.perceptual import Perceptual
+
+# Float video (B, T, H, W, 3) -> one logit per clip.
+Critic = Callable[[jax.Array], jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What the losses are made of besides weights and pixels.
+
+    Attributes:
+      perceptual: frozen network of the perceptual term; None leaves the term out.
+      mesh_axes: manual mesh axes (inside `jax.shard_map`) over which means are taken.
+    """
+
+    spec: VideoTokenizerSpec
+    train: TokenizerTrainSpec
+    perceptual: Perceptual | None = None
+    mesh_axes: Sequence[str] = ()
+
+    def mean(self, value: jax.Array) -> jax.Array:
+        """Of a shard's value, over the mesh."""
+        return jax.lax.pmean(value, tuple(self.mesh_axes)) if self.mesh_axes else value
+
+
+def to_float(video_uint8: jax.Array) -> jax.Array:
+    """0..255 -> float32 0..1."""
+    return video_uint8.astype(jnp.float32) / 255.0
 
 
 def tokenizer_loss(
-    spec: VideoTokenizerSpec,
-    train: TokenizerTrainSpec,
+    objective: Objective,
     params: Tree,
     video_BxTxHxWx3: jax.Array,
     step: jax.Array,
-    mesh_axes: Sequence[str] = (),
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss and metrics of a batch of uint8 clips; means are taken over `mesh_axes` too.
+    key: jax.Array,
+    critic: Critic | None = None,
+) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+    """Generator loss of a batch of uint8 clips -> (loss, (metrics, reconstruction)).
 
-    `loss/*` are unweighted; entropies are in bits per latent.
+    `loss/*` are unweighted; entropies are in bits per latent.  `critic` is the discriminator that
+    judges the reconstruction from step `gan_start` on.
     """
-    target = video_BxTxHxWx3.astype(jnp.float32) / 255.0
+    spec, train, mean, axes = objective.spec, objective.train, objective.mean, objective.mesh_axes
+    target = to_float(video_BxTxHxWx3)
     output, z, ids = magvit.reconstruct(spec, params, target)
     quantizer = lfq.losses(
-        z, temperature=train.temperature, groups=train.entropy_groups, mesh_axes=mesh_axes
+        z,
+        temperature=train.temperature,
+        groups=train.entropy_groups,
+        samples=train.entropy_samples,
+        key=jax.random.fold_in(key, 1),
+        mesh_axes=axes,
     )
-    mean = (lambda x: jax.lax.pmean(x, tuple(mesh_axes))) if mesh_axes else (lambda x: x)
-    l2 = mean(jnp.mean((output - target) ** 2))
     anneal = lfq.entropy_anneal(step, train.entropy_anneal, train.entropy_anneal_steps)
-    loss = (
-        train.l2_weight * l2
-        + train.commitment_weight * quantizer.commitment
-        + train.entropy_weight * anneal * quantizer.entropy
-    )
+    terms = {
+        "l2": (train.l2_weight, mean(jnp.mean((output - target) ** 2))),
+        "commitment": (train.commitment_weight, quantizer.commitment),
+        "entropy": (train.entropy_weight * anneal, quantizer.entropy),
+    }
+    if objective.perceptual is not None:
+        distance = _perceptual_distance(objective, output, target, key)
+        terms["perceptual"] = (train.perceptual_weight, mean(distance))
+    if critic is not None:
+        terms["adversarial"] = (
+            train.adversarial_weight,
+            _when(
+                step >= train.gan_start,
+                lambda: discriminator.generator_loss(critic(output), axes),
+            ),
+        )
+    loss = sum(weight * value for weight, value in terms.values())
     clipped = mean(jnp.mean((jnp.clip(output, 0, 1) - target) ** 2))
     metrics = {
         "loss": loss,
-        "loss/l2": l2,
-        "loss/commitment": quantizer.commitment,
-        "loss/entropy": quantizer.entropy,
+        **{f"loss/{name}": value for name, (_, value) in terms.items()},
         "psnr_db": -10 * jnp.log10(jnp.maximum(clipped, 1e-10)),
         "entropy_sample_bits": quantizer.sample_entropy / math.log(2),
         "entropy_batch_bits": quantizer.batch_entropy / math.log(2),
     }
-    return loss, metrics | code_statistics(ids, spec.bits, mesh_axes)
+    return loss, (metrics | code_statistics(ids, spec.bits, axes), output)
+
+
+def critic_loss(
+    objective: Objective,
+    critic: Critic,
+    video_BxTxHxWx3: jax.Array,
+    output_BxTxHxWx3: jax.Array,
+    averages: Metrics,
+    step: jax.Array,
+) -> tuple[jax.Array, tuple[Metrics, Metrics]]:
+    """Discriminator loss -> (loss, (metrics, new averages)).
+
+    Args:
+      averages: running mean logits `real` and `fake`, for LeCAM.
+    """
+    train, axes = objective.train, objective.mesh_axes
+    real = to_float(video_BxTxHxWx3)
+    on_real, on_fake = critic(real), critic(output_BxTxHxWx3)
+    before = averages["real"], averages["fake"]
+    terms = {
+        "adversarial": (1.0, discriminator.discriminator_loss(on_real, on_fake, axes)),
+        "lecam": (train.lecam_weight, discriminator.lecam(on_real, on_fake, *before, axes)),
+        "r1": (
+            train.r1_weight * train.r1_every,
+            _when(
+                step % train.r1_every == 0,
+                lambda: discriminator.r1_penalty(critic, real, axes),
+            ),
+        ),
+    }
+    after = discriminator.lecam_update(*before, on_real, on_fake, train.lecam_decay, axes)
+    loss = sum(weight * value for weight, value in terms.values())
+    metrics = {
+        "critic/loss": loss,
+        **{f"critic/loss/{name}": value for name, (_, value) in terms.items()},
+        "critic/mean_real": objective.mean(jnp.mean(on_real)),
+        "critic/mean_fake": objective.mean(jnp.mean(on_fake)),
+    }
+    return loss, (metrics, dict(zip(("real", "fake"), after)))
 
 
 def code_statistics(
@@ -70,3 +157,21 @@ def code_statistics(
         "codebook_usage": jnp.sum(counts > 0) / jnp.minimum(2**bits, tokens),
         "bit_balance": 1 - jnp.mean(jnp.abs(mean_bits)),
     }
+
+
+def _perceptual_distance(
+    objective: Objective, output: jax.Array, target: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Mean distance of the frames; of the same random ones in every clip, if not of all."""
+    network, count = objective.perceptual, objective.train.perceptual_frames
+    if 0 < count < target.shape[1]:
+        frames = jax.random.choice(key, target.shape[1], (count,), replace=False)
+        output, target = jnp.take(output, frames, axis=1), jnp.take(target, frames, axis=1)
+    pictures = (x.reshape(-1, *x.shape[2:]) for x in (output, target))
+    return jnp.mean(network.distance(network.params, *pictures))
+
+
+def _when(condition: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
+    """`value()`, which is the same on the whole mesh, or zero without computing it."""
+    shape = jax.eval_shape(value)
+    return jax.lax.cond(condition, value, lambda: jnp.zeros(shape.shape, shape.dtype))

@@ -1,65 +1,136 @@
-"""The video tokenizer as a `Trainable`: Adam, cosine schedule, EMA of the weights.
+"""The video tokenizer as a `Trainable`: which batches it sees, where it starts, what it leaves.
 
-The whole loss runs inside one `jax.shard_map` over the batch axes of the mesh: weights are
-gathered once, the batch entropy is that of the global batch, and gradients come back summed.
+Adam with warm-up and cosine decay, a moving average of the weights, and the objectives of
+`poet.tokenizers.losses`; `poet.tokenizers.step` puts them together.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import pathlib
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 import jax
 import jax.extend.core as jax_core
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from poet.mesh import BATCH_AXES, check_batch
-from poet.specs import Experiment, VideoTokenizerSpec
-from poet.tokenizers import layers, losses, magvit
+from poet import mesh as mesh_lib
+from poet.specs import Experiment, UserError, VideoTokenizerSpec
+from poet.tokenizers import discriminator, inflation, layers, magvit
+from poet.tokenizers import step as steps
 from poet.tokenizers.base import VideoTokenizer
 from poet.tokenizers.layers import Tree
-from poet.training import optimizer
-from poet.training.trainable import Batch, Group, Metrics, State, Trainable
+from poet.training import microbatches
+from poet.training.trainable import Group, State, Trainable
 
-Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+IMAGE, CLIP = "image", "clip"
+Shape = tuple[int, ...]
 
 
 def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
-    """What `poet tokenizer-train` trains.
+    """What `poet tokenizer-train` trains: one group for each of `group_shapes`.
 
-    One group, `clip`: batch {'video': uint8 (batch, frames, height, width, 3)} of the run's
-    `ClipSpec`; with `tokenizer_train.image_share` > 0 also `image`, of one-frame clips, holding as
-    many latents per step.  State: step, params, opt_state, ema.
+    A batch is {'video': uint8 (batch, frames, height, width, 3)}.
+
+    Raises UserError: a batch that does not divide, crops larger than the clip or not of the
+    network's grid, a discriminator that cannot take every group, or weights that do not fit.
     """
-    spec, train = experiment.video_tokenizer, experiment.tokenizer_train
-    clip = experiment.clip
-    frames = train.frames or clip.frames
-    shapes = {"clip": (train.batch, frames, clip.height, clip.width, magvit.RGB)}
-    if train.image_share > 0:
-        latent_frames = spec.grid(frames, clip.height, clip.width)[0]
-        shapes["image"] = (train.batch * latent_frames, 1, *shapes["clip"][2:])
-    axes, params = layers.axes(magvit.declare(spec)), shapes_of(spec)
-    opt_axes = optimizer.state_axes(_optimizer(experiment), params, axes)
+    shapes = group_shapes(experiment)
+    nets = steps.networks(experiment, _critic_shape(experiment, shapes))
+    frozen = steps.load_perceptual(experiment)
+    step = steps.train_step(experiment, nets, mesh, frozen)
+    start = _start(experiment)
     return Trainable(
-        init=functools.partial(init_state, experiment),
-        axes={"step": (), "params": axes, "ema": axes, "opt_state": opt_axes},
-        groups={name: _group(experiment, mesh, name, shape) for name, shape in shapes.items()},
+        init=functools.partial(steps.init, nets, start=start),
+        axes=steps.axes(nets),
+        groups={
+            name: _group(experiment, mesh, name, shape, step) for name, shape in shapes.items()
+        },
     )
 
 
-def init_state(experiment: Experiment, key: jax.Array) -> State:
-    """A fresh state; the moving average starts at the initial weights."""
-    params = magvit.init(experiment.video_tokenizer, key)
+def shares(experiment: Experiment) -> dict[str, float]:
+    """Share of the steps that each group gets; crops share alike."""
+    train = experiment.tokenizer_train
+    kinds = {CLIP: 1.0 - train.image_share, IMAGE: train.image_share}
+    crops = _crops(experiment)
     return {
-        "step": jnp.int32(0),
-        "params": params,
-        "ema": jax.tree.map(jnp.copy, params),
-        "opt_state": _optimizer(experiment).init(params),
+        _name(kind, crop, crops): share / len(crops)
+        for kind, share in kinds.items()
+        for crop in crops
+        if share > 0
     }
+
+
+def group_shapes(experiment: Experiment) -> dict[str, Shape]:
+    """Batch shape of every group: equal pixels per step, and images as many latents as clips."""
+    spec, train, clip = experiment.video_tokenizer, experiment.tokenizer_train, experiment.clip
+    frames, crops = train.frames or clip.frames, _crops(experiment)
+    largest = max(h * w for h, w in crops)
+    shapes = {}
+    for h, w in crops:
+        if h > clip.height or w > clip.width:
+            raise UserError(
+                f"TOKENIZER_TRAIN.crops holds {(h, w)}, larger than the clips of CLIP.height = "
+                f"{clip.height} and CLIP.width = {clip.width}"
+            )
+        batch = train.batch * (largest // (h * w))
+        latent_frames = spec.grid(frames, h, w)[0]
+        shapes[_name(CLIP, (h, w), crops)] = (batch, frames, h, w, magvit.RGB)
+        shapes[_name(IMAGE, (h, w), crops)] = (batch * latent_frames, 1, h, w, magvit.RGB)
+    return {name: shapes[name] for name in shares(experiment)}
+
+
+def _crops(experiment: Experiment) -> tuple[tuple[int, int], ...]:
+    clip = experiment.clip
+    return experiment.tokenizer_train.crops or ((clip.height, clip.width),)
+
+
+def _name(kind: str, crop: tuple[int, int], crops: tuple[tuple[int, int], ...]) -> str:
+    return kind if len(crops) == 1 else f"{kind}_{crop[0]}x{crop[1]}"
+
+
+def _critic_shape(experiment: Experiment, shapes: Mapping[str, Shape]) -> Shape:
+    """(frames, height, width) of the clips that the discriminator is declared for."""
+    sizes = sorted({shape[1:4] for shape in shapes.values()})
+    flat = experiment.tokenizer_train.adversarial and experiment.discriminator.head == "flatten"
+    if flat and len(sizes) > 1:
+        raise UserError(
+            f"DISCRIMINATOR.head = 'flatten' reads clips of one shape, and this run has {sizes} "
+            "(frames, height, width): set DISCRIMINATOR.head = 'mean', or leave TOKENIZER_TRAIN."
+            "crops and .image_share alone"
+        )
+    return sizes[-1]
+
+
+def _start(experiment: Experiment) -> Tree | None:
+    """The weights that the run starts from, if it does not start from chance."""
+    folder = experiment.tokenizer_train.init_from
+    if not folder:
+        return None
+    return inflation.initial_weights(experiment.video_tokenizer, VideoTokenizer.load(folder))
+
+
+def _group(
+    experiment: Experiment, mesh: Mesh | None, name: str, shape: Shape, step: steps.Step
+) -> Group:
+    batch, t, h, w = shape[0], *experiment.video_tokenizer.grid(*shape[1:4])
+    what = f"TOKENIZER_TRAIN.batch, group {name!r}"
+    if mesh is not None:
+        mesh_lib.check_batch(mesh, batch, what)
+    shards = 1 if mesh is None else mesh_lib.batch_ways(mesh)
+    microbatches.check(batch, experiment.train.microbatches, shards, what)
+    return Group(
+        name=name,
+        step=step,
+        batch={"video": jax.ShapeDtypeStruct(shape, jnp.uint8)},
+        clips=batch,
+        tokens=batch * t * h * w,
+        flops=train_flops(experiment, shape),
+    )
 
 
 def shapes_of(spec: VideoTokenizerSpec) -> Tree:
@@ -67,82 +138,43 @@ def shapes_of(spec: VideoTokenizerSpec) -> Tree:
     return jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
 
 
-def _optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    axes = layers.axes(magvit.declare(experiment.video_tokenizer))
-    return optimizer.build(experiment.optimizer, experiment.train.steps, axes)
+def train_flops(experiment: Experiment, shape: Shape) -> float:
+    """Matmul and convolution FLOPs of one step: a backward pass counts as two forward ones.
+
+    The discriminator judges the reconstruction for the generator (forward, and backward to its
+    input), then the clip and the reconstruction for itself; R1 takes a gradient of a gradient,
+    counted as six forward passes.  The perceptual network itself does not learn.
+    """
+    train = experiment.tokenizer_train
+    total = 3.0 * forward_flops(experiment.video_tokenizer, shape)
+    if train.adversarial:
+        judged = _critic_flops(experiment, shape)
+        total += (2 + 2 * 3 + 6 / train.r1_every) * judged
+    if frozen := steps.load_perceptual(experiment):
+        frames = min(train.perceptual_frames or shape[1], shape[1])
+        pictures = jax.ShapeDtypeStruct((shape[0] * frames, *shape[2:]), jnp.float32)
+        # One call embeds both images: forward twice, and backward to one of them.
+        total += 1.5 * _traced_flops(frozen.distance, frozen.params, pictures, pictures)
+    return total
 
 
-def _group(
-    experiment: Experiment, mesh: Mesh | None, name: str, shape: tuple[int, ...]
-) -> Group:
-    spec = experiment.video_tokenizer
-    t, h, w = spec.grid(*shape[1:4])
-    if mesh is not None:
-        check_batch(mesh, shape[0], f"TOKENIZER_TRAIN.batch, group {name!r}")
-    return Group(
-        name=name,
-        step=train_step(experiment, mesh),
-        batch={"video": jax.ShapeDtypeStruct(shape, jnp.uint8)},
-        clips=shape[0],
-        tokens=shape[0] * t * h * w,
-        flops=3.0 * forward_flops(spec, shape),
+def _critic_flops(experiment: Experiment, shape: Shape) -> float:
+    spec = experiment.discriminator
+    params = jax.eval_shape(
+        lambda: layers.init(discriminator.declare(spec, *shape[1:4]), jax.random.key(0))
     )
-
-
-def train_step(experiment: Experiment, mesh: Mesh | None = None) -> Step:
-    """The pure step.  `key` is unused: the objective draws nothing at random."""
-    loss_fn, tx = _global_loss(experiment, mesh), _optimizer(experiment)
-    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
-
-    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        del key
-        gradients, metrics = jax.grad(loss_fn, has_aux=True)(
-            state["params"], batch["video"], state["step"]
-        )
-        updates, opt_state = tx.update(gradients, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
-        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], params)
-        new = {"step": state["step"] + 1, "params": params, "ema": ema, "opt_state": opt_state}
-        norm = optax.tree.norm(gradients)
-        return new, metrics | {"grad_norm": norm, "learning_rate": rate(state["step"])}
-
-    return step
-
-
-def _global_loss(experiment: Experiment, mesh: Mesh | None) -> Callable[..., Any]:
-    """(params, video, step) -> (loss, metrics) over the global batch."""
-    local = functools.partial(
-        losses.tokenizer_loss, experiment.video_tokenizer, experiment.tokenizer_train
-    )
-    if mesh is None:
-        return local
-    replicated = PartitionSpec()
-    sharded = jax.shard_map(
-        functools.partial(local, mesh_axes=BATCH_AXES),
-        mesh=mesh,
-        in_specs=(replicated, PartitionSpec(BATCH_AXES), replicated),
-        out_specs=(replicated, replicated),
-    )
-
-    def loss_fn(params: Tree, video: jax.Array, step: jax.Array) -> Any:
-        gathered = jax.tree.map(lambda p: jax.sharding.reshard(p, replicated), params)
-        return sharded(gathered, video, step)
-
-    return loss_fn
-
-
-def ema_decay(decay: float, step: jax.Array) -> jax.Array:
-    """min(decay, (1 + step) / (10 + step)), so that a short run does not average its start."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    video = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _traced_flops(functools.partial(discriminator.apply, spec), params, video)
 
 
 def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
     """Matmul and convolution FLOPs of one reconstruction of a batch of this shape."""
-    params = shapes_of(spec)
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    traced = jax.make_jaxpr(functools.partial(magvit.reconstruct, spec))(params, video)
-    return _count_flops(traced.jaxpr)
+    return _traced_flops(functools.partial(magvit.reconstruct, spec), shapes_of(spec), video)
+
+
+def _traced_flops(run: Any, *shapes: Any) -> float:
+    return _count_flops(jax.make_jaxpr(run)(*shapes).jaxpr)
 
 
 def _count_flops(jaxpr: Any) -> float:
@@ -156,9 +188,7 @@ def _count_flops(jaxpr: Any) -> float:
             total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]
-            depth = 1
-            for dim in contracting:
-                depth *= equation.invars[0].aval.shape[dim]
+            depth = math.prod(equation.invars[0].aval.shape[dim] for dim in contracting)
             total += 2.0 * equation.outvars[0].aval.size * depth
     return total
 

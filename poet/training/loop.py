@@ -346,14 +346,15 @@ class _Run:
 
 
 def _settle(pending: _Pending | None, reporter: reporting.Reporter) -> None:
-    """Waits for a step's metrics, stops at a non-finite loss, and hands them to the reporter."""
+    """Waits for a step's metrics, stops at a non-finite loss term, and hands them on."""
     if pending is None:
         return
     values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-    if not math.isfinite(values["loss"]):
+    if bad := [n for n, v in values.items() if "loss" in n and not math.isfinite(v)]:
         raise TrainingDiverged(
-            f"loss is {values['loss']} at step {pending.step}, group {pending.group} ({values}); "
-            "nothing was saved since. Lower OPTIMIZER.learning_rate or look at the data, and resume"
+            f"{', '.join(f'{name} is {values[name]}' for name in bad)} at step {pending.step}, group "
+            f"{pending.group} ({values}); nothing was saved since. Lower OPTIMIZER.learning_rate or "
+            "look at the data, and resume"
         )
     reporter.step(pending.step, pending.group, values, waited_s=pending.waited_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Mapping
 
 import jax
@@ -14,7 +15,7 @@ from poet.models.transformer import Model, Params, build_model
 from poet.specs import Experiment, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
-from poet.training import flops, losses, optimizer
+from poet.training import flops, losses, microbatches, optimizer
 from poet.training.losses import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
@@ -39,7 +40,10 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
     batches = registry.group_batches(experiment)
     groups = {}
     for name, (layout, _) in registry.groups(experiment).items():
-        mesh_lib.check_batch(mesh, batches[name], f"group {name!r}")
+        what = f"DATA.batch, group {name!r}"
+        mesh_lib.check_batch(mesh, batches[name], what)
+        parts, shards = experiment.train.microbatches, mesh_lib.batch_ways(mesh)
+        microbatches.check(batches[name], parts, shards, what)
         groups[name] = Group(
             name=name,
             step=train_step(model, layout, tx, rate, experiment.train),
@@ -82,6 +86,7 @@ def train_step(
 ) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
     """Pure (state, batch, key) -> (state, metrics) for one layout; the key is unused.
 
+    With `spec.microbatches` the loss is the mean of those of the parts, each over its own tokens.
     Metrics, float32 scalars: `loss`, `loss/<stream>`, `accuracy/<stream>` (see `losses.objective`),
     `grad_norm` before clipping, `learning_rate` of this step.
     """
@@ -94,7 +99,8 @@ def train_step(
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         del key
-        grads, metrics = jax.grad(loss_of, has_aux=True)(state["params"], batch)
+        gradients = functools.partial(jax.grad(loss_of, has_aux=True), state["params"])
+        grads, metrics = microbatches.mean(gradients, dict(batch), spec.microbatches)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics["grad_norm"] = optax.tree.norm(grads)

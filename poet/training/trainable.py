@@ -27,7 +27,7 @@ class Group:
     Attributes:
       name: unique among the groups of a run; prefixes nothing, tags the metrics.
       step: pure (state, batch, key) -> (state, metrics); jitted with the state donated by the loop.
-        `metrics["loss"]` must be finite, else the loop stops before saving.
+        Every metric with "loss" in its name must be finite, else the loop stops before saving.
       batch: global shapes and dtypes of one batch, every array sharded over the batch axes.
       clips, tokens: samples and trained-on sequence positions per step, for throughput.
       flops: matmul FLOPs per step, forward and backward, without rematerialisation.

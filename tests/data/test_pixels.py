@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -138,10 +139,31 @@ def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
         np.testing.assert_array_equal(next(whole)["video"], joined)
 
 
+def test_crops_are_windows_of_the_clip_from_every_place(monkeypatch):
+    """Pixel values are their places, so a crop tells where it was cut."""
+    places = np.arange(6 * 7).reshape(6, 7)
+    clip = CLIP.replace(height=6, width=7)
+
+    class Placed(Numbered):
+        def read(self, start, stop):
+            for item in super().read(start, stop):
+                video = np.broadcast_to(places[None, ..., None], (5, 6, 7, 3)).astype(np.uint8)
+                yield dataclasses.replace(item, video=video)
+
+    monkeypatch.setattr(pixels, "open_source", lambda *_: Placed(50))
+    batch = next(pixel_batches("path", "train", clip, 50, 2, 4, 3, seed=1))["video"]
+    assert batch.shape == (50, 2, 4, 3, 3)
+    corners = {divmod(int(video[0, 0, 0, 0]), 7) for video in batch}
+    for video, (row, column) in ((v, divmod(int(v[0, 0, 0, 0]), 7)) for v in batch):
+        want = places[row : row + 4, column : column + 3]
+        np.testing.assert_array_equal(video[1, ..., 2], want)
+    assert {r for r, _ in corners} == set(range(3)) and {c for _, c in corners} == set(range(5))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"frames": 6}, "6 frames do not fit clips of 5"),
+        ({"frames": 6}, r"excerpts of \(6, 2, 3\)"),
         ({"process_count": 2}, "2 processes cannot share"),
     ],
 )

@@ -116,7 +116,7 @@ def test_every_file_is_as_readable_as_the_others(image_to_video):
 
 
 @pytest.mark.parametrize(
-    "name", ["decode.stablehlo", "weights.safetensors", "spec.json", "manifest.json"]
+    "name", ["decode.stablehlo", "weights.safetensors", "spec.json", "MANIFEST"]
 )
 def test_a_flipped_bit_is_refused(image_to_video, tmp_path, name):
     copy = tmp_path / "copy"

@@ -14,16 +14,19 @@ import pytest
 from poet import mesh as meshes
 from poet.specs import (
     ClipSpec,
+    DiscriminatorSpec,
     Experiment,
     MeshSpec,
     OptimizerSpec,
     TokenizerTrainSpec,
     TrainSpec,
+    UserError,
     VideoTokenizerSpec,
     VocabularySpec,
 )
 from poet.tokenizers import losses, training
 from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.losses import Objective
 
 SPEC = VideoTokenizerSpec(
     base_channels=16,
@@ -104,8 +107,10 @@ def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
 
 def test_total_is_the_weighted_sum_of_its_terms(initial: dict) -> None:
     train = TokenizerTrainSpec(entropy_anneal_steps=100)
-    loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, SPEC, train))
-    loss, m = loss_fn(initial["params"], moving_square(2), jnp.int32(50))
+    loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, Objective(spec=SPEC, train=train)))
+    loss, (m, _) = loss_fn(
+        initial["params"], moving_square(2), jnp.int32(50), jax.random.key(0)
+    )
     expected = 5 * m["loss/l2"] + 0.25 * m["loss/commitment"] + 0.1 * 2 * m["loss/entropy"]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(
@@ -140,6 +145,110 @@ def test_mesh_of_eight_devices_gives_the_single_device_result(initial: dict) -> 
     assert len(moments) == 2 * 8 and all(m.sharding.spec[-1] == "fsdp" for m in moments)
     for a, b in zip(jax.tree.leaves(alone["params"]), jax.tree.leaves(state["params"])):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
+
+
+def adversarial(**train: float) -> Experiment:
+    exp = experiment(adversarial_weight=0.1, gan_start=2, r1_every=2, temperature=1.0, **train)
+    return exp.replace(discriminator=DiscriminatorSpec(base_channels=4, multipliers=(2,)))
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[dict, list[dict], list[dict]]:
+    """(initial state, states, metrics) of five adversarial steps on one device."""
+    exp = adversarial()
+    trainable = training.trainable(exp)
+    first = state = jax.jit(trainable.init)(jax.random.key(0))
+    step, states, history = jax.jit(trainable.groups["clip"].step), [], []
+    for _ in range(5):
+        state, metrics = step(state, {"video": moving_square(8)}, jax.random.key(0))
+        states.append(state)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return first, states, history
+
+
+def test_the_discriminator_rests_before_its_start(judged) -> None:
+    first, states, history = judged
+    for name in ("params", "averages"):
+        jax.tree.map(
+            np.testing.assert_array_equal, states[1]["critic"][name], first["critic"][name]
+        )
+    assert [m["loss/adversarial"] > 0 for m in history] == [False, False, True, True, True]
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), states[2]["critic"]["params"], first["critic"]["params"]
+    )
+    assert all(jax.tree.leaves(moved))
+    assert states[-1]["critic"]["averages"]["real"] != 0
+
+
+def test_r1_is_applied_lazily_and_as_many_times_as_strong(judged) -> None:
+    history = judged[2]
+    assert [m["critic/loss/r1"] > 0 for m in history] == [False, False, True, False, True]
+    m = history[4]
+    parts = m["critic/loss/adversarial"] + 0.001 * m["critic/loss/lecam"]
+    np.testing.assert_allclose(m["critic/loss"], parts + 2 * 10 * m["critic/loss/r1"], rtol=1e-5)
+
+
+def test_adversarial_training_is_the_same_on_a_mesh(judged) -> None:
+    first, states, history = judged
+    mesh = meshes.build(MeshSpec(data=2, fsdp=4))
+    with jax.set_mesh(mesh):
+        trainable = training.trainable(adversarial(), mesh)
+        state = jax.device_put(first, meshes.Rules().shardings(mesh, trainable.axes))
+        batch = {"video": jax.device_put(moving_square(8), meshes.batch_sharding(mesh))}
+        step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
+        for expected in history:
+            state, metrics = step(state, batch, jax.random.key(0))
+            for name in expected:
+                np.testing.assert_allclose(
+                    metrics[name], expected[name], rtol=2e-3, atol=1e-4, err_msg=name
+                )
+    for a, b in zip(jax.tree.leaves(states[-1]["critic"]), jax.tree.leaves(state["critic"])):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
+
+
+def test_microbatches_give_the_whole_batch_its_gradient(initial: dict) -> None:
+    """All terms but the batch entropy are means over clips, so only that weight is off."""
+    video = moving_square(8)
+    whole, _ = run(experiment(entropy_weight=0.0), initial, video, 1)
+    exp = experiment(entropy_weight=0.0)
+    parts, history = run(
+        exp.replace(train=exp.train.replace(microbatches=4)), initial, video, 1
+    )
+    first = "opt_state"
+    for a, b in zip(jax.tree.leaves(whole[first]), jax.tree.leaves(parts[first])):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+    assert history[0]["loss"] > 0
+
+
+def test_microbatches_must_divide_every_shard() -> None:
+    exp = experiment(batch=6)
+    with pytest.raises(UserError, match="multiple of 4"):
+        training.trainable(exp.replace(train=exp.train.replace(microbatches=4)))
+
+
+def test_crops_make_a_group_each_of_equal_pixels() -> None:
+    exp = experiment(image_share=0.5, crops=((16, 16), (8, 8)), batch=2)
+    shapes = training.group_shapes(exp)
+    assert shapes == {
+        "clip_16x16": (2, 5, 16, 16, 3),
+        "clip_8x8": (8, 5, 8, 8, 3),
+        "image_16x16": (4, 1, 16, 16, 3),
+        "image_8x8": (16, 1, 8, 8, 3),
+    }
+    assert training.shares(exp) == dict.fromkeys(shapes, 0.25)
+
+
+def test_a_discriminator_with_a_flat_head_refuses_several_shapes() -> None:
+    exp = adversarial(image_share=0.5)
+    with pytest.raises(UserError, match="DISCRIMINATOR.head = 'mean'"):
+        training.trainable(exp)
+    mixed = exp.replace(discriminator=exp.discriminator.replace(head="mean"))
+    assert set(training.trainable(mixed).groups) == {"clip", "image"}
+
+
+def test_crops_larger_than_the_clip_are_refused() -> None:
+    with pytest.raises(UserError, match="larger than the clips"):
+        training.trainable(experiment(crops=((32, 16),)))
 
 
 def test_groups_declare_legal_batches() -> None:

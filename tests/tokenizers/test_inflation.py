@@ -1,0 +1,82 @@
+"""Inflation keeps what the image tokenizer knew, and adds nothing in time."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from poet.specs import UserError, VideoTokenizerSpec
+from poet.tokenizers import inflation, lfq, magvit
+from poet.tokenizers.base import VideoTokenizer
+
+PATCHES = VideoTokenizerSpec(
+    base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4),
+    stem_kernel=1, norm_groups=2, bits=6,
+)
+LEVELS = VideoTokenizerSpec(
+    base_channels=8, multipliers=(1, 1, 2), blocks=1, temporal_downsample=(False, True),
+    stem=(2, 1, 1), down_kernel=4, norm_groups=2, bits=6,
+)
+SPECS = pytest.mark.parametrize("spec", [PATCHES, LEVELS], ids=["patches", "levels"])
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 1, 8, 16, 3), np.float32)
+
+
+@pytest.fixture(scope="module", params=[PATCHES, LEVELS], ids=["patches", "levels"])
+def both(request) -> tuple:
+    """(spec, its weights, image spec, the weights that were inflated)."""
+    spec = request.param
+    image = inflation.image_spec(spec)
+    params = jax.tree.map(np.asarray, magvit.init(image, jax.random.key(1)))
+    return spec, inflation.inflate(spec, params), image, params
+
+
+def test_inflated_weights_fill_the_declared_shapes(both) -> None:
+    spec, inflated, _, _ = both
+    declared = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), inflated, declared)
+
+
+def test_a_single_frame_is_coded_as_by_the_image_tokenizer(both) -> None:
+    spec, inflated, image, params = both
+    got, z, ids = magvit.reconstruct(spec, inflated, pictures(2))
+    want, image_z, image_ids = magvit.reconstruct(image, params, pictures(2))
+    np.testing.assert_allclose(z, image_z, atol=1e-5)
+    np.testing.assert_array_equal(ids, image_ids)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_still_clip_stays_still(both) -> None:
+    spec, inflated, image, params = both
+    still = np.repeat(pictures(1), 1 + 2 * spec.factor[0], axis=1)
+    got, _, ids = magvit.reconstruct(spec, inflated, still)
+    want, _, image_ids = magvit.reconstruct(image, params, pictures(1))
+    np.testing.assert_array_equal(ids, np.repeat(image_ids, 3, axis=1))
+    np.testing.assert_allclose(got, np.repeat(want, still.shape[1], axis=1), atol=1e-5)
+
+
+def test_an_inflated_frame_depends_on_no_other_window(both) -> None:
+    """Only the last temporal tap is filled, so codes see their own window of frames alone."""
+    spec, inflated, _, _ = both
+    factor = spec.factor[0]
+    clip = np.random.default_rng(1).random((1, 1 + 2 * factor, 8, 16, 3), np.float32)
+    other = clip.copy()
+    other[:, 1 : 1 + factor] = 0.5
+    codes = [lfq.quantize(magvit.encode(spec, inflated, x))[1] for x in (clip, other)]
+    np.testing.assert_array_equal(codes[0][:, [0, 2]], codes[1][:, [0, 2]])
+
+
+@SPECS
+def test_the_same_network_is_taken_over_as_it_is(spec) -> None:
+    params = jax.tree.map(np.asarray, magvit.init(spec, jax.random.key(1)))
+    assert inflation.initial_weights(spec, VideoTokenizer.from_params(spec, params)) is params
+
+
+def test_another_network_is_refused_by_name() -> None:
+    image = inflation.image_spec(PATCHES).replace(bits=4)
+    source = VideoTokenizer.from_params(image, magvit.init(image, jax.random.key(0)))
+    with pytest.raises(UserError, match=r"its image network in \['bits'\]"):
+        inflation.initial_weights(PATCHES, source)
