@@ -21,7 +21,7 @@ def mean(run: Callable[[Any], Any], batch: Any, parts: int) -> Any:
         return run(batch)
     pieces = jax.tree.map(lambda x: _cut(x, parts), batch)
     first = jax.eval_shape(run, jax.tree.map(lambda x: x[0], pieces))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, out_sharding=s.sharding), first)
 
     def add(total: Any, piece: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, run(piece)), None

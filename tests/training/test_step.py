@@ -78,6 +78,34 @@ def test_a_fixed_batch_is_learnt():
     assert float(sums["video"].count) == layout.loss_length * 4
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
+    mesh = mesh_lib.build(MeshSpec(fsdp=devices), jax.devices()[:devices])
+    results = []
+    for parts in (1, 2):
+        run = RUN.replace(train=RUN.train.replace(microbatches=parts))
+        with jax.set_mesh(mesh):
+            trainable = step.language_model(run, mesh)
+            group = trainable.groups["text-to-video"]
+            batch = make_batch(group.batch, registry.layouts(RUN)["text_to_video"])
+            batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+            state = jax.device_put(
+                jax.jit(trainable.init)(jax.random.key(0)),
+                mesh_lib.Rules().shardings(mesh, trainable.axes),
+            )
+            results.append(jax.device_get(jax.jit(group.step)(state, batch, jax.random.key(0))))
+    (whole, metrics), (parts, part_metrics) = results
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(part_metrics[name], metrics[name], rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(whole["opt_state"]), jax.tree.leaves(parts["opt_state"])):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6)
+
+
+def test_microbatches_must_divide_the_batch():
+    with pytest.raises(UserError, match="TRAIN.microbatches = 3"):
+        step.language_model(RUN.replace(train=RUN.train.replace(microbatches=3)), ONE)
+
+
 def test_groups_follow_the_mixture():
     trainable = step.language_model(RUN, ONE)
     assert set(trainable.groups) == {"text-to-video", "text-to-image"}
