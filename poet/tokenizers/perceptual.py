@@ -27,7 +27,7 @@ class Perceptual:
       label: what tables and logs call the distance.
       params: the frozen weights, a pytree of float32 arrays, to be handed to `distance`.
       distance: pure function (params, a_NxHxWx3, b_NxHxWx3) -> (N,) float32 of images in [0, 1];
-        0 for equal images, differentiable by both, may be jitted and differentiated.
+        0 (up to rounding) for equal images; may be jitted, and differentiated by either image.
     """
 
     name: str

@@ -107,7 +107,7 @@ def read_heads(path: Path, depth: int) -> list[np.ndarray]:
     try:
         tensors = read_torch(path.read_bytes())
         heads = [tensors[f"lin{block}.model.1.weight"] for block in range(depth)]
-    except (OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # Damaged pickles raise errors of any kind.
         raise UserError(f"cannot read {path}: {error}; known to work: {INSTALL}") from error
     if [head.size for head in heads] != list(WIDTHS[:depth]):
         raise UserError(f"{path} does not hold LPIPS v0.1's heads; known to work: {INSTALL}")
@@ -155,7 +155,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def distance(params: Params, a_NxHxWx3: jax.Array, b_NxHxWx3: jax.Array) -> jax.Array:
-    """LPIPS's distance, float32 (N,), of images in [0, 1]: 0 for equal images.
+    """LPIPS's distance, float32 (N,), of images in [0, 1]: 0 for equal images, up to rounding.
 
     Features of every block are normalised over channels; the squared differences are weighted by
     channel, averaged over space and summed over blocks.
