@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fractions
+import io
 import pathlib
 import wave
 
@@ -194,6 +195,34 @@ def test_unusable_files_say_why(tmp_path: pathlib.Path) -> None:
             media.read_clip(tmp_path / name, ClipSpec())
 
 
+@pytest.mark.parametrize("source_hz", [6.0, 12.5, 24.0, 29.97])
+def test_probe_knows_sides_and_the_most_frames_of_any_rate(
+    tmp_path: pathlib.Path, source_hz: float
+) -> None:
+    path = tmp_path / "clip.mp4"
+    media.write_mp4(path, numbered_video(23, side=32)[:, :, :24], source_hz)
+    picture = media.probe(path)
+    assert (picture.height, picture.width) == (32, 24)
+    assert picture.seconds == pytest.approx(23 / source_hz, abs=1e-3)
+    for rate_hz in (8.0, source_hz):
+        most = picture.frames(rate_hz)
+        clip = ClipSpec(frames=most, height=32, width=24, rate_hz=rate_hz)
+        assert len(media.read_clip(path, clip).video) == most
+        with pytest.raises(media.MediaError, match="too short"):
+            media.read_clip(path, clip.replace(frames=most + 1))
+
+
+def test_probe_turns_sides_and_names_bad_files(tmp_path: pathlib.Path) -> None:
+    make_rotated(tmp_path / "turned.h264", 90, numbered_video(1, side=32)[0, :, :16].copy())
+    turned = media.probe(tmp_path / "turned.h264")
+    assert (turned.height, turned.width) == (16, 32)
+    with pytest.raises(media.MediaError, match="nowhere.mp4: no such file"):
+        media.probe(tmp_path / "nowhere.mp4")
+    (tmp_path / "text.mp4").write_text("not a film")
+    with pytest.raises(media.MediaError, match="text.mp4: undecodable"):
+        media.probe(tmp_path / "text.mp4")
+
+
 def test_still_image_is_a_clip_of_one_frame(tmp_path: pathlib.Path) -> None:
     pixels = smooth_video(1, 40, 60)
     media.write_png_strip(tmp_path / "a.png", pixels)
@@ -285,3 +314,69 @@ def test_wrong_arrays_are_refused(tmp_path: pathlib.Path) -> None:
         media.write_gif(tmp_path / "a.gif", np.zeros((2, 16, 16, 3), np.float32), 8.0)
     with pytest.raises(ValueError, match="mono"):
         media.write_wav(tmp_path / "a.wav", np.zeros((10, 2), np.int16), 16_000)
+
+
+# ------------------------------------------------------------------------------ streams in memory
+
+
+def noisy_video(frames: int, side: int) -> np.ndarray:
+    grain = np.random.default_rng(0).integers(-20, 21, (frames, side, side, 3))
+    return np.clip(smooth_video(frames, side, side) + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("pixel_format", media.PIXEL_FORMATS)
+@pytest.mark.parametrize("codec", media.STREAM_CODECS)
+def test_streams_give_every_frame_back_in_order(codec: str, pixel_format: str) -> None:
+    video = numbered_video(17)
+    packets = media.encode_stream(video, codec, 10, rate_hz=8.0, pixel_format=pixel_format)
+    assert indices(media.decode_stream(packets, codec)) == list(range(17))
+
+
+@pytest.mark.parametrize("codec", media.STREAM_CODECS)
+def test_rate_factor_trades_bytes_for_quality(codec: str) -> None:
+    video = noisy_video(9, 64)
+    streams = [media.encode_stream(video, codec, crf, rate_hz=8.0) for crf in (15, 25, 35, 45)]
+    sizes = [media.slice_bytes(packets, codec) for packets in streams]
+    quality = [psnr(media.decode_stream(packets, codec), video) for packets in streams]
+    assert sizes == sorted(sizes, reverse=True) and quality == sorted(quality, reverse=True)
+
+
+def test_x264_repeats_byte_for_byte() -> None:
+    video = noisy_video(9, 64)
+    first, second = (media.encode_stream(video, "x264", 30, rate_hz=8.0) for _ in range(2))
+    assert first == second
+
+
+def test_full_chroma_keeps_colours_that_half_chroma_mixes() -> None:
+    video = np.zeros((3, 64, 64, 3), np.uint8)
+    video[:, :, ::2, 0] = video[:, :, 1::2, 2] = 200  # columns red, blue, red, blue
+    quality = {}
+    for pixel_format in media.PIXEL_FORMATS:
+        packets = media.encode_stream(video, "x264", 5, rate_hz=8.0, pixel_format=pixel_format)
+        quality[pixel_format] = psnr(media.decode_stream(packets, "x264"), video)
+    assert quality["yuv444p"] > quality["yuv420p"] + 10
+
+
+@pytest.mark.parametrize("codec, kinds", [("x264", "1-5"), ("x265", "0-31")])
+def test_slice_bytes_are_those_that_ffmpeg_keeps(codec: str, kinds: str) -> None:
+    """FFmpeg's own filter drops all units but pictures; what it adds is a start code to each."""
+    frames = 13
+    packets = media.encode_stream(noisy_video(frames, 64), codec, 30, rate_hz=8.0)
+    counted = media.slice_bytes(packets, codec)
+    decoder = media.STREAM_CODECS[codec].decoder
+    with av.open(io.BytesIO(b"".join(packets)), format=decoder) as container:
+        keep = av.bitstream.BitStreamFilterContext(
+            f"filter_units=pass_types={kinds}", container.streams.video[0]
+        )
+        kept = sum(len(bytes(p)) for packet in container.demux() for p in keep.filter(packet))
+    assert 3 * frames <= kept - counted <= 4 * frames
+    assert counted < kept < sum(map(len, packets))
+
+
+def test_unfit_streams_are_refused() -> None:
+    with pytest.raises(UserError, match="even sides, got 15x16"):
+        media.encode_stream(np.zeros((2, 15, 16, 3), np.uint8), "x264", 20, rate_hz=8.0)
+    with pytest.raises(UserError, match="preset 'hasty'"):
+        media.encode_stream(numbered_video(2), "x264", 20, rate_hz=8.0, preset="hasty")
+    with pytest.raises(ValueError, match="uint8"):
+        media.encode_stream(np.zeros((2, 16, 16, 3)), "x264", 20, rate_hz=8.0)
