@@ -20,7 +20,7 @@ FLOORS = {
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
     "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3,
     "poet.training.loop": 4, "poet.training.reporting": 4,
-    "poet.tokenizers.training": 3,
+    "poet.tokenizers.training": 3, "poet.tokenizers.step": 3,
     "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4,
     "poet.config": 5, "poet.jobs": 5, "poet.cli": 5,
 }

@@ -119,9 +119,13 @@ def train_step(
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         judge = state.get("critic", {})
-        learned = {"generator": state["params"], "critic": judge.get("params")}
         grads, averages, metrics = gradients(
-            learned, judge.get("averages"), batch["video"], state["step"], jax.random.key_data(key)
+            {"generator": state["params"], "critic": judge.get("params")},
+            None if frozen is None else frozen.params,
+            judge.get("averages"),
+            batch["video"],
+            state["step"],
+            jax.random.key_data(key),
         )
         new = {"step": state["step"] + 1}
         new |= _update(nets.generator_tx, state, grads["generator"])
@@ -149,6 +153,7 @@ def _gradients(
     experiment: Experiment,
     objective: Objective,
     learned: dict[str, Tree | None],
+    frozen: Any,
     averages: Metrics | None,
     video: jax.Array,
     step: jax.Array,
@@ -156,8 +161,13 @@ def _gradients(
 ) -> tuple[dict[str, Tree | None], Metrics | None, Metrics]:
     """(gradients by network, new averages, metrics) of one shard's clips.
 
+    `frozen` are the weights of the perceptual network: `shard_map` takes no arrays from outside.
     With microbatches, every one of them is judged beside the averages of before the step.
     """
+
+    if objective.perceptual is not None:
+        network = dataclasses.replace(objective.perceptual, params=frozen)
+        objective = dataclasses.replace(objective, perceptual=network)
 
     def critic(weights: Tree) -> losses.Critic | None:
         if weights is None:
@@ -207,20 +217,20 @@ def _from_start(
 
 
 def _over_mesh(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`run(learned, averages, video, step, key)` with the clips cut over the batch axes."""
+    """`run(learned, frozen, averages, video, step, key)`, the clips cut over the batch axes."""
     if mesh is None:
         return run
     replicated = PartitionSpec()
     sharded = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(replicated, replicated, PartitionSpec(BATCH_AXES), replicated, replicated),
+        in_specs=(*[replicated] * 3, PartitionSpec(BATCH_AXES), replicated, replicated),
         out_specs=replicated,
     )
 
-    def gathered(learned: Any, averages: Any, video: jax.Array, *rest: jax.Array) -> Any:
-        whole = jax.tree.map(lambda p: jax.sharding.reshard(p, replicated), learned)
-        return sharded(whole, averages, video, *rest)
+    def gathered(learned: Any, frozen: Any, *rest: Any) -> Any:
+        whole = jax.tree.map(lambda p: jax.sharding.reshard(p, replicated), (learned, frozen))
+        return sharded(*whole, *rest)
 
     return gathered
 

@@ -24,9 +24,10 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers import losses, training
+from poet.tokenizers import losses, magvit, perceptual, training
 from poet.tokenizers.base import VideoTokenizer
 from poet.tokenizers.losses import Objective
+from poet.tokenizers.perceptual import Perceptual
 
 SPEC = VideoTokenizerSpec(
     base_channels=16,
@@ -204,6 +205,39 @@ def test_adversarial_training_is_the_same_on_a_mesh(judged) -> None:
                 )
     for a, b in zip(jax.tree.leaves(states[-1]["critic"]), jax.tree.leaves(state["critic"])):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
+
+
+@pytest.fixture
+def gray_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A perceptual network that sees three times the brightness."""
+
+    def distance(weight: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.mean((weight * jnp.mean(a - b, axis=-1)) ** 2, axis=(1, 2))
+
+    def load(name: str, path: str) -> Perceptual:
+        return Perceptual(name=name, label=name, params=jnp.float32(3.0), distance=distance)
+
+    monkeypatch.setitem(perceptual.NETWORKS, "gray", load)
+
+
+def test_the_perceptual_term_joins_on_one_device_and_on_a_mesh(initial, gray_network) -> None:
+    exp = experiment(perceptual="gray", perceptual_weight=0.5, temperature=1.0)
+    video = moving_square(8)
+    whole, [alone] = run(exp, initial, video, 1)
+    output = magvit.reconstruct(SPEC, initial["params"], losses.to_float(video))[0]
+    difference = np.mean(np.asarray(output) - video / 255.0, axis=-1)
+    np.testing.assert_allclose(alone["loss/perceptual"], 9 * np.mean(difference**2), rtol=1e-4)
+    without = run(experiment(temperature=1.0), initial, video, 1)[1][0]
+    added = alone["loss"] - without["loss"]
+    np.testing.assert_allclose(added, 0.5 * alone["loss/perceptual"], rtol=1e-3)
+    mesh = meshes.build(MeshSpec(data=2, fsdp=4))
+    with jax.set_mesh(mesh):
+        trainable = training.trainable(exp, mesh)
+        state = jax.device_put(initial, meshes.Rules().shardings(mesh, trainable.axes))
+        batch = {"video": jax.device_put(video, meshes.batch_sharding(mesh))}
+        state, metrics = jax.jit(trainable.groups["clip"].step)(state, batch, jax.random.key(0))
+    for name in ("loss", "loss/perceptual", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], alone[name], rtol=1e-3)
 
 
 def test_microbatches_give_the_whole_batch_its_gradient(initial: dict) -> None:
