@@ -139,6 +139,27 @@ def _tokenizer_train(args: argparse.Namespace) -> int:
     return jobs.tokenizer_train(_experiment(args), args.workdir)
 
 
+def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("clips", nargs="+", metavar="CLIP", help="any video file or picture")
+    add("--tokenizer", required=True, help="folder of a trained tokenizer")
+    add("--out", required=True, metavar="OUT.mp4", help="file to write; of several: OUT-CLIP.mp4")
+    add("--fps", type=float, default=8.0, help="frames a second that are read")
+    add("--height", type=int, default=0, help="resize and crop to this (default: the clip's own)")
+    add("--width", type=int, default=0, help="resize and crop to this (default: the clip's own)")
+    add("--frames", type=int, default=0, help="take this many frames (default: all)")
+    add("--chunk_frames", type=int, default=16, help="frames per call; changes nothing else")
+    add("--tile", type=int, default=32, help="latents per side of a tile; 0: whole frames, exact")
+    add("--overlap", type=int, default=8, help="latents that neighbouring tiles share")
+    add("--dtype", default="", choices=("", "float32", "bfloat16"), help="run the network in this")
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.reconstruct(args)
+
+
 def _tokenize(args: argparse.Namespace) -> None:
     from poet import jobs
 
@@ -229,6 +250,9 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Argum
         _describe_arguments,
     ),
     "tokenizer-train": ("Train the video tokenizer.", _tokenizer_train, _workdir_arguments),
+    "reconstruct": (
+        "Encode and decode clips with a tokenizer.", _reconstruct, _reconstruct_arguments
+    ),
     "tokenize": ("Turn clips and captions into a token store.", _tokenize, _config_arguments),
     "train": ("Pretrain the language model on a token store.", _train, _workdir_arguments),
     "eval": ("Evaluate a checkpoint.", _eval, _eval_arguments),

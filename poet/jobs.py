@@ -110,7 +110,10 @@ def reconstruct(args: Any) -> None:
     size = {name: getattr(args, name) for name in ("height", "width", "frames")}
     for clip, target in zip(clips, targets):
         video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
-        print(rebuilding.reconstruct(tokenizer, video, target, args.fps))
+        done = rebuilding.reconstruct(
+            tokenizer, video, target, name=str(clip), rate_hz=args.fps
+        )
+        print(done)
 
 
 def _frozen_video_tokenizer(experiment: Experiment) -> Any:

@@ -1,4 +1,8 @@
-"""A frozen video tokenizer: uint8 clips to integer grids and back, with a fingerprint.
+"""A frozen video tokenizer: clips to integer grids and back, with a fingerprint.
+
+Work is cut three ways, by attributes of the tokenizer: sub-batches of clips and tiles, which a mesh
+shares out; chunks of frames, which are exact; tiles of latents, which are approximate
+(`poet.tokenizers.tiling`).
 
 Shape legend: B batch, T H W pixels, t h w latents.
 """
@@ -8,18 +12,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
-from typing import Callable
+from typing import Any, Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from poet import assets
+from poet.mesh import BATCH_AXES, batch_sharding, batch_ways
 from poet.specs import UserError, VideoTokenizerSpec, from_dict, to_dict
-from poet.tokenizers import lfq, magvit
+from poet.tokenizers import lfq, magvit, tiling
 from poet.tokenizers.layers import Tree
+from poet.tokenizers.magvit import Frames
 from poet.weights import write_arrays
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
@@ -28,66 +36,179 @@ WEIGHTS, SPEC = "model.safetensors", "spec.json"
 FIELDS_ADDED_LATER = ("temporal_kernel",)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(spec: VideoTokenizerSpec, params: Tree, video_BxTxHxWx3: jax.Array) -> jax.Array:
-    z = magvit.encode(spec, params, video_BxTxHxWx3.astype(jnp.float32) / 255.0)
-    return lfq.quantize(z)[1]
+# Frames with a smaller side hold one latent of the full-size network, or none.
+MIN_SIDE = 9
+
+Tile = tuple[tiling.Window, tiling.Window]  # rows, columns
+Step = Callable[..., tuple[jax.Array, Frames]]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array) -> jax.Array:
-    pixels = magvit.decode(spec, params, lfq.ids_to_bits(ids_Bxtxhxw, spec.bits))
-    return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+def _encode(
+    spec: VideoTokenizerSpec, params: Tree, video_BxTxHxWx3: jax.Array, frames: Frames
+) -> tuple[jax.Array, Frames]:
+    whole_range = 255.0 if video_BxTxHxWx3.dtype == jnp.uint8 else 1.0
+    x = video_BxTxHxWx3.astype(jnp.float32) / whole_range
+    z, frames = magvit.encode_chunk(spec, params, x, frames)
+    return lfq.quantize(z)[1], frames
+
+
+def _decode(
+    spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array, frames: Frames
+) -> tuple[jax.Array, Frames]:
+    corners = lfq.ids_to_bits(ids_Bxtxhxw, spec.bits)
+    pixels, frames = magvit.decode_chunk(spec, params, corners, frames)
+    return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8), frames
+
+
+@functools.cache
+def _compiled(step: Step, spec: VideoTokenizerSpec, mesh: Mesh | None) -> Step:
+    """(weights, block, frames of the chunk before) -> (output, frames), jitted.
+
+    On a mesh every device runs the network on its part of the batch, and none waits for another.
+    """
+    run = functools.partial(step, spec)
+    if mesh is not None:
+        whole, parts = PartitionSpec(), PartitionSpec(BATCH_AXES)
+        run = jax.shard_map(run, mesh=mesh, in_specs=(whole, parts, parts), out_specs=parts)
+    return jax.jit(run)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTokenizer:
-    """Encodes and decodes in sub-batches of at most `batch` clips, so that few shapes compile.
+    """Encodes and decodes clips of any legal length and size in one or more calls of the network.
 
     Attributes:
       spec: the network; `path` plays no part in the fingerprint.
       params: nested dict of float32 arrays, as `magvit.declare`.
       fingerprint: 16 hex digits of SHA-256 over the spec and every weight; a token store keeps it.
+      batch: most clips (tiles, where clips are tiled) per call; a multiple of a mesh's batch shards
+        is taken.
+      chunk_frames: frames per call, a multiple of the temporal factor (the first call takes one
+        more); 0 takes whole clips.  It changes memory, not the result.
+      tile: latents per side of a tile; 0 takes whole frames.  Codes and pixels of a tiled frame are
+        approximately those of the whole one.
+      overlap: least number of latents that neighbouring tiles share.
+      mesh: devices that share the batch, each with all weights; None is the default device.
     """
 
     spec: VideoTokenizerSpec
     params: Tree
     fingerprint: str
     batch: int = 16
+    chunk_frames: int = 0
+    tile: int = 0
+    overlap: int = 8
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        factor = self.spec.factor[0]
+        if self.chunk_frames < 0 or self.chunk_frames % factor:
+            raise UserError(
+                f"chunks of {self.chunk_frames} frames: give a multiple of {factor}, the frames "
+                "of one latent, or 0 for whole clips"
+            )
+        if self.batch < 1 or self.tile < 0:
+            raise UserError(
+                f"batch = {self.batch} and tile = {self.tile}: a batch has at least one clip, and "
+                "a tile is 0 (whole frames) or a positive number of latents"
+            )
+        tiling.windows(self.tile, self.tile, self.overlap)
 
     @classmethod
     def from_params(
-        cls, spec: VideoTokenizerSpec, params: Tree, batch: int = 16
+        cls, spec: VideoTokenizerSpec, params: Tree, batch: int = 16, **options: Any
     ) -> VideoTokenizer:
+        """A tokenizer of these weights; `options` are the attributes after `batch`."""
         spec = spec.replace(path="")
-        return cls(spec=spec, params=params, fingerprint=fingerprint(spec, params), batch=batch)
+        digest = fingerprint(spec, params)
+        return cls(spec=spec, params=params, fingerprint=digest, batch=batch, **options)
+
+    def in_dtype(self, dtype: str) -> VideoTokenizer:
+        """The same weights and fingerprint, run in another dtype; the quantizer stays float32."""
+        return dataclasses.replace(self, spec=self.spec.replace(dtype=dtype))
 
     @property
     def codes(self) -> int:
         """Size of the codebook."""
         return 2**self.spec.bits
 
-    def encode(self, video_BxTxHxWx3: np.ndarray) -> np.ndarray:
-        """uint8 clips (B, T, H, W, 3) -> int32 ids (B, t, h, w) in 0..codes-1.
+    def encode(self, video_BxTxHxWx3: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+        """Clips (B, T, H, W, 3) -> int32 ids (B, t, h, w) in 0..codes-1.
 
-        Raises UserError on another dtype or rank, or a size the network cannot take.
+        Args:
+          video_BxTxHxWx3: uint8, or floats in [0, 1].
+          names: what errors call the clips; () counts them.
+
+        Raises UserError on another dtype or rank, a size the network cannot take, or pixels out of
+        range.
         """
         video = np.asarray(video_BxTxHxWx3)
-        if video.dtype != np.uint8 or video.ndim != 5 or video.shape[-1] != magvit.RGB:
-            raise UserError(
-                f"a batch of clips has dtype {video.dtype} and shape {video.shape}: expected "
-                "uint8 (batch, frames, height, width, 3); pixels are 0..255, not 0..1"
-            )
-        self.spec.grid(*video.shape[1:4])
-        return self._in_batches(functools.partial(_encode, self.spec, self.params), video)
+        self._check_video(video, names)
+        (frames, _, _), (t, h, w) = self.spec.factor, self.spec.grid(*video.shape[1:4])
+        ids = np.empty((len(video), t, h, w), np.int32)
+        spans = tiling.chunks(video.shape[1], self.chunk_frames)
+        latents = tiling.chunks(t, self.chunk_frames // frames)
+        scale = self.spec.factor[1:]
+        for items, number, codes in self._outputs(_encode, video, spans, self._tiles(h, w), scale):
+            for (clip, (rows, columns)), codes_txhxw in zip(items, codes):
+                owned = codes_txhxw[:, rows.inner, columns.inner]
+                ids[clip, latents[number], rows.owned, columns.owned] = owned
+        return ids
 
     def decode(self, ids_Bxtxhxw: np.ndarray) -> np.ndarray:
         """Integer ids (B, t, h, w) -> uint8 clips (B, T, H, W, 3).
 
         Raises UserError on another rank, on ids that are not integers or outside the codebook.
         """
-        ids = np.asarray(ids_Bxtxhxw)
-        if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 4:
+        ids = self._checked_ids(np.asarray(ids_Bxtxhxw))
+        (ft, fh, fw), (count, t, h, w) = self.spec.factor, ids.shape
+        tiles = self._tiles(h, w)
+        # Blended tiles are sums of parts.
+        dtype = np.uint8 if len(tiles) == 1 else np.float32
+        video = np.zeros((count, 1 + ft * (t - 1), h * fh, w * fw, magvit.RGB), dtype)
+        spans = tiling.chunks(t, self.chunk_frames // ft)
+        frames = tiling.chunks(video.shape[1], self.chunk_frames)
+        for items, number, parts in self._outputs(_decode, ids, spans, tiles, (1, 1)):
+            for (clip, tile), pixels_TxHxWx3 in zip(items, parts):
+                target = _cut(video[clip, frames[number]], tile, (fh, fw))
+                if len(tiles) == 1:
+                    target[...] = pixels_TxHxWx3
+                else:
+                    rows, columns = tile[0].weights(fh), tile[1].weights(fw)
+                    target += pixels_TxHxWx3 * rows[:, None, None] * columns[:, None]
+        return video if dtype == np.uint8 else np.round(video).astype(np.uint8)
+
+    def _check_video(self, video: np.ndarray, names: Sequence[str]) -> None:
+        prefix = f"{', '.join(names)}: " if names else ""
+        floating = np.issubdtype(video.dtype, np.floating)
+        known = floating or video.dtype == np.uint8
+        if video.ndim != 5 or video.shape[-1] != magvit.RGB or not known:
+            raise UserError(
+                f"{prefix}a batch of clips has dtype {video.dtype} and shape {video.shape}: "
+                "expected (batch, frames, height, width, 3), uint8 or floats in [0, 1]"
+            )
+        height, width = video.shape[2:4]
+        if min(height, width) < MIN_SIDE:
+            raise UserError(
+                f"{prefix}a clip of {height}x{width} pixels cannot be tokenized: a side needs "
+                f"{MIN_SIDE} or more"
+            )
+        try:
+            self.spec.grid(*video.shape[1:4])
+        except UserError as error:
+            raise UserError(f"{prefix}{error}") from None
+        for i, clip in enumerate(video if floating else ()):
+            name = names[i] if names else f"clip {i} of the batch"
+            if not np.isfinite(clip).all():
+                raise UserError(f"{name} has pixels that are NaN or infinite")
+            if clip.min() < 0 or clip.max() > 1:
+                raise UserError(
+                    f"{name} has pixels in {clip.min():g}..{clip.max():g}: floats must lie in "
+                    "[0, 1]; divide by 255, or give uint8"
+                )
+
+    def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
+        if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 4 or 0 in ids.shape[1:]:
             raise UserError(
                 f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers "
                 "(batch, t, h, w)"
@@ -97,16 +218,51 @@ class VideoTokenizer:
                 f"codes lie in {ids.min()}..{ids.max()}: this tokenizer knows 0..{self.codes - 1}; "
                 "subtract the vocabulary offset of the visual range first"
             )
-        ids = ids.astype(np.int32)
-        return self._in_batches(functools.partial(_decode, self.spec, self.params), ids)
+        return ids.astype(np.int32)
 
-    def _in_batches(self, run: Callable[[np.ndarray], jax.Array], items: np.ndarray) -> np.ndarray:
-        """Pads the last sub-batch; a short input runs at the next power of two."""
-        count = len(items)
+    def _tiles(self, h: int, w: int) -> list[Tile]:
+        sides = (tiling.windows(size, self.tile, self.overlap) for size in (h, w))
+        return list(itertools.product(*sides))
+
+    @functools.cached_property
+    def _weights(self) -> Tree:
+        """The weights where they are used; from the host they would be sent with every call."""
+        if self.mesh is None:
+            return jax.device_put(self.params)
+        return jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
+
+    def _placed(self, block: np.ndarray) -> jax.Array:
+        return jax.device_put(block, self.mesh and batch_sharding(self.mesh))
+
+    def _outputs(
+        self,
+        step: Step,
+        source: np.ndarray,
+        spans: Sequence[slice],
+        tiles: Sequence[Tile],
+        scale: tuple[int, int],
+    ) -> Iterator[tuple[list[tuple[int, Tile]], int, np.ndarray]]:
+        """Runs `step` over all clips, tiles and chunks: (clips and tiles, chunk number, output)."""
+        items = list(itertools.product(range(len(source)), tiles))
+        size = self._sub_batch(len(items))
+        run = _compiled(step, self.spec, self.mesh)
+
+        def results() -> Iterator[tuple[list[tuple[int, Tile]], int, jax.Array]]:
+            for start in range(0, len(items), size):
+                part, frames = items[start : start + size], None
+                padded = part + part[-1:] * (size - len(part))
+                for number, span in enumerate(spans):
+                    cuts = [_cut(source[clip, span], tile, scale) for clip, tile in padded]
+                    output, frames = run(self._weights, self._placed(np.stack(cuts)), frames)
+                    yield part, number, output
+
+        for part, number, output in _one_behind(results()):
+            yield part, number, np.asarray(output)[: len(part)]
+
+    def _sub_batch(self, count: int) -> int:
+        """At most `batch`; few inputs run at the next power of two, so that few shapes compile."""
         size = min(self.batch, 1 << max(count - 1, 0).bit_length())
-        padded = np.concatenate([items, np.repeat(items[-1:], -count % size, axis=0)])
-        pending = [run(padded[i : i + size]) for i in range(0, max(len(padded), 1), size)]
-        return np.concatenate([np.asarray(p) for p in pending])[:count]
+        return size + -size % (batch_ways(self.mesh) if self.mesh is not None else 1)
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes `model.safetensors` and `spec.json` (made if missing)."""
@@ -117,8 +273,12 @@ class VideoTokenizer:
         (folder / SPEC).write_text(text + "\n")
 
     @classmethod
-    def load(cls, folder: str | pathlib.Path, batch: int = 16) -> VideoTokenizer:
+    def load(
+        cls, folder: str | pathlib.Path, batch: int = 16, **options: Any
+    ) -> VideoTokenizer:
         """Reads what `save` wrote; `folder` is searched for as `find_pretrained` says.
+
+        `options` are the attributes after `batch`.
 
         Raises UserError when it is missing or its arrays are not those of its spec.
         """
@@ -140,14 +300,19 @@ class VideoTokenizer:
                 f"{folder / WEIGHTS} does not hold the network of {folder / SPEC}: "
                 f"{len(wrong)} arrays missing, unknown or of another shape, first {wrong[0]!r}"
             )
-        return cls.from_params(spec, _unflatten(arrays), batch)
+        return cls.from_params(spec, _unflatten(arrays), batch, **options)
 
 
-def load_video_tokenizer(spec: VideoTokenizerSpec, batch: int = 16) -> VideoTokenizer:
-    """The frozen tokenizer at `spec.path`; the rest of `spec` must agree with its `spec.json`."""
+def load_video_tokenizer(
+    spec: VideoTokenizerSpec, batch: int = 16, **options: Any
+) -> VideoTokenizer:
+    """The frozen tokenizer at `spec.path`, run in `spec.dtype`; `options` as `VideoTokenizer.load`.
+
+    The rest of `spec` must agree with the `spec.json` of the weights.
+    """
     if not spec.path:
         raise UserError("VIDEO_TOKENIZER.path is empty: give the folder of a trained tokenizer")
-    tokenizer = VideoTokenizer.load(spec.path, batch)
+    tokenizer = VideoTokenizer.load(spec.path, batch, **options)
     asked, stored = to_dict(spec), to_dict(tokenizer.spec)
     for field in sorted(stored.keys() - {"path", "dtype"}):
         if asked[field] != stored[field]:
@@ -155,7 +320,7 @@ def load_video_tokenizer(spec: VideoTokenizerSpec, batch: int = 16) -> VideoToke
                 f"VIDEO_TOKENIZER.{field} = {asked[field]} but the weights in {spec.path} were "
                 f"trained with {stored[field]}; include the gin file of that tokenizer"
             )
-    return tokenizer
+    return tokenizer.in_dtype(spec.dtype)
 
 
 def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
@@ -184,6 +349,24 @@ def fingerprint(spec: VideoTokenizerSpec, params: Tree) -> str:
         digest.update(f"{name}{array.shape}{array.dtype}".encode())
         digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _cut(x_TxHxWx: np.ndarray, tile: Tile, scale: tuple[int, int]) -> np.ndarray:
+    """The tile's view of frames that have `scale` elements per latent."""
+    rows, columns = (
+        slice(window.start * f, window.stop * f) for window, f in zip(tile, scale)
+    )
+    return x_TxHxWx[:, rows, columns]
+
+
+def _one_behind(items: Iterator[Any]) -> Iterator[Any]:
+    """Yields each item after the next was begun: the host reads one while the device makes one."""
+    held = next(items, None)
+    for item in items:
+        yield held
+        held = item
+    if held is not None:
+        yield held
 
 
 def _flatten(params: Tree, prefix: str = "") -> dict[str, np.ndarray]:

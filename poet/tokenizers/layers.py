@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -93,11 +93,50 @@ def count(declared: Tree) -> int:
 # ------------------------------------------------------------------------------------- application
 
 
-def edge_pad(x_BxTxHxWxC: jax.Array, kernel: tuple[int, int, int]) -> jax.Array:
-    """Replicates edges: k-1 frames in front and none behind, (k-1)//2 and k//2 in space."""
-    kt, kh, kw = kernel
-    pads = ((0, 0), (kt - 1, 0), ((kh - 1) // 2, kh // 2), ((kw - 1) // 2, kw // 2), (0, 0))
-    return jnp.pad(x_BxTxHxWxC, pads, mode="edge") if kernel != (1, 1, 1) else x_BxTxHxWxC
+class Past:
+    """What causal layers see in front of a clip, or of a later chunk of it, while a call is traced.
+
+    In front of a clip the first frame is repeated.  In front of a later chunk stand the frames that
+    the chunk before left in the same layer, so that chunks give what the whole clip gives.  Layers
+    ask in the same order in every chunk.
+    """
+
+    def __init__(self, frames: Sequence[jax.Array] | None = None) -> None:
+        """`frames` is what `keep` of the chunk before returned; None in front of a clip."""
+        self.first = frames is None
+        self._stored = list(frames or ())
+        self._kept: list[jax.Array] = []
+
+    def in_front(self, x_BxTxHxWxC: jax.Array, kernel: int, stride: int) -> jax.Array:
+        """The frames that a convolution over time with no padding reads."""
+        left = max(kernel - stride, 0)
+        if self.first:
+            x = _repeat_first(x_BxTxHxWxC, kernel - 1)
+        elif left:
+            x = jnp.concatenate([self._stored.pop(0), x_BxTxHxWxC], axis=1)
+        else:
+            x = x_BxTxHxWxC[:, stride - kernel :]
+        if left:
+            self._kept.append(x[:, x.shape[1] - left :])
+        return x
+
+    def keep(self) -> tuple[jax.Array, ...]:
+        """The frames that the next chunk needs, after the last layer of this one."""
+        if self._stored:
+            raise ValueError(f"{len(self._stored)} stored frames were not read: another network's")
+        return tuple(self._kept)
+
+
+def _repeat_first(x_BxTxHxWxC: jax.Array, times: int) -> jax.Array:
+    pads = ((0, 0), (times, 0), (0, 0), (0, 0), (0, 0))
+    return jnp.pad(x_BxTxHxWxC, pads, mode="edge") if times else x_BxTxHxWxC
+
+
+def edge_pad(x_BxTxHxWxC: jax.Array, height: int, width: int) -> jax.Array:
+    """Replicates edges in space for a kernel of this size: (k-1)//2 before and k//2 behind."""
+    rows, columns = (((k - 1) // 2, k // 2) for k in (height, width))
+    pads = ((0, 0), (0, 0), rows, columns, (0, 0))
+    return jnp.pad(x_BxTxHxWxC, pads, mode="edge") if (height, width) != (1, 1) else x_BxTxHxWxC
 
 
 def causal_conv(
@@ -106,14 +145,18 @@ def causal_conv(
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
     implementation: str = "",
+    past: Past | None = None,
 ) -> jax.Array:
     """Causal convolution with edge padding; computes and returns in the dtype of `x`.
 
-    `implementation` is "native" (one XLA convolution), "taps" (one matmul per spatial tap, time
-    folded into channels) or "" for the choice of `conv_implementation`.
+    Args:
+      implementation: "native" (one XLA convolution), "taps" (one matmul per spatial tap, time
+        folded into channels) or "" for the choice of `conv_implementation`.
+      past: what stands in front of `x`; None: `x` is a whole clip.
     """
     kernel = weights["kernel"].astype(x_BxTxHxWxC.dtype)
-    padded = edge_pad(x_BxTxHxWxC, kernel.shape[:3])
+    x = (past or Past()).in_front(x_BxTxHxWxC, kernel.shape[0], stride[0])
+    padded = edge_pad(x, *kernel.shape[1:3])
     implementation = implementation or conv_implementation(kernel.shape, jax.default_backend())
     run = {"native": _native_conv, "taps": _tap_conv}[implementation]
     y_BxTxHxWxD = run(padded, kernel, stride)
@@ -123,14 +166,13 @@ def causal_conv(
 
 
 def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
-    """Taps for the narrow layers of wide networks on a CPU, where tests/benchmarks/bench_conv.py found
-    them faster on a noisy machine; native elsewhere.
+    """Taps on a CPU, 1.4 to 2.5 times as fast there (tests/benchmarks/bench_conv.py); else native.
 
-    Taps compile slowly, which tiny networks would feel most.  The choice must not depend on the
-    number of frames: codes of a prefix are to be equal bit for bit.
+    Taps compile slowly, which only networks of a few channels would feel.  The choice must not
+    depend on the number of frames: codes of a prefix are to be equal bit for bit.
     """
-    narrow = min(kernel_shape[3:]) < 64 <= max(kernel_shape[3:])
-    return "taps" if backend == "cpu" and narrow and kernel_shape[:3] != (1, 1, 1) else "native"
+    wide = max(kernel_shape[3:]) >= 32 and kernel_shape[:3] != (1, 1, 1)
+    return "taps" if backend == "cpu" and wide else "native"
 
 
 def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
@@ -172,28 +214,39 @@ def group_norm(x: jax.Array, weights: Tree, groups: int) -> jax.Array:
     return standardize(x, groups) * scale + bias
 
 
-def space_to_depth(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
-    """Causal: the first frame is repeated in front, so that 1 + s*k frames become 1 + k."""
+def space_to_depth(
+    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
+) -> jax.Array:
+    """Causal: the first frame is repeated in front, so that 1 + s*k frames become 1 + k.
+
+    A chunk that is not the `first` of its clip has s*k frames, which become k.
+    """
     st, sh, sw = factor
-    x = jnp.pad(x_BxTxHxWxC, ((0, 0), (st - 1, 0), (0, 0), (0, 0), (0, 0)), mode="edge")
+    x = _repeat_first(x_BxTxHxWxC, st - 1) if first else x_BxTxHxWxC
     b, t, h, w, c = x.shape
     x = x.reshape(b, t // st, st, h // sh, sh, w // sw, sw, c)
     x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
     return x.reshape(b, t // st, h // sh, w // sw, st * sh * sw * c)
 
 
-def depth_to_space(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
-    """Inverse of `space_to_depth`: drops the first s-1 frames, so that 1 + k become 1 + s*k."""
+def depth_to_space(
+    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
+) -> jax.Array:
+    """Inverse of `space_to_depth`: drops a clip's first s-1 frames: 1 + k become 1 + s*k."""
     st, sh, sw = factor
     b, t, h, w, c = x_BxTxHxWxC.shape
     x = x_BxTxHxWxC.reshape(b, t, h, w, st, sh, sw, c // (st * sh * sw))
     x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, t * st, h * sh, w * sw, -1)[:, st - 1 :]
+    x = x.reshape(b, t * st, h * sh, w * sw, -1)
+    return x[:, st - 1 :] if first else x
 
 
-def repeat_nearest(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int]) -> jax.Array:
+def repeat_nearest(
+    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
+) -> jax.Array:
     """Nearest-neighbour enlargement with the same frame rule as `depth_to_space`."""
     st, sh, sw = factor
     b, t, h, w, c = x_BxTxHxWxC.shape
     x = jnp.broadcast_to(x_BxTxHxWxC[:, :, None, :, None, :, None], (b, t, st, h, sh, w, sw, c))
-    return x.reshape(b, t * st, h * sh, w * sw, c)[:, st - 1 :]
+    x = x.reshape(b, t * st, h * sh, w * sw, c)
+    return x[:, st - 1 :] if first else x

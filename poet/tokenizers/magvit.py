@@ -1,7 +1,9 @@
 """MAGVIT-v2's causal 3-D encoder and decoder (2310.05737, fig. and appendix; spec §2.2-2.4).
 
 Pixels are floats in [0, 1], channels last.  A clip has 1 + k*factor frames; its first frame is
-encoded and decoded independently of the rest, and no frame depends on a later one.
+encoded and decoded independently of the rest, and no frame depends on a later one.  So a long clip
+can be taken in chunks: the first has 1 + k*factor frames, later ones k*factor, and each hands the
+last inputs of its convolutions to the next, so that chunks give what the whole clip gives.
 
 Shape legend: B batch, T H W pixels, t h w latents, K bits, C channels.
 """
@@ -13,10 +15,13 @@ import jax.numpy as jnp
 
 from poet.specs import VideoTokenizerSpec
 from poet.tokenizers import layers, lfq
-from poet.tokenizers.layers import Tree, causal_conv, conv, group_norm, norm
+from poet.tokenizers.layers import Past, Tree, causal_conv, conv, group_norm, norm
 
 RGB = 3
 Factor = tuple[int, int, int]
+# Frames that a chunk hands to the next, None in front of a clip: a different tree, so that jit
+# compiles the first chunk and the later ones each by themselves.
+Frames = tuple[jax.Array, ...] | None
 
 
 def declare(spec: VideoTokenizerSpec) -> Tree:
@@ -102,30 +107,48 @@ def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
 
 def encode(spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array) -> jax.Array:
     """Pixels in [0, 1] -> float32 latents (B, t, h, w, K), before the quantizer."""
-    weights = params["encoder"]
-    x = layers.space_to_depth(x_BxTxHxWx3.astype(spec.dtype), spec.stem)
-    x = causal_conv(x, weights["in"])
+    return encode_chunk(spec, params, x_BxTxHxWx3, None)[0]
+
+
+def encode_chunk(
+    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, frames: Frames
+) -> tuple[jax.Array, Frames]:
+    """`encode` of the next chunk of a clip; `frames` is what the chunk before returned with it."""
+    weights, past = params["encoder"], Past(frames)
+    x = layers.space_to_depth(x_BxTxHxWx3.astype(spec.dtype), spec.stem, past.first)
+    x = causal_conv(x, weights["in"], past=past)
     for i, factor in enumerate([*level_factors(spec), None]):
-        x = _blocks(spec, x, weights[f"level{i}"])
+        x = _blocks(spec, x, weights[f"level{i}"], past)
         if factor:
-            x = causal_conv(x, weights[f"down{i}"], stride=factor)
-    x = _blocks(spec, x, weights["mid"])
-    return causal_conv(_normed(spec, x, weights["norm"]), weights["out"]).astype(jnp.float32)
+            x = causal_conv(x, weights[f"down{i}"], stride=factor, past=past)
+    x = _blocks(spec, x, weights["mid"], past)
+    z = causal_conv(_normed(spec, x, weights["norm"]), weights["out"], past=past)
+    return z.astype(jnp.float32), past.keep()
 
 
 def decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array) -> jax.Array:
     """Corner codes -> float32 pixels (B, T, H, W, 3), not clipped to [0, 1]."""
-    weights, factors = params["decoder"], level_factors(spec)
+    return decode_chunk(spec, params, q_BxtxhxwxK, None)[0]
+
+
+def decode_chunk(
+    spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, frames: Frames
+) -> tuple[jax.Array, Frames]:
+    """`decode` of the next chunk of a clip; `frames` is what the chunk before returned with it."""
+    weights, factors, past = params["decoder"], level_factors(spec), Past(frames)
     q = q_BxtxhxwxK.astype(spec.dtype)
-    x = _blocks(spec, causal_conv(q, weights["in"]), weights["mid"])
+    x = _blocks(spec, causal_conv(q, weights["in"], past=past), weights["mid"], past)
     enlarged = (1, 1, 1)
     for i in reversed(range(len(spec.multipliers))):
-        x = _blocks(spec, _adagn(spec, x, q, weights[f"adagn{i}"], enlarged), weights[f"level{i}"])
+        gamma, beta = _affine(q, weights[f"adagn{i}"], enlarged, past.first)
+        x = layers.standardize(x, spec.norm_groups) * (1 + gamma) + beta
+        x = _blocks(spec, x, weights[f"level{i}"], past)
         if i:
-            x = layers.depth_to_space(causal_conv(x, weights[f"up{i}"]), factors[i - 1])
+            x = causal_conv(x, weights[f"up{i}"], past=past)
+            x = layers.depth_to_space(x, factors[i - 1], past.first)
             enlarged = tuple(e * f for e, f in zip(enlarged, factors[i - 1]))
-    x = causal_conv(_normed(spec, x, weights["norm"]), weights["out"])
-    return layers.depth_to_space(x, spec.stem).astype(jnp.float32)
+    x = causal_conv(_normed(spec, x, weights["norm"]), weights["out"], past=past)
+    return layers.depth_to_space(x, spec.stem, past.first).astype(jnp.float32), past.keep()
 
 
 def reconstruct(
@@ -141,22 +164,22 @@ def _normed(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
     return jax.nn.silu(group_norm(x, weights, spec.norm_groups))
 
 
-def _blocks(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
+def _blocks(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree, past: Past) -> jax.Array:
     for i in range(spec.blocks):
         block = weights[f"block{i}"]
-        y = causal_conv(_normed(spec, x, block["norm0"]), block["conv0"])
-        y = causal_conv(_normed(spec, y, block["norm1"]), block["conv1"])
-        x = y + (causal_conv(x, block["shortcut"]) if "shortcut" in block else x)
+        y = causal_conv(_normed(spec, x, block["norm0"]), block["conv0"], past=past)
+        y = causal_conv(_normed(spec, y, block["norm1"]), block["conv1"], past=past)
+        x = y + (causal_conv(x, block["shortcut"], past=past) if "shortcut" in block else x)
     return x
 
 
-def _adagn(
-    spec: VideoTokenizerSpec, x: jax.Array, q: jax.Array, weights: Tree, enlarged: Factor
-) -> jax.Array:
-    """Affine-free GroupNorm, then x(1 + gamma) + beta, both linear in the nearest latent's code.
+def _affine(
+    q: jax.Array, weights: Tree, enlarged: Factor, first: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Gamma and beta of AdaGN, both linear in the nearest latent's code.
 
     The linear map runs on the latent grid and its result is enlarged, which is the same thing.
     """
     affine = q @ weights["kernel"].astype(q.dtype) + weights["bias"].astype(q.dtype)
-    gamma, beta = jnp.split(layers.repeat_nearest(affine, enlarged), 2, axis=-1)
-    return layers.standardize(x, spec.norm_groups) * (1 + gamma) + beta
+    gamma, beta = jnp.split(layers.repeat_nearest(affine, enlarged, first), 2, axis=-1)
+    return gamma, beta

@@ -1,0 +1,138 @@
+"""`poet reconstruct`: what a tokenizer makes of video files, at what rate and how fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from poet import media
+from poet.evaluation.image_metrics import clip_psnr
+from poet.specs import ClipSpec, UserError
+from poet.tokenizers.base import VideoTokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """One clip, encoded and decoded.
+
+    Attributes:
+      codes: integers that stand for the clip, of `bits` bits each.
+      psnr_db: mean over frames.
+      encode_s, decode_s: wall time of a second run, so that compilation is not in it.
+    """
+
+    path: Path
+    frames: int
+    height: int
+    width: int
+    codes: int
+    bits: int
+    psnr_db: float
+    encode_s: float
+    decode_s: float
+
+    @property
+    def bits_per_pixel(self) -> float:
+        return self.codes * self.bits / (self.frames * self.height * self.width)
+
+    def __str__(self) -> str:
+        speeds = (
+            f"{name} {self.frames / seconds:.1f} frames/s, {self.codes / seconds:.0f} codes/s"
+            for name, seconds in (("encode", self.encode_s), ("decode", self.decode_s))
+        )
+        return (
+            f"{self.path}: {self.frames} frames of {self.height}x{self.width}, {self.codes} codes, "
+            f"{self.bits_per_pixel:.4f} bits per pixel, PSNR {self.psnr_db:.2f} dB; "
+            + "; ".join(speeds)
+        )
+
+
+def targets(out: Path, clips: Sequence[Path]) -> list[Path]:
+    """Where reconstructions go: OUT.mp4 for one clip, else OUT-CLIP.mp4 for each.
+
+    Raises UserError when `out` is no mp4, or two clips would go to one file.
+    """
+    if out.suffix != ".mp4":
+        raise UserError(f"--out={out}: reconstructions are written as .mp4")
+    if len(clips) == 1:
+        return [out]
+    names = [out.with_name(f"{out.stem}-{clip.stem}{out.suffix}") for clip in clips]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise UserError(f"two clips would be written to {twice[0]}: give them different names")
+    return names
+
+
+def beside(path: Path) -> Path:
+    """Where the originals and reconstructions stand side by side."""
+    return path.with_name(f"{path.stem}-side_by_side{path.suffix}")
+
+
+def read(
+    path: Path,
+    tokenizer: VideoTokenizer,
+    *,
+    rate_hz: float,
+    height: int = 0,
+    width: int = 0,
+    frames: int = 0,
+) -> np.ndarray:
+    """A file as uint8 (T, H, W, 3) that the tokenizer takes.
+
+    Sides of 0 are the file's own, rounded down to the network's factor; 0 frames are all, rounded
+    down to 1 + k * factor.  Raises UserError naming the file when it is too short or too small.
+    """
+    picture = media.probe(path)
+    t, h, w = tokenizer.spec.factor
+    most = picture.frames(rate_hz)
+    clip = ClipSpec(
+        frames=frames or 1 + (most - 1) // t * t,
+        height=height or max(picture.height // h, 1) * h,
+        width=width or max(picture.width // w, 1) * w,
+        rate_hz=rate_hz,
+    )
+    try:
+        tokenizer.spec.grid(clip.frames, clip.height, clip.width)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return media.read_clip(path, clip).video
+
+
+def reconstruct(
+    tokenizer: VideoTokenizer, video_TxHxWx3: np.ndarray, path: Path, *, name: str, rate_hz: float
+) -> Reconstruction:
+    """Encodes and decodes a clip; writes the result to `path`, and the original `beside` it.
+
+    `name` is what errors call the clip.
+    """
+    _compile(tokenizer, video_TxHxWx3, name)
+    start_s = time.perf_counter()
+    ids = tokenizer.encode(video_TxHxWx3[None], names=[name])
+    encoded_s = time.perf_counter()
+    rebuilt = tokenizer.decode(ids)[0]
+    decoded_s = time.perf_counter()
+    media.write_mp4(path, rebuilt, rate_hz)
+    media.write_mp4(beside(path), np.concatenate([video_TxHxWx3, rebuilt], axis=2), rate_hz)
+    frames, height, width = rebuilt.shape[:3]
+    return Reconstruction(
+        path=path,
+        frames=frames,
+        height=height,
+        width=width,
+        codes=ids.size,
+        bits=tokenizer.spec.bits,
+        psnr_db=clip_psnr(video_TxHxWx3, rebuilt),
+        encode_s=encoded_s - start_s,
+        decode_s=decoded_s - encoded_s,
+    )
+
+
+def _compile(tokenizer: VideoTokenizer, video_TxHxWx3: np.ndarray, name: str) -> None:
+    """Runs the shortest clip with the first, a middle and the last chunk of this one."""
+    chunk = tokenizer.chunk_frames or len(video_TxHxWx3)
+    short = 1 + 2 * chunk + (len(video_TxHxWx3) - 1) % chunk
+    tokenizer.decode(tokenizer.encode(video_TxHxWx3[None, :short], names=[name]))

@@ -1,0 +1,82 @@
+"""`poet reconstruct` from outside: files in, files and figures out, refusals that name the clip."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from poet import cli, media
+from poet.evaluation import reconstruct
+from poet.specs import ClipSpec, UserError
+
+
+def write(path: pathlib.Path, frames: int, height: int, width: int, rate_hz: float = 8.0) -> None:
+    t, y, x = np.mgrid[:frames, :height, :width]
+    waves = [np.sin(x / 9 + t / 4), np.cos(y / 11 - t / 5), np.sin((x + y) / 13)]
+    video = np.rint(127.5 + 100 * np.stack(waves, -1)).astype(np.uint8)
+    media.write_mp4(path, video, rate_hz)
+
+
+def test_a_long_large_clip_is_rebuilt_and_measured(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    write(tmp_path / "clip.mp4", 40, 34, 50, rate_hz=24.0)
+    out = tmp_path / "new" / "out.mp4"
+    command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out}"]
+    sizes = ["--chunk_frames=4", "--tile=8", "--overlap=2"]
+    assert cli.main([*command, *sizes, str(tmp_path / "clip.mp4")]) == 0
+    # 40 frames at 24 Hz are 1.67 s: 14 instants at 8 Hz, of which 13 are 1 + 4k.
+    printed = capsys.readouterr().out
+    assert "13 frames of 32x48, 384 codes, 0.1923 bits per pixel" in printed
+    speeds = re.findall(r"([\d.]+) frames/s, (\d+) codes/s", printed)
+    assert len(speeds) == 2 and all(float(f) > 0 and int(c) > 0 for f, c in speeds)
+    original = media.read_clip(tmp_path / "clip.mp4", ClipSpec(frames=13, height=32, width=48))
+    pair = media.read_clip(reconstruct.beside(out), ClipSpec(frames=13, height=32, width=96)).video
+    rebuilt = media.read_clip(out, ClipSpec(frames=13, height=32, width=48)).video
+    np.testing.assert_allclose(pair[:, :, :48].mean(), original.video.mean(), atol=2)
+    np.testing.assert_allclose(pair[:, :, 48:].mean(), rebuilt.mean(), atol=2)
+    stated_db = float(re.search(r"PSNR ([\d.]+) dB", printed).group(1))
+    error = np.mean((rebuilt / 255.0 - original.video / 255.0) ** 2)
+    assert -10 * np.log10(error) == pytest.approx(stated_db, abs=0.5)
+
+
+def test_several_clips_get_files_of_their_own() -> None:
+    out = pathlib.Path("a/out.mp4")
+    clips = [pathlib.Path("x/one.mov"), pathlib.Path("two.webm")]
+    names = [path.as_posix() for path in reconstruct.targets(out, clips)]
+    assert names == ["a/out-one.mp4", "a/out-two.mp4"]
+    assert reconstruct.targets(out, clips[:1]) == [out]
+    with pytest.raises(UserError, match="out-one.mp4"):
+        reconstruct.targets(out, [clips[0], pathlib.Path("y/one.mp4")])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["small.mp4"], ["small.mp4", "8x8 pixels"]),
+        (["clip.mp4", "--height=30"], ["clip.mp4", "height 30", "28 and 32"]),
+        (["clip.mp4", "--frames=6"], ["clip.mp4", "6 frames", "5 and 9"]),
+        (["clip.mp4", "--frames=41"], ["clip.mp4", "too short"]),
+        (["clip.mp4", "--chunk_frames=6"], ["6 frames", "multiple of 4"]),
+        (["clip.mp4", "--tile=4"], ["overlap", "0..3"]),
+        (["clip.mp4", "--tokenizer=nowhere"], ["nowhere"]),
+        (["nowhere.mp4"], ["nowhere.mp4", "no such file"]),
+        (["clip.mp4", "--out=out.mkv"], ["out.mkv", ".mp4"]),
+        (["clip.mp4", "--fps=0"], ["CLIP.rate_hz"]),
+    ],
+)
+def test_mistakes_name_the_clip_and_write_nothing(
+    arguments: list[str], words: list[str], tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "clip.mp4", 9, 32, 32)
+    write(tmp_path / "small.mp4", 9, 8, 8)
+    defaults = ["--tokenizer=magvit_v2_64", "--out=out.mp4"]
+    assert cli.main(["reconstruct", *defaults, *arguments]) == cli.EXIT_USER
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "small.mp4"]
