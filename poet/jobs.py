@@ -69,11 +69,14 @@ def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str,
     from poet.data.pixels import pixel_batches
 
     spec = experiment.tokenizer_train
-    if not spec.source:
-        raise UserError("TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips")
+    if not spec.folders:
+        raise UserError(
+            "TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips, or several of "
+            'them with weights as TOKENIZER_TRAIN.sources = {"FOLDER": 3, "OTHER": 1}'
+        )
     return {
         name: pixel_batches(
-            spec.source,
+            spec.folders,
             spec.split,
             experiment.clip,
             *group.batch["video"].shape[:4],

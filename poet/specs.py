@@ -307,6 +307,9 @@ class StoreSpec(Spec):
 class TokenizerTrainSpec(Spec):
     """`poet tokenizer-train`: batches and the weights of every loss term (spec §2.1, §2.5).
 
+    Clips: of `source`, one folder, or of `sources`, folder -> weight: of sum(weights) examples each
+    folder gives exactly its weight.  A folder is a TFDS folder (`.../name/1.0.0`) or one of clips.
+
     Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on
     one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
     equally often at an equal number of pixels per step, () takes whole frames.
@@ -327,6 +330,7 @@ class TokenizerTrainSpec(Spec):
     """
 
     source: str = ""
+    sources: dict[str, int] = dataclasses.field(default_factory=dict)
     split: str = "train"
     batch: int = 16
     frames: int = 0
@@ -355,11 +359,18 @@ class TokenizerTrainSpec(Spec):
 
     def validate(self) -> None:
         self.require_positive("batch", "temperature", "r1_every")
+        self.require(not (self.source and self.sources), "sources", "give it or source, not both")
+        self.require(all(w > 0 for w in self.sources.values()), "sources", "weights start at 1")
         self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
         for field in ("ema_decay", "lecam_decay"):
             self.require(0 <= getattr(self, field) < 1, field, "must lie in [0, 1)")
         for field in ("entropy_samples", "perceptual_frames", "adversarial_weight", "gan_start"):
             self.require(getattr(self, field) >= 0, field, "must not be negative")
+
+    @property
+    def folders(self) -> dict[str, int]:
+        """Folder -> weight, whichever of `source` and `sources` is given; {} if none is."""
+        return {self.source: 1} if self.source else self.sources
 
     @property
     def adversarial(self) -> bool:

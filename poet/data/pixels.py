@@ -4,12 +4,16 @@ A source can only be read in ranges, so its items are cut into blocks; an epoch 
 fills windows of memory with them, and permutes the clips of each window.  A source that fits one
 window is read once and permuted as a whole.  Every order is drawn from (seed, epoch, window), so
 the state of an iterator is its position alone.
+
+Several sources are mixed by a pattern that holds each of them as often as its weight says, and that
+is permuted anew at every repetition; it tells the source of an example and its position in there.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,12 +23,12 @@ from poet.specs import ClipSpec, UserError
 from poet.store.sources import RawClip, Source, TfdsSource, open_source
 
 BLOCK_CLIPS = 64
-# Clips held in memory; while one window is in use the next one is read.
+# Clips of one source in memory; while one window is in use the next one is read.
 WINDOW_BYTES = 1024**3
 
 
 def pixel_batches(
-    path: str,
+    sources: Mapping[str, int],
     split: str,
     clip: ClipSpec,
     batch: int,
@@ -37,17 +41,19 @@ def pixel_batches(
     process_count: int = 1,
     window_bytes: int = WINDOW_BYTES,
 ) -> PositionIterator:
-    """Endless batches {"video": uint8 [B, frames, height, width, 3]} of a folder of clips or a TFDS folder.
+    """Endless batches {"video": uint8 [B, frames, height, width, 3]} of one or several sources.
 
     Args:
+      sources: TFDS folder or folder of clips -> weight: of sum(weights) examples every folder gives
+        exactly its weight.
       clip: format that the clips are brought to.
       batch: clips per step, of all processes; may be more than the split holds.
       frames, height, width: size of a random excerpt of each clip; 0 takes all of it, and
         `frames` = 1 gives images.
 
     Raises:
-      UserError: no such source or split, an empty split, an excerpt larger than a clip, or a batch
-        not divisible by the processes.
+      UserError: no source, a weight below 1, no such source or split, an empty split, an excerpt
+        larger than a clip, or a batch not divisible by the processes.
     """
     whole = (clip.frames, clip.height, clip.width)
     size = tuple(asked or limit for asked, limit in zip((frames, height, width), whole))
@@ -55,24 +61,61 @@ def pixel_batches(
         raise UserError(
             f"excerpts of {size} (frames, height, width) do not fit clips of {whole}"
         )
-    source = open_source(path, split, clip)
-    if isinstance(source, TfdsSource):
-        tensorflow()  # before the source starts it with an accelerator in sight
-    if not len(source):
-        raise UserError(f"split {split!r} of {path} is empty")
+    _check_weights(sources)
     local = local_batch(batch, process_count, "the batch of clips")
-    pool = _pool(source, clip, window_bytes)
+    pools = [_pool(_open(path, split, clip), clip, window_bytes) for path in sources]
+    weights = tuple(sources.values())
     seed %= 2**32
     own = slice(process_index * local, (process_index + 1) * local)
 
     def build(examples: int) -> Batches:
         while True:
             places = range(examples, examples + batch)[own]
-            clips = [_excerpt(pool.clip(seed, i), size, (seed, i)) for i in places]
-            yield {"video": np.stack(clips)}
+            yield {"video": np.stack([example(i) for i in places])}
             examples += batch
 
+    def example(index: int) -> np.ndarray:
+        source, position = _place(seed, index, weights)
+        return _excerpt(pools[source].clip(seed, position), size, (seed, index))
+
     return PositionIterator(build, batch)
+
+
+def _check_weights(sources: Mapping[str, int]) -> None:
+    if not sources or min(sources.values()) < 1:
+        raise UserError(
+            f"sources of clips are {dict(sources)}: give at least one folder, with weights > 0"
+        )
+
+
+def _open(path: str, split: str, clip: ClipSpec) -> Source:
+    source = open_source(path, split, clip)
+    if isinstance(source, TfdsSource):
+        tensorflow()  # before the source starts it with an accelerator in sight
+    if not len(source):
+        raise UserError(f"split {split!r} of {path} is empty")
+    return source
+
+
+def _place(seed: int, index: int, weights: tuple[int, ...]) -> tuple[int, int]:
+    """Source of an example, and the example's position in the order of that source."""
+    repetition, place = divmod(index, sum(weights))
+    sources, ranks = _pattern(seed, repetition, weights)
+    source = int(sources[place])
+    return source, repetition * weights[source] + int(ranks[place])
+
+
+@functools.lru_cache(maxsize=8)
+def _pattern(
+    seed: int, repetition: int, weights: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every place of a repetition: its source, and how many places of it come before."""
+    ordered = np.repeat(np.arange(len(weights)), weights)
+    sources = np.random.default_rng((seed, repetition, 4)).permutation(ordered)
+    ranks = np.empty_like(sources)
+    for source, weight in enumerate(weights):
+        ranks[sources == source] = np.arange(weight)
+    return sources, ranks
 
 
 def _excerpt(
@@ -91,7 +134,7 @@ def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> _Pool:
     return _whole_pool(source) if whole else _Pool(source, blocks)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _whole_pool(source: Source) -> _Pool:
     return _Pool(source, len(source))
 

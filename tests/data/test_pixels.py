@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from poet.data import pixels
 from poet.data.pixels import pixel_batches
-from poet.specs import ClipSpec, UserError
+from poet.specs import ClipSpec, TokenizerTrainSpec, UserError
 from poet.store.sources import RawClip, Skipped
 
 CLIP = ClipSpec(frames=5, height=2, width=3)
@@ -51,7 +51,7 @@ def small_blocks(monkeypatch):
 
 def open_numbered(monkeypatch, source, **arguments):
     monkeypatch.setattr(pixels, "open_source", lambda path, split, clip: source)
-    return pixel_batches("path", "train", CLIP, **({"batch": 5, "seed": 3} | arguments))
+    return pixel_batches({"path": 1}, "train", CLIP, **({"batch": 5, "seed": 3} | arguments))
 
 
 def ids(batches):
@@ -151,7 +151,7 @@ def test_crops_are_windows_of_the_clip_from_every_place(monkeypatch):
                 yield dataclasses.replace(item, video=video)
 
     monkeypatch.setattr(pixels, "open_source", lambda *_: Placed(50))
-    batch = next(pixel_batches("path", "train", clip, 50, 2, 4, 3, seed=1))["video"]
+    batch = next(pixel_batches({"path": 1}, "train", clip, 50, 2, 4, 3, seed=1))["video"]
     assert batch.shape == (50, 2, 4, 3, 3)
     corners = {divmod(int(video[0, 0, 0, 0]), 7) for video in batch}
     for video, (row, column) in ((v, divmod(int(v[0, 0, 0, 0]), 7)) for v in batch):
@@ -170,6 +170,104 @@ def test_crops_are_windows_of_the_clip_from_every_place(monkeypatch):
 def test_impossible_requests_are_refused(monkeypatch, arguments, message):
     with pytest.raises(UserError, match=message):
         open_numbered(monkeypatch, Numbered(25), **arguments)
+
+
+class Several:
+    """Sources of the given sizes and weights; channel 2 of a clip holds its source."""
+
+    def __init__(self, sizes: list[int], weights: list[int]):
+        self.sizes, self.weights = sizes, weights
+
+    def open(self, path, split, clip):
+        number = int(path)
+
+        class OfSource(Numbered):
+            def read(self, start, stop):
+                for item in super().read(start, stop):
+                    item.video[..., 2] = number
+                    yield item
+
+        return OfSource(self.sizes[number])
+
+    def batches(self, monkeypatch, batch: int, **arguments):
+        monkeypatch.setattr(pixels, "open_source", self.open)
+        sources = {str(number): weight for number, weight in enumerate(self.weights)}
+        return pixel_batches(sources, "train", CLIP, batch, seed=3, **arguments)
+
+    def examples(self, iterator, count: int) -> list[tuple[int, int]]:
+        """(source, number) of the next examples."""
+        clips = (v for batch in iterator for v in batch["video"])
+        return [(int(v[0, 0, 0, 2]), int(v[0, 0, 0, 1])) for v in itertools.islice(clips, count)]
+
+
+@st.composite
+def several(draw):
+    sizes = draw(st.lists(st.integers(1, 14), min_size=1, max_size=4))
+    weights = draw(st.lists(st.integers(1, 5), min_size=len(sizes), max_size=len(sizes)))
+    return Several(sizes, weights)
+
+
+@given(mixture=several(), batch=st.integers(1, 7), blocks=st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_shares_are_exact_and_every_source_gives_each_clip_once_an_epoch(mixture, batch, blocks):
+    """An oracle in counts alone: of each repetition, and of each source's own sequence."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pixels, "BLOCK_CLIPS", 4)
+        iterator = mixture.batches(monkeypatch, batch, window_bytes=window_bytes(blocks))
+        repetition = sum(mixture.weights)
+        examples = mixture.examples(iterator, repetition * 12)
+    for start in range(0, len(examples), repetition):
+        drawn = [source for source, _ in examples[start : start + repetition]]
+        assert [drawn.count(source) for source in range(len(mixture.sizes))] == mixture.weights
+    for source, size in enumerate(mixture.sizes):
+        numbers = [number for of, number in examples if of == source]
+        for start in range(0, len(numbers) - size + 1, size):
+            assert sorted(numbers[start : start + size]) == list(range(size))
+
+
+@given(mixture=several(), batch=st.integers(1, 7), taken=st.integers(0, 15))
+@settings(max_examples=20, deadline=None)
+def test_a_mixture_resumes_bit_for_bit_from_its_position(mixture, batch, taken):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pixels, "BLOCK_CLIPS", 4)
+        original, resumed = (
+            mixture.batches(monkeypatch, batch, frames=2, window_bytes=window_bytes(2))
+            for _ in range(2)
+        )
+        list(itertools.islice(original, taken))
+        resumed.set_state(original.get_state())
+        for _ in range(4):
+            np.testing.assert_array_equal(next(original)["video"], next(resumed)["video"])
+
+
+def test_the_pattern_of_a_mixture_is_drawn_anew_at_every_repetition(monkeypatch):
+    mixture = Several([30, 30], [4, 4])
+    sources = [s for s, _ in mixture.examples(mixture.batches(monkeypatch, 8), 80)]
+    assert len({tuple(sources[start : start + 8]) for start in range(0, 80, 8)}) > 5
+
+
+def test_processes_share_a_mixture(monkeypatch):
+    mixture = Several([9, 5], [2, 1])
+    whole = mixture.batches(monkeypatch, 4)
+    parts = [mixture.batches(monkeypatch, 4, process_index=i, process_count=2) for i in range(2)]
+    for _ in range(8):
+        joined = np.concatenate([next(part)["video"] for part in parts])
+        np.testing.assert_array_equal(next(whole)["video"], joined)
+
+
+@pytest.mark.parametrize("sources", [{}, {"a": 0}, {"a": 2, "b": -1}], ids=str)
+def test_a_mixture_of_nothing_is_refused(sources):
+    with pytest.raises(UserError, match="at least one folder"):
+        pixel_batches(sources, "train", CLIP, batch=2)
+
+
+def test_a_run_names_its_clips_in_one_way():
+    assert TokenizerTrainSpec(source="a").folders == {"a": 1}
+    assert TokenizerTrainSpec(sources={"a": 3, "b": 1}).folders == {"a": 3, "b": 1}
+    with pytest.raises(UserError, match="TOKENIZER_TRAIN.sources = .*not both"):
+        TokenizerTrainSpec(source="a", sources={"b": 1})
+    with pytest.raises(UserError, match="TOKENIZER_TRAIN.sources = .*weights start at 1"):
+        TokenizerTrainSpec(sources={"b": 0})
 
 
 def test_a_batch_may_span_epochs(monkeypatch):
@@ -210,5 +308,5 @@ def test_clips_of_a_tfds_folder_are_read(tmp_path):
     tfds.folder_dataset.write_metadata(
         data_dir=tmp_path, features=features, split_infos=[split], check_data=False
     )
-    batch = next(pixel_batches(str(tmp_path), "train", CLIP, batch=6))["video"]
+    batch = next(pixel_batches({str(tmp_path): 1}, "train", CLIP, batch=6))["video"]
     assert sorted(v.tobytes() for v in batch) == sorted(v.tobytes() for v in videos)
