@@ -51,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    extras = {"vizdoom": "poet[freedoom]", "apache_beam": "poet[beam]", "libtpu": "poet[tpu]"}
+    extras = {
+        "vizdoom": "poet[freedoom]",
+        "apache_beam": "poet[beam]",
+        "libtpu": "poet[tpu]",
+        "ale_py": "poet[atari]",
+    }
     package = (error.name or "").split(".")[0]
     return f"the package {package!r} is missing: pip install '{extras.get(package, package)}'"
 
@@ -160,6 +165,25 @@ def _reconstruct(args: argparse.Namespace) -> None:
     jobs.reconstruct(args)
 
 
+def _tokenizer_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    _out_argument(parser)
+    add = parser.add_argument
+    add("--tokenizer", default="", help="folder of a trained tokenizer (VIDEO_TOKENIZER.path)")
+    add("--set", action="append", default=[], choices=("source", "atari", "natural"), dest="sets",
+        help="clips to score on (repeatable, default all): 'source' is EVAL.source, EVAL.split")
+    add("--codec", action="append", default=[], choices=("x264", "x265", "none"), dest="codecs",
+        help="codec to set beside it at the same rate (repeatable, default both)")
+    add("--preset", default="slow", help="effort of the codecs")
+    add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
+
+
+def _tokenizer_eval(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.tokenizer_evaluate(_experiment(args), args)
+
+
 def _tokenize(args: argparse.Namespace) -> None:
     from poet import jobs
 
@@ -250,6 +274,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Argum
         _describe_arguments,
     ),
     "tokenizer-train": ("Train the video tokenizer.", _tokenizer_train, _workdir_arguments),
+    "tokenizer-eval": (
+        "Score a video tokenizer beside codecs at its bit rate.",
+        _tokenizer_eval,
+        _tokenizer_eval_arguments,
+    ),
     "reconstruct": (
         "Encode and decode clips with a tokenizer.", _reconstruct, _reconstruct_arguments
     ),

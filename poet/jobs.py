@@ -119,10 +119,34 @@ def reconstruct(args: Any) -> None:
         print(done)
 
 
-def _frozen_video_tokenizer(experiment: Experiment) -> Any:
+def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
+    """Writes OUT/tokenizer_scores.json and pictures, and prints the tables."""
+    from poet.evaluation import clip_sets, tokenizer_scores
+    from poet.tokenizers import perceptual
+    from poet.tokenizers.base import VideoTokenizer
+
+    spec = experiment.eval
+    names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
+    sets, skipped = clip_sets.open_sets(
+        names, experiment.clip, spec.clips, spec.source, spec.split
+    )
+    result = tokenizer_scores.evaluate(
+        VideoTokenizer.load(args.tokenizer or experiment.video_tokenizer.path),
+        sets,
+        Path(args.out),
+        perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
+        comparators=[name for name in args.codecs or ("x264", "x265") if name != "none"],
+        rate_hz=experiment.clip.rate_hz,
+        preset=args.preset,
+        skipped=skipped,
+    )
+    print(tokenizer_scores.summary(result))
+
+
+def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
     from poet.tokenizers.base import load_video_tokenizer
 
-    return load_video_tokenizer(experiment.video_tokenizer)
+    return load_video_tokenizer(experiment.video_tokenizer, **options)
 
 
 def tokenize(experiment: Experiment) -> None:
@@ -136,7 +160,7 @@ def tokenize(experiment: Experiment) -> None:
     manifest = write_store(
         experiment.store,
         experiment.clip,
-        tokenizer=_frozen_video_tokenizer(experiment),
+        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh_lib.build(experiment.mesh)),
         text=load_text_encoder(experiment.text),
     )
     for split, info in manifest.splits.items():
