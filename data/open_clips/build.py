@@ -32,10 +32,9 @@ def build(options: argparse.Namespace) -> None:
     import tensorflow_datasets as tfds
     import tqdm
     from open_clips_dataset_builder import Builder
-    bar = tqdm.tqdm(unit="clip", desc="open_clips", mininterval=0.5 if sys.stderr.isatty() else 10)
     builder = Builder(data_dir=str(options.data_dir), size=options.size, seed=options.seed,
                       garment_clips=options.garment_clips, packages_dir=options.packages_dir,
-                      on_clip=bar.update)
+                      on_clip=lambda: bar.update())
     present = builder.data_path.exists()
     if present and not options.overwrite:
         settings = dict(tfds.builder_from_directory(str(builder.data_path)).info.metadata or {})
@@ -48,9 +47,10 @@ def build(options: argparse.Namespace) -> None:
     mode = (tfds.GenerateMode.REUSE_CACHE_IF_EXISTS if present
             else tfds.GenerateMode.REUSE_DATASET_IF_EXISTS)
     tfds.disable_progress_bar()
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(download_mode=mode))
-    bar.close()
+    interval_s = 0.5 if sys.stderr.isatty() else 10
+    with tqdm.tqdm(unit="clip", desc="open_clips", mininterval=interval_s) as bar:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(download_mode=mode))
     print(f"{builder.data_path}: {builder.info.splits['train'].num_examples} clips, "
           f"{builder.info.dataset_size / 2**20:.0f} MiB")
 
