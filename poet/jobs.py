@@ -93,7 +93,7 @@ def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path
 
     shapes = jax.eval_shape(trainable.init, jax.random.key(0))
     ema = checkpoint.load_params(workdir, shapes["ema"], key="ema")
-    card = {"steps": experiment.train.steps, "source": experiment.tokenizer_train.source}
+    card = {"steps": experiment.train.steps, "sources": experiment.tokenizer_train.folders}
     folder = workdir / TOKENIZER_FOLDER
     tokenizer = training.export_tokenizer({"ema": ema}, experiment, folder, card)
     _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)

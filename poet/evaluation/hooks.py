@@ -181,16 +181,17 @@ def reconstructions(experiment: Experiment) -> Hook:
 
 
 def _pixel_clips(experiment: Experiment) -> np.ndarray:
-    """uint8 [N, T, H, W, 3], N up to CLIPS_SHOWN."""
+    """uint8 [N, T, H, W, 3], N up to CLIPS_SHOWN, of the first folder that is trained on."""
     spec = experiment.tokenizer_train
+    folder = next(iter(spec.folders))
     try:
-        source = open_source(spec.source, experiment.eval.split, experiment.clip)
+        source = open_source(folder, experiment.eval.split, experiment.clip)
     except UserError:
-        source = open_source(spec.source, spec.split, experiment.clip)
+        source = open_source(folder, spec.split, experiment.clip)
     items = source.read(0, min(2 * CLIPS_SHOWN, len(source)))
     clips = [item.video for item in items if isinstance(item, RawClip)][:CLIPS_SHOWN]
     if not clips:
-        raise UserError(f"no clip of {spec.source} can be read")
+        raise UserError(f"no clip of {folder} can be read")
     return np.stack(clips)
 
 
