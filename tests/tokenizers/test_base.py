@@ -13,7 +13,7 @@ from PIL import Image
 
 from poet import mesh as meshes
 from poet.specs import MeshSpec, UserError, VideoTokenizerSpec
-from poet.tokenizers import magvit
+from poet.tokenizers import magvit, tiling
 from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
 
 TINY = VideoTokenizerSpec(
@@ -91,7 +91,7 @@ def test_bfloat16_flips_few_bits_and_keeps_the_fingerprint() -> None:
     ids, whole = half.encode(video), shipped().encode(video)
     assert half.fingerprint == shipped().fingerprint and ids.dtype == np.int32
     flipped = np.mean([(ids ^ whole) >> bit & 1 for bit in range(10)])
-    assert 0 < flipped < 0.02
+    assert 0 < flipped < 0.01  # 0.0014 measured
     assert np.abs(half.decode(whole).astype(int) - shipped().decode(whole)).mean() < 1
 
 
@@ -123,17 +123,22 @@ def test_one_tile_is_the_whole_frame(tiny: VideoTokenizer) -> None:
     np.testing.assert_array_equal(tiled.decode(ids), tiny.decode(ids))
 
 
-def test_tiles_leave_no_seams_in_a_photograph() -> None:
-    """The step across the borders of tiles is that of the untiled picture, or little more."""
+def test_blended_tiles_leave_no_seams_in_a_photograph() -> None:
+    """The mean step across borders of tiles, over that of the untiled picture.
+
+    Measured with the shipped weights: 2.1 where tiles only meet, 0.97 where they overlap.
+    """
     video = pan(1, 64, 160)
     ids = shipped().encode(video)
-    tiled = dataclasses.replace(shipped(), tile=16, overlap=4)
-    whole, blended = shipped().decode(ids).astype(int), tiled.decode(ids).astype(int)
-    middles = [window.high * 4 for _, window in tiled._tiles(16, 40)][:-1]
-    columns = [int(m) + d for m in middles for d in range(-8, 8)]
-    before, after = (np.abs(np.diff(x, axis=3))[..., columns, :].max() for x in (whole, blended))
-    assert len(middles) == 2
-    assert after <= 1.25 * before
+    whole = np.abs(np.diff(shipped().decode(ids).astype(int), axis=3))
+
+    def step(overlap: int) -> float:
+        tiled = dataclasses.replace(shipped(), tile=16, overlap=overlap)
+        borders = [int(4 * w.high) - 1 for w in tiling.windows(40, 16, overlap)][:-1]
+        found = np.abs(np.diff(tiled.decode(ids).astype(int), axis=3))
+        return found[..., borders, :].mean() / whole[..., borders, :].mean()
+
+    assert step(overlap=4) <= 1.25 < 1.5 < step(overlap=0)
 
 
 def test_illegal_options_are_refused_with_what_is_legal(tiny: VideoTokenizer) -> None:
