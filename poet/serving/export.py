@@ -289,7 +289,7 @@ def _check_target(out: Path) -> None:
     """An export replaces an export, and nothing else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder to export to")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / manifest.NAME).is_file():
         raise UserError(f"{out} is not empty and holds no export: give another folder")
 
 

@@ -33,7 +33,9 @@ result = Runtime.load(folder).generate(**given, **settings)
 loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "orbax", "av")]
 assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
-assert own == ["poet", "poet.serving", "poet.serving.runtime", "poet.specs"], own
+assert own == [
+    "poet", "poet.manifest", "poet.serving", "poet.serving.runtime", "poet.spec_base", "poet.specs"
+], own
 np.savez(output, tokens=result.tokens, video=result.video)
 """
 
