@@ -244,7 +244,7 @@ class VideoTokenizer:
     ) -> Iterator[tuple[list[tuple[int, Tile]], int, np.ndarray]]:
         """Runs `step` over all clips, tiles and chunks: (clips and tiles, chunk number, output)."""
         items = list(itertools.product(range(len(source)), tiles))
-        size = self._sub_batch(len(items))
+        size = self._sub_batch(len(items), tiled=len(tiles) > 1)
         run = _compiled(step, self.spec, self.mesh)
 
         def results() -> Iterator[tuple[list[tuple[int, Tile]], int, jax.Array]]:
@@ -259,9 +259,15 @@ class VideoTokenizer:
         for part, number, output in _one_behind(results()):
             yield part, number, np.asarray(output)[: len(part)]
 
-    def _sub_batch(self, count: int) -> int:
-        """At most `batch`; few inputs run at the next power of two, so that few shapes compile."""
+    def _sub_batch(self, count: int, tiled: bool) -> int:
+        """At most `batch`, so that few shapes compile and little is padding.
+
+        Few clips run at the next power of two; tiles, of which every clip of a size has as many, at
+        equal shares.
+        """
         size = min(self.batch, 1 << max(count - 1, 0).bit_length())
+        if tiled and count:
+            size = -(-count // -(-count // self.batch))
         return size + -size % (batch_ways(self.mesh) if self.mesh is not None else 1)
 
     def save(self, folder: str | pathlib.Path) -> None:

@@ -91,7 +91,7 @@ def test_bfloat16_flips_few_bits_and_keeps_the_fingerprint() -> None:
     ids, whole = half.encode(video), shipped().encode(video)
     assert half.fingerprint == shipped().fingerprint and ids.dtype == np.int32
     flipped = np.mean([(ids ^ whole) >> bit & 1 for bit in range(10)])
-    assert 0 < flipped < 0.01  # 0.0014 measured
+    assert 0 < flipped < 0.01  # 0.002 measured
     assert np.abs(half.decode(whole).astype(int) - shipped().decode(whole)).mean() < 1
 
 
@@ -139,6 +139,13 @@ def test_blended_tiles_leave_no_seams_in_a_photograph() -> None:
         return found[..., borders, :].mean() / whole[..., borders, :].mean()
 
     assert step(overlap=4) <= 1.25 < 1.5 < step(overlap=0)
+
+
+@pytest.mark.parametrize("tile", [0, 2])
+def test_no_clips_are_no_codes(tiny: VideoTokenizer, tile: int) -> None:
+    cut = dataclasses.replace(tiny, tile=tile, overlap=0)
+    ids = cut.encode(noise(0, 5, 12, 16))
+    assert ids.shape == (0, 2, 3, 4) and cut.decode(ids).shape == (0, 5, 12, 16, 3)
 
 
 def test_illegal_options_are_refused_with_what_is_legal(tiny: VideoTokenizer) -> None:
