@@ -23,6 +23,7 @@ from poet.tokenizers import discriminator, inflation, layers, magvit
 from poet.tokenizers import step as steps
 from poet.tokenizers.base import VideoTokenizer
 from poet.tokenizers.layers import Tree
+from poet.tokenizers.perceptual import Perceptual
 from poet.training import microbatches
 from poet.training.trainable import Group, State, Trainable
 
@@ -47,7 +48,8 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
         init=functools.partial(steps.init, nets, start=start),
         axes=steps.axes(nets),
         groups={
-            name: _group(experiment, mesh, name, shape, step) for name, shape in shapes.items()
+            name: _group(experiment, mesh, name, shape, step, frozen)
+            for name, shape in shapes.items()
         },
     )
 
@@ -115,7 +117,12 @@ def _start(experiment: Experiment) -> Tree | None:
 
 
 def _group(
-    experiment: Experiment, mesh: Mesh | None, name: str, shape: Shape, step: steps.Step
+    experiment: Experiment,
+    mesh: Mesh | None,
+    name: str,
+    shape: Shape,
+    step: steps.Step,
+    frozen: Perceptual | None,
 ) -> Group:
     batch, t, h, w = shape[0], *experiment.video_tokenizer.grid(*shape[1:4])
     what = f"TOKENIZER_TRAIN.batch, group {name!r}"
@@ -129,7 +136,7 @@ def _group(
         batch={"video": jax.ShapeDtypeStruct(shape, jnp.uint8)},
         clips=batch,
         tokens=batch * t * h * w,
-        flops=train_flops(experiment, shape),
+        flops=train_flops(experiment, shape, frozen),
     )
 
 
@@ -138,7 +145,7 @@ def shapes_of(spec: VideoTokenizerSpec) -> Tree:
     return jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
 
 
-def train_flops(experiment: Experiment, shape: Shape) -> float:
+def train_flops(experiment: Experiment, shape: Shape, frozen: Perceptual | None) -> float:
     """Matmul and convolution FLOPs of one step: a backward pass counts as two forward ones.
 
     The discriminator judges the reconstruction for the generator (forward, and backward to its
@@ -150,7 +157,7 @@ def train_flops(experiment: Experiment, shape: Shape) -> float:
     if train.adversarial:
         judged = _critic_flops(experiment, shape)
         total += (2 + 2 * 3 + 6 / train.r1_every) * judged
-    if frozen := steps.load_perceptual(experiment):
+    if frozen is not None:
         frames = min(train.perceptual_frames or shape[1], shape[1])
         pictures = jax.ShapeDtypeStruct((shape[0] * frames, *shape[2:]), jnp.float32)
         # One call embeds both images: forward twice, and backward to one of them.
