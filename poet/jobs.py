@@ -41,7 +41,7 @@ def _processes() -> dict[str, int]:
 def tokenizer_train(experiment: Experiment, workdir: str) -> int:
     """Trains the video tokenizer; at the end its averaged weights lie in WORKDIR/tokenizer."""
     from poet.evaluation import hooks
-    from poet.tokenizers import training
+    from poet.tokenizers.video import training
 
     if experiment.video_tokenizer.path:
         raise UserError(
@@ -89,7 +89,7 @@ def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str,
 
 def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path) -> None:
     from poet import checkpoint
-    from poet.tokenizers import training
+    from poet.tokenizers.video import training
 
     shapes = jax.eval_shape(trainable.init, jax.random.key(0))
     ema = checkpoint.load_params(workdir, shapes["ema"], key="ema")
@@ -102,7 +102,7 @@ def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path
 def reconstruct(args: Any) -> None:
     """Writes clips as a tokenizer rebuilds them, and prints rate, PSNR and speed."""
     from poet.evaluation import reconstruct as rebuilding
-    from poet.tokenizers.base import VideoTokenizer
+    from poet.tokenizers.video.base import VideoTokenizer
 
     clips = [Path(clip) for clip in args.clips]
     targets = rebuilding.targets(Path(args.out), clips)
@@ -122,8 +122,8 @@ def reconstruct(args: Any) -> None:
 def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
     """Writes OUT/tokenizer_scores.json and pictures, and prints the tables."""
     from poet.evaluation import clip_sets, tokenizer_scores
-    from poet.tokenizers import perceptual
-    from poet.tokenizers.base import VideoTokenizer
+    from poet.tokenizers.video import perceptual
+    from poet.tokenizers.video.base import VideoTokenizer
 
     spec = experiment.eval
     names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
@@ -144,7 +144,7 @@ def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
 
 
 def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
-    from poet.tokenizers.base import load_video_tokenizer
+    from poet.tokenizers.video.base import load_video_tokenizer
 
     return load_video_tokenizer(experiment.video_tokenizer, **options)
 

@@ -11,7 +11,10 @@ import functools
 import re
 import types
 import typing
-from typing import Any, Mapping, Self, Sequence
+from typing import Any, ClassVar, Mapping, Self, Sequence
+
+
+DTYPES = ("float32", "bfloat16")
 
 
 class UserError(ValueError):
@@ -72,12 +75,18 @@ def _first_match(value: Any, hints: Sequence[Any]) -> Any:
 @functools.cache
 def type_hints(cls: type) -> dict[str, Any]:
     """Resolved annotations of a class."""
-    return typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
+    return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not ClassVar}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of all specs: checks every field's type, then calls `validate`."""
+    """Base of all specs: checks every field's type, then calls `validate`.
+
+    `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed.
+    """
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

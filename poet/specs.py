@@ -10,10 +10,38 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from poet.spec_base import Spec, UserError, choose, from_dict, near_names, to_dict, type_hints
+from poet.spec_base import (
+    DTYPES,
+    Spec,
+    UserError,
+    choose,
+    from_dict,
+    near_names,
+    to_dict,
+    type_hints,
+)
+from poet.spec_tokenizers import (
+    AudioTokenizerSpec,
+    AudioTrainSpec,
+    DiscriminatorSpec,
+    TokenizerTrainSpec,
+    VideoTokenizerSpec,
+)
 
 # The whole house imports these from here.
-__all__ = ["Spec", "UserError", "choose", "from_dict", "near_names", "to_dict"]
+__all__ = [
+    "AudioTokenizerSpec",
+    "AudioTrainSpec",
+    "DiscriminatorSpec",
+    "Spec",
+    "TokenizerTrainSpec",
+    "UserError",
+    "VideoTokenizerSpec",
+    "choose",
+    "from_dict",
+    "near_names",
+    "to_dict",
+]
 
 # ---------------------------------------------------------------------------- what the model sees
 
@@ -58,81 +86,6 @@ class VocabularySpec(Spec):
         self.require(self.specials >= 256, "specials", "the special tokens need 256 ids")
         self.require(1 <= self.visual_bits <= 18, "visual_bits", "must lie in 1..18")
         self.require_positive("audio_levels", "audio_codes", "text_pieces")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoTokenizerSpec(Spec):
-    """MAGVIT-v2 network (spec §2.2-2.4; defaults are the paper's full-size figure).
-
-    `stem` is a causal space-to-depth (t, h, w) in front of the first convolution, (1, 1, 1) in the
-    paper; each level but the last halves h and w, and t where `temporal_downsample` says so.
-    `stem_kernel` is that of the first and the last convolution: 1 beside a large stem is a patch
-    embedding, and saves most of the FLOPs of a small network.
-    `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
-    spans: 1 is the image network of the two-step training (spec §2.5).
-    `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
-    """
-
-    base_channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    blocks: int = 4
-    temporal_downsample: tuple[bool, ...] = (False, True, True)
-    stem: tuple[int, int, int] = (1, 1, 1)
-    stem_kernel: int = 3
-    down_kernel: int = 3
-    temporal_kernel: int = 3
-    norm_groups: int = 32
-    bits: int = 18
-    dtype: str = "float32"
-    path: str = ""
-
-    def validate(self) -> None:
-        self.require_positive(
-            "base_channels", "blocks", "stem_kernel", "down_kernel", "norm_groups"
-        )
-        self.require(1 <= self.temporal_kernel <= 3, "temporal_kernel", "must lie in 1..3")
-        self.require(
-            self.temporal_kernel > 1 or not any(self.temporal_downsample),
-            "temporal_kernel",
-            "a convolution that halves time spans at least 2 frames: take 2 or 3, or clear every "
-            "flag of temporal_downsample",
-        )
-        self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
-        self.require_one_of("dtype", DTYPES)
-        self.require(
-            len(self.temporal_downsample) == len(self.multipliers) - 1,
-            "temporal_downsample",
-            "needs one flag per level but the last",
-        )
-        for channels in (self.base_channels * m for m in self.multipliers):
-            self.require(
-                channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels"
-            )
-
-    @property
-    def factor(self) -> tuple[int, int, int]:
-        """Pixels per latent in (t, h, w): (4, 8, 8) in the paper."""
-        spatial = 2 ** len(self.temporal_downsample)
-        temporal = 2 ** sum(self.temporal_downsample)
-        return self.stem[0] * temporal, self.stem[1] * spatial, self.stem[2] * spatial
-
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent (t, h, w) of a clip; frames must be 1 + k*factor, sides multiples of the factor."""
-        t, h, w = self.factor
-        if frames < 1 or (frames - 1) % t:
-            low = 1 + max(frames - 1, 0) // t * t
-            raise UserError(
-                f"a clip of {frames} frames cannot be tokenized: frames must be 1 + {t}k; "
-                f"nearest are {low} and {low + t}"
-            )
-        for side, name, f in ((height, "height", h), (width, "width", w)):
-            if side < f or side % f:
-                low = max(side // f, 1) * f
-                raise UserError(
-                    f"a clip of {name} {side} cannot be tokenized: {name} must be a multiple of "
-                    f"{f}; nearest are {low} and {low + f}"
-                )
-        return 1 + (frames - 1) // t, height // h, width // w
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -303,102 +256,6 @@ class StoreSpec(Spec):
         self.require(0 <= self.max_skipped <= 1, "max_skipped", "is a share, 0..1")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerTrainSpec(Spec):
-    """`poet tokenizer-train`: batches and the weights of every loss term (spec §2.1, §2.5).
-
-    Clips: of `source`, one folder, or of `sources`, folder -> weight: of sum(weights) examples each
-    folder gives exactly its weight.  A folder is a TFDS folder (`.../name/1.0.0`) or one of clips.
-
-    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on
-    one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
-    equally often at an equal number of pixels per step, () takes whole frames.
-
-    Start: `init_from` names a trained tokenizer whose weights are taken over; those of an image
-    tokenizer (kernels of one frame) are inflated into the last temporal tap (spec §2.5).
-
-    Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
-    = 0 takes it over all tokens of a step, else over about that many of them.
-
-    Perceptual: `perceptual` names a network of `poet.tokenizers.perceptual`, '' leaves the term out;
-    `perceptual_path` holds weights that the user brings; `perceptual_frames` = 0 compares every
-    frame, else that many random ones of each clip.
-
-    Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
-    step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
-    many times as strong.
-    """
-
-    source: str = ""
-    sources: dict[str, int] = dataclasses.field(default_factory=dict)
-    split: str = "train"
-    batch: int = 16
-    frames: int = 0
-    image_share: float = 0.0
-    crops: tuple[tuple[int, int], ...] = ()
-    init_from: str = ""
-    l2_weight: float = 5.0
-    commitment_weight: float = 0.25
-    entropy_weight: float = 0.1
-    entropy_anneal: float = 3.0
-    entropy_anneal_steps: int = 2000
-    entropy_groups: int = 0
-    entropy_samples: int = 0
-    temperature: float = 0.01
-    perceptual: str = ""
-    perceptual_path: str = ""
-    perceptual_weight: float = 0.1
-    perceptual_frames: int = 0
-    adversarial_weight: float = 0.0
-    gan_start: int = 0
-    r1_weight: float = 10.0
-    r1_every: int = 1
-    lecam_weight: float = 0.001
-    lecam_decay: float = 0.999
-    ema_decay: float = 0.999
-
-    def validate(self) -> None:
-        self.require_positive("batch", "temperature", "r1_every")
-        self.require(not (self.source and self.sources), "sources", "give it or source, not both")
-        self.require(all(w > 0 for w in self.sources.values()), "sources", "weights start at 1")
-        self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
-        for field in ("ema_decay", "lecam_decay"):
-            self.require(0 <= getattr(self, field) < 1, field, "must lie in [0, 1)")
-        for field in ("entropy_samples", "perceptual_frames", "adversarial_weight", "gan_start"):
-            self.require(getattr(self, field) >= 0, field, "must not be negative")
-
-    @property
-    def folders(self) -> dict[str, int]:
-        """Folder -> weight, whichever of `source` and `sources` is given; {} if none is."""
-        return {self.source: 1} if self.source else self.sources
-
-    @property
-    def adversarial(self) -> bool:
-        return self.adversarial_weight > 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiscriminatorSpec(Spec):
-    """The StyleGAN-like 3-D critic of tokenizer training (spec §2.5; defaults are the paper's).
-
-    `head` = 'flatten' reads the last feature map whole, so a run has one clip shape; 'mean' averages
-    it over frames and space, for runs that mix images, clips and sizes.  `learning_rate` is a factor
-    on `OPTIMIZER.learning_rate`.
-    """
-
-    base_channels: int = 128
-    multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
-    head: str = "flatten"
-    learning_rate: float = 1.0
-    dtype: str = "float32"
-
-    def validate(self) -> None:
-        self.require_positive("base_channels", "learning_rate")
-        self.require(len(self.multipliers) > 0, "multipliers", "needs one block at least")
-        self.require_one_of("head", ("flatten", "mean"))
-        self.require_one_of("dtype", DTYPES)
-
-
 # -------------------------------------------------------------------------- what a checkpoint does
 
 
@@ -461,9 +318,6 @@ class ExportSpec(Spec):
         self.require_one_of("dtype", DTYPES)
 
 
-DTYPES = ("float32", "bfloat16")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(Spec):
     """Everything that describes a run.  Field names are the lower-case gin names."""
@@ -471,6 +325,7 @@ class Experiment(Spec):
     clip: ClipSpec = ClipSpec()
     vocabulary: VocabularySpec = VocabularySpec()
     video_tokenizer: VideoTokenizerSpec = VideoTokenizerSpec()
+    audio_tokenizer: AudioTokenizerSpec = AudioTokenizerSpec()
     text: TextSpec = TextSpec()
     model: ModelSpec = ModelSpec()
     mesh: MeshSpec = MeshSpec()
@@ -481,6 +336,7 @@ class Experiment(Spec):
     store: StoreSpec = StoreSpec()
     tokenizer_train: TokenizerTrainSpec = TokenizerTrainSpec()
     discriminator: DiscriminatorSpec = DiscriminatorSpec()
+    audio_train: AudioTrainSpec = AudioTrainSpec()
     sample: SampleSpec = SampleSpec()
     eval: EvalSpec = EvalSpec()
     export: ExportSpec = ExportSpec()

@@ -14,13 +14,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
-    "poet": 0, "poet.specs": 0, "poet.spec_base": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
+    "poet": 0, "poet.specs": 0, "poet.spec_base": 0, "poet.spec_tokenizers": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
     "poet.manifest": 0,
     "poet.mesh": 1, "poet.media": 1, "poet.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
     "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3,
     "poet.training.loop": 4, "poet.training.reporting": 4,
-    "poet.tokenizers.training": 3, "poet.tokenizers.step": 3,
+    "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3,
+    "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,
     "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4,
     "poet.config": 5, "poet.jobs": 5, "poet.cli": 5,
 }
@@ -115,7 +116,7 @@ def test_model_step_sampling_and_runtime_run_without_tensorflow() -> None:
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "import poet.models.transformer, poet.training.step, poet.sampling.generate\n"
-        "import poet.checkpoint, poet.serving.runtime, poet.tokenizers.base\n"
+        "import poet.checkpoint, poet.serving.runtime, poet.tokenizers.video.base\n"
         "print('ok')"
     )
     assert run_python(code).strip().endswith("ok")

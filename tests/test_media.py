@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from poet import media
+from poet.media import bitstreams
 from poet.specs import ClipSpec, UserError
 
 SAMPLE_RATE_HZ = 16_000
@@ -324,26 +325,26 @@ def noisy_video(frames: int, side: int) -> np.ndarray:
     return np.clip(smooth_video(frames, side, side) + grain, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pixel_format", media.PIXEL_FORMATS)
-@pytest.mark.parametrize("codec", media.STREAM_CODECS)
+@pytest.mark.parametrize("pixel_format", bitstreams.PIXEL_FORMATS)
+@pytest.mark.parametrize("codec", bitstreams.STREAM_CODECS)
 def test_streams_give_every_frame_back_in_order(codec: str, pixel_format: str) -> None:
     video = numbered_video(17)
-    packets = media.encode_stream(video, codec, 10, rate_hz=8.0, pixel_format=pixel_format)
-    assert indices(media.decode_stream(packets, codec)) == list(range(17))
+    packets = bitstreams.encode_stream(video, codec, 10, rate_hz=8.0, pixel_format=pixel_format)
+    assert indices(bitstreams.decode_stream(packets, codec)) == list(range(17))
 
 
-@pytest.mark.parametrize("codec", media.STREAM_CODECS)
+@pytest.mark.parametrize("codec", bitstreams.STREAM_CODECS)
 def test_rate_factor_trades_bytes_for_quality(codec: str) -> None:
     video = noisy_video(9, 64)
-    streams = [media.encode_stream(video, codec, crf, rate_hz=8.0) for crf in (15, 25, 35, 45)]
-    sizes = [media.slice_bytes(packets, codec) for packets in streams]
-    quality = [psnr(media.decode_stream(packets, codec), video) for packets in streams]
+    streams = [bitstreams.encode_stream(video, codec, crf, rate_hz=8.0) for crf in (15, 25, 35, 45)]
+    sizes = [bitstreams.slice_bytes(packets, codec) for packets in streams]
+    quality = [psnr(bitstreams.decode_stream(packets, codec), video) for packets in streams]
     assert sizes == sorted(sizes, reverse=True) and quality == sorted(quality, reverse=True)
 
 
 def test_x264_repeats_byte_for_byte() -> None:
     video = noisy_video(9, 64)
-    first, second = (media.encode_stream(video, "x264", 30, rate_hz=8.0) for _ in range(2))
+    first, second = (bitstreams.encode_stream(video, "x264", 30, rate_hz=8.0) for _ in range(2))
     assert first == second
 
 
@@ -351,9 +352,9 @@ def test_full_chroma_keeps_colours_that_half_chroma_mixes() -> None:
     video = np.zeros((3, 64, 64, 3), np.uint8)
     video[:, :, ::2, 0] = video[:, :, 1::2, 2] = 200  # columns red, blue, red, blue
     quality = {}
-    for pixel_format in media.PIXEL_FORMATS:
-        packets = media.encode_stream(video, "x264", 5, rate_hz=8.0, pixel_format=pixel_format)
-        quality[pixel_format] = psnr(media.decode_stream(packets, "x264"), video)
+    for pixel_format in bitstreams.PIXEL_FORMATS:
+        packets = bitstreams.encode_stream(video, "x264", 5, rate_hz=8.0, pixel_format=pixel_format)
+        quality[pixel_format] = psnr(bitstreams.decode_stream(packets, "x264"), video)
     assert quality["yuv444p"] > quality["yuv420p"] + 10
 
 
@@ -361,9 +362,9 @@ def test_full_chroma_keeps_colours_that_half_chroma_mixes() -> None:
 def test_slice_bytes_are_those_that_ffmpeg_keeps(codec: str, kinds: str) -> None:
     """FFmpeg's own filter drops all units but pictures; what it adds is a start code to each."""
     frames = 13
-    packets = media.encode_stream(noisy_video(frames, 64), codec, 30, rate_hz=8.0)
-    counted = media.slice_bytes(packets, codec)
-    decoder = media.STREAM_CODECS[codec].decoder
+    packets = bitstreams.encode_stream(noisy_video(frames, 64), codec, 30, rate_hz=8.0)
+    counted = bitstreams.slice_bytes(packets, codec)
+    decoder = bitstreams.STREAM_CODECS[codec].decoder
     with av.open(io.BytesIO(b"".join(packets)), format=decoder) as container:
         keep = av.bitstream.BitStreamFilterContext(
             f"filter_units=pass_types={kinds}", container.streams.video[0]
@@ -375,8 +376,8 @@ def test_slice_bytes_are_those_that_ffmpeg_keeps(codec: str, kinds: str) -> None
 
 def test_unfit_streams_are_refused() -> None:
     with pytest.raises(UserError, match="even sides, got 15x16"):
-        media.encode_stream(np.zeros((2, 15, 16, 3), np.uint8), "x264", 20, rate_hz=8.0)
+        bitstreams.encode_stream(np.zeros((2, 15, 16, 3), np.uint8), "x264", 20, rate_hz=8.0)
     with pytest.raises(UserError, match="preset 'hasty'"):
-        media.encode_stream(numbered_video(2), "x264", 20, rate_hz=8.0, preset="hasty")
+        bitstreams.encode_stream(numbered_video(2), "x264", 20, rate_hz=8.0, preset="hasty")
     with pytest.raises(ValueError, match="uint8"):
-        media.encode_stream(np.zeros((2, 16, 16, 3)), "x264", 20, rate_hz=8.0)
+        bitstreams.encode_stream(np.zeros((2, 16, 16, 3)), "x264", 20, rate_hz=8.0)

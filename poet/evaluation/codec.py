@@ -13,7 +13,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from poet import media
+from poet.media import bitstreams
 
 CRF_BEST, CRF_WORST = 0.0, 51.0
 # The rate halves about every six steps of the rate factor: H.264 and H.265 double their quantizer
@@ -29,7 +29,7 @@ class Coding:
     """One way to spend the tokenizer's bits.
 
     Attributes:
-      codec: of `media.STREAM_CODECS`.  pixel_format: of `media.PIXEL_FORMATS`.
+      codec: of `bitstreams.STREAM_CODECS`.  pixel_format: of `bitstreams.PIXEL_FORMATS`.
       joined: False: each clip is a stream of its own and gets the bits that its codes take, as a
         tokenizer spends them.  True: all clips are one stream of one rate factor, so that headers
         and key frames are shared and bits go to the clips that need them.
@@ -47,11 +47,11 @@ class Coding:
 
     def command(self, height: int, width: int, rate_hz: float, crf: float | str) -> str:
         """The same coding by ffmpeg's command line."""
-        known = media.STREAM_CODECS[self.codec]
+        known = bitstreams.STREAM_CODECS[self.codec]
         return (
             f"ffmpeg -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate_hz:g} -i - "
             f"-c:v {known.encoder} -preset {self.preset} -crf {crf} -pix_fmt {self.pixel_format} "
-            f"-g {media.STREAM_GOP} -f {known.decoder} -"
+            f"-g {bitstreams.STREAM_GOP} -f {known.decoder} -"
         )
 
 
@@ -61,7 +61,7 @@ class Coded:
 
     Attributes:
       video_NxTxHxWx3: uint8, decoded.
-      slice_bytes: bytes that carry pictures (`media.slice_bytes`): the rate that counts.
+      slice_bytes: bytes that carry pictures (`bitstreams.slice_bytes`): the rate that counts.
       stream_bytes: bytes of all packets, parameter sets and remarks included.
       crfs: rate factor of each stream.
     """
@@ -83,7 +83,7 @@ class Stream:
 
 def codings(codecs: Sequence[str], preset: str) -> list[Coding]:
     """Every pixel format, per clip and as one stream, of every codec."""
-    ways = itertools.product(codecs, (False, True), media.PIXEL_FORMATS)
+    ways = itertools.product(codecs, (False, True), bitstreams.PIXEL_FORMATS)
     return [
         Coding(codec=codec, pixel_format=pixel_format, joined=joined, preset=preset)
         for codec, joined, pixel_format in ways
@@ -105,7 +105,7 @@ def code(
     for video in videos:
         encode = functools.partial(_encode, video, coding, rate_hz)
         streams.append(at_rate(encode, bits_per_clip * streams_of))
-    decoded = [media.decode_stream(stream.packets, coding.codec) for stream in streams]
+    decoded = [bitstreams.decode_stream(stream.packets, coding.codec) for stream in streams]
     return Coded(
         video_NxTxHxWx3=np.stack(decoded).reshape(clips_NxTxHxWx3.shape),
         slice_bytes=sum(stream.bits for stream in streams) // 8,
@@ -115,7 +115,7 @@ def code(
 
 
 def _encode(video_TxHxWx3: np.ndarray, coding: Coding, rate_hz: float, crf: float) -> Stream:
-    packets = media.encode_stream(
+    packets = bitstreams.encode_stream(
         video_TxHxWx3,
         coding.codec,
         crf,
@@ -123,7 +123,7 @@ def _encode(video_TxHxWx3: np.ndarray, coding: Coding, rate_hz: float, crf: floa
         pixel_format=coding.pixel_format,
         preset=coding.preset,
     )
-    return Stream(tuple(packets), crf, 8 * media.slice_bytes(packets, coding.codec))
+    return Stream(tuple(packets), crf, 8 * bitstreams.slice_bytes(packets, coding.codec))
 
 
 def at_rate(encode: Callable[[float], Stream], bits: float) -> Stream:

@@ -27,7 +27,7 @@ from poet.store.reader import load_manifest
 from poet.store.sources import RawClip, open_source
 from poet.tasks.layout import Layout
 from poet.tasks.registry import layouts
-from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
 from poet.models.transformer import build_model

@@ -26,7 +26,7 @@ from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.sources import RawClip, open_source
 from poet.tasks.registry import get_task
-from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
 
 STORE, SOURCE, TOKENIZER = "store", "source", "tokenizer"

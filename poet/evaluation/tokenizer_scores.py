@@ -25,9 +25,10 @@ from poet.evaluation import codec
 from poet.evaluation.image_metrics import PEAK, PSNR_CEILING_DB, SSIM_WINDOW, mean_and_error
 from poet.evaluation.metrics import PSNR_NOTE, score_clips
 from poet.evaluation.tables import format_table
+from poet.media import bitstreams
 from poet.specs import UserError
-from poet.tokenizers.base import VideoTokenizer
-from poet.tokenizers.perceptual import Perceptual
+from poet.tokenizers.video.base import VideoTokenizer
+from poet.tokenizers.video.perceptual import Perceptual
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def evaluate(
 
     Args:
       perceptual: the distance shown beside PSNR and SSIM; None leaves it out.
-      comparators: of `media.STREAM_CODECS`; () leaves codecs out.
+      comparators: of `bitstreams.STREAM_CODECS`; () leaves codecs out.
       rate_hz: frame rate that codecs are told.  preset: of the codecs.
       skipped: sets that could not be opened -> why; they are passed on to the result.
 
@@ -90,8 +91,8 @@ def evaluate(
     if not sets:
         raise UserError(f"no set of clips to score on: {'; '.join((skipped or {}).values())}")
     for name in comparators:
-        if name not in media.STREAM_CODECS:
-            raise UserError(f"no codec {name!r}; there are {', '.join(media.STREAM_CODECS)}")
+        if name not in bitstreams.STREAM_CODECS:
+            raise UserError(f"no codec {name!r}; there are {', '.join(bitstreams.STREAM_CODECS)}")
     for name, clips in sets.items():
         _check_set(name, clips)
     out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, SampleSpec, UserError
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, run_format, task_layout
-from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.vocabulary import SOURCES, Vocabulary
 

@@ -36,7 +36,7 @@ from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
 from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
 from poet.tasks.registry import get_task
-from poet.tokenizers import lfq, magvit
+from poet.tokenizers.video import lfq, magvit
 
 FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

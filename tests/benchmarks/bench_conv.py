@@ -12,7 +12,7 @@ import time
 import jax
 import pytest
 
-from poet.tokenizers import layers
+from poet.tokenizers.video import layers
 
 # (batch, frames, height, width, channels)
 SHAPES = ((8, 5, 8, 8, 128), (8, 9, 16, 16, 64), (8, 5, 16, 16, 48), (8, 9, 16, 16, 32))

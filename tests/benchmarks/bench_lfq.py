@@ -80,7 +80,7 @@ def poet_case(bits: int, mode: str, repeats: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from poet.tokenizers import lfq
+    from poet.tokenizers.video import lfq
 
     def total(z: jax.Array) -> tuple[jax.Array, tuple]:
         out = lfq.losses(z, temperature=TEMPERATURE, **MODES[mode])

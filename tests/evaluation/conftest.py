@@ -28,8 +28,8 @@ from poet.specs import (
     VocabularySpec,
 )
 from poet.store.writer import tokenize
-from poet.tokenizers import magvit
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import magvit
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.models.transformer import build_model
 
 BITS = 6

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from poet import media
+from poet.media import bitstreams
 from poet.evaluation import codec
 from poet.evaluation.image_metrics import clip_psnr
 
@@ -101,4 +101,4 @@ def test_more_bits_are_nearer_to_the_clip() -> None:
 
 def test_codings_are_every_way_of_every_codec() -> None:
     ways = {(c.codec, c.pixel_format, c.joined) for c in CODINGS}
-    assert len(ways) == len(CODINGS) == 2 * 2 * len(media.PIXEL_FORMATS)
+    assert len(ways) == len(CODINGS) == 2 * 2 * len(bitstreams.PIXEL_FORMATS)

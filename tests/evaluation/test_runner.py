@@ -21,7 +21,7 @@ from poet.store.manifest import ShardInfo, SplitInfo
 from poet.store.reader import load_manifest
 from poet.store.sources import open_source
 from poet.tasks.registry import layouts, run_format
-from poet.tokenizers.base import load_video_tokenizer
+from poet.tokenizers.video.base import load_video_tokenizer
 from poet.training.losses import text_of
 from poet.models.transformer import build_model
 

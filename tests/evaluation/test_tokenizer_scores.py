@@ -20,8 +20,8 @@ from PIL import Image
 from poet.evaluation import tokenizer_scores
 from poet.evaluation.image_metrics import clip_psnr, clip_ssim
 from poet.specs import UserError, VideoTokenizerSpec
-from poet.tokenizers import magvit
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import magvit
+from poet.tokenizers.video.base import VideoTokenizer
 
 SPEC = VideoTokenizerSpec(
     base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(2, 4, 4),

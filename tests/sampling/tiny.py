@@ -20,8 +20,8 @@ from poet.specs import (
 )
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, run_format, task_layout
-from poet.tokenizers import magvit
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import magvit
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.vocabulary import Vocabulary
 
 TEXT_WIDTH = 384

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from poet.specs import UserError, VideoTokenizerSpec
-from poet.tokenizers import inflation, lfq, magvit
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import inflation, lfq, magvit
+from poet.tokenizers.video.base import VideoTokenizer
 
 PATCHES = VideoTokenizerSpec(
     base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4),

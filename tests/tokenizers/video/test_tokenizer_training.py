@@ -24,10 +24,10 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers import losses, magvit, perceptual, training
-from poet.tokenizers.base import VideoTokenizer
-from poet.tokenizers.losses import Objective
-from poet.tokenizers.perceptual import Perceptual
+from poet.tokenizers.video import losses, magvit, perceptual, training
+from poet.tokenizers.video.base import VideoTokenizer
+from poet.tokenizers.video.losses import Objective
+from poet.tokenizers.video.perceptual import Perceptual
 
 SPEC = VideoTokenizerSpec(
     base_channels=16,

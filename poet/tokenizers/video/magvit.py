@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from poet.specs import VideoTokenizerSpec
-from poet.tokenizers import layers, lfq
-from poet.tokenizers.layers import Past, Tree, causal_conv, conv, group_norm, norm
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import layers, lfq
+from poet.tokenizers.video.layers import Past, causal_conv, conv, group_norm, norm
 
 RGB = 3
 Factor = tuple[int, int, int]
@@ -25,13 +27,13 @@ Frames = tuple[jax.Array, ...] | None
 
 
 def declare(spec: VideoTokenizerSpec) -> Tree:
-    """The weights of encoder and decoder, as `layers.Weight`."""
+    """The weights of encoder and decoder, as `declaration.Weight`."""
     return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec)}
 
 
 def init(spec: VideoTokenizerSpec, key: jax.Array) -> Tree:
     """Float32 weights."""
-    return layers.init(declare(spec), key)
+    return declaration.init(declare(spec), key)
 
 
 def widths(spec: VideoTokenizerSpec) -> list[int]:
@@ -92,7 +94,7 @@ def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
     tree["mid"] = _declare_blocks(spec, channels[-1], channels[-1])
     for i in reversed(range(len(channels))):
         above = channels[min(i + 1, len(channels) - 1)]
-        tree[f"adagn{i}"] = layers.dense(spec.bits, 2 * above)
+        tree[f"adagn{i}"] = declaration.dense(spec.bits, 2 * above)
         tree[f"level{i}"] = _declare_blocks(spec, above, channels[i])
         if i:
             t, h, w = factors[i - 1]

@@ -1,7 +1,7 @@
 """The video tokenizer as a `Trainable`: which batches it sees, where it starts, what it leaves.
 
 Adam with warm-up and cosine decay, a moving average of the weights, and the objectives of
-`poet.tokenizers.losses`; `poet.tokenizers.step` puts them together.
+`poet.tokenizers.video.losses`; `poet.tokenizers.video.step` puts them together.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from jax.sharding import Mesh
 
 from poet import mesh as mesh_lib
 from poet.specs import Experiment, UserError, VideoTokenizerSpec
-from poet.tokenizers import discriminator, inflation, layers, magvit
-from poet.tokenizers import step as steps
-from poet.tokenizers.base import VideoTokenizer
-from poet.tokenizers.layers import Tree
-from poet.tokenizers.perceptual import Perceptual
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import discriminator, inflation, magvit
+from poet.tokenizers.video import step as steps
+from poet.tokenizers.video.base import VideoTokenizer
+from poet.tokenizers.video.perceptual import Perceptual
 from poet.training import microbatches
 from poet.training.trainable import Group, State, Trainable
 
@@ -168,7 +169,7 @@ def train_flops(experiment: Experiment, shape: Shape, frozen: Perceptual | None)
 def _critic_flops(experiment: Experiment, shape: Shape) -> float:
     spec = experiment.discriminator
     params = jax.eval_shape(
-        lambda: layers.init(discriminator.declare(spec, *shape[1:4]), jax.random.key(0))
+        lambda: declaration.init(discriminator.declare(spec, *shape[1:4]), jax.random.key(0))
     )
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
     return _traced_flops(functools.partial(discriminator.apply, spec), params, video)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poet.specs import UserError, VideoTokenizerSpec
-from poet.tokenizers import base, layers, lfq, magvit, tiling
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import base, layers, lfq, magvit, tiling
+from poet.tokenizers.video.base import VideoTokenizer
 
 # Three levels with late temporal downsampling behind a stem: 4 frames and 8x8 pixels per latent.
 SPEC = VideoTokenizerSpec(

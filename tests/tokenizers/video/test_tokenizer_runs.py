@@ -24,8 +24,8 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers import inflation, training
-from poet.tokenizers.base import VideoTokenizer
+from poet.tokenizers.video import inflation, training
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.training import loop
 
 STEPS = 4

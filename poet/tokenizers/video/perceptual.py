@@ -13,7 +13,7 @@ import jax
 
 from poet.spec_base import choose
 from poet.specs import UserError
-from poet.tokenizers import resnet, vgg
+from poet.tokenizers.video import resnet, vgg
 
 Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]
 

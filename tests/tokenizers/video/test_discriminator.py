@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from poet.specs import DiscriminatorSpec, UserError
-from poet.tokenizers import discriminator, layers
+from poet.tokenizers import declaration
+from poet.tokenizers.video import discriminator, layers
 
 TINY = DiscriminatorSpec(base_channels=2, multipliers=(2, 4), head="mean")
 
@@ -35,11 +36,11 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 def weights(spec: DiscriminatorSpec, shape: tuple[int, int, int], dtype: str = "float32") -> dict:
     """Weights of the declared variances, and biases that are not zero, drawn by numpy."""
 
-    def draw(weight: layers.Weight) -> np.ndarray:
+    def draw(weight: declaration.Weight) -> np.ndarray:
         values = normal(*weight.shape, seed=weight.fan_in) * max(weight.fan_in, 4) ** -0.5
         return values.astype(dtype)
 
-    return jax.tree.map(draw, discriminator.declare(spec, *shape), is_leaf=layers.is_weight)
+    return jax.tree.map(draw, discriminator.declare(spec, *shape), is_leaf=declaration.is_weight)
 
 
 # ------------------------------------------------------------------------------------------ network
@@ -55,7 +56,7 @@ def test_parameter_count_of_the_papers_critic() -> None:
     count += (1 * 4 * 4 * 512) * 512 + 512
     count += 512 + 1
     declared = discriminator.declare(DiscriminatorSpec(), 17, 128, 128)
-    assert layers.count(declared) == count == 61_341_569
+    assert declaration.count(declared) == count == 61_341_569
 
 
 @pytest.mark.parametrize("head", ["mean", "flatten"])
@@ -108,7 +109,7 @@ def test_initial_values_have_the_declared_shapes() -> None:
     params = jax.eval_shape(lambda: discriminator.init(TINY, (1, 8, 8), jax.random.key(0)))
     shapes = jax.tree.map(lambda leaf: leaf.shape, params)
     declared = discriminator.declare(TINY, 1, 8, 8)
-    assert shapes == jax.tree.map(lambda w: w.shape, declared, is_leaf=layers.is_weight)
+    assert shapes == jax.tree.map(lambda w: w.shape, declared, is_leaf=declaration.is_weight)
 
 
 # ---------------------------------------------------------------------------------------- blur pool

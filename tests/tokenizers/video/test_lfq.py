@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from poet import mesh as meshes
 from poet.specs import MeshSpec, UserError
-from poet.tokenizers import lfq
+from poet.tokenizers.video import lfq
 
 
 def full_entropies(z_NxK: np.ndarray, temperature: float) -> tuple[float, float]:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from poet.specs import UserError, VideoTokenizerSpec, to_dict
-from poet.tokenizers import layers, magvit
-from poet.tokenizers.base import VideoTokenizer
-from poet.tokenizers.layers import Tree, Weight
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree, Weight
+from poet.tokenizers.video import magvit
+from poet.tokenizers.video.base import VideoTokenizer
 
 
 def image_spec(spec: VideoTokenizerSpec) -> VideoTokenizerSpec:
@@ -48,7 +49,7 @@ def inflate(spec: VideoTokenizerSpec, image_params: Tree) -> Tree:
     """Weights of `image_spec(spec)` -> weights of `spec`, float32."""
 
     def pair(declared: Tree | Weight, image: Tree) -> Tree:
-        if layers.is_weight(declared):
+        if declaration.is_weight(declared):
             return jnp.asarray(_inflate_array(np.asarray(image), declared.shape))
         return {name: pair(child, image[name]) for name, child in declared.items()}
 

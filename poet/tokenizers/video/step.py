@@ -21,9 +21,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from poet.mesh import BATCH_AXES
 from poet.specs import Experiment
-from poet.tokenizers import discriminator, layers, losses, magvit, perceptual
-from poet.tokenizers.layers import Tree
-from poet.tokenizers.losses import Objective
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import discriminator, losses, magvit, perceptual
+from poet.tokenizers.video.losses import Objective
 from poet.training import microbatches, optimizer
 from poet.training.trainable import Batch, Metrics, State
 
@@ -45,7 +46,7 @@ def networks(experiment: Experiment, shape: Shape) -> Networks:
     """Declares what learns on clips of (frames, height, width) = `shape`."""
     spec, steps = experiment.optimizer, experiment.train.steps
     generator = magvit.declare(experiment.video_tokenizer)
-    tx = optimizer.build(spec, steps, layers.axes(generator))
+    tx = optimizer.build(spec, steps, declaration.axes(generator))
     if not experiment.tokenizer_train.adversarial:
         return Networks(generator=generator, critic=None, generator_tx=tx, critic_tx=None)
     critic = discriminator.declare(experiment.discriminator, *shape)
@@ -56,13 +57,13 @@ def networks(experiment: Experiment, shape: Shape) -> Networks:
         generator=generator,
         critic=critic,
         generator_tx=tx,
-        critic_tx=optimizer.build(slower, steps, layers.axes(critic)),
+        critic_tx=optimizer.build(slower, steps, declaration.axes(critic)),
     )
 
 
 def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
     """A fresh state; the moving average starts at the initial weights, which are `start` if given."""
-    params = layers.init(nets.generator, key) if start is None else jax.tree.map(jnp.asarray, start)
+    params = declaration.init(nets.generator, key) if start is None else jax.tree.map(jnp.asarray, start)
     state = {
         "step": jnp.int32(0),
         "params": params,
@@ -70,7 +71,7 @@ def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
         "opt_state": nets.generator_tx.init(params),
     }
     if nets.critic is not None:
-        judge = layers.init(nets.critic, jax.random.fold_in(key, 1))
+        judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))
         state["critic"] = {
             "params": judge,
             "opt_state": nets.critic_tx.init(judge),
@@ -83,8 +84,8 @@ def axes(nets: Networks) -> State:
     """Logical axes of `init`'s result."""
 
     def of(declared: Tree, tx: optax.GradientTransformation) -> dict[str, Any]:
-        params = jax.eval_shape(lambda: layers.init(declared, jax.random.key(0)))
-        logical = layers.axes(declared)
+        params = jax.eval_shape(lambda: declaration.init(declared, jax.random.key(0)))
+        logical = declaration.axes(declared)
         return {"params": logical, "opt_state": optimizer.state_axes(tx, params, logical)}
 
     state = {"step": (), **of(nets.generator, nets.generator_tx)}

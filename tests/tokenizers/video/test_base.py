@@ -13,8 +13,8 @@ from PIL import Image
 
 from poet import mesh as meshes
 from poet.specs import MeshSpec, UserError, VideoTokenizerSpec
-from poet.tokenizers import magvit, tiling
-from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video import magvit, tiling
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 
 TINY = VideoTokenizerSpec(
     base_channels=4,

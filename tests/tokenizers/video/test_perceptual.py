@@ -32,7 +32,7 @@ import scipy.ndimage
 import skimage.data
 
 from poet.specs import UserError
-from poet.tokenizers import perceptual, resnet, vgg
+from poet.tokenizers.video import perceptual, resnet, vgg
 
 BLOCKS, CLASSES = (1, 2, 1, 1), 10
 RESNET_LOGITS = [

@@ -16,8 +16,9 @@ import pytest
 from poet import config
 from poet.mesh import Rules, abstract, is_axes
 from poet.specs import MeshSpec, UserError, VideoTokenizerSpec
-from poet.tokenizers import base, layers, lfq, magvit
-from poet.tokenizers.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers import declaration, frozen
+from poet.tokenizers.video import layers, lfq, magvit
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 
 # Two levels, temporal downsampling in stem and network: every code path at a small size.
 TINY = VideoTokenizerSpec(
@@ -41,11 +42,12 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def weights(spec: VideoTokenizerSpec) -> layers.Tree:
+def weights(spec: VideoTokenizerSpec) -> declaration.Tree:
     """Normals of every declared shape, biases and norms too."""
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     return jax.tree.map(
-        lambda s: normal(*s.shape, seed=s.size) / np.sqrt(max(np.prod(s.shape[:-1]), 4)), shapes
+        lambda s: normal(*s.shape, seed=s.size) / np.float32(max(np.prod(s.shape[:-1]), 4) ** 0.5),
+        shapes,
     )
 
 
@@ -171,10 +173,10 @@ def of_file(name: str) -> VideoTokenizerSpec:
 
 def test_parameter_counts_of_the_paper() -> None:
     full = magvit.declare(of_file("magvit_v2"))
-    assert layers.count(full["encoder"]) / 1e6 == pytest.approx(144.87, abs=0.005)
-    assert layers.count(full["decoder"]) / 1e6 == pytest.approx(225.68, abs=0.005)
+    assert declaration.count(full["encoder"]) / 1e6 == pytest.approx(144.87, abs=0.005)
+    assert declaration.count(full["decoder"]) / 1e6 == pytest.approx(225.68, abs=0.005)
     small = magvit.declare(of_file("magvit_v2_58m"))
-    assert layers.count(small) / 1e6 == pytest.approx(57.81, abs=0.005)
+    assert declaration.count(small) / 1e6 == pytest.approx(57.81, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_temporal_kernel_caps_the_frames_of_every_convolution() -> None:
         base_channels=32, temporal_downsample=(False, False, False), down_kernel=4
     )
     cubic, flat = (
-        jax.tree.leaves(magvit.declare(spec.replace(temporal_kernel=k)), is_leaf=layers.is_weight)
+        jax.tree.leaves(magvit.declare(spec.replace(temporal_kernel=k)), is_leaf=declaration.is_weight)
         for k in (3, 1)
     )
     kernels = [(a, b) for a, b in zip(cubic, flat, strict=True) if len(a.shape) == 5]
@@ -231,12 +233,12 @@ def test_an_image_network_sees_every_frame_alone() -> None:
 def test_declared_shapes_are_those_of_the_initial_weights() -> None:
     spec = VideoTokenizerSpec()
     arrays = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
-    assert sum(a.size for a in jax.tree.leaves(arrays)) == layers.count(magvit.declare(spec))
+    assert sum(a.size for a in jax.tree.leaves(arrays)) == declaration.count(magvit.declare(spec))
 
 
 def test_every_large_weight_is_sharded_over_fsdp() -> None:
     spec = VideoTokenizerSpec()
-    axes = layers.axes(magvit.declare(spec))
+    axes = declaration.axes(magvit.declare(spec))
     arrays = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     mesh = abstract(MeshSpec(), 8)
     Rules().check(mesh, axes, arrays)
@@ -300,15 +302,15 @@ def test_foreign_ids_are_refused(tokenizer: VideoTokenizer) -> None:
 def test_fingerprint_follows_every_weight_and_the_spec(tokenizer: VideoTokenizer) -> None:
     assert len(tokenizer.fingerprint) == 16
     params = jax.tree.map(np.array, tokenizer.params)
-    assert base.fingerprint(TINY.replace(path="elsewhere"), params) == tokenizer.fingerprint
-    assert base.fingerprint(TINY.replace(dtype="bfloat16"), params) != tokenizer.fingerprint
+    assert frozen.fingerprint(TINY.replace(path="elsewhere"), params) == tokenizer.fingerprint
+    assert frozen.fingerprint(TINY.replace(dtype="bfloat16"), params) != tokenizer.fingerprint
     bias = params["decoder"]["out"]["bias"]
     bias[-1] = np.nextafter(bias[-1], np.float32(1))
-    assert base.fingerprint(TINY, params) != tokenizer.fingerprint
+    assert frozen.fingerprint(TINY, params) != tokenizer.fingerprint
 
 
 def test_fingerprint_of_shipped_weights_is_that_of_their_card() -> None:
-    folder = base.find_pretrained("magvit_v2_64")
+    folder = frozen.find_pretrained("magvit_v2_64")
     stated = re.search(r"fingerprint \| `(\w+)`", (folder / "README.md").read_text()).group(1)
     assert VideoTokenizer.load(folder).fingerprint == stated
 
@@ -319,8 +321,8 @@ def test_a_field_added_later_counts_only_away_from_its_default(tokenizer: VideoT
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     kernel = tokenizer.params["encoder"]["in"]["kernel"]
     digest.update(f"kernel{kernel.shape}{kernel.dtype}".encode() + kernel.tobytes())
-    assert base.fingerprint(TINY, {"kernel": kernel}) == digest.hexdigest()[:16]
-    assert base.fingerprint(TINY.replace(temporal_kernel=2), {"kernel": kernel}) != (
+    assert frozen.fingerprint(TINY, {"kernel": kernel}) == digest.hexdigest()[:16]
+    assert frozen.fingerprint(TINY.replace(temporal_kernel=2), {"kernel": kernel}) != (
         digest.hexdigest()[:16]
     )
 

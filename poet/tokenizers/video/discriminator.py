@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from poet.specs import DiscriminatorSpec, UserError
-from poet.tokenizers import layers
-from poet.tokenizers.layers import Tree, Weight, conv, dense
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree, Weight, dense
+from poet.tokenizers.video import layers
+from poet.tokenizers.video.layers import conv
 
 RGB = 3
 LEAK = 0.2  # StyleGAN's (spec §2.5)
@@ -25,7 +27,7 @@ Shape = tuple[int, int, int]
 
 
 def declare(spec: DiscriminatorSpec, frames: int, height: int, width: int) -> Tree:
-    """The weights for clips of this shape, as `layers.Weight`; under the head 'mean' any fits."""
+    """The weights for clips of this shape, as `declaration.Weight`; under the head 'mean' any fits."""
     channels = [spec.base_channels * m for m in (1, *spec.multipliers)]
     tree: dict[str, Tree] = {"in": conv(3, RGB, channels[0])}
     for i, (narrow, wide) in enumerate(zip(channels, channels[1:])):
@@ -44,7 +46,7 @@ def declare(spec: DiscriminatorSpec, frames: int, height: int, width: int) -> Tr
 
 def init(spec: DiscriminatorSpec, shape: Shape, key: jax.Array) -> Tree:
     """Float32 weights for clips of `shape` = (frames, height, width)."""
-    return layers.init(declare(spec, *shape), key)
+    return declaration.init(declare(spec, *shape), key)
 
 
 def head_features(spec: DiscriminatorSpec, shape: Shape) -> int:

@@ -2,7 +2,7 @@
 
 Work is cut three ways, by attributes of the tokenizer: sub-batches of clips and tiles, which a mesh
 shares out; chunks of frames, which are exact; tiles of latents, which are approximate
-(`poet.tokenizers.tiling`).
+(`poet.tokenizers.video.tiling`).
 
 Shape legend: B batch, T H W pixels, t h w latents.
 """
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import pathlib
 from typing import Any, Callable, Iterator, Sequence
 
@@ -22,19 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet import assets
 from poet.mesh import BATCH_AXES, batch_sharding, batch_ways
-from poet.specs import UserError, VideoTokenizerSpec, from_dict, to_dict
-from poet.tokenizers import lfq, magvit, tiling
-from poet.tokenizers.layers import Tree
-from poet.tokenizers.magvit import Frames
-from poet.weights import write_arrays
-
-WEIGHTS, SPEC = "model.safetensors", "spec.json"
-
-# Fields that weights were fingerprinted without before they existed.
-FIELDS_ADDED_LATER = ("temporal_kernel",)
-
+from poet.specs import UserError, VideoTokenizerSpec
+from poet.tokenizers import frozen
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import lfq, magvit, tiling
+from poet.tokenizers.video.magvit import Frames
 
 # Frames with a smaller side hold one latent of the full-size network, or none.
 MIN_SIDE = 9
@@ -120,7 +111,7 @@ class VideoTokenizer:
     ) -> VideoTokenizer:
         """A tokenizer of these weights; `options` are the attributes after `batch`."""
         spec = spec.replace(path="")
-        digest = fingerprint(spec, params)
+        digest = frozen.fingerprint(spec, params)
         return cls(spec=spec, params=params, fingerprint=digest, batch=batch, **options)
 
     def in_dtype(self, dtype: str) -> VideoTokenizer:
@@ -272,41 +263,24 @@ class VideoTokenizer:
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes `model.safetensors` and `spec.json` (made if missing)."""
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / WEIGHTS, _flatten(self.params))
-        text = json.dumps(to_dict(self.spec.replace(path="")), indent=2)
-        (folder / SPEC).write_text(text + "\n")
+        frozen.save(folder, self.spec, self.params)
 
     @classmethod
     def load(
         cls, folder: str | pathlib.Path, batch: int = 16, **options: Any
     ) -> VideoTokenizer:
-        """Reads what `save` wrote; `folder` is searched for as `find_pretrained` says.
+        """Reads what `save` wrote; `folder` is searched for as `frozen.find_pretrained` says.
 
         `options` are the attributes after `batch`.
 
         Raises UserError when it is missing or its arrays are not those of its spec.
         """
-        from safetensors.numpy import load_file
-
-        folder = find_pretrained(folder)
-        spec = from_dict(VideoTokenizerSpec, json.loads((folder / SPEC).read_text()))
-        expected = _flatten(jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0))))
-        arrays = load_file(folder / WEIGHTS)
-        wrong = sorted(
-            name
-            for name in expected.keys() | arrays.keys()
-            if name not in arrays
-            or name not in expected
-            or arrays[name].shape != expected[name].shape
+        folder = frozen.find_pretrained(folder)
+        spec = frozen.load_spec(VideoTokenizerSpec, folder)
+        params = frozen.load_params(
+            folder, jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
         )
-        if wrong:
-            raise UserError(
-                f"{folder / WEIGHTS} does not hold the network of {folder / SPEC}: "
-                f"{len(wrong)} arrays missing, unknown or of another shape, first {wrong[0]!r}"
-            )
-        return cls.from_params(spec, _unflatten(arrays), batch, **options)
+        return cls.from_params(spec, params, batch, **options)
 
 
 def load_video_tokenizer(
@@ -319,42 +293,8 @@ def load_video_tokenizer(
     if not spec.path:
         raise UserError("VIDEO_TOKENIZER.path is empty: give the folder of a trained tokenizer")
     tokenizer = VideoTokenizer.load(spec.path, batch, **options)
-    asked, stored = to_dict(spec), to_dict(tokenizer.spec)
-    for field in sorted(stored.keys() - {"path", "dtype"}):
-        if asked[field] != stored[field]:
-            raise UserError(
-                f"VIDEO_TOKENIZER.{field} = {asked[field]} but the weights in {spec.path} were "
-                f"trained with {stored[field]}; include the gin file of that tokenizer"
-            )
+    frozen.check_spec(spec, tokenizer.spec)
     return tokenizer.in_dtype(spec.dtype)
-
-
-def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
-    """Resolves a folder against the current one, then the shipped files and `data/pretrained/`."""
-    bases = (pathlib.Path.cwd(), assets.root(), assets.root() / "data" / "pretrained")
-    candidates = [base / folder for base in bases]
-    for candidate in candidates:
-        if (candidate / SPEC).is_file() and (candidate / WEIGHTS).is_file():
-            return candidate
-    places = ", ".join(str(c) for c in dict.fromkeys(candidates))
-    raise UserError(f"no tokenizer weights ({WEIGHTS} and {SPEC}) in any of: {places}")
-
-
-def fingerprint(spec: VideoTokenizerSpec, params: Tree) -> str:
-    """16 hex digits that change with the spec (but for `path`), a name, a shape or any weight.
-
-    A field added later counts only when it differs from its default, so that a new field changes
-    no fingerprint that a token store already keeps.
-    """
-    fields, defaults = to_dict(spec.replace(path="")), to_dict(VideoTokenizerSpec())
-    for name in FIELDS_ADDED_LATER:
-        if fields[name] == defaults[name]:
-            del fields[name]
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for name, array in sorted(_flatten(params).items()):
-        digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _cut(x_TxHxWx: np.ndarray, tile: Tile, scale: tuple[int, int]) -> np.ndarray:
@@ -373,24 +313,3 @@ def _one_behind(items: Iterator[Any]) -> Iterator[Any]:
         held = item
     if held is not None:
         yield held
-
-
-def _flatten(params: Tree, prefix: str = "") -> dict[str, np.ndarray]:
-    flat: dict[str, np.ndarray] = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _unflatten(flat: dict[str, np.ndarray]) -> Tree:
-    tree: dict = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from poet.specs import TokenizerTrainSpec, VideoTokenizerSpec
-from poet.tokenizers import discriminator, lfq, magvit
-from poet.tokenizers.layers import Tree
-from poet.tokenizers.perceptual import Perceptual
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import discriminator, lfq, magvit
+from poet.tokenizers.video.perceptual import Perceptual
 
 # Float video (B, T, H, W, 3) -> one logit per clip.
 Critic = Callable[[jax.Array], jax.Array]

@@ -20,8 +20,8 @@ from poet.specs import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers import lfq, training
-from poet.tokenizers.layers import Tree
+from poet.tokenizers.declaration import Tree
+from poet.tokenizers.video import lfq, training
 from poet.training.trainable import State
 
 FRAMES, SIDE = 5, 16

@@ -1,0 +1,292 @@
+"""The configurations of the tokenizers: their networks, and how they are trained.
+
+Imported through `poet.specs`, like every other spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from poet.spec_base import DTYPES, Spec, UserError
+
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoTokenizerSpec(Spec):
+    """MAGVIT-v2 network (spec §2.2-2.4; defaults are the paper's full-size figure).
+
+    `stem` is a causal space-to-depth (t, h, w) in front of the first convolution, (1, 1, 1) in the
+    paper; each level but the last halves h and w, and t where `temporal_downsample` says so.
+    `stem_kernel` is that of the first and the last convolution: 1 beside a large stem is a patch
+    embedding, and saves most of the FLOPs of a small network.
+    `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
+    spans: 1 is the image network of the two-step training (spec §2.5).
+    `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
+    """
+
+    ADDED_LATER = ("temporal_kernel",)
+
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    blocks: int = 4
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    stem: tuple[int, int, int] = (1, 1, 1)
+    stem_kernel: int = 3
+    down_kernel: int = 3
+    temporal_kernel: int = 3
+    norm_groups: int = 32
+    bits: int = 18
+    dtype: str = "float32"
+    path: str = ""
+
+    def validate(self) -> None:
+        self.require_positive(
+            "base_channels", "blocks", "stem_kernel", "down_kernel", "norm_groups"
+        )
+        self.require(1 <= self.temporal_kernel <= 3, "temporal_kernel", "must lie in 1..3")
+        self.require(
+            self.temporal_kernel > 1 or not any(self.temporal_downsample),
+            "temporal_kernel",
+            "a convolution that halves time spans at least 2 frames: take 2 or 3, or clear every "
+            "flag of temporal_downsample",
+        )
+        self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
+        self.require_one_of("dtype", DTYPES)
+        self.require(
+            len(self.temporal_downsample) == len(self.multipliers) - 1,
+            "temporal_downsample",
+            "needs one flag per level but the last",
+        )
+        for channels in (self.base_channels * m for m in self.multipliers):
+            self.require(
+                channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels"
+            )
+
+    @property
+    def factor(self) -> tuple[int, int, int]:
+        """Pixels per latent in (t, h, w): (4, 8, 8) in the paper."""
+        spatial = 2 ** len(self.temporal_downsample)
+        temporal = 2 ** sum(self.temporal_downsample)
+        return self.stem[0] * temporal, self.stem[1] * spatial, self.stem[2] * spatial
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent (t, h, w) of a clip; frames must be 1 + k*factor, sides multiples of the factor."""
+        t, h, w = self.factor
+        if frames < 1 or (frames - 1) % t:
+            low = 1 + max(frames - 1, 0) // t * t
+            raise UserError(
+                f"a clip of {frames} frames cannot be tokenized: frames must be 1 + {t}k; "
+                f"nearest are {low} and {low + t}"
+            )
+        for side, name, f in ((height, "height", h), (width, "width", w)):
+            if side < f or side % f:
+                low = max(side // f, 1) * f
+                raise UserError(
+                    f"a clip of {name} {side} cannot be tokenized: {name} must be a multiple of "
+                    f"{f}; nearest are {low} and {low + f}"
+                )
+        return 1 + (frames - 1) // t, height // h, width // w
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioTokenizerSpec(Spec):
+    """SoundStream network and its residual vector quantizer (spec §3.1-3.2, §3.4).
+
+    Defaults: AudioLM's codec of 16 kHz and 50 Hz; `dim` 256 is what reproduces the parameter counts
+    of SoundStream's table.  `encoder_channels` and `decoder_channels` are those at the full sample
+    rate; each stride doubles them.
+    `denoise` is where the two-way switch (FiLM) stands: on the 'encoder' or the 'decoder' side of
+    the quantizer, or '' for a network without one.
+    `path` holds frozen weights (`model.safetensors` + `spec.json`), empty for a run without sound
+    and while training.
+    """
+
+    sample_rate_hz: int = 16_000
+    strides: tuple[int, ...] = (2, 4, 5, 8)
+    encoder_channels: int = 32
+    decoder_channels: int = 32
+    dim: int = 256
+    dilations: tuple[int, ...] = (1, 3, 9)
+    levels: int = 12
+    codes: int = 1024
+    denoise: str = ""
+    dtype: str = "float32"
+    path: str = ""
+
+    def validate(self) -> None:
+        self.require_positive(
+            "sample_rate_hz", "encoder_channels", "decoder_channels", "dim", "levels"
+        )
+        self.require(self.codes > 1, "codes", "a codebook holds two vectors at least")
+        self.require(len(self.strides) > 0 and min(self.strides) > 0, "strides", "must be positive")
+        self.require(min(self.dilations, default=1) > 0, "dilations", "must be positive")
+        self.require_one_of("denoise", ("", "encoder", "decoder"))
+        self.require_one_of("dtype", DTYPES)
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame of codes: 320."""
+        return math.prod(self.strides)
+
+    def frames(self, samples: int) -> int:
+        """Whole frames of codes in that many samples, one at least: 34,000 samples hold 106.
+
+        What is left over (spec §3.4 trims 80 samples) is decoded from the last frame.
+        """
+        return max(1, samples // self.hop)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerTrainSpec(Spec):
+    """`poet tokenizer-train`: batches and the weights of every loss term (spec §2.1, §2.5).
+
+    `modality` is what is trained: the 'video' or the 'audio' tokenizer.  Sources, `split`, `batch`,
+    `init_from` and `gan_start` hold for both; the other fields are the video tokenizer's, and those
+    of audio are `AUDIO_TRAIN`'s.
+
+    Clips: of `source`, one folder, or of `sources`, folder -> weight: of sum(weights) examples each
+    folder gives exactly its weight.  A folder is a TFDS folder (`.../name/1.0.0`) or one of clips.
+
+    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on
+    one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
+    equally often at an equal number of pixels per step, () takes whole frames.
+
+    Start: `init_from` names a trained tokenizer whose weights are taken over; those of an image
+    tokenizer (kernels of one frame) are inflated into the last temporal tap (spec §2.5).
+
+    Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
+    = 0 takes it over all tokens of a step, else over about that many of them.
+
+    Perceptual: `perceptual` names a network of `poet.tokenizers.video.perceptual`, '' leaves the term out;
+    `perceptual_path` holds weights that the user brings; `perceptual_frames` = 0 compares every
+    frame, else that many random ones of each clip.
+
+    Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
+    step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
+    many times as strong.
+    """
+
+    modality: str = "video"
+    source: str = ""
+    sources: dict[str, int] = dataclasses.field(default_factory=dict)
+    split: str = "train"
+    batch: int = 16
+    frames: int = 0
+    image_share: float = 0.0
+    crops: tuple[tuple[int, int], ...] = ()
+    init_from: str = ""
+    l2_weight: float = 5.0
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.1
+    entropy_anneal: float = 3.0
+    entropy_anneal_steps: int = 2000
+    entropy_groups: int = 0
+    entropy_samples: int = 0
+    temperature: float = 0.01
+    perceptual: str = ""
+    perceptual_path: str = ""
+    perceptual_weight: float = 0.1
+    perceptual_frames: int = 0
+    adversarial_weight: float = 0.0
+    gan_start: int = 0
+    r1_weight: float = 10.0
+    r1_every: int = 1
+    lecam_weight: float = 0.001
+    lecam_decay: float = 0.999
+    ema_decay: float = 0.999
+
+    def validate(self) -> None:
+        self.require_one_of("modality", ("video", "audio"))
+        self.require_positive("batch", "temperature", "r1_every")
+        self.require(not (self.source and self.sources), "sources", "give it or source, not both")
+        self.require(all(w > 0 for w in self.sources.values()), "sources", "weights start at 1")
+        self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
+        for field in ("ema_decay", "lecam_decay"):
+            self.require(0 <= getattr(self, field) < 1, field, "must lie in [0, 1)")
+        for field in ("entropy_samples", "perceptual_frames", "adversarial_weight", "gan_start"):
+            self.require(getattr(self, field) >= 0, field, "must not be negative")
+
+    @property
+    def folders(self) -> dict[str, int]:
+        """Folder -> weight, whichever of `source` and `sources` is given; {} if none is."""
+        return {self.source: 1} if self.source else self.sources
+
+    @property
+    def adversarial(self) -> bool:
+        return self.adversarial_weight > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscriminatorSpec(Spec):
+    """The StyleGAN-like 3-D critic of tokenizer training (spec §2.5; defaults are the paper's).
+
+    `head` = 'flatten' reads the last feature map whole, so a run has one clip shape; 'mean' averages
+    it over frames and space, for runs that mix images, clips and sizes.  `learning_rate` is a factor
+    on `OPTIMIZER.learning_rate`.
+    """
+
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
+    head: str = "flatten"
+    learning_rate: float = 1.0
+    dtype: str = "float32"
+
+    def validate(self) -> None:
+        self.require_positive("base_channels", "learning_rate")
+        self.require(len(self.multipliers) > 0, "multipliers", "needs one block at least")
+        self.require_one_of("head", ("flatten", "mean"))
+        self.require_one_of("dtype", DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioTrainSpec(Spec):
+    """What is the audio tokenizer's own in `poet tokenizer-train` (spec §3.2-3.3).
+
+    Batches: random excerpts of `samples` samples.  Every excerpt is mixed with one of `noise_source`
+    at a gain drawn from `noise_gain_db`, when given; the network then learns its denoise switch.
+
+    Quantizer: moving averages of `codebook_decay`; vectors used less than `dead_below` times a step,
+    on that average, are replaced; `dropout` is the share of excerpts that are quantized with a
+    random number of levels, the others with all.
+
+    Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;
+    it states no `commitment_weight`.  `adversarial_weight` = 0 trains without discriminators.
+
+    Discriminators: `wave_scales` of them hear the wave, each at half the rate of the one before; the
+    channels are those of their first layers, and no layer of the former has more than
+    `wave_channels_max`.  `critic_rate` is a factor on `OPTIMIZER.learning_rate`.
+    """
+
+    samples: int = 16_000
+    noise_source: str = ""
+    noise_gain_db: tuple[float, float] = (-30.0, 0.0)
+    mel_weight: float = 1.0
+    adversarial_weight: float = 1.0
+    feature_weight: float = 100.0
+    commitment_weight: float = 1.0
+    codebook_decay: float = 0.99
+    dead_below: float = 2.0
+    dropout: float = 1.0
+    kmeans_iterations: int = 10
+    wave_scales: int = 3
+    wave_channels: int = 16
+    wave_channels_max: int = 1024
+    stft_channels: int = 32
+    critic_rate: float = 1.0
+
+    def validate(self) -> None:
+        self.require_positive("samples", "kmeans_iterations", "wave_scales", "wave_channels",
+                              "wave_channels_max", "stft_channels", "critic_rate")
+        self.require(0 <= self.codebook_decay < 1, "codebook_decay", "must lie in [0, 1)")
+        self.require(0 <= self.dropout <= 1, "dropout", "is a share, 0..1")
+        self.require(
+            self.noise_gain_db[0] <= self.noise_gain_db[1], "noise_gain_db", "is (least, most)"
+        )
+        for field in ("adversarial_weight", "feature_weight", "commitment_weight", "mel_weight",
+                      "dead_below"):
+            self.require(getattr(self, field) >= 0, field, "must not be negative")
+
+    @property
+    def adversarial(self) -> bool:
+        return self.adversarial_weight > 0
