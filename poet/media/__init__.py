@@ -1,5 +1,6 @@
 """Media files: clips of one format from any file that PyAV reads; mp4, gif, png and wav out.
 
+`poet.media.sound` is what concerns sound alone, `poet.media.files` what every file has in common;
 `poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers are compared with.
 
 Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
@@ -8,36 +9,43 @@ written beside its place and renamed into it, so that a killed process leaves no
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fractions
 import os
-import pathlib
-import tempfile
-import wave
-from collections.abc import Iterator
 from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
+from poet.media.files import MediaError, PathLike, naming_the_file, replacing, write_text
+from poet.media.sound import (
+    SOUND_SUFFIXES,
+    Sound,
+    read_sound,
+    read_track,
+    to_int16,
+    write_wav,
+)
 from poet.specs import ClipSpec, UserError
 
-PathLike = str | os.PathLike[str]
+# The whole house imports these from here.
+__all__ = [
+    "MediaError",
+    "PathLike",
+    "SOUND_SUFFIXES",
+    "Sound",
+    "read_sound",
+    "replacing",
+    "to_int16",
+    "write_text",
+    "write_wav",
+]
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
 
 # x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
 H264_CRF = 16
-
-
-class MediaError(UserError):
-    """A file that gives no clip.  `reason` says why, without the path."""
-
-    def __init__(self, path: PathLike, reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {reason}")
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +70,9 @@ def read_clip(path: PathLike, clip: ClipSpec) -> Clip:
     Raises:
         MediaError: no such file, undecodable, no video, corrupt, truncated or too short.
     """
-    with _naming_the_file(path):
+    with naming_the_file(path):
         frames, start_s = _read_video(path, clip)
-        audio = _read_audio(path, clip, start_s)
+        audio = read_track(path, clip.sample_rate_hz, clip.samples, start_s)
     return Clip(video=frames, audio=audio)
 
 
@@ -88,7 +96,7 @@ def probe(path: PathLike) -> Picture:
     Raises:
         MediaError: no such file, undecodable, or no video.
     """
-    with _naming_the_file(path), av.open(os.fspath(path)) as container:
+    with naming_the_file(path), av.open(os.fspath(path)) as container:
         if not container.streams.video:
             raise MediaError(path, "no video stream")
         stream = container.streams.video[0]
@@ -104,17 +112,6 @@ def probe(path: PathLike) -> Picture:
         sides = frame.height, round(frame.width * float(stream.sample_aspect_ratio or 1))
         height, width = sides[::-1] if round(frame.rotation / 90) % 2 else sides
     return Picture(height=height, width=width, seconds=end_s - start_s)
-
-
-@contextlib.contextmanager
-def _naming_the_file(path: PathLike) -> Iterator[None]:
-    """Turns what PyAV raises into a MediaError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise MediaError(path, "no such file") from None
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise MediaError(path, f"undecodable: {getattr(error, 'strerror', error)}") from None
 
 
 def _read_video(path: PathLike, clip: ClipSpec) -> tuple[np.ndarray, float]:
@@ -198,37 +195,6 @@ def _shortage(
     )
 
 
-def _read_audio(path: PathLike, clip: ClipSpec, start_s: float) -> np.ndarray | None:
-    """int16 (clip.samples,) from `start_s` on the file's clock, or None without an audio stream."""
-    with av.open(os.fspath(path)) as container:
-        if not container.streams.audio:
-            return None
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=clip.sample_rate_hz)
-        pieces: list[np.ndarray] = []
-        first_s: float | None = None
-        missing = clip.samples
-        for frame in container.decode(container.streams.audio[0]):
-            if first_s is None:
-                first_s = start_s if frame.time is None else frame.time
-                missing -= round((first_s - start_s) * clip.sample_rate_hz)
-            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-            if sum(len(piece) for piece in pieces) >= missing:
-                break
-        if first_s is None:
-            return np.zeros(clip.samples, np.int16)
-        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    offset = round((first_s - start_s) * clip.sample_rate_hz)
-    return _place(np.concatenate(pieces), offset, clip.samples)
-
-
-def _place(sound: np.ndarray, offset: int, samples: int) -> np.ndarray:
-    """`sound` moved by `offset` samples onto silence of the given length."""
-    placed = np.zeros(samples, np.int16)
-    sound = sound[max(-offset, 0) :][: max(samples - max(offset, 0), 0)]
-    placed[max(offset, 0) :][: len(sound)] = sound
-    return placed
-
-
 # --------------------------------------------------------------------------------------- resizing
 
 
@@ -264,52 +230,10 @@ def resize_video(video_TxHxWx3: np.ndarray, height: int, width: int) -> np.ndarr
 # ---------------------------------------------------------------------------------------- writing
 
 
-@contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[pathlib.Path]:
-    """A new empty file that takes the place of `path` when the block ends, unless it fails."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        os.fsync(handle)
-        os.fchmod(handle, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(path: PathLike, text: str) -> None:
-    """Writes a text file as UTF-8."""
-    with replacing(path) as file:
-        file.write_text(text, encoding="utf-8")
-
-
 def check_video(video_TxHxWx3: np.ndarray) -> None:
     shape, dtype = video_TxHxWx3.shape, video_TxHxWx3.dtype
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise ValueError(f"video must be uint8 (T, H, W, 3) with T > 0, got {dtype} {shape}")
-
-
-def to_int16(audio_S: np.ndarray) -> np.ndarray:
-    """int16 as it is; float in [-1, 1] scaled and clipped."""
-    if audio_S.ndim != 1:
-        raise ValueError(f"audio must be mono (samples,), got {audio_S.shape}")
-    if audio_S.dtype == np.int16:
-        return audio_S
-    if not np.issubdtype(audio_S.dtype, np.floating):
-        raise ValueError(f"audio must be int16 or float in [-1, 1], got {audio_S.dtype}")
-    return np.round(np.clip(audio_S, -1, 1) * 32767).astype(np.int16)
 
 
 def write_mp4(
@@ -389,13 +313,3 @@ def write_png_strip(path: PathLike, video_TxHxWx3: np.ndarray, every: int = 1) -
     """Writes `frame_strip` as a PNG."""
     with replacing(path) as file:
         Image.fromarray(frame_strip(video_TxHxWx3, every)).save(file, "PNG")
-
-
-def write_wav(path: PathLike, audio_S: np.ndarray, sample_rate_hz: int) -> None:
-    """Writes mono 16-bit PCM."""
-    sound = to_int16(audio_S)
-    with replacing(path) as file, wave.open(os.fspath(file), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(sample_rate_hz)
-        out.writeframes(sound.astype("<i2").tobytes())
