@@ -1,24 +1,18 @@
-"""Batches of raw clips for the training of tokenizers.
+"""Batches of raw clips for the training of video tokenizers.
 
-A source can only be read in ranges, so its items are cut into blocks; an epoch permutes the blocks,
-fills windows of memory with them, and permutes the clips of each window.  A source that fits one
-window is read once and permuted as a whole.  Every order is drawn from (seed, epoch, window), so
-the state of an iterator is its position alone.
-
-Several sources are mixed by a pattern that holds each of them as often as its weight says, and that
-is permuted anew at every repetition; it tells the source of an example and its position in there.
+Their order is that of `poet.data.pool`: drawn from the seed, so the state of an iterator is its
+position alone.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from poet.data.backend import tensorflow
 from poet.data.iterator import Batches, PositionIterator, local_batch
+from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.specs import ClipSpec, UserError
 from poet.store.sources import RawClip, Source, TfdsSource, open_source
 
@@ -61,7 +55,7 @@ def pixel_batches(
         raise UserError(
             f"excerpts of {size} (frames, height, width) do not fit clips of {whole}"
         )
-    _check_weights(sources)
+    check_weights(sources, "clips")
     local = local_batch(batch, process_count, "the batch of clips")
     pools = [_pool(_open(path, split, clip), clip, window_bytes) for path in sources]
     weights = tuple(sources.values())
@@ -75,17 +69,10 @@ def pixel_batches(
             examples += batch
 
     def example(index: int) -> np.ndarray:
-        source, position = _place(seed, index, weights)
-        return _excerpt(pools[source].clip(seed, position), size, (seed, index))
+        source, position = mixed(seed, index, weights)
+        return _excerpt(pools[source].item(seed, position), size, (seed, index))
 
     return PositionIterator(build, batch)
-
-
-def _check_weights(sources: Mapping[str, int]) -> None:
-    if not sources or min(sources.values()) < 1:
-        raise UserError(
-            f"sources of clips are {dict(sources)}: give at least one folder, with weights > 0"
-        )
 
 
 def _open(path: str, split: str, clip: ClipSpec) -> Source:
@@ -97,27 +84,6 @@ def _open(path: str, split: str, clip: ClipSpec) -> Source:
     return source
 
 
-def _place(seed: int, index: int, weights: tuple[int, ...]) -> tuple[int, int]:
-    """Source of an example, and the example's position in the order of that source."""
-    repetition, place = divmod(index, sum(weights))
-    sources, ranks = _pattern(seed, repetition, weights)
-    source = int(sources[place])
-    return source, repetition * weights[source] + int(ranks[place])
-
-
-@functools.lru_cache(maxsize=8)
-def _pattern(
-    seed: int, repetition: int, weights: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """For every place of a repetition: its source, and how many places of it come before."""
-    ordered = np.repeat(np.arange(len(weights)), weights)
-    sources = np.random.default_rng((seed, repetition, 4)).permutation(ordered)
-    ranks = np.empty_like(sources)
-    for source, weight in enumerate(weights):
-        ranks[sources == source] = np.arange(weight)
-    return sources, ranks
-
-
 def _excerpt(
     video: np.ndarray, size: tuple[int, int, int], seed: tuple[int, int]
 ) -> np.ndarray:
@@ -126,86 +92,17 @@ def _excerpt(
     return video[tuple(slice(start, start + taken) for start, taken in zip(starts, size))]
 
 
-def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> _Pool:
-    """A pool that iterators over one small source share; larger ones stand at different windows."""
-    block_bytes = clip.frames * clip.height * clip.width * 3 * BLOCK_CLIPS
-    blocks = max(1, window_bytes // block_bytes)
-    whole = blocks * BLOCK_CLIPS >= len(source)
-    return _whole_pool(source) if whole else _Pool(source, blocks)
+def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> Pool[np.ndarray]:
+    clip_bytes = clip.frames * clip.height * clip.width * 3
+    return open_pool(source, _load, BLOCK_CLIPS, window_bytes, clip_bytes)
 
 
-@functools.lru_cache(maxsize=8)
-def _whole_pool(source: Source) -> _Pool:
-    return _Pool(source, len(source))
-
-
-class _Pool:
-    """The clips of a source in windows of at most `blocks` blocks.
-
-    A window has as many places as items.  Items that give no clip leave their places to the clips
-    of the same window, so that a position needs no count of what was skipped.
-    """
-
-    def __init__(self, source: Source, blocks: int):
-        self._source, self._blocks = source, blocks
-        self._windows_per_epoch = -(-len(source) // (blocks * BLOCK_CLIPS))
-        self._reader = concurrent.futures.ThreadPoolExecutor(1)
-        self._loading: dict[tuple[int, ...], concurrent.futures.Future[list[np.ndarray]]] = {}
-
-    def clip(self, seed: int, position: int) -> np.ndarray:
-        """uint8 [T, H, W, 3] at a position of the endless order of this seed."""
-        epoch, place = divmod(position, len(self._source))
-        for number in range(self._windows_per_epoch):
-            window = self._window(seed, epoch, number)
-            size = sum(self._length(start) for start in window)
-            if place < size:
-                break
-            place -= size
-        clips = self._clips(window, self._following(seed, epoch, number))
-        return clips[_order(seed, epoch, number, len(clips))[place % len(clips)]]
-
-    def _length(self, start: int) -> int:
-        return min(BLOCK_CLIPS, len(self._source) - start)
-
-    def _window(self, seed: int, epoch: int, number: int) -> tuple[int, ...]:
-        """First items of the blocks of a window, ascending."""
-        blocks = _block_order(seed, epoch, -(-len(self._source) // BLOCK_CLIPS))
-        chosen = blocks[number * self._blocks : (number + 1) * self._blocks]
-        return tuple(sorted((chosen * BLOCK_CLIPS).tolist()))
-
-    def _following(self, seed: int, epoch: int, number: int) -> tuple[int, ...]:
-        last = number + 1 == self._windows_per_epoch
-        return self._window(seed, epoch + 1, 0) if last else self._window(seed, epoch, number + 1)
-
-    def _clips(self, window: tuple[int, ...], following: tuple[int, ...]) -> list[np.ndarray]:
-        """Clips of a window in the source's order; reading of the following one begins."""
-        wanted = (window, following)
-        for key in [key for key in self._loading if key not in wanted]:
-            self._loading.pop(key).cancel()
-        for key in wanted:
-            if key not in self._loading:
-                self._loading[key] = self._reader.submit(self._read, key)
-        return self._loading[window].result()
-
-    def _read(self, starts: tuple[int, ...]) -> list[np.ndarray]:
-        items = (
-            item
-            for start in starts
-            for item in self._source.read(start, start + self._length(start))
+def _load(source: Source, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """uint8 (T, H, W, 3) of every item that can be read."""
+    items = (item for start, stop in ranges for item in source.read(start, stop))
+    clips = [item.video for item in items if isinstance(item, RawClip)]
+    if not clips:
+        raise UserError(
+            f"none of the items from {ranges[0][0]} on of the source can be read as a clip"
         )
-        clips = [item.video for item in items if isinstance(item, RawClip)]
-        if not clips:
-            raise UserError(
-                f"none of the items from {starts[0]} on of the source can be read as a clip"
-            )
-        return clips
-
-
-@functools.lru_cache(maxsize=8)
-def _block_order(seed: int, epoch: int, blocks: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch, 2)).permutation(blocks)
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, window: int, size: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch, window, 3)).permutation(size)
+    return clips

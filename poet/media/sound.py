@@ -26,6 +26,9 @@ SOUND_SUFFIXES = (
 
 # Samples of int16 nearer to zero are silence: 8 / 32768 is -72 dB of full scale.
 SILENT_BELOW = 8
+# No sound is recorded at less, but a damaged header may say so: a minute of samples would then fill
+# hours.
+LEAST_RATE_HZ = 1000
 # A share of samples at full scale that is worth a note; a peak or two are no clipping.
 CLIPPED_SHARE = 0.001
 # Least and greatest value of each type of samples that int16 has no greater one for.
@@ -125,8 +128,10 @@ def _open(path: PathLike) -> av.container.InputContainer:
 
 
 def _checked(frames: Iterable[av.AudioFrame], path: PathLike) -> Iterator[av.AudioFrame]:
-    """The frames; a MediaError at the first NaN or infinite sample."""
+    """The frames; a MediaError at the first NaN or infinite sample, and for an impossible rate."""
     for frame in frames:
+        if frame.sample_rate < LEAST_RATE_HZ:
+            raise MediaError(path, f"not audio: a sample rate of {frame.sample_rate} Hz")
         if "flt" in frame.format.name or "dbl" in frame.format.name:
             if not np.isfinite(frame.to_ndarray()).all():
                 raise MediaError(path, "NaN or infinite samples")

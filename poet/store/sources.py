@@ -15,8 +15,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from poet import media
 from poet.specs import ClipSpec, UserError, near_names
 
 CAPTIONS_FILE = "captions.jsonl"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,17 +65,27 @@ def open_source(path: str, split: str, clip: ClipSpec) -> Source:
         UserError: no such folder or split (what exists is listed), no media, or a broken line in
             `captions.jsonl`.
     """
+    folder, is_tfds = find_folder(path, "STORE.source")
+    return (_open_tfds if is_tfds else _open_folder)(folder, split, clip)
+
+
+def find_folder(path: str, field: str) -> tuple[pathlib.Path, bool]:
+    """A folder of data, and whether it is a TFDS folder; `field` is where the user named it.
+
+    Raises:
+        UserError: no such folder (near ones are listed), or one that holds versions of a data set.
+    """
     folder = pathlib.Path(path)
     if not path or not folder.is_dir():
-        raise UserError(f"STORE.source = {path!r} is not a folder{_neighbours(folder)}")
+        raise UserError(f"{field} = {path!r} is not a folder{_neighbours(folder)}")
     if (folder / "dataset_info.json").exists():
-        return _open_tfds(folder, split, clip)
+        return folder, True
     versions = sorted(str(p.parent) for p in folder.glob("*/dataset_info.json"))
     if versions:
         raise UserError(
             f"{path} holds versions of a TFDS data set; give one: {', '.join(versions)}"
         )
-    return _open_folder(folder, split, clip)
+    return folder, False
 
 
 def _neighbours(folder: pathlib.Path) -> str:
@@ -81,11 +93,11 @@ def _neighbours(folder: pathlib.Path) -> str:
     return f" in {folder.parent}{near_names(folder.name, siblings)}" if siblings else ""
 
 
-def _check_split(split: str, known: list[str], where: pathlib.Path) -> None:
+def _check_split(split: str, known: list[str], where: pathlib.Path, field: str) -> None:
     if split not in known:
         raise UserError(
             f"{where} has no split {split!r}; it has {', '.join(known) or 'none'}. "
-            "Set STORE.splits to those that you want"
+            f"Set {field} to what you want"
         )
 
 
@@ -109,20 +121,7 @@ class FolderSource:
         return len(self.items)
 
     def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
-        """Decodes a few files ahead of the consumer, in threads: PyAV releases the GIL."""
-        workers = os.cpu_count() or 1
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            pending: collections.deque[concurrent.futures.Future] = collections.deque()
-            try:
-                for index in range(start, stop):
-                    pending.append(pool.submit(self._read_item, index))
-                    if len(pending) > 2 * workers:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+        return read_ahead(self._read_item, start, stop)
 
     def _read_item(self, index: int) -> RawClip | Skipped:
         key, caption = self.items[index]
@@ -133,36 +132,70 @@ class FolderSource:
         return RawClip(key=key, caption=caption, video=clip.video, audio=clip.audio)
 
 
+def read_ahead(read_item: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
+    """Decodes a few files ahead of the consumer, in threads: PyAV releases the GIL."""
+    workers = os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for index in range(start, stop):
+                pending.append(pool.submit(read_item, index))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
 def _open_folder(folder: pathlib.Path, split: str, clip: ClipSpec) -> FolderSource:
+    lines, fingerprint = folder_lines(folder, split, media.VIDEO_SUFFIXES, "STORE.splits")
+    items = tuple((line["file"], line["caption"]) for line in lines)
+    return FolderSource(folder=str(folder), items=items, clip=clip, fingerprint=fingerprint)
+
+
+def folder_lines(
+    folder: pathlib.Path, split: str, suffixes: Sequence[str], field: str
+) -> tuple[list[dict[str, Any]], str]:
+    """A split of a folder of media, each file with file, caption and split; and its fingerprint.
+
+    Args:
+        suffixes: of the files that are media, where no `captions.jsonl` names them.
+        field: where the user named the split.
+
+    Raises:
+        UserError: no such split, no media, or a broken line in `captions.jsonl`.
+    """
     captions = folder / CAPTIONS_FILE
-    lines = _read_captions(captions) if captions.exists() else _list_media(folder)
-    _check_split(split, sorted({line["split"] for line in lines}), folder)
-    items = tuple((line["file"], line["caption"]) for line in lines if line["split"] == split)
-    sizes = [(folder / file).stat().st_size for file, _ in items]
-    described = [json.dumps([*item, size]) for item, size in zip(items, sizes)]
-    return FolderSource(
-        folder=str(folder), items=items, clip=clip, fingerprint=_digest(described)
-    )
+    lines = _read_captions(captions) if captions.exists() else _list_media(folder, suffixes)
+    _check_split(split, sorted({line["split"] for line in lines}), folder, field)
+    lines = [line for line in lines if line["split"] == split]
+    described = [
+        json.dumps([line["file"], line["caption"], (folder / line["file"]).stat().st_size])
+        for line in lines
+    ]
+    return lines, _digest(described)
 
 
-def _list_media(folder: pathlib.Path) -> list[dict[str, str]]:
+def _list_media(folder: pathlib.Path, suffixes: Sequence[str]) -> list[dict[str, Any]]:
     """Every media file below the folder, in the split 'train' and without a caption."""
     files = sorted(
         p.relative_to(folder).as_posix()
         for p in folder.rglob("*")
-        if p.suffix.lower() in media.VIDEO_SUFFIXES and not p.name.startswith(".")
+        if p.suffix.lower() in suffixes and not p.name.startswith(".")
     )
     if not files:
         raise UserError(
             f"{folder} is neither a TFDS folder (dataset_info.json) nor a folder of media: no "
-            f"{CAPTIONS_FILE} and no file ending in {', '.join(media.VIDEO_SUFFIXES)}"
+            f"{CAPTIONS_FILE} and no file ending in {', '.join(suffixes)}"
         )
     return [{"file": file, "caption": "", "split": "train"} for file in files]
 
 
-def _read_captions(path: pathlib.Path) -> list[dict[str, str]]:
+def _read_captions(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of captions.jsonl, each with file, caption and split; blank ones do not count."""
-    lines: list[dict[str, str]] = []
+    lines: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
         if not raw.strip():
@@ -180,7 +213,7 @@ def _read_captions(path: pathlib.Path) -> list[dict[str, str]]:
     return lines
 
 
-def _parse_caption(path: pathlib.Path, number: int, raw: bytes) -> dict[str, str]:
+def _parse_caption(path: pathlib.Path, number: int, raw: bytes) -> dict[str, Any]:
     def refuse(why: str) -> UserError:
         return UserError(
             f"{path} line {number}: {why}; expected "
@@ -224,72 +257,80 @@ class TfdsSource:
         return self.length
 
     def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
-        """Yields the items in the order of the files.
-
-        Raises:
-            UserError: the files are damaged or hold fewer clips than their metadata says.
-        """
-        import tensorflow as tf
-
-        index = start
-        try:
-            for example in self._examples(start, stop):
-                yield self._to_clip(index, example)
-                index += 1
-        except tf.errors.OpError as error:
-            # TensorFlow wraps its reason into the names of graph nodes.
-            reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
-            raise UserError(
-                f"{self.path} is damaged at {self.split} clip {index}: {reason} "
-                "Make the data set again"
-            ) from None
-
-    def _examples(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-        import tensorflow_datasets as tfds
-
-        builder = _tfds_builder(self.path)
-        # One file after another, without a cache: the items keep the order of the files.
-        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        fields = {name: True for name in self.features}
-        return iter(
-            builder.as_dataset(
-                split=tfds.core.ReadInstruction(self.split, from_=start, to=stop, unit="abs"),
-                shuffle_files=False,
-                read_config=config,
-                decoders=tfds.decode.PartialDecoding(fields),
-            ).as_numpy_iterator()
-        )
+        examples = tfds_examples(self.path, self.split, self.features, start, stop)
+        return (self._to_clip(index, example) for index, example in enumerate(examples, start))
 
     def _to_clip(self, index: int, example: Mapping[str, Any]) -> RawClip | Skipped:
-        key = _text(example.get("key", f"{self.split}-{index:08d}"))
+        key = tfds_text(example.get("key", f"{self.split}-{index:08d}"))
         video, frames = example["video"], self.clip.frames
         if len(video) < frames:
             return Skipped(key=key, reason=f"too short: {len(video)} frames, {frames} needed")
         return RawClip(
             key=key,
-            caption=_text(example.get("text", example.get("caption", ""))),
+            caption=tfds_text(example.get("text", example.get("caption", ""))),
             video=media.resize_video(video[:frames], self.clip.height, self.clip.width),
             audio=_fit_audio(example.get("audio"), self.clip.samples),
         )
 
 
 def _open_tfds(folder: pathlib.Path, split: str, clip: ClipSpec) -> TfdsSource:
-    info = _tfds_builder(str(folder)).info
-    _check_split(split, sorted(info.splits), folder)
+    info, fingerprint = tfds_split(folder, split, "STORE.splits")
     features = tuple(f for f in ("key", "video", "audio", "text", "caption") if f in info.features)
     if "video" not in features:
         raise UserError(f"{folder} has no feature 'video'; it has {', '.join(info.features)}")
-    files = info.splits[split].filepaths
-    described = [f"{file.name} {os.stat(file).st_size}" for file in files]
-    metadata = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
     return TfdsSource(
         path=str(folder),
         split=split,
         clip=clip,
         length=info.splits[split].num_examples,
         features=features,
-        fingerprint=_digest(described + metadata),
+        fingerprint=fingerprint,
     )
+
+
+def tfds_split(folder: pathlib.Path, split: str, field: str) -> tuple[Any, str]:
+    """The `DatasetInfo` of a TFDS folder, and the fingerprint of one of its splits.
+
+    Raises:
+        UserError: no such split; `field` is where the user named it.
+    """
+    info = _tfds_builder(str(folder)).info
+    _check_split(split, sorted(info.splits), folder, field)
+    files = info.splits[split].filepaths
+    described = [f"{file.name} {os.stat(file).st_size}" for file in files]
+    metadata = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
+    return info, _digest(described + metadata)
+
+
+def tfds_examples(
+    path: str, split: str, features: Sequence[str], start: int, stop: int
+) -> Iterator[Mapping[str, Any]]:
+    """The examples start..stop-1 of a split in the order of the files, with these features only.
+
+    Raises:
+        UserError: the files are damaged or hold fewer examples than their metadata says.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    # One file after another, without a cache: the items keep the order of the files.
+    dataset = _tfds_builder(path).as_dataset(
+        split=tfds.core.ReadInstruction(split, from_=start, to=stop, unit="abs"),
+        shuffle_files=False,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        decoders=tfds.decode.PartialDecoding({name: True for name in features}),
+    )
+    index = start
+    try:
+        for example in dataset.as_numpy_iterator():
+            yield example
+            index += 1
+    except tf.errors.OpError as error:
+        # TensorFlow wraps its reason into the names of graph nodes.
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
+        raise UserError(
+            f"{path} is damaged at {split} clip {index}: {reason} Make the data set again"
+        ) from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -299,7 +340,7 @@ def _tfds_builder(path: str) -> Any:
     return tfds.builder_from_directory(path)
 
 
-def _text(value: bytes | str) -> str:
+def tfds_text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
