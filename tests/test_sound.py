@@ -102,7 +102,7 @@ def test_a_wav_at_the_same_rate_is_taken_as_it_is(
     np.testing.assert_array_equal(scipy.io.wavfile.read(path)[1], written)
 
 
-@given(samples=st.integers(40, 9000), from_hz=st.sampled_from(RATES_HZ))
+@given(samples=st.integers(100, 9000), from_hz=st.sampled_from(RATES_HZ))
 @settings(max_examples=25, deadline=None)
 def test_lengths_follow_the_ratio_of_the_rates_exactly(
     tmp_path_factory: pytest.TempPathFactory, samples: int, from_hz: int
@@ -228,6 +228,8 @@ def bad_file(folder: pathlib.Path, kind: str) -> pathlib.Path:
         path.write_bytes(np.random.default_rng(0).bytes(3000))
     elif kind == "header":
         scipy.io.wavfile.write(path, RATE_HZ, np.zeros(0, np.int16))
+    elif kind == "short":
+        scipy.io.wavfile.write(path, 44_100, np.ones(5, np.int16))
     elif kind == "slow":
         scipy.io.wavfile.write(path, 1, np.zeros(50, np.int16))
     elif kind in ("nan", "inf"):
@@ -251,7 +253,8 @@ def bad_file(folder: pathlib.Path, kind: str) -> pathlib.Path:
         ("empty", "empty: the file has no bytes"),
         ("text", "not audio"),
         ("noise", "not audio"),
-        ("header", "empty: 0 samples"),
+        ("header", "empty: no sample"),
+        ("short", "too short: 5 samples at 44100 Hz"),
         ("slow", "not audio: a sample rate of 1 Hz"),
         ("nan", "NaN or infinite samples"),
         ("inf", "NaN or infinite samples"),
@@ -353,6 +356,13 @@ def test_an_array_sounds_like_the_file_of_it(
 def test_arrays_that_are_no_sound_are_refused(audio: np.ndarray, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         to_sound(audio, RATE_HZ, RATE_HZ)
+
+
+def test_an_array_shorter_than_the_filter_is_refused_where_it_would_be_resampled() -> None:
+    short = np.ones(5, np.int16)
+    with pytest.raises(ValueError, match="too short: 5 samples at 44100 Hz"):
+        to_sound(short, 44_100, RATE_HZ)
+    assert len(to_sound(short, RATE_HZ, RATE_HZ).samples) == 5
 
 
 def test_a_sound_at_the_right_rate_stays_as_it_is() -> None:

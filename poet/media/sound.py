@@ -64,8 +64,8 @@ def read_sound(path: PathLike, sample_rate_hz: int, max_seconds: float = 0.0) ->
       max_seconds: takes no more than that from the start; 0 takes the whole file.
 
     Raises:
-      MediaError: no such file, not a sound or media file, no audio stream, empty, undecodable, or
-        with NaN or infinite samples.
+      MediaError: no such file, not a sound or media file, no audio stream, empty, shorter than a
+        few milliseconds, undecodable, or with NaN or infinite samples.
     """
     _check_bytes(path)
     limit = max(round(max_seconds * sample_rate_hz), 1) if max_seconds > 0 else None
@@ -76,8 +76,10 @@ def read_sound(path: PathLike, sample_rate_hz: int, max_seconds: float = 0.0) ->
                 raise MediaError(path, "no audio stream")
             frames = facts.watch(_checked(container.decode(container.streams.audio[0]), path))
             samples = _collect(_mono(frames, sample_rate_hz), limit)
-    if not len(samples):
-        raise MediaError(path, f"empty: {facts.samples} samples could be decoded")
+    if not facts.samples:
+        raise MediaError(path, "empty: no sample could be decoded")
+    if not len(samples):  # less than the resampler's filter spans
+        raise MediaError(path, f"too short: {facts.samples} samples at {facts.rate_hz} Hz")
     if limit is None or len(samples) < limit:
         samples = _fit(samples, facts.seconds, sample_rate_hz)
     return Sound(samples=samples, notes=facts.notes(sample_rate_hz, samples))
@@ -237,7 +239,8 @@ def to_sound(audio: np.ndarray, rate_hz: int, sample_rate_hz: int) -> Sound:
       rate_hz: of the array.  sample_rate_hz: of the result.
 
     Raises:
-      ValueError: empty, NaN or infinite samples, integers beyond int16, or another shape or dtype.
+      ValueError: empty, too short to be resampled, NaN or infinite samples, integers beyond int16,
+        or another shape or dtype.
     """
     channels = audio.shape[1] if audio.ndim == 2 else 1
     if audio.ndim not in (1, 2) or not channels:
@@ -268,13 +271,19 @@ def _unified(audio: np.ndarray) -> np.ndarray:
 
 
 def resample(samples: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarray:
-    """int16 (S,) at another rate: S * sample_rate_hz / rate_hz samples, rounded, at least one."""
+    """int16 (S,) at another rate: S * sample_rate_hz / rate_hz samples, rounded, at least one.
+
+    Raises:
+      ValueError: shorter than the resampler's filter, a few milliseconds.
+    """
     if rate_hz == sample_rate_hz:
         return samples
     frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
     frame.sample_rate, frame.pts = rate_hz, 0
     frame.time_base = fractions.Fraction(1, rate_hz)
     resampled = _collect(_mono([frame], sample_rate_hz), None)
+    if not len(resampled):
+        raise ValueError(f"too short: {len(samples)} samples at {rate_hz} Hz")
     return _fit(resampled, fractions.Fraction(len(samples), rate_hz), sample_rate_hz)
 
 
