@@ -103,9 +103,14 @@ def _load(source: SoundSource, ranges: Sequence[tuple[int, int]]) -> list[np.nda
 
 @functools.lru_cache(maxsize=8)
 def _item_bytes(source: SoundSource) -> int:
-    """About what an item of the source takes in memory, measured on some all over it."""
-    places = np.linspace(0, len(source) - 1, min(len(source), _MEASURED)).astype(int).tolist()
-    items = (item for place in places for item in source.read(place, place + 1))
+    """About what an item of the source takes in memory, measured on some of them."""
+    count = min(len(source), _MEASURED)
+    if isinstance(source, TfdsSounds):
+        # Its examples were shuffled when it was made, and reaching one reads all those before it.
+        items = list(source.read(0, count))
+    else:
+        places = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        items = [item for place in places for item in source.read(place, place + 1)]
     sizes = [item.samples.nbytes for item in items if isinstance(item, RawSound)]
     return max(1, int(np.mean(sizes))) if sizes else WINDOW_BYTES // BLOCK_SOUNDS
 
