@@ -316,9 +316,9 @@ def test_equal_keys_are_stored_once(tmp_path: pathlib.Path, monkeypatch: Any) ->
     fakes.write_tfds(tmp_path / "d", {"train": [fakes.flat_video(k) for k in range(10)]})
     from poet.store import sources
 
-    text = sources._text
+    text = sources.tfds_text
     same = lambda value: "train/3" if value == b"train/8" else text(value)  # noqa: E731
-    monkeypatch.setattr(sources, "_text", same)
+    monkeypatch.setattr(sources, "tfds_text", same)
     manifest = tokenize(store_spec(tmp_path / "d", tmp_path / "s", splits=("train",)))
     (skipped,) = manifest.splits["train"].skipped
     assert (skipped.key, skipped.reason) == ("train/3", "duplicate key")
