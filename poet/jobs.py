@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -38,43 +39,71 @@ def _processes() -> dict[str, int]:
 # ----------------------------------------------------------------------------------- tokenizers
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TokenizerRun:
+    """What `poet tokenizer-train` needs of a modality.
+
+    Attributes:
+      trainable: what learns.
+      batches: iterators by group.
+      shares: of the steps, by group.
+      hook: what is looked at on the way.
+      export: (shapes of the state, work dir, folder, card) -> the frozen tokenizer, written to the folder.
+    """
+
+    trainable: Trainable
+    batches: Mapping[str, BatchIterator]
+    shares: Mapping[str, float]
+    hook: loop.Hook
+    export: Callable[[Any, Path, Path, Mapping[str, Any]], Any]
+
+
 def tokenizer_train(experiment: Experiment, workdir: str) -> int:
-    """Trains the video tokenizer; at the end its averaged weights lie in WORKDIR/tokenizer."""
-    from poet.evaluation import hooks
-    from poet.tokenizers.video import training
-
-    if experiment.video_tokenizer.path:
-        raise UserError(
-            f"VIDEO_TOKENIZER.path = {experiment.video_tokenizer.path!r} names frozen weights, which "
-            "are not trained further: pass --gin.VIDEO_TOKENIZER.path= to train from scratch"
-        )
-    with _mesh(experiment) as mesh:
-        trainable = training.trainable(experiment, mesh)
-        batches = _pixel_batches(experiment, trainable)
-        outcome = loop.train(
-            trainable,
-            batches,
-            GroupSchedule(training.shares(experiment), experiment.train.seed),
-            workdir=Path(workdir),
-            mesh=mesh,
-            experiment=experiment,
-            hooks=[hooks.reconstructions(experiment)],
-        )
-        if outcome is loop.Outcome.FINISHED and jax.process_index() == 0:
-            _write_tokenizer(experiment, trainable, Path(workdir))
-    return _exit_code(outcome)
-
-
-def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str, BatchIterator]:
-    from poet.data.pixels import pixel_batches
-
+    """Trains the tokenizer of TOKENIZER_TRAIN.modality; at the end it lies in WORKDIR/tokenizer."""
     spec = experiment.tokenizer_train
     if not spec.folders:
         raise UserError(
             "TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips, or several of "
             'them with weights as TOKENIZER_TRAIN.sources = {"FOLDER": 3, "OTHER": 1}'
         )
-    return {
+    with _mesh(experiment) as mesh:
+        run = {"video": _video_run, "audio": _audio_run}[spec.modality](experiment, mesh)
+        outcome = loop.train(
+            run.trainable,
+            run.batches,
+            GroupSchedule(run.shares, experiment.train.seed),
+            workdir=Path(workdir),
+            mesh=mesh,
+            experiment=experiment,
+            hooks=[run.hook],
+        )
+        if outcome is loop.Outcome.FINISHED and jax.process_index() == 0:
+            shapes = jax.eval_shape(run.trainable.init, jax.random.key(0))
+            card = {"steps": experiment.train.steps, "sources": spec.folders}
+            folder = Path(workdir) / TOKENIZER_FOLDER
+            tokenizer = run.export(shapes, Path(workdir), folder, card)
+            _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
+    return _exit_code(outcome)
+
+
+def _refuse_frozen(name: str, path: str) -> None:
+    if path:
+        raise UserError(
+            f"{name}.path = {path!r} names frozen weights, which are not trained further: pass "
+            f"--gin.{name}.path= to train from scratch, or start from them with "
+            "TOKENIZER_TRAIN.init_from"
+        )
+
+
+def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun:
+    from poet import checkpoint
+    from poet.data.pixels import pixel_batches
+    from poet.evaluation import hooks
+    from poet.tokenizers.video import training
+
+    _refuse_frozen("VIDEO_TOKENIZER", experiment.video_tokenizer.path)
+    spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
+    batches = {
         name: pixel_batches(
             spec.folders,
             spec.split,
@@ -86,17 +115,51 @@ def _pixel_batches(experiment: Experiment, trainable: Trainable) -> Mapping[str,
         for name, group in trainable.groups.items()
     }
 
+    def export(shapes: Any, workdir: Path, folder: Path, card: Mapping[str, Any]) -> Any:
+        ema = checkpoint.load_params(workdir, shapes["ema"], key="ema")
+        return training.export_tokenizer({"ema": ema}, experiment, folder, card)
 
-def _write_tokenizer(experiment: Experiment, trainable: Trainable, workdir: Path) -> None:
+    return _TokenizerRun(
+        trainable=trainable,
+        batches=batches,
+        shares=training.shares(experiment),
+        hook=hooks.reconstructions(experiment),
+        export=export,
+    )
+
+
+def _audio_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun:
     from poet import checkpoint
-    from poet.tokenizers.video import training
+    from poet.data.sounds import sound_batches
+    from poet.evaluation import sound_hooks
+    from poet.tokenizers.audio import training
 
-    shapes = jax.eval_shape(trainable.init, jax.random.key(0))
-    ema = checkpoint.load_params(workdir, shapes["ema"], key="ema")
-    card = {"steps": experiment.train.steps, "sources": experiment.tokenizer_train.folders}
-    folder = workdir / TOKENIZER_FOLDER
-    tokenizer = training.export_tokenizer({"ema": ema}, experiment, folder, card)
-    _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
+    _refuse_frozen("AUDIO_TOKENIZER", experiment.audio_tokenizer.path)
+    spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
+    batches = sound_batches(
+        spec.folders,
+        spec.split,
+        experiment.audio_tokenizer,
+        experiment.audio_train,
+        spec.batch,
+        seed=experiment.train.seed,
+        **_processes(),
+    )
+
+    def export(shapes: Any, workdir: Path, folder: Path, card: Mapping[str, Any]) -> Any:
+        loaded = {
+            key: checkpoint.load_params(workdir, shapes[key], key=key)
+            for key in ("params", "codebooks")
+        }
+        return training.export_tokenizer(training.params_of(loaded), experiment, folder, card)
+
+    return _TokenizerRun(
+        trainable=trainable,
+        batches={training.GROUP: batches},
+        shares={training.GROUP: 1.0},
+        hook=sound_hooks.reconstructions(experiment),
+        export=export,
+    )
 
 
 def reconstruct(args: Any) -> None:
@@ -120,11 +183,52 @@ def reconstruct(args: Any) -> None:
 
 
 def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
-    """Writes OUT/tokenizer_scores.json and pictures, and prints the tables."""
+    """Scores the tokenizer of TOKENIZER_TRAIN.modality: writes OUT/tokenizer_scores.json and
+    pictures, and prints the tables."""
+    evaluate_one = {"video": _evaluate_video_tokenizer, "audio": _evaluate_audio_tokenizer}
+    evaluate_one[experiment.tokenizer_train.modality](experiment, args)
+
+
+def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], modality: str) -> None:
+    for name in given:
+        if name not in allowed:
+            raise UserError(
+                f"--{flag}={name} is not for TOKENIZER_TRAIN.modality = {modality!r}; give one of "
+                f"{', '.join(allowed)}, or the configuration of another modality"
+            )
+
+
+def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
+    from poet.evaluation import sound_scores, sound_sets
+    from poet.tokenizers.audio.base import AudioTokenizer
+
+    _refuse_others("set", args.sets, list(sound_sets.SETS), "audio")
+    _refuse_others("codec", args.codecs, ["opus", "none"], "audio")
+    path = args.tokenizer or experiment.audio_tokenizer.path
+    if not path:
+        raise UserError("AUDIO_TOKENIZER.path is empty: give --tokenizer=FOLDER")
+    tokenizer = AudioTokenizer.load(path)
+    clip = experiment.clip.replace(sample_rate_hz=tokenizer.spec.sample_rate_hz)
+    sets, skipped = sound_sets.open_sets(
+        args.sets, tokenizer.spec, experiment.eval, clip.samples
+    )
+    result = sound_scores.evaluate(
+        tokenizer,
+        sets,
+        Path(args.out),
+        bit_rates=() if "none" in args.codecs else sound_scores.OPUS_BIT_RATES,
+        skipped=skipped,
+    )
+    print(sound_scores.summary(result))
+
+
+def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
     from poet.evaluation import clip_sets, tokenizer_scores
     from poet.tokenizers.video import perceptual
     from poet.tokenizers.video.base import VideoTokenizer
 
+    _refuse_others("set", args.sets, list(clip_sets.SETS), "video")
+    _refuse_others("codec", args.codecs, ["x264", "x265", "none"], "video")
     spec = experiment.eval
     names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
     sets, skipped = clip_sets.open_sets(
@@ -149,22 +253,39 @@ def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
     return load_video_tokenizer(experiment.video_tokenizer, **options)
 
 
+def _frozen_audio_tokenizer(experiment: Experiment, **options: Any) -> Any:
+    """None for a run without sound."""
+    if not experiment.audio_tokenizer.path:
+        return None
+    from poet.tokenizers.audio.base import load_audio_tokenizer
+
+    return load_audio_tokenizer(experiment.audio_tokenizer, **options)
+
+
 def tokenize(experiment: Experiment) -> None:
-    """Writes the token store STORE.path from STORE.source."""
+    """Writes the token store STORE.path from STORE.source.
+
+    It holds sound if AUDIO_TOKENIZER.path is set.
+    """
     from poet.store.writer import tokenize as write_store
     from poet.tokenizers.text import load_text_encoder
 
     for field in ("source", "path"):
         if not getattr(experiment.store, field):
             raise UserError(f"STORE.{field} is empty: pass --gin.STORE.{field}=FOLDER")
+    mesh = mesh_lib.build(experiment.mesh)
     manifest = write_store(
         experiment.store,
         experiment.clip,
-        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh_lib.build(experiment.mesh)),
+        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh),
         text=load_text_encoder(experiment.text),
+        audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
+        audio_levels=experiment.vocabulary.audio_levels,
     )
     for split, info in manifest.splits.items():
-        print(f"{split}: {info.clips} clips in {len(info.shards)} shards, {len(info.skipped)} skipped")
+        silent = f", {info.silent} without sound" if manifest.audio else ""
+        shards = f"{len(info.shards)} shards, {len(info.skipped)} skipped{silent}"
+        print(f"{split}: {info.clips} clips in {shards}")
 
 
 # ---------------------------------------------------------------------------- the language model
@@ -180,8 +301,13 @@ def train(experiment: Experiment, workdir: str) -> int:
 
     if not experiment.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
-    fingerprint = _frozen_video_tokenizer(experiment).fingerprint
-    check(experiment, tokenizer=fingerprint, process_count=jax.process_count())
+    sound = _frozen_audio_tokenizer(experiment) if registry.has_audio(experiment) else None
+    check(
+        experiment,
+        tokenizer=_frozen_video_tokenizer(experiment).fingerprint,
+        audio_tokenizer=sound.fingerprint if sound else None,
+        process_count=jax.process_count(),
+    )
     with _mesh(experiment) as mesh:
         shares = {g: sum(rates.values()) for g, (_, rates) in registry.groups(experiment).items()}
         outcome = loop.train(
@@ -219,9 +345,9 @@ def evaluate(args: Any, bindings: Sequence[str]) -> None:
 
 def generate(args: Any, bindings: Sequence[str]) -> None:
     """Writes clips made by a checkpoint."""
-    from poet.sampling import generate as generation
+    from poet.sampling import command
 
-    for path in generation.run(args, _checkpoint(args, bindings)):
+    for path in command.run(args, _checkpoint(args, bindings)):
         print(path)
 
 

@@ -251,7 +251,9 @@ class AudioTrainSpec(Spec):
     random number of levels, the others with all.
 
     Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;
-    it states no `commitment_weight`.  `adversarial_weight` = 0 trains without discriminators.
+    it states no `commitment_weight`.  `wave_weight` is that of the mean absolute difference of the
+    waves, which the paper has not (EnCodec has) and which lines phases up early in a short training.
+    `adversarial_weight` = 0 trains without discriminators.
 
     Discriminators: `wave_scales` of them hear the wave, each at half the rate of the one before; the
     channels are those of their first layers, and no layer of the former has more than
@@ -262,6 +264,7 @@ class AudioTrainSpec(Spec):
     noise_source: str = ""
     noise_gain_db: tuple[float, float] = (-30.0, 0.0)
     mel_weight: float = 1.0
+    wave_weight: float = 0.0
     adversarial_weight: float = 1.0
     feature_weight: float = 100.0
     commitment_weight: float = 1.0
@@ -284,7 +287,7 @@ class AudioTrainSpec(Spec):
             self.noise_gain_db[0] <= self.noise_gain_db[1], "noise_gain_db", "is (least, most)"
         )
         for field in ("adversarial_weight", "feature_weight", "commitment_weight", "mel_weight",
-                      "dead_below"):
+                      "wave_weight", "dead_below"):
             self.require(getattr(self, field) >= 0, field, "must not be negative")
 
     @property

@@ -1,4 +1,7 @@
-"""Matrix-multiplication FLOPs of the prefix LM, the numerator of model FLOPs utilisation.
+"""Matrix-multiplication FLOPs, the numerator of model FLOPs utilisation.
+
+Of the tokenizers' networks: those of every product and convolution of a traced function.  Of the
+prefix LM: what its layout needs.
 
 A product of [m, k] and [k, n] counts 2 m k n.  Counted: the projections and the MLP at every
 position that is read (all but the last), text states through their linear layer, attention as the
@@ -9,6 +12,12 @@ the forward pass, so a step is three times it.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import jax
+import jax.extend.core as jax_core
 
 from poet.models.transformer import Model
 from poet.specs import ModelSpec
@@ -50,3 +59,24 @@ def head_flops(model: Model, layout: Layout, loss_vocabulary: str = "legal") -> 
     else:
         columns = sum((s.stop - s.start) * s.segment.ids.size for s in layout.loss_spans)
     return 2 * model.spec.width * columns
+
+
+def traced_flops(run: Callable[..., Any], *shapes: Any) -> float:
+    """FLOPs of the matmuls and convolutions of `run` on ShapeDtypeStructs; loops count once."""
+    return _count_flops(jax.make_jaxpr(run)(*shapes).jaxpr)
+
+
+def _count_flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        for inner in jax_core.jaxprs_in_params(equation.params):
+            total += _count_flops(inner)
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            out_dim = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
+        elif equation.primitive.name == "dot_general":
+            (contracting, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[dim] for dim in contracting)
+            total += 2.0 * equation.outvars[0].aval.size * depth
+    return total

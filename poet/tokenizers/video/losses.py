@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from poet.specs import TokenizerTrainSpec, VideoTokenizerSpec
+from poet.tokenizers.adversarial import started, when
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, lfq, magvit
 from poet.tokenizers.video.perceptual import Perceptual
@@ -85,8 +86,8 @@ def tokenizer_loss(
     if critic is not None:
         terms["adversarial"] = (
             train.adversarial_weight,
-            _when(
-                step >= train.gan_start,
+            when(
+                started(step, train.gan_start),
                 lambda: discriminator.generator_loss(critic(output), axes),
             ),
         )
@@ -124,8 +125,8 @@ def critic_loss(
         "lecam": (train.lecam_weight, discriminator.lecam(on_real, on_fake, *before, axes)),
         "r1": (
             train.r1_weight * train.r1_every,
-            _when(
-                step % train.r1_every == 0,
+            when(
+                train.r1_every == 1 or step % train.r1_every == 0,
                 lambda: discriminator.r1_penalty(critic, real, axes),
             ),
         ),
@@ -169,9 +170,3 @@ def _perceptual_distance(
         output, target = jnp.take(output, frames, axis=1), jnp.take(target, frames, axis=1)
     pictures = (x.reshape(-1, *x.shape[2:]) for x in (output, target))
     return jnp.mean(network.distance(network.params, *pictures))
-
-
-def _when(condition: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
-    """`value()`, which is the same on the whole mesh, or zero without computing it."""
-    shape = jax.eval_shape(value)
-    return jax.lax.cond(condition, value, lambda: jnp.zeros(shape.shape, shape.dtype))

@@ -12,87 +12,50 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from poet.mesh import BATCH_AXES
 from poet.specs import Experiment
-from poet.tokenizers import declaration
+from poet.tokenizers import adversarial
+from poet.tokenizers.adversarial import Networks, Step
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, losses, magvit, perceptual
 from poet.tokenizers.video.losses import Objective
 from poet.training import microbatches, optimizer
 from poet.training.trainable import Batch, Metrics, State
 
-Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 Shape = tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Networks:
-    """The declared weights of the networks that learn, and an optimizer for each."""
-
-    generator: Tree
-    critic: Tree | None
-    generator_tx: optax.GradientTransformation
-    critic_tx: optax.GradientTransformation | None
 
 
 def networks(experiment: Experiment, shape: Shape) -> Networks:
     """Declares what learns on clips of (frames, height, width) = `shape`."""
-    spec, steps = experiment.optimizer, experiment.train.steps
-    generator = magvit.declare(experiment.video_tokenizer)
-    tx = optimizer.build(spec, steps, declaration.axes(generator))
+    generator, spec = magvit.declare(experiment.video_tokenizer), experiment.discriminator
     if not experiment.tokenizer_train.adversarial:
-        return Networks(generator=generator, critic=None, generator_tx=tx, critic_tx=None)
-    critic = discriminator.declare(experiment.discriminator, *shape)
-    slower = spec.replace(
-        learning_rate=spec.learning_rate * experiment.discriminator.learning_rate
-    )
-    return Networks(
-        generator=generator,
-        critic=critic,
-        generator_tx=tx,
-        critic_tx=optimizer.build(slower, steps, declaration.axes(critic)),
-    )
+        return adversarial.networks(experiment, generator)
+    critic = discriminator.declare(spec, *shape)
+    return adversarial.networks(experiment, generator, critic, spec.learning_rate)
 
 
 def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
     """A fresh state; the moving average starts at the initial weights, which are `start` if given."""
-    params = declaration.init(nets.generator, key) if start is None else jax.tree.map(jnp.asarray, start)
-    state = {
-        "step": jnp.int32(0),
-        "params": params,
-        "ema": jax.tree.map(jnp.copy, params),
-        "opt_state": nets.generator_tx.init(params),
-    }
+    state = adversarial.init(nets, key, start)
+    state["ema"] = jax.tree.map(jnp.copy, state["params"])
     if nets.critic is not None:
-        judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))
-        state["critic"] = {
-            "params": judge,
-            "opt_state": nets.critic_tx.init(judge),
-            "averages": {"real": jnp.float32(0), "fake": jnp.float32(0)},
-        }
+        state["critic"]["averages"] = {"real": jnp.float32(0), "fake": jnp.float32(0)}
     return state
 
 
 def axes(nets: Networks) -> State:
     """Logical axes of `init`'s result."""
-
-    def of(declared: Tree, tx: optax.GradientTransformation) -> dict[str, Any]:
-        params = jax.eval_shape(lambda: declaration.init(declared, jax.random.key(0)))
-        logical = declaration.axes(declared)
-        return {"params": logical, "opt_state": optimizer.state_axes(tx, params, logical)}
-
-    state = {"step": (), **of(nets.generator, nets.generator_tx)}
+    state = adversarial.axes(nets)
     state["ema"] = state["params"]
     if nets.critic is not None:
-        averages = {"real": (), "fake": ()}
-        state["critic"] = {**of(nets.critic, nets.critic_tx), "averages": averages}
+        state["critic"]["averages"] = {"real": (), "fake": ()}
     return state
 
 
@@ -115,21 +78,24 @@ def train_step(
         perceptual=frozen,
         mesh_axes=() if mesh is None else BATCH_AXES,
     )
-    gradients = _over_mesh(functools.partial(_gradients, experiment, objective), mesh)
+    gradients = adversarial.over_mesh(
+        functools.partial(_gradients, experiment, objective), mesh
+    )
     rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         judge = state.get("critic", {})
+        weights = {
+            "generator": state["params"],
+            "critic": judge.get("params"),
+            "averages": judge.get("averages"),
+            "perceptual": None if frozen is None else frozen.params,
+        }
         grads, averages, metrics = gradients(
-            {"generator": state["params"], "critic": judge.get("params")},
-            None if frozen is None else frozen.params,
-            judge.get("averages"),
-            batch["video"],
-            state["step"],
-            jax.random.key_data(key),
+            weights, batch["video"], state["step"], jax.random.key_data(key)
         )
         new = {"step": state["step"] + 1}
-        new |= _update(nets.generator_tx, state, grads["generator"])
+        new |= adversarial.update(nets.generator_tx, state, grads["generator"])
         decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
         new["ema"] = jax.tree.map(
             lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"]
@@ -137,7 +103,7 @@ def train_step(
         metrics["grad_norm"] = optax.tree.norm(grads["generator"])
         metrics["learning_rate"] = rate(state["step"])
         if judge:
-            new["critic"] = _update(nets.critic_tx, judge, grads["critic"])
+            new["critic"] = adversarial.update(nets.critic_tx, judge, grads["critic"])
             new["critic"]["averages"] = averages
             metrics["critic/grad_norm"] = optax.tree.norm(grads["critic"])
         return new, metrics
@@ -145,40 +111,33 @@ def train_step(
     return step
 
 
-def _update(tx: optax.GradientTransformation, state: State, grads: Tree) -> dict[str, Any]:
-    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
-
-
 def _gradients(
     experiment: Experiment,
     objective: Objective,
-    learned: dict[str, Tree | None],
-    frozen: Any,
-    averages: Metrics | None,
+    weights: dict[str, Any],
     video: jax.Array,
     step: jax.Array,
     key: jax.Array,
 ) -> tuple[dict[str, Tree | None], Metrics | None, Metrics]:
     """(gradients by network, new averages, metrics) of one shard's clips.
 
-    `frozen` are the weights of the perceptual network: `shard_map` takes no arrays from outside.
+    `weights` holds those of the perceptual network too: `shard_map` takes no arrays from outside.
     With microbatches, every one of them is judged beside the averages of before the step.
     """
-
+    averages = weights["averages"]
     if objective.perceptual is not None:
-        network = dataclasses.replace(objective.perceptual, params=frozen)
+        network = dataclasses.replace(objective.perceptual, params=weights["perceptual"])
         objective = dataclasses.replace(objective, perceptual=network)
 
-    def critic(weights: Tree) -> losses.Critic | None:
-        if weights is None:
+    def critic(params: Tree | None) -> losses.Critic | None:
+        if params is None:
             return None
-        return lambda clips: discriminator.apply(experiment.discriminator, weights, clips)
+        return lambda clips: discriminator.apply(experiment.discriminator, params, clips)
 
     def generator_loss(params: Tree, clips: jax.Array) -> Any:
         return losses.tokenizer_loss(
             objective, params, clips, step, jax.random.wrap_key_data(key),
-            critic(learned["critic"]),
+            critic(weights["critic"]),
         )
 
     def judge_loss(params: Tree, clips: jax.Array, output: jax.Array) -> Any:
@@ -186,54 +145,22 @@ def _gradients(
 
     def part(clips: jax.Array) -> Any:
         grads, (metrics, output) = jax.grad(generator_loss, has_aux=True)(
-            learned["generator"], clips
+            weights["generator"], clips
         )
-        if learned["critic"] is None:
+        if weights["critic"] is None:
             return {"generator": grads, "critic": None}, None, metrics
 
-        judge_grads, (judge_metrics, moved) = _from_start(
-            step >= objective.train.gan_start,
-            averages,
+        started = adversarial.started(step, objective.train.gan_start)
+        judge_grads, (judge_metrics, moved) = adversarial.when(
+            started,
             lambda: jax.grad(judge_loss, has_aux=True)(
-                learned["critic"], clips, jax.lax.stop_gradient(output)
+                weights["critic"], clips, jax.lax.stop_gradient(output)
             ),
         )
+        moved = jax.tree.map(lambda new, old: jnp.where(started, new, old), moved, averages)
         return {"generator": grads, "critic": judge_grads}, moved, metrics | judge_metrics
 
     return microbatches.mean(part, video, experiment.train.microbatches)
-
-
-def _from_start(
-    started: jax.Array, averages: Metrics, judged: Callable[[], Any]
-) -> tuple[Tree, tuple[Metrics, Metrics]]:
-    """`judged()`, or no gradient and the same averages without the cost of it."""
-
-    def rests() -> Any:
-        grads, (metrics, _) = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(judged)
-        )
-        return grads, (metrics, averages)
-
-    return jax.lax.cond(started, judged, rests)
-
-
-def _over_mesh(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`run(learned, frozen, averages, video, step, key)`, the clips cut over the batch axes."""
-    if mesh is None:
-        return run
-    replicated = PartitionSpec()
-    sharded = jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(*[replicated] * 3, PartitionSpec(BATCH_AXES), replicated, replicated),
-        out_specs=replicated,
-    )
-
-    def gathered(learned: Any, frozen: Any, *rest: Any) -> Any:
-        whole = jax.tree.map(lambda p: jax.sharding.reshard(p, replicated), (learned, frozen))
-        return sharded(*whole, *rest)
-
-    return gathered
 
 
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import pathlib
 from typing import Any, Mapping
 
 import jax
-import jax.extend.core as jax_core
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from poet import mesh as mesh_lib
 from poet.specs import Experiment, UserError, VideoTokenizerSpec
 from poet.tokenizers import declaration
+from poet.tokenizers.adversarial import Step
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, inflation, magvit
 from poet.tokenizers.video import step as steps
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
 from poet.training import microbatches
+from poet.training.flops import traced_flops
 from poet.training.trainable import Group, State, Trainable
 
 IMAGE, CLIP = "image", "clip"
@@ -122,7 +122,7 @@ def _group(
     mesh: Mesh | None,
     name: str,
     shape: Shape,
-    step: steps.Step,
+    step: Step,
     frozen: Perceptual | None,
 ) -> Group:
     batch, t, h, w = shape[0], *experiment.video_tokenizer.grid(*shape[1:4])
@@ -162,7 +162,7 @@ def train_flops(experiment: Experiment, shape: Shape, frozen: Perceptual | None)
         frames = min(train.perceptual_frames or shape[1], shape[1])
         pictures = jax.ShapeDtypeStruct((shape[0] * frames, *shape[2:]), jnp.float32)
         # One call embeds both images: forward twice, and backward to one of them.
-        total += 1.5 * _traced_flops(frozen.distance, frozen.params, pictures, pictures)
+        total += 1.5 * traced_flops(frozen.distance, frozen.params, pictures, pictures)
     return total
 
 
@@ -172,33 +172,13 @@ def _critic_flops(experiment: Experiment, shape: Shape) -> float:
         lambda: declaration.init(discriminator.declare(spec, *shape[1:4]), jax.random.key(0))
     )
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _traced_flops(functools.partial(discriminator.apply, spec), params, video)
+    return traced_flops(functools.partial(discriminator.apply, spec), params, video)
 
 
 def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
     """Matmul and convolution FLOPs of one reconstruction of a batch of this shape."""
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _traced_flops(functools.partial(magvit.reconstruct, spec), shapes_of(spec), video)
-
-
-def _traced_flops(run: Any, *shapes: Any) -> float:
-    return _count_flops(jax.make_jaxpr(run)(*shapes).jaxpr)
-
-
-def _count_flops(jaxpr: Any) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        for inner in jax_core.jaxprs_in_params(equation.params):
-            total += _count_flops(inner)
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            out_dim = equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[out_dim]
-        elif equation.primitive.name == "dot_general":
-            (contracting, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[dim] for dim in contracting)
-            total += 2.0 * equation.outvars[0].aval.size * depth
-    return total
+    return traced_flops(functools.partial(magvit.reconstruct, spec), shapes_of(spec), video)
 
 
 def export_tokenizer(

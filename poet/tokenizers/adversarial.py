@@ -1,0 +1,121 @@
+"""What the training steps of the tokenizers share: a generator, its critic, and the mesh.
+
+A state holds step, params and opt_state of the generator; with a critic also `critic`: params and
+opt_state.  Each loss runs inside one `jax.shard_map` over the batch axes of the mesh: weights are
+gathered once, and gradients come back summed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from poet.mesh import BATCH_AXES
+from poet.specs import Experiment
+from poet.tokenizers import declaration
+from poet.tokenizers.declaration import Tree
+from poet.training import optimizer
+from poet.training.trainable import Batch, Metrics, State
+
+Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The declared weights of the networks that learn, and an optimizer for each."""
+
+    generator: Tree
+    critic: Tree | None
+    generator_tx: optax.GradientTransformation
+    critic_tx: optax.GradientTransformation | None
+
+
+def networks(
+    experiment: Experiment, generator: Tree, critic: Tree | None = None, critic_rate: float = 1.0
+) -> Networks:
+    """`critic_rate` is the factor of the critic's learning rate."""
+    spec, steps = experiment.optimizer, experiment.train.steps
+    slower = spec.replace(learning_rate=spec.learning_rate * critic_rate)
+    return Networks(
+        generator=generator,
+        critic=critic,
+        generator_tx=optimizer.build(spec, steps, declaration.axes(generator)),
+        critic_tx=critic and optimizer.build(slower, steps, declaration.axes(critic)),
+    )
+
+
+def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
+    """A fresh state; the generator starts at `start` if given."""
+    fresh = start is None
+    params = declaration.init(nets.generator, key) if fresh else jax.tree.map(jnp.asarray, start)
+    state = {
+        "step": jnp.int32(0), "params": params, "opt_state": nets.generator_tx.init(params)
+    }
+    if nets.critic is not None:
+        judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))
+        state["critic"] = {"params": judge, "opt_state": nets.critic_tx.init(judge)}
+    return state
+
+
+def axes(nets: Networks) -> State:
+    """Logical axes of `init`'s result."""
+
+    def of(declared: Tree, tx: optax.GradientTransformation) -> dict[str, Any]:
+        params = jax.eval_shape(lambda: declaration.init(declared, jax.random.key(0)))
+        logical = declaration.axes(declared)
+        return {"params": logical, "opt_state": optimizer.state_axes(tx, params, logical)}
+
+    state = {"step": (), **of(nets.generator, nets.generator_tx)}
+    if nets.critic is not None:
+        state["critic"] = of(nets.critic, nets.critic_tx)
+    return state
+
+
+def update(tx: optax.GradientTransformation, state: State, grads: Tree) -> dict[str, Any]:
+    """{params, opt_state} after these gradients."""
+    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+
+
+def started(step: jax.Array, start: int) -> jax.Array | bool:
+    """Whether the step `start` has come; known before tracing when that is 0."""
+    return step >= start if start else True
+
+
+def when(condition: jax.Array | bool, value: Callable[[], Any]) -> Any:
+    """`value()`, which is the same on the whole mesh, or zeros without the cost of it.
+
+    A condition known before tracing leaves no branch behind: XLA's CPU compiler runs what is inside
+    of a branch about five times as slowly.
+    """
+    if condition is True:
+        return value()
+    shapes = jax.eval_shape(value)
+    zeros = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
+    return jax.lax.cond(condition, value, zeros)
+
+
+def over_mesh(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`run(weights, batch, step, key_data)`, the batch cut over the mesh's batch axes.
+
+    The result is to be equal on all shards.
+    """
+    if mesh is None:
+        return run
+    whole = PartitionSpec()
+    sharded = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(whole, PartitionSpec(BATCH_AXES), whole, whole),
+        out_specs=whole,
+    )
+
+    def gathered(weights: Any, *rest: Any) -> Any:
+        return sharded(jax.tree.map(lambda p: jax.sharding.reshard(p, whole), weights), *rest)
+
+    return gathered

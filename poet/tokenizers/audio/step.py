@@ -1,0 +1,238 @@
+"""One step of audio tokenizer training: the generator, its codebooks and the discriminators.
+
+The generator's terms (spec §3.3), every one logged by name: mel reconstruction, hinge adversarial
+loss, feature matching, commitment.  Codebooks learn by moving averages and the generator has none,
+as in the paper: a moving average of the encoder would not fit codebooks of the encoder itself.
+
+State: step, params, opt_state, codebooks; with discriminators also `critic`: params and opt_state.
+Batch: `audio` int16 (B, S), and with a noise source `noise` int16 (B, S) and `denoise` int8 (B,).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from poet.mesh import BATCH_AXES
+from poet.specs import Experiment
+from poet.tokenizers import adversarial
+from poet.tokenizers.adversarial import Networks, Step, when
+from poet.tokenizers.audio import critics, rvq, soundstream, spectra
+from poet.tokenizers.declaration import Tree
+from poet.training import optimizer
+from poet.training.trainable import Batch, Metrics, State
+
+INT16 = 32768.0
+
+
+def networks(experiment: Experiment) -> Networks:
+    """Declares what learns by gradients."""
+    train = experiment.audio_train
+    critic = critics.declare(train) if train.adversarial else None
+    generator = soundstream.declare(experiment.audio_tokenizer)
+    return adversarial.networks(experiment, generator, critic, train.critic_rate)
+
+
+def init(
+    experiment: Experiment, nets: Networks, key: jax.Array, start: Tree | None = None
+) -> State:
+    """A fresh state; `start` holds trained weights and their `codebooks`."""
+    if start is None:
+        state = adversarial.init(nets, key)
+        return state | {"codebooks": rvq.empty(experiment.audio_tokenizer)}
+    weights = {name: value for name, value in start.items() if name != "codebooks"}
+    vectors = jnp.asarray(start["codebooks"])
+    usage = jnp.full(vectors.shape[:2], 2 * max(experiment.audio_train.dead_below, 1e-3))
+    books = {"vectors": vectors, "usage": usage, "sums": vectors * usage[..., None]}
+    return adversarial.init(nets, key, weights) | {"codebooks": books}
+
+
+def axes(nets: Networks) -> State:
+    """Logical axes of `init`'s result; codebooks are equal everywhere."""
+    books = {"vectors": (None, None, None), "sums": (None, None, None), "usage": (None, None)}
+    return adversarial.axes(nets) | {"codebooks": books}
+
+
+def train_step(experiment: Experiment, nets: Networks, mesh: Mesh | None = None) -> Step:
+    """The pure step; `key` draws levels, and what replaces dead codes."""
+    mesh_axes = () if mesh is None else BATCH_AXES
+    gradients = adversarial.over_mesh(
+        functools.partial(_gradients, experiment, mesh_axes), mesh
+    )
+    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
+
+    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        judge = state.get("critic")
+        weights = {
+            "generator": state["params"],
+            "codebooks": state["codebooks"],
+            "critic": judge and judge["params"],
+        }
+        grads, codebooks, metrics = gradients(
+            weights, dict(batch), state["step"], jax.random.key_data(key)
+        )
+        new = {"step": state["step"] + 1, "codebooks": codebooks}
+        new |= adversarial.update(nets.generator_tx, state, grads["generator"])
+        metrics["grad_norm"] = optax.tree.norm(grads["generator"])
+        metrics["learning_rate"] = rate(state["step"])
+        if judge:
+            new["critic"] = adversarial.update(nets.critic_tx, judge, grads["critic"])
+            metrics["critic/grad_norm"] = optax.tree.norm(grads["critic"])
+        return new, metrics
+
+    return step
+
+
+def waves(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """(what the encoder hears, what the decoder shall say, the switch), floats in [-1, 1]."""
+    clean = batch["audio"].astype(jnp.float32) / INT16
+    if "noise" not in batch:
+        return clean, clean, None
+    noisy = jnp.clip(clean + batch["noise"].astype(jnp.float32) / INT16, -1.0, 1.0)
+    switch = batch["denoise"]
+    return noisy, jnp.where(switch[:, None] > 0, clean, noisy), switch
+
+
+def _gradients(
+    experiment: Experiment,
+    mesh_axes: Sequence[str],
+    weights: dict[str, Any],
+    batch: Batch,
+    step: jax.Array,
+    key_data: jax.Array,
+) -> tuple[dict[str, Tree | None], Tree, Metrics]:
+    """(gradients by network, new codebooks, metrics) of one shard's sounds."""
+    spec, train = experiment.audio_tokenizer, experiment.audio_train
+    heard, target, switch = waves(batch)
+    key = jax.random.wrap_key_data(key_data)
+    started = adversarial.started(step, experiment.tokenizer_train.gan_start)
+    books = _started_codebooks(experiment, weights, heard, switch, key, mesh_axes)
+
+    def generator_loss(params: Tree) -> Any:
+        return _generator_loss(
+            experiment, params, books["vectors"], weights["critic"], (heard, target, switch),
+            started, _own_key(key, mesh_axes), mesh_axes,
+        )
+
+    grads, (metrics, output, quantized) = jax.grad(generator_loss, has_aux=True)(
+        weights["generator"]
+    )
+    books = rvq.update(books, quantized, jax.random.fold_in(key, 3), train, mesh_axes)
+    metrics |= _code_metrics(quantized.ids, spec.codes, mesh_axes)
+    if weights["critic"] is None:
+        return {"generator": grads, "critic": None}, books, metrics
+
+    def critic_loss(params: Tree) -> tuple[jax.Array, Metrics]:
+        real, fake = (critics.apply(train, params, wave) for wave in (target, output))
+        loss = _mean(critics.critic_loss(real, fake), mesh_axes)
+        return loss, {"critic/loss": loss}
+
+    judge_grads, judged = when(
+        started, lambda: jax.grad(critic_loss, has_aux=True)(weights["critic"])
+    )
+    return {"generator": grads, "critic": judge_grads}, books, metrics | judged
+
+
+def _generator_loss(
+    experiment: Experiment,
+    params: Tree,
+    vectors: jax.Array,
+    critic: Tree | None,
+    sounds: tuple[jax.Array, jax.Array, jax.Array | None],
+    started: jax.Array | bool,
+    key: jax.Array,
+    mesh_axes: Sequence[str],
+) -> tuple[jax.Array, tuple[Metrics, jax.Array, rvq.Quantized]]:
+    """(loss, (metrics, output without gradient, what the quantizer gave))."""
+    spec, train = experiment.audio_tokenizer, experiment.audio_train
+    heard, target, switch = sounds
+    z, _ = soundstream.encode(spec, params, heard, switch)
+    levels = rvq.random_levels(key, z.shape[0], spec.levels, train.dropout)
+    quantized = rvq.quantize(z, vectors, levels, mesh_axes)
+    latents = rvq.straight_through(z, quantized.z)
+    output, _ = soundstream.decode(spec, params, latents, switch)
+    distance = spectra.reconstruction_loss(output, target, spec.sample_rate_hz)
+    terms = {
+        "mel": (train.mel_weight, _mean(distance, mesh_axes)),
+        "commitment": (train.commitment_weight, quantized.commitment),
+    }
+    if train.wave_weight:
+        difference = jnp.mean(jnp.abs(output - target))
+        terms["wave"] = (train.wave_weight, _mean(difference, mesh_axes))
+    if critic is not None:
+        fooled, alike = when(
+            started, lambda: _mean(_judged(train, critic, output, target), mesh_axes)
+        )
+        terms["adversarial"] = (train.adversarial_weight, fooled)
+        terms["feature"] = (train.feature_weight, alike)
+    loss = sum(weight * value for weight, value in terms.values())
+    metrics = {"loss": loss, **{f"loss/{name}": value for name, (_, value) in terms.items()}}
+    metrics["latent_rms"] = _mean(jnp.mean(z**2), mesh_axes) ** 0.5
+    output = jax.lax.stop_gradient(output)
+    metrics["si_sdr_db"] = _mean(jnp.mean(si_sdr_db(output, target)), mesh_axes)
+    return loss, (jax.lax.stop_gradient(metrics), output, quantized)
+
+
+def _judged(
+    train: Any, critic: Tree, output: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(adversarial loss, feature matching) of reconstructions."""
+    fake = critics.apply(train, critic, output)
+    real = critics.apply(train, critic, target)
+    return critics.generator_loss(fake), critics.feature_loss(real, fake)
+
+
+def si_sdr_db(output_BxS: jax.Array, target_BxS: jax.Array) -> jax.Array:
+    """(B,): scale-invariant ratio of signal to distortion (1811.02508), of sounds without their means."""
+    ours, theirs = (x - jnp.mean(x, axis=-1, keepdims=True) for x in (output_BxS, target_BxS))
+    energy = jnp.sum(theirs**2, axis=-1, keepdims=True) + 1e-8
+    signal = theirs * (jnp.sum(ours * theirs, axis=-1, keepdims=True) / energy)
+    distortion = jnp.sum((ours - signal) ** 2, axis=-1) + 1e-8
+    return 10 * jnp.log10((jnp.sum(signal**2, axis=-1) + 1e-8) / distortion)
+
+
+def _started_codebooks(
+    experiment: Experiment,
+    weights: dict[str, Any],
+    heard: jax.Array,
+    switch: jax.Array | None,
+    key: jax.Array,
+    mesh_axes: Sequence[str],
+) -> Tree:
+    """The codebooks, from k-means on this batch if no code was ever used."""
+    books = weights["codebooks"]
+
+    def start() -> Tree:
+        z, _ = soundstream.encode(
+            experiment.audio_tokenizer, weights["generator"], heard, switch
+        )
+        iterations = experiment.audio_train.kmeans_iterations
+        return rvq.kmeans(z, books, jax.random.fold_in(key, 1), iterations, mesh_axes)
+
+    return jax.lax.cond(jnp.sum(books["usage"]) > 0, lambda: books, start)
+
+
+def _code_metrics(ids: jax.Array, codes: int, mesh_axes: Sequence[str]) -> Metrics:
+    """Usage and entropy of the codes of the first level, the last, and all on average."""
+    found = rvq.statistics(ids, codes, mesh_axes)
+    metrics = {}
+    for name, values in found.items():
+        metrics[f"codes/{name}"] = jnp.mean(values)
+        metrics[f"codes/{name}_first"], metrics[f"codes/{name}_last"] = values[0], values[-1]
+    return metrics
+
+
+def _own_key(key: jax.Array, mesh_axes: Sequence[str]) -> jax.Array:
+    """A key of this shard's own."""
+    key = jax.random.fold_in(key, 2)
+    return jax.random.fold_in(key, jax.lax.axis_index(tuple(mesh_axes))) if mesh_axes else key
+
+
+def _mean(value: Any, mesh_axes: Sequence[str]) -> Any:
+    """Of a tree of a shard's values, over the mesh."""
+    return jax.lax.pmean(value, tuple(mesh_axes)) if mesh_axes else value

@@ -1,0 +1,142 @@
+"""The audio tokenizer as a `Trainable`: which batches it sees, where it starts, what it leaves."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from poet import mesh as mesh_lib
+from poet.specs import Experiment, UserError
+from poet.tokenizers.audio import critics, soundstream
+from poet.tokenizers.audio import step as steps
+from poet.tokenizers.audio.base import CODEBOOKS, AudioTokenizer
+from poet.tokenizers.declaration import Tree
+from poet.training.flops import traced_flops
+from poet.training.trainable import Group, State, Trainable
+
+GROUP = "sound"
+# float32 weights beyond this make a released tokenizer larger than it needs to be.
+RELEASED_DTYPE = "bfloat16"
+
+
+def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
+    """What `poet tokenizer-train` trains when TOKENIZER_TRAIN.modality = 'audio': one group.
+
+    Raises UserError: a batch that does not divide, excerpts that are no whole frames or too short
+    for the discriminators, a noise source without a switch or a switch without one, or weights to
+    start from of another network.
+    """
+    _check(experiment, mesh)
+    nets = steps.networks(experiment)
+    train, spec = experiment.audio_train, experiment.audio_tokenizer
+    batch = experiment.tokenizer_train.batch
+    group = Group(
+        name=GROUP,
+        step=steps.train_step(experiment, nets, mesh),
+        batch=_shapes(experiment),
+        clips=batch,
+        tokens=batch * spec.levels * spec.frames(train.samples),
+        flops=train_flops(experiment),
+    )
+    return Trainable(
+        init=functools.partial(steps.init, experiment, nets, start=_start(experiment)),
+        axes=steps.axes(nets),
+        groups={GROUP: group},
+    )
+
+
+def _shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    size, samples = experiment.tokenizer_train.batch, experiment.audio_train.samples
+    shapes = {"audio": jax.ShapeDtypeStruct((size, samples), jnp.int16)}
+    if experiment.audio_train.noise_source:
+        shapes["noise"] = shapes["audio"]
+        shapes["denoise"] = jax.ShapeDtypeStruct((size,), jnp.int8)
+    return shapes
+
+
+def _check(experiment: Experiment, mesh: Mesh | None) -> None:
+    train, spec = experiment.audio_train, experiment.audio_tokenizer
+    if train.samples % spec.hop:
+        low = max(train.samples // spec.hop, 1) * spec.hop
+        raise UserError(
+            f"AUDIO_TRAIN.samples = {train.samples}: excerpts hold whole frames of {spec.hop} "
+            f"samples; nearest are {low} and {low + spec.hop}"
+        )
+    if train.adversarial:
+        critics.check_samples(train.samples)
+    if bool(train.noise_source) != bool(spec.denoise):
+        raise UserError(
+            f"AUDIO_TRAIN.noise_source = {train.noise_source!r} and AUDIO_TOKENIZER.denoise = "
+            f"{spec.denoise!r}: the switch is learnt from noise that is mixed in, so give both or "
+            "neither"
+        )
+    if experiment.train.microbatches > 1:
+        raise UserError(
+            f"TRAIN.microbatches = {experiment.train.microbatches}: codebooks learn from whole "
+            "batches; lower TOKENIZER_TRAIN.batch or AUDIO_TRAIN.samples, or use more devices"
+        )
+    if mesh is not None:
+        mesh_lib.check_batch(mesh, experiment.tokenizer_train.batch, "TOKENIZER_TRAIN.batch")
+
+
+def _start(experiment: Experiment) -> Tree | None:
+    """The weights that the run starts from, if it does not start from chance."""
+    folder = experiment.tokenizer_train.init_from
+    if not folder:
+        return None
+    tokenizer = AudioTokenizer.load(folder)
+    wanted = experiment.audio_tokenizer.replace(path="", dtype=tokenizer.spec.dtype)
+    if wanted != tokenizer.spec:
+        raise UserError(
+            f"TOKENIZER_TRAIN.init_from = {folder!r} holds another network: {tokenizer.spec}, this "
+            f"run trains {wanted}"
+        )
+    return tokenizer.params
+
+
+def train_flops(experiment: Experiment) -> float:
+    """Matmul and convolution FLOPs of one step: a backward pass counts as two forward ones.
+
+    The discriminators judge the reconstruction and the sound for the generator (forward, and
+    backward to the reconstruction), then both for themselves.
+    """
+    spec, train = experiment.audio_tokenizer, experiment.audio_train
+    wave = jax.ShapeDtypeStruct((experiment.tokenizer_train.batch, train.samples), jnp.float32)
+    params = jax.eval_shape(lambda: soundstream.init(spec, jax.random.key(0)))
+
+    def rebuild(params: Tree, wave: jax.Array) -> jax.Array:
+        return soundstream.decode(spec, params, soundstream.encode(spec, params, wave)[0])[0]
+
+    total = 3.0 * traced_flops(rebuild, params, wave)
+    if train.adversarial:
+        judges = jax.eval_shape(lambda: critics.init(train, jax.random.key(0)))
+        judged = traced_flops(functools.partial(critics.apply, train), judges, wave)
+        total += (3 + 2 * 3) * judged
+    return total
+
+
+def params_of(state: State) -> Tree:
+    """The weights that a frozen tokenizer has, from a training state or its shapes."""
+    return {**state["params"], CODEBOOKS: state["codebooks"]["vectors"]}
+
+
+def export_tokenizer(
+    params: Tree, experiment: Experiment, out_dir: str | pathlib.Path, card: Mapping[str, Any]
+) -> AudioTokenizer:
+    """Writes frozen weights as bfloat16, with `card` as `card.json` beside them.
+
+    The tokenizer that is returned, and its fingerprint, are of the rounded weights.
+    """
+    out = pathlib.Path(out_dir)
+    params = jax.tree.map(jax.device_get, params)
+    AudioTokenizer.from_params(experiment.audio_tokenizer, params).save(out, RELEASED_DTYPE)
+    tokenizer = AudioTokenizer.load(out)
+    text = json.dumps({**card, "fingerprint": tokenizer.fingerprint}, indent=2, sort_keys=True)
+    (out / "card.json").write_text(text + "\n")
+    return tokenizer
