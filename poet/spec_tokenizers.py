@@ -155,6 +155,9 @@ class TokenizerTrainSpec(Spec):
     Start: `init_from` names a trained tokenizer whose weights are taken over; those of an image
     tokenizer (kernels of one frame) are inflated into the last temporal tap (spec §2.5).
 
+    Memory: `remat` computes the inside of residual blocks again in the backward pass instead of
+    storing it.
+
     Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
     = 0 takes it over all tokens of a step, else over about that many of them.
 
@@ -175,6 +178,7 @@ class TokenizerTrainSpec(Spec):
     frames: int = 0
     image_share: float = 0.0
     crops: tuple[tuple[int, int], ...] = ()
+    remat: bool = False
     init_from: str = ""
     l2_weight: float = 5.0
     commitment_weight: float = 0.25

@@ -137,9 +137,9 @@ def _apply_stft(params: Tree, wave_BxS: jax.Array) -> Features:
 
 
 def _conv(taps: tuple[int, ...], width: int, out: int) -> Tree:
-    axes = (*[None] * len(taps), "conv_in", "conv_out")
+    shape = (*taps, width, out)
     return {
-        "kernel": Weight((*taps, width, out), axes, math.prod(taps) * width),
+        "kernel": Weight(shape, (None,) * len(shape), math.prod(taps) * width),
         "bias": Weight((out,), (None,), 0),
     }
 

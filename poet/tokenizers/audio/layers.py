@@ -2,6 +2,8 @@
 
 All padding lies in front and is silence, so that a layer's output never depends on later input.
 
+Weights are equal on all devices of a mesh, which share the batch alone: the paper's network has 8 M.
+
 Shape legend: B batch, T steps, C channels, D output channels.  Kernels are (taps, in, out).
 """
 
@@ -19,18 +21,16 @@ from poet.tokenizers.declaration import Tree, Weight
 
 def conv(taps: int, width: int, out: int) -> Tree:
     """A convolution, plain, dilated or strided."""
-    axes = (None, "conv_in", "conv_out")
     return {
-        "kernel": Weight((taps, width, out), axes, taps * width),
+        "kernel": Weight((taps, width, out), (None, None, None), taps * width),
         "bias": Weight((out,), (None,), 0),
     }
 
 
 def transposed(stride: int, width: int, out: int) -> Tree:
     """A transposed convolution of 2 * stride taps: every output hears two inputs."""
-    axes = (None, "conv_in", "conv_out")
     return {
-        "kernel": Weight((2 * stride, width, out), axes, 2 * width),
+        "kernel": Weight((2 * stride, width, out), (None, None, None), 2 * width),
         "bias": Weight((out,), (None,), 0),
     }
 

@@ -128,7 +128,10 @@ def _gradients(
         return {"generator": grads, "critic": None}, books, metrics
 
     def critic_loss(params: Tree) -> tuple[jax.Array, Metrics]:
-        real, fake = (critics.apply(train, params, wave) for wave in (target, output))
+        both = critics.apply(train, params, jnp.concatenate([target, output]))
+        count = target.shape[0]
+        parts = slice(count), slice(count, None)
+        real, fake = (jax.tree.map(lambda f: f[part], both) for part in parts)
         loss = _mean(critics.critic_loss(real, fake), mesh_axes)
         return loss, {"critic/loss": loss}
 

@@ -46,9 +46,15 @@ class Past:
     ask in the same order in every chunk.
     """
 
-    def __init__(self, frames: Sequence[jax.Array] | None = None) -> None:
-        """`frames` is what `keep` of the chunk before returned; None in front of a clip."""
-        self.first = frames is None
+    def __init__(
+        self, frames: Sequence[jax.Array] | None = None, recompute: bool = False
+    ) -> None:
+        """`frames` is what `keep` of the chunk before returned; None in front of a clip.
+
+        `recompute` is for training on whole clips: the inside of every residual block is computed
+        again in the backward pass instead of being stored, and `keep` is not complete.
+        """
+        self.first, self.recompute = frames is None, recompute
         self._stored = list(frames or ())
         self._kept: list[jax.Array] = []
 

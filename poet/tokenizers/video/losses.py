@@ -65,7 +65,7 @@ def tokenizer_loss(
     """
     spec, train, mean, axes = objective.spec, objective.train, objective.mean, objective.mesh_axes
     target = to_float(video_BxTxHxWx3)
-    output, z, ids = magvit.reconstruct(spec, params, target)
+    output, z, ids = magvit.reconstruct(spec, params, target, train.remat)
     quantizer = lfq.losses(
         z,
         temperature=train.temperature,

@@ -109,14 +109,21 @@ def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
 
 def encode(spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array) -> jax.Array:
     """Pixels in [0, 1] -> float32 latents (B, t, h, w, K), before the quantizer."""
-    return encode_chunk(spec, params, x_BxTxHxWx3, None)[0]
+    return _encode(spec, params, x_BxTxHxWx3, Past())
 
 
 def encode_chunk(
     spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, frames: Frames
 ) -> tuple[jax.Array, Frames]:
     """`encode` of the next chunk of a clip; `frames` is what the chunk before returned with it."""
-    weights, past = params["encoder"], Past(frames)
+    past = Past(frames)
+    return _encode(spec, params, x_BxTxHxWx3, past), past.keep()
+
+
+def _encode(
+    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, past: Past
+) -> jax.Array:
+    weights = params["encoder"]
     x = layers.space_to_depth(x_BxTxHxWx3.astype(spec.dtype), spec.stem, past.first)
     x = causal_conv(x, weights["in"], past=past)
     for i, factor in enumerate([*level_factors(spec), None]):
@@ -125,19 +132,26 @@ def encode_chunk(
             x = causal_conv(x, weights[f"down{i}"], stride=factor, past=past)
     x = _blocks(spec, x, weights["mid"], past)
     z = causal_conv(_normed(spec, x, weights["norm"]), weights["out"], past=past)
-    return z.astype(jnp.float32), past.keep()
+    return z.astype(jnp.float32)
 
 
 def decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array) -> jax.Array:
     """Corner codes -> float32 pixels (B, T, H, W, 3), not clipped to [0, 1]."""
-    return decode_chunk(spec, params, q_BxtxhxwxK, None)[0]
+    return _decode(spec, params, q_BxtxhxwxK, Past())
 
 
 def decode_chunk(
     spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, frames: Frames
 ) -> tuple[jax.Array, Frames]:
     """`decode` of the next chunk of a clip; `frames` is what the chunk before returned with it."""
-    weights, factors, past = params["decoder"], level_factors(spec), Past(frames)
+    past = Past(frames)
+    return _decode(spec, params, q_BxtxhxwxK, past), past.keep()
+
+
+def _decode(
+    spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, past: Past
+) -> jax.Array:
+    weights, factors = params["decoder"], level_factors(spec)
     q = q_BxtxhxwxK.astype(spec.dtype)
     x = _blocks(spec, causal_conv(q, weights["in"], past=past), weights["mid"], past)
     enlarged = (1, 1, 1)
@@ -150,16 +164,19 @@ def decode_chunk(
             x = layers.depth_to_space(x, factors[i - 1], past.first)
             enlarged = tuple(e * f for e, f in zip(enlarged, factors[i - 1]))
     x = causal_conv(_normed(spec, x, weights["norm"]), weights["out"], past=past)
-    return layers.depth_to_space(x, spec.stem, past.first).astype(jnp.float32), past.keep()
+    return layers.depth_to_space(x, spec.stem, past.first).astype(jnp.float32)
 
 
 def reconstruct(
-    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array
+    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, recompute: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pixels -> (reconstruction, latents before the quantizer, ids (B, t, h, w) int32)."""
-    z = encode(spec, params, x_BxTxHxWx3)
+    """Pixels -> (reconstruction, latents before the quantizer, ids (B, t, h, w) int32).
+
+    `recompute` lowers the memory of a gradient for more computation; see `layers.Past`.
+    """
+    z = _encode(spec, params, x_BxTxHxWx3, Past(recompute=recompute))
     q, ids = lfq.quantize(z)
-    return decode(spec, params, q), z, ids
+    return _decode(spec, params, q, Past(recompute=recompute)), z, ids
 
 
 def _normed(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
@@ -169,10 +186,17 @@ def _normed(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree) -> jax.Array:
 def _blocks(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree, past: Past) -> jax.Array:
     for i in range(spec.blocks):
         block = weights[f"block{i}"]
-        y = causal_conv(_normed(spec, x, block["norm0"]), block["conv0"], past=past)
-        y = causal_conv(_normed(spec, y, block["norm1"]), block["conv1"], past=past)
-        x = y + (causal_conv(x, block["shortcut"], past=past) if "shortcut" in block else x)
+        if past.recompute:
+            x = jax.checkpoint(lambda x, block: _block(spec, x, block, Past()))(x, block)
+        else:
+            x = _block(spec, x, block, past)
     return x
+
+
+def _block(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree, past: Past) -> jax.Array:
+    y = causal_conv(_normed(spec, x, weights["norm0"]), weights["conv0"], past=past)
+    y = causal_conv(_normed(spec, y, weights["norm1"]), weights["conv1"], past=past)
+    return y + (causal_conv(x, weights["shortcut"], past=past) if "shortcut" in weights else x)
 
 
 def _affine(
