@@ -165,16 +165,24 @@ def _reconstruct(args: argparse.Namespace) -> None:
     jobs.reconstruct(args)
 
 
+TOKENIZER_SETS = ("source", "atari", "natural", "game", "speech", "music", "effects")
+TOKENIZER_CODECS = ("x264", "x265", "opus", "none")
+
+
 def _tokenizer_eval_arguments(parser: argparse.ArgumentParser) -> None:
     _config_arguments(parser)
     _out_argument(parser)
     add = parser.add_argument
-    add("--tokenizer", default="", help="folder of a trained tokenizer (VIDEO_TOKENIZER.path)")
-    add("--set", action="append", default=[], choices=("source", "atari", "natural"), dest="sets",
-        help="clips to score on (repeatable, default all): 'source' is EVAL.source, EVAL.split")
-    add("--codec", action="append", default=[], choices=("x264", "x265", "none"), dest="codecs",
-        help="codec to set beside it at the same rate (repeatable, default both)")
-    add("--preset", default="slow", help="effort of the codecs")
+    add("--tokenizer", default="",
+        help="folder of a trained tokenizer (VIDEO_TOKENIZER.path or AUDIO_TOKENIZER.path, as "
+             "TOKENIZER_TRAIN.modality says)")
+    add("--set", action="append", default=[], choices=TOKENIZER_SETS, dest="sets",
+        help="what to score on (repeatable, default all there are): of video 'source' is "
+             "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds")
+    add("--codec", action="append", default=[], choices=TOKENIZER_CODECS, dest="codecs",
+        help="codec to set beside it (repeatable, default all): x264 and x265 at the same rate, "
+             "opus at 6 and 12 kbit/s")
+    add("--preset", default="slow", help="effort of the video codecs")
     add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
 
 
@@ -275,7 +283,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Argum
     ),
     "tokenizer-train": ("Train the video tokenizer.", _tokenizer_train, _workdir_arguments),
     "tokenizer-eval": (
-        "Score a video tokenizer beside codecs at its bit rate.",
+        "Score a video or audio tokenizer beside codecs.",
         _tokenizer_eval,
         _tokenizer_eval_arguments,
     ),

@@ -284,13 +284,15 @@ class SampleSpec(Spec):
 class EvalSpec(Spec):
     """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
 
-    `source` empty means `STORE.source`.  `temperature` is that of predicted frames, of which `samples`
-    are drawn per clip: one is scored by itself, and with more of them their mean too, the prediction
-    that a squared error asks for.
+    `source` empty means `STORE.source`.  `sounds` is what `poet tokenizer-eval` scores an audio
+    tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
+    `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
+    itself, and with more of them their mean too, the prediction that a squared error asks for.
     """
 
     split: str = "validation"
     source: str = ""
+    sounds: str = ""
     batch: int = 16
     batches: int = 8
     clips: int = 32

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from poet import media
 from poet.evaluation import codec
+from poet.evaluation.codes import USAGE_NOTE, usage_statistics
 from poet.evaluation.image_metrics import PEAK, PSNR_CEILING_DB, SSIM_WINDOW, mean_and_error
 from poet.evaluation.metrics import PSNR_NOTE, score_clips
 from poet.evaluation.tables import format_table
@@ -123,9 +124,7 @@ NOTES = (
     "A codec's rate counts the bytes of its pictures alone: no container, no parameter sets. It "
     "is the lowest found that is not below the tokenizer's. 'per clip': each clip is a stream of "
     "its own with the tokenizer's bits; 'one stream': all clips are one stream of one rate factor.",
-    "Usage is distinct codes over all codes; usage of reachable is distinct codes over those that "
-    "as many tokens drawn uniformly would be expected to show. The entropy is that of the code "
-    "counts, which is too low where tokens are few beside the codes.",
+    USAGE_NOTE,
 )
 
 
@@ -244,34 +243,18 @@ def _distance_of(perceptual: Perceptual) -> Distance:
 
 
 def code_statistics(ids: np.ndarray, bits: int) -> dict[str, Any]:
-    """How well integer codes of any shape use a codebook of 2^bits.
+    """How well integer codes of any shape use a codebook of 2^bits: `usage_statistics`, and bits.
 
-    `usage` is distinct codes over all codes.  `usage_of_reachable` is distinct codes over
-    `reachable_codes`, and may slightly exceed 1.  `bit_balance` is 1 when every bit is on half the
-    time and 0 when every bit is constant; `worst_bit_balance` is that of the worst bit.
-    `entropy_bits` is that of the empirical distribution, `bits` at most.
+    `bit_balance` is 1 when every bit is on half the time and 0 when every bit is constant;
+    `worst_bit_balance` is that of the worst bit.
     """
-    flat = ids.reshape(-1)
-    counts = np.unique(flat, return_counts=True)[1]
-    shares = counts / flat.size
-    on = (flat[:, None] >> np.arange(bits) & 1).mean(axis=0)
+    on = (ids.reshape(-1, 1) >> np.arange(bits) & 1).mean(axis=0)
     balance = 1 - np.abs(2 * on - 1)
     return {
-        "tokens": int(flat.size),
-        "codes": 2**bits,
-        "codes_used": len(counts),
-        "usage": len(counts) / 2**bits,
-        "usage_of_reachable": len(counts) / reachable_codes(flat.size, bits),
+        **usage_statistics(ids, 2**bits),
         "bit_balance": float(balance.mean()),
         "worst_bit_balance": float(balance.min()),
-        "entropy_bits": float(-(shares * np.log2(shares)).sum()),
     }
-
-
-def reachable_codes(tokens: int, bits: int) -> float:
-    """Expected number of distinct codes among `tokens` uniform draws: K (1 - (1 - 1/K)^tokens)."""
-    codes = 2**bits
-    return -codes * math.expm1(tokens * math.log1p(-1 / codes))
 
 
 # --------------------------------------------------------------------------------------- pictures

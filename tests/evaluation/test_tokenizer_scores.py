@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from poet.evaluation import tokenizer_scores
+from poet.evaluation.codes import reachable_codes
 from poet.evaluation.image_metrics import clip_psnr, clip_ssim
 from poet.specs import UserError, VideoTokenizerSpec
 from poet.tokenizers.video import magvit
@@ -157,7 +158,7 @@ def test_code_statistics_against_a_count_by_hand(ids: np.ndarray) -> None:
 def test_reachable_codes_against_every_outcome(bits: int, tokens: int) -> None:
     outcomes = itertools.product(range(2**bits), repeat=tokens)
     mean = np.mean([len(set(outcome)) for outcome in outcomes])
-    assert tokenizer_scores.reachable_codes(tokens, bits) == pytest.approx(mean, rel=1e-12)
+    assert reachable_codes(tokens, 2**bits) == pytest.approx(mean, rel=1e-12)
 
 
 def test_uniform_codes_use_what_can_be_reached() -> None:
