@@ -223,7 +223,9 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", action="append", default=[], help="what to show (repeatable)")
     add("--prompt_file", default="", help="one prompt per line")
     add("--negative_prompt", default="", help="what guidance leads away from")
-    add("--clip", action="append", default=[], help="video or picture whose frames open the output")
+    add("--clip", action="append", default=[], metavar="FILE",
+        help="what the task starts from (repeatable): a video or picture whose frames open the "
+             "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
     add("--known_frames", type=int, default=0, help="how many of its frames are given (1 + 4k)")
     add("--num", type=int, default=1, help="clips per prompt")
     add("--batch", type=int, default=4, help="clips decoded together; does not change the result")
@@ -293,7 +295,9 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Argum
     "tokenize": ("Turn clips and captions into a token store.", _tokenize, _config_arguments),
     "train": ("Pretrain the language model on a token store.", _train, _workdir_arguments),
     "eval": ("Evaluate a checkpoint.", _eval, _eval_arguments),
-    "generate": ("Make clips from text and frames.", _generate, _generate_arguments),
+    "generate": (
+        "Make clips and sound from text, frames and sound.", _generate, _generate_arguments
+    ),
     "export": ("Write artefacts that run without this package.", _export, _export_arguments),
     "report": ("Write report.html of a quickstart run.", _report, _report_arguments),
 }

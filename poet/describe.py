@@ -65,13 +65,19 @@ def _tasks(experiment: Experiment) -> Iterator[str]:
     total = sum(rates.values()) or 1.0
     for name, task in registry.TASKS.items():
         share = f"{rates.get(name, 0) / total:6.1%}" if rates else "      "
-        yield f"  {share} {name:18s} {registry.group_name(task)}"
+        yield f"  {share} {name:24s} {registry.group_name(task)}"
     clip = experiment.clip
     yield (
         f"  clip {clip.frames} x {clip.height} x {clip.width} at {clip.rate_hz:g} Hz -> "
         f"latents {fmt.video[0]} x {fmt.video[1]} x {fmt.video[2]} of "
         f"{experiment.vocabulary.visual_bits} bits"
     )
+    if fmt.audio_frames:
+        levels, codes = experiment.vocabulary.audio_levels, experiment.vocabulary.audio_codes
+        yield (
+            f"  its sound, {clip.samples} samples at {clip.sample_rate_hz} Hz -> {fmt.audio_frames} "
+            f"frames x {levels} levels of {codes} codes"
+        )
 
 
 def _groups(trainable: Trainable) -> Iterator[str]:

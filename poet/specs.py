@@ -350,6 +350,26 @@ class Experiment(Spec):
                 f"= {self.video_tokenizer.bits}: the visual id range holds the tokenizer's codes, "
                 "so both must be equal"
             )
+        if self.audio_tokenizer.path:
+            self._check_audio()
+
+    def _check_audio(self) -> None:
+        """The vocabulary holds the codes of the tokenizer's first levels; clips have its rate."""
+        audio, vocabulary = self.audio_tokenizer, self.vocabulary
+        if vocabulary.audio_levels > audio.levels:
+            raise UserError(
+                f"VOCABULARY.audio_levels = {vocabulary.audio_levels} but AUDIO_TOKENIZER.levels = "
+                f"{audio.levels}: the model takes the tokenizer's first levels, so at most as many"
+            )
+        for name, ours, theirs in (
+            ("VOCABULARY.audio_codes", vocabulary.audio_codes, "codes"),
+            ("CLIP.sample_rate_hz", self.clip.sample_rate_hz, "sample_rate_hz"),
+        ):
+            if ours != getattr(audio, theirs):
+                raise UserError(
+                    f"{name} = {ours} but AUDIO_TOKENIZER.{theirs} = {getattr(audio, theirs)}: "
+                    "both must be equal in a run with sound (AUDIO_TOKENIZER.path is set)"
+                )
 
 
 # Class name -> gin name: MODEL.layers = 24, --gin.TRAIN.steps=100.

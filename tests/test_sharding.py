@@ -58,7 +58,7 @@ def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
     shape = (size, run.text.length, run.text.width)
     return {
         "tokens": layout.assemble(streams),
-        "known": rng.integers(0, 17, size).astype(np.int32),
+        "known": rng.integers(0, 17, (size, 1)).astype(np.int32),
         "text_states": rng.normal(size=shape).astype(np.float32),
         "text_length": rng.integers(0, run.text.length + 1, size).astype(np.int32),
     }

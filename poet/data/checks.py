@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 from poet.data.tasks import stored_features
 from poet.specs import Experiment, UserError
-from poet.store.manifest import Manifest, TextInfo, check_store
+from poet.store.manifest import Manifest, TextInfo, check_store, code_bits
 from poet.store.reader import check_split, load_manifest
-from poet.tasks.registry import group_batches, groups, run_format
+from poet.tasks.registry import group_batches, groups, has_audio, run_format
 
 TRAIN_SPLIT = "train"
 
@@ -17,6 +17,7 @@ def check(
     experiment: Experiment,
     *,
     tokenizer: str | None = None,
+    audio_tokenizer: str | None = None,
     split: str = TRAIN_SPLIT,
     process_count: int = 1,
 ) -> Manifest:
@@ -24,17 +25,21 @@ def check(
 
     Args:
       tokenizer: fingerprint of the video tokenizer that decodes the output; None is not compared.
+      audio_tokenizer: that of the audio tokenizer, where a task of the mixture has sound.
       split: the split to be trained on.
       process_count: processes that share the files of the split.
 
     Raises:
       UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
-        another clip format, grid, code size, text encoder or tokenizer; a split that is missing,
-        smaller than a batch, or in fewer files than there are processes.
+        a task with sound in a run or with a store without it; another clip format, grid, code
+        size, text encoder or tokenizer; a split that is missing, smaller than a batch, or in fewer
+        files than there are processes.
     """
     table = groups(experiment)
     manifest = load_manifest(experiment.data.store)
     _check_clip(experiment, manifest)
+    for layout, rates in table.values():
+        _check_streams(experiment, manifest, stored_features(layout), sorted(rates))
     has_text = any(layout.text_span for layout, _ in table.values())
     text = experiment.text
     check_store(
@@ -45,15 +50,27 @@ def check(
         text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width)
         if has_text
         else None,
+        audio=_audio_stream(experiment, audio_tokenizer) if has_audio(experiment) else None,
     )
-    for layout, rates in table.values():
-        _check_streams(experiment, manifest, stored_features(layout), sorted(rates))
     _check_split(experiment, manifest, split, process_count)
     return manifest
 
 
+def _audio_stream(experiment: Experiment, fingerprint: str | None) -> dict[str, Any]:
+    """Fields that the store's stream of audio must have."""
+    vocabulary = experiment.vocabulary
+    return {
+        "fingerprint": fingerprint,
+        "grid": [vocabulary.audio_levels, run_format(experiment).audio_frames, 1],
+        "bits": code_bits(vocabulary.audio_codes),
+    }
+
+
 def _check_clip(experiment: Experiment, manifest: Manifest) -> None:
-    for name in ("frames", "height", "width", "rate_hz"):
+    names = ["frames", "height", "width", "rate_hz"]
+    if has_audio(experiment):
+        names.append("sample_rate_hz")
+    for name in names:
         stored, wanted = getattr(manifest.clip, name), getattr(experiment.clip, name)
         if stored != wanted:
             raise UserError(
@@ -71,8 +88,12 @@ def _check_streams(
         raise UserError(
             f"the token store {experiment.data.store} lacks the streams {', '.join(missing)} "
             f"that {', '.join(tasks)} need (it has {', '.join(sorted(manifest.plan.streams))}): "
-            "tokenize again with these tasks in DATA.rates, or set their rates to 0"
+            f"tokenize again{_remedy(missing)}, or set their rates to 0"
         )
+
+
+def _remedy(missing: Sequence[str]) -> str:
+    return " with AUDIO_TOKENIZER.path set" if "audio" in missing else ""
 
 
 def _check_split(

@@ -19,7 +19,7 @@ def _converter_class() -> type:
         def __init__(self, layout: Layout, text: TextSpec):
             self._layout, self._text = layout, text
             self.TASK_FEATURES = self._specs(task_features(layout))
-            names = {"tokens": ("int32", 1), "known": ("int32", 0)}
+            names = {"tokens": ("int32", 1), "known": ("int32", 1)}
             if layout.text_span:
                 names |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
             self.MODEL_FEATURES = self._specs(names)
@@ -37,10 +37,8 @@ def _converter_class() -> type:
             return mapped(functools.partial(_convert, self._layout, self._text))(ds)
 
         def get_model_feature_lengths(self, task_feature_lengths: Any) -> dict[str, int]:
-            return {
-                name: {"tokens": self._layout.length}.get(name, self._text.length)
-                for name in self.MODEL_FEATURES
-            }
+            lengths = {"tokens": self._layout.length, "known": len(self._layout.loss_spans)}
+            return {name: lengths.get(name, self._text.length) for name in self.MODEL_FEATURES}
 
     return LayoutConverter
 
@@ -48,10 +46,11 @@ def _converter_class() -> type:
 def convert(dataset: Any, layout: Layout, text: TextSpec) -> Any:
     """Dataset of task features -> dataset of model features.
 
-    tokens int32 [S], known int32 [], and where the layout has text, text_states float16 [L, E]
-    (zeros beyond the text) and text_length int32 [].
+    tokens int32 [S], known int32 [P] for P loss spans, and where the layout has text, text_states
+    float16 [L, E] (zeros beyond the text) and text_length int32 [].
     """
     lengths = dict.fromkeys(task_features(layout), text.length) | layout.streams
+    lengths["known"] = len(layout.loss_spans)
     return _converter_class()(layout, text)(dataset, task_feature_lengths=lengths)
 
 
@@ -61,7 +60,10 @@ def _convert(layout: Layout, text: TextSpec, example: Example) -> Example:
         {name: example[name] for name in layout.streams},
         concatenate=lambda pieces, axis: tf.concat(pieces, axis),
     )
-    result = {"tokens": tf.ensure_shape(tokens, [layout.length]), "known": example["known"]}
+    result = {
+        "tokens": tf.ensure_shape(tokens, [layout.length]),
+        "known": tf.ensure_shape(example["known"], [len(layout.loss_spans)]),
+    }
     if layout.text_span:
         length = tf.minimum(example["text_length"], text.length)
         states = example["text_states"][:length]

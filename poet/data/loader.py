@@ -1,6 +1,6 @@
 """Batches of a run: one endless, resumable iterator per group, and finite ones for evaluation.
 
-B sequences, S positions of the layout, L text positions, E width of a text state.
+B sequences, S positions of the layout, P loss spans, L text positions, E width of a text state.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from poet.data.mixture import group_mixture
 from poet.data.tasks import evaluation_task
 from poet.specs import Experiment, UserError
 from poet.tasks.layout import Layout
-from poet.tasks.registry import get_task, group_batches, groups, run_format, task_layout
-from poet.vocabulary import Vocabulary
+from poet.tasks.registry import get_task, group_batches, groups, run_layout
 
 PREFETCH = 2
 
@@ -32,9 +31,10 @@ def batches(
 ) -> dict[str, PositionIterator]:
     """Group name -> endless iterator over this process's share of the group's batches.
 
-    A batch holds tokens int32 [B, S], known int32 [B], and for layouts with text, text_states
-    float16 [B, L, E] (zeros beyond the text) and text_length int32 [B] (0: no text).  The order
-    is a function of DATA.seed and the position alone.  Processes read disjoint files.
+    A batch holds tokens int32 [B, S], known int32 [B, P] (leading codes of each loss span that are
+    given), and for layouts with text, text_states float16 [B, L, E] (zeros beyond the text) and
+    text_length int32 [B] (0: no text).  The order is a function of DATA.seed and the position
+    alone.  Processes read disjoint files.
 
     Raises:
       UserError: a group's batch does not divide over the processes.
@@ -106,7 +106,7 @@ def eval_batches(
       UserError: the split holds less than one batch.
     """
     declared = get_task(task)
-    layout = task_layout(declared, run_format(experiment), Vocabulary(experiment.vocabulary))
+    layout = run_layout(experiment, declared)
     provider = evaluation_task(experiment, declared)
     dataset = _model_features(
         provider, split, layout, experiment, process_index, process_count

@@ -7,21 +7,24 @@ and experiments live in one process without a clash of names.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
+
+import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
 from poet.specs import Experiment
 from poet.tasks.layout import TEXT_STREAM, Layout
-from poet.tasks.registry import Task, run_format, task_layout
-from poet.vocabulary import Vocabulary
+from poet.tasks.registry import Task, known_codes, run_layout
 
 Example = dict[str, Any]
 Preprocessor = Callable[[Any], Any]
 
 # Stream of a layout -> feature of the store whose leading codes fill it.  A stream without an entry
 # is stored under its own name; None needs nothing stored and is filled with code 0.
-STORED: dict[str, str | None] = {"image": "video", "source": None}
+STORED: dict[str, str | None] = {
+    "image": "video", "image_in": "video", "video_in": "video", "audio_in": "audio", "source": None
+}
 
 
 def stored_features(layout: Layout) -> tuple[str, ...]:
@@ -102,17 +105,21 @@ def cut_streams(layout: Layout) -> Callable[[Example], Example]:
     return function
 
 
-def give_latents(low: int, high: int, frame: int, seed_2: Any) -> Callable[[Example], Example]:
-    """Adds `known`, int32: leading output tokens that are given, low..high times `frame` codes.
+def give_latents(
+    low: int, high: int, codes_LxP: Sequence[Sequence[int]], seed_2: Any
+) -> Callable[[Example], Example]:
+    """Adds `known`, int32 [P]: leading codes of each loss span that are given.
 
-    The number of latents is uniform and drawn anew in every epoch.
+    They are those of `codes_LxP` for a number of latents low..high, which is uniform and drawn anew
+    in every epoch.
     """
     tf = tensorflow()
+    table = np.asarray(codes_LxP, np.int32)
 
     def function(example: Example) -> Example:
         seed = example_seed(seed_2, example["epoch"], example["index"])
         latents = tf.random.stateless_uniform([], seed, low, high + 1, tf.int32)
-        return {**example, "known": latents * frame}
+        return {**example, "known": tf.constant(table)[latents]}
 
     return function
 
@@ -133,7 +140,7 @@ def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
 def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
     """Feature -> (dtype name, rank) of an example of this layout, after its preprocessors."""
     features = {name: ("int32", 1) for name in layout.streams if name != TEXT_STREAM}
-    features["known"] = ("int32", 0)
+    features["known"] = ("int32", 1)
     if layout.text_span:
         features |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
     return features
@@ -178,10 +185,9 @@ def _build(
     seed_2: Callable[[str], Any] = functools.partial(stream_seed, 0),
     share: float,
 ) -> Any:
-    fmt = run_format(experiment)
-    layout = task_layout(task, fmt, Vocabulary(experiment.vocabulary))
-    frame = fmt.video[1] * fmt.video[2]
-    steps = [cut_streams(layout), give_latents(*latents, frame, seed_2("known"))]
+    layout = run_layout(experiment, task)
+    codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
+    steps = [cut_streams(layout), give_latents(*latents, codes_LxP, seed_2("known"))]
     if layout.text_span:
         steps.append(hide_text(share, seed_2("text")))
     tf = tensorflow()

@@ -122,7 +122,7 @@ def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]
 def _decoder(experiment: Experiment, layout: Layout, batch: Mapping[str, np.ndarray]) -> Decoder:
     plan = Plan(
         layout=layout,
-        known=int(batch["known"][0]),
+        known=tuple(batch["known"][0].tolist()),
         truncation=Truncation.of(experiment.sample),
     )
     return Decoder(build_model(experiment), plan)
@@ -132,11 +132,15 @@ def _draw(
     experiment: Experiment, decoder: Decoder, params: Any, batch: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Whole sequences int32 [B, S] that open with what the batch gives."""
-    given_BxN = batch["tokens"][:, : decoder.plan.given]
+    plan = decoder.plan
+    given_BxG = batch["tokens"][:, plan.given]
+    given_BxN, forced_BxK = np.split(given_BxG, [plan.prefilled], axis=1)
     placed = place({k: batch[k] for k in ("text_states", "text_length") if k in batch}, _mesh())
+    forced = place({"forced": forced_BxK} if plan.forced else {}, _mesh())
     rows_B = np.arange(len(given_BxN), dtype=np.int32)
     cache, x_RxD = decoder.prefill(params, given_BxN, *placed.values())
-    drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, Knobs.of(experiment.sample))
+    knobs = Knobs.of(experiment.sample)
+    drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, knobs, *forced.values())
     return np.concatenate([given_BxN, _whole(drawn)], axis=1)
 
 

@@ -25,7 +25,8 @@ from poet.sampling.requests import allowed_latents
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.sources import RawClip, open_source
-from poet.tasks.registry import get_task
+from poet.tasks.registry import get_task, has_audio
+from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
 
@@ -82,12 +83,20 @@ class Resources:
         e = self.experiment
         # One clip a batch: how many EVAL.batch needs is checked against its own split.
         data = e.data.replace(batch=1, equal_tokens=False)
-        fingerprint = None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint
-        return check(e.replace(data=data), tokenizer=fingerprint, split=e.eval.split)
+        return check(
+            e.replace(data=data),
+            tokenizer=None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint,
+            audio_tokenizer=self.audio_tokenizer.fingerprint if has_audio(e) else None,
+            split=e.eval.split,
+        )
 
     @functools.cached_property
     def tokenizer(self) -> VideoTokenizer:
         return load_video_tokenizer(self.experiment.video_tokenizer)
+
+    @functools.cached_property
+    def audio_tokenizer(self) -> AudioTokenizer:
+        return load_audio_tokenizer(self.experiment.audio_tokenizer)
 
     # ------------------------------------------------------------------------------------- clips
 
@@ -167,5 +176,5 @@ class Resources:
             sample=e.sample.replace(temperature=e.eval.temperature),
             batch=e.eval.batch,
             count=e.eval.samples,
-        )
+        ).video
         return drawn.reshape(-1, e.eval.samples, *drawn.shape[1:])

@@ -5,15 +5,19 @@ is sliced to them, so an illegal id cannot be drawn), and which boundary tokens 
 
 With guidance, every sample takes two rows of one pass: conditional rows first, unconditional after.
 
-B samples, R rows (B, or 2 B when guided), S layout length, N given positions, L text positions,
-E width of a text state, D model width, K known codes.
+Given codes that open the output stand in the prefill where they lie before the first draw: those of
+the first span.  The others, which open later spans such as each level of the audio, are forced in
+the loop.
+
+B samples, R rows (B, or 2 B when guided), S layout length, N prefilled and G given positions,
+L text positions, E width of a text state, D model width, K known codes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,36 +34,61 @@ Cache = Any
 State = tuple[Cache, jax.Array]
 
 
+class Step(NamedTuple):
+    """A run of positions that one loop decodes.
+
+    `forced` is the place of its first id among the given ones; None where ids are drawn, or where
+    the layout tells them.
+    """
+
+    span: Span
+    forced: int | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """What shapes a decoding program; hashable.
 
     Attributes:
       layout: the task's sequence.
-      known: leading codes of the first output stream that are given, not drawn.
+      known: leading codes of each loss span that are given, not drawn; () is none.
       guided: whether unconditional rows ride along for classifier-free guidance.
       truncation: static sampler settings.
     """
 
     layout: Layout
-    known: int = 0
+    known: tuple[int, ...] = ()
     guided: bool = False
     truncation: Truncation = Truncation()
 
     def __post_init__(self) -> None:
-        first = self.layout.loss_spans[0]
-        if not 0 <= self.known < first.stop - first.start:
-            raise UserError(
-                f"{self.known} known codes leave nothing to draw of the {first.segment.length} of "
-                f"stream {first.segment.stream!r}; give fewer known frames"
-            )
+        spans = self.layout.loss_spans
+        object.__setattr__(self, "known", tuple(self.known) or (0,) * len(spans))
+        for span, known in zip(spans, self.known, strict=True):
+            if not 0 <= known < span.segment.length:
+                raise UserError(
+                    f"{known} known codes leave nothing to draw of the {span.segment.length} of "
+                    f"stream {span.segment.stream!r}; give fewer known frames"
+                )
         if self.guided and self.layout.text_span is None:
             raise UserError("guidance needs a text to be guided by, and this task has none")
 
     @property
-    def given(self) -> int:
-        """Positions that are prefilled: the prefix, the first boundary tokens, the known codes."""
-        return self.layout.loss_spans[0].start + self.known
+    def prefilled(self) -> int:
+        """Leading positions: prefix, first boundary tokens, known codes of the first span."""
+        return self.layout.loss_spans[0].start + self.known[0]
+
+    @functools.cached_property
+    def given(self) -> np.ndarray:
+        """int [G]: the given positions; the prefilled ones, then those forced in the loop."""
+        later = zip(self.layout.loss_spans[1:], self.known[1:])
+        forced = [np.arange(span.start, span.start + known) for span, known in later]
+        return np.concatenate([np.arange(self.prefilled), *forced]).astype(np.int64)
+
+    @property
+    def forced(self) -> int:
+        """Given positions that are not prefilled."""
+        return sum(self.known[1:])
 
     @property
     def drawn_stop(self) -> int:
@@ -72,33 +101,48 @@ class Plan:
         return 2 if self.guided else 1
 
     @functools.cached_property
-    def steps(self) -> tuple[Span, ...]:
-        """Spans to be decoded, the first one without what is known."""
-        spans = (s for s in self.layout.spans if self.given < s.stop <= self.drawn_stop)
-        return tuple(Span(s.segment, max(s.start, self.given), s.stop) for s in spans)
+    def steps(self) -> tuple[Step, ...]:
+        """What is left to decode, in order; a span that opens with known codes gives two steps."""
+        known = dict(zip(self.layout.loss_spans[1:], self.known[1:]))
+        steps, place = [], 0
+        for span in self.layout.spans:
+            if not self.prefilled < span.stop <= self.drawn_stop:
+                continue
+            start = max(span.start, self.prefilled)
+            opening = known.get(span, 0)
+            if opening:
+                steps.append(Step(Span(span.segment, start, start + opening), place))
+                start, place = start + opening, place + opening
+            steps.append(Step(Span(span.segment, start, span.stop)))
+        return tuple(steps)
 
 
 def given_tokens(
     plan: Plan, streams: Mapping[str, np.ndarray], known_BxK: np.ndarray | None = None
 ) -> np.ndarray:
-    """Ids of the given positions, int32 [B, N].
+    """Ids of the given positions, int32 [B, G] in the order of `plan.given`.
 
     Args:
       streams: local codes [B, n] of every stream of the condition (`source` among them).
-      known_BxK: local codes that open the first output stream, K = `plan.known`.
+      known_BxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
     """
-    batch = next(iter(streams.values())).shape[0]
-    sizes = plan.layout.streams
-    filled = {n: np.zeros((batch, size), np.int32) for n, size in sizes.items()} | dict(streams)
-    if plan.known:
-        known_BxK = np.asarray(known_BxK)
-        if known_BxK.shape != (batch, plan.known):
-            raise UserError(
-                f"expected known codes of shape {(batch, plan.known)}, got {known_BxK.shape}"
-            )
-        filled[plan.layout.loss_spans[0].segment.stream][:, : plan.known] = known_BxK
-    tokens_BxN = plan.layout.assemble(filled)[:, : plan.given]
-    return np.ascontiguousarray(tokens_BxN, np.int32)
+    layout, batch = plan.layout, len(next(iter(streams.values())))
+    filled = {n: np.zeros((batch, size), np.int32) for n, size in layout.streams.items()}
+    for name in layout.condition_streams:
+        expected = (batch, layout.streams[name])
+        if name not in streams or np.shape(streams[name]) != expected:
+            found = f"got {np.shape(streams[name])}" if name in streams else "none were given"
+            raise UserError(f"expected codes of stream {name!r} of shape {expected}, {found}")
+        filled[name] = np.asarray(streams[name])
+    expected = (batch, sum(plan.known))
+    known_BxK = np.zeros((batch, 0), np.int32) if known_BxK is None else np.asarray(known_BxK)
+    if known_BxK.shape != expected:
+        raise UserError(f"expected known codes of shape {expected}, got {known_BxK.shape}")
+    stops = np.cumsum(plan.known)
+    for span, known, stop in zip(layout.loss_spans, plan.known, stops):
+        part = slice(span.segment.part, span.segment.part + known)
+        filled[span.segment.stream][:, part] = known_BxK[:, stop - known : stop]
+    return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
 
 
 def prefill(
@@ -129,17 +173,23 @@ def decode(
     x_RxD: jax.Array,
     rows_B: jax.Array,
     knobs: Knobs,
+    forced_BxK: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """Decodes all positions after the given ones; returns (tokens_Bx(S-N) int32, cache).
+    """Decodes all positions after the prefilled ones; returns (tokens_Bx(S-N) int32, cache).
 
     Args:
       cache, x_RxD: from `prefill`; donate the cache, its buffers are updated in place.
       rows_B: id of each sample within its request, which with the seed determines its noise.
+      forced_BxK: ids of the K = `plan.forced` given positions that are not prefilled, in the order
+        of `plan.given`; absent where there are none.
     """
     keys_B = samplers.row_keys(knobs.seed, rows_B)
     state, pieces = (cache, x_RxD), []
-    for span in plan.steps:
-        pick = functools.partial(_pick, model, plan, params, span, keys_B, knobs)
+    for span, place in plan.steps:
+        if place is None:
+            pick = functools.partial(_pick, model, plan, params, span, keys_B, knobs)
+        else:
+            pick = functools.partial(_look_up, forced_BxK, place - span.start)
         state, tokens_BxQ = _advance(model, plan, params, state, span, pick)
         pieces.append(tokens_BxQ)
     tail = [s.segment.ids.low for s in plan.layout.spans if s.start >= plan.drawn_stop]
@@ -160,7 +210,8 @@ def _advance(
 
     def step(state: State, position: jax.Array) -> tuple[State, jax.Array]:
         cache, x_RxD = state
-        token_B = pick(x_RxD, position)
+        # A forced token is sharded as drawn ones are, which it is concatenated with.
+        token_B = constrain(pick(x_RxD, position), "batch")
         token_R, ids = jnp.tile(token_B, plan.fan), span.segment.ids
         return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
 
@@ -189,6 +240,14 @@ def _pick(
     return samplers.sample(logits, keys_B, position, knobs, plan.truncation) + ids.low
 
 
+def _look_up(
+    forced_BxK: jax.Array, shift: int, x_RxD: jax.Array, position: jax.Array
+) -> jax.Array:
+    """The given id at `position`."""
+    del x_RxD
+    return jax.lax.dynamic_index_in_dim(forced_BxK, position + shift, axis=1, keepdims=False)
+
+
 class Decoder:
     """The two compiled programs of a plan; each batch size compiles once."""
 
@@ -200,13 +259,19 @@ class Decoder:
     def __call__(
         self,
         params: Any,
-        tokens_BxN: np.ndarray,
+        given_BxG: np.ndarray,
         rows_B: np.ndarray,
         knobs: Knobs,
         states_RxLxE: np.ndarray | None = None,
         lengths_R: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Whole sequences [B, S], int32, that `layout.parse` accepts."""
+        """Whole sequences [B, S], int32, that `layout.parse` accepts.
+
+        `given_BxG` is what `given_tokens` makes.
+        """
+        tokens_BxN, forced_BxK = np.split(given_BxG, [self.plan.prefilled], axis=1)
+        forced = (forced_BxK,) if self.plan.forced else ()
         cache, x_RxD = self.prefill(params, tokens_BxN, states_RxLxE, lengths_R)
-        tokens, _ = self.decode(params, cache, x_RxD, jnp.asarray(rows_B, jnp.int32), knobs)
+        rows_B = jnp.asarray(rows_B, jnp.int32)
+        tokens, _ = self.decode(params, cache, x_RxD, rows_B, knobs, *forced)
         return np.concatenate([tokens_BxN, np.asarray(tokens)], axis=1)

@@ -1,11 +1,55 @@
-"""What a task can be asked for: checks of a request before any device work."""
+"""What a task can be asked for: checks of a request before any device work, and its files."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from pathlib import Path
 from typing import Sequence
 
-from poet.specs import Experiment, UserError
-from poet.tasks.registry import TASKS, Task, get_task, run_format
+import numpy as np
+
+from poet import media
+from poet.media import sound as media_sound
+from poet.specs import ClipSpec, Experiment, UserError
+from poet.tasks.registry import TASKS, Task, get_task, run_format, run_layout
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULT_BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `poet generate`; sampling values come with the experiment."""
+
+    checkpoint: str
+    out: str
+    task: str = "text_to_video"
+    prompt: Sequence[str] = ()
+    prompt_file: str = ""
+    negative_prompt: str = ""
+    clip: Sequence[str] = ()
+    known_frames: int = 0
+    num: int = 1
+    batch: int = DEFAULT_BATCH
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the files of a request hold, as far as the task asks for it.
+
+    videos: uint8 [n, T, H, W, 3].  sounds: int16 [n, S] at the clip's sample rate.
+    """
+
+    videos: np.ndarray | None = None
+    sounds: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return max(len(a) if a is not None else 0 for a in (self.videos, self.sounds))
+
+
+# -------------------------------------------------------------------------------------- checks
 
 
 def check_request(
@@ -13,6 +57,7 @@ def check_request(
 ) -> None:
     """Raises UserError unless the task can be asked for this; `clips` counts those given."""
     declared = get_task(task)
+    run_layout(experiment, declared)  # Refuses sound in a run without it.
     if isinstance(prompts, str):
         raise UserError(f"prompts must be a list of texts, got the one text {prompts!r}")
     if declared.text and not prompts:
@@ -28,7 +73,10 @@ def check_request(
         raise UserError(_known_message(experiment, declared, known_frames))
     if latents and not clips:
         raise UserError(f"{known_frames} known frames need a clip that shows them: give --clip")
-    if clips and not latents:
+    if declared.condition and not clips:
+        what = " and ".join("sound" if s == "audio" else s for s in declared.condition)
+        raise UserError(f"task {task} starts from a given {what}: give a file with it as --clip")
+    if clips and not latents and not declared.condition:
         raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
 
 
@@ -46,6 +94,14 @@ def allowed_latents(experiment: Experiment, task: Task) -> tuple[int, int]:
     return low, min(high, run_format(experiment).video[0] - 1)
 
 
+def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
+    """For clips without a number, the fewest frames that the task takes."""
+    fewest = allowed_latents(experiment, task)[0]
+    if not clips or not fewest:
+        return 0
+    return 1 + experiment.video_tokenizer.factor[0] * (fewest - 1)
+
+
 def _allowed(experiment: Experiment, task: Task) -> str:
     low, high = allowed_latents(experiment, task)
     factor = experiment.video_tokenizer.factor[0]
@@ -61,3 +117,56 @@ def _known_message(experiment: Experiment, task: Task, known_frames: int) -> str
         f"known_frames = {known_frames}: {_allowed(experiment, task)} "
         f"(tasks that continue known frames: {opening})"
     )
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def read_prompts(path: str) -> list[str]:
+    """Non-empty lines of a text file; none for an empty path."""
+    if not path:
+        return []
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompt file {path} cannot be read as UTF-8 text: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"prompt file {path} holds no prompt: write one per line")
+    return prompts
+
+
+def read_given(
+    experiment: Experiment, task: Task, paths: Sequence[str], known_frames: int
+) -> Given:
+    """What the task takes of the files, in the run's clip format.
+
+    A condition is a whole clip, and its sound is filled up with silence; known frames are read as
+    far as they go, and their sound with them.
+
+    Raises UserError (MediaError) for a file that does not give it.
+    """
+    if not paths:
+        return Given()
+    if task.condition == ("audio",):
+        return Given(sounds=np.stack([_read_sound(path, experiment.clip) for path in paths]))
+    frames = experiment.clip.frames if task.condition else known_frames
+    wanted = experiment.clip.replace(frames=frames)
+    clips = {path: media.read_clip(path, wanted) for path in paths}
+    videos = np.stack([clips[path].video for path in paths])
+    if not task.has_audio or not task.known_latents[1]:
+        return Given(videos=videos)
+    for path, clip in clips.items():
+        if clip.audio is None:
+            raise media.MediaError(path, f"no sound, which task {task.name} continues")
+    return Given(videos=videos, sounds=np.stack([clips[path].audio for path in paths]))
+
+
+def _read_sound(path: str, clip: ClipSpec) -> np.ndarray:
+    """int16 (clip.samples,) from the file's beginning, silence after its end."""
+    seconds = clip.samples / clip.sample_rate_hz
+    sound = media_sound.read_sound(path, clip.sample_rate_hz, max_seconds=seconds)
+    if sound.notes:
+        _LOG.info("%s: %s", path, ", ".join(sound.notes))
+    samples = sound.samples[: clip.samples]
+    return np.pad(samples, (0, clip.samples - len(samples)))

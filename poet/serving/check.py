@@ -23,20 +23,31 @@ FOREIGN = ("flax", "optax", "orbax", "tensorflow", "seqio", "gin")
 def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
     """Draws the export's task once by each, writes the findings to `out` as JSON, returns them.
 
-    Findings: whether tokens and pixels are equal, how many there are, seconds and bytes, and which of
-    the packages that training needs were loaded by the process that ran the export.
+    Findings: whether tokens, pixels and samples of sound are equal (as far as the task draws them),
+    how many tokens there are, seconds and bytes, and which of the packages that training needs were
+    loaded by the process that ran the export.
     """
     spec = generator.experiment.export
     inputs = _inputs(generator, spec)
     begin = time.perf_counter()
-    tokens, video, modules = _run_apart(folder, inputs)
+    theirs = _run_apart(folder, inputs)
+    modules, tokens = theirs["modules"].tolist(), theirs["tokens"]
     seconds = time.perf_counter() - begin
     ours = _draw(generator, spec, inputs)
+    drawn = generator.detokenize(spec.task, ours)
+    equal = {
+        name: bool(np.array_equal(theirs[key], array))
+        for name, key, array in (
+            ("tokens_equal", "tokens", ours),
+            ("pixels_equal", "video", drawn.video),
+            ("samples_equal", "audio", drawn.audio),
+        )
+        if array is not None
+    }
     findings = {
         "task": spec.task,
         "tokens_compared": int(tokens.size),
-        "tokens_equal": bool(np.array_equal(tokens, ours)),
-        "pixels_equal": bool(np.array_equal(video, generator.detokenize(spec.task, ours))),
+        **equal,
         "training_packages_loaded": [name for name in FOREIGN if name in modules],
         "seconds_with_start_and_compilation": round(seconds, 1),
         "size_mib": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
@@ -48,13 +59,19 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
 def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
     """One request that the task accepts."""
     inputs: dict[str, np.ndarray] = {}
-    if get_task(spec.task).text:
+    task, clip = get_task(spec.task), generator.experiment.clip
+    rng = np.random.default_rng(0)
+    if task.text:
         text = generator.encode_text([PROMPT])
         inputs |= {"text_states": text.states, "text_lengths": text.lengths}
-    if spec.known_frames:
-        clip = generator.experiment.clip
-        shape = (1, spec.known_frames, clip.height, clip.width, 3)
-        inputs["known_video"] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    if spec.known_frames or "video" in task.condition:
+        name, frames = ("known_video", spec.known_frames) if spec.known_frames else (
+            "video", clip.frames
+        )
+        inputs[name] = rng.integers(0, 256, (1, frames, clip.height, clip.width, 3), np.uint8)
+    if "audio" in task.condition or (spec.known_frames and task.has_audio):
+        name = "known_audio" if spec.known_frames else "audio"
+        inputs[name] = rng.integers(-8000, 8000, (1, clip.samples), np.int16)
     return inputs
 
 
@@ -63,15 +80,20 @@ def _draw(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray])
     if "text_states" in inputs:
         text = generator.encode_text([PROMPT])
     if "known_video" in inputs:
-        known = generator.encode_frames(inputs["known_video"], spec.known_frames)
-    return generator.tokens(spec.task, 1, text=text, known=known, batch=spec.batch)
+        known = generator.encode_known(
+            spec.task, spec.known_frames, inputs["known_video"], inputs.get("known_audio")
+        )
+    condition = generator.encode_condition(spec.task, inputs.get("video"), inputs.get("audio"))
+    return generator.tokens(
+        spec.task, 1, text=text, condition=condition, known=known, batch=spec.batch
+    )
 
 
-def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, list]:
+def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch, "in.npz"), Path(scratch, "out.npz")
         np.savez(given, **inputs)
         command = [sys.executable, "-m", "poet.serving.runtime", folder, given, result]
         subprocess.run([str(part) for part in command], check=True)
         with np.load(result) as arrays:
-            return arrays["tokens"], arrays["video"], arrays["modules"].tolist()
+            return dict(arrays)

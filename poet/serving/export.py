@@ -2,10 +2,12 @@
 
 A folder holds
   prefill.stablehlo     (weights, tokens_BxN[, states_RxLxE, lengths_R]) -> (*cache, x_RxD)
-  decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance)
-                        -> (tokens_Bx(S-N), *cache): the whole loop, sampling included
-  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video
-  tokenize.stablehlo    (weights, uint8 video) -> codes, where the task opens with known frames
+  decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance
+                        [, forced_BxK]) -> (tokens_Bx(S-N), *cache): the whole loop, with sampling
+  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video, where the task draws one
+  detokenize_audio.stablehlo  (weights, codes_BxLxF) -> int16 sound, where the task draws it
+  tokenize.stablehlo    (weights, uint8 video) -> codes, where frames or a whole video are given
+  tokenize_audio.stablehlo  (weights, int16 sound) -> codes, where sound is given
   weights.safetensors   arguments of the programs, by name; they are in no program as constants
   spec.json             the experiment, every program's signature, and what the layout says
   MANIFEST              SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
@@ -16,10 +18,11 @@ Serialized programs load without complaint after most single bit flips, hence th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.export
@@ -34,13 +37,15 @@ from poet.sampling.decode import Plan
 from poet.sampling.generate import Generator, make_plan
 from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
-from poet.specs import Experiment, ExportSpec, UserError, VideoTokenizerSpec
-from poet.tasks.registry import get_task
+from poet.specs import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
+from poet.tasks.registry import get_task, known_codes, run_format
+from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
 
-FORMAT = 2
+FORMAT = 3
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
+KNOBS = ("seed", "temperature", "top_p", "guidance")
 
 Arrays = dict[str, jax.Array]
 
@@ -92,8 +97,9 @@ def check(experiment: Experiment, spec: ExportSpec) -> None:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
-    prompts = ["any"] if get_task(spec.task).text else []
-    check_request(experiment, spec.task, prompts, spec.known_frames, int(spec.known_frames > 0))
+    task = get_task(spec.task)
+    given = int(spec.known_frames > 0 or len(task.condition) > 0)
+    check_request(experiment, spec.task, ["any"] if task.text else [], spec.known_frames, given)
 
 
 def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
@@ -105,13 +111,12 @@ def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
     experiment = generator.experiment.replace(export=spec)
     check(experiment, spec)
     _check_target(Path(out))
-    grid = experiment.video_tokenizer.grid(1, experiment.clip.height, experiment.clip.width)
-    known = known_latents(experiment, spec.known_frames) * grid[1] * grid[2]
-    plan = make_plan(experiment, spec.task, experiment.sample, known)
+    latents = known_latents(experiment, spec.known_frames)
+    plan = make_plan(experiment, spec.task, experiment.sample, latents)
     lm = _named("lm", generator.params)
     programs = _lm_programs(generator, plan, spec.batch, lm)
-    tokenizer, network = _tokenizer_programs(generator, plan, spec)
-    programs |= tokenizer
+    tokenizers, network = _tokenizer_programs(generator, plan, spec)
+    programs |= tokenizers
     blobs = {name: _serialize(p, lm | network, spec.platforms) for name, p in programs.items()}
     used = {n for p in programs.values() for n in p.weights}
     weights = {n: array for n, array in (lm | network).items() if n in used}
@@ -144,7 +149,7 @@ def _lm_programs(
         cache, x_RxD = decoding.prefill(model, plan, params_of(weights), *inputs)
         return (*jax.tree.leaves(cache), x_RxD)
 
-    inputs = [("tokens", _struct((batch, plan.given), jnp.int32))]
+    inputs = [("tokens", _struct((batch, plan.prefilled), jnp.int32))]
     if plan.layout.text_span is not None:
         rows, text = batch * plan.fan, experiment.text
         inputs.append(("text_states", _struct((rows, text.length, text.width), jnp.float32)))
@@ -156,18 +161,18 @@ def _lm_programs(
     leaves, cache_structure = jax.tree.flatten(cache)
 
     def decode(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
-        *state, rows_B, seed, temperature, top_p, guidance = inputs
+        state, (rows_B, *numbers) = inputs[: len(leaves) + 1], inputs[len(leaves) + 1 :]
         cache = jax.tree.unflatten(cache_structure, state[:-1])
-        knobs = Knobs(seed=seed, temperature=temperature, top_p=top_p, guidance=guidance)
+        knobs = Knobs(**dict(zip(KNOBS, numbers)))
         tokens, cache = decoding.decode(
-            model, plan, params_of(weights), cache, state[-1], rows_B, knobs
+            model, plan, params_of(weights), cache, state[-1], rows_B, knobs, *numbers[len(KNOBS) :]
         )
         return (tokens, *jax.tree.leaves(cache))
 
     names = [f"cache.{i}" for i in range(len(leaves))]
-    scalar = _struct((), jnp.float32)
-    knobs = [("seed", _struct((), jnp.uint32)), ("temperature", scalar), ("top_p", scalar),
-             ("guidance", scalar)]
+    knobs = [(name, _struct((), jnp.uint32 if name == "seed" else jnp.float32)) for name in KNOBS]
+    if plan.forced:
+        knobs.append(("forced", _struct((batch, plan.forced), jnp.int32)))
     state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]
     weights = tuple(lm)
     return {
@@ -180,30 +185,85 @@ def _lm_programs(
     }
 
 
+class _Codec(NamedTuple):
+    """A network of a tokenizer as a program: (weights, array) -> array."""
+
+    run: Callable[[Any, jax.Array], jax.Array]
+    weights: Any  # nested dict
+    prefix: str
+    given: str
+    struct: jax.ShapeDtypeStruct
+    result: str
+
+
 def _tokenizer_programs(
     generator: Generator, plan: Plan, spec: ExportSpec
 ) -> tuple[dict[str, Program], Arrays]:
-    """`detokenize`, and `tokenize` where frames are known; with the network's weights."""
-    tokenizer, clip = generator.video_tokenizer, generator.experiment.clip
-    grid = plan.layout.loss_spans[0].segment.grid
-    codes = _struct((spec.batch, *grid), jnp.int32)
-    wanted = {"detokenize": ("decoder", _to_pixels, "codes", codes, "video")}
-    if spec.known_frames:
-        shape = (spec.batch, spec.known_frames, clip.height, clip.width, 3)
-        video = _struct(shape, jnp.uint8)
-        wanted["tokenize"] = ("encoder", _to_codes, "video", video, "codes")
+    """`detokenize*` of what is drawn and `tokenize*` of what is given; with their weights."""
+    task = get_task(spec.task)
+    codecs = _video_codecs(generator, plan, spec)
+    if task.has_audio:
+        codecs |= _audio_codecs(generator, spec)
     programs, weights = {}, {}
-    for name, (part, function, given, struct, result) in wanted.items():
-        tree = tokenizer.params[part]
-        named = _named(f"video_tokenizer.{part}", tree)
+    for name, codec in codecs.items():
+        named = _named(codec.prefix, codec.weights)
         weights |= named
         programs[name] = Program(
-            run=_bound(function, tokenizer.spec, part, jax.tree.structure(tree)),
+            run=_bound(codec.run, jax.tree.structure(codec.weights)),
             weights=tuple(named),
-            inputs=((given, struct),),
-            outputs=(result,),
+            inputs=((codec.given, codec.struct),),
+            outputs=(codec.result,),
         )
     return programs, weights
+
+
+def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
+    tokenizer, clip = generator.video_tokenizer, generator.experiment.clip
+    task, codecs = get_task(spec.task), {}
+    grids = [s.segment.grid for s in plan.layout.loss_spans if s.segment.stream != "audio"]
+    if grids:
+        codecs["detokenize"] = _Codec(
+            functools.partial(_to_pixels, tokenizer.spec),
+            {"decoder": tokenizer.params["decoder"]}, "video_tokenizer",
+            "codes", _struct((spec.batch, *grids[0]), jnp.int32), "video",
+        )
+    frames = clip.frames if "video" in task.condition else spec.known_frames
+    if frames:
+        shape = (spec.batch, frames, clip.height, clip.width, 3)
+        codecs["tokenize"] = _Codec(
+            functools.partial(_to_codes, tokenizer.spec),
+            {"encoder": tokenizer.params["encoder"]}, "video_tokenizer",
+            "video", _struct(shape, jnp.uint8), "codes",
+        )
+    return codecs
+
+
+def _audio_codecs(generator: Generator, spec: ExportSpec) -> dict[str, _Codec]:
+    tokenizer, experiment = generator.audio_tokenizer, generator.experiment
+    task, codecs, levels = get_task(spec.task), {}, experiment.vocabulary.audio_levels
+    whole = run_format(experiment).audio_frames
+    switch = tokenizer.switch(spec.batch)
+
+    def part(name: str) -> dict[str, Any]:
+        shared = (name, audio_base.CODEBOOKS, "film")
+        return {key: tokenizer.params[key] for key in shared if key in tokenizer.params}
+
+    if "audio" in task.output:
+        codecs["detokenize_audio"] = _Codec(
+            functools.partial(_to_sound, tokenizer.spec, experiment.clip.samples, switch),
+            part("decoder"), "audio_tokenizer",
+            "codes", _struct((spec.batch, levels, whole), jnp.int32), "audio",
+        )
+    known = known_codes(experiment, task, known_latents(experiment, spec.known_frames))
+    frames = whole if "audio" in task.condition else known[-1]
+    if frames:
+        shape = (spec.batch, frames * tokenizer.spec.hop)
+        codecs["tokenize_audio"] = _Codec(
+            functools.partial(_to_levels, tokenizer.spec, levels, switch),
+            part("encoder"), "audio_tokenizer",
+            "audio", _struct(shape, jnp.int16), "codes",
+        )
+    return codecs
 
 
 def _to_pixels(spec: VideoTokenizerSpec, params: Any, codes_Bxtxhxw: jax.Array) -> jax.Array:
@@ -217,11 +277,27 @@ def _to_codes(spec: VideoTokenizerSpec, params: Any, video_BxTxHxWx3: jax.Array)
     return lfq.quantize(magvit.encode(spec, params, video_BxTxHxWx3.astype(jnp.float32) / 255.0))[1]
 
 
+def _to_sound(
+    spec: AudioTokenizerSpec, samples: int, switch: Any, params: Any, codes_BxLxF: jax.Array
+) -> jax.Array:
+    """int16 sounds, as `AudioTokenizer.decode` gives them: the last frame sounds on to the end."""
+    if samples > codes_BxLxF.shape[2] * spec.hop:
+        codes_BxLxF = jnp.concatenate([codes_BxLxF, codes_BxLxF[:, :, -1:]], axis=2)
+    return audio_base.decode_chunk(spec, params, codes_BxLxF, switch, None)[0][:, :samples]
+
+
+def _to_levels(
+    spec: AudioTokenizerSpec, levels: int, switch: Any, params: Any, audio_BxS: jax.Array
+) -> jax.Array:
+    """int32 codes (B, levels, F), as `AudioTokenizer.encode` gives them."""
+    return audio_base.encode_chunk(spec, levels, params, audio_BxS, switch, None)[0]
+
+
 def _bound(
-    function: Callable[..., jax.Array], spec: VideoTokenizerSpec, part: str, structure: Any
+    function: Callable[[Any, jax.Array], jax.Array], structure: Any
 ) -> Callable[..., tuple[jax.Array]]:
     def run(weights: Sequence[jax.Array], array: jax.Array) -> tuple[jax.Array]:
-        return (function(spec, {part: jax.tree.unflatten(structure, weights)}, array),)
+        return (function(jax.tree.unflatten(structure, weights), array),)
 
     return run
 
@@ -259,13 +335,17 @@ def _signature(program: Program) -> dict[str, Any]:
 
 
 def _describe_layout(plan: Plan) -> dict[str, Any]:
-    """Segments, and what a client needs to build the given tokens and to read the drawn ones."""
+    """Segments, and what a client needs to build the given tokens and to read the drawn ones.
+
+    `known` of a segment counts its leading codes that are given.
+    """
+    known = dict(zip(plan.layout.loss_spans, plan.known))
     return {
         "length": plan.layout.length,
         "prefix_length": plan.layout.prefix_length,
-        "given": plan.given,
-        "known": plan.known,
-        "output": plan.layout.loss_spans[0].segment.stream,
+        "prefilled": plan.prefilled,
+        "output": list(plan.layout.output_streams),
+        "condition": [s for s in plan.layout.condition_streams if s != "source"],
         "segments": [
             {
                 "stream": span.segment.stream,
@@ -276,6 +356,7 @@ def _describe_layout(plan: Plan) -> dict[str, Any]:
                 "low": span.segment.ids.low,
                 "high": span.segment.ids.high,
                 "grid": list(span.segment.grid),
+                "known": known.get(span, 0),
             }
             for span in plan.layout.spans
         ],

@@ -4,8 +4,8 @@
     result = runtime.generate(text_states=states, text_lengths=lengths, seed=7)
     result.video  # uint8 [N, T, H, W, 3]
 
-N samples, B batch of the programs, S layout length, G given positions, L text positions, E width of
-a text state, K known codes.
+N samples, B batch of the programs, S layout length, L text positions, E width of a text state,
+K known codes, F audio samples.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from safetensors import safe_open
 from poet import manifest
 from poet.specs import UserError
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """tokens: int32 [N, S], whole sequences.  video: uint8 [N, T, H, W, 3]."""
+    """tokens: int32 [N, S], whole sequences.
+
+    video: uint8 [N, T, H, W, 3].  audio: int16 [N, F].  None where the task does not draw it.
+    """
 
     tokens: np.ndarray
-    video: np.ndarray
+    video: np.ndarray | None = None
+    audio: np.ndarray | None = None
 
 
 def verify(folder: Path) -> None:
@@ -97,6 +101,9 @@ class Runtime:
         negative_lengths: np.ndarray | None = None,
         known: np.ndarray | None = None,
         known_video: np.ndarray | None = None,
+        known_audio: np.ndarray | None = None,
+        video: np.ndarray | None = None,
+        audio: np.ndarray | None = None,
         count: int | None = None,
         source: int = 0,
         seed: int | None = None,
@@ -109,51 +116,107 @@ class Runtime:
         Args:
           text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
           negative_states, negative_lengths: what guidance leads away from; absent means no text.
-          known: codes [N, K] that open the output; or
-          known_video: uint8 [N, known frames, H, W, 3], which is tokenized.
-          count: N, where neither text nor known codes tell it (default 1).
+          known: codes [N, K] that open the output, segment by segment; or
+          known_video: uint8 [N, known frames, H, W, 3], which is tokenized, and with it, where the
+            output has sound,
+          known_audio: int16 [N, at least as long as its known codes].
+          video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].
+          count: N, where nothing that is given tells it (default 1).
           source: index of the data source whose look is asked for.
 
         Raises:
           UserError: what is given does not fit the programs.
         """
         if known_video is not None:
-            known = self.tokenize(known_video)
-        given = [a for a in (text_states, text_lengths, known) if a is not None]
+            known = self._known(known_video, known_audio)
+        condition = self._condition(video, audio)
+        given = [a for a in (text_states, known, *condition.values()) if a is not None]
         count = len(given[0]) if given else count or 1
         knobs = self._knobs(seed, temperature, top_p, guidance)
         pieces = []
         for start in range(0, count, self.batch):
             rows = np.arange(start, start + self.batch, dtype=np.int32)
             index = np.minimum(rows, count - 1)
-            tokens_BxG = self._given_tokens(None if known is None else known[index], source)
+            tokens_BxS = self._given_tokens(
+                None if known is None else known[index],
+                {name: codes[index] for name, codes in condition.items()},
+                source,
+            )
             text = self._text(
                 _rows(index, text_states, text_lengths),
                 _rows(index, negative_states, negative_lengths),
             )
-            drawn = self._draw(tokens_BxG, text, rows, knobs)
-            pieces.append(np.concatenate([tokens_BxG, drawn], axis=1))
+            pieces.append(self._draw(tokens_BxS, text, rows, knobs))
         tokens_NxS = np.concatenate(pieces)[:count]
-        return Result(tokens=tokens_NxS, video=self.detokenize(tokens_NxS))
+        streams = {name: self.detokenize(tokens_NxS, name) for name in self._layout["output"]}
+        shown = next((streams[name] for name in ("video", "image") if name in streams), None)
+        return Result(tokens=tokens_NxS, video=shown, audio=streams.get("audio"))
 
-    def _draw(self, tokens_BxG: np.ndarray, text: tuple, rows: np.ndarray, knobs: tuple) -> Any:
-        *cache, state = self._call("prefill", tokens_BxG, *text)
-        tokens, *_ = self._call("decode", *cache, state, rows, *knobs)
-        return np.asarray(tokens)
+    @property
+    def _layout(self) -> dict[str, Any]:
+        return self.spec["layout"]
+
+    def _segments(self, stream: str) -> list[dict[str, Any]]:
+        return [s for s in self._layout["segments"] if s["stream"] == stream]
+
+    def _draw(
+        self, tokens_BxS: np.ndarray, text: tuple, rows: np.ndarray, knobs: tuple
+    ) -> np.ndarray:
+        """Whole sequences, from those that hold what is given and anything elsewhere."""
+        prefilled = self._layout["prefilled"]
+        later = [s for s in self._layout["segments"] if s["known"] and s["start"] >= prefilled]
+        forced = [tokens_BxS[:, s["start"] : s["start"] + s["known"]] for s in later]
+        begin = np.ascontiguousarray(tokens_BxS[:, :prefilled])
+        *cache, state = self._call("prefill", begin, *text)
+        extra = [np.concatenate(forced, axis=1)] if forced else []
+        tokens, *_ = self._call("decode", *cache, state, rows, *knobs, *extra)
+        return np.concatenate([begin, np.asarray(tokens)], axis=1)
+
+    def _known(self, video: np.ndarray, audio: np.ndarray | None) -> np.ndarray:
+        """Codes [N, K] of known frames and, where the output has sound, of theirs."""
+        if not any(s["known"] for s in self._layout["segments"]):
+            raise UserError(f"task {self.spec['task']} was exported without known frames")
+        codes = [self.tokenize(video)]
+        if any(s["known"] for s in self._segments("audio")):
+            if audio is None:
+                raise UserError("the known frames need their sound too: give known_audio")
+            codes.append(self.tokenize_audio(audio))
+        return np.concatenate(codes, axis=1)
+
+    def _condition(
+        self, video: np.ndarray | None, audio: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Codes [N, n] of the streams that the task is conditioned on."""
+        given = {"video_in": (video, self.tokenize), "audio_in": (audio, self.tokenize_audio)}
+        wanted = self._layout["condition"]
+        for name, (array, _) in given.items():
+            if (array is not None) != (name in wanted):
+                what = name.removesuffix("_in")
+                says = f"takes no {what}: drop {what}"
+                if name in wanted:
+                    says = f"starts from a given {what}: pass {what}"
+                raise UserError(f"task {self.spec['task']} {says}")
+        return {name: given[name][1](given[name][0]) for name in wanted}
 
     def tokenize(self, video: np.ndarray) -> np.ndarray:
-        """Codes [N, K] of uint8 clips of the known frames."""
-        if "tokenize" not in self._programs:
-            raise UserError(f"task {self.spec['task']} was exported without known frames")
+        """Codes [N, K] of uint8 clips: of the known frames, or of the whole condition."""
         codes = self._in_batches("tokenize", video)
         return codes.reshape(len(codes), -1)
 
-    def detokenize(self, tokens_NxS: np.ndarray) -> np.ndarray:
-        """uint8 video [N, T, H, W, 3] of whole sequences."""
-        layout = self.spec["layout"]
-        span = next(s for s in layout["segments"] if s["stream"] == layout["output"])
-        codes = tokens_NxS[:, span["start"] : span["stop"]] - span["low"]
-        return self._in_batches("detokenize", codes.reshape(-1, *span["grid"]).astype(np.int32))
+    def tokenize_audio(self, audio: np.ndarray) -> np.ndarray:
+        """Codes [N, levels * frames] of int16 sounds; what exceeds the program's input is cut."""
+        (signature,) = self.spec["programs"]["tokenize_audio"]["inputs"]
+        codes = self._in_batches("tokenize_audio", audio[:, : signature["shape"][1]])
+        return codes.reshape(len(codes), -1)
+
+    def detokenize(self, tokens_NxS: np.ndarray, stream: str = "video") -> np.ndarray:
+        """uint8 video [N, T, H, W, 3], or int16 sound [N, F], of a stream of whole sequences."""
+        parts = self._segments(stream)
+        codes = [tokens_NxS[:, s["start"] : s["stop"]] - s["low"] for s in parts]
+        if stream == "audio":
+            return self._in_batches("detokenize_audio", np.stack(codes, axis=1).astype(np.int32))
+        grid = parts[0]["grid"]
+        return self._in_batches("detokenize", codes[0].reshape(-1, *grid).astype(np.int32))
 
     def _in_batches(self, name: str, items: np.ndarray) -> np.ndarray:
         pieces = []
@@ -202,27 +265,34 @@ class Runtime:
         numbers = (temperature, values["top_p"], values["guidance"])
         return (np.uint32(seed % 2**32), *(np.float32(n) for n in numbers))
 
-    def _given_tokens(self, known_BxK: np.ndarray | None, source: int) -> np.ndarray:
-        """Ids of the given positions, int32 [B, G], from the layout in the spec."""
-        layout = self.spec["layout"]
+    def _given_tokens(
+        self, known_BxK: np.ndarray | None, condition: dict[str, np.ndarray], source: int
+    ) -> np.ndarray:
+        """int32 [B, S] that holds the ids of the given positions, from the layout in the spec."""
+        segments = self._layout["segments"]
         count = 0 if known_BxK is None else known_BxK.shape[1]
-        if count != layout["known"]:
+        total = sum(s["known"] for s in segments)
+        if count != total:
             raise UserError(
-                f"{count} known codes were given; this export takes {layout['known']} "
+                f"{count} known codes were given; this export takes {total} "
                 f"({self.spec['experiment']['export']['known_frames']} frames)"
             )
-        tokens = np.zeros((self.batch, layout["length"]), np.int32)
-        for span in layout["segments"]:
+        tokens, place = np.zeros((self.batch, self._layout["length"]), np.int32), 0
+        for span in segments:
             tokens[:, span["start"] : span["stop"]] = span["low"]
             if span["stream"] == "source":
                 size = span["high"] - span["low"]
                 if not 0 <= source < size:
                     raise UserError(f"source = {source}: must lie in 0..{size - 1}")
                 tokens[:, span["start"]] += source
-        tokens = tokens[:, : layout["given"]]
-        if count:
-            tokens[:, -count:] += known_BxK
-        return np.ascontiguousarray(tokens)
+            if span["stream"] in condition:
+                part = slice(span["part"], span["part"] + span["stop"] - span["start"])
+                tokens[:, span["start"] : span["stop"]] += condition[span["stream"]][:, part]
+            if span["known"]:
+                opening = known_BxK[:, place : place + span["known"]]
+                tokens[:, span["start"] : span["start"] + span["known"]] += opening
+                place += span["known"]
+        return tokens
 
     def _text(self, text: tuple | None, negative: tuple | None) -> tuple[np.ndarray, ...]:
         """States and lengths of a batch: conditional rows, then unconditional ones if guided."""
@@ -264,14 +334,15 @@ def _program(blob: bytes, signature: dict[str, Any]) -> Callable:
 def main(arguments: Sequence[str]) -> None:
     """`python -m poet.serving.runtime EXPORT INPUTS.npz OUTPUT.npz`: one request, file to file.
 
-    INPUTS holds arguments of `Runtime.generate` by name; OUTPUT gets `tokens`, `video` and the names
-    of the `modules` that were loaded, to show what a serving host needs.
+    INPUTS holds arguments of `Runtime.generate` by name; OUTPUT gets what is in the `Result` and
+    the names of the `modules` that were loaded, to show what a serving host needs.
     """
     folder, inputs, output = arguments
     given = {name: a.item() if a.ndim == 0 else a for name, a in np.load(inputs).items()}
     result = Runtime.load(folder).generate(**given)
     modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
-    np.savez(output, tokens=result.tokens, video=result.video, modules=modules)
+    drawn = {name: a for name, a in vars(result).items() if a is not None}
+    np.savez(output, modules=modules, **drawn)
 
 
 if __name__ == "__main__":

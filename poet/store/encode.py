@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from poet import media
-from poet.specs import VideoTokenizerSpec
+from poet.specs import AudioTokenizerSpec, VideoTokenizerSpec
 from poet.store import reader
-from poet.store.manifest import Plan, SkippedInfo
+from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped, Source
 
 
@@ -24,6 +24,15 @@ class VideoTokenizer(Protocol):
     fingerprint: str
 
     def encode(self, video_BxTxHxWx3: np.ndarray) -> Any: ...
+
+
+class AudioTokenizer(Protocol):
+    """A frozen tokenizer: int16 (B, S) to int32 (B, levels, frames) in [0, spec.codes)."""
+
+    spec: AudioTokenizerSpec
+    fingerprint: str
+
+    def encode(self, audio_BxS: np.ndarray, levels: int = 0) -> Any: ...
 
 
 class TextEncoder(Protocol):
@@ -39,23 +48,26 @@ class TextEncoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The frozen networks of a store."""
+    """The frozen networks of a store; no `audio` makes one without sound."""
 
     tokenizer: VideoTokenizer
     text: TextEncoder
+    audio: AudioTokenizer | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartialShard:
     """The intermediate file of one range: serialized examples end to end, and an index of them.
 
-    `clips` are (key, size in bytes) in the order of the source.
+    `clips` are (key, size in bytes) in the order of the source; `silent` of them have no sound
+    track, which counts in stores with audio alone.
     """
 
     file: pathlib.Path
     clips: tuple[tuple[str, int], ...]
     skipped: tuple[SkippedInfo, ...]
     truncated_captions: int
+    silent: int = 0
 
 
 def source_ranges(items: int, plan: Plan) -> list[tuple[int, int]]:
@@ -79,7 +91,7 @@ def encode_range(
     """
     clips: list[tuple[str, int]] = []
     skipped: list[SkippedInfo] = []
-    truncated = 0
+    truncated = silent = 0
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
         for items in _batches(source.read(start, stop), plan.batch):
             batch = [item for item in items if isinstance(item, RawClip)]
@@ -88,12 +100,17 @@ def encode_range(
             ]
             examples, cut = encode_batch(batch, plan, encoders)
             truncated += cut
+            silent += sum(clip.audio is None for clip in batch) if encoders.audio else 0
             for example in examples:
                 record = reader.serialize(example)
                 clips.append((example["key"], out.write(record)))
             on_progress(len(items))
     partial = PartialShard(
-        file=file, clips=tuple(clips), skipped=tuple(skipped), truncated_captions=truncated
+        file=file,
+        clips=tuple(clips),
+        skipped=tuple(skipped),
+        truncated_captions=truncated,
+        silent=silent,
     )
     _save_index(partial)
     return partial
@@ -121,17 +138,19 @@ def encode_batch(
     """Examples as `reader.features` wants them, and how many captions were cut."""
     if not clips:
         return [], 0
-    codes_BxN = _encode_video(clips, plan, encoders.tokenizer)
+    streams = {"video": _encode_video(clips, plan, encoders.tokenizer)}
+    if encoders.audio is not None:
+        streams["audio"] = _encode_audio(clips, plan, encoders.audio)
     text = encoders.text([clip.caption for clip in clips])
     examples = []
-    for clip, codes_N, states_LxD, length in zip(
-        clips, codes_BxN, text.states_BxLxD, text.lengths_B, strict=True
+    for row, (clip, states_LxD, length) in enumerate(
+        zip(clips, text.states_BxLxD, text.lengths_B, strict=True)
     ):
         examples.append(
             {
                 "key": clip.key,
                 "caption": clip.caption,
-                "video": codes_N,
+                **{name: codes_BxN[row] for name, codes_BxN in streams.items()},
                 "text_states": np.asarray(states_LxD[:length], np.float16),
                 "text_length": int(length),
             }
@@ -143,16 +162,34 @@ def _encode_video(
     clips: Sequence[RawClip], plan: Plan, tokenizer: VideoTokenizer
 ) -> np.ndarray:
     """int32 (B, codes).  The last clip fills the batch up, so that one program is compiled."""
-    video_BxTxHxWx3 = np.stack([clip.video for clip in clips])
-    missing = plan.batch - len(clips)
-    padded = np.concatenate([video_BxTxHxWx3, np.repeat(video_BxTxHxWx3[-1:], missing, axis=0)])
+    padded = _filled([clip.video for clip in clips], plan.batch)
     codes = np.asarray(tokenizer.encode(padded))
-    stream = plan.streams["video"]
-    if codes.shape != (plan.batch, *stream.grid):
+    return _checked(codes, plan.streams["video"])[: len(clips)]
+
+
+def _encode_audio(
+    clips: Sequence[RawClip], plan: Plan, tokenizer: AudioTokenizer
+) -> np.ndarray:
+    """int32 (B, codes), level by level; a clip without sound is silence."""
+    silence, stream = np.zeros(plan.clip.samples, np.int16), plan.streams["audio"]
+    levels, frames, _ = stream.grid
+    sounds = [silence if clip.audio is None else clip.audio for clip in clips]
+    codes = np.asarray(tokenizer.encode(_filled(sounds, plan.batch), levels=levels))
+    # The network's codes have no third dim.
+    return _checked(codes[..., None], stream)[: len(clips)]
+
+
+def _filled(arrays: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    return np.stack([*arrays, *[arrays[-1]] * (batch - len(arrays))])
+
+
+def _checked(codes: np.ndarray, stream: StreamInfo) -> np.ndarray:
+    """int32 (B, codes) of codes that the stream declares."""
+    if codes.shape[1:] != stream.grid:
         raise ValueError(f"the tokenizer gave {codes.shape}, its grid is {stream.grid}")
     if codes.min() < 0 or codes.max() >= 2**stream.bits:
         raise ValueError(f"the tokenizer gave codes outside [0, 2**{stream.bits})")
-    return codes[: len(clips)].reshape(len(clips), -1).astype(np.int32)
+    return codes.reshape(len(codes), -1).astype(np.int32)
 
 
 def _index_file(file: pathlib.Path) -> pathlib.Path:
@@ -165,6 +202,7 @@ def _save_index(partial: PartialShard) -> None:
         "clips": partial.clips,
         "skipped": [[s.key, s.reason] for s in partial.skipped],
         "truncated_captions": partial.truncated_captions,
+        "silent": partial.silent,
     }
     media.write_text(_index_file(partial.file), json.dumps(index))
 
@@ -179,4 +217,5 @@ def load_partial(file: pathlib.Path) -> PartialShard | None:
         clips=tuple((key, size) for key, size in index["clips"]),
         skipped=tuple(SkippedInfo(key=key, reason=reason) for key, reason in index["skipped"]),
         truncated_captions=index["truncated_captions"],
+        silent=index.get("silent", 0),
     )

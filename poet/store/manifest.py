@@ -24,7 +24,10 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamInfo(Spec):
-    """The codes of one stream: latent grid (t, h, w), ids in [0, 2**bits), and who made them."""
+    """The codes of one stream: latent grid, ids in [0, 2**bits), and who made them.
+
+    The grid is (t, h, w) for video, (levels, frames, 1) for audio; codes are stored row-major.
+    """
 
     grid: tuple[int, ...]
     bits: int
@@ -89,6 +92,9 @@ class CodeStatistics(Spec):
     The entropies (nats) are those of the empirical distribution: the loss of the best model that
     ignores all context, so the line that a trained model must get below on the same codes.
     `first_frame_entropy_nats` counts only the codes of the first latent frame.
+
+    Levels of audio are told apart, since a position tells its level: `used` counts pairs of level
+    and code, `entropy_nats` is the mean over levels, `first_frame_entropy_nats` that of level 0.
     """
 
     codes: int
@@ -99,13 +105,18 @@ class CodeStatistics(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitInfo(Spec):
-    """What one split holds; `truncated_captions` were longer than the text encoder takes."""
+    """What one split holds.
+
+    `truncated_captions` were longer than the text encoder takes.  `silent` clips have no sound
+    track and were stored as silence, which counts in stores with audio alone.
+    """
 
     clips: int
     shards: tuple[ShardInfo, ...]
     skipped: tuple[SkippedInfo, ...]
     truncated_captions: int
     statistics: dict[str, CodeStatistics]
+    silent: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +139,20 @@ class Manifest(Spec):
     def video(self) -> StreamInfo:
         return self.plan.streams["video"]
 
+    @property
+    def audio(self) -> StreamInfo | None:
+        """None for a store without sound."""
+        return self.plan.streams.get("audio")
+
+
+def code_bits(codes: int) -> int:
+    """Bits that hold any of so many codes.
+
+    >>> code_bits(1024)
+    10
+    """
+    return (codes - 1).bit_length()
+
 
 class _Described(Protocol):
     name: str
@@ -147,8 +172,15 @@ def text_info(encoder: _Described) -> TextInfo:
 
 
 def to_json(spec: Spec) -> str:
-    """Deterministic, so that equal stores have equal bytes."""
-    return json.dumps(to_dict(spec), indent=1, sort_keys=True) + "\n"
+    """Deterministic, so that equal stores have equal bytes.
+
+    `silent` stands only where it counts something, so that stores without sound do not tell of it.
+    """
+    values = to_dict(spec)
+    for split in values.get("splits", {}).values():
+        if not split["silent"]:
+            del split["silent"]
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 def read_json(cls: type, path: pathlib.Path) -> Any:
@@ -177,6 +209,17 @@ def code_statistics(counts_FxC: np.ndarray) -> CodeStatistics:
     )
 
 
+def level_statistics(counts_LxC: np.ndarray) -> CodeStatistics:
+    """From how often each of C codes occurs in every level of the audio."""
+    entropies = [_entropy_nats(counts_C) for counts_C in counts_LxC]
+    return CodeStatistics(
+        codes=int(counts_LxC.sum()),
+        used=int((counts_LxC > 0).sum()),
+        entropy_nats=float(np.mean(entropies)),
+        first_frame_entropy_nats=entropies[0],
+    )
+
+
 def _entropy_nats(counts_C: np.ndarray) -> float:
     shares = counts_C[counts_C > 0] / max(counts_C.sum(), 1)
     return float(-(shares * np.log(shares)).sum()) + 0.0
@@ -201,6 +244,7 @@ def check_store(
     grid: Sequence[int] | None = None,
     bits: int | None = None,
     text: TextInfo | None = None,
+    audio: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises UserError naming all that differs between a store and what a run expects of it.
 
@@ -209,22 +253,26 @@ def check_store(
       grid: latent (t, h, w) of a clip.
       bits: of a visual code.
       text: the text encoder; an empty fingerprint is not compared.
+      audio: fields of the `StreamInfo` of a stream of audio that the store must have.
       None is not compared, for all of them.
     """
-    video, known = to_dict(manifest.video), to_dict(manifest.text)
-    wanted_video = {"fingerprint": tokenizer, "grid": grid and list(grid), "bits": bits}
-    wanted_text = to_dict(text) if text else {}
-    if text and not text.fingerprint:
-        del wanted_text["fingerprint"]
     wanted = {
-        "video": {k: v for k, v in wanted_video.items() if v is not None},
-        "text": wanted_text,
+        "video": {"fingerprint": tokenizer, "grid": grid and list(grid), "bits": bits},
+        "text": to_dict(text) if text else {},
+        "audio": dict(audio or {}),
     }
+    if text and not text.fingerprint:
+        del wanted["text"]["fingerprint"]
     stored = {
-        "video": {k: video[k] for k in wanted["video"]},
-        "text": {k: known[k] for k in wanted["text"]},
+        "video": to_dict(manifest.video),
+        "text": to_dict(manifest.text),
+        "audio": to_dict(manifest.audio) if manifest.audio else {},
     }
-    lines = differences(stored, wanted)
+    lines = []
+    for part, fields in wanted.items():
+        fields = {name: value for name, value in fields.items() if value is not None}
+        known = {name: stored[part].get(name) for name in fields}
+        lines += differences({part: known}, {part: fields})
     if lines:
         raise UserError(
             f"the token store made from {manifest.source} does not fit this run: "

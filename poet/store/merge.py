@@ -22,6 +22,7 @@ from poet.store.manifest import (
     SplitInfo,
     StreamInfo,
     code_statistics,
+    level_statistics,
 )
 
 
@@ -64,7 +65,10 @@ def merge_split(
         raise UserError(f"the split {split!r} has no usable clip")
     count = -(-len(records) // plan.clips_per_shard)
     bounds = [len(records) * i // count for i in range(count + 1)]
-    counters = {name: _Counter(stream) for name, stream in plan.streams.items()}
+    counters = {
+        name: (_LevelCounter if name == "audio" else _Counter)(stream)
+        for name, stream in plan.streams.items()
+    }
     shards = []
     for index, (start, stop) in enumerate(itertools.pairwise(bounds)):
         name = f"{reader.DATASET_NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"
@@ -75,6 +79,7 @@ def merge_split(
         skipped=tuple(skipped),
         truncated_captions=sum(p.truncated_captions for p in partials),
         statistics={name: counter.statistics() for name, counter in counters.items()},
+        silent=sum(p.silent for p in partials),
     )
 
 
@@ -143,3 +148,18 @@ class _Counter:
 
     def statistics(self) -> CodeStatistics:
         return code_statistics(self._counts_FxC)
+
+
+class _LevelCounter(_Counter):
+    """Counts a stream of audio, every level apart."""
+
+    def __init__(self, stream: StreamInfo) -> None:
+        self._counts_LxC = np.zeros((stream.grid[0], 2**stream.bits), np.int64)
+
+    def add(self, codes_N: np.ndarray) -> None:
+        levels, _ = self._counts_LxC.shape
+        codes_LxF = codes_N.reshape(levels, -1)
+        np.add.at(self._counts_LxC, (np.arange(levels)[:, None], codes_LxF), 1)
+
+    def statistics(self) -> CodeStatistics:
+        return level_statistics(self._counts_LxC)

@@ -21,6 +21,7 @@ from poet.specs import ClipSpec, StoreSpec, UserError, to_dict
 from poet.store import manifest as manifests
 from poet.store import reader
 from poet.store.encode import (
+    AudioTokenizer,
     Encoders,
     PartialShard,
     TextEncoder,
@@ -43,17 +44,25 @@ def tokenize(
     *,
     tokenizer: VideoTokenizer,
     text: TextEncoder,
+    audio: AudioTokenizer | None = None,
+    audio_levels: int = 0,
     progress: bool = True,
 ) -> Manifest:
     """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
 
+    Args:
+        audio: codes the clips' sound into a second stream; None makes a store without sound.
+        audio_levels: how many of its levels are stored.
+
     Raises:
-        UserError: the clip does not fit the tokenizer; the source or a split is missing; the path
+        UserError: the clip does not fit the tokenizers; the source or a split is missing; the path
             holds another store or other files; more than `spec.max_skipped` of a split's clips
             are unusable.  All but the last before any clip is encoded.
     """
-    encoders = Encoders(tokenizer=tokenizer, text=text)
+    encoders = Encoders(tokenizer=tokenizer, text=text, audio=audio)
     streams = {"video": _video_stream(tokenizer, clip)}
+    if audio is not None:
+        streams["audio"] = _audio_stream(audio, clip, audio_levels)
     sources = {split: open_source(spec.source, split, clip) for split in spec.splits}
     plan = make_plan(spec, clip, sources, streams, manifests.text_info(text))
     folder = pathlib.Path(spec.path)
@@ -71,6 +80,21 @@ def _video_stream(tokenizer: VideoTokenizer, clip: ClipSpec) -> StreamInfo:
     return StreamInfo(
         grid=tokenizer.spec.grid(clip.frames, clip.height, clip.width),
         bits=tokenizer.spec.bits,
+        fingerprint=tokenizer.fingerprint,
+    )
+
+
+def _audio_stream(tokenizer: AudioTokenizer, clip: ClipSpec, levels: int) -> StreamInfo:
+    spec = tokenizer.spec
+    if not 1 <= levels <= spec.levels or clip.sample_rate_hz != spec.sample_rate_hz:
+        raise UserError(
+            f"{levels} levels of sound at {clip.sample_rate_hz} Hz were asked for: the audio "
+            f"tokenizer takes 1..{spec.levels} levels at {spec.sample_rate_hz} Hz; set "
+            "VOCABULARY.audio_levels and CLIP.sample_rate_hz"
+        )
+    return StreamInfo(
+        grid=(levels, spec.frames(clip.samples), 1),
+        bits=manifests.code_bits(spec.codes),
         fingerprint=tokenizer.fingerprint,
     )
 

@@ -122,6 +122,12 @@ class Layout:
         return sizes
 
     @functools.cached_property
+    def condition_streams(self) -> tuple[str, ...]:
+        """Streams that are wholly given, `source` among them."""
+        given = (s for s in self.segments if s.role == CONDITION and not s.forced)
+        return tuple(dict.fromkeys(s.stream for s in given))
+
+    @functools.cached_property
     def output_streams(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.segment.stream for s in self.loss_spans))
 

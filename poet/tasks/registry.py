@@ -7,6 +7,8 @@ sampling and evaluation follow.  Tasks with equal layouts train in one group.
 from __future__ import annotations
 
 import dataclasses
+import fractions
+import math
 
 from poet.specs import Experiment, UserError, choose
 from poet.tasks.layout import Format, Layout, build_layout
@@ -21,10 +23,11 @@ class Task:
       name: the key of `DATA.rates` and of `--task`.
       token: the `<task>` id, one per distinct output type (VideoPoet §3.2).
       text: whether the layout has text positions (a text may still be dropped or empty).
-      condition: streams of the bidirectional prefix.
+      condition: streams of the bidirectional prefix, "video" or "audio".
       output: streams to be predicted.
-      known_latents: smallest and largest number of latent frames that open the output as given;
-        they carry no loss in training and are forced in sampling (spec §1.3, form a).
+      known_latents: smallest and largest number of latent frames that open the output as given, and
+        with them the sound of the same time; they carry no loss in training and are forced in
+        sampling (spec §1.3, form a).
     """
 
     name: str
@@ -33,6 +36,11 @@ class Task:
     condition: tuple[str, ...] = ()
     output: tuple[str, ...]
     known_latents: tuple[int, int] = (0, 0)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the run needs an audio tokenizer."""
+        return "audio" in (*self.condition, *self.output)
 
 
 TASKS: dict[str, Task] = {
@@ -57,6 +65,34 @@ TASKS: dict[str, Task] = {
             output=("video",),
             known_latents=(1, 3),
         ),
+        Task(
+            name="video_to_audio",
+            token=Special.TASK_AUDIO,
+            text=False,
+            condition=("video",),
+            output=("audio",),
+        ),
+        Task(
+            name="audio_to_video",
+            token=Special.TASK_VIDEO,
+            text=False,
+            condition=("audio",),
+            output=("video",),
+        ),
+        Task(name="text_to_audio", token=Special.TASK_AUDIO, text=True, output=("audio",)),
+        Task(
+            name="text_to_video_with_audio",
+            token=Special.TASK_VIDEO_AUDIO,
+            text=True,
+            output=("video", "audio"),
+        ),
+        Task(
+            name="audio_video_continuation",
+            token=Special.TASK_VIDEO_AUDIO,
+            text=False,
+            output=("video", "audio"),
+            known_latents=(1, 3),
+        ),
     )
 }
 
@@ -68,16 +104,25 @@ def get_task(name: str) -> Task:
 
 def run_format(experiment: Experiment) -> Format:
     """Stream sizes of a run, from its clip format and its tokenizers."""
-    clip = experiment.clip
+    clip, audio = experiment.clip, experiment.audio_tokenizer
     return Format(
         video=experiment.video_tokenizer.grid(clip.frames, clip.height, clip.width),
         text_length=experiment.text.length,
+        audio_frames=audio.frames(clip.samples) if audio.path else 0,
         portrait=clip.portrait,
     )
 
 
 def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
-    """The static layout of a task in a run."""
+    """The static layout of a task in a run.
+
+    Raises UserError for a task with sound in a run without it.
+    """
+    if task.has_audio and not fmt.audio_frames:
+        raise UserError(
+            f"task {task.name} needs sound and this run has none: set AUDIO_TOKENIZER.path to the "
+            "folder of a trained audio tokenizer, and make the token store with it"
+        )
     return build_layout(
         task_token=task.token,
         text=task.text,
@@ -88,16 +133,52 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
     )
 
 
+def run_layout(experiment: Experiment, task: Task) -> Layout:
+    """`task_layout` in the format of an experiment."""
+    return task_layout(task, run_format(experiment), Vocabulary(experiment.vocabulary))
+
+
+def known_codes(experiment: Experiment, task: Task, latents: int) -> tuple[int, ...]:
+    """How many codes open each loss span of a task's layout as given, for known latent frames.
+
+    A visual span opens with whole latent frames, every level of the audio with the frames of codes
+    that lie wholly within the time of the known video frames.
+    """
+    _, h, w = run_format(experiment).video
+    given = {
+        "image": latents * h * w,
+        "video": latents * h * w,
+        "audio": _known_audio_frames(experiment, latents),
+    }
+    spans = run_layout(experiment, task).loss_spans
+    return tuple(given[span.segment.stream] for span in spans)
+
+
+def _known_audio_frames(experiment: Experiment, latents: int) -> int:
+    """floor(n / rate * audio rate), for the n = 1 + (latents - 1) * factor known video frames."""
+    audio, clip = experiment.audio_tokenizer, experiment.clip
+    if not latents:
+        return 0
+    frames = 1 + (latents - 1) * experiment.video_tokenizer.factor[0]
+    hop_s = fractions.Fraction(audio.hop, audio.sample_rate_hz)
+    whole = math.floor(frames / fractions.Fraction(clip.rate_hz) / hop_s)
+    return min(whole, run_format(experiment).audio_frames)
+
+
 def layouts(experiment: Experiment) -> dict[str, Layout]:
     """Task name -> layout for every task that the mixture gives a positive rate."""
-    fmt, vocabulary = run_format(experiment), Vocabulary(experiment.vocabulary)
     names = [n for n, rate in experiment.data.rates.items() if rate > 0]
     if not names:
         raise UserError(
             "DATA.rates names no task: set e.g. DATA.rates = {'text_to_video': 1.0} "
             f"(tasks: {', '.join(TASKS)})"
         )
-    return {name: task_layout(get_task(name), fmt, vocabulary) for name in names}
+    return {name: run_layout(experiment, get_task(name)) for name in names}
+
+
+def has_audio(experiment: Experiment) -> bool:
+    """Whether a task of the mixture takes or gives sound."""
+    return any(get_task(n).has_audio for n, rate in experiment.data.rates.items() if rate > 0)
 
 
 def group_name(task: Task) -> str:

@@ -58,21 +58,21 @@ def stream_sums(
     """Sums per output stream of a batch.
 
     Args:
-      batch: `tokens` int32 [B, S]; `known` int32 [B], leading tokens of the first output stream
+      batch: `tokens` int32 [B, S]; `known` int32 [B, P], leading tokens of each of P loss spans
         that are given; for text layouts `text_states` [B, L, E] and `text_length` int32 [B].
       loss_vocabulary: "legal" or "full" (see the module).
     """
     tokens_BxS = batch["tokens"]
     x_BxOxD = model.hidden(params, tokens_BxS, layout, text_of(batch, layout))
     sums: dict[str, Sums] = {}
-    for span in layout.loss_spans:
+    for index, span in enumerate(layout.loss_spans):
         start, stop = span.start - layout.prefix_length, span.stop - layout.prefix_length
         part = _span_sums(
             model,
             params,
             x_BxOxD[:, start:stop],
             tokens_BxS[:, span.start : span.stop],
-            span_weights(layout, span, batch["known"]),
+            span_weights(span, batch["known"][:, index]),
             span.segment.ids,
             loss_vocabulary,
         )
@@ -89,12 +89,9 @@ def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
     return states_BxLxE, jnp.arange(states_BxLxE.shape[1])[None] < length_B[:, None]
 
 
-def span_weights(layout: Layout, span: Span, known_B: jax.Array) -> jax.Array:
-    """float32 [B, N]: 0 for the given tokens that open the first output stream, else 1."""
-    segment = span.segment
-    index_1xN = segment.part + jnp.arange(segment.length)[None]
-    if segment.stream != layout.output_streams[0]:
-        known_B = jnp.zeros_like(known_B)
+def span_weights(span: Span, known_B: jax.Array) -> jax.Array:
+    """float32 [B, N]: 0 for the given tokens that open the span, else 1."""
+    index_1xN = jnp.arange(span.segment.length)[None]
     return (index_1xN >= known_B[:, None]).astype(jnp.float32)
 
 

@@ -62,12 +62,10 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
 def batch_shapes(
     experiment: Experiment, layout: Layout, batch: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Global shapes and dtypes of one batch of a layout; see `losses.stream_sums` for meanings.
-
-    """
+    """Global shapes and dtypes of one batch of a layout; see `losses.stream_sums` for meanings."""
     shapes = {
         "tokens": jax.ShapeDtypeStruct((batch, layout.length), jnp.int32),
-        "known": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        "known": jax.ShapeDtypeStruct((batch, len(layout.loss_spans)), jnp.int32),
     }
     span = layout.text_span
     if span is not None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from token_stores import BITS, CLIP, RATES, TEXT, make_experiment
+from token_stores import BITS, CLIP, TEXT, make_experiment
 
 from poet.data import checks
 from poet.data.checks import check
 from poet.specs import UserError, VideoTokenizerSpec, VocabularySpec
-from poet.tasks.layout import Format
-from poet.tasks.registry import TASKS, Task
-from poet.vocabulary import Special
 
 
 def test_a_fitting_store_passes_and_its_manifest_is_returned(experiment):
@@ -65,17 +62,6 @@ def test_a_run_without_text_does_not_ask_for_the_stores_text_encoder(store):
 def test_another_tokenizer_is_refused(experiment):
     with pytest.raises(UserError, match="fingerprint is 'abc', not 'xyz'"):
         check(experiment, tokenizer="xyz")
-
-
-def test_a_stream_that_the_store_lacks_is_refused(experiment, monkeypatch):
-    sound = Task(name="video_to_audio", token=Special.TASK_AUDIO, text=False, output=("audio",))
-    monkeypatch.setitem(TASKS, sound.name, sound)
-    format_ = Format(video=(3, 2, 2), text_length=8, audio_frames=10)
-    for module in ("poet.data.checks", "poet.tasks.registry"):
-        monkeypatch.setattr(f"{module}.run_format", lambda _: format_)
-    rates = RATES | {sound.name: 1.0}
-    with pytest.raises(UserError, match="lacks the streams audio that video_to_audio"):
-        check(experiment.replace(data=experiment.data.replace(rates=rates)))
 
 
 def test_a_batch_larger_than_the_split_is_refused(store):

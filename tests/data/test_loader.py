@@ -71,7 +71,7 @@ def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experime
     for task, latents in {"frame_prediction": 2, "image_to_video": 1}.items():
         first, again = (list(eval_batches(experiment, task, "train", 8, 2)) for _ in range(2))
         assert len(first) == 2 and all(map(equal, first, again))
-        assert {int(k) for b in first for k in b["known"]} == {latents * FRAME}
+        assert {int(k) for b in first for (k,) in b["known"]} == {latents * FRAME}
 
 
 def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
@@ -84,7 +84,8 @@ def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
             size = len(batch["tokens"])
             assert batch["tokens"].dtype == np.int32
             assert batch["tokens"].shape == (size, layout.length)
-            assert batch["known"].dtype == np.int32 and batch["known"].shape == (size,)
+            assert batch["known"].dtype == np.int32
+            assert batch["known"].shape == (size, len(layout.loss_spans))
             for codes in visual(layout, batch["tokens"]):
                 find(store.records["train"], codes)
             assert ("text_states" in batch) == (layout.text_span is not None)
@@ -116,7 +117,7 @@ def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, t
     experiment = make_experiment(store.path, rates={task: 1.0}, batch=20)
     low, high = TASKS[task].known_latents
     (iterator,) = batches(experiment).values()
-    known = {int(k) for batch in take(iterator, 4) for k in batch["known"]}
+    known = {int(k) for batch in take(iterator, 4) for (k,) in batch["known"]}
     assert known == {latents * FRAME for latents in range(low, high + 1)}
 
 
@@ -128,7 +129,7 @@ def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
     epochs = []
     for batch in take(batches(experiment)["video"], 2):
         rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
-        epochs.append(dict(zip(rows, batch["known"].tolist())))
+        epochs.append(dict(zip(rows, batch["known"][:, 0].tolist())))
     assert epochs[0].keys() == epochs[1].keys() and epochs[0] != epochs[1]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from poet.specs import (
+    AudioTokenizerSpec,
     ClipSpec,
     DataSpec,
     Experiment,
@@ -32,6 +33,9 @@ GRID = (3, 2, 2)
 BITS = 6
 CLIP = ClipSpec(frames=9, height=16, width=16)
 TEXT = TextSpec(length=8, width=4)
+# 9 frames at 8 Hz and 16 kHz are 18,000 samples, which hold 56 whole frames of 320.
+LEVELS, AUDIO_FRAMES, AUDIO_CODES = 2, 56, 16
+AUDIO_BITS = 4
 SHARDS = {"train": (7, 5, 9, 8), "validation": (6, 4)}
 RATES = {
     "unconditional": 1.0,
@@ -39,6 +43,13 @@ RATES = {
     "text_to_video": 2.0,
     "image_to_video": 1.0,
     "frame_prediction": 3.0,
+}
+SOUND_RATES = {
+    "video_to_audio": 1.0,
+    "audio_to_video": 1.0,
+    "text_to_audio": 1.0,
+    "text_to_video_with_audio": 1.0,
+    "audio_video_continuation": 1.0,
 }
 
 
@@ -50,23 +61,29 @@ class Store:
     records: dict[str, list[dict]]
 
 
-def make_record(rng: np.random.Generator, number: int) -> dict:
+def make_record(rng: np.random.Generator, number: int, sound: bool) -> dict:
     length = int(rng.integers(1, TEXT.length + 1))
+    codes = rng.integers(0, AUDIO_CODES, LEVELS * AUDIO_FRAMES).astype(np.int32)
     return {
         "key": f"clip{number}",
         "caption": f"caption {number}",
+        **({"audio": codes} if sound else {}),
         "video": rng.integers(0, 2**BITS, int(np.prod(GRID))).astype(np.int32),
         "text_states": rng.normal(size=(length, TEXT.width)).astype(np.float16),
         "text_length": np.int32(length),
     }
 
 
-def make_plan(items: dict[str, int]) -> Plan:
+def make_plan(items: dict[str, int], sound: bool) -> Plan:
+    streams = {"video": StreamInfo(grid=GRID, bits=BITS, fingerprint="abc")}
+    if sound:
+        grid = (LEVELS, AUDIO_FRAMES, 1)
+        streams["audio"] = StreamInfo(grid=grid, bits=AUDIO_BITS, fingerprint="heard")
     return Plan(
         items=items,
         sources={},
         clip=CLIP,
-        streams={"video": StreamInfo(grid=GRID, bits=BITS, fingerprint="abc")},
+        streams=streams,
         text=TextInfo(name="minilm", fingerprint="def", length=TEXT.length, width=TEXT.width),
         clips_per_shard=9,
         batch=4,
@@ -74,10 +91,15 @@ def make_plan(items: dict[str, int]) -> Plan:
     )
 
 
-def write_store(path: Path, shards: dict[str, tuple[int, ...]] = SHARDS, seed: int = 0) -> Store:
+def write_store(
+    path: Path,
+    shards: dict[str, tuple[int, ...]] = SHARDS,
+    seed: int = 0,
+    sound: bool = False,
+) -> Store:
     import tensorflow_datasets as tfds
 
-    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()})
+    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()}, sound)
     features = store_features(plan)
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -86,7 +108,7 @@ def write_store(path: Path, shards: dict[str, tuple[int, ...]] = SHARDS, seed: i
         template = tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
         )
-        records[split] = [make_record(rng, i) for i in range(sum(lengths))]
+        records[split] = [make_record(rng, i, sound) for i in range(sum(lengths))]
         files = write_files(template, lengths, records[split], features)
         splits[split] = SplitInfo(
             clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}
@@ -126,4 +148,14 @@ def make_experiment(store: str, **data) -> Experiment:
         video_tokenizer=VideoTokenizerSpec(bits=BITS),
         text=TEXT,
         data=DataSpec(**({"store": store, "rates": RATES, "batch": 4} | data)),
+    )
+
+
+def with_sound(experiment: Experiment, **changes) -> Experiment:
+    """The run with an audio tokenizer that fits the store's codes, and every task with sound."""
+    audio = {"levels": 3, "codes": AUDIO_CODES, "path": "trained"} | changes
+    return experiment.replace(
+        vocabulary=experiment.vocabulary.replace(audio_levels=LEVELS, audio_codes=AUDIO_CODES),
+        audio_tokenizer=AudioTokenizerSpec(**audio),
+        data=experiment.data.replace(rates=SOUND_RATES),
     )

@@ -52,7 +52,7 @@ def numpy_likelihood(run, task: str) -> tuple[float, float, int]:
         labels = batch["tokens"][:, span.start : span.stop] - ids.low
         log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
         label = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
-        counts = np.arange(span.segment.length) >= batch["known"][:, None]
+        counts = np.arange(span.segment.length) >= batch["known"][:, :1]
         losses += (log_z - label)[counts].tolist()
         hits += (logits.argmax(-1) == labels)[counts].tolist()
     return np.mean(losses), np.mean(hits), len(losses)

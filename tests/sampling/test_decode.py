@@ -27,7 +27,7 @@ def known_codes(batch: int, count: int) -> np.ndarray:
 def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None):
     """Decodes; returns (plan, tokens [B, S])."""
     layout = tiny.layout_of(task)
-    plan = Plan(layout=layout, known=known, guided=guided, truncation=Truncation.of(sample))
+    plan = Plan(layout=layout, known=(known,), guided=guided, truncation=Truncation.of(sample))
     source = {"source": np.zeros((batch, 1), np.int32)}
     given = given_tokens(plan, source, known_codes(batch, known))
     if layout.text_span is not None and text is None:
@@ -38,20 +38,20 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None):
     return plan, decoder(tiny.params(), given, rows, knobs, *(text or ()))
 
 
-def naive_greedy(plan, given_BxN, text, guidance=None):
+def naive_greedy(plan, given_BxG, text, guidance=None):
     """Greedy decoding that recomputes the whole sequence for every token."""
     model, params, layout = tiny.model(), tiny.params(), plan.layout
     if text is not None:
         states, lengths = text
         text = states, jnp.arange(states.shape[1]) < lengths[:, None]
     hidden = jax.jit(lambda tokens: model.hidden(params, tokens, layout, text))
-    tokens = np.zeros((given_BxN.shape[0], layout.length), np.int32)
+    tokens = np.zeros((given_BxG.shape[0], layout.length), np.int32)
     for span in layout.spans:
         tokens[:, span.start : span.stop] = span.segment.ids.low
-    tokens[:, : plan.given] = given_BxN
-    for span in layout.loss_spans:
+    tokens[:, plan.given] = given_BxG
+    for span, known in zip(layout.loss_spans, plan.known):
         ids = span.segment.ids
-        for position in range(max(span.start, plan.given), span.stop):
+        for position in range(span.start + known, span.stop):
             x = hidden(np.tile(tokens, (plan.fan, 1)))[:, position - layout.prefix_length]
             logits = np.asarray(model.logits(params, x, ids))
             if guidance is not None:
@@ -68,9 +68,9 @@ def naive_greedy(plan, given_BxN, text, guidance=None):
 def test_cached_equals_full_recompute(task, known):
     text = tiny.texts(2) if task.startswith("text") else None
     plan, tokens = run(task, GREEDY, known=known, text=text)
-    expected = naive_greedy(plan, tokens[:, : plan.given], text)
+    expected = naive_greedy(plan, tokens[:, plan.given], text)
     np.testing.assert_array_equal(tokens, expected)
-    drawn = tokens[:, plan.given : plan.drawn_stop]
+    drawn = tokens[:, plan.prefilled : plan.drawn_stop]
     assert len(np.unique(drawn)) > 5, "degenerate weights would let a broken cache pass"
     assert np.any(drawn[0] != drawn[1]) or text is None
 
@@ -81,7 +81,7 @@ def test_guided_equals_full_recompute_of_both_branches():
     lengths[2:] = 0
     sample = GREEDY.replace(guidance=3.0)
     plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths))
-    expected = naive_greedy(plan, tokens[:, : plan.given], (states, lengths), guidance=3.0)
+    expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), guidance=3.0)
     np.testing.assert_array_equal(tokens, expected)
     _, plain = run("text_to_video", GREEDY, text=(states[:2], lengths[:2]))
     assert np.any(plain != tokens)
@@ -116,23 +116,39 @@ def test_tokens_parse_and_known_codes_stay(task, sample):
             assert np.all(tokens[:, span.start : span.stop] == span.segment.ids.low)
 
 
-def test_two_output_streams_and_four_audio_levels():
-    """Video then audio: each span draws from its own slice, boundary tokens stand between them."""
+@pytest.mark.parametrize("known", [(), (4, 1, 1, 1, 1), (4, 2, 0, 1, 2)])
+def test_two_output_streams_and_four_audio_levels(known):
+    """Video then audio: each span draws from its own slice behind the codes that open it, which
+    stay; boundary tokens stand between them."""
     layout = build_layout(
         task_token=Special.TASK_VIDEO_AUDIO,
         text=False,
-        condition=(),
+        condition=("audio",),
         output=("video", "audio"),
         fmt=Format(video=(2, 2, 2), text_length=8, audio_frames=3),
         vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
     )
-    plan = Plan(layout=layout)
-    given = given_tokens(plan, {"source": np.zeros((2, 1), np.int32)})
+    plan = Plan(layout=layout, known=known)
+    codes_BxK = known_codes(2, sum(known)) % 16
+    streams = {"source": np.zeros((2, 1), np.int32), "audio_in": known_codes(2, 12) % 16}
+    given = given_tokens(plan, streams, codes_BxK)
     decoder = Decoder(tiny.model(), plan)
     tokens = decoder(tiny.params(), given, np.arange(2), Knobs.of(GREEDY))
     np.testing.assert_array_equal(tokens, naive_greedy(plan, given, None))
     codes = layout.parse(tokens)
     assert codes["video"].shape == (2, 8) and codes["audio"].shape == (2, 12)
+    np.testing.assert_array_equal(codes["audio_in"], streams["audio_in"])
+    spans = [codes["video"], *np.split(codes["audio"], 4, axis=1)]
+    opening = [span[:, :k] for span, k in zip(spans, known or (0,) * 5)]
+    np.testing.assert_array_equal(np.concatenate(opening, axis=1), codes_BxK)
+
+
+def test_a_missing_condition_is_named():
+    layout = tiny.layout_of("unconditional")
+    with pytest.raises(UserError, match="stream 'source' of shape .2, 1., got .2, 3."):
+        given_tokens(Plan(layout=layout), {"source": np.zeros((2, 3), np.int32)})
+    with pytest.raises(UserError, match="stream 'source'.*none were given"):
+        given_tokens(Plan(layout=layout), {"other": np.zeros((2, 3), np.int32)})
 
 
 def test_a_sample_depends_on_its_row_alone():
@@ -173,7 +189,7 @@ def test_the_loop_updates_the_cache_in_place(guided):
     model = dataclasses.replace(tiny.model(), spec=spec)
     plan = Plan(layout=tiny.layout_of("text_to_video"), guided=guided)
     batch, params = 8, model.abstract()
-    given = jax.ShapeDtypeStruct((batch, plan.given), jnp.int32)
+    given = jax.ShapeDtypeStruct((batch, plan.prefilled), jnp.int32)
     states = jax.ShapeDtypeStruct((batch * plan.fan, 8, tiny.TEXT_WIDTH), jnp.float32)
     lengths = jax.ShapeDtypeStruct((batch * plan.fan,), jnp.int32)
     decoder = Decoder(model, plan)
@@ -189,9 +205,9 @@ def test_the_loop_updates_the_cache_in_place(guided):
 def test_plans_that_leave_nothing_to_draw_are_refused():
     layout = tiny.layout_of("text_to_video")
     with pytest.raises(UserError, match="leave nothing to draw"):
-        Plan(layout=layout, known=3 * LATENT)
+        Plan(layout=layout, known=(3 * LATENT,))
     with pytest.raises(UserError, match="needs a text"):
         Plan(layout=tiny.layout_of("unconditional"), guided=True)
-    plan = Plan(layout=layout, known=LATENT)
+    plan = Plan(layout=layout, known=(LATENT,))
     with pytest.raises(UserError, match="known codes of shape"):
         given_tokens(plan, {"source": np.zeros((2, 1), np.int32)}, known_codes(2, 3))

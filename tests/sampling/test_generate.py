@@ -10,9 +10,11 @@ import pytest
 import tiny
 
 from poet import checkpoint, media
+from poet.sampling import command
 from poet.sampling import generate as generation
-from poet.sampling.generate import Request, Text
-from poet.sampling.requests import check_request
+from poet.sampling.generate import Text
+from poet.sampling.outputs import write_outputs
+from poet.sampling.requests import Request, check_request
 from poet.specs import SampleSpec, UserError
 from poet.tokenizers.text import EncodedText
 
@@ -56,8 +58,10 @@ def test_known_frames_open_the_clip(generator):
     layout = generation.make_layout(tiny.EXPERIMENT, "frame_prediction")
     drawn = layout.parse(tokens)["video"]
     np.testing.assert_array_equal(drawn[:, :32], codes)
-    clips = generator.generate("frame_prediction", clips=PIXELS, known_frames=3, batch=3)
-    np.testing.assert_array_equal(clips, generator.detokenize("frame_prediction", tokens))
+    drawn = generator.generate("frame_prediction", clips=PIXELS, known_frames=3, batch=3)
+    clips = drawn.video
+    assert drawn.audio is None
+    np.testing.assert_array_equal(clips, generator.detokenize("frame_prediction", tokens).video)
     assert clips.shape == (3, 5, 16, 16, 3) and clips.dtype == np.uint8
 
 
@@ -141,7 +145,7 @@ def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_wo
     }
     for message, changes in cases.items():
         with pytest.raises(UserError, match=message):
-            generation.run(asked(tmp_path, **changes), tiny.EXPERIMENT)
+            command.run(asked(tmp_path, **changes), tiny.EXPERIMENT)
 
 
 def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monkeypatch):
@@ -154,7 +158,7 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     wanted = asked(
         tmp_path, task="image_to_video", prompt_file=str(prompts), clip=[str(still)], batch=2
     )
-    files = generation.run(wanted, generator.experiment)
+    files = command.run(wanted, generator.experiment)
     names = [f"{row:03d}{suffix}" for row in range(2) for suffix in (".mp4", ".gif", ".png")]
     assert [path.name for path in files] == [*names, "generate.json"]
     assert all(path.stat().st_size > 0 for path in files)
@@ -166,5 +170,5 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
 
 
 def test_an_image_is_written_as_png_alone(tmp_path):
-    files = generation.write_outputs(PIXELS[:, :1], ["a", "b", "c"], tmp_path, 8.0, {})
+    files = write_outputs(PIXELS[:, :1], ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {})
     assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generate.json"]

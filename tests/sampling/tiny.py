@@ -10,6 +10,7 @@ import numpy as np
 from poet.models import transformer
 from poet.sampling.generate import Generator
 from poet.specs import (
+    AudioTokenizerSpec,
     ClipSpec,
     Experiment,
     ModelSpec,
@@ -20,6 +21,8 @@ from poet.specs import (
 )
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, run_format, task_layout
+from poet.tokenizers.audio.base import AudioTokenizer
+from poet.tokenizers.audio.base import init as init_audio
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.vocabulary import Vocabulary
@@ -41,6 +44,17 @@ EXPERIMENT = Experiment(
     text=TextSpec(length=8, width=TEXT_WIDTH),
     model=ModelSpec(
         layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32"
+    ),
+)
+
+# The same run with sound: 5 frames last 5,000 samples, which hold 15 whole frames of codes.  Two
+# levels of 32 codes have as many ids as the four of 16 above, so the same parameters serve.
+WITH_SOUND = EXPERIMENT.replace(
+    clip=EXPERIMENT.clip.replace(sample_rate_hz=8000),
+    vocabulary=EXPERIMENT.vocabulary.replace(audio_levels=2, audio_codes=32),
+    audio_tokenizer=AudioTokenizerSpec(
+        sample_rate_hz=8000, strides=(4, 8, 10), encoder_channels=2, decoder_channels=2, dim=8,
+        dilations=(1,), levels=3, codes=32, path="given to the generator",
     ),
 )
 
@@ -89,6 +103,24 @@ def video_tokenizer() -> VideoTokenizer:
     return VideoTokenizer.from_params(spec, jax.tree.map(draw, shapes))
 
 
-def generator(sample: SampleSpec) -> Generator:
+@functools.cache
+def audio_tokenizer() -> AudioTokenizer:
+    """NumPy weights of a size that lets different sounds have different codes."""
+    spec, generator = WITH_SOUND.audio_tokenizer, np.random.default_rng(6)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) == 1:  # A bias would drown the sound.
+            return np.zeros(leaf.shape, np.float32)
+        fan_in = np.prod(leaf.shape[:-1])
+        return (generator.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    weights = jax.tree.map(draw, jax.eval_shape(lambda: init_audio(spec, jax.random.key(0))))
+    weights["codebooks"] *= 3  # About as long as latents are.
+    return AudioTokenizer.from_params(spec, weights)
+
+
+def generator(sample: SampleSpec, sound: bool = False) -> Generator:
     """A generator of the tiny run whose default sampling settings are these."""
-    return Generator(EXPERIMENT.replace(sample=sample), params(), video_tokenizer())
+    experiment = (WITH_SOUND if sound else EXPERIMENT).replace(sample=sample)
+    audio = audio_tokenizer() if sound else None
+    return Generator(experiment, params(), video_tokenizer(), audio_tokenizer=audio)

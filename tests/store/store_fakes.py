@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, VideoTokenizerSpec
+from poet.specs import AudioTokenizerSpec, ClipSpec, VideoTokenizerSpec
 
 CLIP = ClipSpec(frames=5, height=16, width=16)
 # Factor (4, 8, 8): the grid of CLIP is (2, 2, 2).
+AUDIO_TOKENIZER = AudioTokenizerSpec(levels=3, codes=24)
 TOKENIZER = VideoTokenizerSpec(base_channels=32, multipliers=(1, 1, 1, 1), blocks=1, bits=8)
 
 
@@ -49,6 +50,21 @@ def mean_codes(video_BxTxHxWx3: np.ndarray) -> np.ndarray:
     first, rest = patches[:, :1], patches[:, 1:]
     rest = rest.reshape(batch, -1, 4, *rest.shape[2:]).mean(2)
     return np.rint(np.concatenate([first, rest], 1)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoudnessTokenizer:
+    """A frame's code in level k is its mean absolute sample, rounded, plus k, modulo the codes."""
+
+    spec: AudioTokenizerSpec = AUDIO_TOKENIZER
+    fingerprint: str = "loudness-1"
+
+    def encode(self, audio_BxS: np.ndarray, levels: int = 0) -> np.ndarray:
+        frames, hop = self.spec.frames(audio_BxS.shape[1]), self.spec.hop
+        whole = audio_BxS[:, : frames * hop].astype(np.float64).reshape(-1, frames, hop)
+        loudness_BxF = np.rint(np.abs(whole).mean(-1)).astype(np.int32)
+        shifts_L = np.arange(levels or self.spec.levels)
+        return (loudness_BxF[:, None] + shifts_L[:, None]) % self.spec.codes
 
 
 @dataclasses.dataclass(frozen=True)

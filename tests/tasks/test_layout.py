@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet.specs import ClipSpec, DataSpec, Experiment, UserError, VideoTokenizerSpec, VocabularySpec
+from poet.specs import (
+    AudioTokenizerSpec,
+    ClipSpec,
+    DataSpec,
+    Experiment,
+    UserError,
+    VideoTokenizerSpec,
+    VocabularySpec,
+)
 from poet.tasks.layout import Format, build_layout
 from poet.tasks.registry import TASKS, group_batches, groups, layouts, run_format, task_layout
 from poet.vocabulary import Special, Vocabulary
@@ -17,7 +25,11 @@ SQUARE, PORTRAIT = (128, 128), (224, 128)
 
 def experiment(size: tuple[int, int] = SQUARE, frames: int = 17) -> Experiment:
     clip = ClipSpec(frames=frames, height=size[0], width=size[1])
-    return Experiment(clip=clip, data=DataSpec(rates={name: 1.0 for name in TASKS}))
+    return Experiment(
+        clip=clip,
+        audio_tokenizer=AudioTokenizerSpec(path="trained"),
+        data=DataSpec(rates={name: 1.0 for name in TASKS}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,6 +73,11 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
         ("unconditional", 1286, 2247),
         ("frame_prediction", 1286, 2247),
         ("text_to_image", 326, 518),
+        ("video_to_audio", 1712, 2672),
+        ("audio_to_video", 1712, 2673),
+        ("text_to_audio", 496, 496),
+        ("text_to_video_with_audio", 1778, 2739),
+        ("audio_video_continuation", 1712, 2673),
     ],
 )
 def test_sequence_lengths_of_the_paper(name: str, square: int, portrait: int) -> None:
@@ -173,7 +190,7 @@ def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
     table = layouts(experiment())
     assert table["image_to_video"] == table["text_to_video"]
     assert table["frame_prediction"] == table["unconditional"]
-    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 3
+    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 8
 
 
 def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
@@ -183,7 +200,7 @@ def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
     for name, (layout, rates) in table.items():
         assert all(task_layout(TASKS[n], run_format(e), Vocabulary()) == layout for n in rates)
     batches = group_batches(e)
-    assert batches["text-to-image"] == 4 * batches["text-to-video"]
+    assert batches["text-to-image"] == 5 * batches["text-to-video"]
 
 
 def test_a_missing_stream_is_named() -> None:

@@ -39,7 +39,10 @@ def params():
     return made
 
 
-def make_batch(known):
+def make_batch(video, audio=(0, 0, 0)):
+    """Three rows of which so many codes are given: of the video, and of every level of the audio."""
+    levels = VOCABULARY.spec.audio_levels
+    known = np.stack([video, *[audio] * levels], axis=1)
     rng = np.random.default_rng(0)
     tokens = np.concatenate(
         [rng.integers(s.ids.low, s.ids.high, (3, s.length)) for s in LAYOUT.segments], axis=1
@@ -55,10 +58,10 @@ def oracle(batch, vocabulary):
     tokens, known = np.asarray(batch["tokens"]), np.asarray(batch["known"])
     sums = {"video": np.zeros(4), "audio": np.zeros(4)}
     for b in range(tokens.shape[0]):
-        for span in LAYOUT.loss_spans:
+        for index, span in enumerate(LAYOUT.loss_spans):
             ids = span.segment.ids
             for p in range(span.start, span.stop):
-                if span.segment.stream == "video" and p - span.start < known[b]:
+                if p - span.start < known[b, index]:
                     continue
                 logits = every @ x[b, p - LAYOUT.prefix_length]
                 low = ids.low if vocabulary == "legal" else 0
@@ -73,9 +76,10 @@ def oracle(batch, vocabulary):
 @pytest.mark.parametrize("budget", (2**28, 60))
 @pytest.mark.parametrize("vocabulary", ("legal", "full"))
 def test_sums_equal_float64(vocabulary, budget, monkeypatch):
-    """Whole and chunked logits; rows with no, some and all first-stream tokens known."""
+    """Whole and chunked logits; rows with no, some and all tokens of the video known, and the
+    opening of every level of the audio."""
     monkeypatch.setattr(losses, "LOGITS_BUDGET", budget)
-    batch = make_batch([0, 3, 8])
+    batch = make_batch([0, 3, 8], audio=[0, 1, 2])
     got = jax.jit(
         lambda b: losses.stream_sums(MODEL, params(), b, LAYOUT, loss_vocabulary=vocabulary)
     )(batch)

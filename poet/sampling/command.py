@@ -1,0 +1,78 @@
+"""The body of `poet generate`: a request with its files in, files of what was drawn out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from poet import checkpoint, specs
+from poet.sampling.generate import Drawn, Generator, places
+from poet.sampling.outputs import write_outputs
+from poet.sampling.requests import (
+    Given,
+    Request,
+    check_request,
+    default_known_frames,
+    read_given,
+    read_prompts,
+)
+from poet.specs import Experiment, UserError
+from poet.tasks.registry import Task, get_task
+
+
+def run(request: Request, experiment: Experiment) -> list[Path]:
+    """Generates and writes what was asked for; returns the files.
+
+    Args:
+      request: anything with the attributes of `Request`.
+      experiment: the checkpoint's, `sample` overridden as the user wishes.
+
+    Raises:
+      UserError: before the model is loaded wherever the mistake can be seen by then.
+    """
+    if request.num < 1 or request.batch < 1:
+        raise UserError(f"num = {request.num}, batch = {request.batch}: both must be positive")
+    task = get_task(request.task)
+    prompts = [*request.prompt, *read_prompts(request.prompt_file)]
+    known_frames = request.known_frames or default_known_frames(
+        experiment, task, len(request.clip)
+    )
+    check_request(experiment, request.task, prompts, known_frames, len(request.clip))
+    given = read_given(experiment, task, request.clip, known_frames)
+    drawn = Generator.from_checkpoint(request.checkpoint, experiment).generate(
+        request.task,
+        prompts,
+        negative_prompt=request.negative_prompt,
+        clips=given.videos,
+        sounds=given.sounds,
+        known_frames=known_frames,
+        count=request.num,
+        batch=request.batch,
+    )
+    details = {
+        "task": request.task,
+        "checkpoint": str(checkpoint.find(request.checkpoint)),
+        "negative_prompt": request.negative_prompt,
+        "clips": list(request.clip),
+        "known_frames": known_frames,
+        "sample": specs.to_dict(experiment.sample),
+    }
+    items = max(len(prompts), len(given), 1)
+    shown = _with_condition(task, drawn, given, places(len(given), items, request.num))
+    labels = _labels(prompts, items * request.num)
+    return write_outputs(shown.video, labels, request.out, experiment.clip, details, shown.audio)
+
+
+def _with_condition(task: Task, drawn: Drawn, given: Given, index: np.ndarray) -> Drawn:
+    """What was drawn beside the video or the sound that it was drawn for."""
+    video = given.videos[index] if "video" in task.condition else drawn.video
+    audio = given.sounds[index] if "audio" in task.condition else drawn.audio
+    return Drawn(video=video, audio=audio)
+
+
+def _labels(prompts: Sequence[str], count: int) -> list[str]:
+    """The prompt of each of `count` samples; empty where there is none."""
+    prompts = prompts or [""]
+    return [prompts[row * len(prompts) // count] for row in range(count)]

@@ -1,0 +1,104 @@
+"""Batches of the tasks with sound hold the stored codes, and say which of them are given."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from token_stores import (
+    AUDIO_FRAMES,
+    GRID,
+    LEVELS,
+    SOUND_RATES,
+    make_experiment,
+    with_sound,
+    write_store,
+)
+
+from poet.data.checks import check
+from poet.data.loader import batches, eval_batches
+from poet.specs import UserError
+from poet.tasks.registry import groups, layouts
+
+FRAME = GRID[1] * GRID[2]
+# Video frames 1, 5 and 9 at 8 Hz last 6.25, 31.25 and 56.25 audio frames of 20 ms.
+OPENING = {1: 6, 2: 31, 3: 56}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("sound") / "s", sound=True)
+
+
+@pytest.fixture(scope="module")
+def experiment(store):
+    return with_sound(make_experiment(store.path))
+
+
+@pytest.mark.parametrize("task", sorted(SOUND_RATES))
+def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
+    layout, seen = layouts(experiment)[task], 0
+    for batch in eval_batches(experiment, task, "validation", 4, 9):
+        for tokens in batch["tokens"]:
+            streams = layout.parse(tokens)
+            record = store.records["validation"][seen]
+            for name, codes in streams.items():
+                stored = record.get(name.removesuffix("_in"), np.zeros(1))
+                np.testing.assert_array_equal(codes, stored)
+            seen += 1
+    assert seen == 8
+
+
+def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(experiment):
+    """The same number of frames in every level, in training and, fixed, in evaluation."""
+    task = "audio_video_continuation"
+    alone = experiment.replace(data=experiment.data.replace(rates={task: 1.0}, batch=20))
+    (iterator,) = batches(alone).values()
+    rows = np.concatenate([batch["known"] for batch in itertools.islice(iterator, 4)])
+    assert rows.dtype == np.int32 and rows.shape == (80, 1 + LEVELS)
+    expected = {(n * FRAME, *[frames] * LEVELS) for n, frames in OPENING.items()}
+    assert set(map(tuple, rows.tolist())) == expected
+    (batch,) = eval_batches(experiment, task, "train", 8, 1)
+    assert np.all(batch["known"] == [2 * FRAME, *[31] * LEVELS]), "EVAL.known_frames = 5"
+
+
+def test_other_tasks_are_given_nothing(experiment):
+    for group, iterator in batches(experiment).items():
+        layout, rates = groups(experiment)[group]
+        if "audio_video_continuation" not in rates:
+            known = next(iterator)["known"]
+            assert known.shape[1] == len(layout.loss_spans) and not known.any()
+
+
+def test_a_store_with_sound_feeds_them_and_one_without_is_refused(store, experiment, tmp_path):
+    manifest = check(experiment, tokenizer="abc", audio_tokenizer="heard")
+    assert manifest.audio.grid == (LEVELS, AUDIO_FRAMES, 1)
+    mute = with_sound(make_experiment(write_store(tmp_path / "mute").path))
+    with pytest.raises(UserError, match="lacks the streams audio.*with AUDIO_TOKENIZER.path set"):
+        check(mute)
+    # Tasks without sound read a store with it, whatever made the sound.
+    check(make_experiment(store.path), tokenizer="abc")
+
+
+def test_a_run_without_an_audio_tokenizer_is_refused(experiment):
+    spec = experiment.audio_tokenizer.replace(path="")
+    with pytest.raises(UserError, match="needs sound and this run has none: set AUDIO_TOKENIZER"):
+        check(experiment.replace(audio_tokenizer=spec))
+
+
+def test_sound_of_another_tokenizer_or_format_is_refused(experiment):
+    with pytest.raises(UserError, match="audio.fingerprint is 'heard', not 'other'"):
+        check(experiment, audio_tokenizer="other")
+    longer = experiment.audio_tokenizer.replace(strides=(2, 4, 5, 4))
+    with pytest.raises(UserError, match=r"audio.grid is \[2, 56, 1\], not \[2, 112, 1\]"):
+        check(experiment.replace(audio_tokenizer=longer))
+    more = experiment.vocabulary.replace(audio_levels=3)
+    with pytest.raises(UserError, match=r"audio.grid is \[2, 56, 1\], not \[3, 56, 1\]"):
+        check(experiment.replace(vocabulary=more))
+    faster = experiment.replace(
+        clip=experiment.clip.replace(sample_rate_hz=24_000),
+        audio_tokenizer=experiment.audio_tokenizer.replace(sample_rate_hz=24_000),
+    )
+    with pytest.raises(UserError, match="CLIP.sample_rate_hz = 16000, this run has 24000"):
+        check(faster)

@@ -1,0 +1,77 @@
+"""Exports of tasks with sound against the generator that they came from."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "sampling"))
+
+import tiny  # noqa: E402
+
+from poet.serving import export as exporting  # noqa: E402
+from poet.serving.runtime import Runtime  # noqa: E402
+from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (3, 5, 16, 16, 3)).astype(np.uint8)
+SOUNDS = RNG.integers(-8000, 8000, (3, 5000)).astype(np.int16)
+# What one program and another make of the same codes may round to neighbouring int16 values.
+ROUNDING = 1
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny.generator(SampleSpec(seed=3), sound=True)
+
+
+def test_a_continuation_is_given_its_opening_and_draws_both_streams(generator, tmp_path):
+    """Three samples through programs of batch 2; the sound's opening is forced inside the loop."""
+    task = "audio_video_continuation"
+    spec = ExportSpec(task=task, batch=2, known_frames=3)
+    runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
+    opening = dict(known_video=PIXELS[:, :3], known_audio=SOUNDS[:, :3000])
+    result = runtime.generate(**opening)
+    known = generator.encode_known(task, 3, PIXELS, SOUNDS)
+    tokens = generator.tokens(task, 3, known=known, batch=2)
+    np.testing.assert_array_equal(result.tokens, tokens)
+    drawn = generator.detokenize(task, tokens)
+    np.testing.assert_array_equal(result.video, drawn.video)
+    assert result.audio.dtype == np.int16 and result.audio.shape == (3, 5000)
+    np.testing.assert_allclose(result.audio.astype(int), drawn.audio, atol=ROUNDING)
+    with pytest.raises(UserError, match="give known_audio"):
+        runtime.generate(known_video=PIXELS[:, :3])
+    with pytest.raises(UserError, match="takes no video: drop video"):
+        runtime.generate(**opening, video=PIXELS)
+
+
+@pytest.mark.parametrize(
+    "task, given", [("video_to_audio", {"video": PIXELS}), ("audio_to_video", {"audio": SOUNDS})]
+)
+def test_a_condition_is_tokenized_and_leads_the_output(generator, tmp_path, task, given):
+    spec = ExportSpec(task=task, batch=2)
+    runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
+    result = runtime.generate(**given)
+    condition = generator.encode_condition(task, given.get("video"), given.get("audio"))
+    tokens = generator.tokens(task, 3, condition=condition, batch=2)
+    np.testing.assert_array_equal(result.tokens, tokens)
+    drawn = generator.detokenize(task, tokens)
+    if task == "audio_to_video":
+        assert result.audio is None
+        np.testing.assert_array_equal(result.video, drawn.video)
+    else:
+        assert result.video is None
+        np.testing.assert_allclose(result.audio.astype(int), drawn.audio, atol=ROUNDING)
+    with pytest.raises(UserError, match=f"starts from a given {next(iter(given))}: pass"):
+        runtime.generate()
+
+
+def test_sound_without_an_audio_tokenizer_is_refused(generator):
+    silent = generator.experiment.audio_tokenizer.replace(path="")
+    with pytest.raises(UserError, match="text_to_audio needs sound"):
+        exporting.check(
+            generator.experiment.replace(audio_tokenizer=silent), ExportSpec(task="text_to_audio")
+        )
