@@ -19,7 +19,8 @@ DARKEST, BRIGHTEST = -11.5, 0.0
 
 
 def reconstructions(experiment: Experiment) -> Hook:
-    """Spectrograms of sounds above those of what the weights make of them, and their mel distance.
+    """Spectrograms of sounds above those of what the weights make of them, and their mean difference
+    in nepers.
 
     The sounds are of the training split.  Nothing is read if TRAIN.sample_every is 0.
     """
@@ -38,7 +39,7 @@ def reconstructions(experiment: Experiment) -> Hook:
         stacked = np.concatenate([np.concatenate(list(p), axis=1) for p in pictures], axis=0)
         shown = np.round(255 * stacked).astype(np.uint8)
         return Report(
-            scalars={"log_mel_distance": float(distance)},
+            scalars={"spectrogram_difference": float(distance)},
             images={"spectrograms": np.repeat(shown[..., None], 3, axis=-1)},
         )
 

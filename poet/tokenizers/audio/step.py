@@ -47,7 +47,10 @@ def init(
         return state | {"codebooks": rvq.empty(experiment.audio_tokenizer)}
     weights = {name: value for name, value in start.items() if name != "codebooks"}
     vectors = jnp.asarray(start["codebooks"])
-    usage = jnp.full(vectors.shape[:2], 2 * max(experiment.audio_train.dead_below, 1e-3))
+    spec, batch = experiment.audio_tokenizer, experiment.tokenizer_train.batch
+    # As if every code had been used alike: trained codebooks neither jump nor count as dead.
+    alike = batch * spec.frames(experiment.audio_train.samples) / spec.codes
+    usage = jnp.full(vectors.shape[:2], max(alike, 2 * experiment.audio_train.dead_below))
     books = {"vectors": vectors, "usage": usage, "sums": vectors * usage[..., None]}
     return adversarial.init(nets, key, weights) | {"codebooks": books}
 
