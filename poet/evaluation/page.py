@@ -47,6 +47,7 @@ td.number, th.number { text-align: right; white-space: nowrap; }
   gap: 16px; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
+.card audio { width: 100%; max-width: 256px; }
 .card img, .card video { width: 100%; max-width: 256px; border-radius: 8px; display: block;
   image-rendering: auto; background: var(--card); }
 .row { margin: 0 0 18px; }
@@ -79,7 +80,7 @@ ul.plain { padding-left: 1.1em; margin: 4px 0 12px; }
 # A page that asks for nothing: no script, no address of any kind but data inside it.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
-MIME = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4"}
+MIME = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".wav": "audio/wav"}
 
 
 def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -143,13 +144,19 @@ def table(rows: Sequence[tables.Row], caption: str = "") -> str:
 
 
 def media(path: Path, alt: str) -> str:
-    """A GIF, PNG or MP4 inside the page; a file that is not there is said to be missing."""
+    """A GIF, PNG, MP4 or WAV inside the page; a file that is not there is said to be missing.
+
+    What may sound has controls, and is silent until it is asked.
+    """
     mime = MIME.get(path.suffix.lower())
     if mime is None or not path.is_file():
         return missing(f"{path.name} is missing")
     data = f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
     if mime.startswith("video/"):
-        return f'<video src="{data}" aria-label="{text(alt)}" autoplay loop muted playsinline></video>'
+        shown = "autoplay loop muted playsinline controls"
+        return f'<video src="{data}" aria-label="{text(alt)}" {shown}></video>'
+    if mime.startswith("audio/"):
+        return f'<audio src="{data}" aria-label="{text(alt)}" controls></audio>'
     return f'<img src="{data}" alt="{text(alt)}">'
 
 

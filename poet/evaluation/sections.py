@@ -19,6 +19,10 @@ CAPTIONS_SHOWN = 8
 SKIPPED_SHOWN = 5
 # Lines with fewer points show them.
 MARKED_POINTS = 30
+# What is shown of a sample: a GIF moves by itself everywhere, an MP4 alone has the sound, and a strip
+# of frames is the last resort.
+SILENT = (".gif", ".mp4", ".png")
+SOUNDING = (".mp4", ".wav", ".gif", ".png")
 
 
 # ---------------------------------------------------------------------------- what was done
@@ -84,6 +88,7 @@ def _data_rows(manifest: Json) -> Iterator[Json]:
                 "codes": found["codes"],
                 "distinct codes": found["used"],
                 "unigram_entropy_nats": found["entropy_nats"],
+                **({"without sound": split.get("silent", 0)} if stream == "audio" else {}),
             }
 
 
@@ -291,14 +296,13 @@ def _clips(folder: Path | None) -> Iterator[tuple[Path, str]]:
     """Each sample of `generate.json` with what it was made from."""
     made = read_json(folder / "generate.json" if folder else None) or {}
     for sample in made.get("samples", ()):
-        best = min(sample["files"], key=_preference)
+        suffixes = [Path(file).suffix for file in sample["files"]]
+        order = SOUNDING if ".wav" in suffixes else SILENT
+        best = min(sample["files"], key=lambda file: _rank(Path(file).suffix, order))
         yield folder / best, sample["prompt"] or made["task"].replace("_", " ")
 
 
-def _preference(file: str) -> int:
-    """A GIF moves by itself everywhere; a strip of frames is the last resort."""
-    order = (".gif", ".mp4", ".png")
-    suffix = Path(file).suffix
+def _rank(suffix: str, order: Sequence[str]) -> int:
     return order.index(suffix) if suffix in order else len(order)
 
 

@@ -242,6 +242,24 @@ def test_a_lost_picture_is_said_not_faked(tmp_path: Path):
     assert "000.gif is missing" in page.text and "img" not in [tag for tag, _ in page.tags]
 
 
+def test_samples_with_sound_are_shown_by_what_sounds(tmp_path: Path):
+    """A silent sample moves by itself; one with a wav beside it has controls to hear it with."""
+    folder = tmp_path / "generated"
+    write_generated(folder, ["mute", "a door", "rain"])
+    record = json.loads((folder / "generate.json").read_text())
+    for name in ("001.wav", "002.wav"):
+        media.write_wav(folder / name, np.arange(800, dtype=np.int16), 8000)
+    record["samples"][1]["files"].append("001.wav")
+    record["samples"][2]["files"] = ["002.wav"]
+    write_json(folder / "generate.json", record)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    shown = {tag: attrs for tag, attrs in page.tags if tag in ("img", "video", "audio")}
+    assert "controls" in shown["video"] and "controls" in shown["audio"]
+    for tag, name in (("img", "000.gif"), ("video", "001.mp4"), ("audio", "002.wav")):
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        assert shown[tag]["src"].endswith(data)
+
+
 def test_stages_may_be_one_file_each_in_the_order_they_ended(tmp_path: Path):
     import os
 

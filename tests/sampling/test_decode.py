@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
+from poet import mesh as mesh_lib
+from poet.mesh import batch_sharding
 from poet.sampling.decode import Decoder, Plan, given_tokens
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import SampleSpec, UserError
+from poet.specs import MeshSpec, SampleSpec, UserError
 from poet.tasks.layout import Format, build_layout
 from poet.vocabulary import Special, Vocabulary
 
@@ -141,6 +143,30 @@ def test_two_output_streams_and_four_audio_levels(known):
     spans = [codes["video"], *np.split(codes["audio"], 4, axis=1)]
     opening = [span[:, :k] for span, k in zip(spans, known or (0,) * 5)]
     np.testing.assert_array_equal(np.concatenate(opening, axis=1), codes_BxK)
+
+
+def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
+    """Two devices share the batch: forced ids and boundary tokens lie as drawn ones do."""
+    layout = build_layout(
+        task_token=Special.TASK_VIDEO_AUDIO,
+        text=False,
+        condition=(),
+        output=("video", "audio"),
+        fmt=Format(video=(1, 2, 1), text_length=8, audio_frames=3),
+        vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
+    )
+    plan = Plan(layout=layout, known=(1, 2, 0, 1, 2))
+    given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
+    knobs, rows = Knobs.of(GREEDY), np.arange(4)
+    alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs)
+    mesh = mesh_lib.build(MeshSpec(fsdp=2), jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        halves = batch_sharding(mesh)
+        placed = [jax.device_put(a, halves) for a in np.split(given, [plan.prefilled], axis=1)]
+        decoder = Decoder(tiny.model(), plan)
+        cache, x_RxD = decoder.prefill(tiny.params(), placed[0])
+        tokens, _ = decoder.decode(tiny.params(), cache, x_RxD, rows, knobs, placed[1])
+    np.testing.assert_array_equal(np.asarray(tokens), alone[:, plan.prefilled :])
 
 
 def test_a_missing_condition_is_named():
