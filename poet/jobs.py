@@ -61,6 +61,7 @@ class _TokenizerRun:
 def tokenizer_train(experiment: Experiment, workdir: str) -> int:
     """Trains the tokenizer of TOKENIZER_TRAIN.modality; at the end it lies in WORKDIR/tokenizer."""
     spec = experiment.tokenizer_train
+    _refuse_frozen(f"{spec.modality.upper()}_TOKENIZER", experiment)
     if not spec.folders:
         raise UserError(
             "TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips, or several of "
@@ -86,7 +87,8 @@ def tokenizer_train(experiment: Experiment, workdir: str) -> int:
     return _exit_code(outcome)
 
 
-def _refuse_frozen(name: str, path: str) -> None:
+def _refuse_frozen(name: str, experiment: Experiment) -> None:
+    path = getattr(experiment, name.lower()).path
     if path:
         raise UserError(
             f"{name}.path = {path!r} names frozen weights, which are not trained further: pass "
@@ -101,7 +103,6 @@ def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
     from poet.evaluation import hooks
     from poet.tokenizers.video import training
 
-    _refuse_frozen("VIDEO_TOKENIZER", experiment.video_tokenizer.path)
     spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
     batches = {
         name: pixel_batches(
@@ -134,7 +135,6 @@ def _audio_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
     from poet.evaluation import sound_hooks
     from poet.tokenizers.audio import training
 
-    _refuse_frozen("AUDIO_TOKENIZER", experiment.audio_tokenizer.path)
     spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
     batches = sound_batches(
         spec.folders,

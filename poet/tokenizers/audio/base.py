@@ -271,7 +271,7 @@ def init(spec: AudioTokenizerSpec, key: jax.Array) -> Tree:
 
 def random_params(spec: AudioTokenizerSpec, seed: int = 0) -> Tree:
     """`init` as numpy arrays: an untrained network, for tests and for measuring speed."""
-    return jax.tree.map(np.asarray, init(spec, jax.random.key(seed)))
+    return jax.tree.map(np.asarray, jax.jit(functools.partial(init, spec))(jax.random.key(seed)))
 
 
 def load_audio_tokenizer(
