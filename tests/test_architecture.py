@@ -121,3 +121,9 @@ def test_model_step_sampling_and_runtime_run_without_tensorflow() -> None:
         "print('ok')"
     )
     assert run_python(code).strip().endswith("ok")
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports them as top-level modules, so that two of one name cannot both be collected."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
