@@ -262,11 +262,28 @@ def _frozen_audio_tokenizer(experiment: Experiment, **options: Any) -> Any:
     return load_audio_tokenizer(experiment.audio_tokenizer, **options)
 
 
+def _pieces(experiment: Experiment) -> Any:
+    """The vocabulary of written text; None for a run that writes none."""
+    if not experiment.text.pieces:
+        return None
+    from poet.tokenizers.pieces import load_pieces
+
+    pieces = load_pieces(experiment.text.pieces)
+    if pieces.size > experiment.vocabulary.text_pieces:
+        raise UserError(
+            f"TEXT.pieces = {experiment.text.pieces!r} has {pieces.size} pieces, more than "
+            f"VOCABULARY.text_pieces = {experiment.vocabulary.text_pieces}: set that to {pieces.size}"
+        )
+    return pieces
+
+
 def tokenize(experiment: Experiment) -> None:
     """Writes the token store STORE.path from STORE.source.
 
-    It holds sound if AUDIO_TOKENIZER.path is set.
+    It holds sound if AUDIO_TOKENIZER.path is set, captions to be written if TEXT.pieces is, and the
+    conditions that the tasks of DATA.rates take.
     """
+    from poet.tasks import registry
     from poet.store.writer import tokenize as write_store
     from poet.tokenizers.text import load_text_encoder
 
@@ -281,6 +298,9 @@ def tokenize(experiment: Experiment) -> None:
         text=load_text_encoder(experiment.text),
         audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
         audio_levels=experiment.vocabulary.audio_levels,
+        pieces=_pieces(experiment),
+        conditions=registry.made_conditions(experiment),
+        conditioning_spec=experiment.conditioning,
     )
     for split, info in manifest.splits.items():
         silent = f", {info.silent} without sound" if manifest.audio else ""
@@ -302,10 +322,12 @@ def train(experiment: Experiment, workdir: str) -> int:
     if not experiment.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
     sound = _frozen_audio_tokenizer(experiment) if registry.has_audio(experiment) else None
+    pieces = _pieces(experiment)
     check(
         experiment,
         tokenizer=_frozen_video_tokenizer(experiment).fingerprint,
         audio_tokenizer=sound.fingerprint if sound else None,
+        pieces=pieces.fingerprint if pieces else None,
         process_count=jax.process_count(),
     )
     with _mesh(experiment) as mesh:

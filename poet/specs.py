@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 from poet.spec_base import (
     DTYPES,
@@ -90,15 +91,56 @@ class VocabularySpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSpec(Spec):
-    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper)."""
+    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper).
+
+    `pieces` is the SentencePiece model of text that is *written* (captions), at `length` positions
+    too; empty for a run that writes none.
+    """
 
     encoder: str = "minilm"
     length: int = 64
     width: int = 384
     path: str = ""
+    pieces: str = ""
 
     def validate(self) -> None:
         self.require_positive("length", "width")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditioningSpec(Spec):
+    """Conditions made from a clip's pixels (`poet.conditioning`; spec §1.4, §2.6).
+
+    `outpainting` and `inpainting` list regions, one of which is drawn for each clip by its key;
+    `interpolation_frames` are given at both ends; of `prediction_latents` latent frames at most the
+    first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
+    `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
+    source's own), 'flat', or the ONNX file of a network such as MiDaS.
+    """
+
+    BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
+
+    outpainting: tuple[str, ...] = (
+        "horizontal", "vertical", "central", "top_left", "dynamic_vertical"
+    )
+    inpainting: tuple[str, ...] = ("central", "top_left", "dynamic_central")
+    interpolation_frames: int = 1
+    prediction_latents: int = 3
+    flow: str = "dis"
+    flow_scale: float = 0.1
+    depth: str = "dataset"
+    seed: int = 0
+
+    def validate(self) -> None:
+        self.require_positive("interpolation_frames", "prediction_latents", "flow_scale")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for field in ("outpainting", "inpainting"):
+            allowed = ", ".join(defaults[field])
+            known = set(getattr(self, field)) <= set(defaults[field])
+            named = bool(getattr(self, field))
+            self.require(known and named, field, f"name regions among {allowed}")
+        self.require(self.flow not in ("", "dataset", "flat"), "flow", "is 'dis' or an ONNX file")
+        self.require(self.depth not in ("", "dis"), "depth", "is 'dataset', 'flat' or an ONNX file")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,19 +259,22 @@ class DataSpec(Spec):
     """The mixture: a token store, a rate per task, and clips per step of each group.
 
     `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
-    when `equal_tokens` is set.  `text_dropout` hides the text of that share of samples, so that
+    when `equal_tokens` is set, in multiples of `batch_multiple`, or of `batch` where that is 0: the
+    devices that share a batch must divide it.  `text_dropout` hides the text of that share of samples, so that
     classifier-free guidance has an unconditional branch (spec §1.3: 10 %).
     """
 
     store: str = ""
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
     batch: int = 16
+    batch_multiple: int = 0
     equal_tokens: bool = True
     text_dropout: float = 0.1
     seed: int = 0
 
     def validate(self) -> None:
         self.require_positive("batch")
+        self.require(self.batch_multiple >= 0, "batch_multiple", "must not be negative")
         self.require(0 <= self.text_dropout < 1, "text_dropout", "must lie in [0, 1)")
         self.require(all(r >= 0 for r in self.rates.values()), "rates", "must not be negative")
         if self.rates:
@@ -329,6 +374,7 @@ class Experiment(Spec):
     video_tokenizer: VideoTokenizerSpec = VideoTokenizerSpec()
     audio_tokenizer: AudioTokenizerSpec = AudioTokenizerSpec()
     text: TextSpec = TextSpec()
+    conditioning: ConditioningSpec = ConditioningSpec()
     model: ModelSpec = ModelSpec()
     mesh: MeshSpec = MeshSpec()
     optimizer: OptimizerSpec = OptimizerSpec()

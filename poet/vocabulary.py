@@ -41,10 +41,12 @@ class Special(enum.IntEnum):
     TASK_VIDEO_AUDIO = 34
     TASK_TEXT = 35
     RES_PORTRAIT = 64
+    DURATION_0 = 96  # The one of n latent frames is DURATION_0 + n.
     SOURCE_0 = 128
 
 
 SOURCES = 128
+DURATIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Vocabulary:
     def source(self) -> Range:
         """Ids of the `<source>` token: which data source the output should look like."""
         return Range(Special.SOURCE_0, Special.SOURCE_0 + SOURCES, "special", 0)
+
+    def duration(self, latents: int) -> Range:
+        """The one-id range of the token of that many latent frames, 1..31."""
+        low = Special.DURATION_0 + latents
+        return Range(low, low + 1, "special", 0)
 
     def audio(self, level: int) -> Range:
         """Ids of one residual level; levels never share ids."""

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any
 
+from poet import conditioning
 from poet.data.tasks import stored_features
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest, TextInfo, check_store, code_bits
 from poet.store.reader import check_split, load_manifest
-from poet.tasks.registry import group_batches, groups, has_audio, run_format
+from poet.tasks.registry import (
+    Task,
+    group_batches,
+    groups,
+    has_audio,
+    made_conditions,
+    mixture,
+    run_format,
+    run_layout,
+)
 
 TRAIN_SPLIT = "train"
+
+# Stream -> what a store is made with to have it; that of a condition follows from the mixture.
+REMEDIES = {"audio": "AUDIO_TOKENIZER.path set", "pieces": "TEXT.pieces set"}
 
 
 def check(
@@ -18,6 +31,7 @@ def check(
     *,
     tokenizer: str | None = None,
     audio_tokenizer: str | None = None,
+    pieces: str | None = None,
     split: str = TRAIN_SPLIT,
     process_count: int = 1,
 ) -> Manifest:
@@ -26,6 +40,7 @@ def check(
     Args:
       tokenizer: fingerprint of the video tokenizer that decodes the output; None is not compared.
       audio_tokenizer: that of the audio tokenizer, where a task of the mixture has sound.
+      pieces: that of the text pieces, where a task writes.
       split: the split to be trained on.
       process_count: processes that share the files of the split.
 
@@ -38,8 +53,8 @@ def check(
     table = groups(experiment)
     manifest = load_manifest(experiment.data.store)
     _check_clip(experiment, manifest)
-    for layout, rates in table.values():
-        _check_streams(experiment, manifest, stored_features(layout), sorted(rates))
+    for task in mixture(experiment):
+        _check_streams(experiment, manifest, task)
     has_text = any(layout.text_span for layout, _ in table.values())
     text = experiment.text
     check_store(
@@ -50,20 +65,30 @@ def check(
         text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width)
         if has_text
         else None,
-        audio=_audio_stream(experiment, audio_tokenizer) if has_audio(experiment) else None,
+        streams=_other_streams(experiment, tokenizer, audio_tokenizer, pieces),
     )
     _check_split(experiment, manifest, split, process_count)
     return manifest
 
 
-def _audio_stream(experiment: Experiment, fingerprint: str | None) -> dict[str, Any]:
-    """Fields that the store's stream of audio must have."""
-    vocabulary = experiment.vocabulary
-    return {
-        "fingerprint": fingerprint,
-        "grid": [vocabulary.audio_levels, run_format(experiment).audio_frames, 1],
-        "bits": code_bits(vocabulary.audio_codes),
-    }
+def _other_streams(
+    experiment: Experiment, tokenizer: str | None, audio: str | None, pieces: str | None
+) -> dict[str, dict[str, Any]]:
+    """Fields that the streams beside the video must have, for those that the mixture takes."""
+    vocabulary, streams = experiment.vocabulary, {}
+    if has_audio(experiment):
+        streams["audio"] = {
+            "fingerprint": audio,
+            "grid": [vocabulary.audio_levels, run_format(experiment).audio_frames, 1],
+            "bits": code_bits(vocabulary.audio_codes),
+        }
+    if any(task.writes for task in mixture(experiment)):
+        streams["pieces"] = {"fingerprint": pieces, "grid": [experiment.text.length, 1, 1]}
+    if tokenizer is not None:
+        for name in made_conditions(experiment):
+            made_by = conditioning.fingerprint(name, experiment.conditioning, tokenizer)
+            streams[name] = {"fingerprint": made_by}
+    return streams
 
 
 def _check_clip(experiment: Experiment, manifest: Manifest) -> None:
@@ -79,21 +104,17 @@ def _check_clip(experiment: Experiment, manifest: Manifest) -> None:
             )
 
 
-def _check_streams(
-    experiment: Experiment, manifest: Manifest, features: Sequence[str], tasks: Sequence[str]
-) -> None:
+def _check_streams(experiment: Experiment, manifest: Manifest, task: Task) -> None:
     present = {*manifest.plan.streams, "text_states", "text_length"}
+    features = stored_features(task, run_layout(experiment, task))
     missing = [name for name in features if name not in present]
     if missing:
+        remedies = [REMEDIES.get(name, f"{task.name} in DATA.rates") for name in missing]
         raise UserError(
             f"the token store {experiment.data.store} lacks the streams {', '.join(missing)} "
-            f"that {', '.join(tasks)} need (it has {', '.join(sorted(manifest.plan.streams))}): "
-            f"tokenize again{_remedy(missing)}, or set their rates to 0"
+            f"that {task.name} needs (it has {', '.join(sorted(manifest.plan.streams))}): "
+            f"tokenize again with {' and '.join(remedies)}, or set its rate to 0"
         )
-
-
-def _remedy(missing: Sequence[str]) -> str:
-    return " with AUDIO_TOKENIZER.path set" if "audio" in missing else ""
 
 
 def _check_split(

@@ -20,16 +20,10 @@ from poet.tasks.registry import Task, known_codes, run_layout
 Example = dict[str, Any]
 Preprocessor = Callable[[Any], Any]
 
-# Stream of a layout -> feature of the store whose leading codes fill it.  A stream without an entry
-# is stored under its own name; None needs nothing stored and is filled with code 0.
-STORED: dict[str, str | None] = {
-    "image": "video", "image_in": "video", "video_in": "video", "audio_in": "audio", "source": None
-}
 
-
-def stored_features(layout: Layout) -> tuple[str, ...]:
-    """Features of the store that a layout's batches are made from."""
-    names = {STORED.get(stream, stream) for stream in layout.streams}
+def stored_features(task: Task, layout: Layout) -> tuple[str, ...]:
+    """Features of the store that the batches of a task in its layout are made from."""
+    names = {task.stored(stream) for stream in layout.streams}
     if layout.text_span:
         names |= {"text_states", "text_length"}
     return tuple(sorted(name for name in names if name))
@@ -89,12 +83,12 @@ def mapped(function: Callable[[Example], Example]) -> Preprocessor:
     )
 
 
-def cut_streams(layout: Layout) -> Callable[[Example], Example]:
+def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
     """Adds every stream of the layout: int32 [elements] of local codes."""
     tf = tensorflow()
 
     def cut(name: str, size: int, example: Example) -> Any:
-        stored = STORED.get(name, name)
+        stored = task.stored(name)
         codes = tf.zeros([size], tf.int32) if stored is None else example[stored][:size]
         return tf.ensure_shape(tf.cast(codes, tf.int32), [size])
 
@@ -187,14 +181,14 @@ def _build(
 ) -> Any:
     layout = run_layout(experiment, task)
     codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
-    steps = [cut_streams(layout), give_latents(*latents, codes_LxP, seed_2("known"))]
+    steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"))]
     if layout.text_span:
         steps.append(hide_text(share, seed_2("text")))
     tf = tensorflow()
     return seqio().Task(
         task.name,
         source=_source_class()(
-            experiment.data.store, stored_features(layout), start, seed_2("order")
+            experiment.data.store, stored_features(task, layout), start, seed_2("order")
         ),
         output_features={
             name: seqio().ContinuousFeature(dtype=tf.as_dtype(dtype), rank=rank)

@@ -62,14 +62,17 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     items = max(len(prompts), len(given), 1)
     shown = _with_condition(task, drawn, given, places(len(given), items, request.num))
     labels = _labels(prompts, items * request.num)
-    return write_outputs(shown.video, labels, request.out, experiment.clip, details, shown.audio)
+    return write_outputs(shown, labels, request.out, experiment.clip, details)
 
 
 def _with_condition(task: Task, drawn: Drawn, given: Given, index: np.ndarray) -> Drawn:
     """What was drawn beside the video or the sound that it was drawn for."""
-    video = given.videos[index] if "video" in task.condition else drawn.video
-    audio = given.sounds[index] if "audio" in task.condition else drawn.audio
-    return Drawn(video=video, audio=audio)
+    video, audio = drawn.video, drawn.audio
+    if video is None and "video" in task.condition:
+        video = given.videos[index]
+    if audio is None and "audio" in task.condition:
+        audio = given.sounds[index]
+    return Drawn(video=video, audio=audio, texts=drawn.texts)
 
 
 def _labels(prompts: Sequence[str], count: int) -> list[str]:

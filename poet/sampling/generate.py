@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from poet import checkpoint as checkpoint_lib
+from poet import conditioning
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import Decoder, Plan, given_tokens
 from poet.sampling.requests import DEFAULT_BATCH, Given, check_request, known_latents
@@ -26,6 +27,7 @@ from poet.specs import Experiment, SampleSpec, UserError
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, known_codes, run_format, run_layout
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
+from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.vocabulary import SOURCES
@@ -43,13 +45,14 @@ class Text(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What N samples show and sound like, each None where the task does not draw it.
+    """What N samples show, sound like and say, each None where the task does not draw it.
 
-    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].
+    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.
     """
 
     video: np.ndarray | None = None
     audio: np.ndarray | None = None
+    texts: list[str] | None = None
 
 
 # ------------------------------------------------------------------------------- the Python API
@@ -97,6 +100,11 @@ class Generator:
         return self._text_encoder or load_text_encoder(self.experiment.text)
 
     @functools.cached_property
+    def pieces(self) -> Pieces:
+        """Loaded when a task first needs it."""
+        return load_pieces(self.experiment.text.pieces)
+
+    @functools.cached_property
     def audio_tokenizer(self) -> AudioTokenizer:
         """Loaded when a task first needs it."""
         return self._audio_tokenizer or load_audio_tokenizer(self.experiment.audio_tokenizer)
@@ -109,6 +117,7 @@ class Generator:
         negative_prompt: str = "",
         clips: np.ndarray | None = None,
         sounds: np.ndarray | None = None,
+        depths: np.ndarray | None = None,
         known_frames: int = 0,
         count: int = 1,
         sample: SampleSpec | None = None,
@@ -121,10 +130,13 @@ class Generator:
           prompts: one or more for a task with text, none for one without.
           negative_prompt: what guidance leads away from; empty means no text at all.
           clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output, or whole
-            clips for a task that is conditioned on video.  Prompts and clips pair up, one of
-            either serves all of the other.
+            clips for a task that is conditioned on video, from which a condition such as a mask or a
+            structure is made as `CONDITIONING` says.  Prompts and clips pair up, one of either serves
+            all of the other.
           sounds: int16 or floats in [-1, 1] [n, F] at CLIP.sample_rate_hz: those of `clips` where
             the task continues them, or the condition of a task that is conditioned on audio.
+          depths: distances [n, T, h, w] of the clips, any size and scale, for a task that takes
+            their structure with `CONDITIONING.depth` = 'dataset'.
           known_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
@@ -134,7 +146,9 @@ class Generator:
           UserError: the request does not fit the task.
         """
         given = Given(videos=clips, sounds=sounds)
-        check_request(self.experiment, task, prompts, known_frames, len(given))
+        check_request(
+            self.experiment, task, prompts, known_frames, len(given), depths is not None
+        )
         items = max(len(prompts), len(given), 1)
         text = negative = condition = known = None
         if prompts:
@@ -142,7 +156,7 @@ class Generator:
             negative = _spread(self.encode_text([negative_prompt]), items, count)
         if len(given):
             index = places(len(given), items, count)
-            found = self.encode_condition(task, clips, sounds).items()
+            found = self.encode_condition(task, clips, sounds, depths).items()
             condition = {name: codes[index] for name, codes in found}
         if known_frames:
             known = self.encode_known(task, known_frames, clips, sounds)[index]
@@ -169,8 +183,8 @@ class Generator:
 
         Args:
           text, negative: states of N texts; absent means no text.
-          condition: codes [N, n] of every stream that the task is conditioned on, "video_in" or
-            "audio_in".
+          condition: codes [N, n] of every stream that the task is conditioned on: "video_in",
+            "image_in" or "audio_in".
           known: codes [N, K] that open the output, in the order of `encode_known`.
           source: the data source whose look is asked for, an index below 128.
         """
@@ -219,18 +233,43 @@ class Generator:
         return Text(encoded.states_BxLxD, encoded.lengths_B)
 
     def encode_condition(
-        self, task: str, clips: np.ndarray | None, sounds: np.ndarray | None
+        self,
+        task: str,
+        clips: np.ndarray | None,
+        sounds: np.ndarray | None,
+        depths: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Codes [n, N] of the streams that a task is conditioned on, by name in its layout."""
-        clip, streams = self.experiment.clip, {}
+        streams = {}
         for stream in get_task(task).condition:
             if stream == "audio":
                 frames = run_format(self.experiment).audio_frames
                 codes = self.encode_sounds(_needed(task, "sound", sounds), frames)
             else:
-                codes = self.encode_frames(_needed(task, "video", clips), clip.frames)
+                shown = self.show_condition(task, _needed(task, "video", clips), depths)
+                frames = 1 if stream == "image" else self.experiment.clip.frames
+                codes = self.encode_frames(shown, frames)
             streams[f"{stream}_in"] = codes
         return streams
+
+    def show_condition(
+        self, task: str, clips: np.ndarray, depths: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What a task sees of clips uint8 [n, T, H, W, 3]: the clips, or what is made from each.
+
+        A clip's place is its name for what `CONDITIONING` leaves to chance.
+        """
+        made = get_task(task).made
+        if not made:
+            return clips
+        factor = self.experiment.video_tokenizer.factor[0]
+        return np.stack([
+            conditioning.make(
+                made, clip, self.experiment.conditioning, key=str(row), factor=factor,
+                depth=None if depths is None else depths[row],
+            )
+            for row, clip in enumerate(clips)
+        ])
 
     def encode_known(
         self, task: str, known_frames: int, clips: np.ndarray | None, sounds: np.ndarray | None
@@ -279,17 +318,19 @@ class Generator:
         """What the output streams of whole sequences show and sound like."""
         layout = make_layout(self.experiment, task)
         streams = layout.parse(tokens_NxS)
-        video = audio = None
+        video = audio = texts = None
         for stream in layout.output_streams:
             codes_NxM = streams[stream]
             if stream == "audio":
                 levels = self.experiment.vocabulary.audio_levels
                 codes_NxLxf = codes_NxM.reshape(len(codes_NxM), levels, -1)
                 audio = self.audio_tokenizer.decode(codes_NxLxf, self.experiment.clip.samples)
+            elif stream == "pieces":
+                texts = self.pieces.decode(np.minimum(codes_NxM, self.pieces.size - 1))
             else:
                 grid = next(s.segment.grid for s in layout.loss_spans if s.segment.stream == stream)
                 video = self.video_tokenizer.decode(codes_NxM.reshape(-1, *grid))
-        return Drawn(video=video, audio=audio)
+        return Drawn(video=video, audio=audio, texts=texts)
 
 
 def _needed(task: str, what: str, given: np.ndarray | None) -> np.ndarray:

@@ -13,44 +13,52 @@ from poet.specs import ClipSpec
 
 
 def write_outputs(
-    videos: np.ndarray | None,
+    drawn: Any,
     prompts: Sequence[str],
     out_dir: str | Path,
     clip: ClipSpec,
     details: dict[str, Any],
-    sounds: np.ndarray | None = None,
 ) -> list[Path]:
     """Writes each sample as mp4, gif and PNG strip (an image as PNG alone), and `generate.json`.
 
-    Sound goes into the mp4 and into a wav beside it.
+    Sound goes into the mp4 and into a wav beside it, a text into a file of its own and the record.
 
     Args:
-      videos: uint8 [N, T, H, W, 3]; None for sound alone.
+      drawn: video, audio and texts of the N samples, as of `poet.sampling.generate.Drawn`.
       prompts: one label per sample.
       clip: gives the frame rate and the sample rate.
       details: what else `generate.json` records.
-      sounds: int16 [N, S]; None for samples without sound.
     """
     out_dir = Path(out_dir).expanduser()
     files, samples = [], []
     for row, prompt in enumerate(prompts):
-        video, sound = (None if a is None else a[row] for a in (videos, sounds))
-        written = _write_sample(video, sound, out_dir / f"{row:03d}", clip)
+        video, sound, text = (
+            None if a is None else a[row] for a in (drawn.video, drawn.audio, drawn.texts)
+        )
+        written = _write_sample(video, sound, text, out_dir / f"{row:03d}", clip)
         files += written
         names = [path.name for path in written]
-        samples.append({"row": row, "prompt": prompt, "files": names})
+        sample = {"row": row, "prompt": prompt, "files": names}
+        samples.append(sample if text is None else sample | {"text": text})
     record = out_dir / "generate.json"
     made = {**details, "rate_hz": clip.rate_hz, "samples": samples}
-    if sounds is not None:
+    if drawn.audio is not None:
         made["sample_rate_hz"] = clip.sample_rate_hz
     media.write_text(record, json.dumps(made, indent=2))
     return [*files, record]
 
 
 def _write_sample(
-    video: np.ndarray | None, sound: np.ndarray | None, stem: Path, clip: ClipSpec
+    video: np.ndarray | None,
+    sound: np.ndarray | None,
+    text: str | None,
+    stem: Path,
+    clip: ClipSpec,
 ) -> list[Path]:
     files = [] if video is None else _write_video(video, sound, stem, clip)
+    if text is not None:
+        media.write_text(stem.with_suffix(".txt"), text + "\n")
+        files.append(stem.with_suffix(".txt"))
     if sound is not None:
         wav = stem.with_suffix(".wav")
         media.write_wav(wav, sound, clip.sample_rate_hz)

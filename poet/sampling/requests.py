@@ -9,7 +9,7 @@ from typing import Sequence
 
 import numpy as np
 
-from poet import media
+from poet import conditioning, media
 from poet.media import sound as media_sound
 from poet.specs import ClipSpec, Experiment, UserError
 from poet.tasks.registry import TASKS, Task, get_task, run_format, run_layout
@@ -53,9 +53,15 @@ class Given:
 
 
 def check_request(
-    experiment: Experiment, task: str, prompts: Sequence[str], known_frames: int, clips: int
+    experiment: Experiment,
+    task: str,
+    prompts: Sequence[str],
+    known_frames: int,
+    clips: int,
+    has_depth: bool = False,
 ) -> None:
-    """Raises UserError unless the task can be asked for this; `clips` counts those given."""
+    """Raises UserError unless the task can be asked for this; `clips` counts those given, which
+    may come with distances."""
     declared = get_task(task)
     run_layout(experiment, declared)  # Refuses sound in a run without it.
     if isinstance(prompts, str):
@@ -76,6 +82,11 @@ def check_request(
     if declared.condition and not clips:
         what = " and ".join("sound" if s == "audio" else s for s in declared.condition)
         raise UserError(f"task {task} starts from a given {what}: give a file with it as --clip")
+    if declared.made:
+        clip = experiment.clip
+        conditioning.check(
+            declared.made, experiment.conditioning, clip.frames, has_depth=has_depth
+        )
     if clips and not latents and not declared.condition:
         raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
 
@@ -150,7 +161,7 @@ def read_given(
         return Given()
     if task.condition == ("audio",):
         return Given(sounds=np.stack([_read_sound(path, experiment.clip) for path in paths]))
-    frames = experiment.clip.frames if task.condition else known_frames
+    frames = experiment.clip.frames if "video" in task.condition else max(known_frames, 1)
     wanted = experiment.clip.replace(frames=frames)
     clips = {path: media.read_clip(path, wanted) for path in paths}
     videos = np.stack([clips[path].video for path in paths])

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from poet import media
-from poet.specs import AudioTokenizerSpec, VideoTokenizerSpec
+from poet import conditioning, media
+from poet.specs import AudioTokenizerSpec, ConditioningSpec, VideoTokenizerSpec
 from poet.store import reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped, Source
@@ -46,13 +46,25 @@ class TextEncoder(Protocol):
     def __call__(self, texts: Sequence[str]) -> Any: ...
 
 
+class Pieces(Protocol):
+    """See `poet.tokenizers.pieces.Pieces`."""
+
+    size: int
+    fingerprint: str
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray, int]: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The frozen networks of a store; no `audio` makes one without sound."""
+    """The frozen networks of a store; no `audio` makes one without sound, no `pieces` one without
+    captions to be written.  `conditioning` shapes the conditions that its plan names."""
 
     tokenizer: VideoTokenizer
     text: TextEncoder
     audio: AudioTokenizer | None = None
+    pieces: Pieces | None = None
+    conditioning: ConditioningSpec = ConditioningSpec()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +150,7 @@ def encode_batch(
     """Examples as `reader.features` wants them, and how many captions were cut."""
     if not clips:
         return [], 0
-    streams = {"video": _encode_video(clips, plan, encoders.tokenizer)}
-    if encoders.audio is not None:
-        streams["audio"] = _encode_audio(clips, plan, encoders.audio)
+    streams = {name: _encode_stream(name, clips, plan, encoders) for name in plan.streams}
     text = encoders.text([clip.caption for clip in clips])
     examples = []
     for row, (clip, states_LxD, length) in enumerate(
@@ -158,13 +168,47 @@ def encode_batch(
     return examples, int(text.truncated)
 
 
-def _encode_video(
-    clips: Sequence[RawClip], plan: Plan, tokenizer: VideoTokenizer
+def _encode_stream(
+    name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders
 ) -> np.ndarray:
-    """int32 (B, codes).  The last clip fills the batch up, so that one program is compiled."""
-    padded = _filled([clip.video for clip in clips], plan.batch)
-    codes = np.asarray(tokenizer.encode(padded))
-    return _checked(codes, plan.streams["video"])[: len(clips)]
+    """int32 (B, codes) of a stream of the plan."""
+    if name == "audio":
+        return _encode_audio(clips, plan, encoders.audio)
+    if name == "pieces":
+        return _encode_pieces(clips, plan, encoders.pieces)
+    return _encode_video(clips, plan, encoders, name)
+
+
+def _encode_video(
+    clips: Sequence[RawClip], plan: Plan, encoders: Encoders, name: str
+) -> np.ndarray:
+    """int32 (B, codes) of the clips, or of a condition that is made from them.
+
+    The last clip fills the batch up, so that one program is compiled.
+    """
+    shown = [_shown(name, clip, encoders) for clip in clips]
+    codes = np.asarray(encoders.tokenizer.encode(_filled(shown, plan.batch)))
+    return _checked(codes, plan.streams[name])[: len(clips)]
+
+
+def _shown(name: str, clip: RawClip, encoders: Encoders) -> np.ndarray:
+    if name == "video":
+        return clip.video
+    return conditioning.make(
+        name,
+        clip.video,
+        encoders.conditioning,
+        key=clip.key,
+        depth=clip.depth,
+        factor=encoders.tokenizer.spec.factor[0],
+    )
+
+
+def _encode_pieces(clips: Sequence[RawClip], plan: Plan, pieces: Pieces) -> np.ndarray:
+    """int32 (B, pieces) of the captions."""
+    stream = plan.streams["pieces"]
+    ids_BxL, _, _ = pieces.encode([clip.caption for clip in clips], stream.length)
+    return _checked(ids_BxL.reshape(len(clips), *stream.grid), stream)
 
 
 def _encode_audio(

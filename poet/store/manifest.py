@@ -244,7 +244,7 @@ def check_store(
     grid: Sequence[int] | None = None,
     bits: int | None = None,
     text: TextInfo | None = None,
-    audio: Mapping[str, Any] | None = None,
+    streams: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Raises UserError naming all that differs between a store and what a run expects of it.
 
@@ -253,25 +253,22 @@ def check_store(
       grid: latent (t, h, w) of a clip.
       bits: of a visual code.
       text: the text encoder; an empty fingerprint is not compared.
-      audio: fields of the `StreamInfo` of a stream of audio that the store must have.
+      streams: fields of the `StreamInfo` of other streams that the store must have, by name.
       None is not compared, for all of them.
     """
     wanted = {
         "video": {"fingerprint": tokenizer, "grid": grid and list(grid), "bits": bits},
         "text": to_dict(text) if text else {},
-        "audio": dict(audio or {}),
+        **(streams or {}),
     }
     if text and not text.fingerprint:
         del wanted["text"]["fingerprint"]
-    stored = {
-        "video": to_dict(manifest.video),
-        "text": to_dict(manifest.text),
-        "audio": to_dict(manifest.audio) if manifest.audio else {},
-    }
+    stored = {name: to_dict(stream) for name, stream in manifest.plan.streams.items()}
+    stored["text"] = to_dict(manifest.text)
     lines = []
     for part, fields in wanted.items():
         fields = {name: value for name, value in fields.items() if value is not None}
-        known = {name: stored[part].get(name) for name in fields}
+        known = {name: stored.get(part, {}).get(name) for name in fields}
         lines += differences({part: known}, {part: fields})
     if lines:
         raise UserError(

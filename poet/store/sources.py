@@ -30,12 +30,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawClip:
-    """video: uint8 (T, H, W, 3) of the clip's format.  audio: int16 (samples,) or None."""
+    """video: uint8 (T, H, W, 3) of the clip's format.  audio: int16 (samples,) or None.
+
+    depth: distances (T, h, w) of the same field of view, of any size and scale, or None.
+    """
 
     key: str
     caption: str
     video: np.ndarray
     audio: np.ndarray | None
+    depth: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,11 @@ class Skipped:
 
 
 class Source(Protocol):
-    """One split of a collection.  `fingerprint` changes when its items change."""
+    """One split of a collection.  `fingerprint` changes when its items change; `has_depth` says
+    whether its clips come with distances."""
 
     fingerprint: str
+    has_depth: bool
 
     def __len__(self) -> int:
         """Items, those that will be skipped included."""
@@ -116,6 +122,7 @@ class FolderSource:
     items: tuple[tuple[str, str], ...]
     clip: ClipSpec
     fingerprint: str
+    has_depth: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -240,7 +247,8 @@ def _parse_caption(path: pathlib.Path, number: int, raw: bytes) -> dict[str, Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsSource:
-    """A prepared TFDS data set with the features video, and where it has them audio, text and key.
+    """A prepared TFDS data set with the features video, and where it has them audio, depth, text and
+    key.
 
     TFDS keeps no frame rate: frames and samples are taken to be at the clip's rates.  Longer clips
     are cut at their end, shorter ones skipped, and other sizes cropped and resized.
@@ -256,6 +264,10 @@ class TfdsSource:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def has_depth(self) -> bool:
+        return "depth" in self.features
+
     def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
         examples = tfds_examples(self.path, self.split, self.features, start, stop)
         return (self._to_clip(index, example) for index, example in enumerate(examples, start))
@@ -263,6 +275,7 @@ class TfdsSource:
     def _to_clip(self, index: int, example: Mapping[str, Any]) -> RawClip | Skipped:
         key = tfds_text(example.get("key", f"{self.split}-{index:08d}"))
         video, frames = example["video"], self.clip.frames
+        depth = example.get("depth")
         if len(video) < frames:
             return Skipped(key=key, reason=f"too short: {len(video)} frames, {frames} needed")
         return RawClip(
@@ -270,12 +283,14 @@ class TfdsSource:
             caption=tfds_text(example.get("text", example.get("caption", ""))),
             video=media.resize_video(video[:frames], self.clip.height, self.clip.width),
             audio=_fit_audio(example.get("audio"), self.clip.samples),
+            depth=None if depth is None else _cropped(depth[:frames], self.clip),
         )
 
 
 def _open_tfds(folder: pathlib.Path, split: str, clip: ClipSpec) -> TfdsSource:
     info, fingerprint = tfds_split(folder, split, "STORE.splits")
-    features = tuple(f for f in ("key", "video", "audio", "text", "caption") if f in info.features)
+    names = ("key", "video", "audio", "depth", "text", "caption")
+    features = tuple(name for name in names if name in info.features)
     if "video" not in features:
         raise UserError(f"{folder} has no feature 'video'; it has {', '.join(info.features)}")
     return TfdsSource(
@@ -342,6 +357,15 @@ def _tfds_builder(path: str) -> Any:
 
 def tfds_text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _cropped(depth: np.ndarray, clip: ClipSpec) -> np.ndarray:
+    """The centre of distances (T, h, w) or (T, h, w, 1) in the clip's aspect, as of its video."""
+    depth = depth.reshape(depth.shape[:3])
+    _, h, w = depth.shape
+    height, width = min(h, w * clip.height // clip.width), min(w, h * clip.width // clip.height)
+    top, left = (h - height) // 2, (w - width) // 2
+    return depth[:, top : top + height, left : left + width]
 
 
 def _fit_audio(audio: np.ndarray | None, samples: int) -> np.ndarray | None:

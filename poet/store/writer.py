@@ -13,17 +13,19 @@ from __future__ import annotations
 import itertools
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import tqdm
 
-from poet import media
-from poet.specs import ClipSpec, StoreSpec, UserError, to_dict
+from poet import conditioning, media
+from poet.specs import ClipSpec, ConditioningSpec, StoreSpec, UserError, to_dict
 from poet.store import manifest as manifests
 from poet.store import reader
 from poet.store.encode import (
     AudioTokenizer,
     Encoders,
     PartialShard,
+    Pieces,
     TextEncoder,
     VideoTokenizer,
     encode_range,
@@ -46,6 +48,9 @@ def tokenize(
     text: TextEncoder,
     audio: AudioTokenizer | None = None,
     audio_levels: int = 0,
+    pieces: Pieces | None = None,
+    conditions: Sequence[str] = (),
+    conditioning_spec: ConditioningSpec = ConditioningSpec(),
     progress: bool = True,
 ) -> Manifest:
     """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
@@ -53,17 +58,29 @@ def tokenize(
     Args:
         audio: codes the clips' sound into a second stream; None makes a store without sound.
         audio_levels: how many of its levels are stored.
+        pieces: codes the captions into a stream of text that is written; None makes none.
+        conditions: names in `poet.conditioning.CONDITIONS`, each of which gets a stream of codes.
+        conditioning_spec: what shapes them.
 
     Raises:
         UserError: the clip does not fit the tokenizers; the source or a split is missing; the path
             holds another store or other files; more than `spec.max_skipped` of a split's clips
             are unusable.  All but the last before any clip is encoded.
     """
-    encoders = Encoders(tokenizer=tokenizer, text=text, audio=audio)
+    encoders = Encoders(
+        tokenizer=tokenizer, text=text, audio=audio, pieces=pieces, conditioning=conditioning_spec
+    )
     streams = {"video": _video_stream(tokenizer, clip)}
     if audio is not None:
         streams["audio"] = _audio_stream(audio, clip, audio_levels)
+    if pieces is not None:
+        streams["pieces"] = _pieces_stream(pieces, text.length)
     sources = {split: open_source(spec.source, split, clip) for split in spec.splits}
+    has_depth = all(source.has_depth for source in sources.values())
+    for name in conditions:
+        conditioning.check(name, conditioning_spec, clip.frames, has_depth=has_depth)
+        made_by = conditioning.fingerprint(name, conditioning_spec, tokenizer.fingerprint)
+        streams[name] = streams["video"].replace(fingerprint=made_by)
     plan = make_plan(spec, clip, sources, streams, manifests.text_info(text))
     folder = pathlib.Path(spec.path)
     if _prepare(folder, plan):
@@ -96,6 +113,14 @@ def _audio_stream(tokenizer: AudioTokenizer, clip: ClipSpec, levels: int) -> Str
         grid=(levels, spec.frames(clip.samples), 1),
         bits=manifests.code_bits(spec.codes),
         fingerprint=tokenizer.fingerprint,
+    )
+
+
+def _pieces_stream(pieces: Pieces, length: int) -> StreamInfo:
+    return StreamInfo(
+        grid=(length, 1, 1),
+        bits=manifests.code_bits(pieces.size),
+        fingerprint=pieces.fingerprint,
     )
 
 

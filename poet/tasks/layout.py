@@ -6,8 +6,8 @@ and the serving signature all come from it, so training and sampling cannot drif
 
 Order of segments (VideoPoet §3.2 and its special-token table):
 `<bos> <task> <bot_i> text <eot_i> <bov_i> V_in <eov_i> <boa_i> A_in <eoa_i> <source> <res>
-<bov_o> V_out <eov_o> <boa_o> A_out <eoa_o> <eos>`.  A modality absent from a task drops its
-boundary tokens too.  The output part begins at its first boundary token.
+<duration> <bov_o> V_out <eov_o> <boa_o> A_out <eoa_o> <bot_o> T_out <eot_o> <eos>`.  A modality
+absent from a task drops its boundary tokens too.  The output part begins at its first boundary token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from poet.specs import UserError
 from poet.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
-TEXT_STREAM = "text"
+TEXT_STREAM = "text"  # States of a text encoder, which are given.
+PIECES_STREAM = "pieces"  # Pieces of a text vocabulary, which are drawn.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Segment:
     def is_text(self) -> bool:
         """True where positions are filled by text encoder states instead of table rows."""
         return self.ids.low == Special.TEXT and self.forced
+
+    @property
+    def padding(self) -> int | None:
+        """The id that fills the segment up after a written text's end, which carries no loss."""
+        return self.ids.low if self.ids.table == "text" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,12 +240,17 @@ class Format:
       audio_frames: latent audio frames, e.g. 106; 0 if the run has no audio.
       text_length: positions kept for text states.
       portrait: whether `<res>` is emitted (VideoPoet: only for 128x224).
+      long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
+        `<res>` means square ones.
+      pieces_length: positions of a text that is written; 0 if the run writes none.
     """
 
     video: tuple[int, int, int]
     text_length: int
     audio_frames: int = 0
     portrait: bool = False
+    long: bool = False
+    pieces_length: int = 0
 
 
 def _token(token: Special, role: str, vocabulary: Vocabulary) -> Segment:
@@ -272,8 +283,8 @@ def build_layout(
 ) -> Layout:
     """The layout of a task.
 
-    Streams are "image", "video" and "audio"; in the condition they are named "<stream>_in".  An
-    image output omits `<eov_o>` and `<eos>`, so that it is a literal prefix of video output
+    Streams are "image", "video", "audio" and "pieces"; in the condition they are named
+    "<stream>_in".  An image output omits `<eov_o>` and `<eos>`, so that it is a literal prefix of video output
     (VideoPoet §3.2).
     """
     v = vocabulary
@@ -291,6 +302,9 @@ def build_layout(
     segments.append(Segment("source", 0, 1, CONDITION, v.source, (1, 1, 1)))
     if fmt.portrait and "video" in output:
         segments.append(_token(Special.RES_PORTRAIT, CONDITION, v))
+    if fmt.long and "video" in output:
+        duration = v.duration(fmt.video[0])
+        segments.append(Segment("duration", 0, 1, CONDITION, duration, (1, 1, 1)))
     for stream in output:
         segments += _wrapped(stream, OUTPUT, fmt, v)
     if tuple(output) != ("image",):
@@ -305,6 +319,10 @@ def _wrapped(stream: str, role: str, fmt: Format, v: Vocabulary) -> list[Segment
     if stream == "audio":
         body = _audio("audio" + suffix, fmt.audio_frames, role, v)
         begin, end = Special[f"BOA_{io}"], Special[f"EOA_{io}"]
+    elif stream == PIECES_STREAM:
+        grid = (fmt.pieces_length, 1, 1)
+        body = (Segment(PIECES_STREAM, 0, fmt.pieces_length, role, v.text, grid),)
+        begin, end = Special[f"BOT_{io}"], Special[f"EOT_{io}"]
     else:
         grid = (1, *fmt.video[1:]) if stream == "image" else fmt.video
         body = _visual(stream + suffix, grid, role, v)

@@ -12,7 +12,10 @@ import math
 
 from poet.specs import Experiment, UserError, choose
 from poet.tasks.layout import Format, Layout, build_layout
-from poet.vocabulary import Special, Vocabulary
+from poet.vocabulary import DURATIONS, Special, Vocabulary
+
+# The paper's short clip: longer ones say how long they are.
+SHORT_FRAMES = 17
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,9 @@ class Task:
       name: the key of `DATA.rates` and of `--task`.
       token: the `<task>` id, one per distinct output type (VideoPoet §3.2).
       text: whether the layout has text positions (a text may still be dropped or empty).
-      condition: streams of the bidirectional prefix, "video" or "audio".
-      output: streams to be predicted.
+      condition: streams of the bidirectional prefix: "video", "image" (the first frame) or "audio".
+      made: the condition of `poet.conditioning` that stands in the place of the clip itself.
+      output: streams to be predicted; "pieces" is written text.
       known_latents: smallest and largest number of latent frames that open the output as given, and
         with them the sound of the same time; they carry no loss in training and are forced in
         sampling (spec §1.3, form a).
@@ -34,6 +38,7 @@ class Task:
     token: Special
     text: bool
     condition: tuple[str, ...] = ()
+    made: str = ""
     output: tuple[str, ...]
     known_latents: tuple[int, int] = (0, 0)
 
@@ -41,6 +46,23 @@ class Task:
     def has_audio(self) -> bool:
         """Whether the run needs an audio tokenizer."""
         return "audio" in (*self.condition, *self.output)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the run needs a vocabulary of text pieces."""
+        return "pieces" in self.output
+
+    def stored(self, stream: str) -> str | None:
+        """The stream of a token store whose leading codes fill a stream of the task's layout.
+
+        None for one that needs nothing stored (`source`) and is filled with code 0.
+        """
+        if stream == "source":
+            return None
+        if stream == "video_in" and self.made:
+            return self.made
+        name = stream.removesuffix("_in")
+        return "video" if name == "image" else name
 
 
 TASKS: dict[str, Task] = {
@@ -64,6 +86,56 @@ TASKS: dict[str, Task] = {
             text=False,
             output=("video",),
             known_latents=(1, 3),
+        ),
+        # What is given stands in the prefix: form b of spec §1.3.
+        Task(
+            name="image_to_video_bidirectional",
+            token=Special.TASK_VIDEO,
+            text=True,
+            condition=("image",),
+            output=("video",),
+        ),
+        Task(
+            name="frame_prediction_bidirectional",
+            token=Special.TASK_VIDEO,
+            text=False,
+            condition=("video",),
+            made="prediction",
+            output=("video",),
+        ),
+        Task(
+            name="frame_interpolation",
+            token=Special.TASK_VIDEO,
+            text=False,
+            condition=("video",),
+            made="interpolation",
+            output=("video",),
+        ),
+        Task(
+            name="inpainting",
+            token=Special.TASK_VIDEO,
+            text=False,
+            condition=("video",),
+            made="inpainting",
+            output=("video",),
+        ),
+        Task(
+            name="outpainting",
+            token=Special.TASK_VIDEO,
+            text=True,
+            condition=("video",),
+            made="outpainting",
+            output=("video",),
+        ),
+        # Half of the samples open with the first frame as it is (VideoPoet §3.3: a subset).
+        Task(
+            name="stylization",
+            token=Special.TASK_VIDEO,
+            text=True,
+            condition=("video",),
+            made="structure",
+            output=("video",),
+            known_latents=(0, 1),
         ),
         Task(
             name="video_to_audio",
@@ -93,6 +165,13 @@ TASKS: dict[str, Task] = {
             output=("video", "audio"),
             known_latents=(1, 3),
         ),
+        Task(
+            name="captioning",
+            token=Special.TASK_TEXT,
+            text=False,
+            condition=("video",),
+            output=("pieces",),
+        ),
     )
 }
 
@@ -103,25 +182,42 @@ def get_task(name: str) -> Task:
 
 
 def run_format(experiment: Experiment) -> Format:
-    """Stream sizes of a run, from its clip format and its tokenizers."""
+    """Stream sizes of a run, from its clip format and its tokenizers.
+
+    Raises UserError for clips that no duration token stands for.
+    """
     clip, audio = experiment.clip, experiment.audio_tokenizer
+    video = experiment.video_tokenizer.grid(clip.frames, clip.height, clip.width)
+    if clip.frames > SHORT_FRAMES and video[0] >= DURATIONS:
+        raise UserError(
+            f"CLIP.frames = {clip.frames} are {video[0]} latent frames; the vocabulary has tokens for "
+            f"{DURATIONS - 1} at most: use shorter clips, and continue them in sampling"
+        )
     return Format(
-        video=experiment.video_tokenizer.grid(clip.frames, clip.height, clip.width),
+        video=video,
         text_length=experiment.text.length,
         audio_frames=audio.frames(clip.samples) if audio.path else 0,
         portrait=clip.portrait,
+        long=clip.frames > SHORT_FRAMES,
+        pieces_length=experiment.text.length if experiment.text.pieces else 0,
     )
 
 
 def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
     """The static layout of a task in a run.
 
-    Raises UserError for a task with sound in a run without it.
+    Raises UserError for a task with sound, or one that writes, in a run without it.
     """
     if task.has_audio and not fmt.audio_frames:
         raise UserError(
             f"task {task.name} needs sound and this run has none: set AUDIO_TOKENIZER.path to the "
             "folder of a trained audio tokenizer, and make the token store with it"
+        )
+    if task.writes and not fmt.pieces_length:
+        raise UserError(
+            f"task {task.name} writes text and this run has no vocabulary for it: set TEXT.pieces to a "
+            "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
+            "text_pieces to its size, and make the token store with both"
         )
     return build_layout(
         task_token=task.token,
@@ -149,6 +245,7 @@ def known_codes(experiment: Experiment, task: Task, latents: int) -> tuple[int, 
         "image": latents * h * w,
         "video": latents * h * w,
         "audio": _known_audio_frames(experiment, latents),
+        "pieces": 0,
     }
     spans = run_layout(experiment, task).loss_spans
     return tuple(given[span.segment.stream] for span in spans)
@@ -176,9 +273,19 @@ def layouts(experiment: Experiment) -> dict[str, Layout]:
     return {name: run_layout(experiment, get_task(name)) for name in names}
 
 
+def mixture(experiment: Experiment) -> list[Task]:
+    """The tasks that the mixture gives a positive rate."""
+    return [get_task(n) for n, rate in experiment.data.rates.items() if rate > 0]
+
+
 def has_audio(experiment: Experiment) -> bool:
     """Whether a task of the mixture takes or gives sound."""
-    return any(get_task(n).has_audio for n, rate in experiment.data.rates.items() if rate > 0)
+    return any(task.has_audio for task in mixture(experiment))
+
+
+def made_conditions(experiment: Experiment) -> tuple[str, ...]:
+    """Conditions of `poet.conditioning` that the mixture's tasks take."""
+    return tuple(sorted({task.made for task in mixture(experiment) if task.made}))
 
 
 def group_name(task: Task) -> str:
@@ -206,12 +313,16 @@ def group_batches(experiment: Experiment) -> dict[str, int]:
     """Sequences per step of each group.
 
     `DATA.batch` counts those of the longest group; with `DATA.equal_tokens` shorter groups take
-    proportionally more, so that every step costs about the same (VideoPoet §5.1: about five times
-    as many images as videos).
+    as many more as have no more tokens, so that every step costs about the same (VideoPoet §5.1:
+    about five times as many images as videos), in multiples of `DATA.batch_multiple`.
     """
     table = groups(experiment)
     longest = max(layout.length for layout, _ in table.values())
     batch = experiment.data.batch
     if not experiment.data.equal_tokens:
         return dict.fromkeys(table, batch)
-    return {g: batch * max(1, longest // layout.length) for g, (layout, _) in table.items()}
+    multiple = experiment.data.batch_multiple or batch
+    return {
+        g: max(1, batch * longest // layout.length // multiple) * multiple
+        for g, (layout, _) in table.items()
+    }

@@ -1,8 +1,8 @@
 """Next-token cross-entropy of a prefix LM over the ids that are legal at each position.
 
 The loss covers output positions whose ids are to be predicted.  Boundary tokens are forced by the
-layout and carry none, which departs from the paper (its loss covers the whole output), and so do
-the tokens that open the output as given.  With `loss_vocabulary="full"` the softmax runs over every
+layout and carry none, which departs from the paper (its loss covers the whole output), and neither do
+the tokens that open the output as given and those that fill a written text up.  With `loss_vocabulary="full"` the softmax runs over every
 id, as in the paper; with "legal" over the range of the position alone, which is what sampling uses.
 
 Shape suffixes: B batch, S sequence, N positions of a span, D width, V rows of a table.
@@ -72,7 +72,7 @@ def stream_sums(
             params,
             x_BxOxD[:, start:stop],
             tokens_BxS[:, span.start : span.stop],
-            span_weights(span, batch["known"][:, index]),
+            span_weights(span, batch["known"][:, index], tokens_BxS[:, span.start : span.stop]),
             span.segment.ids,
             loss_vocabulary,
         )
@@ -89,10 +89,12 @@ def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
     return states_BxLxE, jnp.arange(states_BxLxE.shape[1])[None] < length_B[:, None]
 
 
-def span_weights(span: Span, known_B: jax.Array) -> jax.Array:
-    """float32 [B, N]: 0 for the given tokens that open the span, else 1."""
-    index_1xN = jnp.arange(span.segment.length)[None]
-    return (index_1xN >= known_B[:, None]).astype(jnp.float32)
+def span_weights(span: Span, known_B: jax.Array, labels_BxN: jax.Array) -> jax.Array:
+    """float32 [B, N]: 0 for the given tokens that open the span and for padding, else 1."""
+    weighted_BxN = jnp.arange(span.segment.length)[None] >= known_B[:, None]
+    if span.segment.padding is not None:
+        weighted_BxN &= labels_BxN != span.segment.padding
+    return weighted_BxN.astype(jnp.float32)
 
 
 def objective(sums: Mapping[str, Sums], z_loss: float) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -152,6 +152,6 @@ def test_levels_and_rates_that_the_tokenizer_lacks_are_refused(source, tmp_path)
 )
 def test_check_store_names_what_differs_in_the_sound(store, audio, message) -> None:
     manifest = reader.load_manifest(str(store))
-    manifests.check_store(manifest, audio={"fingerprint": None, "bits": 5})
+    manifests.check_store(manifest, streams={"audio": {"fingerprint": None, "bits": 5}})
     with pytest.raises(UserError, match=message):
-        manifests.check_store(manifest, audio=audio)
+        manifests.check_store(manifest, streams={"audio": audio})

@@ -12,6 +12,7 @@ from poet.specs import (
     ClipSpec,
     DataSpec,
     Experiment,
+    TextSpec,
     UserError,
     VideoTokenizerSpec,
     VocabularySpec,
@@ -28,6 +29,7 @@ def experiment(size: tuple[int, int] = SQUARE, frames: int = 17) -> Experiment:
     return Experiment(
         clip=clip,
         audio_tokenizer=AudioTokenizerSpec(path="trained"),
+        text=TextSpec(pieces="spiece.model"),
         data=DataSpec(rates={name: 1.0 for name in TASKS}),
     )
 
@@ -73,6 +75,10 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
         ("unconditional", 1286, 2247),
         ("frame_prediction", 1286, 2247),
         ("text_to_image", 326, 518),
+        ("inpainting", 2568, 4489),
+        ("frame_interpolation", 2568, 4489),
+        ("outpainting", 2634, 4555),
+        ("stylization", 2634, 4555),
         ("video_to_audio", 1712, 2672),
         ("audio_to_video", 1712, 2673),
         ("text_to_audio", 496, 496),
@@ -190,7 +196,7 @@ def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
     table = layouts(experiment())
     assert table["image_to_video"] == table["text_to_video"]
     assert table["frame_prediction"] == table["unconditional"]
-    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 8
+    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 12
 
 
 def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
@@ -199,8 +205,22 @@ def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
     assert sorted(n for _, rates in table.values() for n in rates) == sorted(TASKS)
     for name, (layout, rates) in table.items():
         assert all(task_layout(TASKS[n], run_format(e), Vocabulary()) == layout for n in rates)
-    batches = group_batches(e)
+    names = ("text_to_image", "text_to_video", "text_to_video_with_audio")
+    batches = group_batches(e.replace(data=DataSpec(rates=dict.fromkeys(names, 1.0))))
     assert batches["text-to-image"] == 5 * batches["text-to-video"]
+
+
+@given(batch=st.integers(1, 64), step=st.integers(1, 16))
+@settings(deadline=None, max_examples=20)
+def test_batches_are_multiples_of_what_a_mesh_asks_for(batch: int, step: int) -> None:
+    """And as near to the longest group's tokens from below as such multiples come."""
+    e = experiment()
+    e = e.replace(data=e.data.replace(batch=batch * step, batch_multiple=step))
+    table, batches = groups(e), group_batches(e)
+    most = max(layout.length for layout, _ in table.values()) * batch * step
+    for name, (layout, _) in table.items():
+        assert batches[name] % step == 0
+        assert batches[name] * layout.length <= most < (batches[name] + step) * layout.length
 
 
 def test_a_missing_stream_is_named() -> None:

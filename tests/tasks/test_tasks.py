@@ -11,15 +11,27 @@ from poet.specs import (
     ClipSpec,
     DataSpec,
     Experiment,
+    TextSpec,
     UserError,
     VocabularySpec,
 )
-from poet.tasks.registry import TASKS, has_audio, known_codes, layouts, run_format, run_layout
+from poet.tasks.registry import (
+    TASKS,
+    group_batches,
+    groups,
+    has_audio,
+    known_codes,
+    layouts,
+    made_conditions,
+    run_format,
+    run_layout,
+)
 from poet.training.losses import span_weights
 from poet.vocabulary import Special, Vocabulary
 
 PAPER = Experiment(
     audio_tokenizer=AudioTokenizerSpec(path="trained"),
+    text=TextSpec(pieces="spiece.model"),
     data=DataSpec(rates={name: 1.0 for name in TASKS}),
 )
 VOCABULARY = Vocabulary(PAPER.vocabulary)
@@ -29,6 +41,7 @@ TASK_IDS = {
     ("video",): Special.TASK_VIDEO,
     ("audio",): Special.TASK_AUDIO,
     ("video", "audio"): Special.TASK_VIDEO_AUDIO,
+    ("pieces",): Special.TASK_TEXT,
 }
 # Codes (5 x 16 x 16, and 106 frames of 4 levels) with the range that each must stand in.
 RANGES = {
@@ -36,6 +49,7 @@ RANGES = {
     "image": [(256, VOCABULARY.visual)],
     "audio": [(106, VOCABULARY.audio(level)) for level in range(4)],
     "source": [(1, VOCABULARY.source)],
+    "pieces": [(64, VOCABULARY.text)],
 }
 
 
@@ -84,13 +98,74 @@ def test_loss_lies_on_outputs_and_not_on_what_opens_them(name):
     low, high = task.known_latents
     for latents in range(low, high + 1):
         audio_frames = {0: 0, 1: 6, 2: 31, 3: 56}[latents]
-        given = {"image": 256 * latents, "video": 256 * latents, "audio": audio_frames}
+        frames = 256 * latents
+        given = {"image": frames, "video": frames, "audio": audio_frames, "pieces": 0}
         counts = known_codes(PAPER, task, latents)
         for span, count in zip(layout.loss_spans, counts, strict=True):
             assert count == given[span.segment.stream]
-            weights = np.asarray(span_weights(span, jnp.array([count])))[0]
+            labels = jnp.full((1, span.segment.length), span.segment.ids.high - 1)
+            weights = np.asarray(span_weights(span, jnp.array([count]), labels))[0]
             assert not weights[:count].any() and weights[count:].all()
             assert len(weights) == span.stop - span.start
+
+
+def test_what_fills_a_written_text_up_carries_no_loss():
+    (span,) = layouts(PAPER)["captioning"].loss_spans
+    pieces = np.zeros((2, 64), np.int64)
+    pieces[0, :5], pieces[1, :64] = [9, 8, 7, 6, 1], 11
+    weights = span_weights(span, jnp.zeros(2, jnp.int32), jnp.array(pieces + span.segment.ids.low))
+    np.testing.assert_array_equal(weights, pieces > 0)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_long_clips_say_how_long_they_are_and_short_ones_do_not(name):
+    """41 frames are 11 latent ones; what makes no video has no such token."""
+    task, long = TASKS[name], PAPER.replace(clip=ClipSpec(frames=41))
+    tokens = {
+        run.clip.frames: [s.ids.low for s in run_layout(run, task).segments if s.stream == "duration"]
+        for run in (PAPER, long)
+    }
+    assert tokens == {17: [], 41: [Special.DURATION_0 + 11] if "video" in task.output else []}
+
+
+def test_clips_that_no_token_stands_for_are_refused():
+    with pytest.raises(UserError, match="125 are 32 latent frames.*31 at most"):
+        run_format(PAPER.replace(clip=ClipSpec(frames=125)))
+
+
+def test_a_text_that_is_not_there_leaves_the_sequence_as_it_is():
+    """Its positions are masked: a task with text has one layout, whatever its texts."""
+    for name, layout in layouts(PAPER).items():
+        assert (layout.text_span is not None) == TASKS[name].text
+        if layout.text_span is not None:
+            assert layout.text_span.segment.length == 64
+            assert "text" not in layout.condition_streams
+
+
+def test_conditions_that_a_store_needs_follow_from_the_mixture():
+    assert made_conditions(PAPER) == (
+        "inpainting", "interpolation", "outpainting", "prediction", "structure"
+    )
+    rates = {"stylization": 1.0, "inpainting": 0.0, "text_to_video": 1.0}
+    assert made_conditions(PAPER.replace(data=DataSpec(rates=rates))) == ("structure",)
+    assert TASKS["stylization"].stored("video_in") == "structure"
+    assert TASKS["stylization"].stored("video") == TASKS["captioning"].stored("video_in") == "video"
+
+
+def test_groups_are_few_and_every_step_of_about_as_many_tokens():
+    table, batches = groups(PAPER), group_batches(PAPER)
+    assert sorted(name for _, rates in table.values() for name in rates) == sorted(TASKS)
+    assert len(table) <= 12
+    longest = max(layout.length for layout, _ in table.values())
+    for group, (layout, _) in table.items():
+        tokens = batches[group] * layout.length
+        assert longest * PAPER.data.batch / 2 < tokens <= longest * PAPER.data.batch
+
+
+def test_a_task_that_writes_is_refused_in_a_run_without_pieces():
+    mute = PAPER.replace(text=TextSpec())
+    with pytest.raises(UserError, match="captioning writes text.*TEXT.pieces"):
+        run_layout(mute, TASKS["captioning"])
 
 
 def test_every_known_audio_frame_is_heard_within_the_known_frames():
@@ -116,6 +191,8 @@ def test_every_known_audio_frame_is_heard_within_the_known_frames():
 def test_a_task_with_sound_in_a_run_without_it_is_refused():
     silent = PAPER.replace(audio_tokenizer=AudioTokenizerSpec())
     for task in TASKS.values():
+        if task.writes:
+            continue
         if task.has_audio:
             with pytest.raises(UserError, match=f"{task.name} needs sound.*AUDIO_TOKENIZER.path"):
                 run_layout(silent, task)

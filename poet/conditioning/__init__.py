@@ -1,0 +1,142 @@
+"""Conditions that are made from a clip's pixels: each gives a clip of the same shape, which the
+ordinary video tokenizer turns into codes.
+
+A task names a condition in `Task.condition`; `poet tokenize` makes those that its mixture names, and
+`poet generate` those of the task that it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Callable
+
+import numpy as np
+
+from poet.conditioning import networks, regions, structure
+from poet.specs import ConditioningSpec, UserError, choose
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a condition is made from.
+
+    video: uint8 (T, H, W, 3).  depth: distances (T, h, w) of any size and scale, or None.
+    choices: random numbers of this clip.  factor: frames of a latent frame.
+    """
+
+    video: np.ndarray
+    depth: np.ndarray | None
+    choices: np.random.Generator
+    factor: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One condition.
+
+    Attributes:
+      make: from what is shown, uint8 (T, H, W, 3).
+      fields: of `CONDITIONING` that it depends on.
+      version: raised when its output changes.
+    """
+
+    make: Callable[[Shown, ConditioningSpec], np.ndarray]
+    fields: tuple[str, ...]
+    version: int = 1
+
+
+def _outpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
+    return regions.outpaint(shown.video, str(shown.choices.choice(spec.outpainting)))
+
+
+def _inpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
+    return regions.inpaint(shown.video, str(shown.choices.choice(spec.inpainting)))
+
+
+def _interpolation(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
+    return regions.interpolate(shown.video, spec.interpolation_frames)
+
+
+def _prediction(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
+    latents = int(shown.choices.integers(1, spec.prediction_latents + 1))
+    return regions.hold(shown.video, 1 + (latents - 1) * shown.factor)
+
+
+def _structure(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
+    return structure.compose(shown.video, shown.depth, spec)
+
+
+CONDITIONS: dict[str, Condition] = {
+    "outpainting": Condition(make=_outpainting, fields=("outpainting", "seed")),
+    "inpainting": Condition(make=_inpainting, fields=("inpainting", "seed")),
+    "interpolation": Condition(make=_interpolation, fields=("interpolation_frames",)),
+    "prediction": Condition(make=_prediction, fields=("prediction_latents", "seed")),
+    "structure": Condition(make=_structure, fields=("flow", "flow_scale", "depth")),
+}
+
+
+def make(
+    name: str,
+    video: np.ndarray,
+    spec: ConditioningSpec,
+    *,
+    key: str,
+    depth: np.ndarray | None = None,
+    factor: int = 4,
+) -> np.ndarray:
+    """The condition of this name for a clip: uint8 (T, H, W, 3) of uint8 (T, H, W, 3).
+
+    Args:
+      key: the clip's name: with the spec's seed and the condition's name it determines what is
+        drawn, such as the region.
+      depth: distances (T, h, w), any size and scale, where the source has them.
+      factor: frames of a latent frame.
+
+    Raises:
+      UserError: an unknown name, or see `structure.compose`.
+    """
+    condition = choose(name, CONDITIONS, "condition")
+    digest = hashlib.sha256(f"{spec.seed}/{name}/{key}".encode()).digest()
+    choices = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    made = condition.make(Shown(video=video, depth=depth, choices=choices, factor=factor), spec)
+    return np.ascontiguousarray(made)
+
+
+def fingerprint(name: str, spec: ConditioningSpec, tokenizer: str) -> str:
+    """16 hex characters for a stream: the tokenizer's fingerprint and what shapes the condition."""
+    condition = CONDITIONS[name]
+    values = {field: getattr(spec, field) for field in condition.fields}
+    values |= {f: networks.file_hash(values[f]) for f in _network_fields(name, spec)}
+    described = json.dumps([tokenizer, name, condition.version, values], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _network_fields(name: str, spec: ConditioningSpec) -> dict[str, int]:
+    """Fields that name an ONNX file -> images that its network takes."""
+    networks_of = {"flow": 2, "depth": 1}
+    return {
+        field: images
+        for field, images in networks_of.items()
+        if field in CONDITIONS[name].fields and getattr(spec, field) not in spec.BUILT_IN
+    }
+
+
+def check(name: str, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
+    """Raises UserError, before any clip is read, if the condition cannot be made.
+
+    Args:
+      frames: of a clip.
+      has_depth: whether the source has distances.
+    """
+    choose(name, CONDITIONS, "condition")
+    for field, images in _network_fields(name, spec).items():
+        networks.check(getattr(spec, field), images)
+    if name == "structure" and spec.depth == "dataset" and not has_depth:
+        raise UserError(structure.NO_DEPTH.replace("this clip comes", "the source's clips come"))
+    if name == "interpolation" and not 2 * spec.interpolation_frames < frames:
+        raise UserError(
+            f"CONDITIONING.interpolation_frames = {spec.interpolation_frames} at both ends leave "
+            f"nothing between them in clips of {frames} frames"
+        )
