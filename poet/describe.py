@@ -43,7 +43,7 @@ def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
         return
     trainable = language_model(experiment, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
-    yield from _groups(trainable)
+    yield from _groups(experiment, trainable)
     yield from _parameters(state, trainable, mesh)
 
 
@@ -80,11 +80,22 @@ def _tasks(experiment: Experiment) -> Iterator[str]:
         )
 
 
-def _groups(trainable: Trainable) -> Iterator[str]:
+def _groups(experiment: Experiment, trainable: Trainable) -> Iterator[str]:
+    """Shares are those of the steps, a column for each phase; padding can only stand in text."""
     yield from _title("Groups (one compiled step each)")
-    yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s}"
+    phases, table = registry.group_shares(experiment), registry.groups(experiment)
+    ends = "".join(f"{f'<{end}':>9s}" for end, _ in phases)
+    yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s} {'text':>6s}{ends}"
     for name, group in trainable.groups.items():
-        yield f"  {name:24s} {group.clips:7d} {group.tokens:9d} {group.flops / 1e12:11.4f}"
+        shares = "".join(
+            f"{float(shares.get(name, 0) / sum(shares.values())):9.1%}" for _, shares in phases
+        )
+        layout = table[name][0]
+        text = sum(s.length for s in layout.segments if s.is_text or s.padding is not None)
+        yield (
+            f"  {name:24s} {group.clips:7d} {group.tokens:9d} {group.flops / 1e12:11.4f} "
+            f"{text / layout.length:6.1%}{shares}"
+        )
 
 
 def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractMesh) -> Iterator[str]:

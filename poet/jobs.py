@@ -11,9 +11,10 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import jax
 
 from poet import mesh as mesh_lib
+from poet import specs
 from poet.specs import Experiment, UserError
 from poet.training import loop
-from poet.training.schedule import GroupSchedule
+from poet.training.schedule import GroupSchedule, PhasedSchedule
 from poet.training.trainable import BatchIterator, Trainable
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +62,10 @@ class _TokenizerRun:
 def tokenizer_train(experiment: Experiment, workdir: str) -> int:
     """Trains the tokenizer of TOKENIZER_TRAIN.modality; at the end it lies in WORKDIR/tokenizer."""
     spec = experiment.tokenizer_train
+    if experiment.train.init_from:
+        raise UserError(
+            "TRAIN.init_from is the language model's: start a tokenizer with TOKENIZER_TRAIN.init_from"
+        )
     _refuse_frozen(f"{spec.modality.upper()}_TOKENIZER", experiment)
     if not spec.folders:
         raise UserError(
@@ -330,18 +335,36 @@ def train(experiment: Experiment, workdir: str) -> int:
         pieces=pieces.fingerprint if pieces else None,
         process_count=jax.process_count(),
     )
+    _check_start(experiment)
     with _mesh(experiment) as mesh:
-        shares = {g: sum(rates.values()) for g, (_, rates) in registry.groups(experiment).items()}
         outcome = loop.train(
             language_model(experiment, mesh),
             batches(experiment, **_processes()),
-            GroupSchedule(shares, experiment.data.seed),
+            PhasedSchedule(registry.group_shares(experiment), experiment.data.seed),
             workdir=Path(workdir),
             mesh=mesh,
             experiment=experiment,
             hooks=[hooks.validation_hook(experiment), hooks.sample_hook(experiment)],
         )
     return _exit_code(outcome)
+
+
+def _check_start(experiment: Experiment) -> None:
+    """Whether TRAIN.init_from holds a model whose ids and codes mean the same; see UserError."""
+    from poet import checkpoint
+
+    start = experiment.train.init_from
+    if not start:
+        return
+    trained = checkpoint.load_experiment(start)
+    for part in ("vocabulary", "model"):
+        ours, theirs = (specs.to_dict(getattr(e, part)) for e in (experiment, trained))
+        for field in ours:
+            if ours[field] != theirs[field] and field not in ("dtype", "param_dtype", "remat"):
+                raise UserError(
+                    f"{part.upper()}.{field} = {ours[field]!r}, but TRAIN.init_from = {start!r} was "
+                    f"trained with {theirs[field]!r}: set it so, or start from another checkpoint"
+                )
 
 
 # ------------------------------------------------------------------------- what checkpoints are for

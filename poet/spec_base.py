@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fractions
 import functools
 import re
 import types
@@ -19,6 +20,11 @@ DTYPES = ("float32", "bfloat16")
 
 class UserError(ValueError):
     """A mistake in what the user gave: says what was given, what is allowed and what to do."""
+
+
+def as_written(number: float) -> fractions.Fraction:
+    """The decimal that a number was written as: 0.1 is one tenth, not its nearest binary fraction."""
+    return fractions.Fraction(repr(float(number)))
 
 
 def near_names(name: str, allowed: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from poet.spec_base import (
     DTYPES,
     Spec,
     UserError,
+    as_written,
     choose,
     from_dict,
     near_names,
@@ -38,6 +39,7 @@ __all__ = [
     "TokenizerTrainSpec",
     "UserError",
     "VideoTokenizerSpec",
+    "as_written",
     "choose",
     "from_dict",
     "near_names",
@@ -224,11 +226,14 @@ class OptimizerSpec(Spec):
 class TrainSpec(Spec):
     """Length, seed and reporting of a training run, for the language model and tokenizers alike.
 
+    `init_from` is a checkpoint, or the work dir of a run, whose parameters training starts with
+    (task adaptation, spec §1.7); the optimizer starts anew.
     `microbatches` > 1 cuts every batch into that many parts whose gradients are averaged before the
     update: the memory of one part, for the same batch.
     """
 
     steps: int = 1000
+    init_from: str = ""
     microbatches: int = 1
     seed: int = 0
     log_every: int = 10
@@ -258,6 +263,10 @@ class CheckpointSpec(Spec):
 class DataSpec(Spec):
     """The mixture: a token store, a rate per task, and clips per step of each group.
 
+    A step trains one group of tasks, each as often as the sum of its tasks' rates says.
+    `image_shares` are phases of a run, (until which share of its steps, share of the steps that train
+    images): ((0.25, 0.9), (1.0, 0.1)) is the paper's (VideoPoet §5.1); () leaves it to the rates.
+
     `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
     when `equal_tokens` is set, in multiples of `batch_multiple`, or of `batch` where that is 0: the
     devices that share a batch must divide it.  `text_dropout` hides the text of that share of samples, so that
@@ -269,16 +278,27 @@ class DataSpec(Spec):
     batch: int = 16
     batch_multiple: int = 0
     equal_tokens: bool = True
+    image_shares: tuple[tuple[float, float], ...] = ()
     text_dropout: float = 0.1
     seed: int = 0
 
     def validate(self) -> None:
         self.require_positive("batch")
+        self._check_image_shares()
         self.require(self.batch_multiple >= 0, "batch_multiple", "must not be negative")
         self.require(0 <= self.text_dropout < 1, "text_dropout", "must lie in [0, 1)")
         self.require(all(r >= 0 for r in self.rates.values()), "rates", "must not be negative")
         if self.rates:
             self.require(sum(self.rates.values()) > 0, "rates", "must not all be zero")
+
+    def _check_image_shares(self) -> None:
+        ends = [0.0, *(until for until, _ in self.image_shares)]
+        rising = all(a < b for a, b in zip(ends, ends[1:])) and ends[-1] in (0.0, 1.0)
+        self.require(
+            rising, "image_shares", "needs rising shares of the steps, the last of them 1.0"
+        )
+        within = all(0 <= share <= 1 for _, share in self.image_shares)
+        self.require(within, "image_shares", "needs shares of images between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import dataclasses
 import fractions
 import math
 
-from poet.specs import Experiment, UserError, choose
+from poet.specs import Experiment, UserError, as_written, choose
 from poet.tasks.layout import Format, Layout, build_layout
 from poet.vocabulary import DURATIONS, Special, Vocabulary
 
@@ -307,6 +307,41 @@ def groups(experiment: Experiment) -> dict[str, tuple[Layout, dict[str, float]]]
         members = result.setdefault(group_name(get_task(name)), (layout, {}))[1]
         members[name] = experiment.data.rates[name]
     return result
+
+
+Shares = dict[str, fractions.Fraction]
+
+
+def group_shares(experiment: Experiment) -> list[tuple[int, Shares]]:
+    """The phases of a run: (step that ends it, share of its steps of each group), in order.
+
+    Raises UserError where a phase wants images or other output that no task of the mixture makes.
+    """
+    table, steps = groups(experiment), experiment.train.steps
+    rates = {name: sum(map(as_written, tasks.values())) for name, (_, tasks) in table.items()}
+    if not experiment.data.image_shares:
+        return [(steps, rates)]
+    images = {n: rate for n, rate in rates.items() if table[n][0].output_streams == ("image",)}
+    others = {n: rate for n, rate in rates.items() if n not in images}
+    phases = []
+    for until, share in experiment.data.image_shares:
+        parts = ((images, as_written(share), "images"), (others, 1 - as_written(share), "anything else"))
+        phases.append((round(until * steps), {
+            name: rate * part / sum(members.values())
+            for members, part, what in parts
+            if _asked(part, members, what, experiment)
+            for name, rate in members.items()
+        }))
+    return phases
+
+
+def _asked(part: fractions.Fraction, members: Shares, what: str, experiment: Experiment) -> bool:
+    if part and not members:
+        raise UserError(
+            f"DATA.image_shares = {experiment.data.image_shares} gives {float(part):g} of a phase to "
+            f"{what}, which no task of DATA.rates makes: give such a task a rate, or change the share"
+        )
+    return part > 0
 
 
 def group_batches(experiment: Experiment) -> dict[str, int]:

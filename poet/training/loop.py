@@ -203,6 +203,7 @@ class _Run:
         if found is None:
             key = jax.random.key(self.experiment.train.seed)
             state = jax.jit(self._init, out_shardings=compiled.shardings_of(abstract))(key)
+            state |= self._start(abstract)
         else:
             state = found.state
             self._resume(found)
@@ -221,6 +222,14 @@ class _Run:
             clock=clock,
             writes=jax.process_index() == 0,
         )
+
+    def _start(self, abstract: State) -> State:
+        """Parameters to begin with, where the run does not begin with drawn ones."""
+        source = self.experiment.train.init_from
+        if not source:
+            return {}
+        _LOG.info("starting from the parameters of %s", source)
+        return {"params": checkpoint.load_params(source, abstract["params"])}
 
     def _write_spec(self) -> None:
         if jax.process_index() == 0:

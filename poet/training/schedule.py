@@ -8,14 +8,15 @@ starve or bunch.  All arithmetic is exact: shares are read as the decimals they 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from fractions import Fraction
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import numpy as np
 
-from poet.specs import UserError
+from poet.specs import UserError, as_written
 
 
 class GroupSchedule:
@@ -61,9 +62,25 @@ class GroupSchedule:
         self._chosen.append(best)
 
 
-def _coprime_integers(shares: list[float]) -> list[int]:
-    """Integers in the same ratio; 0.1 means one tenth, not its nearest binary fraction."""
-    fractions = [Fraction(repr(float(share))) for share in shares]
+class PhasedSchedule:
+    """`PhasedSchedule([(end, shares), ...], seed)(step) -> group name`: one schedule after another.
+
+    A phase covers the steps below its end that the phases before it do not; the last one goes on.
+    """
+
+    def __init__(self, phases: Sequence[tuple[int, Mapping[str, float]]], seed: int = 0):
+        self._ends = [end for end, _ in phases]
+        self._schedules = [GroupSchedule(shares, seed) for _, shares in phases]
+
+    def __call__(self, step: int) -> str:
+        phase = min(bisect.bisect_right(self._ends, step), len(self._ends) - 1)
+        start = self._ends[phase - 1] if phase else 0
+        return self._schedules[phase](step - start)
+
+
+def _coprime_integers(shares: Sequence[float | Fraction]) -> list[int]:
+    """Integers in the same ratio."""
+    fractions = [s if isinstance(s, Fraction) else as_written(s) for s in shares]
     scale = math.lcm(*(f.denominator for f in fractions))
     weights = [int(f * scale) for f in fractions]
     divisor = functools.reduce(math.gcd, weights)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
+from poet import conditioning
 from poet.specs import (
     AudioTokenizerSpec,
     ClipSpec,
+    ConditioningSpec,
     DataSpec,
     Experiment,
     TextSpec,
@@ -61,7 +64,9 @@ class Store:
     records: dict[str, list[dict]]
 
 
-def make_record(rng: np.random.Generator, number: int, sound: bool) -> dict:
+def make_record(
+    rng: np.random.Generator, number: int, sound: bool, conditions: Sequence[str] = ()
+) -> dict:
     length = int(rng.integers(1, TEXT.length + 1))
     codes = rng.integers(0, AUDIO_CODES, LEVELS * AUDIO_FRAMES).astype(np.int32)
     return {
@@ -71,11 +76,15 @@ def make_record(rng: np.random.Generator, number: int, sound: bool) -> dict:
         "video": rng.integers(0, 2**BITS, int(np.prod(GRID))).astype(np.int32),
         "text_states": rng.normal(size=(length, TEXT.width)).astype(np.float16),
         "text_length": np.int32(length),
+        **{n: rng.integers(0, 2**BITS, int(np.prod(GRID))).astype(np.int32) for n in conditions},
     }
 
 
-def make_plan(items: dict[str, int], sound: bool) -> Plan:
+def make_plan(items: dict[str, int], sound: bool, conditions: Sequence[str] = ()) -> Plan:
     streams = {"video": StreamInfo(grid=GRID, bits=BITS, fingerprint="abc")}
+    for name in conditions:
+        made_by = conditioning.fingerprint(name, ConditioningSpec(), "abc")
+        streams[name] = StreamInfo(grid=GRID, bits=BITS, fingerprint=made_by)
     if sound:
         grid = (LEVELS, AUDIO_FRAMES, 1)
         streams["audio"] = StreamInfo(grid=grid, bits=AUDIO_BITS, fingerprint="heard")
@@ -96,10 +105,11 @@ def write_store(
     shards: dict[str, tuple[int, ...]] = SHARDS,
     seed: int = 0,
     sound: bool = False,
+    conditions: Sequence[str] = (),
 ) -> Store:
     import tensorflow_datasets as tfds
 
-    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()}, sound)
+    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()}, sound, conditions)
     features = store_features(plan)
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -108,7 +118,7 @@ def write_store(
         template = tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
         )
-        records[split] = [make_record(rng, i, sound) for i in range(sum(lengths))]
+        records[split] = [make_record(rng, i, sound, conditions) for i in range(sum(lengths))]
         files = write_files(template, lengths, records[split], features)
         splits[split] = SplitInfo(
             clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}

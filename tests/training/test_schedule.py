@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet.specs import UserError
-from poet.training.schedule import GroupSchedule
+from poet.specs import DataSpec, Experiment, TrainSpec, UserError
+from poet.tasks import registry
+from poet.training.schedule import GroupSchedule, PhasedSchedule
 
 # Decimals as a person writes them, some of them zero.
 SHARES = st.dictionaries(
@@ -58,3 +59,42 @@ def test_the_seed_orders_equal_shares() -> None:
 def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(UserError, match="group shares"):
         GroupSchedule(shares)
+
+
+MIXTURE = Experiment(
+    data=DataSpec(
+        rates={"text_to_image": 0.1, "text_to_video": 0.3, "image_to_video": 0.3, "unconditional": 0.2},
+        image_shares=((0.25, 0.9), (1.0, 0.1)),
+    ),
+    train=TrainSpec(steps=2000),
+)
+
+
+def test_images_come_first_and_videos_later_as_in_the_paper() -> None:
+    """VideoPoet §5.1, in every window of 100 steps; within videos the tasks' rates decide."""
+    schedule = PhasedSchedule(registry.group_shares(MIXTURE), seed=3)
+    chosen = [schedule(step) for step in range(2000)]
+    for start in range(0, 2000, 100):
+        window = Counter(chosen[start : start + 100])
+        images = 90 if start < 500 else 10
+        assert abs(window["text-to-image"] - images) <= 2
+        assert abs(window["text-to-video"] - (100 - images) * 0.75) <= 2
+        assert abs(window["video"] - (100 - images) * 0.25) <= 2
+    fresh = PhasedSchedule(registry.group_shares(MIXTURE), seed=3)
+    assert [fresh(step) for step in (1999, 500, 499, 0)] == [chosen[s] for s in (1999, 500, 499, 0)]
+
+
+def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> None:
+    plain = MIXTURE.replace(data=MIXTURE.data.replace(image_shares=()))
+    assert registry.group_shares(plain) == [
+        (2000, {"text-to-image": Fraction(1, 10), "text-to-video": Fraction(3, 5), "video": Fraction(1, 5)})
+    ]
+    silent = MIXTURE.data.replace(rates={"text_to_video": 1.0})
+    with pytest.raises(UserError, match="0.9 of a phase to images, which no task"):
+        registry.group_shares(MIXTURE.replace(data=silent))
+
+
+@pytest.mark.parametrize("shares", [((0.5, 0.9),), ((0.5, 0.9), (0.25, 0.1), (1.0, 0.1)), ((1.0, 1.2),)])
+def test_phases_that_do_not_cover_a_run_are_refused(shares) -> None:
+    with pytest.raises(UserError, match="DATA.image_shares"):
+        DataSpec(image_shares=shares)
