@@ -353,6 +353,7 @@ class EvalSpec(Spec):
     tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
     `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
     itself, and with more of them their mean too, the prediction that a squared error asks for.
+    `examples` draws one example of every task of the mixture, to be looked at.
     """
 
     split: str = "validation"
@@ -364,6 +365,7 @@ class EvalSpec(Spec):
     known_frames: int = 5
     temperature: float = 1.0
     samples: int = 1
+    examples: bool = False
 
     def validate(self) -> None:
         self.require_positive("batch", "batches", "clips", "known_frames", "samples")

@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from poet.evaluation import resources
+from poet.evaluation import examples, resources
 from poet.evaluation.image_metrics import PSNR_CEILING_DB, mean_and_error, psnr, ssim
 from poet.evaluation.likelihood import likelihood, task_batches, unigram_entropy_nats
 from poet.evaluation.resources import Resources
@@ -207,6 +207,30 @@ def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]
     )
 
 
+# ------------------------------------------------------------------------------ every task once
+
+
+def measure_examples(r: Resources) -> Result:
+    """One example of every task, to be looked at and listened to."""
+    found = examples.draw(r)
+    rows = [
+        {"task": e.task, "given": e.given, "drawn": e.text or "see below", "clip": e.clip.key}
+        for e in found
+    ]
+    media = [
+        Media(
+            kind="example",
+            key=e.clip.key,
+            caption=e.task.replace("_", " "),
+            note=f"given {e.given}" + (f"; it wrote “{e.text}”" if e.text else ""),
+            files=e.files,
+        )
+        for e in found
+    ]
+    note = "One draw each, the first that came, with the checkpoint's sampling settings."
+    return Result(rows=rows, notes=[note], media=media)
+
+
 # --------------------------------------------------------------------------------------- scores
 
 PSNR_NOTE = (
@@ -254,5 +278,8 @@ METRICS: dict[str, Metric] = {
     "frame_prediction": Metric(
         needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION),
         measure=measure_frame_prediction,
+    ),
+    "examples": Metric(
+        needs=(resources.EXAMPLES, resources.SOURCE, resources.TOKENIZER), measure=measure_examples
     ),
 }

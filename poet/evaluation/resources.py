@@ -30,7 +30,7 @@ from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
 
-STORE, SOURCE, TOKENIZER = "store", "source", "tokenizer"
+STORE, SOURCE, TOKENIZER, EXAMPLES = "store", "source", "tokenizer", "examples"
 PREDICTION = "frame_prediction"
 
 
@@ -57,6 +57,8 @@ class Resources:
             return None if self.source_path else "EVAL.source and STORE.source are empty"
         if need == TOKENIZER:
             return None if e.video_tokenizer.path else "VIDEO_TOKENIZER.path is empty"
+        if need == EXAMPLES:
+            return None if e.eval.examples else "EVAL.examples is False"
         get_task(need)
         trained = e.data.rates.get(need, 0) > 0
         return None if trained else f"the checkpoint was not trained on {need} (DATA.rates)"

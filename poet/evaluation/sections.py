@@ -246,7 +246,18 @@ def predictions(evaluation: Evaluation | None) -> str:
         "frame is the baseline; the true clip as the tokenizer renders it is the ceiling.",
         "soft",
     )
-    return lead + _frame_curves(evaluation) + _side_by_side(evaluation)
+    return lead + _frame_curves(evaluation) + _side_by_side(evaluation, "frame_prediction")
+
+
+def examples(evaluation: Evaluation | None) -> str:
+    """A row per task: what was given, what was drawn, the true clip."""
+    found = evaluation.media("example") if evaluation else []
+    if not found:
+        return page.missing("No examples: `poet eval` with EVAL.examples = True draws them.")
+    lead = page.paragraph(
+        "One draw of every task, the first that came. A text that was given stands in the heading.", "soft"
+    )
+    return lead + _side_by_side(evaluation, "example")
 
 
 def _frame_curves(evaluation: Evaluation) -> str:
@@ -265,9 +276,9 @@ def _frame_curves(evaluation: Evaluation) -> str:
     return page.charts([chart])
 
 
-def _side_by_side(evaluation: Evaluation) -> str:
+def _side_by_side(evaluation: Evaluation, kind: str) -> str:
     rows = []
-    for entry in evaluation.media("frame_prediction"):
+    for entry in evaluation.media(kind):
         clips = [
             page.card(evaluation.folder / file, label, f"{label}: {entry['key']}")
             for label, file in entry["files"].items()
@@ -323,7 +334,10 @@ def longer(
         ours = {f"this run, {evaluation.step:,} steps": evaluation} if evaluation else {}
         body += evaluations({**ours, f"trained for {trained.step:,} steps": trained})
         if trained.media("frame_prediction"):
-            body += "<h3>Frame prediction</h3>" + _frame_curves(trained) + _side_by_side(trained)
+            body += "<h3>Frame prediction</h3>" + _frame_curves(trained)
+            body += _side_by_side(trained, "frame_prediction")
+        if trained.media("example"):
+            body += "<h3>Every task once</h3>" + examples(trained)
     if entries:
         body += page.charts(_loss_charts(entries, _entropies(trained, None)))
     return body + "<h3>Generated clips</h3>" + generated(clips, "the longer-trained checkpoint")

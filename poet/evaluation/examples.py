@@ -1,0 +1,135 @@
+"""One drawn example of every task of a mixture, beside what it was given and the true clip.
+
+N = 1 clip, T frames, H height, W width, 3 colour channels, S samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from poet import media
+from poet.evaluation.resources import Resources
+from poet.sampling.generate import Drawn
+from poet.sampling.requests import allowed_latents
+from poet.data.tasks import known_latents
+from poet.store.sources import RawClip
+from poet.tasks.registry import Task, mixture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """One task's: label -> file below the output folder, and what was given and drawn as text."""
+
+    task: str
+    clip: RawClip
+    given: str
+    text: str
+    files: dict[str, str]
+
+
+def draw(r: Resources) -> list[Example]:
+    """An example of each task of the checkpoint's mixture, each of another clip where there are enough."""
+    tasks = sorted(mixture(r.experiment), key=lambda task: task.name)
+    return [_example(r, task, r.clips[i % len(r.clips)]) for i, task in enumerate(tasks)]
+
+
+def _example(r: Resources, task: Task, clip: RawClip) -> Example:
+    generator, frames = r.generator, _known_frames(r, task)
+    video, sound = clip.video[None], _sound(r, clip)[None]
+    depth = None if clip.depth is None else clip.depth[None]
+    drawn = generator.generate(
+        task.name,
+        [clip.caption] if task.text else (),
+        clips=video if frames or {"video", "image"} & set(task.condition) else None,
+        sounds=sound if task.has_audio else None,
+        depths=depth if task.made == "structure" else None,
+        known_frames=frames,
+    )
+    shown = _given(r, task, video, sound, depth, frames)
+    true = Drawn(
+        video=video[:, :1] if task.output == ("image",) else video,
+        audio=sound if task.has_audio else None,
+    )
+    files = {
+        label: name
+        for label, what in (("given", shown), ("drawn", _whole(task, drawn, true)), ("true", true))
+        if (name := _write(r, f"media/example_{task.name}_{label}", what))
+    }
+    return Example(
+        task=task.name,
+        clip=clip,
+        given=_words(task, clip, frames),
+        text=drawn.texts[0] if drawn.texts else "",
+        files=files,
+    )
+
+
+def _known_frames(r: Resources, task: Task) -> int:
+    latents = min(known_latents(r.experiment, task), allowed_latents(r.experiment, task)[1])
+    return 1 + (latents - 1) * r.experiment.video_tokenizer.factor[0] if latents else 0
+
+
+def _sound(r: Resources, clip: RawClip) -> np.ndarray:
+    """int16 (S,); a clip without sound is silent, as it is in a store."""
+    silence = np.zeros(r.experiment.clip.samples, np.int16)
+    return silence if clip.audio is None else clip.audio
+
+
+def _given(
+    r: Resources,
+    task: Task,
+    video: np.ndarray,
+    sound: np.ndarray,
+    depth: np.ndarray | None,
+    frames: int,
+) -> Drawn:
+    """What the model saw and heard, text apart."""
+    if "audio" in task.condition:
+        return Drawn(audio=sound)
+    if "image" in task.condition:
+        return Drawn(video=video[:, :1])
+    if "video" in task.condition:
+        return Drawn(video=r.generator.show_condition(task.name, video, depth))
+    return Drawn(video=video[:, :frames]) if frames else Drawn()
+
+
+def _whole(task: Task, drawn: Drawn, true: Drawn) -> Drawn:
+    """Drawn sound is played to the clip that it was drawn for, and the other way round."""
+    if "video" in task.condition and drawn.video is None and drawn.audio is not None:
+        return Drawn(video=true.video, audio=drawn.audio)
+    if "audio" in task.condition:
+        return Drawn(video=drawn.video, audio=true.audio)
+    return drawn
+
+
+def _write(r: Resources, stem: str, what: Drawn) -> str | None:
+    """Writes the first of the clips: mp4 with sound, gif without, PNG of a still, wav of sound alone."""
+    clip = r.experiment.clip
+    video = None if what.video is None else what.video[0]
+    audio = None if what.audio is None else what.audio[0]
+    if video is None and audio is None:
+        return None
+    if video is None:
+        name = f"{stem}.wav"
+        media.write_wav(r.out / name, audio, clip.sample_rate_hz)
+    elif len(video) == 1:
+        name = f"{stem}.png"
+        media.write_png_strip(r.out / name, video)
+    elif audio is None:
+        name = f"{stem}.gif"
+        media.write_gif(r.out / name, video, clip.rate_hz)
+    else:
+        name = f"{stem}.mp4"
+        media.write_mp4(Path(r.out, name), video, clip.rate_hz, audio, clip.sample_rate_hz)
+    return name
+
+
+def _words(task: Task, clip: RawClip, frames: int) -> str:
+    """'a text; 5 frames', 'structure', 'nothing'."""
+    parts = [f"the text “{clip.caption}”"] if task.text else []
+    parts += [task.made or {"audio": "sound", "image": "the first frame"}.get(s, "the clip") for s in task.condition]
+    parts += [f"{frames} frame{'s' if frames > 1 else ''}"] if frames else []
+    return "; ".join(parts) or "nothing"
