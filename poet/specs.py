@@ -90,15 +90,20 @@ class VocabularySpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSpec(Spec):
-    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper)."""
+    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper).
+
+    `dtype` is that of the encoder's matrix products; its states are float32 whatever it is.
+    """
 
     encoder: str = "minilm"
     length: int = 64
     width: int = 384
     path: str = ""
+    dtype: str = "float32"
 
     def validate(self) -> None:
         self.require_positive("length", "width")
+        self.require_one_of("dtype", DTYPES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
