@@ -92,7 +92,7 @@ class Pieces:
                 f"piece ids lie in {ids_BxL.min()}..{ids_BxL.max()}, the vocabulary's in "
                 f"0..{self.size - 1}: subtract the offset of the text range"
             )
-        return self.processor.decode([_content(row) for row in ids_BxL.tolist()])
+        return [self.processor.decode(_content(row)) for row in ids_BxL.tolist()]
 
 
 def load_pieces(path: str | Path) -> Pieces:
@@ -107,6 +107,8 @@ def load_pieces(path: str | Path) -> Pieces:
     file = file / "spiece.model" if file.is_dir() else file
     try:
         content = file.read_bytes()
+        if not content:
+            raise OSError("it is empty")
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     except (OSError, RuntimeError) as error:
         raise UserError(

@@ -333,6 +333,7 @@ def test_a_text_without_pieces_is_no_text(encoder, text):
     encoded = encoder([text, "a dog"])
     assert encoded.lengths_B[0] == 0 and not encoded.states_BxLxD[0].any()
     assert encoded.lengths_B[1] > 1
+    assert encoder([]).states_BxLxD.shape == (0, 64, 64)
 
 
 def test_texts_close_with_the_eos_piece(encoder, vocabulary):
