@@ -93,6 +93,9 @@ def _configured(tensors: Tensors) -> T5Shape:
     file = tensors.folder / CONFIG
     try:
         config = json.loads(file.read_text())
+        for field in ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads", "d_kv"):
+            if type(config[field]) is not int or config[field] < 1:
+                raise ValueError(f"{field} = {config[field]!r} is no positive integer")
         kind = config.get("model_type", "t5")
         activation = config.get("feed_forward_proj", "relu")
         shape = T5Shape(

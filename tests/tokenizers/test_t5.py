@@ -415,6 +415,7 @@ def test_a_vocabulary_larger_than_the_table(copy, vocabulary):
         ({"feed_forward_proj": "relu"}, ["wi.weight", "absent"]),
         ({"num_layers": 2}, ["encoder.block.2", "absent"]),
         ({"d_ff": None}, ["d_ff"]),
+        ({"d_ff": "96"}, ["d_ff", "positive integer"]),
     ],
 )
 def test_a_config_of_another_model(copy, vocabulary, change, words):
