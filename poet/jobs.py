@@ -300,7 +300,7 @@ def tokenize(experiment: Experiment) -> None:
         experiment.store,
         experiment.clip,
         tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh),
-        text=load_text_encoder(experiment.text),
+        text=load_text_encoder(experiment.text, mesh),
         audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
         audio_levels=experiment.vocabulary.audio_levels,
         pieces=_pieces(experiment),

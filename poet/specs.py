@@ -97,6 +97,7 @@ class TextSpec(Spec):
 
     `pieces` is the SentencePiece model of text that is *written* (captions), at `length` positions
     too; empty for a run that writes none.
+    `dtype` is that of the encoder's matrix products; its states are float32 whatever it is.
     """
 
     encoder: str = "minilm"
@@ -104,9 +105,11 @@ class TextSpec(Spec):
     width: int = 384
     path: str = ""
     pieces: str = ""
+    dtype: str = "float32"
 
     def validate(self) -> None:
         self.require_positive("length", "width")
+        self.require_one_of("dtype", DTYPES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

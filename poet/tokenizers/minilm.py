@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import tokenizers
+from jax.sharding import Mesh
 
 from poet.specs import TextSpec, UserError
 from poet.tokenizers import text as text_lib
@@ -98,13 +99,19 @@ class MiniLM:
         return last_hidden_states(self.params, ids_BxL, lengths_B)
 
 
-def load(spec: TextSpec) -> MiniLM:
+def load(spec: TextSpec, mesh: Mesh | None = None) -> MiniLM:
     """Loads MiniLM from `spec.path`, or from the installed package where that is empty.
+
+    It runs on the default device, whatever the mesh: its 23 M weights are not worth sharing out.
 
     Raises:
         UserError: no such folder or package, an unreadable file, the tensors of another network,
-            or a length or width that this network does not have.
+            or a length, width or dtype that this network does not have.
     """
+    if spec.dtype != "float32":
+        raise UserError(
+            f"TEXT.dtype = {spec.dtype!r}: minilm runs in float32; set float32, or take t5"
+        )
     text_lib.check_sizes(spec, width=WIDTH, max_length=MAX_LENGTH)
     folder = find_folder(spec.path)
     tensors = read_tensors(folder / WEIGHTS_FILE)

@@ -21,12 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 
 from poet.specs import TextSpec, UserError, near_names
 
-# Name of an encoder -> the module that offers `load(spec: TextSpec) -> TextEncoder`. Modules are
-# imported when asked for, so that one encoder's dependencies are not a need of the others.
-ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm"}
+# Name of an encoder -> the module that offers `load(spec: TextSpec, mesh: Mesh | None)`, which gives
+# a TextEncoder. Modules are imported when asked for, so that one encoder's dependencies are not a
+# need of the others.
+ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm", "t5": "poet.tokenizers.t5"}
 
 # Sizes that batches are computed at: one compiled program for each pair in use. Short texts are
 # then cheap, and neither a new batch size nor a new text length compiles anything.
@@ -68,18 +70,23 @@ class TextEncoder(Protocol):
         """Encodes texts, in their order; no texts give arrays of batch size 0."""
 
 
-def load_text_encoder(spec: TextSpec) -> TextEncoder:
+def load_text_encoder(spec: TextSpec, mesh: Mesh | None = None) -> TextEncoder:
     """Loads the encoder that `spec.encoder` names.
 
+    Args:
+        spec: which encoder, and from where.
+        mesh: devices that hold a large encoder in parts (t5); a small one (minilm), or any without
+            a mesh, runs on the default device.
+
     Raises:
-        UserError: the name is unknown, the encoder cannot give the spec's length or width, or its
-            weights are missing or are those of another network.
+        UserError: the name is unknown, the encoder cannot give the spec's length, width or dtype,
+            or its weights are missing or are those of another network.
     """
     if spec.encoder not in ENCODERS:
         raise UserError(
             f"unknown text encoder {spec.encoder!r}{near_names(spec.encoder, sorted(ENCODERS))}"
         )
-    return importlib.import_module(ENCODERS[spec.encoder]).load(spec)
+    return importlib.import_module(ENCODERS[spec.encoder]).load(spec, mesh)
 
 
 def check_sizes(spec: TextSpec, *, width: int, max_length: int) -> None:

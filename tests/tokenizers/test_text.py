@@ -279,6 +279,7 @@ def test_a_missing_package_names_its_install(monkeypatch):
         ({"width": 512}, "width 384.*512"),
         ({"length": 513}, "3 to 512.*513"),
         ({"length": 2}, "3 to 512.*2"),
+        ({"dtype": "bfloat16"}, "bfloat16.*float32"),
         ({"path": "/no/such/folder"}, "/no/such/folder has no model.safetensors"),
     ],
 )
@@ -313,10 +314,12 @@ def test_what_is_not_a_list_of_texts_is_refused(encoder, texts):
 
 def test_another_encoder_joins_by_its_registry_line(monkeypatch):
     module = type(sys)("poet_test_encoder")
-    module.load = lambda spec: ("loaded", spec.encoder)
+    module.load = lambda spec, mesh: ("loaded", spec.encoder, mesh)
     monkeypatch.setitem(sys.modules, "poet_test_encoder", module)
     monkeypatch.setitem(text_lib.ENCODERS, "other", "poet_test_encoder")
-    assert text_lib.load_text_encoder(TextSpec(encoder="other")) == ("loaded", "other")
+    spec = TextSpec(encoder="other")
+    assert text_lib.load_text_encoder(spec) == ("loaded", "other", None)
+    assert text_lib.load_text_encoder(spec, "a mesh") == ("loaded", "other", "a mesh")
 
 
 def position_network(ids_bxl: np.ndarray, lengths_b: np.ndarray) -> np.ndarray:
