@@ -60,7 +60,8 @@ def _interpolation(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
 
 
 def _prediction(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    latents = int(shown.choices.integers(1, spec.prediction_latents + 1))
+    most = min(spec.prediction_latents, (len(shown.video) - 1) // shown.factor)
+    latents = int(shown.choices.integers(1, max(most, 1) + 1))
     return regions.hold(shown.video, 1 + (latents - 1) * shown.factor)
 
 

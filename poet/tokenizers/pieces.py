@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from poet import assets
 from poet.specs import UserError
 from poet.tokenizers import text as text_lib
 
@@ -98,12 +99,15 @@ class Pieces:
 def load_pieces(path: str | Path) -> Pieces:
     """Reads a SentencePiece model: the file, or a folder that holds it as `spiece.model`.
 
+    A path that is not there is looked for among the shipped files.
+
     Raises:
         UserError: it is missing, is no SentencePiece model, or has other control ids.
     """
     import sentencepiece
 
     file = Path(path).expanduser()
+    file = file if file.exists() else assets.root() / file
     file = file / "spiece.model" if file.is_dir() else file
     try:
         content = file.read_bytes()

@@ -12,7 +12,7 @@ import tiny
 from poet import checkpoint, media
 from poet.sampling import command
 from poet.sampling import generate as generation
-from poet.sampling.generate import Text
+from poet.sampling.generate import Drawn, Text
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_request
 from poet.specs import SampleSpec, UserError
@@ -170,5 +170,7 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
 
 
 def test_an_image_is_written_as_png_alone(tmp_path):
-    files = write_outputs(PIXELS[:, :1], ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {})
+    files = write_outputs(
+        Drawn(video=PIXELS[:, :1]), ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {}
+    )
     assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generate.json"]

@@ -1,0 +1,89 @@
+"""Tasks with made conditions and written text: what the model sees is what is made from the clip."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from poet import conditioning, media
+from poet.sampling import command
+from poet.sampling.generate import Generator, make_layout
+from poet.sampling.requests import Request
+from poet.specs import SampleSpec, UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
+WRITES = tiny.EXPERIMENT.replace(
+    text=tiny.EXPERIMENT.text.replace(pieces="data/pretrained/pieces_512"),
+    conditioning=tiny.EXPERIMENT.conditioning.replace(inpainting=("central",)),
+    sample=SampleSpec(temperature=2.0, seed=1),
+)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return Generator(WRITES, tiny.params(), tiny.video_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    media.write_mp4(path, PIXELS[0] // 4 + 64, 8.0)
+    return path
+
+
+def test_the_prefix_holds_the_codes_of_the_made_clip(generator):
+    task = "inpainting"
+    condition = generator.encode_condition(task, PIXELS, None)
+    hidden = PIXELS.copy()
+    hidden[:, :, 4:12, 4:12] = 0  # COMMIT's central region
+    expected = generator.video_tokenizer.encode(hidden).reshape(2, -1)
+    np.testing.assert_array_equal(condition["video_in"], expected)
+    streams = make_layout(WRITES, task).parse(generator.tokens(task, 2, condition=condition))
+    np.testing.assert_array_equal(streams["video_in"], expected)
+
+
+def test_a_first_frame_as_condition_is_the_frame_alone(generator):
+    condition = generator.encode_condition("image_to_video_bidirectional", PIXELS, None)
+    frame = generator.video_tokenizer.encode(PIXELS[:, :1]).reshape(2, -1)
+    np.testing.assert_array_equal(condition["image_in"], frame)
+
+
+def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
+    depths = np.random.default_rng(1).integers(0, 256, (2, 5, 8, 8))
+    shown = generator.show_condition("stylization", PIXELS, depths)
+    for row in range(2):
+        made = conditioning.make(
+            "structure", PIXELS[row], WRITES.conditioning, key=str(row), depth=depths[row]
+        )
+        np.testing.assert_array_equal(shown[row], made)
+
+
+def run(monkeypatch, generator, clip, out, task, **changes):
+    monkeypatch.setattr(Generator, "from_checkpoint", lambda path, experiment: generator)
+    monkeypatch.setattr(command.checkpoint, "find", lambda path: path)
+    request = Request(checkpoint="c", out=str(out), task=task, clip=[str(clip)], **changes)
+    return command.run(request, changes.pop("experiment", WRITES))
+
+
+def test_a_caption_is_written_beside_its_clip(monkeypatch, generator, clip, tmp_path):
+    files = run(monkeypatch, generator, clip, tmp_path, "captioning", num=2)
+    names = [f"00{row}{kind}" for row in (0, 1) for kind in (".mp4", ".gif", ".png", ".txt")]
+    assert [path.name for path in files] == [*names, "generate.json"]
+    samples = json.loads((tmp_path / "generate.json").read_text())["samples"]
+    assert [s["text"] for s in samples] == [
+        (tmp_path / f"00{row}.txt").read_text().removesuffix("\n") for row in (0, 1)
+    ]
+
+
+def test_a_painted_clip_is_drawn_whole(monkeypatch, generator, clip, tmp_path):
+    files = run(monkeypatch, generator, clip, tmp_path, "inpainting")
+    shown = media.read_clip(files[0], WRITES.clip).video
+    assert shown.shape == (5, 16, 16, 3) and np.abs(shown[0] - PIXELS[0, 0].astype(int)).mean() > 3
+
+
+def test_a_structure_without_depth_is_refused_before_the_model_is_loaded(monkeypatch, clip, tmp_path):
+    with pytest.raises(UserError, match="without depth.*CONDITIONING.depth"):
+        run(monkeypatch, None, clip, tmp_path, "stylization", prompt=["a hall"])
