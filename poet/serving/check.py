@@ -64,10 +64,10 @@ def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
     if task.text:
         text = generator.encode_text([PROMPT])
         inputs |= {"text_states": text.states, "text_lengths": text.lengths}
-    if spec.known_frames or "video" in task.condition:
-        name, frames = ("known_video", spec.known_frames) if spec.known_frames else (
-            "video", clip.frames
-        )
+    if spec.known_frames or {"video", "image"} & set(task.condition):
+        name, frames = "video", 1 if "image" in task.condition else clip.frames
+        if spec.known_frames:
+            name, frames = "known_video", spec.known_frames
         inputs[name] = rng.integers(0, 256, (1, frames, clip.height, clip.width, 3), np.uint8)
     if "audio" in task.condition or (spec.known_frames and task.has_audio):
         name = "known_audio" if spec.known_frames else "audio"
@@ -83,10 +83,20 @@ def _draw(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray])
         known = generator.encode_known(
             spec.task, spec.known_frames, inputs["known_video"], inputs.get("known_audio")
         )
-    condition = generator.encode_condition(spec.task, inputs.get("video"), inputs.get("audio"))
+    condition = _condition(generator, spec, inputs)
     return generator.tokens(
         spec.task, 1, text=text, condition=condition, known=known, batch=spec.batch
     )
+
+
+def _condition(
+    generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Codes of what an export is conditioned on: of the clip as it stands, which it takes for made."""
+    if "video" not in inputs:
+        return generator.encode_condition(spec.task, None, inputs.get("audio"))
+    codes = generator.encode_frames(inputs["video"], inputs["video"].shape[1])
+    return {f"{stream}_in": codes for stream in get_task(spec.task).condition}
 
 
 def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

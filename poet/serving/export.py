@@ -98,8 +98,17 @@ def check(experiment: Experiment, spec: ExportSpec) -> None:
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
     task = get_task(spec.task)
+    if task.writes:
+        raise UserError(f"task {task.name} writes text, which an export cannot; use poet generate")
+    if spec.known_frames and task.condition:
+        raise UserError(
+            f"EXPORT.known_frames = {spec.known_frames}: an export of {task.name} takes its condition "
+            "alone; set it to 0"
+        )
     given = int(spec.known_frames > 0 or len(task.condition) > 0)
-    check_request(experiment, spec.task, ["any"] if task.text else [], spec.known_frames, given)
+    texts = ["any"] if task.text else []
+    # A made condition is an input of the export: whoever calls it has made it.
+    check_request(experiment, spec.task, texts, spec.known_frames, given, has_depth=True)
 
 
 def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
@@ -227,7 +236,8 @@ def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[st
             {"decoder": tokenizer.params["decoder"]}, "video_tokenizer",
             "codes", _struct((spec.batch, *grids[0]), jnp.int32), "video",
         )
-    frames = clip.frames if "video" in task.condition else spec.known_frames
+    given = {"video": clip.frames, "image": 1}
+    frames = next((given[s] for s in task.condition if s in given), spec.known_frames)
     if frames:
         shape = (spec.batch, frames, clip.height, clip.width, 3)
         codecs["tokenize"] = _Codec(

@@ -120,7 +120,8 @@ class Runtime:
           known_video: uint8 [N, known frames, H, W, 3], which is tokenized, and with it, where the
             output has sound,
           known_audio: int16 [N, at least as long as its known codes].
-          video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].
+          video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A
+            painted clip, its structure and the like come as `poet.conditioning` makes them.
           count: N, where nothing that is given tells it (default 1).
           source: index of the data source whose look is asked for.
 
@@ -187,7 +188,11 @@ class Runtime:
         self, video: np.ndarray | None, audio: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """Codes [N, n] of the streams that the task is conditioned on."""
-        given = {"video_in": (video, self.tokenize), "audio_in": (audio, self.tokenize_audio)}
+        given = {
+            "video_in": (video, self.tokenize),
+            "image_in": (video, self.tokenize),
+            "audio_in": (audio, self.tokenize_audio),
+        }
         wanted = self._layout["condition"]
         for name, (array, _) in given.items():
             if (array is not None) != (name in wanted):
