@@ -208,7 +208,7 @@ def _wait_for(folder: pathlib.Path, wait_s: float, *files: pathlib.Path) -> None
     def signs() -> list[str]:
         return sorted(p.name for p in folder.rglob("*"))
 
-    runners.wait_for_any([*files, folder / manifests.MANIFEST_FILE], signs, wait_s)
+    runners.wait_for_any([folder / manifests.MANIFEST_FILE, *files], signs, wait_s)
 
 
 def make_job(
