@@ -56,6 +56,8 @@ def _missing_package(error: ModuleNotFoundError) -> str:
         "apache_beam": "poet[beam]",
         "libtpu": "poet[tpu]",
         "ale_py": "poet[atari]",
+        "gcsfs": "poet[gcs]",
+        "s3fs": "poet[s3]",
     }
     package = (error.name or "").split(".")[0]
     return f"the package {package!r} is missing: pip install '{extras.get(package, package)}'"
@@ -192,10 +194,22 @@ def _tokenizer_eval(args: argparse.Namespace) -> None:
     jobs.tokenizer_evaluate(_experiment(args), args)
 
 
+def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    add = parser.add_argument
+    add("--runner", default="",
+        help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
+             "(default: STORE.workers processes here)")
+    add("--beam_options", default="", help="the runner's options, as one string of --name=value")
+    add("--process_index", type=int, default=-1,
+        help="which of several processes that share STORE.path this is (default: as JAX says)")
+    add("--process_count", type=int, default=0, help="how many there are (default: as JAX says)")
+
+
 def _tokenize(args: argparse.Namespace) -> None:
     from poet import jobs
 
-    jobs.tokenize(_experiment(args))
+    jobs.tokenize(_experiment(args), args)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -292,7 +306,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Argum
     "reconstruct": (
         "Encode and decode clips with a tokenizer.", _reconstruct, _reconstruct_arguments
     ),
-    "tokenize": ("Turn clips and captions into a token store.", _tokenize, _config_arguments),
+    "tokenize": ("Turn clips and captions into a token store.", _tokenize, _tokenize_arguments),
     "train": ("Pretrain the language model on a token store.", _train, _workdir_arguments),
     "eval": ("Evaluate a checkpoint.", _eval, _eval_arguments),
     "generate": (

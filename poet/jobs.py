@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
+import shlex
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -282,7 +284,22 @@ def _pieces(experiment: Experiment) -> Any:
     return pieces
 
 
-def tokenize(experiment: Experiment) -> None:
+def load_encoders(experiment: Experiment) -> Any:
+    """The frozen networks that a token store is made with, on the devices of this process."""
+    from poet.store.encode import Encoders
+    from poet.tokenizers.text import load_text_encoder
+
+    mesh = mesh_lib.build(experiment.mesh, jax.local_devices())
+    return Encoders(
+        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh),
+        text=load_text_encoder(experiment.text, mesh),
+        audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
+        pieces=_pieces(experiment),
+        conditioning=experiment.conditioning,
+    )
+
+
+def tokenize(experiment: Experiment, args: Any) -> None:
     """Writes the token store STORE.path from STORE.source.
 
     It holds sound if AUDIO_TOKENIZER.path is set, captions to be written if TEXT.pieces is, and the
@@ -290,27 +307,47 @@ def tokenize(experiment: Experiment) -> None:
     """
     from poet.tasks import registry
     from poet.store.writer import tokenize as write_store
-    from poet.tokenizers.text import load_text_encoder
 
     for field in ("source", "path"):
         if not getattr(experiment.store, field):
             raise UserError(f"STORE.{field} is empty: pass --gin.STORE.{field}=FOLDER")
-    mesh = mesh_lib.build(experiment.mesh)
-    manifest = write_store(
+    encoders = load_encoders(experiment)
+    write_store(
         experiment.store,
         experiment.clip,
-        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh),
-        text=load_text_encoder(experiment.text, mesh),
-        audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
+        tokenizer=encoders.tokenizer,
+        text=encoders.text,
+        audio=encoders.audio,
         audio_levels=experiment.vocabulary.audio_levels,
-        pieces=_pieces(experiment),
+        pieces=encoders.pieces,
         conditions=registry.made_conditions(experiment),
-        conditioning_spec=experiment.conditioning,
+        conditioning_spec=encoders.conditioning,
+        ingest=experiment.ingest,
+        runner=_store_runner(experiment, encoders, args),
+        tell=print,
     )
-    for split, info in manifest.splits.items():
-        silent = f", {info.silent} without sound" if manifest.audio else ""
-        shards = f"{len(info.shards)} shards, {len(info.skipped)} skipped{silent}"
-        print(f"{split}: {info.clips} clips in {shards}")
+
+
+def _store_runner(experiment: Experiment, encoders: Any, args: Any) -> Any:
+    """Who encodes: a Beam runner, worker processes or this process, alone or as one of several."""
+    from poet.store import beam, runners
+
+    factory, spec = functools.partial(load_encoders, experiment), experiment.store
+    count = args.process_count or jax.process_count()
+    index = jax.process_index() if args.process_index < 0 else args.process_index
+    if args.runner:
+        if count > 1:
+            raise UserError(
+                f"--runner={args.runner} shares out the work itself: start one process, not {count}"
+            )
+        return beam.Beam(factory, args.runner, tuple(shlex.split(args.beam_options)))
+    if args.beam_options:
+        raise UserError("--beam_options needs --runner, such as --runner=DirectRunner")
+    many = spec.workers > 1
+    inner = runners.Workers(factory, spec.workers) if many else runners.Serial(encoders)
+    if count == 1:
+        return inner
+    return runners.Distributed(inner, index, count, spec.wait_s)
 
 
 # ---------------------------------------------------------------------------- the language model

@@ -22,6 +22,7 @@ from poet.spec_base import (
     to_dict,
     type_hints,
 )
+from poet.spec_ingest import IngestSpec
 from poet.spec_tokenizers import (
     AudioTokenizerSpec,
     AudioTrainSpec,
@@ -35,6 +36,7 @@ __all__ = [
     "AudioTokenizerSpec",
     "AudioTrainSpec",
     "DiscriminatorSpec",
+    "IngestSpec",
     "Spec",
     "TokenizerTrainSpec",
     "UserError",
@@ -308,19 +310,25 @@ class DataSpec(Spec):
 class StoreSpec(Spec):
     """`poet tokenize`: what is read, what is written, and how much damage is accepted.
 
-    `source` is a TFDS folder (`.../name/1.0.0`) or a folder of clips with `captions.jsonl`.
+    `source` is a TFDS folder (`.../name/1.0.0`) or name (`tfds:name/config:version`, prepared in
+    `data_dir`), a folder of clips with `captions.jsonl`, or WebDataset shards (a folder or pattern of
+    `*.tar`).  `workers` processes encode, each with encoders of its own.  `wait_s` is how long
+    processes that share the work wait without seeing any progress of the others.
     """
 
     source: str = ""
+    data_dir: str = ""
     path: str = ""
     splits: tuple[str, ...] = ("train", "validation")
     clips_per_shard: int = 256
     batch: int = 32
     seed: int = 0
     max_skipped: float = 0.05
+    workers: int = 1
+    wait_s: float = 3600.0
 
     def validate(self) -> None:
-        self.require_positive("clips_per_shard", "batch")
+        self.require_positive("clips_per_shard", "batch", "workers", "wait_s")
         self.require(0 <= self.max_skipped <= 1, "max_skipped", "is a share, 0..1")
 
 
@@ -407,6 +415,7 @@ class Experiment(Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     data: DataSpec = DataSpec()
     store: StoreSpec = StoreSpec()
+    ingest: IngestSpec = IngestSpec()
     tokenizer_train: TokenizerTrainSpec = TokenizerTrainSpec()
     discriminator: DiscriminatorSpec = DiscriminatorSpec()
     audio_train: AudioTrainSpec = AudioTrainSpec()

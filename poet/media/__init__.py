@@ -9,9 +9,11 @@ written beside its place and renamed into it, so that a killed process leaves no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fractions
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -36,6 +38,7 @@ __all__ = [
     "SOUND_SUFFIXES",
     "Sound",
     "read_sound",
+    "read_track",
     "replacing",
     "to_int16",
     "write_text",
@@ -46,6 +49,10 @@ VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg
 
 # x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
 H264_CRF = 16
+
+# Where the crop of a frame lies between (0, 0), its upper left, and (1, 1), its lower right.
+Place = tuple[float, float]
+CENTRE: Place = (0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,20 +66,29 @@ class Clip:
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read_clip(path: PathLike, clip: ClipSpec) -> Clip:
+def read_clip(
+    path: PathLike, clip: ClipSpec, place: Place = CENTRE, sound: PathLike | None = None
+) -> Clip:
     """Reads the first `clip.frames / clip.rate_hz` seconds of a file in the clip's format.
 
     Frame k is the source frame whose timestamp is nearest to k / rate_hz after the first frame's.
-    Frames are rotated as the file asks, cropped about the centre to the clip's aspect and resized.
-    Sound is mixed to mono, resampled, and aligned with the first frame; silence fills what the
-    file does not cover.  A still image is a clip of one frame.
+    Frames are rotated as the file asks, cropped to the clip's aspect and resized.  Sound is mixed
+    to mono, resampled, and aligned with the first frame; silence fills what the file does not
+    cover.  A still image is a clip of one frame.
+
+    Args:
+        place: where the crop lies, by default about the centre.
+        sound: another file that holds the sound, from the first frame on.
 
     Raises:
         MediaError: no such file, undecodable, no video, corrupt, truncated or too short.
     """
     with naming_the_file(path):
-        frames, start_s = _read_video(path, clip)
-        audio = read_track(path, clip.sample_rate_hz, clip.samples, start_s)
+        frames, start_s = _read_video(path, clip, place)
+        if sound is None:
+            audio = read_track(path, clip.sample_rate_hz, clip.samples, start_s)
+        else:
+            audio = read_track(sound, clip.sample_rate_hz, clip.samples, 0.0)
     return Clip(video=frames, audio=audio)
 
 
@@ -114,37 +130,88 @@ def probe(path: PathLike) -> Picture:
     return Picture(height=height, width=width, seconds=end_s - start_s)
 
 
-def _read_video(path: PathLike, clip: ClipSpec) -> tuple[np.ndarray, float]:
+def read_frames(
+    path: PathLike, clip: ClipSpec, place: Place = CENTRE
+) -> Iterator[tuple[np.ndarray, float]]:
+    """All frames of a file in the clip's format, one after the other, as `read_clip` takes them.
+
+    Yields:
+        uint8 (H, W, 3), and the time of the file's first frame on its own clock in seconds.
+
+    Raises:
+        MediaError: as `read_clip`, of what was decoded so far; never for being too short.
+    """
+    with naming_the_file(path), _Decoder.open(path, clip) as decoder:
+        taken = 0
+        for frame, until_s in decoder.shown():
+            copies = _due(taken, until_s, clip)
+            if copies:
+                pixels = _fit_frame(frame, clip, decoder.stream, place)
+            for _ in range(copies):
+                yield pixels, decoder.start_s
+            taken += copies
+
+
+def _read_video(path: PathLike, clip: ClipSpec, place: Place) -> tuple[np.ndarray, float]:
     """The clip's frames, and the time of the first one on the file's clock in seconds."""
-    with av.open(os.fspath(path)) as container:
-        if not container.streams.video:
-            raise MediaError(path, "no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        interval_s = 1 / float(stream.average_rate or clip.rate_hz)
+    with _Decoder.open(path, clip) as decoder:
         chosen: list[np.ndarray] = []
-        start_s = end_s = 0.0
-        before: tuple[float, av.VideoFrame] | None = None
-        for index, frame in enumerate(container.decode(stream)):
-            time_s = index * interval_s if frame.time is None else frame.time
-            if frame.is_corrupt:
-                raise MediaError(path, f"corrupt frame at {time_s:.2f} s")
-            if before is None:
-                start_s = time_s
-            else:
-                middle_s = (before[0] + time_s) / 2 - start_s
-                _take_until(chosen, before[1], middle_s, clip, stream)
+        for frame, until_s in decoder.shown():
+            copies = min(_due(len(chosen), until_s, clip), clip.frames - len(chosen))
+            if copies:
+                chosen.extend([_fit_frame(frame, clip, decoder.stream, place)] * copies)
             if len(chosen) == clip.frames:
-                break
+                return np.stack(chosen), decoder.start_s
+        raise MediaError(path, _shortage(decoder, clip))
+
+
+def _due(taken: int, until_s: float, clip: ClipSpec) -> int:
+    """Instants k / rate_hz of a clip up to `until_s`, without the first `taken` of them."""
+    copies = 0
+    while (taken + copies) / clip.rate_hz <= until_s + 1e-9:
+        copies += 1
+    return copies
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Decoder:
+    """The video of a file.  `end_s` is the end of the last frame that was decoded so far."""
+
+    path: PathLike
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    interval_s: float
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: PathLike, clip: ClipSpec) -> Iterator[_Decoder]:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise MediaError(path, "no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            interval_s = 1 / float(stream.average_rate or clip.rate_hz)
+            yield cls(path=path, container=container, stream=stream, interval_s=interval_s)
+
+    def shown(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Every frame, and until when it is the nearest one, in seconds after the first frame."""
+        before: tuple[float, av.VideoFrame] | None = None
+        for index, frame in enumerate(self.container.decode(self.stream)):
+            time_s = index * self.interval_s if frame.time is None else frame.time
+            if frame.is_corrupt:
+                raise MediaError(self.path, f"corrupt frame at {time_s:.2f} s")
+            if before is None:
+                self.start_s = time_s
+            else:
+                yield before[1], (before[0] + time_s) / 2 - self.start_s
             before = (time_s, frame)
-            end_s = time_s + (_duration_s(frame) or interval_s)
+            self.end_s = time_s + (_duration_s(frame) or self.interval_s)
         if before is None:
-            raise MediaError(path, "truncated: no frame could be decoded")
+            raise MediaError(self.path, "truncated: no frame could be decoded")
         # Strictly before the end of the last frame: a clip never shows a frame past its time.
-        _take_until(chosen, before[1], end_s - start_s - 1e-6, clip, stream)
-        if len(chosen) < clip.frames:
-            raise MediaError(path, _shortage(container, clip, end_s, end_s - start_s, interval_s))
-    return np.stack(chosen), start_s
+        yield before[1], self.end_s - self.start_s - 1e-6
 
 
 def _duration_s(frame: av.VideoFrame) -> float:
@@ -152,46 +219,29 @@ def _duration_s(frame: av.VideoFrame) -> float:
     return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
 
 
-def _take_until(
-    chosen: list[np.ndarray],
-    frame: av.VideoFrame,
-    until_s: float,
-    clip: ClipSpec,
-    stream: av.VideoStream,
-) -> None:
-    """Appends `frame` for every instant of the clip that is due up to `until_s`."""
-    due = range(len(chosen), clip.frames)
-    copies = sum(k / clip.rate_hz <= until_s + 1e-9 for k in due)
-    if copies:
-        chosen.extend([_fit_frame(frame, clip, stream)] * copies)
-
-
-def _fit_frame(frame: av.VideoFrame, clip: ClipSpec, stream: av.VideoStream) -> np.ndarray:
+def _fit_frame(
+    frame: av.VideoFrame, clip: ClipSpec, stream: av.VideoStream, place: Place
+) -> np.ndarray:
     pixels_HxWx3 = frame.to_ndarray(format="rgb24")
     aspect = float(stream.sample_aspect_ratio or 1)
     turns = round(frame.rotation / 90)
     if turns % 2:
         aspect = 1 / aspect
-    return resize_image(np.rot90(pixels_HxWx3, turns), clip.height, clip.width, aspect)
+    return resize_image(np.rot90(pixels_HxWx3, turns), clip.height, clip.width, aspect, place)
 
 
-def _shortage(
-    container: av.container.InputContainer,
-    clip: ClipSpec,
-    end_s: float,
-    decoded_s: float,
-    interval_s: float,
-) -> str:
+def _shortage(decoder: _Decoder, clip: ClipSpec) -> str:
     """Says whether the file ends before its own header says, or was never long enough."""
+    container, end_s = decoder.container, decoder.end_s
     stated_s = container.duration / av.time_base if container.duration else 0.0
     if container.start_time:
         stated_s += container.start_time / av.time_base
-    if end_s + 2 * interval_s < stated_s:
+    if end_s + 2 * decoder.interval_s < stated_s:
         return f"truncated: {end_s:.2f} s of {stated_s:.2f} s could be decoded"
     needed_s = (clip.frames - 1) / clip.rate_hz
     return (
         f"too short: {clip.frames} frames at {clip.rate_hz:g} Hz need more than {needed_s:.3f} s, "
-        f"it has {decoded_s:.3f} s"
+        f"it has {end_s - decoder.start_s:.3f} s"
     )
 
 
@@ -199,32 +249,44 @@ def _shortage(
 
 
 def centre_box(
-    height: int, width: int, to_height: int, to_width: int, pixel_aspect: float = 1.0
+    height: int,
+    width: int,
+    to_height: int,
+    to_width: int,
+    pixel_aspect: float = 1.0,
+    place: Place = CENTRE,
 ) -> tuple[float, float, float, float]:
-    """The largest centred (left, top, right, bottom) with the aspect to_width / to_height.
+    """The largest (left, top, right, bottom) with the aspect to_width / to_height, centred or at
+    another place.
 
     `pixel_aspect` is the width of a source pixel over its height.
     """
     aspect = to_width / to_height / pixel_aspect
     box_width, box_height = min(width, height * aspect), min(height, width / aspect)
-    left, top = (width - box_width) / 2, (height - box_height) / 2
+    left, top = (width - box_width) * place[0], (height - box_height) * place[1]
     return left, top, left + box_width, top + box_height
 
 
 def resize_image(
-    image_HxWx3: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0
+    image_HxWx3: np.ndarray,
+    height: int,
+    width: int,
+    pixel_aspect: float = 1.0,
+    place: Place = CENTRE,
 ) -> np.ndarray:
-    """Centre-crops uint8 (H, W, 3) to the target's aspect; bicubic resize with antialiasing."""
-    box = centre_box(*image_HxWx3.shape[:2], height, width, pixel_aspect)
+    """Crops uint8 (H, W, 3) to the target's aspect; bicubic resize with antialiasing."""
+    box = centre_box(*image_HxWx3.shape[:2], height, width, pixel_aspect, place)
     image = Image.fromarray(np.ascontiguousarray(image_HxWx3))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def resize_video(video_TxHxWx3: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_video(
+    video_TxHxWx3: np.ndarray, height: int, width: int, place: Place = CENTRE
+) -> np.ndarray:
     """`resize_image` on every frame; the array itself where nothing changes."""
     if video_TxHxWx3.shape[1:3] == (height, width):
         return video_TxHxWx3
-    return np.stack([resize_image(frame, height, width) for frame in video_TxHxWx3])
+    return np.stack([resize_image(f, height, width, place=place) for f in video_TxHxWx3])
 
 
 # ---------------------------------------------------------------------------------------- writing

@@ -86,11 +86,11 @@ def read_sound(path: PathLike, sample_rate_hz: int, max_seconds: float = 0.0) ->
 
 
 def read_track(
-    path: PathLike, sample_rate_hz: int, samples: int, start_s: float
+    path: PathLike, sample_rate_hz: int, samples: int | None, start_s: float
 ) -> np.ndarray | None:
     """int16 (samples,) from `start_s` on the file's clock; None without an audio stream.
 
-    Silence fills what the file does not cover.
+    Silence fills what the file does not cover; `samples` None takes all that there is.
 
     Raises:
       MediaError: undecodable, or with NaN or infinite samples.
@@ -101,10 +101,13 @@ def read_track(
         frames = _checked(container.decode(container.streams.audio[0]), path)
         first = next(frames, None)
         if first is None:
-            return np.zeros(samples, np.int16)
+            return np.zeros(samples or 0, np.int16)
         first_s = start_s if first.time is None else first.time
         offset = round((first_s - start_s) * sample_rate_hz)
         pieces = _mono(itertools.chain([first], frames), sample_rate_hz)
+        if samples is None:
+            whole = _collect(pieces, None)
+            return place(whole, offset, max(len(whole) + offset, 0))
         return place(_collect(pieces, max(samples - offset, 0)), offset, samples)
 
 

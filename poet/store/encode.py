@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from poet import conditioning, media
 from poet.specs import AudioTokenizerSpec, ConditioningSpec, VideoTokenizerSpec
-from poet.store import reader
+from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped, Source
 
@@ -72,7 +74,8 @@ class PartialShard:
     """The intermediate file of one range: serialized examples end to end, and an index of them.
 
     `clips` are (key, size in bytes) in the order of the source; `silent` of them have no sound
-    track, which counts in stores with audio alone.
+    track, which counts in stores with audio alone.  `hashes` are theirs, where duplicates are looked
+    for.  The range took `seconds`, of which the encoders took `encoder_seconds`.
     """
 
     file: pathlib.Path
@@ -80,6 +83,9 @@ class PartialShard:
     skipped: tuple[SkippedInfo, ...]
     truncated_captions: int
     silent: int = 0
+    hashes: tuple[filters.Hash, ...] = ()
+    seconds: float = 0.0
+    encoder_seconds: float = 0.0
 
 
 def source_ranges(items: int, plan: Plan) -> list[tuple[int, int]]:
@@ -102,30 +108,71 @@ def encode_range(
     `on_progress` is told after every batch how many items were done.
     """
     clips: list[tuple[str, int]] = []
+    hashes: list[filters.Hash] = []
     skipped: list[SkippedInfo] = []
     truncated = silent = 0
+    began, encoder_seconds, progress = time.monotonic(), 0.0, _Progress(plan)
+    found = _filtered(source.read(start, stop), plan, sound=encoders.audio is not None)
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
-        for items in _batches(source.read(start, stop), plan.batch):
+        for items in _batches(found, plan.batch):
             batch = [item for item in items if isinstance(item, RawClip)]
             skipped += [
                 SkippedInfo(key=i.key, reason=i.reason) for i in items if isinstance(i, Skipped)
             ]
+            encoding = time.monotonic()
             examples, cut = encode_batch(batch, plan, encoders)
+            encoder_seconds += time.monotonic() - encoding
+            if plan.ingest.deduplicate >= 0:
+                hashes += [filters.perceptual_hash(clip.video) for clip in batch]
             truncated += cut
             silent += sum(clip.audio is None for clip in batch) if encoders.audio else 0
             for example in examples:
                 record = reader.serialize(example)
                 clips.append((example["key"], out.write(record)))
-            on_progress(len(items))
+            on_progress(progress.finished(items))
+    on_progress(stop - start - progress.done)
     partial = PartialShard(
         file=file,
         clips=tuple(clips),
         skipped=tuple(skipped),
         truncated_captions=truncated,
         silent=silent,
+        hashes=tuple(hashes),
+        seconds=time.monotonic() - began,
+        encoder_seconds=encoder_seconds,
     )
     _save_index(partial)
     return partial
+
+
+def _filtered(
+    items: Iterator[RawClip | Skipped], plan: Plan, sound: bool
+) -> Iterator[RawClip | Skipped]:
+    """The items; clips that the plan's filters drop have become skipped ones."""
+    clip_filter = filters.ClipFilter(plan.ingest, sound)
+    for item in items:
+        if isinstance(item, RawClip):
+            reason = clip_filter.reason(item.video, item.audio)
+            yield Skipped(key=item.key, reason=reason) if reason else item
+        else:
+            yield item
+
+
+class _Progress:
+    """Counts items of a source by what they gave; one that gives several counts with the first."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._expands, self._item, self.done = plan.ingest.expands, "", 0
+
+    def finished(self, items: Sequence[RawClip | Skipped]) -> int:
+        """How many items begin among these."""
+        count = len(items)
+        if self._expands:
+            files = [self._item, *(item.key.rpartition("#")[0] or item.key for item in items)]
+            count = sum(one != other for one, other in itertools.pairwise(files))
+            self._item = files[-1]
+        self.done += count
+        return count
 
 
 def _batches(
@@ -247,6 +294,8 @@ def _save_index(partial: PartialShard) -> None:
         "skipped": [[s.key, s.reason] for s in partial.skipped],
         "truncated_captions": partial.truncated_captions,
         "silent": partial.silent,
+        "hashes": [[f"{value:016x}" for value in values] for values in partial.hashes],
+        "seconds": [partial.seconds, partial.encoder_seconds],
     }
     media.write_text(_index_file(partial.file), json.dumps(index))
 
@@ -256,10 +305,14 @@ def load_partial(file: pathlib.Path) -> PartialShard | None:
     if not _index_file(file).exists():
         return None
     index = json.loads(_index_file(file).read_text())
+    seconds, encoder_seconds = index.get("seconds", (0.0, 0.0))
     return PartialShard(
         file=file,
         clips=tuple((key, size) for key, size in index["clips"]),
         skipped=tuple(SkippedInfo(key=key, reason=reason) for key, reason in index["skipped"]),
         truncated_captions=index["truncated_captions"],
         silent=index.get("silent", 0),
+        hashes=tuple(tuple(int(v, 16) for v in values) for values in index.get("hashes", ())),
+        seconds=seconds,
+        encoder_seconds=encoder_seconds,
     )

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from poet.specs import ClipSpec, Spec, UserError, from_dict, to_dict
+from poet.specs import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
 
 VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -53,7 +53,8 @@ class TextInfo(Spec):
 class Plan(Spec):
     """Everything that determines the shards' bytes.
 
-    `items` and `sources` give for every split the number of clips and the source's fingerprint.
+    `items` and `sources` give for every split the number of items, of which each gives a clip unless
+    `ingest` asks for more, and the source's fingerprint.
     """
 
     version: int = VERSION
@@ -65,6 +66,7 @@ class Plan(Spec):
     clips_per_shard: int
     batch: int
     seed: int
+    ingest: IngestSpec = IngestSpec()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,9 +176,13 @@ def text_info(encoder: _Described) -> TextInfo:
 def to_json(spec: Spec) -> str:
     """Deterministic, so that equal stores have equal bytes.
 
-    `silent` stands only where it counts something, so that stores without sound do not tell of it.
+    `silent` stands only where it counts something, so that stores without sound do not tell of it;
+    `ingest` only where it differs from its defaults.
     """
     values = to_dict(spec)
+    plan = values.get("plan", values)
+    if plan.get("ingest") == to_dict(IngestSpec()):
+        del plan["ingest"]
     for split in values.get("splits", {}).values():
         if not split["silent"]:
             del split["silent"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from poet import media
 from poet.specs import UserError
-from poet.store import reader
+from poet.store import filters, reader
 from poet.store.encode import PartialShard
 from poet.store.manifest import (
     CodeStatistics,
@@ -26,10 +26,18 @@ from poet.store.manifest import (
 )
 
 
+# Any number of reading hosts up to this, if a power of two, gets equally many shards each.
+SHARD_MULTIPLE = 256
+
+
 def check_skipped(
     split: str, skipped: Sequence[SkippedInfo], items: int, max_skipped: float
 ) -> None:
-    """Raises UserError when more than the accepted share of a split's clips are unusable."""
+    """Raises UserError when more than the accepted share of a split's clips are unusable.
+
+    Those that the run's own filters dropped do not count.
+    """
+    skipped = [s for s in skipped if filters.is_damage(s.reason)]
     if len(skipped) <= max_skipped * items:
         return
     shown = "".join(f"\n  {s.key}: {s.reason}" for s in skipped[:5])
@@ -56,14 +64,24 @@ def merge_split(
     split: str,
     partials: Sequence[PartialShard],
     max_skipped: float,
+    deduplicator: filters.Deduplicator | None = None,
 ) -> SplitInfo:
-    """Copies the examples of a split into its final shards, in the shuffled order."""
+    """Copies the examples of a split into its final shards, in the shuffled order.
+
+    `deduplicator` knows the clips of the splits before this one, which are not stored again.
+    """
     records, duplicates = _shuffled(plan.seed, split, partials)
     skipped = [s for p in partials for s in p.skipped] + duplicates
+    if deduplicator:
+        like = deduplicator.drop(_hashes(partials))
+        records = [record for record in records if record.key not in like]
+        reasons = ((key, f"near duplicate: of {twin}") for key, twin in sorted(like.items()))
+        skipped += [SkippedInfo(key=key, reason=reason) for key, reason in reasons]
     check_skipped(split, skipped, plan.items[split], max_skipped)
     if not records:
-        raise UserError(f"the split {split!r} has no usable clip")
-    count = -(-len(records) // plan.clips_per_shard)
+        told = ", ".join(f"{n} {k}" for k, n in filters.dropped(s.reason for s in skipped).items())
+        raise UserError(f"the split {split!r} has no usable clip: {told}")
+    count = shard_count(len(records), plan.clips_per_shard)
     bounds = [len(records) * i // count for i in range(count + 1)]
     counters = {
         name: (_LevelCounter if name == "audio" else _Counter)(stream)
@@ -81,6 +99,23 @@ def merge_split(
         statistics={name: counter.statistics() for name, counter in counters.items()},
         silent=sum(p.silent for p in partials),
     )
+
+
+def shard_count(clips: int, clips_per_shard: int) -> int:
+    """Enough shards for so many clips each at most; from SHARD_MULTIPLE on a multiple of it."""
+    count = -(-clips // clips_per_shard)
+    if count <= SHARD_MULTIPLE:
+        return count
+    return min(-(-count // SHARD_MULTIPLE) * SHARD_MULTIPLE, clips)
+
+
+def _hashes(partials: Sequence[PartialShard]) -> dict[str, filters.Hash]:
+    """By key; of equal keys the first, as in the store."""
+    found: dict[str, filters.Hash] = {}
+    for partial in partials:
+        for (key, _), value in zip(partial.clips, partial.hashes, strict=True):
+            found.setdefault(key, value)
+    return found
 
 
 def _shuffled(

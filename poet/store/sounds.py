@@ -21,7 +21,7 @@ import numpy as np
 from poet import media
 from poet.media.sound import to_sound
 from poet.specs import UserError
-from poet.store import sources
+from poet.store import folders, sources
 from poet.store.sources import Skipped
 
 _LOG = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class FolderSounds:
 def _open_folder(
     folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str
 ) -> FolderSounds:
-    lines, fingerprint = sources.folder_lines(folder, split, SUFFIXES, split_field)
+    lines, fingerprint = folders.folder_lines(folder, split, SUFFIXES, split_field)
     items = tuple((line["file"], line["caption"], str(line.get("kind", ""))) for line in lines)
     return FolderSounds(
         path=str(folder), items=items, sample_rate_hz=sample_rate_hz, fingerprint=fingerprint

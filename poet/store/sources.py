@@ -1,4 +1,4 @@
-"""Where raw clips come from: a TFDS folder, or a folder of media files with `captions.jsonl`.
+"""Where raw clips come from: TFDS, a folder of media files with `captions.jsonl`, or tar shards.
 
 A source is an ordered list of items that a pure function reads by range, so that the same ranges
 can be read by one process, by many, or by a Beam pipeline.  Sources are picklable.
@@ -10,8 +10,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -21,9 +19,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, UserError, near_names
+from poet.specs import ClipSpec, IngestSpec, UserError, near_names
+from poet.store import remote, webdataset
+from poet.store.cutting import crop_place, cut
+from poet.store.folders import check_split, digest, open_media
 
-CAPTIONS_FILE = "captions.jsonl"
+# 'tfds:ucf101', 'tfds:name/config:version'.
+TFDS_PREFIX = "tfds:"
 
 T = TypeVar("T")
 
@@ -61,18 +63,54 @@ class Source(Protocol):
         """Items, those that will be skipped included."""
 
     def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
-        """Yields exactly the items start..stop-1 in their order."""
+        """Yields exactly the items start..stop-1 in their order.
+
+        Where `IngestSpec.expands`, an item gives one or several in a row, with keys 'item#frame'.
+        """
 
 
-def open_source(path: str, split: str, clip: ClipSpec) -> Source:
-    """Opens a split of a TFDS folder (`.../name/1.0.0`) or of a folder of media files.
+def open_source(
+    path: str,
+    split: str,
+    clip: ClipSpec,
+    ingest: IngestSpec = IngestSpec(),
+    data_dir: str = "",
+) -> Source:
+    """Opens a split of a collection.
+
+    Args:
+        path: a TFDS folder (`.../name/1.0.0`) or name (`tfds:name/config:version`), a folder of
+            media files, or of tar shards, a pattern of tar shards; all but TFDS names may be URLs.
+        data_dir: where TFDS names were prepared; '' is TFDS's own default.
 
     Raises:
-        UserError: no such folder or split (what exists is listed), no media, or a broken line in
-            `captions.jsonl`.
+        UserError: no such folder or split (what exists is listed), no media, a broken line in
+            `captions.jsonl`, a damaged tar, or no package for the URL.
     """
-    folder, is_tfds = find_folder(path, "STORE.source")
-    return (_open_tfds if is_tfds else _open_folder)(folder, split, clip)
+    from poet.store.media_source import MediaSource  # which imports this module
+
+    if webdataset.is_pattern(path):
+        return MediaSource(media=webdataset.open_tars(path, split), clip=clip, ingest=ingest)
+    folder, is_tfds = _find_source(path, data_dir)
+    if is_tfds:
+        return _open_tfds(folder, split, clip, ingest)
+    files = remote.open_folder(folder, "STORE.source")
+    if webdataset.tars_of(files):
+        return MediaSource(
+            media=webdataset.open_tars(os.fspath(folder), split), clip=clip, ingest=ingest
+        )
+    collection = open_media(files, split, media.VIDEO_SUFFIXES)
+    return MediaSource(media=collection, clip=clip, ingest=ingest)
+
+
+def _find_source(path: str, data_dir: str) -> tuple[str | pathlib.Path, bool]:
+    """A folder or its URL, and whether it is a TFDS folder."""
+    if path.startswith(TFDS_PREFIX):
+        return tfds_folder(path, data_dir), True
+    if remote.is_url(path):
+        # Of TFDS alone this file lies in the folder itself.
+        return path, remote.open_folder(path, "STORE.source").size("dataset_info.json") >= 0
+    return find_folder(path, "STORE.source")
 
 
 def find_folder(path: str, field: str) -> tuple[pathlib.Path, bool]:
@@ -99,46 +137,6 @@ def _neighbours(folder: pathlib.Path) -> str:
     return f" in {folder.parent}{near_names(folder.name, siblings)}" if siblings else ""
 
 
-def _check_split(split: str, known: list[str], where: pathlib.Path, field: str) -> None:
-    if split not in known:
-        raise UserError(
-            f"{where} has no split {split!r}; it has {', '.join(known) or 'none'}. "
-            f"Set {field} to what you want"
-        )
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-# ------------------------------------------------------------------------------------ media folder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """Media files; `items` are (path relative to the folder, caption).  The path is the key."""
-
-    folder: str
-    items: tuple[tuple[str, str], ...]
-    clip: ClipSpec
-    fingerprint: str
-    has_depth: bool = False
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
-        return read_ahead(self._read_item, start, stop)
-
-    def _read_item(self, index: int) -> RawClip | Skipped:
-        key, caption = self.items[index]
-        try:
-            clip = media.read_clip(pathlib.Path(self.folder, key), self.clip)
-        except media.MediaError as error:
-            return Skipped(key=key, reason=error.reason)
-        return RawClip(key=key, caption=caption, video=clip.video, audio=clip.audio)
-
-
 def read_ahead(read_item: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
     """Decodes a few files ahead of the consumer, in threads: PyAV releases the GIL."""
     workers = os.cpu_count() or 1
@@ -156,90 +154,15 @@ def read_ahead(read_item: Callable[[int], T], start: int, stop: int) -> Iterator
                 future.cancel()
 
 
-def _open_folder(folder: pathlib.Path, split: str, clip: ClipSpec) -> FolderSource:
-    lines, fingerprint = folder_lines(folder, split, media.VIDEO_SUFFIXES, "STORE.splits")
-    items = tuple((line["file"], line["caption"]) for line in lines)
-    return FolderSource(folder=str(folder), items=items, clip=clip, fingerprint=fingerprint)
+def too_short(key: str, frames: int, clip: ClipSpec, ingest: IngestSpec) -> Skipped:
+    """Of a shot, or of a whole file, that gives no clip."""
+    what = "short shot" if ingest.shots else "too short"
+    return Skipped(key=key, reason=f"{what}: {frames} frames, {clip.frames} needed")
 
 
-def folder_lines(
-    folder: pathlib.Path, split: str, suffixes: Sequence[str], field: str
-) -> tuple[list[dict[str, Any]], str]:
-    """A split of a folder of media, each file with file, caption and split; and its fingerprint.
-
-    Args:
-        suffixes: of the files that are media, where no `captions.jsonl` names them.
-        field: where the user named the split.
-
-    Raises:
-        UserError: no such split, no media, or a broken line in `captions.jsonl`.
-    """
-    captions = folder / CAPTIONS_FILE
-    lines = _read_captions(captions) if captions.exists() else _list_media(folder, suffixes)
-    _check_split(split, sorted({line["split"] for line in lines}), folder, field)
-    lines = [line for line in lines if line["split"] == split]
-    described = [
-        json.dumps([line["file"], line["caption"], (folder / line["file"]).stat().st_size])
-        for line in lines
-    ]
-    return lines, _digest(described)
-
-
-def _list_media(folder: pathlib.Path, suffixes: Sequence[str]) -> list[dict[str, Any]]:
-    """Every media file below the folder, in the split 'train' and without a caption."""
-    files = sorted(
-        p.relative_to(folder).as_posix()
-        for p in folder.rglob("*")
-        if p.suffix.lower() in suffixes and not p.name.startswith(".")
-    )
-    if not files:
-        raise UserError(
-            f"{folder} is neither a TFDS folder (dataset_info.json) nor a folder of media: no "
-            f"{CAPTIONS_FILE} and no file ending in {', '.join(suffixes)}"
-        )
-    return [{"file": file, "caption": "", "split": "train"} for file in files]
-
-
-def _read_captions(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of captions.jsonl, each with file, caption and split; blank ones do not count."""
-    lines: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
-    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
-        if not raw.strip():
-            continue
-        line = _parse_caption(path, number, raw)
-        if line["file"] in seen:
-            raise UserError(
-                f"{path} line {number}: {line['file']!r} was already given in line "
-                f"{seen[line['file']]}; every file may stand once"
-            )
-        seen[line["file"]] = number
-        lines.append(line)
-    if not lines:
-        raise UserError(f"{path} has no lines; give one JSON object a clip")
-    return lines
-
-
-def _parse_caption(path: pathlib.Path, number: int, raw: bytes) -> dict[str, Any]:
-    def refuse(why: str) -> UserError:
-        return UserError(
-            f"{path} line {number}: {why}; expected "
-            '{"file": "clips/a.mp4", "caption": "...", "split": "train"}'
-        )
-
-    try:
-        line = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise refuse(f"not JSON ({error})") from None
-    if not isinstance(line, dict) or not line.get("file"):
-        raise refuse("no object with a file")
-    line = {"caption": "", "split": "train", **line}
-    for field in ("file", "caption", "split"):
-        if not isinstance(line[field], str):
-            raise refuse(f"{field} is {line[field]!r}, not a string")
-    if not (path.parent / line["file"]).is_file():
-        raise refuse(f"there is no file {path.parent / line['file']}")
-    return line
+def fit_samples(sound: np.ndarray, samples: int) -> np.ndarray:
+    """Cut at the end, or filled with silence."""
+    return np.pad(sound[:samples], (0, max(samples - len(sound), 0)))
 
 
 # ------------------------------------------------------------------------------------- TFDS folder
@@ -260,6 +183,7 @@ class TfdsSource:
     length: int
     features: tuple[str, ...]
     fingerprint: str
+    ingest: IngestSpec = IngestSpec()
 
     def __len__(self) -> int:
         return self.length
@@ -270,24 +194,51 @@ class TfdsSource:
 
     def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
         examples = tfds_examples(self.path, self.split, self.features, start, stop)
-        return (self._to_clip(index, example) for index, example in enumerate(examples, start))
+        to_clips = self._to_clips if self.ingest.expands else self._to_only_clip
+        for index, example in enumerate(examples, start):
+            yield from to_clips(index, example)
+
+    def _to_only_clip(self, index: int, example: Mapping[str, Any]) -> list[RawClip | Skipped]:
+        return [self._to_clip(index, example)]
+
+    def _to_clips(self, index: int, example: Mapping[str, Any]) -> Iterator[RawClip | Skipped]:
+        """Every clip of an example is one of its own, with the frames and samples from there on."""
+        whole, key = example["video"], self._key(index, example)
+        place = crop_place(key, self.ingest)
+        frames = media.resize_video(whole, self.clip.height, self.clip.width, place)
+        for piece in cut(frames, self.clip.frames, self.ingest):
+            part = {**example, "key": f"{key}#{piece.start}", "video": piece.video}
+            if piece.video is None:
+                yield too_short(part["key"], piece.length, self.clip, self.ingest)
+                continue
+            if example.get("audio") is not None:
+                offset = round(piece.start / self.clip.rate_hz * self.clip.sample_rate_hz)
+                part["audio"] = example["audio"][offset:]
+            if example.get("depth") is not None:
+                part["depth"] = example["depth"][piece.start :]
+            yield self._to_clip(index, part)
+
+    def _key(self, index: int, example: Mapping[str, Any]) -> str:
+        return tfds_text(example.get("key", f"{self.split}-{index:08d}"))
 
     def _to_clip(self, index: int, example: Mapping[str, Any]) -> RawClip | Skipped:
-        key = tfds_text(example.get("key", f"{self.split}-{index:08d}"))
+        key = self._key(index, example)
         video, frames = example["video"], self.clip.frames
-        depth = example.get("depth")
+        depth, place = example.get("depth"), crop_place(key, self.ingest)
         if len(video) < frames:
             return Skipped(key=key, reason=f"too short: {len(video)} frames, {frames} needed")
         return RawClip(
             key=key,
             caption=tfds_text(example.get("text", example.get("caption", ""))),
-            video=media.resize_video(video[:frames], self.clip.height, self.clip.width),
+            video=media.resize_video(video[:frames], self.clip.height, self.clip.width, place),
             audio=_fit_audio(example.get("audio"), self.clip.samples),
-            depth=None if depth is None else _cropped(depth[:frames], self.clip),
+            depth=None if depth is None else _cropped(depth[:frames], self.clip, place),
         )
 
 
-def _open_tfds(folder: pathlib.Path, split: str, clip: ClipSpec) -> TfdsSource:
+def _open_tfds(
+    folder: str | pathlib.Path, split: str, clip: ClipSpec, ingest: IngestSpec
+) -> TfdsSource:
     info, fingerprint = tfds_split(folder, split, "STORE.splits")
     names = ("key", "video", "audio", "depth", "text", "caption")
     features = tuple(name for name in names if name in info.features)
@@ -300,21 +251,52 @@ def _open_tfds(folder: pathlib.Path, split: str, clip: ClipSpec) -> TfdsSource:
         length=info.splits[split].num_examples,
         features=features,
         fingerprint=fingerprint,
+        ingest=ingest,
     )
 
 
-def tfds_split(folder: pathlib.Path, split: str, field: str) -> tuple[Any, str]:
+def tfds_folder(name: str, data_dir: str) -> str:
+    """The folder of a prepared data set that is given by name: 'tfds:ucf101'.
+
+    Raises:
+        UserError: no such data set, or it was not prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    known = name.removeprefix(TFDS_PREFIX)
+    where = f"STORE.data_dir = {data_dir!r}" if data_dir else "TFDS's default folder"
+    try:
+        builder = tfds.builder(known, data_dir=data_dir or None)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"STORE.source = {name!r}: TFDS knows no such data set, and none of that name is "
+            f"prepared in {where} ({reason})"
+        ) from None
+    if not (builder.data_path / "dataset_info.json").exists():
+        folder = f" --data_dir={data_dir}" if data_dir else ""
+        raise UserError(
+            f"STORE.source = {name!r} is not prepared in {where}: run `tfds build "
+            f"{known}{folder}`, or give the folder where it is in STORE.data_dir"
+        )
+    return os.fspath(builder.data_path)
+
+
+def tfds_split(folder: str | pathlib.Path, split: str, field: str) -> tuple[Any, str]:
     """The `DatasetInfo` of a TFDS folder, and the fingerprint of one of its splits.
 
     Raises:
         UserError: no such split; `field` is where the user named it.
     """
+    from etils import epath
+
     info = _tfds_builder(str(folder)).info
-    _check_split(split, sorted(info.splits), folder, field)
-    files = info.splits[split].filepaths
-    described = [f"{file.name} {os.stat(file).st_size}" for file in files]
-    metadata = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
-    return info, _digest(described + metadata)
+    check_split(split, sorted(info.splits), folder, field)
+    files = map(epath.Path, info.splits[split].filepaths)
+    described = [f"{file.name} {file.stat().length}" for file in files]
+    place = epath.Path(folder)
+    metadata = [(place / name).read_text() for name in ("dataset_info.json", "features.json")]
+    return info, digest(described + metadata)
 
 
 def tfds_examples(
@@ -359,13 +341,12 @@ def tfds_text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _cropped(depth: np.ndarray, clip: ClipSpec) -> np.ndarray:
-    """The centre of distances (T, h, w) or (T, h, w, 1) in the clip's aspect, as of its video."""
+def _cropped(depth: np.ndarray, clip: ClipSpec, place: media.Place) -> np.ndarray:
+    """Distances (T, h, w) or (T, h, w, 1) cropped as their video is, to whole samples."""
     depth = depth.reshape(depth.shape[:3])
-    _, h, w = depth.shape
-    height, width = min(h, w * clip.height // clip.width), min(w, h * clip.width // clip.height)
-    top, left = (h - height) // 2, (w - width) // 2
-    return depth[:, top : top + height, left : left + width]
+    box = media.centre_box(*depth.shape[1:], clip.height, clip.width, place=place)
+    left, top, right, bottom = (round(edge) for edge in box)
+    return depth[:, top:bottom, left:right]
 
 
 def _fit_audio(audio: np.ndarray | None, samples: int) -> np.ndarray | None:
@@ -374,5 +355,4 @@ def _fit_audio(audio: np.ndarray | None, samples: int) -> np.ndarray | None:
         return None
     if audio.ndim == 2:
         audio = audio.mean(axis=1).astype(audio.dtype)
-    sound = media.to_int16(audio)[:samples]
-    return np.pad(sound, (0, samples - len(sound)))
+    return fit_samples(media.to_int16(audio), samples)

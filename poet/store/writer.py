@@ -11,30 +11,32 @@ bytes as one that was not.
 from __future__ import annotations
 
 import itertools
+import logging
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tqdm
 
 from poet import conditioning, media
-from poet.specs import ClipSpec, ConditioningSpec, StoreSpec, UserError, to_dict
+from poet.specs import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
+from poet.store import filters, reader, report, runners
 from poet.store import manifest as manifests
-from poet.store import reader
 from poet.store.encode import (
     AudioTokenizer,
     Encoders,
-    PartialShard,
     Pieces,
     TextEncoder,
     VideoTokenizer,
-    encode_range,
-    load_partial,
     source_ranges,
 )
-from poet.store.manifest import Manifest, Plan, SkippedInfo, StreamInfo
-from poet.store.merge import check_skipped, merge_split
+from poet.store.manifest import Manifest, Plan, StreamInfo
+from poet.store.merge import merge_split
+from poet.store.runners import Job, Range, Runner
 from poet.store.sources import Source, open_source
+
+_LOG = logging.getLogger(__name__)
 
 PARTIAL_FOLDER = ".partial"
 PLAN_FILE = "plan.json"
@@ -51,7 +53,10 @@ def tokenize(
     pieces: Pieces | None = None,
     conditions: Sequence[str] = (),
     conditioning_spec: ConditioningSpec = ConditioningSpec(),
+    ingest: IngestSpec = IngestSpec(),
+    runner: Runner | None = None,
     progress: bool = True,
+    tell: Callable[[str], Any] = _LOG.info,
 ) -> Manifest:
     """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
 
@@ -61,36 +66,68 @@ def tokenize(
         pieces: codes the captions into a stream of text that is written; None makes none.
         conditions: names in `poet.conditioning.CONDITIONS`, each of which gets a stream of codes.
         conditioning_spec: what shapes them.
+        ingest: which clips are cut out of the media, and which are dropped.
+        runner: who encodes, by default this process with the given encoders.
+        tell: takes the lines of `poet.store.report` at the end.
 
     Raises:
         UserError: the clip does not fit the tokenizers; the source or a split is missing; the path
             holds another store or other files; more than `spec.max_skipped` of a split's clips
             are unusable.  All but the last before any clip is encoded.
     """
-    encoders = Encoders(
-        tokenizer=tokenizer, text=text, audio=audio, pieces=pieces, conditioning=conditioning_spec
-    )
+    filters.load_hook(ingest.nsfw)
     streams = {"video": _video_stream(tokenizer, clip)}
     if audio is not None:
         streams["audio"] = _audio_stream(audio, clip, audio_levels)
     if pieces is not None:
         streams["pieces"] = _pieces_stream(pieces, text.length)
-    sources = {split: open_source(spec.source, split, clip) for split in spec.splits}
+    sources = {
+        split: open_source(spec.source, split, clip, ingest, spec.data_dir)
+        for split in spec.splits
+    }
     has_depth = all(source.has_depth for source in sources.values())
     for name in conditions:
         conditioning.check(name, conditioning_spec, clip.frames, has_depth=has_depth)
         made_by = conditioning.fingerprint(name, conditioning_spec, tokenizer.fingerprint)
         streams[name] = streams["video"].replace(fingerprint=made_by)
-    plan = make_plan(spec, clip, sources, streams, manifests.text_info(text))
+    plan = make_plan(spec, clip, sources, streams, manifests.text_info(text), ingest)
     folder = pathlib.Path(spec.path)
-    if _prepare(folder, plan):
+    encoders = Encoders(
+        tokenizer=tokenizer, text=text, audio=audio, pieces=pieces, conditioning=conditioning_spec
+    )
+    runner = runner or runners.Serial(encoders)
+    if _prepare(folder, plan, runner, spec.wait_s):
+        manifest = reader.load_manifest(spec.path)
+        _tell(tell, report.lines(manifest))
+        return manifest
+    job = make_job(folder, plan, sources, spec.max_skipped)
+    _encode_all(job, runner, progress)
+    if not runner.merges:
+        _wait_for(folder, spec.wait_s)
         return reader.load_manifest(spec.path)
-    partials = _encode_all(folder, plan, sources, encoders, spec.max_skipped, progress)
+    return _merge(folder, spec, job, tell)
+
+
+def _merge(
+    folder: pathlib.Path, spec: StoreSpec, job: Job, tell: Callable[[str], Any]
+) -> Manifest:
+    """Phase 2: the final shards of all splits, and what the store says of itself."""
+    partials, bits = job.partials(), job.plan.ingest.deduplicate
+    deduplicator = filters.Deduplicator(bits) if bits >= 0 else None
     splits = {
-        split: merge_split(folder, plan, split, partials[split], spec.max_skipped)
+        split: merge_split(
+            folder, job.plan, split, partials[split], spec.max_skipped, deduplicator
+        )
         for split in spec.splits
     }
-    return _finish(folder, Manifest(source=spec.source, plan=plan, splits=splits))
+    manifest = _finish(folder, Manifest(source=spec.source, plan=job.plan, splits=splits))
+    _tell(tell, report.lines(manifest, partials))
+    return manifest
+
+
+def _tell(tell: Callable[[str], Any], lines: list[str]) -> None:
+    for line in lines:
+        tell(line)
 
 
 def _video_stream(tokenizer: VideoTokenizer, clip: ClipSpec) -> StreamInfo:
@@ -130,6 +167,7 @@ def make_plan(
     sources: dict[str, Source],
     streams: dict[str, StreamInfo],
     text: manifests.TextInfo,
+    ingest: IngestSpec = IngestSpec(),
 ) -> Plan:
     """Everything that determines the bytes of a store."""
     if not sources:
@@ -146,21 +184,30 @@ def make_plan(
         clips_per_shard=spec.clips_per_shard,
         batch=spec.batch,
         seed=spec.seed,
+        ingest=ingest,
     )
 
 
-def _prepare(folder: pathlib.Path, plan: Plan) -> bool:
-    """Claims the folder for this plan; true where the store is already complete."""
+def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float) -> bool:
+    """Claims the folder for this plan; true where the store is already complete.
+
+    Of several processes the one that merges does so; files that others may be writing stay.
+    """
+    if not runner.merges:
+        _wait_for(folder, wait_s, folder / PARTIAL_FOLDER / PLAN_FILE)
+    alone = not isinstance(runner, runners.Distributed)
     if folder.as_posix() in ("", "."):
         raise UserError("STORE.path is not set: give a folder for the store")
     partial = folder / PARTIAL_FOLDER
     complete = (folder / manifests.MANIFEST_FILE).exists()
     if complete:
         _check_plan(folder, reader.load_manifest(str(folder)).plan, plan)
-        shutil.rmtree(partial, ignore_errors=True)
+        if runner.merges:
+            shutil.rmtree(partial, ignore_errors=True)
     elif (partial / PLAN_FILE).exists():
         _check_plan(folder, manifests.read_json(Plan, partial / PLAN_FILE), plan)
-        for leftover in itertools.chain(folder.glob(".*.tmp"), partial.glob("*/.*.tmp")):
+        leftovers = itertools.chain(folder.glob(".*.tmp"), partial.glob("*/.*.tmp"))
+        for leftover in leftovers if alone else ():
             leftover.unlink()
     elif folder.exists() and any(p.name != PARTIAL_FOLDER for p in folder.iterdir()):
         raise UserError(
@@ -180,56 +227,43 @@ def _check_plan(folder: pathlib.Path, stored: Plan, plan: Plan) -> None:
         )
 
 
-def _encode_all(
-    folder: pathlib.Path,
-    plan: Plan,
-    sources: dict[str, Source],
-    encoders: Encoders,
-    max_skipped: float,
-    progress: bool,
-) -> dict[str, list[PartialShard]]:
-    """Brings every range of every split into its intermediate file."""
-    work = {split: _ranges(folder, plan, split) for split in sources}
-    ranges = itertools.chain.from_iterable(work.values())
-    done = sum(stop - start for start, stop, file in ranges if load_partial(file))
-    with tqdm.tqdm(
-        total=sum(plan.items.values()), initial=done, unit="clip", disable=not progress
-    ) as bar:
-        return {
-            split: _encode_split(source, work[split], plan, encoders, split, max_skipped, bar)
-            for split, source in sources.items()
-        }
+def _wait_for(folder: pathlib.Path, wait_s: float, *files: pathlib.Path) -> None:
+    """Waits for a file of process 0 or the manifest, as long as anything in the folder changes."""
+
+    def signs() -> list[str]:
+        return sorted(p.name for p in folder.rglob("*"))
+
+    runners.wait_for_any([folder / manifests.MANIFEST_FILE, *files], signs, wait_s)
 
 
-def _ranges(folder: pathlib.Path, plan: Plan, split: str) -> list[tuple[int, int, pathlib.Path]]:
-    """Every unit of work of a split with its intermediate file."""
-    return [
-        (start, stop, folder / PARTIAL_FOLDER / split / f"{start:010d}.examples")
+def make_job(
+    folder: pathlib.Path, plan: Plan, sources: dict[str, Source], max_skipped: float
+) -> Job:
+    """Every unit of work of a store, with its intermediate file."""
+    ranges = (
+        Range(
+            split=split,
+            start=start,
+            stop=stop,
+            file=folder / PARTIAL_FOLDER / split / f"{start:010d}.examples",
+        )
+        for split in sources
         for start, stop in source_ranges(plan.items[split], plan)
-    ]
+    )
+    return Job(plan=plan, sources=sources, ranges=tuple(ranges), max_skipped=max_skipped)
 
 
-def _encode_split(
-    source: Source,
-    ranges: list[tuple[int, int, pathlib.Path]],
-    plan: Plan,
-    encoders: Encoders,
-    split: str,
-    max_skipped: float,
-    bar: tqdm.tqdm,
-) -> list[PartialShard]:
-    """Encodes the ranges of a split that an earlier run has not finished."""
-    partials = []
-    skipped: list[SkippedInfo] = []
-    for start, stop, file in ranges:
-        partial = load_partial(file)
-        if partial is None:
-            partial = encode_range(source, start, stop, plan, encoders, file, bar.update)
-        partials.append(partial)
-        skipped += partial.skipped
-        check_skipped(split, skipped, plan.items[split], max_skipped)
-        bar.set_description(f"{split}, {len(skipped)} skipped")
-    return partials
+def _encode_all(job: Job, runner: Runner, progress: bool) -> None:
+    """Brings every range into its intermediate file; those that are done stay."""
+    todo = job.todo()
+    total = sum(job.plan.items.values())
+    done = total - sum(item.stop - item.start for item in todo)
+    with tqdm.tqdm(total=total, initial=done, unit="clip", disable=not progress) as bar:
+        told = runners.Bar(job, bar)
+        for item in job.ranges:
+            if item not in todo:
+                told.finished(item)
+        runner(job, todo, told)
 
 
 def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:

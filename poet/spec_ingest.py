@@ -1,0 +1,53 @@
+"""The configuration of what `poet tokenize` cuts out of media files, and what it leaves out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from poet.spec_base import Spec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IngestSpec(Spec):
+    """Which clips a media file gives, and which clips are dropped.  The defaults drop none.
+
+    crop: the box of the clip's aspect that a frame is cut to, 'centre' or 'random' (drawn from the
+      key, the same for all frames of a file).
+    shots: cut files at shot boundaries; no clip crosses one.
+    clips_per_file: take this many clips at most, one after the other; 0 takes all.
+    min_motion: least mean absolute difference of successive frames, 0..1 of full scale.
+    min_brightness: least mean of all pixels, 0..1.
+    min_loudness_db: least root mean square of the sound, in dB of full scale; 0 is off.  Counts in
+      stores with sound alone.
+    nsfw: 'module:function', called with uint8 (T, H, W, 3); drops the clips it returns true for.
+    deduplicate: drops clips whose perceptual hashes differ by at most so many of 64 bits from those
+      of a clip that stays; -1 is off.
+    """
+
+    crop: str = "centre"
+    shots: bool = False
+    clips_per_file: int = 1
+    min_motion: float = 0.0
+    min_brightness: float = 0.0
+    min_loudness_db: float = 0.0
+    nsfw: str = ""
+    deduplicate: int = -1
+
+    def validate(self) -> None:
+        self.require_one_of("crop", ("centre", "random"))
+        self.require(self.clips_per_file >= 0, "clips_per_file", "must not be negative; 0 is all")
+        for field in ("min_motion", "min_brightness"):
+            self.require(0 <= getattr(self, field) <= 1, field, "must lie in 0..1; 0 is off")
+        self.require(self.min_loudness_db <= 0, "min_loudness_db", "must be negative; 0 is off")
+        self.require(
+            not self.nsfw or all(self.nsfw.partition(":")),
+            "nsfw",
+            "expected 'module:function', or '' for none",
+        )
+        # At more bits than that, a quarter of a hash, unlike clips are taken for equal.
+        self.require(-1 <= self.deduplicate <= 16, "deduplicate", "must lie in -1..16; -1 is off")
+
+    @property
+    def expands(self) -> bool:
+        """Whether a file may give more than its first clip."""
+        return self.shots or self.clips_per_file != 1

@@ -1,0 +1,132 @@
+"""Clips of media files, which lie in a folder or in tar shards: the first of each, or all."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from poet import media
+from poet.specs import ClipSpec, IngestSpec
+from poet.store import remote
+from poet.store.cutting import crop_place, cut
+from poet.store.sources import RawClip, Skipped, fit_samples, read_ahead, too_short
+
+# Clips that are made ahead of the consumer where files give several.
+CLIPS_AHEAD = 32
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaSource:
+    """Media files of a folder or of tar shards."""
+
+    media: remote.Collection
+    clip: ClipSpec
+    ingest: IngestSpec = IngestSpec()
+    has_depth: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        return self.media.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+        if self.ingest.expands:
+            return _made_ahead(self._read_all(start, stop))
+        return read_ahead(self._read_item, start, stop)
+
+    def _read_item(self, index: int) -> RawClip | Skipped:
+        try:
+            with self.media.fetch(index) as found:
+                return self._first_clip(found)
+        except remote.Unusable as error:
+            return Skipped(key=error.key, reason=error.reason)
+
+    def _first_clip(self, found: remote.Found) -> RawClip | Skipped:
+        place = crop_place(found.key, self.ingest)
+        try:
+            clip = media.read_clip(found.video, self.clip, place, found.sound)
+        except media.MediaError as error:
+            return Skipped(key=found.key, reason=error.reason)
+        return RawClip(key=found.key, caption=found.caption, video=clip.video, audio=clip.audio)
+
+    def _read_all(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+        for index in range(start, stop):
+            try:
+                with self.media.fetch(index) as found:
+                    yield from self._clips(found)
+            except remote.Unusable as error:
+                yield Skipped(key=error.key, reason=error.reason)
+
+    def _clips(self, found: remote.Found) -> Iterator[RawClip | Skipped]:
+        """All clips of a file; where it is damaged, those before the damage."""
+        read = 0
+        track = _Track(found, self.clip)
+
+        def frames() -> Iterator[np.ndarray]:
+            nonlocal read
+            place = crop_place(found.key, self.ingest)
+            for read, (frame, track.start_s) in enumerate(
+                media.read_frames(found.video, self.clip, place), start=1
+            ):
+                yield frame
+
+        try:
+            for piece in cut(frames(), self.clip.frames, self.ingest):
+                key = f"{found.key}#{piece.start}"
+                if piece.video is None:
+                    yield too_short(key, piece.length, self.clip, self.ingest)
+                else:
+                    audio = track.sound(piece.start)
+                    yield RawClip(
+                        key=key, caption=found.caption, video=piece.video, audio=audio
+                    )
+        except media.MediaError as error:
+            yield Skipped(key=f"{found.key}#{read}", reason=error.reason)
+
+
+class _Track:
+    """The sound of a file, decoded once when its first clip asks for it."""
+
+    def __init__(self, found: remote.Found, clip: ClipSpec) -> None:
+        self._found, self._clip = found, clip
+        self.start_s = 0.0
+
+    @functools.cached_property
+    def _samples(self) -> np.ndarray | None:
+        file, start_s = self._found.video, self.start_s
+        if self._found.sound:
+            file, start_s = self._found.sound, 0.0
+        return media.read_track(file, self._clip.sample_rate_hz, None, start_s)
+
+    def sound(self, frame: int) -> np.ndarray | None:
+        """int16 (clip.samples,) from a frame of the file on; None without a sound track."""
+        if self._samples is None:
+            return None
+        offset = round(frame / self._clip.rate_hz * self._clip.sample_rate_hz)
+        return fit_samples(self._samples[offset:], self._clip.samples)
+
+
+def _made_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, made in a thread of their own while the consumer works."""
+    end = object()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pending = collections.deque(
+            pool.submit(next, items, end) for _ in range(CLIPS_AHEAD)
+        )
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()
