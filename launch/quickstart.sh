@@ -34,23 +34,23 @@ PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player
 
 stage data "render game clips with sound, depth and captions" \
   python data/freedoom_av/build.py --data_dir="$WORK/data" \
-    --train_clips_per_map=16 --validation_clips_per_map=16 --test_clips_per_map=1
+    --train_clips_per_map=5 --validation_clips_per_map=6 --test_clips_per_map=1
 stage tokenizer-train "a few steps, to show that it trains; the shipped weights are used below" \
   poet tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
     --workdir="$WORK/tokenizer"
-stage tokenize "clips and captions to codes and text states" \
+stage tokenize "clips, their sound, conditions made from them, and captions to codes and text states" \
   poet tokenize "${common[@]}"
-stage train "pretrain a small prefix LM from scratch" \
+stage train "pretrain a small prefix LM from scratch, on every task" \
   poet train "${common[@]}" --workdir="$WORK/lm"
 stage eval "likelihood, reconstruction and frame prediction" \
   poet eval --checkpoint="$WORK/lm" --out="$WORK/eval"
-stage generate "clips from text and from frames" \
-  poet generate --checkpoint="$WORK/lm" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated"
-stage eval-trained "the same for the checkpoint that was trained for longer" \
+stage generate "clips with sound from text" \
+  poet generate --checkpoint="$WORK/lm" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated"
+stage eval-trained "the same for the checkpoint that was trained for longer, and an example of every task" \
   poet eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" \
-    --gin.EVAL.source="$SOURCE" --gin.DATA.store="$STORE"
-stage generate-trained "clips of the checkpoint that was trained for longer" \
-  poet generate --checkpoint="$TRAINED" --task=text_to_video "${PROMPTS[@]}" --out="$WORK/generated_trained"
+    --gin.EVAL.source="$SOURCE" --gin.DATA.store="$STORE" --gin.EVAL.examples=True
+stage generate-trained "clips with sound of the checkpoint that was trained for longer" \
+  poet generate --checkpoint="$TRAINED" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated_trained"
 stage export "StableHLO artefacts, weights and spec, then one clip made from them" \
   poet export --checkpoint="$WORK/lm" --out="$WORK/export" --check="$WORK/export_check.json"
 cp "$TRAINED/log.jsonl" "$WORK/trained_metrics.jsonl"

@@ -132,12 +132,17 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices", type=int, default=0, help="plan for this many devices (default: those here)"
     )
     parser.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+    parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
 
 
 def _describe(args: argparse.Namespace) -> None:
     from poet import describe
 
-    describe.run(_experiment(args), devices=args.devices, as_json=args.json)
+    experiment = _experiment(args)
+    if args.picture:
+        describe.write_picture(experiment, args.picture)
+        return
+    describe.run(experiment, devices=args.devices, as_json=args.json)
 
 
 def _tokenizer_train(args: argparse.Namespace) -> int:

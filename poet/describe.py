@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, Iterator
 
 import jax
 
+from poet import media, specs
 from poet import mesh as mesh_lib
-from poet import specs
 from poet.mesh import Rules, local_bytes
 from poet.specs import Experiment
-from poet.tasks import registry
+from poet.tasks import picture, registry
 from poet.training.trainable import State, Trainable
 
 GIB = 2**30
@@ -24,6 +25,14 @@ def run(experiment: Experiment, *, devices: int = 0, as_json: bool = False) -> N
         print(json.dumps(specs.to_dict(experiment), indent=2))
         return
     print("\n".join(lines(experiment, devices)))
+
+
+def write_picture(experiment: Experiment, path: str) -> None:
+    """Draws the layouts of the mixture's tasks into an SVG file."""
+    drawn = picture.draw(registry.layouts(experiment))
+    with media.replacing(Path(path)) as file:
+        file.write_text(drawn, encoding="utf-8")
+    print(path)
 
 
 def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:

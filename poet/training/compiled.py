@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +22,35 @@ _LOG = logging.getLogger(__name__)
 Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 
 
-def compile_step(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> Program:
-    """The group's step as a program for this mesh; logs its memory and FLOPs.
+# Programs that the compiler works on at once: it leaves Python to others, and mostly uses one core.
+COMPILERS = 4
+
+
+def compile_steps(
+    groups: Mapping[str, Group], abstract_state: State, mesh: Mesh, seed: int
+) -> dict[str, Program]:
+    """Every group's step as a program for this mesh; logs its memory and FLOPs.
 
     Args:
       abstract_state: ShapeDtypeStructs with shardings; the new state keeps them.
 
     Raises:
-      UserError: the step needs more memory than a device has.
+      UserError: a step needs more memory than a device has.
     """
+    lowered = [_lower(group, abstract_state, mesh, seed) for group in groups.values()]
+    with concurrent.futures.ThreadPoolExecutor(COMPILERS) as pool:
+        programs = list(pool.map(_compile, groups.values(), lowered))
+    return dict(zip(groups, programs, strict=True))
+
+
+def _compile(group: Group, lowered: jax.stages.Lowered) -> Program:
     begin = time.perf_counter()
+    program = lowered.compile()
+    _check_memory(group, program.memory_analysis(), time.perf_counter() - begin)
+    return program
+
+
+def _lower(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> jax.stages.Lowered:
     sharding = batch_sharding(mesh)
     batch = {
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
@@ -42,9 +62,7 @@ def compile_step(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> 
         donate_argnums=0,
         out_shardings=(shardings_of(abstract_state), None),
     )
-    program = jitted.lower(abstract_state, batch, number).compile()
-    _check_memory(group, program.memory_analysis(), time.perf_counter() - begin)
-    return program
+    return jitted.lower(abstract_state, batch, number)
 
 
 def _step_function(group: Group, seed: int) -> Program:

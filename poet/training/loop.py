@@ -190,11 +190,8 @@ class _Run:
 
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
         """One program per group, before step 0; refuses what cannot fit."""
-        seed = self.experiment.train.seed
-        return {
-            name: compiled.compile_step(group, abstract, self.mesh, seed)
-            for name, group in self.trainable.groups.items()
-        }
+        groups, seed = self.trainable.groups, self.experiment.train.seed
+        return compiled.compile_steps(groups, abstract, self.mesh, seed)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         self._write_spec()

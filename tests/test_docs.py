@@ -1,0 +1,53 @@
+"""Pages that say what the code does: drawn from it, or run as they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from poet import config, media
+from poet.tasks import picture, registry
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_picture_of_the_layouts_is_that_of_the_code():
+    experiment = config.load(["gin/experiments/pretrain_300m.gin"])
+    drawn = picture.draw(registry.layouts(experiment))
+    assert (ROOT / "poet/tasks/layouts.svg").read_text() == drawn, (
+        "poet describe --gin_file=gin/experiments/pretrain_300m.gin --picture=poet/tasks/layouts.svg"
+    )
+
+
+def test_every_task_stands_in_its_page_and_in_the_paper_s_mixture():
+    page = (ROOT / "poet/tasks/README.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M)[: len(registry.TASKS)]
+    named = set(re.findall(r"`(\w+)`", page))
+    assert set(registry.TASKS) <= named
+    mixture = config.load(["gin/experiments/pretrain_300m.gin"])
+    assert {task.name for task in registry.mixture(mixture)} == set(registry.TASKS)
+
+
+@pytest.mark.slow
+def test_bring_your_own_data_runs_as_written(tmp_path):
+    """The commands of data/README.md, in order, on a folder of films."""
+    (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "data/README.md").read_text(), re.S)
+    (tmp_path / "my_clips").mkdir()
+    rng, lines = np.random.default_rng(0), []
+    for name in ("one", "two", "three", "four"):
+        film = rng.integers(0, 256, (30, 48, 80, 3), np.uint8)
+        media.write_mp4(tmp_path / "my_clips" / f"{name}.mp4", film, 12.0)
+        lines.append({"file": f"{name}.mp4", "caption": "a red ball rolls", "split": "train"})
+    (tmp_path / "my_clips/captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    poet = f'poet() {{ "{sys.executable}" -m poet.cli "$@"; }}\n'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-euc", poet + block], cwd=tmp_path, check=True, env=environment)
+    for folder in ("my_clips_drawn", "my_clips_painted"):
+        assert (tmp_path / folder / "000.mp4").stat().st_size > 0
