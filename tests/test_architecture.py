@@ -38,6 +38,8 @@ OWNERS = {
     "av": {"poet.media"},
     "fsspec": {"poet.store"},
     "apache_beam": {"poet.store.beam"},
+    "cv2": {"poet.conditioning"},
+    "onnxruntime": {"poet.conditioning"},
 }
 # Imports of these must stand inside functions: they cost seconds.
 LAZY = {
