@@ -107,7 +107,7 @@ def _check_clip(experiment: Experiment, manifest: Manifest) -> None:
 def _check_streams(experiment: Experiment, manifest: Manifest, task: Task) -> None:
     present = {*manifest.plan.streams, "text_states", "text_length"}
     features = stored_features(task, run_layout(experiment, task))
-    missing = [name for name in features if name not in present]
+    missing = [name for name in features if name not in present and name != "sounding"]
     if missing:
         remedies = [REMEDIES.get(name, f"{task.name} in DATA.rates") for name in missing]
         raise UserError(

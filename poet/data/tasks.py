@@ -26,6 +26,8 @@ def stored_features(task: Task, layout: Layout) -> tuple[str, ...]:
     names = {task.stored(stream) for stream in layout.streams}
     if layout.text_span:
         names |= {"text_states", "text_length"}
+    if task.has_audio:
+        names.add("sounding")
     return tuple(sorted(name for name in names if name))
 
 
@@ -118,6 +120,17 @@ def give_latents(
     return function
 
 
+def skip_silent(layout: Layout) -> Callable[[Example], Example]:
+    """Gives a clip without a sound track whole, so that a task with sound learns nothing from it."""
+    tf = tensorflow()
+    whole = np.array([span.segment.length for span in layout.loss_spans], np.int32)
+
+    def function(example: Example) -> Example:
+        return {**example, "known": tf.where(example["sounding"] > 0, example["known"], whole)}
+
+    return function
+
+
 def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
     """Sets `text_length` to 0 for a share of the examples, drawn anew in every epoch."""
     tf = tensorflow()
@@ -182,6 +195,8 @@ def _build(
     layout = run_layout(experiment, task)
     codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
     steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"))]
+    if task.has_audio:
+        steps.append(skip_silent(layout))
     if layout.text_span:
         steps.append(hide_text(share, seed_2("text")))
     tf = tensorflow()

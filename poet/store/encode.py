@@ -203,8 +203,10 @@ def encode_batch(
     for row, (clip, states_LxD, length) in enumerate(
         zip(clips, text.states_BxLxD, text.lengths_B, strict=True)
     ):
+        sounding = {"sounding": int(clip.audio is not None)} if encoders.audio else {}
         examples.append(
             {
+                **sounding,
                 "key": clip.key,
                 "caption": clip.caption,
                 **{name: codes_BxN[row] for name, codes_BxN in streams.items()},

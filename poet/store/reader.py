@@ -77,7 +77,8 @@ def verify(path: str) -> Manifest:
 def features(plan: Plan) -> Any:
     """The TFDS features of a store.
 
-    key, caption: strings.  One int32 (length,) per stream, row-major over its grid.
+    key, caption: strings.  One int32 (length,) per stream, row-major over its grid.  In stores with
+    sound, sounding: int32, 0 for a clip without a sound track, which is stored as silence.
     text_states: float16 (text_length, width), the valid positions only.  text_length: int32.
 
     Tensors are raw bytes: such a store reads and writes faster than one of integer lists or
@@ -86,6 +87,7 @@ def features(plan: Plan) -> Any:
     import tensorflow_datasets as tfds
 
     raw = tfds.features.Encoding.BYTES
+    sounding = {"sounding": tfds.features.Scalar(np.int32)} if "audio" in plan.streams else {}
     codes = {
         name: tfds.features.Tensor(shape=(stream.length,), dtype=np.int32, encoding=raw)
         for name, stream in plan.streams.items()
@@ -95,6 +97,7 @@ def features(plan: Plan) -> Any:
             "key": tfds.features.Text(),
             "caption": tfds.features.Text(),
             **codes,
+            **sounding,
             "text_states": tfds.features.Tensor(
                 shape=(None, plan.text.width), dtype=np.float16, encoding=raw
             ),

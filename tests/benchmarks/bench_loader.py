@@ -109,7 +109,7 @@ def example(plan: Plan, rng: np.random.Generator, key: str) -> dict:
     }
     length = int(rng.integers(8, plan.text.length + 1))
     states = rng.standard_normal((length, plan.text.width), np.float32).astype(np.float16)
-    return {"key": key, "caption": key, **codes, "text_states": states, "text_length": length}
+    return {"key": key, "caption": key, **codes, "sounding": 1, "text_states": states, "text_length": length}
 
 
 def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dict:

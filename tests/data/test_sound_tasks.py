@@ -102,3 +102,20 @@ def test_sound_of_another_tokenizer_or_format_is_refused(experiment):
     )
     with pytest.raises(UserError, match="CLIP.sample_rate_hz = 16000, this run has 24000"):
         check(faster)
+
+
+def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path):
+    """It is given whole, in training and in evaluation; tasks without sound learn from it as ever."""
+    silent = (1, 6)
+    store = write_store(tmp_path / "s", sound=True, silent=silent)
+    run = with_sound(make_experiment(store.path))
+    run = run.replace(data=run.data.replace(rates=SOUND_RATES | {"unconditional": 1.0}))
+    for task in (*SOUND_RATES, "unconditional"):
+        layout, seen = layouts(run)[task], 0
+        whole = [span.segment.length for span in layout.loss_spans]
+        for batch in eval_batches(run, task, "validation", 5, 9):
+            for known in batch["known"]:
+                given = (known == whole).all()
+                assert given == (seen in silent and task != "unconditional")
+                seen += 1
+        assert seen == 10

@@ -65,14 +65,19 @@ class Store:
 
 
 def make_record(
-    rng: np.random.Generator, number: int, sound: bool, conditions: Sequence[str] = ()
+    rng: np.random.Generator,
+    number: int,
+    sound: bool,
+    conditions: Sequence[str] = (),
+    silent: Sequence[int] = (),
 ) -> dict:
+    """`silent` are numbers of records without a sound track, in stores with sound."""
     length = int(rng.integers(1, TEXT.length + 1))
     codes = rng.integers(0, AUDIO_CODES, LEVELS * AUDIO_FRAMES).astype(np.int32)
     return {
         "key": f"clip{number}",
         "caption": f"caption {number}",
-        **({"audio": codes} if sound else {}),
+        **({"audio": codes, "sounding": np.int32(number not in silent)} if sound else {}),
         "video": rng.integers(0, 2**BITS, int(np.prod(GRID))).astype(np.int32),
         "text_states": rng.normal(size=(length, TEXT.width)).astype(np.float16),
         "text_length": np.int32(length),
@@ -106,6 +111,7 @@ def write_store(
     seed: int = 0,
     sound: bool = False,
     conditions: Sequence[str] = (),
+    silent: Sequence[int] = (),
 ) -> Store:
     import tensorflow_datasets as tfds
 
@@ -118,7 +124,9 @@ def write_store(
         template = tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
         )
-        records[split] = [make_record(rng, i, sound, conditions) for i in range(sum(lengths))]
+        records[split] = [
+            make_record(rng, i, sound, conditions, silent) for i in range(sum(lengths))
+        ]
         files = write_files(template, lengths, records[split], features)
         splits[split] = SplitInfo(
             clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}

@@ -70,6 +70,7 @@ def test_every_clips_sound_comes_back_level_by_level(source, store) -> None:
         audio = media.read_clip(source / f"{k}.mp4", fakes.CLIP).audio
         audio = np.zeros(fakes.CLIP.samples, np.int16) if audio is None else audio
         assert (k in SILENT) == (not audio.any()) or k == 0
+        assert found[f"{k}.mp4"]["sounding"] == (k not in SILENT)
         codes = found[f"{k}.mp4"]["audio"]
         assert codes.dtype == np.int32 and codes.shape == (LEVELS * FRAMES,)
         loudness = np.abs(audio[: FRAMES * 320].astype(float)).reshape(FRAMES, 320).mean(1)
@@ -115,7 +116,7 @@ def test_video_and_text_are_those_of_a_store_without_sound(source, store, tmp_pa
     mute, sounding = examples(tmp_path / "mute"), examples(store)
     assert list(mute) == list(sounding), "the same clips in the same order"
     for key, example in mute.items():
-        assert example.keys() == sounding[key].keys() - {"audio"}
+        assert example.keys() == sounding[key].keys() - {"audio", "sounding"}
         for name, value in example.items():
             np.testing.assert_array_equal(value, sounding[key][name])
     text = (tmp_path / "mute" / manifests.MANIFEST_FILE).read_text()
