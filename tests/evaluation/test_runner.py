@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
@@ -147,6 +148,38 @@ def test_mistakes_are_refused_before_any_device_work(
     with pytest.raises(UserError, match=message):
         runner.evaluate(run.path, changed(run.experiment, part, **fields), tmp_path)
     assert not (tmp_path / "eval.json").exists()
+
+
+def gif_seconds(path: Path) -> float:
+    """How long a GIF shows its frames; equal ones may have become one."""
+    with Image.open(path) as image:
+        frames = range(image.n_frames)
+        return sum(image.seek(i) or image.info["duration"] for i in frames) / 1000
+
+
+def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
+    rates = {"unconditional": 1.0, "frame_prediction": 1.0, "inpainting": 1.0}
+    e = changed(run.experiment, "data", store="", rates=rates)
+    report = runner.evaluate(run.path, changed(e, "eval", examples=True), tmp_path, ["examples"])
+    media = {entry["caption"].replace(" ", "_"): entry for entry in report["media"]}
+    assert set(media) == set(rates)
+    assert {name: set(entry["files"]) for name, entry in media.items()} == {
+        "unconditional": {"drawn", "true"},
+        "frame_prediction": {"given", "drawn", "true"},
+        "inpainting": {"given", "drawn", "true"},
+    }
+    assert len({entry["key"] for entry in media.values()}) == 3, "each of another clip"
+    seconds = {
+        label: gif_seconds(tmp_path / file)
+        for label, file in media["frame_prediction"]["files"].items()
+    }
+    rate_hz = e.clip.rate_hz
+    assert seconds == pytest.approx(
+        {"given": 5 / rate_hz, "drawn": 9 / rate_hz, "true": 9 / rate_hz}, abs=0.1
+    )
+    shown = np.asarray(Image.open(tmp_path / media["inpainting"]["files"]["given"]).convert("RGB"))
+    hidden = (shown < 12).all(-1)
+    assert hidden.sum() in (8 * 8, 8 * 16 // 2), "a region of the first frame is black"
 
 
 def test_every_process_gets_equally_many_batches():
