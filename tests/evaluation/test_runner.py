@@ -27,6 +27,9 @@ from poet.training.losses import text_of
 from poet.models.transformer import build_model
 
 
+NOT_ASKED_FOR = {"examples": "EVAL.examples is False"}
+
+
 @pytest.fixture(scope="module")
 def evaluated(run, tmp_path_factory):
     """(what evaluate returned, its folder)."""
@@ -105,7 +108,7 @@ def test_pixel_metrics_equal_scikit_image_on_the_same_clips(run, evaluated):
 def test_files_hold_what_was_returned_and_the_pictures_it_names(run, evaluated, capsys):
     report, out = evaluated
     assert json.loads((out / "eval.json").read_text()) == report
-    assert report["step"] == 7 and report["skipped"] == {}
+    assert report["step"] == 7 and report["skipped"] == NOT_ASKED_FOR
     assert {m["kind"] for m in report["media"]} == {"reconstruction", "frame_prediction"}
     for entry in report["media"]:
         assert all((out / file).stat().st_size > 50 for file in entry["files"].values())
@@ -123,7 +126,7 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
         runner.evaluate(run.path, bare, tmp_path)
     no_store = changed(changed(run.experiment, "data", store=""), "eval", clips=1)
     skipped = runner._skipped(runner.METRICS, Resources(run.path, no_store, tmp_path))
-    assert skipped == {"likelihood": "DATA.store is empty"}
+    assert skipped == {"likelihood": "DATA.store is empty"} | NOT_ASKED_FOR
     untrained = changed(run.experiment, "data", rates={"text_to_video": 1.0})
     skipped = runner._skipped(runner.METRICS, Resources(run.path, untrained, tmp_path))
     assert "not trained on frame_prediction" in skipped["frame_prediction"]
