@@ -34,7 +34,7 @@ PROMPTS=(--prompt "the player walks forward and turns left" --prompt "the player
 
 stage data "render game clips with sound, depth and captions" \
   python data/freedoom_av/build.py --data_dir="$WORK/data" \
-    --train_clips_per_map=5 --validation_clips_per_map=6 --test_clips_per_map=1
+    --train_clips_per_map=4 --validation_clips_per_map=6 --test_clips_per_map=1
 stage tokenizer-train "a few steps, to show that it trains; the shipped weights are used below" \
   poet tokenizer-train "${common[@]}" --gin.TRAIN.steps=6 --gin.VIDEO_TOKENIZER.path= \
     --workdir="$WORK/tokenizer"
