@@ -188,12 +188,9 @@ class Runtime:
         self, video: np.ndarray | None, audio: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """Codes [N, n] of the streams that the task is conditioned on."""
-        given = {
-            "video_in": (video, self.tokenize),
-            "image_in": (video, self.tokenize),
-            "audio_in": (audio, self.tokenize_audio),
-        }
         wanted = self._layout["condition"]
+        shown = "image_in" if "image_in" in wanted else "video_in"
+        given = {shown: (video, self.tokenize), "audio_in": (audio, self.tokenize_audio)}
         for name, (array, _) in given.items():
             if (array is not None) != (name in wanted):
                 what = name.removesuffix("_in")
