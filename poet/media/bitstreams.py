@@ -19,8 +19,9 @@ class StreamCodec:
     """A codec of raw Annex B streams.
 
     Attributes:
-      options: of the encoder: nothing printed, one thread.  x264 then repeats itself byte for byte;
-        x265 still differs a little from run to run.
+      options: of the encoder: nothing printed, one thread.  x264 repeats itself byte for byte only
+        without its assembly, whose macroblock tree reads unset memory beside narrow pictures; x265
+        still differs a little from run to run.
       kind: type of a NAL unit, from its first byte.
       slices: the types that carry pictures (H.264 table 7-1, H.265 table 7-1).
     """
@@ -36,7 +37,7 @@ STREAM_CODECS: dict[str, StreamCodec] = {
     "x264": StreamCodec(
         encoder="libx264",
         decoder="h264",
-        options={},
+        options={"x264-params": "asm=0"},
         kind=lambda byte: byte & 31,
         slices=range(1, 6),
     ),
