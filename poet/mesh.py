@@ -18,8 +18,8 @@ from poet.specs import MeshSpec, UserError, choose
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis.  Tables (`vocab` x `table_embed`) are sharded over tensor alone: over a
-# batch axis XLA would rematerialise them in full at every lookup.
+# Logical axis -> mesh axis.  Tables are `vocab` x `table_embed`: rows over tensor, columns over fsdp,
+# as `models.lookup` and `training.cross_entropy` read them.
 DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "layers": None,
@@ -29,7 +29,7 @@ DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",
-    "table_embed": None,
+    "table_embed": "fsdp",
     "text": None,
     "conv_in": None,
     "conv_out": "fsdp",
@@ -132,3 +132,18 @@ def local_bytes(sharding: NamedSharding, shape: Sequence[int], dtype: Any) -> in
     for dim in sharding.shard_shape(tuple(shape)):
         size *= dim
     return size
+
+
+def several(entry: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Those of the mesh axes that have more than one device, in the mesh that is set.
+
+    A collective over the others would move nothing and still copy.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = (entry,) if isinstance(entry, str) else entry or ()
+    return () if mesh.empty else tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def total(x: jax.Array, axes: str | Sequence[str]) -> jax.Array:
+    """Sum over mesh axes, inside a `shard_map`."""
+    return jax.lax.psum(x, several(axes)) if several(axes) else x

@@ -80,8 +80,10 @@ def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
 
     def loss(params, batch):
-        sums = losses.stream_sums(model, params, batch, layout, loss_vocabulary=loss_vocabulary)
-        return losses.objective(sums, 1e-4)[0]
+        sums = losses.stream_sums(
+            model, params, batch, layout, loss_vocabulary=loss_vocabulary, z_loss=1e-4
+        )
+        return losses.objective(sums)[0]
 
     with jax.set_mesh(mesh):
         params = jax.device_put(initial_params(), shardings)

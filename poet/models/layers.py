@@ -22,7 +22,7 @@ from poet.specs import ModelSpec
 
 NORM_EPSILON = 1e-6
 # Compute-time placement: parameters are whole over fsdp, still split over tensor.
-COMPUTE_RULES = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "embed": None})
+COMPUTE_RULES = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "embed": None, "table_embed": None})
 
 
 def placement(*axes: str | None) -> PartitionSpec | None:

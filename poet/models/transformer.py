@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from poet.models import attention, layers
-from poet.models.layers import constrain, gathered, placement
+from poet.models.layers import constrain, gathered
+from poet.models.lookup import lookup
 from poet.specs import Experiment, ModelSpec, UserError
 from poet.tasks.layout import Layout, Span
 from poet.vocabulary import Range, Vocabulary
@@ -204,7 +205,7 @@ class Model:
             else:
                 ids = tokens_BxN[:, start:stop] - table.table_low
                 rows = embedding.tables[table.table][...]
-                pieces.append(_lookup(rows, ids).astype(self.dtype))
+                pieces.append(lookup(rows, ids, self.dtype))
         return jnp.concatenate(pieces, axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
@@ -240,8 +241,15 @@ class Model:
     # ------------------------------------------------------------------------- cached decoding
 
     def compute_params(self, params: Params) -> Params:
-        """Parameters in the compute dtype, so that a decoding loop reads half the bytes."""
-        return jax.tree.map(lambda p: p.astype(self.dtype), params)
+        """Parameters in the compute dtype, so that a decoding loop reads half the bytes.
+
+        Tables are made whole over fsdp, once instead of at every token.
+        """
+        cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
+        for part in ("embedding", "head"):
+            whole = {name: constrain(rows, "vocab", None) for name, rows in cast[part]["tables"].items()}
+            cast[part] = {**cast[part], "tables": whole}
+        return cast
 
     def prefill(
         self,
@@ -292,7 +300,7 @@ class Model:
         """
         embedding = self._bind("embedding", params["embedding"])
         rows = embedding.tables[ids.table][...]
-        x_Bx1xD = _lookup(rows, token_B[:, None] - ids.table_low).astype(self.dtype)
+        x_Bx1xD = lookup(rows, token_B[:, None] - ids.table_low, self.dtype)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=1)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 
@@ -329,11 +337,6 @@ def build_model(experiment: Experiment) -> Model:
 def project(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:
     """float32 logits [..., V] of states [..., D] against output rows, split over `tensor`."""
     return jnp.einsum("...d,vd->...v", x, rows_VxD, preferred_element_type=jnp.float32)
-
-
-def _lookup(rows_VxD: jax.Array, ids_BxN: jax.Array) -> jax.Array:
-    out = placement("batch", None, None)
-    return jnp.asarray(rows_VxD).at[ids_BxN].get(mode="clip", out_sharding=out)
 
 
 def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:

@@ -16,7 +16,7 @@ from poet.specs import Experiment, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 from poet.training import flops, losses, microbatches, optimizer
-from poet.training.losses import Sums
+from poet.training.cross_entropy import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 
@@ -91,9 +91,14 @@ def train_step(
 
     def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         sums = losses.stream_sums(
-            model, params, batch, layout, loss_vocabulary=spec.loss_vocabulary
+            model,
+            params,
+            batch,
+            layout,
+            loss_vocabulary=spec.loss_vocabulary,
+            z_loss=spec.z_loss,
         )
-        return losses.objective(sums, spec.z_loss)
+        return losses.objective(sums)
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         del key

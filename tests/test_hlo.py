@@ -1,0 +1,67 @@
+"""Collectives of compiled programs whose traffic is known."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from poet import hlo
+from poet import mesh as mesh_lib
+from poet.specs import MeshSpec
+
+BATCH = PartitionSpec(mesh_lib.BATCH_AXES)
+
+
+def compiled(local, out_specs) -> str:
+    """The text of a function of float32 [16, 8], split over eight devices."""
+    mesh = mesh_lib.build(MeshSpec(fsdp=8))
+    x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(
+            local, in_specs=BATCH, out_specs=out_specs, check_vma=False
+        )
+        return jax.jit(mapped).lower(x).compile().as_text()
+
+
+def test_loops_multiply_and_are_told_apart():
+    """Five turns around three turns around a sum of [2, 8], and one gather outside."""
+
+    def inner(x, _):
+        return jax.lax.psum(x, "fsdp") * 0.5, None
+
+    def outer(x, _):
+        return jax.lax.scan(inner, x, length=3)[0] + 1, None
+
+    def local(x):
+        x, _ = jax.lax.scan(outer, x, length=5)
+        return jax.lax.all_gather(x, "fsdp", axis=0, tiled=True)
+
+    found = hlo.collectives(compiled(local, PartitionSpec()))
+    assert hlo.totals(found) == {"all-reduce": 15 * 2 * 8 * 4, "all-gather": 16 * 8 * 4}
+    assert {c.kind: c.in_loop for c in found} == {"all-reduce": True, "all-gather": False}
+
+
+def test_a_scatter_counts_what_it_reads():
+    def local(x):
+        return jax.lax.psum_scatter(jnp.tile(x, (8, 1)), "fsdp", scatter_dimension=0, tiled=True)
+
+    found = hlo.collectives(compiled(local, BATCH))
+    assert hlo.totals(found) == {"reduce-scatter": 16 * 8 * 4}
+
+
+def test_asynchronous_starts_name_operands_and_results():
+    text = """
+ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %s = (bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[32,8]{1,0:T(8,128)(2,1)}) all-gather-start(%p), replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %d = bf16[32,8]{1,0} all-gather-done(%s)
+}
+"""
+    assert hlo.totals(hlo.collectives(text)) == {"all-gather": 32 * 8 * 2}
+
+
+def test_text_of_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        hlo.collectives("nothing")
