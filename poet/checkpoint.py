@@ -3,13 +3,14 @@
 A folder of checkpoints holds one folder per step (`00000200/`):
 
     state/        one Orbax checkpointable per top-level key of the state (params, opt_state, ...)
-    iterators/    the position of every batch iterator, per process
+    iterators/    the position of every batch iterator, the same for all processes
     spec.json     the resolved experiment
     clock.json    what else the loop needs to go on
     MANIFEST      step, shape and dtype of every array, SHA-256 of every file; then its own SHA-256
 
 All of it is written under a temporary name, made durable and renamed: a folder with its final name
-is complete.  Orbax restores flipped bits without complaint, hence the hashes.
+is complete.  Every process writes its arrays, in a folder that all of them see; process 0 writes the
+rest after them.  Orbax restores flipped bits without complaint, hence the hashes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from poet import manifest as manifests
-from poet import specs, weights
+from poet import processes, specs, weights
 from poet.specs import Experiment, UserError
 
 FORMAT = 1
+# What the names of iterator files end in: the process that wrote them.
+_ITERATOR = ".0"
 # A file of a checkpoint is missing, truncated or altered; the message names it.
 CorruptCheckpoint = manifests.Corrupt
 _LOG = logging.getLogger(__name__)
@@ -73,45 +76,42 @@ def save(
     """
     final = directory.absolute() / f"{step:08d}"  # Orbax refuses relative paths.
     temporary = final.with_suffix(".tmp")
-    try:
-        _prepare(temporary)
-        ocp.save_checkpointables(temporary / "state", {k: {"value": v} for k, v in state.items()})
+    arrays = {key: {"value": value} for key, value in state.items()}
+
+    def finish() -> None:
         _write_iterators(temporary, iterators)
-        _barrier(f"checkpoint {step} written")
-        if jax.process_index() == 0:
-            _write_json(temporary / "spec.json", specs.to_dict(experiment))
-            _write_json(temporary / "clock.json", dict(clock))
-            fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
-            manifests.write(temporary, fields | {"arrays": _describe(state)})
-            _commit(temporary, final)
-        _barrier(f"checkpoint {step} committed")
+        _write_json(temporary / "spec.json", specs.to_dict(experiment))
+        _write_json(temporary / "clock.json", dict(clock))
+        fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
+        manifests.write(temporary, fields | {"arrays": _describe(state)})
+        _commit(temporary, final)
+
+    try:
+        processes.from_first(lambda: _prepare(temporary))
+        processes.together(lambda: ocp.save_checkpointables(temporary / "state", arrays))
+        processes.from_first(finish)
     except Exception as error:  # Orbax raises many types for one full disk.
-        shutil.rmtree(temporary, ignore_errors=True)
+        if processes.first():
+            shutil.rmtree(temporary, ignore_errors=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SaveError(
             f"checkpoint of step {step} could not be written to {directory}: {reason[:300]}; "
             f"earlier checkpoints ({_names(steps(directory))}) are intact"
         ) from error
-    if jax.process_index() == 0:
+    if processes.first():
         _delete_old(directory, keep)
     return final
 
 
 def _prepare(temporary: Path) -> None:
     """An empty temporary folder, whatever an interrupted save of the same step left there."""
-    if jax.process_index() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "iterators").mkdir(parents=True)
-    _barrier(f"{temporary.name} prepared")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "iterators").mkdir(parents=True)
 
 
 def _write_iterators(temporary: Path, iterators: Mapping[str, bytes]) -> None:
     for name, position in iterators.items():
-        (temporary / "iterators" / _iterator_file(name)).write_bytes(position)
-
-
-def _iterator_file(name: str) -> str:
-    return f"{quote(name, safe='')}.{jax.process_index()}"
+        (temporary / "iterators" / f"{quote(name, safe='')}{_ITERATOR}").write_bytes(position)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -152,11 +152,6 @@ def clean(directory: Path) -> None:
     for pattern in ("*.tmp", "*.trash"):
         for path in directory.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        jax.experimental.multihost_utils.sync_global_devices(name)
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -226,6 +221,7 @@ def restore(
     """The newest usable checkpoint of a folder, or None if it holds none.
 
     A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
+    Process 0 looks, all processes read the same one.
 
     Args:
       abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ
@@ -235,6 +231,15 @@ def restore(
     Raises:
       UserError: all checkpoints are damaged, or the newest is of another model.
     """
+    step = processes.from_first(lambda: _newest_usable(directory, abstract_state, experiment))
+    if step is None:
+        return None
+    return _read(directory.absolute() / f"{step:08d}", step, abstract_state)
+
+
+def _newest_usable(
+    directory: Path, abstract_state: Mapping[str, Any], experiment: Experiment | None
+) -> int | None:
     found = steps(directory)
     for step in reversed(found):
         path = directory.absolute() / f"{step:08d}"
@@ -245,7 +250,7 @@ def restore(
             _set_aside(path)
             continue
         _check_arrays(path, manifest, abstract_state, experiment, exact_dtype=True)
-        return _read(path, step, abstract_state)
+        return step
     if found:
         raise UserError(
             f"every checkpoint in {directory} is damaged (steps {_names(found)}); restore the "
@@ -257,30 +262,31 @@ def restore(
 def _set_aside(path: Path) -> None:
     target = path.with_suffix(".corrupt")
     shutil.rmtree(target, ignore_errors=True)
-    if jax.process_index() == 0:
-        os.rename(path, target)
-    _barrier(f"{path.name} set aside")
+    os.rename(path, target)
 
 
 def _read(path: Path, step: int, abstract_state: Mapping[str, Any]) -> Restored:
-    iterators = {}
-    for file in (path / "iterators").iterdir():
-        name, _, process = file.name.rpartition(".")
-        if int(process) == jax.process_index():
-            iterators[unquote(name)] = file.read_bytes()
+    files = (path / "iterators").glob(f"*{_ITERATOR}")
     return Restored(
         step=step,
         state=_load(path, abstract_state),
-        iterators=iterators,
+        iterators={unquote(file.name.removesuffix(_ITERATOR)): file.read_bytes() for file in files},
         clock=json.loads((path / "clock.json").read_text()),
         experiment=_experiment_of(path),
     )
 
 
 def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-    loaded = ocp.load_checkpointables(
-        path / "state", {key: {"value": value} for key, value in abstract.items()}
+    """All processes call it, unless the arrays lie on devices of this one alone."""
+    here, leaves = jax.process_index(), jax.tree.leaves(dict(abstract))
+    alone = jax.process_count() == 1 or all(x.sharding.is_fully_addressable for x in leaves)
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here if alone else 0, active_processes={here} if alone else None
     )
+    with ocp.Context(multiprocessing_options=options):
+        loaded = ocp.load_checkpointables(
+            path / "state", {key: {"value": value} for key, value in abstract.items()}
+        )
     return {key: loaded[key]["value"] for key in abstract}
 
 

@@ -31,6 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.bindings = bindings
     _set_up_logging(args.verbose)
+    code = _run(args)
+    if code in (EXIT_FAILED, EXIT_USER) and "poet.processes" in sys.modules:
+        sys.modules["poet.processes"].leave(code)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args) or 0
     except UserError as error:
@@ -106,8 +113,39 @@ def _experiment(args: argparse.Namespace):
     return config.load(args.gin_file, args.bindings)
 
 
+def _process_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes",
+        "Start the same command once for each of them, on machines that see the same files.",
+    )
+    add, environment = group.add_argument, os.environ
+    add("--coordinator", metavar="HOST:PORT", default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
+        help="where process 0 listens for the others; 'auto': ask the cluster (TPU pods, Slurm, Open "
+             "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]")
+    add("--processes", type=int, metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
+        help="how many there are [JAX_NUM_PROCESSES]")
+    add("--process", type=int, metavar="I", default=environment.get("JAX_PROCESS_ID"),
+        help="which of them this is, 0..N-1 [JAX_PROCESS_ID]")
+    add("--coordinator_wait_s", type=float, default=300.0, metavar="S",
+        help="how long all of them may take to come (default 300)")
+
+
+def _start_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any; all but the first one fall silent."""
+    from poet import processes
+
+    processes.start(args.coordinator, args.processes, args.process, args.coordinator_wait_s)
+    if not args.coordinator or processes.first():
+        return
+    logging.getLogger("poet").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        form = f"%(asctime)s process {processes.index()} %(message)s"
+        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+
+
 def _workdir_arguments(parser: argparse.ArgumentParser) -> None:
     _config_arguments(parser)
+    _process_arguments(parser)
     parser.add_argument(
         "--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists"
     )
@@ -148,7 +186,9 @@ def _describe(args: argparse.Namespace) -> None:
 def _tokenizer_train(args: argparse.Namespace) -> int:
     from poet import jobs
 
-    return jobs.tokenizer_train(_experiment(args), args.workdir)
+    experiment = _experiment(args)
+    _start_processes(args)
+    return jobs.tokenizer_train(experiment, args.workdir)
 
 
 def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,31 +246,36 @@ def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
         help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
              "(default: STORE.workers processes here)")
     add("--beam_options", default="", help="the runner's options, as one string of --name=value")
-    add("--process_index", type=int, default=-1,
-        help="which of several processes that share STORE.path this is (default: as JAX says)")
-    add("--process_count", type=int, default=0, help="how many there are (default: as JAX says)")
+    _process_arguments(parser)
 
 
 def _tokenize(args: argparse.Namespace) -> None:
     from poet import jobs
 
-    jobs.tokenize(_experiment(args), args)
+    experiment = _experiment(args)
+    if args.coordinator:  # They can do without: they meet in STORE.path.
+        _start_processes(args)
+    jobs.tokenize(experiment, args)
 
 
 def _train(args: argparse.Namespace) -> int:
     from poet import jobs
 
-    return jobs.train(_experiment(args), args.workdir)
+    experiment = _experiment(args)
+    _start_processes(args)
+    return jobs.train(experiment, args.workdir)
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     _checkpoint_arguments(parser)
     _out_argument(parser)
+    _process_arguments(parser)
 
 
 def _eval(args: argparse.Namespace) -> None:
     from poet import jobs
 
+    _start_processes(args)
     jobs.evaluate(args, args.bindings)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import jax
 
 from poet import mesh as mesh_lib
-from poet import specs
+from poet import processes, specs
 from poet.specs import Experiment, UserError
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule
@@ -33,10 +33,6 @@ def _mesh(experiment: Experiment) -> Iterator[jax.sharding.Mesh]:
 
 def _exit_code(outcome: loop.Outcome) -> int:
     return loop.EXIT_PREEMPTED if outcome is loop.Outcome.PREEMPTED else 0
-
-
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 # ----------------------------------------------------------------------------------- tokenizers
@@ -85,12 +81,12 @@ def tokenizer_train(experiment: Experiment, workdir: str) -> int:
             experiment=experiment,
             hooks=[run.hook],
         )
-        if outcome is loop.Outcome.FINISHED and jax.process_index() == 0:
-            shapes = jax.eval_shape(run.trainable.init, jax.random.key(0))
-            card = {"steps": experiment.train.steps, "sources": spec.folders}
-            folder = Path(workdir) / TOKENIZER_FOLDER
-            tokenizer = run.export(shapes, Path(workdir), folder, card)
-            _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
+        shapes = jax.eval_shape(run.trainable.init, jax.random.key(0))
+    if outcome is loop.Outcome.FINISHED and processes.first():
+        card = {"steps": experiment.train.steps, "sources": spec.folders}
+        folder = Path(workdir) / TOKENIZER_FOLDER
+        tokenizer = run.export(shapes, Path(workdir), folder, card)
+        _LOG.info("wrote %s, fingerprint %s", folder, tokenizer.fingerprint)
     return _exit_code(outcome)
 
 
@@ -118,7 +114,7 @@ def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
             experiment.clip,
             *group.batch["video"].shape[:4],
             seed=experiment.train.seed,
-            **_processes(),
+            share=processes.batch_share(mesh),
         )
         for name, group in trainable.groups.items()
     }
@@ -150,7 +146,7 @@ def _audio_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
         experiment.audio_train,
         spec.batch,
         seed=experiment.train.seed,
-        **_processes(),
+        share=processes.batch_share(mesh),
     )
 
     def export(shapes: Any, workdir: Path, folder: Path, card: Mapping[str, Any]) -> Any:
@@ -333,8 +329,11 @@ def _store_runner(experiment: Experiment, encoders: Any, args: Any) -> Any:
     from poet.store import beam, runners
 
     factory, spec = functools.partial(load_encoders, experiment), experiment.store
-    count = args.process_count or jax.process_count()
-    index = jax.process_index() if args.process_index < 0 else args.process_index
+    count, index = args.processes, args.process
+    if (count is None) != (index is None):
+        raise UserError("--processes=N and --process=I go together: give both, or neither")
+    if count is None:
+        count, index = jax.process_count(), jax.process_index()
     if args.runner:
         if count > 1:
             raise UserError(
@@ -370,13 +369,12 @@ def train(experiment: Experiment, workdir: str) -> int:
         tokenizer=_frozen_video_tokenizer(experiment).fingerprint,
         audio_tokenizer=sound.fingerprint if sound else None,
         pieces=pieces.fingerprint if pieces else None,
-        process_count=jax.process_count(),
     )
     _check_start(experiment)
     with _mesh(experiment) as mesh:
         outcome = loop.train(
             language_model(experiment, mesh),
-            batches(experiment, **_processes()),
+            batches(experiment, share=processes.batch_share(mesh)),
             PhasedSchedule(registry.group_shares(experiment), experiment.data.seed),
             workdir=Path(workdir),
             mesh=mesh,

@@ -114,5 +114,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def _place(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
-    sharding = getattr(like, "sharding", None)
-    return jax.device_put(np.asarray(array, like.dtype), sharding)
+    sharding, array = getattr(like, "sharding", None), np.asarray(array, like.dtype)
+    if sharding is None:
+        return jax.device_put(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

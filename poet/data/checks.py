@@ -33,7 +33,6 @@ def check(
     audio_tokenizer: str | None = None,
     pieces: str | None = None,
     split: str = TRAIN_SPLIT,
-    process_count: int = 1,
 ) -> Manifest:
     """Returns the manifest of DATA.store if it can feed every group of the experiment.
 
@@ -42,13 +41,12 @@ def check(
       audio_tokenizer: that of the audio tokenizer, where a task of the mixture has sound.
       pieces: that of the text pieces, where a task writes.
       split: the split to be trained on.
-      process_count: processes that share the files of the split.
 
     Raises:
       UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
         a task with sound in a run or with a store without it; another clip format, grid, code
-        size, text encoder or tokenizer; a split that is missing, smaller than a batch, or in fewer
-        files than there are processes.
+        size, text encoder or tokenizer; a split that is missing or smaller than a
+        batch.
     """
     table = groups(experiment)
     manifest = load_manifest(experiment.data.store)
@@ -67,7 +65,7 @@ def check(
         else None,
         streams=_other_streams(experiment, tokenizer, audio_tokenizer, pieces),
     )
-    _check_split(experiment, manifest, split, process_count)
+    _check_split(experiment, manifest, split)
     return manifest
 
 
@@ -117,18 +115,9 @@ def _check_streams(experiment: Experiment, manifest: Manifest, task: Task) -> No
         )
 
 
-def _check_split(
-    experiment: Experiment, manifest: Manifest, split: str, process_count: int
-) -> None:
+def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None:
     check_split(manifest, split)
     info = manifest.splits[split]
-    files = sum(shard.clips > 0 for shard in info.shards)
-    if files < process_count:
-        raise UserError(
-            f"split {split!r} of {experiment.data.store} is in {files} file(s), fewer than the "
-            f"{process_count} processes that share it: tokenize with a smaller "
-            "STORE.clips_per_shard"
-        )
     group, batch = max(group_batches(experiment).items(), key=lambda item: item[1])
     if batch > info.clips:
         raise UserError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
+from poet.data.backend import tensorflow
+from poet.processes import Share
 from poet.specs import UserError
 
 Batches = Iterator[Mapping[str, np.ndarray]]
@@ -50,11 +52,13 @@ class PositionIterator:
         self._examples, self._batches = examples, None
 
 
-def local_batch(batch: int, process_count: int, what: str) -> int:
-    """Examples per step of one process; UserError unless the processes share them evenly."""
-    if batch % process_count:
-        raise UserError(
-            f"{what} is {batch}, which {process_count} processes cannot share evenly: "
-            f"make it a multiple of {process_count}"
-        )
-    return batch // process_count
+def owns(share: Share, batch: int) -> Callable[[Any], Any] | None:
+    """Place of an example, int64 [], -> whether it stands in an own row of its batch.
+
+    None where all of them do.
+    """
+    if share.whole:
+        return None
+    own = np.zeros(batch, bool)
+    own[share.rows(batch)] = True
+    return lambda place: tensorflow().gather(own, place % batch)

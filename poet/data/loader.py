@@ -10,11 +10,12 @@ from typing import Any, Iterator, Mapping
 
 import numpy as np
 
-from poet.data.backend import seqio, tensorflow
+from poet.data.backend import tensorflow
 from poet.data.converter import convert
-from poet.data.iterator import Batches, PositionIterator, local_batch
+from poet.data.iterator import Batches, PositionIterator, owns
 from poet.data.mixture import group_mixture
 from poet.data.tasks import evaluation_task
+from poet.processes import Share
 from poet.specs import Experiment, UserError
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, group_batches, groups, run_layout
@@ -23,28 +24,22 @@ PREFETCH = 2
 
 
 def batches(
-    experiment: Experiment,
-    split: str = "train",
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
+    experiment: Experiment, split: str = "train", *, share: Share = Share()
 ) -> dict[str, PositionIterator]:
     """Group name -> endless iterator over this process's share of the group's batches.
 
     A batch holds tokens int32 [B, S], known int32 [B, P] (leading codes of each loss span that are
     given), and for layouts with text, text_states float16 [B, L, E] (zeros beyond the text) and
     text_length int32 [B] (0: no text).  The order is a function of DATA.seed and the position
-    alone.  Processes read disjoint files.
+    alone; however many processes share a batch, together they hold the same rows in the same order.
 
     Raises:
-      UserError: a group's batch does not divide over the processes.
+      UserError: a group's batch does not divide over the parts of the share.
     """
     iterators = {}
     for group, size in group_batches(experiment).items():
-        local = local_batch(size, process_count, f"the batch of group {group}")
-        build = functools.partial(
-            _group_batches, experiment, group, split, local, process_index, process_count
-        )
+        share.rows(size, f"the batch of group {group}")
+        build = functools.partial(_group_batches, experiment, group, split, size, share)
         iterators[group] = PositionIterator(build, size)
     return iterators
 
@@ -54,26 +49,22 @@ def _group_batches(
     group: str,
     split: str,
     batch: int,
-    index: int,
-    count: int,
+    share: Share,
     examples: int,
 ) -> Batches:
     """The batches of one process, after all processes together have taken `examples`."""
     layout, rates = groups(experiment)[group]
-    mixture = group_mixture(experiment, group, rates, examples // count)
-    dataset = _model_features(mixture, split, layout, experiment, index, count)
-    return _batched(dataset, batch).as_numpy_iterator()
+    mixture = group_mixture(experiment, group, rates, examples, owns(share, batch))
+    dataset = _model_features(mixture, split, layout, experiment)
+    return _batched(dataset, len(share.rows(batch))).as_numpy_iterator()
 
 
-def _model_features(
-    provider: Any, split: str, layout: Layout, experiment: Experiment, index: int, count: int
-) -> Any:
+def _model_features(provider: Any, split: str, layout: Layout, experiment: Experiment) -> Any:
     """Dataset of unbatched model features of a `seqio.Task` or `seqio.Mixture`."""
     dataset = provider.get_dataset(
         split=split,
         shuffle=False,
         num_epochs=1,  # a training source is endless by itself
-        shard_info=seqio().ShardInfo(index, count),
         trim_output_features=False,
         try_in_mem_cache=False,
     )
@@ -94,10 +85,11 @@ def eval_batches(
     batch: int,
     batches: int,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = Share(),
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """At most `batches` whole batches of `batch` examples of one task, always the same ones.
+
+    Of each, the rows of this process's share.
 
     In file order, with every text shown, and as many known latents as EVAL.known_frames says within
     the task's range.  The last, partial batch of a split is left out.
@@ -107,11 +99,13 @@ def eval_batches(
     """
     declared = get_task(task)
     layout = run_layout(experiment, declared)
-    provider = evaluation_task(experiment, declared)
-    dataset = _model_features(
-        provider, split, layout, experiment, process_index, process_count
-    )
-    result = _batched(dataset, batch).take(batches).as_numpy_iterator()
+    rows, own = len(share.rows(batch, "EVAL.batch")), owns(share, batch)
+    kept = tensorflow().data.Dataset.counter().map(own) if own else None
+    provider = evaluation_task(experiment, declared, kept)
+    dataset = _model_features(provider, split, layout, experiment)
+    # A process may hold all of its rows of a partial batch.
+    whole = provider.num_input_examples(split) // batch
+    result = _batched(dataset, rows).take(min(batches, whole)).as_numpy_iterator()
     first = next(result, None)
     if first is None:
         raise UserError(

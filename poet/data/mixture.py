@@ -7,12 +7,12 @@ therefore computed, not remembered.
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
 from poet.data.backend import seqio, tensorflow
-from poet.data.records import stream_seed
+from poet.data.records import only, stream_seed
 from poet.data.tasks import training_task
 from poet.specs import Experiment
 from poet.tasks.registry import get_task
@@ -59,9 +59,16 @@ def choices(counts: Sequence[int], seed_2: np.ndarray, position: int) -> Any:
 
 
 def group_mixture(
-    experiment: Experiment, group: str, rates: Mapping[str, float], position: int
+    experiment: Experiment,
+    group: str,
+    rates: Mapping[str, float],
+    position: int,
+    own: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """`seqio.Mixture` of a group's tasks, from the group's example `position` on."""
+    """`seqio.Mixture` of a group's tasks, from the group's example `position` on.
+
+    `own` tells which examples of the group, by position, this process gives; None: all of them.
+    """
     names = sorted(rates)  # the order in which a seqio.Mixture keeps its tasks
     counts = block_counts([rates[name] for name in names])
     seed_2 = stream_seed(experiment.data.seed, f"{group}/mixture")
@@ -70,12 +77,20 @@ def group_mixture(
     def sample(datasets: Sequence[Any], rates: Sequence[float], seed: int | None) -> Any:
         del rates, seed  # held by the blocks
         dataset = tensorflow().data.Dataset
-        return dataset.choose_from_datasets(
-            datasets, choices(counts, seed_2, position), stop_on_empty_dataset=True
-        )
+        chosen = choices(counts, seed_2, position)
+        if own:
+            chosen = only(chosen, dataset.counter(position).map(own))
+        return dataset.choose_from_datasets(datasets, chosen, stop_on_empty_dataset=True)
+
+    def kept(task: int) -> Any:
+        """Of every example of a task from its start on, whether it is an own one."""
+        if own is None:
+            return None
+        placed = choices(counts, seed_2, position).enumerate(position)
+        return placed.filter(lambda _, chosen: chosen == task).map(lambda place, _: own(place))
 
     tasks = [
-        (training_task(experiment, get_task(name), start), rates[name])
-        for name, start in zip(names, starts)
+        (training_task(experiment, get_task(name), start, kept(i)), rates[name])
+        for i, (name, start) in enumerate(zip(names, starts))
     ]
     return seqio().Mixture(group.replace("-", "_").replace("+", "_"), tasks, sample_fn=sample)

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poet.data.backend import tensorflow
-from poet.data.iterator import Batches, PositionIterator, local_batch
+from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
+from poet.processes import Share
 from poet.specs import ClipSpec, UserError
 from poet.store.sources import RawClip, Source, TfdsSource, open_source
 
@@ -31,8 +32,7 @@ def pixel_batches(
     width: int = 0,
     seed: int = 0,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = Share(),
     window_bytes: int = WINDOW_BYTES,
 ) -> PositionIterator:
     """Endless batches {"video": uint8 [B, frames, height, width, 3]} of one or several sources.
@@ -47,7 +47,8 @@ def pixel_batches(
 
     Raises:
       UserError: no source, a weight below 1, no such source or split, an empty split, an excerpt
-        larger than a clip, or a batch not divisible by the processes.
+        larger than a clip, or a batch not divisible by the parts
+        of the share.
     """
     whole = (clip.frames, clip.height, clip.width)
     size = tuple(asked or limit for asked, limit in zip((frames, height, width), whole))
@@ -56,16 +57,14 @@ def pixel_batches(
             f"excerpts of {size} (frames, height, width) do not fit clips of {whole}"
         )
     check_weights(sources, "clips")
-    local = local_batch(batch, process_count, "the batch of clips")
+    rows = share.rows(batch, "the batch of clips").tolist()
     pools = [_pool(_open(path, split, clip), clip, window_bytes) for path in sources]
     weights = tuple(sources.values())
     seed %= 2**32
-    own = slice(process_index * local, (process_index + 1) * local)
 
     def build(examples: int) -> Batches:
         while True:
-            places = range(examples, examples + batch)[own]
-            yield {"video": np.stack([example(i) for i in places])}
+            yield {"video": np.stack([example(examples + row) for row in rows])}
             examples += batch
 
     def example(index: int) -> np.ndarray:

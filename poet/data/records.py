@@ -1,7 +1,8 @@
 """The order in which the records of a TFDS folder are read: a pure function of (seed, position).
 
-Epoch e visits the files of this process in an order drawn from (seed, e), and each file from a
-record drawn from (seed, e, file) on, wrapping at its end.  Nothing is buffered or counted on the
+Epoch e visits the files in an order drawn from (seed, e), and each file from a record drawn from
+(seed, e, file) on, wrapping at its end.  It is the same for any number of processes: each of them
+reads all records and decodes its own (`only`).  Nothing is buffered or counted on the
 way, so an iterator's whole state is its position, and reading may begin anywhere at the cost
 of one partial file.  The folder itself is shuffled once, when it is written.
 """
@@ -20,12 +21,12 @@ from poet.specs import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The record files of one process in one split.
+    """The record files of one split.
 
     Attributes:
       paths: TFRecord files.
       lengths: records of each file, all positive.
-      offsets: index in the split of each file's first record, whatever the number of processes.
+      offsets: index in the split of each file's first record.
     """
 
     paths: tuple[str, ...]
@@ -37,15 +38,15 @@ class Files:
         return sum(self.lengths)
 
 
-def list_files(builder: Any, split: str, index: int = 0, count: int = 1) -> Files:
-    """Files of process `index` of `count`: every `count`-th one, as TFDS itself shards.
+def list_files(builder: Any, split: str) -> Files:
+    """The files of a split, in their order.
 
     Args:
       builder: a `tfds.core.DatasetBuilder` of a TFRecord folder.
       split: name of a whole split.
 
     Raises:
-      UserError: the split is unknown, or has fewer files than there are processes.
+      UserError: the split is unknown, empty, or of another format.
     """
     info = builder.info
     folder = builder.data_dir
@@ -57,16 +58,12 @@ def list_files(builder: Any, split: str, index: int = 0, count: int = 1) -> File
             "`tfds convert_format --out_file_format=tfrecord`"
         )
     instructions = info.splits[split].file_instructions
-    if len(instructions) < count:
-        raise UserError(
-            f"split {split!r} of {folder} has {len(instructions)} non-empty file(s), fewer than "
-            f"the {count} processes that share it: write more, smaller files (STORE.clips_per_shard)"
-        )
+    if not instructions:
+        raise UserError(f"split {split!r} of {folder} is empty")
     lengths = [i.examples_in_shard for i in instructions]
     offsets = np.cumsum([0, *lengths[:-1]]).tolist()
-    own = slice(index, None, count)
     paths = [str(i.filename) for i in instructions]
-    return Files(tuple(paths[own]), tuple(lengths[own]), tuple(offsets[own]))
+    return Files(tuple(paths), tuple(lengths), tuple(offsets))
 
 
 def stream_seed(seed: int, name: str) -> np.ndarray:
@@ -78,6 +75,12 @@ def example_seed(seed_2: Any, epoch: Any, index: Any) -> Any:
     """Seed of the draws of one example in one epoch, whatever process reads it."""
     fold_in = tensorflow().random.experimental.stateless_fold_in
     return fold_in(fold_in(seed_2, epoch), index)
+
+
+def only(dataset: Any, kept: Any) -> Any:
+    """The elements of a dataset whose places in `kept`, a dataset of booleans, are true."""
+    pairs = tensorflow().data.Dataset.zip(dataset, kept)
+    return pairs.filter(lambda _, keep: keep).map(lambda element, _: element)
 
 
 def one_pass(files: Files) -> Any:

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poet.data.backend import tensorflow
-from poet.data.iterator import Batches, PositionIterator, local_batch
+from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.media.sound import is_silent, place
+from poet.processes import Share
 from poet.specs import AudioTokenizerSpec, AudioTrainSpec
 from poet.store.sounds import RawSound, SoundSource, TfdsSounds, open_sounds, usable
 
@@ -37,8 +38,7 @@ def sound_batches(
     batch: int,
     seed: int = 0,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = Share(),
     window_bytes: int = WINDOW_BYTES,
 ) -> PositionIterator:
     """Endless batches of random excerpts of `train.samples` samples, of one or several sources.
@@ -60,21 +60,20 @@ def sound_batches(
 
     Raises:
       UserError: no source, a weight below 1, no such source or split, an empty split, or a batch
-        not divisible by the processes; and from the iterator, a source none of whose items can be
+        not divisible by the parts of the share; and from the iterator, a source none of whose items can be
         used.
     """
     check_weights(sources, "sound")
-    local = local_batch(batch, process_count, "the batch of sounds")
+    rows = share.rows(batch, "the batch of sounds").tolist()
     seed %= 2**32
     noise = _pool(train.noise_source, split, spec, window_bytes) if train.noise_source else None
     pools = [_pool(path, split, spec, window_bytes) for path in sources]
     weights = tuple(sources.values())
-    own = slice(process_index * local, (process_index + 1) * local)
 
     def build(examples: int) -> Batches:
         while True:
-            rows = [example(i) for i in range(examples, examples + batch)[own]]
-            yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            drawn = [example(examples + row) for row in rows]
+            yield {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
             examples += batch
 
     def example(index: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from poet.data.backend import seqio, tensorflow
-from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
+from poet.data.records import endless_passes, example_seed, list_files, one_pass, only, stream_seed
 from poet.specs import Experiment
 from poet.tasks.layout import TEXT_STREAM, Layout
 from poet.tasks.registry import Task, known_codes, run_layout
@@ -38,27 +38,26 @@ def _source_class() -> type:
     class StoreSource(seqio().TfdsDataSource):
         """Records of a token store with `epoch` and `index`, decoding only the named features.
 
-        An endless source begins at record `start` of its process; with `start` None it makes one
-        pass in file order.
+        An endless source begins at record `start`; with `start` None it makes one pass in file
+        order.  `kept`, a dataset of booleans, says which of the records it gives; None: all of them.
         """
 
-        def __init__(self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any):
+        def __init__(
+            self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any
+        ):
             super().__init__(tfds_data_dir=folder, read_only=True, caching_permitted=False)
             self._features, self._start, self._seed_2 = features, start, seed_2
-
-        @property
-        def supports_arbitrary_sharding(self) -> bool:
-            """Keeps seqio from sharing out examples, so that too few files are an error."""
-            return True
+            self._kept = kept
 
         def get_dataset(self, split="train", shuffle=False, seed=None, shard_info=None, **_):
             builder = self.tfds_dataset.builder
-            shard = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
-            files = list_files(builder, split, *shard)
+            files = list_files(builder, split)
             if self._start is None:
                 records = one_pass(files)
             else:
                 records = endless_passes(files, self._seed_2, self._start)
+            if self._kept is not None:
+                records = only(records, self._kept)
             return _decode(builder.info.features, self._features)(records)
 
     return StoreSource
@@ -153,11 +152,12 @@ def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
     return features
 
 
-def training_task(experiment: Experiment, task: Task, start: int) -> Any:
+def training_task(experiment: Experiment, task: Task, start: int, kept: Any = None) -> Any:
     """`seqio.Task`: endless, in drawn order, with drawn known latents and dropped texts.
 
     Args:
-      start: examples of this task that its process has already taken.
+      start: examples of this task that all processes together have taken.
+      kept: dataset of booleans: which of the examples from there on this process gives; None: all.
     """
     data = experiment.data
 
@@ -165,14 +165,23 @@ def training_task(experiment: Experiment, task: Task, start: int) -> Any:
         return stream_seed(data.seed, f"{task.name}/{use}")
 
     return _build(
-        experiment, task, task.known_latents, start=start, seed_2=seed_2, share=data.text_dropout
+        experiment,
+        task,
+        task.known_latents,
+        start=start,
+        kept=kept,
+        seed_2=seed_2,
+        dropout=data.text_dropout,
     )
 
 
-def evaluation_task(experiment: Experiment, task: Task) -> Any:
-    """`seqio.Task`: one pass in file order, all texts shown, a fixed number of known latents."""
+def evaluation_task(experiment: Experiment, task: Task, kept: Any = None) -> Any:
+    """`seqio.Task`: one pass in file order, all texts shown, a fixed number of known latents.
+
+    `kept` as in `training_task`.
+    """
     latents = known_latents(experiment, task)
-    return _build(experiment, task, (latents, latents), share=0.0)
+    return _build(experiment, task, (latents, latents), kept=kept, dropout=0.0)
 
 
 def known_latents(experiment: Experiment, task: Task) -> int:
@@ -189,8 +198,9 @@ def _build(
     latents: tuple[int, int],
     *,
     start: int | None = None,
+    kept: Any = None,
     seed_2: Callable[[str], Any] = functools.partial(stream_seed, 0),
-    share: float,
+    dropout: float,
 ) -> Any:
     layout = run_layout(experiment, task)
     codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
@@ -198,12 +208,12 @@ def _build(
     if task.has_audio:
         steps.append(skip_silent(layout))
     if layout.text_span:
-        steps.append(hide_text(share, seed_2("text")))
+        steps.append(hide_text(dropout, seed_2("text")))
     tf = tensorflow()
     return seqio().Task(
         task.name,
         source=_source_class()(
-            experiment.data.store, stored_features(task, layout), start, seed_2("order")
+            experiment.data.store, stored_features(task, layout), start, seed_2("order"), kept
         ),
         output_features={
             name: seqio().ContinuousFeature(dtype=tf.as_dtype(dtype), rank=rank)

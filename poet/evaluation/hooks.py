@@ -11,18 +11,17 @@ from typing import Any, Mapping
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from poet.data.loader import eval_batches
 from poet.evaluation.image_metrics import clip_psnr
 from poet.evaluation.likelihood import check_split_feeds, likelihood, place, task_batches
 from poet.media import frame_strip
+from poet import processes
 from poet.mesh import batch_ways
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, UserError
-from poet.store.manifest import Manifest
 from poet.store.reader import load_manifest
 from poet.store.sources import RawClip, open_source
 from poet.tasks.layout import Layout
@@ -48,25 +47,20 @@ def validation_hook(experiment: Experiment) -> Hook:
     Raises:
       UserError: the store or its split cannot feed it.  Nothing is read if TRAIN.eval_every is 0.
     """
-    manifest = _manifest(experiment) if experiment.train.eval_every else None
+    if experiment.train.eval_every:
+        check_split_feeds(experiment, load_manifest(experiment.data.store), _mesh())
 
     def run(state: State, step: int) -> Report:
         del step
-        return Report(scalars=_validate(experiment, manifest, state["params"]))
+        return Report(scalars=_validate(experiment, state["params"]))
 
     return Hook(name="validation", every=experiment.train.eval_every, fn=run)
 
 
-def _manifest(experiment: Experiment) -> Manifest:
-    manifest = load_manifest(experiment.data.store)
-    check_split_feeds(experiment, manifest, _mesh())
-    return manifest
-
-
-def _validate(experiment: Experiment, manifest: Manifest, params: Any) -> dict[str, float]:
+def _validate(experiment: Experiment, params: Any) -> dict[str, float]:
     model, scalars = build_model(experiment), {}
     for task, layout in layouts(experiment).items():
-        batches = task_batches(experiment, task, manifest, experiment.train.eval_batches)
+        batches = task_batches(experiment, task, _mesh(), experiment.train.eval_batches)
         vocabulary = experiment.train.loss_vocabulary
         for stream, found in likelihood(
             model, params, batches, layout, _mesh(), vocabulary
@@ -98,7 +92,8 @@ def sample_hook(experiment: Experiment) -> Hook:
             if task not in programs:
                 programs[task] = _decoder(experiment, layout, batch)
             drawn = _draw(experiment, programs[task], state["params"], batch)
-            images[task] = _strips(tokenizer, layout, batch["tokens"], drawn)
+            if processes.first():
+                images[task] = _strips(tokenizer, layout, batch["tokens"], drawn)
         return Report(images=images)
 
     return Hook(name="samples", every=experiment.train.sample_every, fn=run)
@@ -113,7 +108,7 @@ def _visual_tasks(experiment: Experiment) -> dict[str, Layout]:
 
 
 def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]:
-    """The first clips of the split, as many as are shown and the mesh divides."""
+    """The first clips of the split, as many as are shown and the mesh divides; on every process."""
     ways = batch_ways(_mesh())
     size = -(-CLIPS_SHOWN // ways) * ways
     return next(iter(eval_batches(experiment, task, experiment.eval.split, size, 1)))
@@ -135,20 +130,15 @@ def _draw(
     plan = decoder.plan
     given_BxG = batch["tokens"][:, plan.given]
     given_BxN, forced_BxK = np.split(given_BxG, [plan.prefilled], axis=1)
-    placed = place({k: batch[k] for k in ("text_states", "text_length") if k in batch}, _mesh())
-    forced = place({"forced": forced_BxK} if plan.forced else {}, _mesh())
+    everything = processes.Share()
+    text = {k: batch[k] for k in ("text_states", "text_length") if k in batch}
+    placed = place(text, _mesh(), everything)
+    forced = place({"forced": forced_BxK} if plan.forced else {}, _mesh(), everything)
     rows_B = np.arange(len(given_BxN), dtype=np.int32)
     cache, x_RxD = decoder.prefill(params, given_BxN, *placed.values())
     knobs = Knobs.of(experiment.sample)
     drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, knobs, *forced.values())
-    return np.concatenate([given_BxN, _whole(drawn)], axis=1)
-
-
-def _whole(array: jax.Array) -> np.ndarray:
-    """An array's value on every process."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.concatenate([given_BxN, processes.whole(drawn)], axis=1)
 
 
 def _strips(
@@ -158,7 +148,8 @@ def _strips(
     stream = layout.output_streams[0]
     grid = layout.loss_spans[0].segment.grid
     codes = [layout.parse(t[:CLIPS_SHOWN])[stream] for t in (true_BxS, drawn_BxS)]
-    true, drawn = (tokenizer.decode(c.reshape(-1, *grid)) for c in codes)
+    with processes.alone():
+        true, drawn = (tokenizer.decode(c.reshape(-1, *grid)) for c in codes)
     return _stacked(true, drawn)
 
 
@@ -175,9 +166,12 @@ def reconstructions(experiment: Experiment) -> Hook:
 
     def run(state: State, step: int) -> Report:
         del step
-        weights = jax.tree.map(_whole, state["ema"])
+        weights = jax.tree.map(processes.whole, state["ema"])
+        if not processes.first():
+            return Report()
         tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, weights)
-        rebuilt = tokenizer.decode(tokenizer.encode(clips))
+        with processes.alone():
+            rebuilt = tokenizer.decode(tokenizer.encode(clips))
         psnr_db = float(np.mean([clip_psnr(a, b) for a, b in zip(clips, rebuilt)]))
         return Report(scalars={"psnr_db": psnr_db}, images={"clips": _stacked(clips, rebuilt)})
 

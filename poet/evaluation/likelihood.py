@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from poet.data.loader import eval_batches
 from poet.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
+from poet.processes import Share, batch_share, global_array
 from poet.specs import Experiment, UserError
-from poet.store.manifest import Manifest, SplitInfo
+from poet.store.manifest import Manifest
 from poet.store.reader import check_split
 from poet.tasks.layout import Layout
 from poet.training.step import evaluate_step
@@ -51,7 +52,8 @@ def likelihood(
     """
     totals: dict[str, np.ndarray] = {}
     for batch in batches:
-        sums = jax.device_get(_STEP(model, params, place(batch, mesh), layout, loss_vocabulary))
+        placed = place(batch, mesh, batch_share(mesh))
+        sums = jax.device_get(_STEP(model, params, placed, layout, loss_vocabulary))
         for stream, part in sums.items():
             values = np.array([part.loss, part.correct, part.count], np.float64)
             totals[stream] = totals.get(stream, 0) + values
@@ -66,41 +68,23 @@ def likelihood(
 
 
 def task_batches(
-    experiment: Experiment, task: str, manifest: Manifest, batches: int
+    experiment: Experiment, task: str, mesh: Mesh, batches: int
 ) -> Iterable[Mapping[str, np.ndarray]]:
     """This process's share of at most `batches` batches of EVAL.batch clips of EVAL.split."""
-    spec, processes = experiment.eval, jax.process_count()
-    local = spec.batch // processes
-    return eval_batches(
-        experiment,
-        task,
-        spec.split,
-        local,
-        min(batches, common_batches(manifest.splits[spec.split], local, processes)),
-        process_index=jax.process_index(),
-        process_count=processes,
-    )
-
-
-def common_batches(split: SplitInfo, local_batch: int, processes: int) -> int:
-    """Whole local batches that every process finds in its files (every `processes`-th one)."""
-    sizes = [shard.clips for shard in split.shards if shard.clips]
-    return min(sum(sizes[i::processes]) // local_batch for i in range(processes))
+    spec = experiment.eval
+    return eval_batches(experiment, task, spec.split, spec.batch, batches, share=batch_share(mesh))
 
 
 def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) -> None:
     """Raises UserError unless EVAL.split holds a batch of EVAL.batch that the mesh divides."""
-    spec, processes = experiment.eval, jax.process_count()
+    spec = experiment.eval
     check_split(manifest, spec.split)
     check_batch(mesh, spec.batch, "EVAL.batch")
-    if spec.batch % processes:
-        raise UserError(f"EVAL.batch = {spec.batch} does not divide over {processes} processes")
-    split = manifest.splits[spec.split]
-    if not common_batches(split, spec.batch // processes, processes):
+    clips = manifest.splits[spec.split].clips
+    if clips < spec.batch:
         raise UserError(
             f"EVAL.batch = {spec.batch}: split {spec.split!r} of {experiment.data.store} holds "
-            f"{split.clips} clips in {len(split.shards)} files, less than one batch for each of "
-            f"{processes} process(es); choose a smaller EVAL.batch or another EVAL.split"
+            f"{clips} clips, less than one batch; choose a smaller EVAL.batch or another EVAL.split"
         )
 
 
@@ -115,10 +99,7 @@ def unigram_entropy_nats(manifest: Manifest, split: str, stream: str) -> float |
     return statistics[stream].entropy_nats if stream in statistics else None
 
 
-def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """Host arrays of this process's share as global arrays, batches over the batch axes."""
+def place(batch: Mapping[str, np.ndarray], mesh: Mesh, share: Share) -> dict[str, Any]:
+    """Host arrays of a share as global arrays, batches over the batch axes."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
-        for name, array in batch.items()
-    }
+    return {name: global_array(np.asarray(x), sharding, share) for name, x in batch.items()}

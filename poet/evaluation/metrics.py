@@ -53,10 +53,16 @@ class Result:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """`needs`: "store", "source", "tokenizer", or a task that the checkpoint must know."""
+    """A way to look at a checkpoint.
+
+    Attributes:
+      needs: "store", "source", "tokenizer", or a task that the checkpoint must know.
+      shared: all processes measure it together; any other one is left to process 0.
+    """
 
     needs: tuple[str, ...]
     measure: Callable[[Resources], Result]
+    shared: bool = False
 
 
 # ----------------------------------------------------------------------------------- likelihood
@@ -68,7 +74,7 @@ def measure_likelihood(r: Resources) -> Result:
     with jax.set_mesh(r.mesh):
         params = r.load_params()
         for task, layout in layouts(e).items():
-            batches = task_batches(e, task, r.manifest, e.eval.batches)
+            batches = task_batches(e, task, r.mesh, e.eval.batches)
             found = likelihood(
                 r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary
             )
@@ -271,7 +277,7 @@ def score_clips(truth_NxUxHxWx3: np.ndarray, other_NxUxHxWx3: np.ndarray) -> Sco
 
 
 METRICS: dict[str, Metric] = {
-    "likelihood": Metric(needs=(resources.STORE,), measure=measure_likelihood),
+    "likelihood": Metric(needs=(resources.STORE,), measure=measure_likelihood, shared=True),
     "reconstruction": Metric(
         needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction
     ),

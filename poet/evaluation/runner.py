@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Sequence
 
-from poet import checkpoint
+from poet import checkpoint, processes
 from poet.evaluation import tables
 from poet.evaluation.metrics import METRICS, Metric
 from poet.evaluation.resources import Resources
@@ -31,6 +31,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint, writes OUT/eval.json and OUT/media, prints the tables.
 
+    Several processes measure together what can be shared; process 0 does the rest, and writes.
+
     Args:
       path: a checkpoint, or a work dir (its newest one).
       experiment: the checkpoint's own with changes laid over it; None: its own.
@@ -38,7 +40,8 @@ def evaluate(
         error; among all, it is skipped and the reason kept.
 
     Returns what eval.json holds: `checkpoint`, `step`, `split`, `metrics` (name -> rows, notes, curves),
-    `skipped` (name -> why), `media`, `seconds` per metric, `experiment`.
+    `skipped` (name -> why), `media`, `seconds` per metric, `experiment`; on other processes than the
+    first, of the shared metrics alone.
 
     Raises:
       UserError: before any device work: no checkpoint, an unknown metric, or a store, source or
@@ -54,10 +57,13 @@ def evaluate(
         raise UserError(f"cannot measure {reasons}")
     resources.check()
     _check_model(folder, experiment)
-    report = _measure({n: m for n, m in chosen.items() if n not in skipped}, resources)
+    first = processes.first()
+    todo = {n: m for n, m in chosen.items() if n not in skipped and (first or m.shared)}
+    report = _measure(todo, resources)
     report["skipped"] = skipped
-    _write(resources.out, report)
-    print(render(report))
+    if first:
+        _write(resources.out, report)
+        print(render(report))
     return report
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
+from poet import processes
 from poet.data.sounds import sound_batches
 from poet.specs import Experiment
 from poet.tokenizers.audio import spectra, training
@@ -29,12 +29,14 @@ def reconstructions(experiment: Experiment) -> Hook:
 
     def run(state: State, step: int) -> Report:
         del step
-        whole = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
         weights = {name: state[name] for name in ("params", "codebooks")}
-        params = training.params_of(jax.device_get(jax.device_put(weights, whole)))
+        params = training.params_of(jax.tree.map(processes.whole, weights))
+        if not processes.first():
+            return Report()
         tokenizer = AudioTokenizer.from_params(spec, params)
-        rebuilt = tokenizer.decode(tokenizer.encode(sounds), sounds.shape[1])
-        pictures = [picture(x, spec.sample_rate_hz) for x in (sounds, rebuilt)]
+        with processes.alone():
+            rebuilt = tokenizer.decode(tokenizer.encode(sounds), sounds.shape[1])
+            pictures = [picture(x, spec.sample_rate_hz) for x in (sounds, rebuilt)]
         distance = np.abs(np.subtract(*pictures)).mean() * (BRIGHTEST - DARKEST)
         stacked = np.concatenate([np.concatenate(list(p), axis=1) for p in pictures], axis=0)
         shown = np.round(255 * stacked).astype(np.uint8)

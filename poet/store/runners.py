@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from poet.specs import UserError
+from poet.processes import check_index
 from poet.store.encode import Encoders, PartialShard, encode_range, load_partial
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped
@@ -199,10 +199,7 @@ class Distributed:
     wait_s: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise UserError(
-                f"process {self.index} of {self.count}: the index must lie in 0..{self.count - 1}"
-            )
+        check_index(self.index, self.count)
 
     @property
     def merges(self) -> bool:

@@ -2,10 +2,13 @@
 
 State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the
 order never changes: hooks that are due, maybe save, next batch, dispatch, metrics of the last step.
+
+Several processes do the same steps.  What a clock, a disk or a signal decides, they decide together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -23,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, specs
+from poet import checkpoint, processes, specs
 from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, UserError
 from poet.training import compiled, lease, reporting
@@ -86,7 +89,8 @@ def train(
     """Trains to `experiment.train.steps`, going on from the newest usable checkpoint in `workdir`.
 
     Args:
-      batches: one iterator per group; each process yields its share of the global batch.
+      batches: one iterator per group; each process yields its share (`processes.batch_share`) of
+        the global batch.
       schedule: step -> group, pure.
 
     Raises:
@@ -96,7 +100,8 @@ def train(
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
     """
     workdir = Path(workdir)
-    with lease.hold(workdir), jax.set_mesh(mesh), _StopSignals() as stop:
+    with contextlib.ExitStack() as leases, jax.set_mesh(mesh), _StopSignals() as stop:
+        processes.from_first(lambda: leases.enter_context(lease.hold(workdir)))
         run = _Run(trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks))
         if run.already_finished():
             return Outcome.FINISHED
@@ -110,7 +115,10 @@ def train(
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT ask the loop to stop; a second SIGINT interrupts at once."""
+    """SIGTERM and SIGINT ask the loop to stop; a second SIGINT interrupts at once.
+
+    One process that gets the signal stops all of them, after the same step.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -143,12 +151,14 @@ class _Run:
     mesh: Mesh
     experiment: Experiment
     hooks: tuple[Hook, ...]
+    share: processes.Share = dataclasses.field(init=False)
     start: int = 0
     saved: int | None = None
     # Hooks of the start step were not run before its checkpoint was written (stopped by a signal).
     hooks_owed: bool = False
 
     def __post_init__(self) -> None:
+        self.share = processes.batch_share(self.mesh)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
         for name, group in self.trainable.groups.items():
@@ -166,6 +176,9 @@ class _Run:
     # -------------------------------------------------------------------------------- preparation
 
     def already_finished(self) -> bool:
+        return processes.from_first(self._finished)
+
+    def _finished(self) -> bool:
         newest = checkpoint.latest(self.directory)
         if newest is None or int(newest.name) < self.steps:
             return False
@@ -194,8 +207,7 @@ class _Run:
         return compiled.compile_steps(groups, abstract, self.mesh, seed)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
-        self._write_spec()
-        checkpoint.clean(self.directory)
+        processes.from_first(self._prepare)
         found = checkpoint.restore(self.directory, abstract, self.experiment)
         if found is None:
             key = jax.random.key(self.experiment.train.seed)
@@ -217,7 +229,7 @@ class _Run:
             devices=self.mesh.size,
             start=self.start,
             clock=clock,
-            writes=jax.process_index() == 0,
+            writes=processes.first(),
         )
 
     def _start(self, abstract: State) -> State:
@@ -228,10 +240,10 @@ class _Run:
         _LOG.info("starting from the parameters of %s", source)
         return {"params": checkpoint.load_params(source, abstract["params"])}
 
-    def _write_spec(self) -> None:
-        if jax.process_index() == 0:
-            text = json.dumps(specs.to_dict(self.experiment), indent=2)
-            (self.workdir / "spec.json").write_text(text + "\n")
+    def _prepare(self) -> None:
+        text = json.dumps(specs.to_dict(self.experiment), indent=2)
+        (self.workdir / "spec.json").write_text(text + "\n")
+        checkpoint.clean(self.directory)
 
     def _resume(self, found: checkpoint.Restored) -> None:
         if missing := set(self.trainable.groups) - set(found.iterators):
@@ -254,8 +266,9 @@ class _Run:
         stop: _StopSignals,
     ) -> Outcome:
         step, pending = self.start, None
+        stop_now = processes.Vote(self.mesh)
         while True:
-            stopping = stop.requested and step < self.steps
+            stopping = stop_now(stop.requested) and step < self.steps
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
             if due or leaving or self._save_due(step):
@@ -269,7 +282,7 @@ class _Run:
             begin = time.perf_counter()
             batch = self._next_batch(group)
             waited_s = time.perf_counter() - begin
-            number = jax.device_put(np.uint32(step), compiled.replicated(self.mesh))
+            number = processes.replicated(np.uint32(step), self.mesh)
             with jax.transfer_guard("disallow"):
                 state, metrics = programs[group](state, batch, number)
             step += 1
@@ -342,12 +355,12 @@ class _Run:
         sharding, placed = batch_sharding(self.mesh), {}
         for name, want in expected.items():
             local = np.asarray(arrays[name])
-            if local.dtype != want.dtype or local.shape[1:] != want.shape[1:]:
+            shape = (len(self.share.rows(want.shape[0])), *want.shape[1:])
+            if local.dtype != want.dtype or local.shape != shape:
                 raise ValueError(
-                    f"group {group}: {name} is {local.dtype}{local.shape}, "
-                    f"needs {want.dtype}{want.shape}"
+                    f"group {group}: {name} is {local.dtype}{local.shape}, needs {want.dtype}{shape}"
                 )
-            placed[name] = jax.make_array_from_process_local_data(sharding, local, want.shape)
+            placed[name] = processes.global_array(local, sharding, self.share)
         return placed
 
 

@@ -57,8 +57,8 @@ class Trainable:
 class BatchIterator(Protocol):
     """An endless, deterministic source of host batches whose position can be saved.
 
-    `get_state` is small (a few MB at most); after `set_state` the next batch is bit for bit the one
-    that would have followed.
+    `get_state` is small (a few MB at most) and the same on every process of a run; after `set_state`,
+    in a run of any number of processes, the next batch is bit for bit the one that would have followed.
     """
 
     def __next__(self) -> Mapping[str, np.ndarray]: ...

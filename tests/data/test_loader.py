@@ -12,6 +12,7 @@ from token_stores import BITS, GRID, RATES, SHARDS, TEXT, make_experiment
 
 from poet.data.loader import batches, eval_batches
 from poet.data.mixture import BLOCK, block_counts
+from poet.processes import Share
 from poet.specs import UserError
 from poet.tasks.registry import TASKS, groups, layouts
 
@@ -179,32 +180,41 @@ def test_the_seed_decides_the_order(store, reference):
             assert not equal(next(iterator), batch)
 
 
-@pytest.mark.parametrize("count", [3])
-def test_processes_read_disjoint_clips_that_cover_the_split(store, count):
-    size = sum(SHARDS["train"])
-    experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=count)
-    layout = layouts(experiment)["unconditional"]
-    seen = []
-    for index in range(count):
-        iterator = batches(experiment, process_index=index, process_count=count)["video"]
-        taken = take(iterator, size)
-        assert all(b["tokens"].shape == (1, layout.length) for b in taken)
-        seen.append({find(store.records["train"], visual(layout, b["tokens"])[0]) for b in taken})
-    assert not any(a & b for a, b in itertools.combinations(seen, 2))
-    assert set.union(*seen) == set(range(size))
+# Two processes; three of unequal size; two whose rows alternate, as on a torus.
+SHARES = {
+    "halves": (Share((0,), 2), Share((1,), 2)),
+    "more than there are files": (Share((0, 1, 2), 6), Share((3,), 6), Share((4, 5), 6)),
+    "interleaved": (Share((0, 2), 4), Share((1, 3), 4)),
+}
 
 
-def test_eval_processes_share_the_split(store, experiment):
-    layout = layouts(experiment)["unconditional"]
-    seen = [
-        find(store.records["validation"], codes)
-        for index in range(2)
-        for b in eval_batches(
-            experiment, "unconditional", "validation", 1, 99, process_index=index, process_count=2
-        )
-        for codes in visual(layout, b["tokens"])
-    ]
-    assert sorted(seen) == list(range(sum(SHARDS["validation"])))
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES.keys())
+@pytest.mark.parametrize("group", ["video", "text-to-video"])
+def test_processes_hold_the_rows_of_one_without_overlap_or_gap(store, shares, group):
+    """From the start over two epochs, and resumed where a block of the mixture ends."""
+    experiment = make_experiment(store.path, batch=12, equal_tokens=False)
+    assert sorted(np.concatenate([s.rows(12) for s in shares])) == list(range(12))
+    whole = batches(experiment)[group]
+    parts = [batches(experiment, share=share)[group] for share in shares]
+    for start, length in ((0, 6), (BLOCK // 12 * 12 - 12, 3)):
+        for iterator in (whole, *parts):
+            iterator.set_state(b'{"examples": %d}' % start)
+        for _ in range(length):
+            batch = next(whole)
+            for share, part in zip(shares, parts):
+                own = {name: rows[share.rows(12)] for name, rows in batch.items()}
+                assert equal(next(part), own) and part.get_state() == whole.get_state()
+
+
+def test_eval_processes_hold_the_rows_of_one_and_leave_out_the_same_rest(experiment):
+    """Of ten clips two are left over: all that one of the processes would have of a third batch."""
+    whole = list(eval_batches(experiment, "text_to_video", "validation", 4, 99))
+    assert len(whole) == 2 and sum(SHARDS["validation"]) == 10
+    for share in SHARES["halves"]:
+        own = list(eval_batches(experiment, "text_to_video", "validation", 4, 99, share=share))
+        assert len(own) == 2
+        for batch, part in zip(whole, own):
+            assert equal(part, {name: rows[share.rows(4)] for name, rows in batch.items()})
 
 
 def test_the_mixture_gives_every_block_its_exact_shares(store):
@@ -228,13 +238,8 @@ def test_block_counts_are_whole_and_within_one_of_the_rates(rates):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(store):
-    with pytest.raises(UserError, match="3 processes"):
-        batches(make_experiment(store.path, batch=4), process_count=3)
-
-
-def test_more_processes_than_files_are_refused(experiment):
-    with pytest.raises(UserError, match="2 non-empty"):
-        next(batches(experiment, "validation", process_count=4)["video"])
+    with pytest.raises(UserError, match="3 equal parts"):
+        batches(make_experiment(store.path, batch=4), share=Share((0,), 3))
 
 
 def test_a_split_that_is_missing_or_smaller_than_a_batch_is_refused(experiment):

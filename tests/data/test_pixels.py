@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from poet.data import pixels
 from poet.data.pixels import pixel_batches
+from poet.processes import Share
 from poet.specs import ClipSpec, TokenizerTrainSpec, UserError
 from poet.store.sources import RawClip, Skipped
 
@@ -131,7 +132,7 @@ def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
     source = Numbered(24)
     whole = open_numbered(monkeypatch, source, batch=6)
     parts = [
-        open_numbered(monkeypatch, source, batch=6, process_index=i, process_count=3)
+        open_numbered(monkeypatch, source, batch=6, share=Share((i,), 3))
         for i in range(3)
     ]
     for _ in range(9):
@@ -164,7 +165,7 @@ def test_crops_are_windows_of_the_clip_from_every_place(monkeypatch):
     ("arguments", "message"),
     [
         ({"frames": 6}, r"excerpts of \(6, 2, 3\)"),
-        ({"process_count": 2}, "2 processes cannot share"),
+        ({"share": Share((0,), 2)}, "2 equal parts"),
     ],
 )
 def test_impossible_requests_are_refused(monkeypatch, arguments, message):
@@ -249,7 +250,7 @@ def test_the_pattern_of_a_mixture_is_drawn_anew_at_every_repetition(monkeypatch)
 def test_processes_share_a_mixture(monkeypatch):
     mixture = Several([9, 5], [2, 1])
     whole = mixture.batches(monkeypatch, 4)
-    parts = [mixture.batches(monkeypatch, 4, process_index=i, process_count=2) for i in range(2)]
+    parts = [mixture.batches(monkeypatch, 4, share=Share((i,), 2)) for i in range(2)]
     for _ in range(8):
         joined = np.concatenate([next(part)["video"] for part in parts])
         np.testing.assert_array_equal(next(whole)["video"], joined)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from poet.data import sounds
 from poet.data.pool import _joined
 from poet.data.sounds import excerpt, sound_batches
+from poet.processes import Share
 from poet.specs import AudioTokenizerSpec, AudioTrainSpec, UserError
 from poet.store.sounds import RawSound
 from poet.store.sources import Skipped
@@ -124,7 +125,7 @@ def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
     mixture = Several([9, 5], [2, 1])
     whole = mixture.batches(monkeypatch, 6, noise=True)
     parts = [
-        mixture.batches(monkeypatch, 6, noise=True, process_index=i, process_count=3)
+        mixture.batches(monkeypatch, 6, noise=True, share=Share((i,), 3))
         for i in range(3)
     ]
     for _ in range(5):
@@ -206,7 +207,7 @@ def test_joined_ranges_cover_the_same_items(blocks, size):
     [
         ({}, {}, "at least one folder"),
         ({"a": 0}, {}, "at least one folder"),
-        ({"a": 1}, {"process_count": 2}, "2 processes cannot share"),
+        ({"a": 1}, {"share": Share((0,), 2)}, "2 equal parts"),
         ({"absent": 1}, {}, "TOKENIZER_TRAIN.sources = 'absent' is not a folder"),
     ],
 )

@@ -85,8 +85,10 @@ def make_record(
     }
 
 
-def make_plan(items: dict[str, int], sound: bool, conditions: Sequence[str] = ()) -> Plan:
-    streams = {"video": StreamInfo(grid=GRID, bits=BITS, fingerprint="abc")}
+def make_plan(
+    items: dict[str, int], sound: bool, conditions: Sequence[str] = (), fingerprint: str = "abc"
+) -> Plan:
+    streams = {"video": StreamInfo(grid=GRID, bits=BITS, fingerprint=fingerprint)}
     for name in conditions:
         made_by = conditioning.fingerprint(name, ConditioningSpec(), "abc")
         streams[name] = StreamInfo(grid=GRID, bits=BITS, fingerprint=made_by)
@@ -112,10 +114,12 @@ def write_store(
     sound: bool = False,
     conditions: Sequence[str] = (),
     silent: Sequence[int] = (),
+    fingerprint: str = "abc",
 ) -> Store:
     import tensorflow_datasets as tfds
 
-    plan = make_plan({split: sum(lengths) for split, lengths in shards.items()}, sound, conditions)
+    items = {split: sum(lengths) for split, lengths in shards.items()}
+    plan = make_plan(items, sound, conditions, fingerprint)
     features = store_features(plan)
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)

@@ -14,11 +14,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
 from poet.evaluation import hooks, runner
-from poet.evaluation.likelihood import common_batches
 from poet.evaluation.resources import Resources
 from poet.mesh import build
 from poet.specs import Experiment, UserError
-from poet.store.manifest import ShardInfo, SplitInfo
 from poet.store.reader import load_manifest
 from poet.store.sources import open_source
 from poet.tasks.registry import layouts, run_format
@@ -183,16 +181,6 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     shown = np.asarray(Image.open(tmp_path / media["inpainting"]["files"]["given"]).convert("RGB"))
     hidden = (shown < 12).all(-1)
     assert hidden.sum() in (8 * 8, 8 * 16 // 2), "a region of the first frame is black"
-
-
-def test_every_process_gets_equally_many_batches():
-    shards = tuple(
-        ShardInfo(file=str(i), clips=n, size_bytes=1, sha256="") for i, n in enumerate((7, 2, 0, 5, 9))
-    )
-    split = SplitInfo(clips=23, shards=shards, skipped=(), truncated_captions=0, statistics={})
-    assert common_batches(split, 4, 1) == 23 // 4
-    # Non-empty files 7, 2, 5, 9: one process reads 7 + 5, the other 2 + 9.
-    assert common_batches(split, 4, 2) == min(12 // 4, 11 // 4)
 
 
 # -------------------------------------------------------------------------------------- hooks

@@ -1,10 +1,13 @@
 """The smallest real Trainable: a noisy linear model with two groups, and data that can be poisoned.
 
-Run as a program it trains as the CLI does: `linear.py WORKDIR STEPS [SIGNAL_AT] [DELAY_S]`.
+Run as a program it trains as the CLI does: `linear.py WORKDIR STEPS [SIGNAL_AT] [DELAY_S]`, alone or as
+the last of `linear.py WORKDIR STEPS SIGNAL_AT DELAY_S COORDINATOR PROCESSES PROCESS`; the process that is
+numbered highest gets the signal.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -18,7 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from poet import checkpoint, mesh, specs
+from poet import checkpoint, mesh, processes, specs
 from poet.training import loop, optimizer
 from poet.training.schedule import GroupSchedule
 from poet.training.trainable import Group, Trainable
@@ -35,8 +38,15 @@ HORIZON = 100
 class Batches:
     """Batch number i of a group is a pure function of i; `seen` records what was handed out."""
 
-    def __init__(self, group: str, *, poison: int | None = None, delay_s: float = 0.0):
-        self.group, self.poison, self.delay_s = group, poison, delay_s
+    def __init__(
+        self,
+        group: str,
+        *,
+        poison: int | None = None,
+        delay_s: float = 0.0,
+        share: processes.Share = processes.Share(),
+    ):
+        self.group, self.poison, self.delay_s, self.share = group, poison, delay_s, share
         self.position, self.seen = 0, []
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -48,7 +58,8 @@ class Batches:
             y[0, 0] = np.nan
         self.seen.append(self.position)
         self.position += 1
-        return {"x": x, "y": y}
+        own = self.share.rows(len(x))
+        return {"x": x[own], "y": y[own]}
 
     def get_state(self) -> bytes:
         return str(self.position).encode()
@@ -174,10 +185,22 @@ def signal_at(step: int, number: int = signal.SIGTERM) -> loop.Hook:
     return loop.Hook(name="signal", every=1, fn=send)
 
 
-def main(workdir: str, steps: str, at: str = "0", delay_s: str = "0") -> int:
+def main(
+    workdir: str,
+    steps: str,
+    at: str = "0",
+    delay_s: str = "0",
+    coordinator: str = "",
+    count: str | None = None,
+    index: str | None = None,
+) -> int:
     sys.modules["clu.metric_writers"] = None  # Spares the import of TensorFlow.
-    hooks = [signal_at(int(at))]
-    data = batches(delay_s=float(delay_s))
+    logging.basicConfig(level=logging.INFO)
+    if coordinator:
+        processes.start(coordinator, int(count), int(index), wait_s=60)
+    last = processes.index() == int(count or 1) - 1
+    hooks = [signal_at(int(at) if last else 0)]
+    data = batches(delay_s=float(delay_s), share=processes.batch_share(build_mesh()))
     outcome = run(Path(workdir), int(steps), data=data, hooks=hooks, every=2)
     return loop.EXIT_PREEMPTED if outcome is loop.Outcome.PREEMPTED else 0
 
