@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 DEVICES = 8
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 240
 
 

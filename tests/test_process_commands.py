@@ -1,0 +1,118 @@
+"""`poet train` and `poet eval` as two processes: the logs and the scores of one."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "data"))
+
+import process_runs  # noqa: E402
+import token_stores  # noqa: E402
+
+from poet import checkpoint, cli, config, jobs, manifest  # noqa: E402
+from poet.evaluation import runner  # noqa: E402
+from poet.specs import UserError, VideoTokenizerSpec, to_dict  # noqa: E402
+from poet.tokenizers.video import magvit  # noqa: E402
+from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
+from poet.training import reporting  # noqa: E402
+
+TOKENIZER = VideoTokenizerSpec(
+    base_channels=8, multipliers=(1, 1), blocks=1, temporal_downsample=(True,), stem=(2, 4, 4),
+    norm_groups=4, bits=token_stores.BITS,
+)
+SETTINGS = {
+    "VOCABULARY.visual_bits": token_stores.BITS,
+    "MODEL.layers": 1, "MODEL.width": 32, "MODEL.heads": 4, "MODEL.kv_heads": 2,
+    "MODEL.head_dim": 8, "MODEL.mlp_width": 64, "MODEL.dtype": "float32",
+    "MESH.tensor": 2,
+    "DATA.rates": {"text_to_video": 1.0, "frame_prediction": 1.0},
+    "DATA.batch": 8,
+    "TRAIN.steps": 6, "TRAIN.log_every": 1, "TRAIN.eval_every": 6, "TRAIN.eval_batches": 1,
+    "TRAIN.sample_every": 6,
+    "EVAL.batch": 4, "EVAL.batches": 2,
+}
+# What one of the processes runs: training by the command line, then an evaluation among the same ones.
+PROGRAM = """
+import sys
+from poet import cli
+from poet.evaluation import runner
+out, workdir, *arguments = sys.argv[1:]
+code = cli.main(["train", f"--workdir={workdir}", *arguments])
+if not code:
+    runner.evaluate(workdir, None, out, ["likelihood"])
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def gin_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny run over a store of codes, with a tokenizer of drawn weights."""
+    base = tmp_path_factory.mktemp("run")
+    shapes, rng = jax.eval_shape(lambda: magvit.init(TOKENIZER, jax.random.key(0))), np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    tokenizer = VideoTokenizer.from_params(TOKENIZER, weights)
+    tokenizer.save(base / "tokenizer")
+    store = token_stores.write_store(base / "store", fingerprint=tokenizer.fingerprint)
+    specs = {"VIDEO_TOKENIZER": TOKENIZER, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
+    settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()}
+    settings |= SETTINGS | {
+        "VIDEO_TOKENIZER.path": str(base / "tokenizer"), "DATA.store": store.path
+    }
+    file = base / "run.gin"
+    file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    return str(file)
+
+
+def scores(out: pathlib.Path) -> list[dict]:
+    return json.loads((out / runner.RESULT_FILE).read_text())["metrics"]["likelihood"]["rows"]
+
+
+def numbers(workdir: pathlib.Path, kind: str) -> dict[str, float]:
+    clocks = ("_per_s", "data_wait", "seconds", "eta_s")
+    return {
+        f"{line['step']} {key}": value
+        for line in reporting.read(workdir / "metrics.jsonl")
+        for key, value in line.items()
+        if line["kind"] == kind and isinstance(value, (int, float)) and not key.endswith(clocks)
+    }
+
+
+def test_two_processes_train_and_evaluate_as_one(gin_file: str, tmp_path: pathlib.Path) -> None:
+    def command(address: str, index: int) -> list[str]:
+        flags = [f"--coordinator={address}", "--processes=2", f"--process={index}"]
+        places = [str(tmp_path / "scores_of_two"), str(tmp_path / "two")]
+        return ["-c", PROGRAM, *places, f"--gin_file={gin_file}", *flags]
+
+    codes, output = process_runs.run(2, command)
+    assert codes == [0, 0], output
+    assert "step 6/6" in output[0] and "LIKELIHOOD" in output[0]
+    assert "step " not in output[1] and "LIKELIHOOD" not in output[1], output[1]
+
+    assert cli.main(["train", f"--workdir={tmp_path / 'one'}", f"--gin_file={gin_file}"]) == 0
+    runner.evaluate(tmp_path / "one", None, tmp_path / "scores_of_one", ["likelihood"])
+    for kind in ("train", "validation"):
+        one, two = numbers(tmp_path / "one", kind), numbers(tmp_path / "two", kind)
+        assert any("loss" in key for key in one) and two == pytest.approx(one, rel=1e-6)
+    for one, two in zip(*(scores(tmp_path / f"scores_of_{n}") for n in ("one", "two")), strict=True):
+        assert two == pytest.approx(one, rel=1e-6)
+    pictures = [sorted(p.name for p in (tmp_path / n / "samples").iterdir()) for n in ("one", "two")]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+    written = manifest.read(checkpoint.latest(tmp_path / "two" / "checkpoints"))
+    assert (written["step"], written["processes"]) == (6, 2)
+
+
+def test_sharing_the_work_of_a_store_needs_both_numbers(gin_file: str) -> None:
+    def runner_of(*flags: str) -> object:
+        args = cli._parser().parse_args(["tokenize", *flags])
+        return jobs._store_runner(config.load([gin_file]), None, args)
+
+    with pytest.raises(UserError, match="go together"):
+        runner_of("--processes=2")
+    second = runner_of("--processes=2", "--process=1")
+    assert (second.index, second.count, second.merges) == (1, 2, False)
