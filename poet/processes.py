@@ -29,6 +29,8 @@ T = TypeVar("T")
 AUTO = "auto"
 # A process that has not been heard of for so long is dead, and ends the run.
 HEARTBEAT_S = 30
+# How long processes that are done wait for one that is not (process 0 writes tokenizers and reports).
+_END_S = 24 * 3600
 # How much later JAX would abort a process that waits for the others.
 _ABORT_S = 60
 # What process 0, where the others' coordinator lives, leaves them to say why they end.
@@ -67,6 +69,7 @@ def start(
         **options,
         initialization_timeout=round(wait_s) + _ABORT_S,
         heartbeat_timeout_seconds=HEARTBEAT_S,
+        shutdown_timeout_seconds=_END_S,
     )
     try:
         _within(wait_s, join)
