@@ -26,7 +26,7 @@ def params() -> declaration.Tree:
         return jax.jit(functools.partial(critics.init, TINY))(jax.random.key(0))
 
 
-loss_of_reconstruction = jax.jit(functools.partial(spectra.reconstruction_loss, rate_hz=16_000))
+loss_of_reconstruction = jax.jit(functools.partial(spectra.reconstruction_loss, sample_rate_hz=16_000))
 
 
 # ------------------------------------------------------------------------------------------ spectra
@@ -98,7 +98,8 @@ def test_the_papers_wave_discriminator_counted_by_hand() -> None:
 
 
 def test_feature_maps_have_the_strides_of_the_paper() -> None:
-    heard = jax.eval_shape(functools.partial(critics.apply, TINY), params(), noise(2, 4096))
+    made = jax.eval_shape(functools.partial(critics.init, TINY), jax.random.key(0))
+    heard = jax.eval_shape(functools.partial(critics.apply, TINY), made, noise(2, 4096))
     assert [f.shape[1] for f in heard["wave1"]] == [4096, 1024, 256, 64, 16, 16, 16]
     assert [f.shape[1] for f in heard["wave2"]][:3] == [2048, 512, 128]
     frames = 1 + (4096 - 1024) // 256
