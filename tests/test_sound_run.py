@@ -131,10 +131,14 @@ def test_training_reports_every_group_and_stream(run):
     assert losses.keys() == expected and all(np.isfinite(list(losses.values())))
 
 
-def test_evaluation_gives_the_likelihood_of_every_stream(run):
+def test_evaluation_gives_the_likelihood_of_every_stream_and_examples(run):
     out = run / "eval"
-    assert cli.main(["eval", f"--checkpoint={run / 'lm'}", f"--out={out}"]) == 0
-    rows = json.loads((out / "eval.json").read_text())["metrics"]["likelihood"]["rows"]
+    command = ["eval", f"--checkpoint={run / 'lm'}", f"--out={out}", "--gin.EVAL.examples=True"]
+    assert cli.main(command) == 0
+    report = json.loads((out / "eval.json").read_text())
+    files = {entry["caption"].replace(" ", "_"): entry["files"] for entry in report["media"]}
+    assert {files[task]["drawn"].rpartition(".")[2] for task in SOUND_TASKS} == {"mp4", "wav"}
+    rows = report["metrics"]["likelihood"]["rows"]
     found = {(row["task"], row["stream"]): row for row in rows}
     assert found.keys() == {(task, s) for task in SOUND_TASKS for s in TASKS[task].output}
     # Codes: 3 x 16 of video and 2 x 15 of audio a clip; 3 known frames are 2 latents and 9 frames.

@@ -13,11 +13,12 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
 _QUEUE_CLIPS = 64
-_WORKER = pathlib.Path(__file__).with_name("render.py")
+_WORKER = pathlib.Path(__file__).resolve().with_name("render.py")
 
 
 def check_engine() -> None:
@@ -52,20 +53,23 @@ def render_jobs(jobs: Sequence[dict[str, Any]],
     for job in jobs:
         todo.put(job)
     done: queue.Queue[Any] = queue.Queue(_QUEUE_CLIPS)
-    processes = [_start_worker() for _ in range(min(workers, len(jobs)))]
-    for process in processes:
-        threading.Thread(target=_serve, args=(process, todo, done), daemon=True).start()
-    try:
-        yield from _collect(done, len(processes))
-    finally:
+    with tempfile.TemporaryDirectory(prefix="freedoom_av_") as scratch:
+        processes = [_start_worker(scratch) for _ in range(min(workers, len(jobs)))]
         for process in processes:
-            _stop_group(process)
+            threading.Thread(target=_serve, args=(process, todo, done), daemon=True).start()
+        try:
+            yield from _collect(done, len(processes))
+        finally:
+            for process in processes:
+                _stop_group(process)
 
 
-def _start_worker() -> subprocess.Popen[bytes]:
+def _start_worker(scratch: str) -> subprocess.Popen[bytes]:
+    """The engine makes files in its working folder, and dies if another makes them meanwhile."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, env=environment, start_new_session=True)
+                            stdout=subprocess.PIPE, env=environment, start_new_session=True,
+                            cwd=tempfile.mkdtemp(dir=scratch))
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:

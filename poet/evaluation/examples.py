@@ -38,13 +38,14 @@ def draw(r: Resources) -> list[Example]:
 
 def _example(r: Resources, task: Task, clip: RawClip) -> Example:
     generator, frames = r.generator, _known_frames(r, task)
+    heard = "audio" in task.condition or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
     depth = None if clip.depth is None else clip.depth[None]
     drawn = generator.generate(
         task.name,
         [clip.caption] if task.text else (),
         clips=video if frames or {"video", "image"} & set(task.condition) else None,
-        sounds=sound if task.has_audio else None,
+        sounds=sound if heard else None,
         depths=depth if task.made == "structure" else None,
         known_frames=frames,
     )

@@ -234,10 +234,10 @@ def test_missing_engine_names_the_extra(monkeypatch):
 # --- rendered builds
 
 
-def build(data_dir, *flags):
+def build(data_dir, *flags, cwd=None):
     return subprocess.run(
         [sys.executable, str(FOLDER / "build.py"), f"--data_dir={data_dir}", "--clips_per_map=2",
-         "--max_maps=1", *flags], capture_output=True, text=True, timeout=300)
+         "--max_maps=1", *flags], capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 def read(data_dir):
@@ -261,9 +261,11 @@ def digest(clips):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     pytest.importorskip("vizdoom")
-    data_dir = tmp_path_factory.mktemp("one_worker")
-    result = build(data_dir, "--workers=1")
+    data_dir, here = tmp_path_factory.mktemp("one_worker"), tmp_path_factory.mktemp("here")
+    result = build(data_dir, "--workers=1", cwd=here)
     assert result.returncode == 0, result.stderr
+    # Engines that share a working folder trip over each other's files.
+    assert not list(here.iterdir())
     return data_dir, result
 
 

@@ -21,7 +21,7 @@ from poet.specs import UserError
 from poet.training import compiled, lease, loop, reporting
 from poet.training.schedule import GroupSchedule
 
-pytestmark = pytest.mark.usefixtures("no_tensorboard", "compile_cache")
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
 TIMINGS = {"data_wait", "seconds", "eta_s"} | {
     f"{name}_per_s" for name in ("steps", "clips", "tokens", "flops")
@@ -45,7 +45,7 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, compile_cache: None) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of 12 steps."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:

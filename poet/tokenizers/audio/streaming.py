@@ -15,12 +15,16 @@ import numpy as np
 from poet.specs import UserError
 from poet.tokenizers.audio.base import AudioTokenizer, decode_chunk, encode_chunk
 
+# Shared by all streams, so that a new one compiles nothing that another has compiled.
+_ENCODE = jax.jit(encode_chunk, static_argnums=(0, 1))
+_DECODE = jax.jit(decode_chunk, static_argnums=0)
+
 
 class _Stream:
     """Runs a chunk function over buffered input, carrying what it hands on."""
 
     def __init__(self, tokenizer: AudioTokenizer, step: Callable[..., Any], empty: np.ndarray) -> None:
-        self._tokenizer, self._step, self._buffer = tokenizer, jax.jit(step), empty
+        self._tokenizer, self._step, self._buffer = tokenizer, step, empty
         self._switch = tokenizer.switch(1)
         example = jax.ShapeDtypeStruct((1, *empty.shape[:-1], self._width(1)), empty.dtype)
         _, stored = jax.eval_shape(step, tokenizer.weights, example, self._switch, None)
@@ -50,7 +54,7 @@ class StreamEncoder(_Stream):
         _check_chunk(chunk_frames)
         self._levels, self._frames = levels or tokenizer.spec.levels, chunk_frames
         self._hop = tokenizer.spec.hop
-        step = functools.partial(encode_chunk, tokenizer.spec, self._levels)
+        step = functools.partial(_ENCODE, tokenizer.spec, self._levels)
         super().__init__(tokenizer, step, np.empty(0, np.int16))
 
     def _width(self, frames: int) -> int:
@@ -80,7 +84,7 @@ class StreamDecoder(_Stream):
         _check_chunk(chunk_frames)
         self._frames = chunk_frames
         empty = np.empty((levels or tokenizer.spec.levels, 0), np.int32)
-        super().__init__(tokenizer, functools.partial(decode_chunk, tokenizer.spec), empty)
+        super().__init__(tokenizer, functools.partial(_DECODE, tokenizer.spec), empty)
 
     def _width(self, frames: int) -> int:
         return frames

@@ -29,8 +29,8 @@ def sound(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-8000, 8000, shape).astype(np.int16)
 
 
-@hypothesis.settings(max_examples=20, deadline=None)
-@hypothesis.given(samples=st.integers(1, 50), batch=st.integers(1, 5), levels=st.integers(1, 3))
+@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.given(samples=st.integers(1, 26), batch=st.integers(1, 5), levels=st.integers(1, 3))
 def test_every_length_comes_back(samples: int, batch: int, levels: int) -> None:
     ids = tiny().encode(sound(batch, samples), levels)
     assert ids.shape == (batch, levels, max(1, samples // TINY.hop)) and ids.dtype == np.int32
@@ -140,7 +140,7 @@ def test_folders_keep_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @hypothesis.settings(max_examples=15, deadline=None)
 @hypothesis.given(
-    samples=st.integers(8, 100),
+    samples=st.sampled_from([8, 15, 40, 99]),  # each is a program of its own for the whole
     pieces=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     chunk=st.sampled_from([1, 3]),
 )

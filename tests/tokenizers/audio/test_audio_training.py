@@ -80,10 +80,13 @@ def test_a_mesh_takes_the_step_that_one_device_takes() -> None:
     exp = experiment(dropout=0.0, dead_below=0.0)
     exp = exp.replace(tokenizer_train=exp.tokenizer_train.replace(gan_start=0))
     nets = steps.networks(exp)
-    with jax.ensure_compile_time_eval():
+
+    def trained_codebooks(wave: jax.Array) -> dict:
         state = steps.init(exp, nets, jax.random.key(0))
-        z, _ = soundstream.encode(exp.audio_tokenizer, state["params"], batch()["audio"] / 32768)
-        state["codebooks"] = rvq.kmeans(z, state["codebooks"], jax.random.key(1), 5)
+        z, _ = soundstream.encode(exp.audio_tokenizer, state["params"], wave)
+        return state | {"codebooks": rvq.kmeans(z, state["codebooks"], jax.random.key(1), 5)}
+
+    state = jax.jit(trained_codebooks)(batch()["audio"] / 32768)
     alone, told = jax.jit(steps.train_step(exp, nets))(state, batch(), jax.random.key(2))
     mesh = meshes.build(MeshSpec(data=2, fsdp=4))
     with jax.set_mesh(mesh):
