@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
-import jax
 import linear
 import numpy as np
 import process_runs
 import pytest
 
 from poet import checkpoint, cli, processes
-from poet.mesh import build
-from poet.specs import MeshSpec, UserError
+from poet.specs import UserError
 from poet.training import loop, reporting
 
-pytestmark = pytest.mark.usefixtures("no_tensorboard", "compile_cache")
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
 
 def train(workdir: Path, count: int, steps: int, signal_at: int = 0, delay_s: float = 0.0):
@@ -48,7 +45,7 @@ def equal(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, compile_cache: None) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve steps of one process with eight devices."""
     workdir = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
