@@ -279,11 +279,11 @@ def _read(path: Path, step: int, abstract_state: Mapping[str, Any]) -> Restored:
 def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """All processes call it, unless the arrays lie on devices of this one alone."""
     here, leaves = jax.process_index(), jax.tree.leaves(dict(abstract))
-    alone = jax.process_count() == 1 or all(x.sharding.is_fully_addressable for x in leaves)
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=here if alone else 0, active_processes={here} if alone else None
-    )
-    with ocp.Context(multiprocessing_options=options):
+    context = ocp.Context()
+    if jax.process_count() > 1 and all(x.sharding.is_fully_addressable for x in leaves):
+        context.multiprocessing.primary_host = here
+        context.multiprocessing.active_processes = {here}
+    with context:
         loaded = ocp.load_checkpointables(
             path / "state", {key: {"value": value} for key, value in abstract.items()}
         )

@@ -131,11 +131,12 @@ def _draw(
     given_BxG = batch["tokens"][:, plan.given]
     given_BxN, forced_BxK = np.split(given_BxG, [plan.prefilled], axis=1)
     everything = processes.Share()
-    text = {k: batch[k] for k in ("text_states", "text_length") if k in batch}
-    placed = place(text, _mesh(), everything)
+    known = {"tokens": given_BxN}
+    known |= {k: batch[k] for k in ("text_states", "text_length") if k in batch}
+    placed = place(known, _mesh(), everything)
     forced = place({"forced": forced_BxK} if plan.forced else {}, _mesh(), everything)
     rows_B = np.arange(len(given_BxN), dtype=np.int32)
-    cache, x_RxD = decoder.prefill(params, given_BxN, *placed.values())
+    cache, x_RxD = decoder.prefill(params, *placed.values())
     knobs = Knobs.of(experiment.sample)
     drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, knobs, *forced.values())
     return np.concatenate([given_BxN, processes.whole(drawn)], axis=1)
