@@ -13,7 +13,7 @@ from typing import Callable, Sequence
 
 DEVICES = 8
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 240
+TIMEOUT_S = 500
 
 
 def free_address() -> str:
