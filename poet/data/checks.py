@@ -45,8 +45,7 @@ def check(
     Raises:
       UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
         a task with sound in a run or with a store without it; another clip format, grid, code
-        size, text encoder or tokenizer; a split that is missing or smaller than a
-        batch.
+        size, text encoder or tokenizer; a split that is missing or smaller than a batch.
     """
     table = groups(experiment)
     manifest = load_manifest(experiment.data.store)

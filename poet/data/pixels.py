@@ -47,8 +47,7 @@ def pixel_batches(
 
     Raises:
       UserError: no source, a weight below 1, no such source or split, an empty split, an excerpt
-        larger than a clip, or a batch not divisible by the parts
-        of the share.
+        larger than a clip, or a batch not divisible by the parts of the share.
     """
     whole = (clip.frames, clip.height, clip.width)
     size = tuple(asked or limit for asked, limit in zip((frames, height, width), whole))
