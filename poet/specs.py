@@ -217,8 +217,15 @@ class MeshSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
-    """AdamW with linear warm-up and cosine decay (spec §7: the paper publishes none)."""
+    """An optimizer with linear warm-up and cosine decay (spec §7: the paper publishes none).
 
+    `name`: 'adamw'; 'adafactor', whose second moments are a row and a column per matrix; 'muon', which
+    orthogonalises the momentum of the blocks' matrices and leaves the rest to AdamW.
+    `state_dtype` is that of the first moments; 'bfloat16' halves them.
+    """
+
+    name: str = "adamw"
+    state_dtype: str = "float32"
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     final_fraction: float = 0.1
@@ -228,6 +235,8 @@ class OptimizerSpec(Spec):
     clip_norm: float = 1.0
 
     def validate(self) -> None:
+        self.require_one_of("name", ("adamw", "adafactor", "muon"))
+        self.require_one_of("state_dtype", DTYPES)
         self.require_positive("learning_rate", "clip_norm")
         self.require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
         self.require(0 <= self.final_fraction <= 1, "final_fraction", "must lie in 0..1")
