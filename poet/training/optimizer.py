@@ -133,7 +133,7 @@ def _partitioned(tx: optax.GradientTransformation) -> optax.GradientTransformati
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if jax.sharding.get_abstract_mesh().empty:
             return tx.update(updates, state, params)
-        places = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
+        places = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
         return jax.sharding.auto_axes(tx.update, out_sharding=places)(updates, state, params)
 
     return optax.GradientTransformation(tx.init, update)
