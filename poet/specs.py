@@ -154,6 +154,8 @@ class ConditioningSpec(Spec):
 class ModelSpec(Spec):
     """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
 
+    `remat` is what of a block is kept for the backward pass: 'none' recomputes nothing, 'dots' keeps the
+    results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
     `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
     XLA's own products elsewhere (`poet/models/kernels.py`).
     """
@@ -180,7 +182,7 @@ class ModelSpec(Spec):
         )
         self.require_one_of("dtype", DTYPES)
         self.require_one_of("param_dtype", DTYPES)
-        self.require_one_of("remat", ("none", "dots", "full"))
+        self.require_one_of("remat", ("none", "dots", "offload", "full"))
         self.require_one_of("attention", ("auto", "xla", "splash", "cudnn"))
 
 

@@ -384,12 +384,15 @@ def _write(
 
 
 def _remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """`none` keeps every residual, `dots` those of weight products, `full` the block's input."""
+    """`none` keeps every residual, `dots` those of weight products, `offload` those in host memory,
+    `full` the block's input."""
     if policy == "none":
         return body
+    policies = jax.checkpoint_policies
     kept = {
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        "full": policies.nothing_saveable,
     }[policy]
     # The scan already keeps the recomputation apart from the forward pass.
     return jax.checkpoint(body, policy=kept, prevent_cse=False)
