@@ -103,11 +103,17 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
     )
+    parser.add_argument(
+        "--size", default="", help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
+        "as 60m or 3b; by itself, VideoPoet's pretraining at that size"
+    )
 
 
 def _experiment(args: argparse.Namespace):
     from poet import config
 
+    if args.size:
+        return config.load(*config.sized(args.gin_file, args.size, args.bindings))
     if not args.gin_file:
         raise UserError("give a configuration: --gin_file=gin/experiments/quickstart.gin")
     return config.load(args.gin_file, args.bindings)

@@ -18,7 +18,7 @@ from typing import Iterator, Mapping, Sequence
 import gin
 from gin import config_parser
 
-from poet import assets, specs
+from poet import assets, sizes, specs
 from poet.specs import Experiment, UserError, near_names
 
 SPECS: Mapping[str, type] = {
@@ -54,6 +54,32 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
     for place, text in sources:
         _parse(place, text)
     return Experiment(**{name.lower(): _bound(name) for name in SPECS})
+
+
+def sized(
+    files: Sequence[str], size: str, given: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Files and bindings of a model size laid over `files` (default: the pretraining mixture).
+
+    A shipped size adds its files; another one bindings, which those that are given override.
+
+    Raises:
+      UserError: not a size.
+    """
+    files = [*(files or ["gin/experiments/pretrain.gin"])]
+    shipped = {path.stem: f"gin/models/{path.name}" for path in (assets.root() / "gin/models").glob("*.gin")}
+    name = size.strip().lower()
+    models = {n: path for n, path in shipped.items() if n == "tiny" or n[0].isdigit()}
+    if name in models:
+        experiment = assets.root() / "gin" / "experiments" / f"pretrain_{name}.gin"
+        rate = _statements(str(experiment), experiment.read_text()) if experiment.exists() else ()
+        own = [
+            f"{s.selector}.{s.arg_name}={s.value!r}"
+            for s in rate
+            if isinstance(s, config_parser.BindingStatement)
+        ]
+        return [*files, models[name]], [*own, *given]
+    return files, [*sizes.bindings(sizes.parse(size)), *given]
 
 
 def override(experiment: Experiment, bindings: Sequence[str]) -> Experiment:

@@ -152,7 +152,13 @@ class ConditioningSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec(Spec):
-    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin."""
+    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
+
+    `remat` is what of a block is kept for the backward pass: 'none' recomputes nothing, 'dots' keeps the
+    results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
+    `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
+    XLA's own products elsewhere (`poet/models/kernels.py`).
+    """
 
     layers: int = 4
     width: int = 128
@@ -164,6 +170,7 @@ class ModelSpec(Spec):
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     remat: str = "full"
+    attention: str = "auto"
 
     def validate(self) -> None:
         self.require_positive("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
@@ -175,7 +182,8 @@ class ModelSpec(Spec):
         )
         self.require_one_of("dtype", DTYPES)
         self.require_one_of("param_dtype", DTYPES)
-        self.require_one_of("remat", ("none", "dots", "full"))
+        self.require_one_of("remat", ("none", "dots", "offload", "full"))
+        self.require_one_of("attention", ("auto", "xla", "splash", "cudnn"))
 
 
 # ------------------------------------------------------------------------------- how a run is done
@@ -211,8 +219,15 @@ class MeshSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
-    """AdamW with linear warm-up and cosine decay (spec §7: the paper publishes none)."""
+    """An optimizer with linear warm-up and cosine decay (spec §7: the paper publishes none).
 
+    `name`: 'adamw'; 'adafactor', whose second moments are a row and a column per matrix; 'muon', which
+    orthogonalises the momentum of the blocks' matrices and leaves the rest to AdamW.
+    `state_dtype` is that of the first moments; 'bfloat16' halves them.
+    """
+
+    name: str = "adamw"
+    state_dtype: str = "float32"
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     final_fraction: float = 0.1
@@ -222,6 +237,8 @@ class OptimizerSpec(Spec):
     clip_norm: float = 1.0
 
     def validate(self) -> None:
+        self.require_one_of("name", ("adamw", "adafactor", "muon"))
+        self.require_one_of("state_dtype", DTYPES)
         self.require_positive("learning_rate", "clip_norm")
         self.require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
         self.require(0 <= self.final_fraction <= 1, "final_fraction", "must lie in 0..1")

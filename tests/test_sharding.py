@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 
 import jax
@@ -20,6 +21,7 @@ from poet.specs import (
     OptimizerSpec,
     TextSpec,
     TrainSpec,
+    UserError,
     VideoTokenizerSpec,
     VocabularySpec,
 )
@@ -154,3 +156,63 @@ def test_shipped_sizes_divide(size, tensor):
         sharding = rules.shardings(mesh, axes["blocks"]["mlp"][name])
         shard = mesh_lib.local_bytes(sharding, leaf.shape, leaf.dtype)
         assert shard * 8 * tensor == leaf.size * leaf.dtype.itemsize
+
+
+@pytest.mark.parametrize("size", ("300m", "1b", "8b"))
+@pytest.mark.parametrize("tensor", (1, 8))
+def test_no_large_leaf_is_replicated(size, tensor):
+    """Of the whole train state on 32 x tensor devices: every array above a MiB is cut by fsdp, and
+    every one above 64 MiB by all devices; what is left whole is under 4 MiB together."""
+    run = config.load([f"gin/experiments/pretrain_{size}.gin"], ["DATA.batch=256"])
+    mesh = mesh_lib.abstract(MeshSpec(fsdp=32, tensor=tensor), 32 * tensor)
+    trainable = step.language_model(run, mesh)
+    state = jax.eval_shape(trainable.init, jax.random.key(0))
+    shardings = mesh_lib.Rules().shardings(mesh, trainable.axes)
+    whole = share = 0
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(shardings), strict=True
+    ):
+        size_bytes = leaf.size * leaf.dtype.itemsize
+        here = mesh_lib.local_bytes(sharding, leaf.shape, leaf.dtype)
+        ways, name = size_bytes // here, jax.tree_util.keystr(path)
+        assert size_bytes < 2**20 or ways >= 32, (name, leaf.shape, sharding.spec)
+        assert size_bytes < 2**26 or ways == 32 * tensor, (name, leaf.shape, sharding.spec)
+        share += here
+        whole += here if ways == 1 else 0
+    assert whole < 2**22
+
+
+# Where each kind of parameter lies: the design, apart from the rules that carry it out.
+PLACED = {
+    "embedding.tables.*": ("tensor", "fsdp"),
+    "embedding.text_states": (None, "fsdp"),
+    "blocks.attention.query": (None, "fsdp", "tensor", None, None),
+    "blocks.attention.key": (None, "fsdp", "tensor", None),
+    "blocks.attention.value": (None, "fsdp", "tensor", None),
+    "blocks.attention.out": (None, "tensor", None, None, "fsdp"),
+    "blocks.mlp.down": (None, "tensor", "fsdp"),
+    "blocks.mlp.*": (None, "fsdp", "tensor"),
+    "blocks.*scale": (None, None),
+    "head.norm.scale": (None,),
+    "head.tables.*": ("tensor", "fsdp"),
+}
+
+
+@pytest.mark.parametrize("size", ("tiny", "300m", "1b", "8b"))
+def test_every_parameter_lies_where_the_design_says(size):
+    spec = config.load([f"gin/models/{size}.gin"]).model
+    axes = transformer.build(spec, Vocabulary(), 2048).axes()
+    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=mesh_lib.is_axes)
+    used = set()
+    for path, names in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        pattern = next(p for p in PLACED if fnmatch.fnmatch(name, p))
+        assert tuple(mesh_lib.Rules().spec(names)) == PLACED[pattern], name
+        used.add(pattern)
+    assert used == set(PLACED)
+
+
+def test_two_dims_on_one_mesh_axis_are_refused_by_name():
+    rules = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "kv_heads": "fsdp"})
+    with pytest.raises(UserError, match="'embed' and 'kv_heads' of one array both map.*'fsdp'"):
+        rules.spec(("embed", "kv_heads", "head_dim"))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from poet.models import attention, layers
+from poet.models import attention, kernels, layers
 from poet.models.layers import constrain, gathered
 from poet.models.lookup import lookup
 from poet.specs import Experiment, ModelSpec, UserError
@@ -175,8 +175,9 @@ class Model:
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """Leading N positions through all blocks; stacked keys and values if asked for."""
         length = tokens_BxN.shape[1]
+        kernel = kernels.choose_kernel(self.spec.attention, self.dtype)
         attend = functools.partial(
-            attention.attend,
+            attention.attend if kernel == "xla" else functools.partial(kernels.attend, kernel),
             prefix_length=layout.prefix_length,
             key_mask_BxS=_key_mask(layout, text, length),
         )
@@ -383,12 +384,15 @@ def _write(
 
 
 def _remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """`none` keeps every residual, `dots` those of weight products, `full` the block's input."""
+    """`none` keeps every residual, `dots` those of weight products, `offload` those in host memory,
+    `full` the block's input."""
     if policy == "none":
         return body
+    policies = jax.checkpoint_policies
     kept = {
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        "full": policies.nothing_saveable,
     }[policy]
     # The scan already keeps the recomputation apart from the forward pass.
     return jax.checkpoint(body, policy=kept, prevent_cse=False)

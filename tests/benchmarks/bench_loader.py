@@ -7,7 +7,8 @@ Writes a store of the paper's sizes with random codes and T5-XL states (once), t
 restoration, and the growth of this process's memory.
 
 The arithmetic: a chip of `--chip_tflops` at `--mfu` trains `tflops * mfu / (TFLOP per clip of the group)`
-clips a second; the loader should give five times as many.
+clips a second.  The mixture takes its groups by their shares of the steps, so its row compares the
+mean seconds of a step: those of the chip over those of the loader, which should be five or more.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def main() -> None:
         if not (store / MANIFEST_FILE).exists():
             write(store, experiment, args.clips)
         data = experiment.data.replace(store=str(store), batch=args.batch, equal_tokens=False)
-        rows = [measure(experiment.replace(data=data), g, args) for g in registry.groups(experiment)]
+        run = experiment.replace(data=data)
+        rows = [measure(run, group, args) for group in registry.groups(run)]
+        rows += [mixture(phase, shares, rows) for phase, shares in registry.group_shares(run)]
     print(json.dumps({"rows": rows, "state": rows[0]["state"]}, indent=1) if args.out else table(rows))
 
 
@@ -138,6 +141,23 @@ def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dic
             "bytes": len(state), "save_s": saved_s, "restore_s": time.perf_counter() - begin
         },
         "grown_mib": rss_mib() - before,
+    }
+
+
+def mixture(phase: int, shares: dict, rows: list[dict]) -> dict:
+    """The steps of one phase of the mixture, up to step `phase`."""
+    total = float(sum(shares.values()))
+
+    def rate(key: str) -> float:
+        return 1 / sum(float(shares.get(row["group"], 0)) / total / row[key] for row in rows)
+
+    worst = max(rows, key=lambda row: row["state"]["restore_s"])
+    return {
+        "group": f"mixture, steps < {phase}",
+        "clips_per_s": rate("clips_per_s"),
+        "chip_clips_per_s": rate("chip_clips_per_s"),
+        "state": {**worst["state"], "bytes": sum(row["state"]["bytes"] for row in rows)},
+        "grown_mib": max(row["grown_mib"] for row in rows),
     }
 
 

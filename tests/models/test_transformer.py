@@ -164,20 +164,27 @@ def test_logits_of_a_level_are_its_rows():
     np.testing.assert_allclose(MODEL.logits(params(), x, level), x @ rows.T, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ("dots", "full"))
-def test_remat_changes_memory_not_gradients(remat):
+def gradient_under(policy):
+    """A function of parameters: the gradient of a loss of the whole forward pass."""
     layout = LAYOUTS["text_to_image"]
     tokens, text = make_inputs(layout)
+    model = transformer.build(SPEC.replace(remat=policy), VOCABULARY, TEXT_WIDTH)
+    return jax.jit(jax.grad(lambda p: jnp.sum(model.hidden(p, tokens, layout, text) ** 3)))
 
-    def gradient(policy):
-        model = transformer.build(SPEC.replace(remat=policy), VOCABULARY, TEXT_WIDTH)
-        loss = lambda p: jnp.sum(model.hidden(p, tokens, layout, text) ** 3)
-        return jax.jit(jax.grad(loss))(params())
 
+@pytest.fixture(scope="module")
+def kept_gradient():
+    return gradient_under("none")(params())
+
+
+@pytest.mark.parametrize("remat", ("dots", "offload", "full"))
+def test_remat_changes_memory_not_gradients(remat, kept_gradient):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
-        gradient(remat), gradient("none"),
+        gradient_under(remat)(params()), kept_gradient,
     )
+    traced = str(gradient_under(remat).trace(params()).jaxpr)
+    assert ("<host>" in traced) == (remat == "offload")
 
 
 def test_axes_name_every_dim():

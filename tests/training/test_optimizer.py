@@ -33,13 +33,16 @@ def params() -> dict:
     return jax.tree.map(draw, SHAPES, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def test_matrices_decay_and_vectors_and_tables_do_not() -> None:
-    spec = OptimizerSpec(learning_rate=1.0, warmup_steps=0, weight_decay=0.5)
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_matrices_decay_and_vectors_and_tables_do_not(name: str) -> None:
+    spec = OptimizerSpec(name=name, learning_rate=1.0, warmup_steps=0, weight_decay=0.5)
     tx = optimizer.build(spec, 10, AXES)
     before = params()
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, before), tx.init(before), before)
-    for name, update in (("w", updates["blocks"]["w"]), ("kernel", updates["kernel"])):
-        weight = before["blocks"]["w"] if name == "w" else before["kernel"]
+    pairs = [(updates["blocks"]["w"], before["blocks"]["w"])]
+    if name != "muon":  # There AdamW, without decay, has what is no matrix of a block.
+        pairs.append((updates["kernel"], before["kernel"]))
+    for update, weight in pairs:
         np.testing.assert_allclose(update, -0.5 * weight, rtol=1e-6)
     for update in (updates["blocks"]["scale"], updates["table"], updates["bias"]):
         assert not np.any(update)
@@ -80,16 +83,84 @@ def test_learning_rate_peaks_after_warm_up_and_ends_low(warmup: int, steps: int)
     assert rates[-1] == pytest.approx(0.5 if warmup < steps else 2.0)
 
 
-def test_axes_of_the_state_mirror_those_of_the_parameters() -> None:
-    tx = optimizer.build(OptimizerSpec(), 10, AXES)
+def leaves(tree: object) -> dict[str, object]:
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_axes_of_the_state_follow_those_of_the_parameters(name: str) -> None:
+    tx = optimizer.build(OptimizerSpec(name=name), 10, AXES)
     axes = optimizer.state_axes(tx, params(), AXES)
     state = jax.eval_shape(tx.init, params())
     built = mesh.abstract(MeshSpec(fsdp=4, tensor=2), 8)
     mesh.Rules().check(built, axes, state)
-    adam = next(s for s in axes[1] if hasattr(s, "mu"))
-    assert adam.mu == adam.nu == AXES and adam.count == ()
+    if name == "adamw":
+        adam = next(s for s in axes[1] if hasattr(s, "mu"))
+        assert adam.mu == adam.nu == AXES and adam.count == ()
 
 
-def test_a_state_that_mirrors_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="mirrors no parameter"):
-        optimizer.state_axes(optax.adafactor(0.1, min_dim_size_to_factor=2), params(), AXES)
+def test_a_factored_moment_has_the_axes_that_are_left() -> None:
+    tx = optax.adafactor(0.1, min_dim_size_to_factor=8)
+    axes = optimizer.state_axes(tx, params(), AXES)
+    factored = next(s for s in axes if hasattr(s, "v_row"))
+    assert factored.v_row["blocks"]["w"] == ("layers", "embed")
+    assert factored.v_col["blocks"]["w"] == ("layers", "mlp")
+    assert factored.v["blocks"]["w"] == (None,) and factored.v["bias"] == ("mlp",)
+
+
+def test_a_state_that_follows_nothing_is_refused() -> None:
+    tx = optax.GradientTransformation(lambda p: {"other": jnp.zeros((99, 7))}, None)
+    with pytest.raises(ValueError, match=r"\(99, 7\) follows no parameter"):
+        optimizer.state_axes(tx, params(), AXES)
+
+
+def test_choices_need_less_memory_where_they_say_so() -> None:
+    def size(**settings: str) -> int:
+        shapes = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+        tx = optimizer.build(OptimizerSpec(**settings), 10, {"w": ("embed", "mlp")})
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(tx.init, shapes)))
+
+    whole = 256 * 512 * 4
+    assert 2 * whole <= size() < 2.01 * whole
+    assert 1.5 * whole <= size(state_dtype="bfloat16") < 1.51 * whole
+    assert whole <= size(name="adafactor") < 1.01 * whole
+
+
+def test_muon_gives_all_directions_of_a_matrix_one_size() -> None:
+    """A gradient whose singular values span two orders; those of the update lie within 2.5 of each
+    other, as five Newton-Schulz steps promise.  AdamW has the table: its first step is of one size."""
+    spec = OptimizerSpec(name="muon", learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
+    tx = optimizer.build(spec, 10, AXES)
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(np.asarray, params())
+    u, _, v = np.linalg.svd(rng.normal(size=(3, 8, 16)), full_matrices=False)
+    gradients["blocks"]["w"] = np.float32(u * np.geomspace(1, 1e-2, 8) @ v)
+    updates, _ = tx.update(gradients, tx.init(params()), params())
+    sizes = np.linalg.svd(np.asarray(updates["blocks"]["w"]), compute_uv=False)
+    assert (sizes.max(-1) < 2.5 * sizes.min(-1)).all()
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(updates["blocks"]["w"]))), 0.2, rtol=0.3)
+    table = np.abs(updates["table"])
+    np.testing.assert_allclose(table, table.mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_updates_are_the_same_on_a_mesh_and_lie_where_the_parameters_lie(name: str) -> None:
+    spec = OptimizerSpec(name=name, warmup_steps=0)
+    tx = optimizer.build(spec, 10, AXES)
+
+    def two_steps(tree: dict) -> dict:
+        state = tx.init(tree)
+        for scale in (1.0, -0.3):
+            updates, state = tx.update(jax.tree.map(lambda p: scale * p, tree), state, tree)
+            tree = optax.apply_updates(tree, updates)
+        return tree
+
+    alone = jax.jit(two_steps)(params())
+    built = mesh.build(MeshSpec(data=1, fsdp=4, tensor=2))
+    places = mesh.Rules().shardings(built, AXES)
+    with jax.set_mesh(built):
+        spread = jax.jit(two_steps)(jax.device_put(params(), places))
+    for key, want in leaves(alone).items():
+        np.testing.assert_allclose(leaves(spread)[key], want, rtol=1e-4, atol=1e-6, err_msg=key)
+        got = leaves(spread)[key]
+        assert got.sharding.is_equivalent_to(leaves(places)[key], got.ndim)
