@@ -56,11 +56,16 @@ def finish(processes: Sequence[subprocess.Popen]) -> tuple[list[int], list[str]]
     try:
         output = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
     finally:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+        kill(processes)
     return [process.returncode for process in processes], output
+
+
+def kill(processes: Sequence[subprocess.Popen]) -> None:
+    """Those that still run."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
 
 
 def run(

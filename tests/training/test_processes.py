@@ -219,12 +219,15 @@ def test_rows_of_a_share_are_refused_where_they_do_not_divide() -> None:
 @pytest.mark.fault
 def test_the_other_process_ends_soon_after_one_was_killed(tmp_path: Path) -> None:
     pair = train(tmp_path, 2, 10_000, delay_s=0.05)
-    while not (tmp_path / "metrics.jsonl").exists() or not losses(tmp_path):
-        assert all(process.poll() is None for process in pair)
-        time.sleep(0.1)
-    pair[1].send_signal(signal.SIGKILL)
-    begin = time.monotonic()
-    codes, output = process_runs.finish(pair)
+    try:
+        while not (tmp_path / "metrics.jsonl").exists() or not losses(tmp_path):
+            assert all(process.poll() is None for process in pair)
+            time.sleep(0.1)
+        pair[1].send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        codes, output = process_runs.finish(pair)
+    finally:
+        process_runs.kill(pair)
     assert time.monotonic() - begin < processes.HEARTBEAT_S + 5
     assert codes[0] not in (0, loop.EXIT_PREEMPTED), output
     codes, output = process_runs.finish(train(tmp_path, 2, max(losses(tmp_path)) + 4))
