@@ -82,6 +82,8 @@ def tokenizer_train(experiment: Experiment, workdir: str) -> int:
             hooks=[run.hook],
         )
         shapes = jax.eval_shape(run.trainable.init, jax.random.key(0))
+    # Without the mesh's shardings: process 0 loads them alone, on one device.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
     if outcome is loop.Outcome.FINISHED and processes.first():
         card = {"steps": experiment.train.steps, "sources": spec.folders}
         folder = Path(workdir) / TOKENIZER_FOLDER
