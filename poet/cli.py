@@ -145,6 +145,9 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the resolved spec as JSON; with --topology a line of JSON for each program",
     )
     parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
+    parser.add_argument(
+        "--placement", default="", help="draw how parameters lie on the mesh into this SVG file"
+    )
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -153,6 +156,9 @@ def _describe(args: argparse.Namespace) -> None:
     experiment = _experiment(args)
     if args.picture:
         describe.write_picture(experiment, args.picture)
+    if args.placement:
+        describe.write_placement(experiment, args.placement, args.devices)
+    if args.picture or args.placement:
         return
     describe.run(
         experiment, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json

@@ -65,6 +65,17 @@ def write_picture(experiment: Experiment, path: str) -> None:
     print(path)
 
 
+def write_placement(experiment: Experiment, path: str, devices: int = 0) -> None:
+    """Draws how the parameters lie on the mesh of a run into an SVG file."""
+    from poet.models import placement
+    from poet.models.transformer import build_model
+
+    mesh = mesh_lib.abstract(experiment.mesh, devices or _smallest(experiment))
+    with media.replacing(Path(path)) as file:
+        file.write_text(placement.draw(build_model(experiment), mesh), encoding="utf-8")
+    print(path)
+
+
 def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
     """The page, line by line.
 
