@@ -152,7 +152,11 @@ class ConditioningSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec(Spec):
-    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin."""
+    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
+
+    `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
+    XLA's own products elsewhere (`poet/models/kernels.py`).
+    """
 
     layers: int = 4
     width: int = 128
@@ -164,6 +168,7 @@ class ModelSpec(Spec):
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     remat: str = "full"
+    attention: str = "auto"
 
     def validate(self) -> None:
         self.require_positive("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
@@ -176,6 +181,7 @@ class ModelSpec(Spec):
         self.require_one_of("dtype", DTYPES)
         self.require_one_of("param_dtype", DTYPES)
         self.require_one_of("remat", ("none", "dots", "full"))
+        self.require_one_of("attention", ("auto", "xla", "splash", "cudnn"))
 
 
 # ------------------------------------------------------------------------------- how a run is done

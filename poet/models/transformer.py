@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from poet.models import attention, layers
+from poet.models import attention, kernels, layers
 from poet.models.layers import constrain, gathered
 from poet.models.lookup import lookup
 from poet.specs import Experiment, ModelSpec, UserError
@@ -175,8 +175,9 @@ class Model:
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """Leading N positions through all blocks; stacked keys and values if asked for."""
         length = tokens_BxN.shape[1]
+        kernel = kernels.choose_kernel(self.spec.attention, self.dtype)
         attend = functools.partial(
-            attention.attend,
+            attention.attend if kernel == "xla" else functools.partial(kernels.attend, kernel),
             prefix_length=layout.prefix_length,
             key_mask_BxS=_key_mask(layout, text, length),
         )

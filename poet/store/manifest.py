@@ -18,7 +18,7 @@ import numpy as np
 
 from poet.specs import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
 
-VERSION = 1
+VERSION = 2
 MANIFEST_FILE = "manifest.json"
 
 
@@ -197,7 +197,7 @@ def read_json(cls: type, path: pathlib.Path) -> Any:
         raise UserError(f"{path} is damaged: {error}; write the store again") from None
     version = values.get("plan", values).get("version")
     if version != VERSION:
-        raise UserError(f"{path} has version {version}, this program reads {VERSION}")
+        raise UserError(f"{path} has version {version}, this program reads {VERSION}; run poet tokenize again")
     try:
         return from_dict(cls, values)
     except TypeError as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from poet.models import attention, layers
+from poet import mesh as mesh_lib
+from poet.models import attention, kernels, layers
+from poet.specs import MeshSpec, UserError
 from poet.tasks.layout import Format, build_layout
 from poet.vocabulary import Special, Vocabulary
 
@@ -67,17 +72,44 @@ def make_inputs(layout, seed=0):
     return q, k, v, mask
 
 
-@pytest.mark.parametrize("block", (4, 128))
+def by_blocks(block):
+    def attend(q, k, v, **settings):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "QUERY_BLOCK", block)
+            return attention.attend(q, k, v, **settings)
+
+    return attend
+
+
+def by_kernel(local, **how):
+    """A kernel's own function, run here by its interpreter or by XLA instead of its platform."""
+
+    def attend(q, k, v, *, prefix_length, key_mask_BxS):
+        run = functools.partial(local, prefix_length=prefix_length, **how)
+        masks = () if key_mask_BxS is None else (key_mask_BxS,)
+        return kernels._merged_heads(run, q, k, v, *masks)
+
+    return attend
+
+
+WAYS = {
+    "blocks of 4": by_blocks(4),
+    "blocks of 128": by_blocks(128),
+    "splash": by_kernel(kernels.splash, interpret=True),
+    "cudnn": by_kernel(kernels.cudnn, implementation="xla"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_values_and_gradients_equal_the_dense_oracle(name, block, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+def test_values_and_gradients_equal_the_dense_oracle(name, way):
     layout = LAYOUTS[name]
     q, k, v, mask = make_inputs(layout)
     visible = layout.visible()[None] & mask[:, None]
     cotangent = np.random.default_rng(1).normal(size=q.shape)
 
     def loss(q, k, v):
-        out = attention.attend(
+        out = WAYS[way](
             q,
             k,
             v,
@@ -91,6 +123,51 @@ def test_values_and_gradients_equal_the_dense_oracle(name, block, monkeypatch):
     np.testing.assert_allclose(out, dense(q, k, v, visible), atol=1e-5)
     for got, want in zip(grads, dense_gradients(q, k, v, visible, cotangent)):
         np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_kernels_run_on_every_devices_own_clips_and_heads(monkeypatch):
+    """Clips over data and fsdp, heads over tensor: the result is that of one device."""
+    monkeypatch.setattr(
+        kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla")
+    )
+    layout = LAYOUTS["text"]
+    q, k, v, mask = (np.repeat(a, 2, 0) for a in make_inputs(layout))
+    settings = dict(prefix_length=layout.prefix_length)
+    arrays = [*(np.float32(a) for a in (q, k, v)), mask]
+    mesh = mesh_lib.build(MeshSpec(data=2, fsdp=2, tensor=2))
+    with jax.set_mesh(mesh):
+        heads = mesh_lib.Rules().shardings(mesh, ("batch", None, "kv_heads"))
+        placed = [jax.device_put(a, heads) for a in arrays[:3]]
+        placed.append(jax.device_put(mask, mesh_lib.batch_sharding(mesh)))
+        run = jax.jit(lambda q, k, v, m: kernels.attend("cudnn", q, k, v, key_mask_BxS=m, **settings))
+        out = run(*placed)
+    visible = layout.visible()[None] & mask[:, None]
+    np.testing.assert_allclose(out, dense(q, k, v, visible), atol=1e-5)
+    assert out.sharding.is_equivalent_to(heads, out.ndim)
+
+
+def test_the_kernel_follows_the_platform_and_a_foreign_one_is_refused():
+    assert kernels.choose_kernel("auto", jnp.bfloat16) == "xla", "no mesh is set"
+    with jax.set_mesh(mesh_lib.build(MeshSpec())):
+        assert kernels.choose_kernel("auto", jnp.bfloat16) == "xla"
+        with pytest.raises(UserError, match="'splash' does not run on cpu in bfloat16"):
+            kernels.choose_kernel("splash", jnp.bfloat16)
+    for platform, dtype, kernel in (
+        ("tpu", "float32", "splash"), ("cuda", "bfloat16", "cudnn"), ("cuda", "float32", "xla")
+    ):
+        device = AbstractDevice(device_kind="", num_cores=None, platform=platform)
+        mesh = AbstractMesh(
+            (1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 3, abstract_device=device
+        )
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert kernels.choose_kernel("auto", jnp.dtype(dtype)) == kernel
+
+
+@pytest.mark.parametrize("length", (1, 127, 130, 1284, 2048, 2568, 4928))
+def test_tiles_pad_little(length):
+    tile = kernels.splash_tile(length)
+    assert tile in kernels.TILES
+    assert tile == 128 or -length % tile <= 0.05 * length
 
 
 def test_cached_attention_reads_only_visible_keys():

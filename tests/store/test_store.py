@@ -388,7 +388,7 @@ def test_a_damaged_or_foreign_manifest_is_refused(copy: pathlib.Path) -> None:
     file.write_text(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="manifest.json is damaged"):
         reader.load_manifest(str(copy))
-    file.write_text(whole.replace('"version": 1', '"version": 99'))
+    file.write_text(whole.replace('"version": 2', '"version": 99'))
     with pytest.raises(UserError, match="version 99"):
         reader.load_manifest(str(copy))
 
