@@ -3,6 +3,7 @@
     python docs/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), then write the page
     python docs/where_it_fits.py --page      # write the page alone
     python docs/where_it_fits.py 8b:v5p-256  # compile these cells
+    python docs/where_it_fits.py --clips=1   # try no more clips than this
 
 Wants `pip install 'poet[tpu,gpu]'`, and no accelerator.  Each attempt runs in a process of its own
 (`poet describe --topology`) and adds a line to where_it_fits.jsonl, so it can be stopped and run again.
@@ -29,16 +30,17 @@ NAMES = (
 TENSOR = {"300m": 1, "1b": 1, "8b": 4}
 # The longest sequence of the pretraining mixture.
 GROUP = "text+video-to-video"
-CLIPS = (8, 4, 2, 1)
+CLIPS = (1, 2, 4, 8)
 GIB = topologies.GIB
 Cell = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
     wanted = [tuple(a.split(":")) for a in arguments if ":" in a]
+    most = min([int(a.removeprefix("--clips=")) for a in arguments if a.startswith("--clips=")] or CLIPS[-1:])
     if "--page" not in arguments:
         for size, name in wanted or [(size, name) for size in SIZES for name in NAMES]:
-            fill(size, name)
+            fill(size, name, most)
     PAGE.write_text(page(cells()))
 
 
@@ -47,13 +49,16 @@ def cells() -> list[Cell]:
     return [json.loads(line) for line in DATA.read_text().splitlines()] if DATA.exists() else []
 
 
-def fill(size: str, name: str) -> None:
-    """Compiles a cell with ever fewer clips, until a step fits."""
+def fill(size: str, name: str, most: int) -> None:
+    """Compiles a cell with ever more clips, until a step does not fit."""
     done = {cell["clips"]: cell for cell in cells() if (cell["size"], cell["topology"]) == (size, name)}
-    for clips in CLIPS:
-        cell = done.get(clips) or attempt(size, name, clips)
-        if cell["programs"] and cell["programs"][0]["fits"]:
+    for clips in (c for c in CLIPS if c <= most):
+        if not fits(done.get(clips) or attempt(size, name, clips)):
             return
+
+
+def fits(cell: Cell) -> bool:
+    return bool(cell["programs"]) and cell["programs"][0]["fits"]
 
 
 def attempt(size: str, name: str, clips: int) -> Cell:

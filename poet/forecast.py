@@ -26,7 +26,7 @@ from poet.models.transformer import Model, build_model
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.requests import DEFAULT_BATCH
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import Experiment, choose
+from poet.specs import Experiment, UserError, choose
 from poet.tasks import registry
 from poet.topologies import GIB, Topology
 from poet.training import compiled, flops
@@ -213,7 +213,15 @@ def _decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh) -> Cost:
 def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topology) -> Forecast:
     """Compiles what `lower` lowers; no room is a result, any other failure is raised."""
     begin, chip = time.perf_counter(), topology.chip
-    lowered = lower()
+    try:
+        lowered = lower()
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise UserError(
+            f"{program}: attention by cuDNN is compiled with NVIDIA's library ({error}): install it "
+            "(pip install 'poet[gpu]'), or set MODEL.attention = 'xla'"
+        ) from error
     try:
         done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -25,6 +25,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# libtpu runs one collective piece by piece beside several fusions, and writes it into each of them.
+_CHAIN = re.compile(r'channel_id=(\d+),.*frontend_attributes=\{[^}]*chain_id="(\d+)"')
 _CONSTANT = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = s32\[\]\S* constant\((\d+)\)")
 _BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8, "token": 0}
 
@@ -65,7 +67,12 @@ def collectives(text: str) -> list[Collective]:
       ValueError: the text has no entry computation, or a loop has no visible bound.
     """
     entry, bodies = _computations(text)
-    return list(_walk(bodies, entry, 1, False))
+    found, chains = [], set()
+    for chain, collective in _walk(bodies, entry, 1, False):
+        if chain is None or chain not in chains:
+            found.append(collective)
+            chains.add(chain)
+    return found
 
 
 def totals(found: list[Collective]) -> dict[str, int]:
@@ -92,7 +99,8 @@ def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
 
 def _walk(
     bodies: dict[str, list[str]], name: str, times: int, in_loop: bool
-) -> Iterator[Collective]:
+) -> Iterator[tuple[tuple[str, ...] | None, Collective]]:
+    """Collectives, each with the chain of fusions that shares it, if there is one."""
     for line in bodies.get(name, ()):
         instruction = _INSTRUCTION.match(line)
         if not instruction:
@@ -101,7 +109,9 @@ def _walk(
         kind = opcode.removesuffix("-start")
         if kind in KINDS:
             group = _group(rest)
-            yield Collective(kind, _moved(opcode, result, len(group)), times, in_loop, group)
+            chain = _CHAIN.search(rest)
+            found = Collective(kind, _moved(opcode, result, len(group)), times, in_loop, group)
+            yield chain and chain.groups(), found
             continue
         called = _CALLED.findall(rest)
         for branch in _BRANCHES.findall(rest):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import logging
 import time
 from typing import Any, Callable, Mapping
@@ -37,7 +36,8 @@ def abstract(trainable: Trainable, mesh: Mesh, rules: Rules = Rules()) -> State:
 
     Raises UserError if a dim does not divide.
     """
-    shapes = jax.eval_shape(functools.partial(init, trainable), jax.random.key(0))
+    # The key is made inside: the mesh that is set may have no devices to run on.
+    shapes = jax.eval_shape(lambda: init(trainable, jax.random.key(0)))
     rules.check(mesh, trainable.axes, shapes)
     shardings = rules.shardings(mesh, trainable.axes)
     return jax.tree.map(
