@@ -70,6 +70,8 @@ def attempt(size: str, name: str, clips: int) -> Cell:
         f"--topology={name}", f"--group={GROUP}", "--json", f"--gin.MESH.data={topology.slices}",
         f"--gin.DATA.batch={clips * ways}", f"--gin.DATA.batch_multiple={ways}",
     ]
+    if topology.chip.platform == "cuda":
+        command.append("--gin.MODEL.attention=xla")
     begin = time.time()
     run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
@@ -84,30 +86,37 @@ def attempt(size: str, name: str, clips: int) -> Cell:
 
 def page(found: list[Cell]) -> str:
     """The page as Markdown."""
-    best: dict[tuple[str, str], Cell] = {}
-    for cell in found:
-        best[cell["size"], cell["topology"]] = cell
-    rows = [_row(size, name, best.get((size, name))) for size in SIZES for name in NAMES]
+    tried: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(found, key=lambda cell: cell["clips"]):
+        tried.setdefault((cell["size"], cell["topology"]), []).append(cell)
+    rows = [_row(size, name, tried.get((size, name), [])) for size in SIZES for name in NAMES]
     return HEAD + "\n".join(rows) + FOOT
 
 
-def _row(size: str, name: str, cell: Cell | None) -> str:
+def _row(size: str, name: str, tried: list[Cell]) -> str:
     start = f"| {size} | {name} | {topologies.parse(name).size} |"
-    if cell is None:
+    if not tried:
         return f"{start} not computed |" + " |" * 7
-    if not cell["programs"]:
-        return f"{start} {cell['clips']} clips: {cell.get('error', 'failed')} |" + " |" * 7
+    last, fitting = tried[-1], [cell for cell in tried if fits(cell)]
+    if not last["programs"]:
+        return f"{start} {last['clips']} clips: {last.get('error', 'failed')} |" + " |" * 7
+    if not fitting:
+        train = last["programs"][0]
+        return f"{start} **does not fit** | at least {_room(train)} |" + " |" * 6
+    cell, beyond = fitting[-1], "not tried" if fits(last) else "does not fit"
+    clips = str(cell["clips"]) if cell["clips"] == CLIPS[-1] else f"{cell['clips']} ({2 * cell['clips']} {beyond})"
     train, *decode = cell["programs"]
-    room = f"{train['needed'] / GIB:.1f} of {train['available'] / GIB:.1f}"
-    if not train["fits"]:
-        return f"{start} **does not fit**, even 1 clip | at least {room} |" + " |" * 6
-    moved = sum(train["moved"].values()) / GIB
-    across = f" + {train['across'] / GIB:.2f}" if train["across"] else ""
-    times = " / ".join(f"{train['seconds'].get(name, 0):.2f}" for name in ("compute", train_link(train), "HBM"))
+    moved = f"{sum(train['moved'].values()) / GIB:.1f}"
+    moved += f" + {train['across'] / GIB:.2f}" if train["across"] else ""
+    times = " / ".join(f"{train['seconds'].get(name, 0):.3f}" for name in ("compute", train_link(train), "HBM"))
     return (
-        f"{start} {cell['clips']} | {room} | {moved:.1f}{across} | {train['flops'] / 1e12:.0f} | {times} "
-        f"| {train['time_s']:.2f}, {train['bound']} | {_decode(decode)} | {train['compile_s']:.0f} |"
+        f"{start} {clips} | {_room(train)} | {moved} | {train['flops'] / 1e12:.0f} | {times} "
+        f"| {train['time_s']:.3f}, {train['bound']} | {_decode(decode)} | {train['compile_s']:.0f} |"
     )
+
+
+def _room(program: dict[str, Any]) -> str:
+    return f"{program['needed'] / GIB:.1f} of {program['available'] / GIB:.1f}"
 
 
 def train_link(program: dict[str, Any]) -> str:
@@ -129,13 +138,14 @@ Written by `python docs/where_it_fits.py`: nothing here ran on an accelerator. E
 time by the accelerator's own compiler (`poet describe --topology=NAME`), for the group with the longest sequence of the mixture (`{GROUP}`: 2,634 tokens). Other
 groups take as many tokens a step in shorter sequences. "Fits" is the compiler's word; predicted times are not measurements.
 
-- **clips**: the largest of {', '.join(map(str, CLIPS))} that fits, for each share of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
+- **clips**: the largest of {', '.join(map(str, CLIPS))} that was found to fit, for each share of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
 - **GiB**: needed at the peak, of what a program may use, on each device.
 - **moved**: GiB that collectives move on each device in one step, loops multiplied in; after "+" between slices.
 - **compute / links / HBM**: seconds that each alone would need: matrix products at half the peak (no rematerialisation counted), collectives at the full rate of the
   links (of NVLink and adapters for H100), and the least that memory must move. **predicted** is the longest of the three, all else hidden behind it.
 - **decode**: predicted ms a token, for 8 clips on each share of the batch axes, parameters in bfloat16 cut over `tensor` alone; and its GiB.
-- **compile**: seconds on one or two cores of a shared machine.
+- Attention is the kernel that `MODEL.attention = 'auto'` takes (splash on TPUs); H100 rows are compiled with 'xla', as cuDNN's needs NVIDIA's libraries.
+- **compile**: wall seconds beside other work on a machine of two cores.
 
 | size | topology | devices | clips | GiB | moved | TFLOP | compute / links / HBM, s | predicted, s | decode, ms | compile, s |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -71,3 +72,15 @@ def test_the_page_of_the_shards_lists_every_rule():
         listed |= dict.fromkeys(re.findall(r"`(\w+)`", names), found)
     rules = {n: () if e is None else (e,) if isinstance(e, str) else e for n, e in mesh.DEFAULT_RULES.items()}
     assert listed == rules
+
+
+def test_the_page_of_what_fits_is_that_of_its_cells():
+    """Every number of the page is one that the compiler gave, and cells that lack say so."""
+    spec = importlib.util.spec_from_file_location("where_it_fits", ROOT / "docs/where_it_fits.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.cells()
+    assert (ROOT / "docs/where_it_fits.md").read_text() == script.page(found), "python docs/where_it_fits.py --page"
+    computed = {(cell["size"], cell["topology"]) for cell in found}
+    missing = len(script.SIZES) * len(script.NAMES) - len(computed)
+    assert script.page(found).count("not computed |" + " |" * 7) == missing

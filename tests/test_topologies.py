@@ -135,6 +135,27 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
         forecast._forecast("train video", lambda: Lowered("INTERNAL: a bug"), cost, mesh, target)
 
 
+def test_the_page_says_what_fits_what_moves_and_what_to_change(monkeypatch, capsys):
+    """The report after the plan, with two programs as the compiler might have left them."""
+    known = dict(available=16 * 2**30, flops=1e12, compile_s=2.0)
+    fits = forecast.Forecast(
+        program="train video", fits=True, needed=8 * 2**30, temporary=2**30, in_loops=2**30,
+        moved={"all-gather": 2 * 2**30}, across=2**29, seconds={"compute": 0.5, "ICI": 0.75}, **known,
+    )
+    refused = forecast.Forecast(
+        program="train image", fits=False, needed=20 * 2**30, refusal="RESOURCE_EXHAUSTED: no room", **known
+    )
+    monkeypatch.setattr(forecast, "forecasts", lambda *_: iter((fits, refused)))
+    assert cli.main(["describe", QUICKSTART, "--topology=cpu-8", "--gin.DATA.batch=8"]) == 0
+    page = capsys.readouterr().out
+    for words in (
+        "Parameters", "train video: fits: needs 8.00 of 16.00 GiB", "2.000 GiB all-gather",
+        "0.500 GiB between slices", "predicted 0.75 s, bound by ICI",
+        "train image: DOES NOT FIT: needs at least 20.00 of 16.00 GiB", "change: more devices",
+    ):
+        assert words in page, words
+
+
 def test_the_slowest_resource_is_the_bound():
     target = topologies.parse("2xv6e-256")
     cost = forecast.Cost(flops=918e12, traffic=1.64e12)
