@@ -1,6 +1,6 @@
 """Compiles the shipped sizes for a range of accelerators and writes where_it_fits.md beside this file.
 
-    python docs/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), then write the page
+    python docs/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), write the page
     python docs/where_it_fits.py --page      # write the page alone
     python docs/where_it_fits.py 8b:v5p-256  # compile these cells
     python docs/where_it_fits.py --clips=1   # try no more clips than this
@@ -104,7 +104,8 @@ def _row(size: str, name: str, tried: list[Cell]) -> str:
         train = last["programs"][0]
         return f"{start} **does not fit** | at least {_room(train)} |" + " |" * 6
     cell, beyond = fitting[-1], "not tried" if fits(last) else "does not fit"
-    clips = str(cell["clips"]) if cell["clips"] == CLIPS[-1] else f"{cell['clips']} ({2 * cell['clips']} {beyond})"
+    clips = str(cell["clips"])
+    clips += f" ({2 * cell['clips']} {beyond})" if cell["clips"] != CLIPS[-1] else ""
     train, *decode = cell["programs"]
     moved = f"{sum(train['moved'].values()) / GIB:.1f}"
     moved += f" + {train['across'] / GIB:.2f}" if train["across"] else ""

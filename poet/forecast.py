@@ -71,7 +71,7 @@ class Forecast:
       seconds: what each resource needs alone; those of unknown rate are left out.
       calls: of the loop's body, for a decoding program; 1 for a step.
       compile_s: seconds of lowering and compiling.
-      refusal: the compiler's words, if it found no room.
+      refusal: the compiler's words, if it found no room; ours, if no compiler need be asked.
     """
 
     program: str
@@ -138,6 +138,12 @@ def train_forecast(
         # The state is read and written; layers are written when gathered, and read twice or thrice.
         traffic=2 * at_rest + (3 + (model.spec.remat == "full")) * _bytes(model, mesh, "blocks"),
     )
+    if at_rest > topology.chip.memory > 0:
+        return Forecast(
+            program=f"train {group.name}", fits=False, needed=at_rest, available=topology.chip.memory,
+            flops=cost.flops, compile_s=0.0,
+            refusal="parameters and optimizer alone take more; nothing was compiled",
+        )
     return _forecast(f"train {group.name}", lower, cost, mesh, topology)
 
 

@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from poet import cli, forecast, topologies
+from poet import cli, config, forecast, topologies
 from poet import mesh as mesh_lib
 from poet.models.transformer import build_model
 from poet.specs import (
@@ -135,6 +135,22 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
         forecast._forecast("train video", lambda: Lowered("INTERNAL: a bug"), cost, mesh, target)
 
 
+def test_a_state_that_is_too_large_is_refused_before_compiling(monkeypatch):
+    """9.4 billion parameters with two moments, 105 GiB, on 8 GPUs of 71 GiB: yes; on one: no."""
+    monkeypatch.setattr(forecast, "_forecast", lambda *_: None)
+    monkeypatch.setattr(forecast, "decode_forecast", lambda *_: None)
+    run = config.load(["gin/experiments/pretrain_8b.gin"], ["DATA.batch=8", "DATA.batch_multiple=8"])
+
+    def train(gpus: int, tensor: int) -> forecast.Forecast | None:
+        spec = run.replace(mesh=MeshSpec(tensor=tensor))
+        target = topologies.parse(f"h100-{gpus}")
+        return next(forecast.forecasts(spec, target, jax.devices()[:gpus], ["text-to-image"]))
+
+    found = train(1, 1)
+    assert found.fits is False and found.needed == pytest.approx(9_445_584_896 * 12, rel=1e-6)
+    assert train(8, 4) is None  # Left to the compiler.
+
+
 def test_the_page_says_what_fits_what_moves_and_what_to_change(monkeypatch, capsys):
     """The report after the plan, with two programs as the compiler might have left them."""
     known = dict(available=16 * 2**30, flops=1e12, compile_s=2.0)
@@ -196,7 +212,7 @@ class TestWithLibtpu:
 
     def test_layers_move_three_times_their_bytes_whatever_the_number_of_chips(self):
         """Weak scaling by proof: one clip a chip, 16, 64 and 256 chips."""
-        run, moved = experiment(1), {}
+        run, moved = experiment(1, width=256, mlp_width=512), {}
         for chips in (16, 64, 256):
             data = dataclasses.replace(run.data, batch=chips)
             moved[chips] = self.step(f"v5e-{chips}", run.replace(data=data)).in_loops

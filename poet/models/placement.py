@@ -1,4 +1,4 @@
-"""How every parameter lies on a mesh, as a picture (SVG): a row a tensor, a block a dim, drawn from the code."""
+"""How every parameter lies on a mesh, as a picture (SVG): a row a tensor, a block a dim."""
 
 from __future__ import annotations
 
