@@ -36,8 +36,8 @@ from poet.training.trainable import Group
 # Share of the peak that matrix products reach, rematerialisation not counted: published training runs
 # of 1 to 8 billion parameters reach 0.42 to 0.60 (Levanter, llm-foundry, MaxText).
 EFFICIENCY = 0.5
-# An all-reduce is a scatter and a gather.  libtpu 0.0.42 makes all-reduces of most scatters, even of
-# explicit ones, and of some gathers: they are priced as they are compiled.
+# An all-reduce is a scatter and a gather.  On some slices libtpu 0.0.42 makes all-reduces of scatters,
+# even of explicit ones, and of gathers: they are priced as they are compiled.
 TRIPS = collections.defaultdict(lambda: 1, {"all-reduce": 2})
 
 
