@@ -175,8 +175,23 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=int, default=0, help="plan for this many devices (default: those here)"
     )
-    parser.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+    parser.add_argument(
+        "--topology", default="", metavar="NAME",
+        help="compile every step and the decoding loop for devices that need not be here, and say what "
+             "they need: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
+    )
+    parser.add_argument(
+        "--group", action="append", default=[], dest="groups", metavar="NAME",
+        help="of these groups only (repeatable, with --topology)",
+    )
+    parser.add_argument(
+        "--json", action="store_true",
+        help="print the resolved spec as JSON; with --topology a line of JSON for each program",
+    )
     parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
+    parser.add_argument(
+        "--placement", default="", help="draw how parameters lie on the mesh into this SVG file"
+    )
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -185,8 +200,13 @@ def _describe(args: argparse.Namespace) -> None:
     experiment = _experiment(args)
     if args.picture:
         describe.write_picture(experiment, args.picture)
+    if args.placement:
+        describe.write_placement(experiment, args.placement, args.devices)
+    if args.picture or args.placement:
         return
-    describe.run(experiment, devices=args.devices, as_json=args.json)
+    describe.run(
+        experiment, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json
+    )
 
 
 def _tokenizer_train(args: argparse.Namespace) -> int:

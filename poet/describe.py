@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import jax
 
-from poet import media, specs
+from poet import media, specs, topologies
 from poet import mesh as mesh_lib
 from poet.mesh import Rules, local_bytes
-from poet.specs import Experiment
+from poet.specs import Experiment, UserError
 from poet.tasks import picture, registry
+from poet.topologies import GIB, Topology
 from poet.training.trainable import State, Trainable
 
-GIB = 2**30
+if TYPE_CHECKING:
+    from poet.forecast import Forecast
 
 
-def run(experiment: Experiment, *, devices: int = 0, as_json: bool = False) -> None:
-    """Prints the plan of a run for `devices` devices (0: the smallest mesh that the spec allows)."""
-    if as_json:
-        print(json.dumps(specs.to_dict(experiment), indent=2))
+def run(
+    experiment: Experiment,
+    *,
+    devices: int = 0,
+    topology: str = "",
+    groups: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:
+    """Prints the plan of a run for `devices` devices (0: the smallest mesh that the spec allows).
+
+    With a topology (`poet.topologies`) its programs are compiled too, those of `groups` or of all, and
+    each is printed when it is done; as JSON then one line a program.
+
+    Raises UserError, before compiling: a name that is not known, a library that is not installed, a
+    mesh that does not divide what it must.
+    """
+    if not topology:
+        if groups:
+            raise UserError("--group chooses what --topology compiles: give a topology")
+        shown = [json.dumps(specs.to_dict(experiment), indent=2)] if as_json else lines(experiment, devices)
+        print("\n".join(shown))
         return
-    print("\n".join(lines(experiment, devices)))
+    if devices:
+        raise UserError("--topology says how many devices there are: leave --devices out")
+    target = topologies.parse(topology)
+    # Nothing runs, so no accelerator of this machine need be claimed.
+    jax.config.update("jax_platforms", "cpu")
+    there = topologies.devices(target)
+    page = forecast_json if as_json else forecast_lines
+    plan = [] if as_json else lines(experiment, target.size)
+    for line in itertools.chain(plan, page(experiment, target, there, groups)):
+        print(line, flush=True)
 
 
 def write_picture(experiment: Experiment, path: str) -> None:
@@ -32,6 +62,17 @@ def write_picture(experiment: Experiment, path: str) -> None:
     drawn = picture.draw(registry.layouts(experiment))
     with media.replacing(Path(path)) as file:
         file.write_text(drawn, encoding="utf-8")
+    print(path)
+
+
+def write_placement(experiment: Experiment, path: str, devices: int = 0) -> None:
+    """Draws how the parameters lie on the mesh of a run into an SVG file."""
+    from poet.models import placement
+    from poet.models.transformer import build_model
+
+    mesh = mesh_lib.abstract(experiment.mesh, devices or _smallest(experiment))
+    with media.replacing(Path(path)) as file:
+        file.write_text(placement.draw(build_model(experiment), mesh), encoding="utf-8")
     print(path)
 
 
@@ -127,6 +168,63 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
         yield f"  {part:10s} {size / GIB:9.3f} GiB"
     full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     yield f"  whole state on one device would be {full / GIB:.3f} GiB"
+
+
+def forecast_json(
+    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+) -> Iterator[str]:
+    """One JSON object a program: the fields of `forecast.Forecast`, its time and its bound."""
+    from poet import forecast
+
+    for found in forecast.forecasts(experiment, target, devices, groups):
+        known = {"topology": target.name, "time_s": found.time_s, "bound": found.bound}
+        yield json.dumps(known | dataclasses.asdict(found))
+
+
+def forecast_lines(
+    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+) -> Iterator[str]:
+    """What every program needs on a topology, line by line, as each is compiled."""
+    from poet import forecast
+
+    chip = target.chip
+    yield from _title(f"Compiled for {target.name}: {target.size} x {chip.kind}")
+    if chip.flops:
+        yield (
+            f"  of each: {chip.flops / 1e12:.0f} TFLOP/s, {forecast.EFFICIENCY:.0%} of it reached; "
+            f"{chip.memory / GIB:.2f} GiB at {chip.memory_rate / 1e12:.2f} TB/s; links take in "
+            f"{target.link_rate / 1e9:.0f} GB/s; a step takes as long as the slowest of the three"
+        )
+    mesh = mesh_lib.abstract(experiment.mesh, target.size)
+    for found in forecast.forecasts(experiment, target, devices, groups):
+        yield f"  {found.program}: {_room(found)}"
+        for change in forecast.advice(experiment, found, target, mesh):
+            yield f"      change: {change}"
+        if found.refusal:
+            continue
+        moved = ", ".join(f"{size / GIB:.3f} GiB {kind}" for kind, size in sorted(found.moved.items()))
+        across = f", {found.across / GIB:.3f} GiB between slices" if found.across else ""
+        yield f"      moves {moved or 'nothing'}{across}; {found.in_loops / GIB:.3f} GiB of it in loops"
+        yield f"      {found.flops / 1e12:.3f} TFLOP per device; {_time(found)}"
+
+
+def _room(found: Forecast) -> str:
+    needed, available = f"{found.needed / GIB:.2f}", f"{found.available / GIB:.2f}"
+    taken = f"{found.temporary / GIB:.2f} GiB of it temporary; compiled in {found.compile_s:.0f} s"
+    if found.refusal:
+        return f"DOES NOT FIT: needs at least {needed} of {available} GiB on each device ({found.refusal})"
+    if found.fits is None:
+        return f"needs {needed} GiB on each device, {taken}"
+    verdict = "fits" if found.fits else "DOES NOT FIT"
+    return f"{verdict}: needs {needed} of {available} GiB on each device, {taken}"
+
+
+def _time(found: Forecast) -> str:
+    if not found.seconds:
+        return "no figures of this device to predict a time from"
+    each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.seconds.items())
+    per = f" ({1e3 * found.time_s / found.calls:.3g} ms a token)" if found.calls > 1 else ""
+    return f"predicted {found.time_s:.3g} s{per}, bound by {found.bound} ({each})"
 
 
 def _leaves(tree: Any, shardings: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct, Any]]:

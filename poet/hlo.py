@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
-from typing import Iterator
+from typing import Iterator, Sequence
+
+import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -22,6 +25,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# libtpu runs one collective piece by piece beside several fusions, and writes it into each of them.
+_CHAIN = re.compile(r'channel_id=(\d+),.*frontend_attributes=\{[^}]*chain_id="(\d+)"')
 _CONSTANT = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = s32\[\]\S* constant\((\d+)\)")
 _BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8, "token": 0}
 
@@ -35,12 +40,21 @@ class Collective:
       bytes: of its larger side on one device: what a gather makes, what a scatter reads.
       times: how often it runs in one call of the program.
       in_loop: whether any loop stands around it.
+      group: numbers of the devices of its first group (of a permute, of its first two partners), as
+        they stand in the mesh; () if all devices are one group.
     """
 
     kind: str
     bytes: int
     times: int
     in_loop: bool
+    group: tuple[int, ...] = ()
+
+    def crosses(self, shape: Sequence[int], axis: int) -> bool:
+        """Whether devices that differ along one axis of a mesh of this shape take part."""
+        group = self.group or range(math.prod(shape))
+        stride, size = math.prod(shape[axis + 1 :]), shape[axis]
+        return len({device // stride % size for device in group}) > 1
 
 
 def collectives(text: str) -> list[Collective]:
@@ -53,7 +67,12 @@ def collectives(text: str) -> list[Collective]:
       ValueError: the text has no entry computation, or a loop has no visible bound.
     """
     entry, bodies = _computations(text)
-    return list(_walk(bodies, entry, 1, False))
+    found, chains = [], set()
+    for chain, collective in _walk(bodies, entry, 1, False):
+        if chain is None or chain not in chains:
+            found.append(collective)
+            chains.add(chain)
+    return found
 
 
 def totals(found: list[Collective]) -> dict[str, int]:
@@ -80,7 +99,8 @@ def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
 
 def _walk(
     bodies: dict[str, list[str]], name: str, times: int, in_loop: bool
-) -> Iterator[Collective]:
+) -> Iterator[tuple[tuple[str, ...] | None, Collective]]:
+    """Collectives, each with the chain of fusions that shares it, if there is one."""
     for line in bodies.get(name, ()):
         instruction = _INSTRUCTION.match(line)
         if not instruction:
@@ -88,7 +108,10 @@ def _walk(
         result, opcode, rest = instruction[2], instruction[3], instruction[4]
         kind = opcode.removesuffix("-start")
         if kind in KINDS:
-            yield Collective(kind, _moved(opcode, result, rest), times, in_loop)
+            group = _group(rest)
+            chain = _CHAIN.search(rest)
+            found = Collective(kind, _moved(opcode, result, len(group)), times, in_loop, group)
+            yield chain and chain.groups(), found
             continue
         called = _CALLED.findall(rest)
         for branch in _BRANCHES.findall(rest):
@@ -99,25 +122,62 @@ def _walk(
             yield from _walk(bodies, inner, times * trips, in_loop or loop)
 
 
-def _moved(opcode: str, result: str, rest: str) -> int:
+def _moved(opcode: str, result: str, members: int) -> int:
     """Bytes of the larger side.  A start of a gather names its operands, then its results."""
     sizes = [_size(dtype, dims) for dtype, dims in _ARRAY.findall(result)]
     if opcode == "reduce-scatter":
-        return sum(sizes) * _group_size(rest)
+        if not members:
+            raise ValueError("a reduce-scatter over one group of all devices: their number is not written")
+        return sum(sizes) * members
     if opcode in ("all-gather-start", "collective-permute-start"):
         arrays = [size for size in sizes if size > 4]
         return sum(arrays[len(arrays) // 2 :]) if arrays else 0
     return sum(sizes)
 
 
-def _group_size(rest: str) -> int:
-    listed = re.search(r"replica_groups=\{\{([0-9,]+)\}", rest)
+def _group(rest: str) -> tuple[int, ...]:
+    """The first group, or the first partners that are not one device; () for one group of all."""
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest)
+    if pairs:
+        partners = re.findall(r"(\d+),(\d+)", pairs[1])
+        return next(((int(a), int(b)) for a, b in partners if a != b), (0,))
+    listed = re.search(r"replica_groups=\{(?:\{([0-9,]+)\}|\})", rest)
     if listed:
-        return listed[1].count(",") + 1
-    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
+        return tuple(map(int, listed[1].split(","))) if listed[1] else ()
+    axes = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}", rest
+    )
+    if axes:
+        return _along_axes(*axes.groups())
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[0-9,]+\](?:T\([0-9,]+\))?)", rest)
     if not iota:
         raise ValueError(f"a collective without replica groups: {rest[:200]}")
-    return int(iota[1])
+    return tuple(_numbers(iota[3]).reshape(int(iota[1]), int(iota[2]))[0].tolist())
+
+
+def _along_axes(mesh: str, order: str | None, named: str) -> tuple[int, ...]:
+    """The first group along axes of a mesh, or parts of them: `'a'=2,'b'=8` and `'b':(2)4`, the 4 that
+    follow the 2 slowest of b.  `order` is that of the devices in the mesh (see `_numbers`)."""
+    found = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named)
+    parts = {name: (int(before or 1), int(size or 0)) for name, before, size in found}
+    shape, first = [], []
+    for name, size in re.findall(r"'(\w+)'=(\d+)", mesh):
+        before, taken = parts.get(name, (1, 1))
+        taken = taken or int(size)
+        shape += [before, taken, int(size) // before // taken]
+        first += [0, slice(None), 0]
+    numbers = _numbers(order) if order else np.arange(math.prod(shape))
+    return tuple(numbers.reshape(shape)[tuple(first)].reshape(-1).tolist())
+
+
+def _numbers(order: str) -> np.ndarray:
+    """`[4,2]T(1,0)`: 0 to 7 as [4, 2], transposed; or the numbers themselves, `0,2,1,3`."""
+    iota = re.match(r"\[([0-9,]+)\](?:T\(([0-9,]+)\))?", order)
+    if not iota:
+        return np.array([int(n) for n in order.split(",")])
+    shape = [int(n) for n in iota[1].split(",")]
+    axes = [int(n) for n in iota[2].split(",")] if iota[2] else range(len(shape))
+    return np.arange(math.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
 
 
 def _size(dtype: str, dims: str) -> int:

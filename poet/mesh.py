@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any, Mapping, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from poet.specs import MeshSpec, UserError, choose
@@ -96,10 +97,24 @@ def ways_of(mesh: Mesh | AbstractMesh, entry: str | tuple[str, ...] | None) -> i
 
 
 def build(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The Explicit mesh over these devices (default: all of them).  Use under `jax.set_mesh`."""
+    """The Explicit mesh over these devices (default: all of them).  Use under `jax.set_mesh`.
+
+    Neighbours in the mesh are neighbours in the machine; slices of TPUs lie along `data`.
+    """
     devices = jax.devices() if devices is None else devices
-    types = (AxisType.Explicit,) * len(AXES)
-    return jax.make_mesh(spec.shape(len(devices)), AXES, axis_types=types, devices=devices)
+    shape, types = spec.shape(len(devices)), (AxisType.Explicit,) * len(AXES)
+    # GPUs have slices too: the hosts that one switch joins.
+    is_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(d, "slice_index", 0) for d in devices}) if is_tpu else 1
+    if shape[0] % slices:
+        raise UserError(
+            f"{slices} slices, but MESH.data = {shape[0]}: set MESH.data = {slices} or a multiple of "
+            "it, so that parameters are gathered inside slices and only gradients cross between them"
+        )
+    placed = mesh_utils.create_hybrid_device_mesh(
+        (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices, allow_split_physical_axes=True
+    ) if slices > 1 else mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=types)
 
 
 def abstract(spec: MeshSpec, devices: int) -> AbstractMesh:

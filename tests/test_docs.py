@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poet import config, media
+from poet import config, media, mesh
+from poet.models import placement
+from poet.models.transformer import build_model
 from poet.tasks import picture, registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,3 +54,33 @@ def test_bring_your_own_data_runs_as_written(tmp_path):
     subprocess.run(["bash", "-euc", poet + block], cwd=tmp_path, check=True, env=environment)
     for folder in ("my_clips_drawn", "my_clips_painted"):
         assert (tmp_path / folder / "000.mp4").stat().st_size > 0
+
+
+def test_the_picture_of_the_shards_is_that_of_the_code():
+    experiment = config.load(["gin/experiments/pretrain_8b.gin"])
+    drawn = placement.draw(build_model(experiment), mesh.abstract(experiment.mesh, 128))
+    assert (ROOT / "docs/sharding.svg").read_text() == drawn, (
+        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=docs/sharding.svg"
+    )
+
+
+def test_the_page_of_the_shards_lists_every_rule():
+    page = (ROOT / "docs/sharding.md").read_text()
+    listed = {}
+    for names, axes in re.findall(r"^\| (`.*?) \| (.*?) \|", page, re.M):
+        found = tuple(re.findall(r"`(\w+)`", axes))
+        listed |= dict.fromkeys(re.findall(r"`(\w+)`", names), found)
+    rules = {n: () if e is None else (e,) if isinstance(e, str) else e for n, e in mesh.DEFAULT_RULES.items()}
+    assert listed == rules
+
+
+def test_the_page_of_what_fits_is_that_of_its_cells():
+    """Every number of the page is one that the compiler gave, and cells that lack say so."""
+    spec = importlib.util.spec_from_file_location("where_it_fits", ROOT / "docs/where_it_fits.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.cells()
+    assert (ROOT / "docs/where_it_fits.md").read_text() == script.page(found), "python docs/where_it_fits.py --page"
+    computed = {(cell["size"], cell["topology"]) for cell in found}
+    missing = len(script.SIZES) * len(script.NAMES) - len(computed)
+    assert script.page(found).count("not computed |" + " |" * 7) == missing

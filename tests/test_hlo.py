@@ -62,6 +62,42 @@ ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {
     assert hlo.totals(hlo.collectives(text)) == {"all-gather": 32 * 8 * 2}
 
 
+def test_groups_tell_the_axes_that_they_cross():
+    """A sum along each axis of a mesh 2 x 4, as this compiler writes groups today."""
+    mesh = mesh_lib.build(MeshSpec(data=2, fsdp=4))
+    for axis, crossed in (("data", (True, False, False)), ("fsdp", (False, True, False)),
+                          (("data", "fsdp"), (True, True, False))):
+        x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
+        with jax.set_mesh(mesh):
+            mapped = jax.shard_map(
+                lambda x: jax.lax.psum(x, axis), in_specs=BATCH, out_specs=BATCH, check_vma=False
+            )
+            (found,) = hlo.collectives(jax.jit(mapped).lower(x).compile().as_text())
+        assert tuple(found.crosses((2, 4, 1), i) for i in range(3)) == crossed
+
+
+@pytest.mark.parametrize(
+    "written, group",
+    [
+        ("replica_groups={{0,2},{1,3}}", (0, 2)),
+        ("replica_groups={}, d", ()),
+        ("replica_groups=[2,4]<=[8], d", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), d", (0, 4)),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=2] {'b'}", (0, 2, 4, 6)),
+        ("replica_groups=mesh['a'=2,'b'=8] {'b':(2)4}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", (0, 2, 4, 6)),
+        ("source_target_pairs={{0,0},{1,3},{3,1}}", (1, 3)),
+    ],
+)
+def test_every_way_to_write_a_group(written, group):
+    text = f"""
+ENTRY %main (p: f32[8]) -> f32[8] {{
+  ROOT %r = f32[8]{{0}} all-reduce(%p), channel_id=1, {written}, to_apply=%add
+}}
+"""
+    assert hlo.collectives(text)[0].group == group
+
+
 def test_text_of_no_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.collectives("nothing")

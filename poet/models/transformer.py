@@ -115,7 +115,7 @@ class Model:
 
     def abstract(self) -> Params:
         """ShapeDtypeStruct of every parameter."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def axes(self) -> Params:
         """Logical axes of every parameter, a tree like `abstract()`."""

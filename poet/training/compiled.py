@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet.mesh import batch_sharding
+from poet.mesh import Rules, batch_sharding
 from poet.specs import UserError
-from poet.training.trainable import Batch, Group, Metrics, State
+from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,25 @@ Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 
 # Programs that the compiler works on at once: it leaves Python to others, and mostly uses one core.
 COMPILERS = 4
+
+
+def init(trainable: Trainable, key: jax.Array) -> State:
+    """The initial state, in the types that a step gives back."""
+    return jax.tree.map(strong, trainable.init(key))
+
+
+def abstract(trainable: Trainable, mesh: Mesh, rules: Rules = Rules()) -> State:
+    """ShapeDtypeStructs of the state with the shardings that the rules give it on this mesh.
+
+    Raises UserError if a dim does not divide.
+    """
+    # The key is made inside: the mesh that is set may have no devices to run on.
+    shapes = jax.eval_shape(lambda: init(trainable, jax.random.key(0)))
+    rules.check(mesh, trainable.axes, shapes)
+    shardings = rules.shardings(mesh, trainable.axes)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
 
 
 def compile_steps(
@@ -37,7 +56,7 @@ def compile_steps(
     Raises:
       UserError: a step needs more memory than a device has.
     """
-    lowered = [_lower(group, abstract_state, mesh, seed) for group in groups.values()]
+    lowered = [lower(group, abstract_state, mesh, seed) for group in groups.values()]
     with concurrent.futures.ThreadPoolExecutor(COMPILERS) as pool:
         programs = list(pool.map(_compile, groups.values(), lowered))
     return dict(zip(groups, programs, strict=True))
@@ -50,7 +69,8 @@ def _compile(group: Group, lowered: jax.stages.Lowered) -> Program:
     return program
 
 
-def _lower(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> jax.stages.Lowered:
+def lower(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> jax.stages.Lowered:
+    """A group's step for this mesh, whose devices need not exist; call it under `jax.set_mesh`."""
     sharding = batch_sharding(mesh)
     batch = {
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
@@ -75,12 +95,7 @@ def _step_function(group: Group, seed: int) -> Program:
 
 
 def _check_memory(group: Group, usage: Any, seconds: float) -> None:
-    need = (
-        usage.argument_size_in_bytes
-        + usage.output_size_in_bytes
-        + usage.temp_size_in_bytes
-        - usage.alias_size_in_bytes
-    )
+    need = needed_bytes(usage)
     _LOG.info(
         "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and "
         "%d tokens per step, compiled in %.1f s",
@@ -99,6 +114,16 @@ def _check_memory(group: Group, usage: Any, seconds: float) -> None:
             f"has {limit / 2**30:.1f} GiB; lower DATA.batch, set MODEL.remat = 'full', or use "
             "more devices"
         )
+
+
+def needed_bytes(usage: Any) -> int:
+    """Of `compiled.memory_analysis()`: bytes of one device, buffers that are reused counted once."""
+    return (
+        usage.argument_size_in_bytes
+        + usage.output_size_in_bytes
+        + usage.temp_size_in_bytes
+        - usage.alias_size_in_bytes
+    )
 
 
 def strong(x: Any) -> jax.Array:

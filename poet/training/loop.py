@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import json
 import logging
 import math
@@ -105,7 +106,7 @@ def train(
         run = _Run(trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks))
         if run.already_finished():
             return Outcome.FINISHED
-        abstract = run.abstract_state(rules)
+        abstract = compiled.abstract(trainable, mesh, rules)
         programs = run.compile(abstract)
         state, reporter = run.restore_or_init(abstract)
         try:
@@ -189,18 +190,6 @@ class _Run:
         _LOG.info("%s is already trained to step %d", self.workdir, int(newest.name))
         return True
 
-    def _init(self, key: jax.Array) -> State:
-        return jax.tree.map(compiled.strong, self.trainable.init(key))
-
-    def abstract_state(self, rules: Rules) -> State:
-        """ShapeDtypeStructs of the state with the shardings that the rules give it on this mesh."""
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
-        rules.check(self.mesh, self.trainable.axes, shapes)
-        shardings = rules.shardings(self.mesh, self.trainable.axes)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
-
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
         """One program per group, before step 0; refuses what cannot fit."""
         groups, seed = self.trainable.groups, self.experiment.train.seed
@@ -210,8 +199,9 @@ class _Run:
         processes.from_first(self._prepare)
         found = checkpoint.restore(self.directory, abstract, self.experiment)
         if found is None:
+            init = functools.partial(compiled.init, self.trainable)
             key = jax.random.key(self.experiment.train.seed)
-            state = jax.jit(self._init, out_shardings=compiled.shardings_of(abstract))(key)
+            state = jax.jit(init, out_shardings=compiled.shardings_of(abstract))(key)
             state |= self._start(abstract)
         else:
             state = found.state

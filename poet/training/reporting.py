@@ -23,31 +23,10 @@ from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
+from poet.topologies import peak_flops
 from poet.training.trainable import Group
 
 _LOG = logging.getLogger(__name__)
-
-# (part of jax.Device.device_kind, dense bf16 FLOP/s of one jax device), first match wins.  From the
-# vendors' data sheets; a TPU v3 or TPU7x chip shows as two devices.
-_PEAK_FLOPS = (
-    ("TPU v3", 61.5e12),
-    ("TPU v4", 275e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5", 459e12),
-    ("TPU v6", 918e12),
-    ("TPU7x", 1153.5e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("H200", 989e12),
-    ("A100", 312e12),
-)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 peak of one device, or None if it is not known (CPUs)."""
-    return next((peak for part, peak in _PEAK_FLOPS if part in device_kind), None)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:

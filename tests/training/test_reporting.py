@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from poet.topologies import peak_flops
 from poet.training import reporting
 from poet.training.reporting import Report, Reporter
 from poet.training.trainable import Group
@@ -79,7 +80,7 @@ def test_utilisation_is_given_only_where_the_peak_is_known(tmp_path: Path) -> No
     [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v4", 275e12), ("TPU v6 lite", 918e12)],
 )
 def test_peaks_do_not_confuse_generations(kind: str, peak: float) -> None:
-    assert reporting.peak_flops(kind) == peak
+    assert peak_flops(kind) == peak
 
 
 @pytest.mark.usefixtures("no_tensorboard")
