@@ -79,7 +79,7 @@ def scores(out: pathlib.Path) -> list[dict]:
 
 
 def numbers(workdir: pathlib.Path, kind: str) -> dict[str, float]:
-    clocks = ("_per_s", "data_wait", "seconds", "eta_s")
+    clocks = ("_per_s", "data_wait", "goodput", "seconds", "eta_s")
     return {
         f"{line['step']} {key}": value
         for line in reporting.read(workdir / "metrics.jsonl")

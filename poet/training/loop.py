@@ -155,6 +155,7 @@ class _Run:
     share: processes.Share = dataclasses.field(init=False)
     start: int = 0
     saved: int | None = None
+    begun: float = dataclasses.field(default_factory=time.perf_counter)
     # Hooks of the start step were not run before its checkpoint was written (stopped by a signal).
     hooks_owed: bool = False
 
@@ -219,6 +220,7 @@ class _Run:
             devices=self.mesh.size,
             start=self.start,
             clock=clock,
+            setup_s=time.perf_counter() - self.begun,
             writes=processes.first(),
         )
 

@@ -65,6 +65,20 @@ def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
     return states_BxLxE, jnp.arange(states_BxLxE.shape[1])[None] < length_B[:, None]
 
 
+def filled(batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
+    """Share of the batch's positions that are no padding, float32; padding stands in text alone."""
+    batch_size = batch["tokens"].shape[0]
+    empty = jnp.zeros((), jnp.float32)
+    if layout.text_span is not None:
+        length = layout.text_span.segment.length
+        empty += jnp.sum(length - jnp.minimum(batch["text_length"], length))
+    for span in layout.loss_spans:
+        if span.segment.padding is not None:
+            labels_BxN = batch["tokens"][:, span.start : span.stop]
+            empty += jnp.sum(labels_BxN == span.segment.padding)
+    return 1 - empty / (batch_size * layout.length)
+
+
 def span_weights(span: Span, known_B: jax.Array, labels_BxN: jax.Array) -> jax.Array:
     """float32 [B, N]: 0 for the given tokens that open the span and for padding, else 1."""
     weighted_BxN = jnp.arange(span.segment.length)[None] >= known_B[:, None]

@@ -7,6 +7,10 @@ Throughput of a window of steps, hooks and checkpoints left out of its time:
 
 `Group.flops` counts matmuls only, forward and backward, attention as the layout computes it,
 without rematerialisation.  Where the peak of a device is not known, MFU is left out.
+
+    goodput = seconds of steps, less those spent waiting for data / all seconds
+
+over all restarts, whose compilation and restoring count as lost, as hooks and checkpoints do.
 """
 
 from __future__ import annotations
@@ -56,12 +60,14 @@ class Reporter:
         devices: int,
         start: int = 0,
         clock: Mapping[str, Any] | None = None,
+        setup_s: float = 0.0,
         writes: bool = True,
         now: Callable[[], float] = time.perf_counter,
     ):
         """Args:
         start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
           run are dropped.
+        setup_s: what this process spent before its first step.
         writes: False on all processes but the first: they log and write nothing.
         """
         clock = clock or {}
@@ -72,6 +78,8 @@ class Reporter:
         # Metric -> [sum, count] over the steps since the last line.
         self._window: dict[str, list[float]] = dict(clock.get("window", {}))
         self._seconds_before = float(clock.get("seconds", 0.0))
+        self._setup_s = setup_s + float(clock.get("setup_s", 0.0))
+        self._good_s = float(clock.get("good_s", 0.0))
         self.checkpoint_failures = int(clock.get("checkpoint_failures", 0))
         self._work: collections.Counter[str] = collections.Counter()
         self._file, self._board = None, None
@@ -128,7 +136,9 @@ class Reporter:
         speed = {f"{name}_per_s": self._work[name] / seconds for name in counted}
         if self._peak:
             speed["mfu"] = speed["flops_per_s"] / self._peak
+        self._good_s += max(seconds - self._work["waited_s"], 0.0)
         return speed | {
+            "goodput": self._good_s / max(self.seconds() + self._setup_s, 1e-9),
             "data_wait": min(self._work["waited_s"] / seconds, 1.0),
             "seconds": self.seconds(),
             "eta_s": (self._steps - step) * (now - self._begin) / done,
@@ -144,6 +154,8 @@ class Reporter:
         return {
             "window": {k: list(v) for k, v in self._window.items()},
             "seconds": self.seconds(),
+            "setup_s": self._setup_s,
+            "good_s": self._good_s,
             "checkpoint_failures": self.checkpoint_failures,
         }
 
@@ -267,6 +279,7 @@ def _line(step: int, steps: int, means: Mapping[str, float], speed: Mapping[str,
         f"{_si(speed['flops_per_s'])}FLOP/s"
         + (f" (MFU {100 * speed['mfu']:.1f} %)" if "mfu" in speed else ""),
         f"data wait {100 * speed['data_wait']:.0f} %",
+        f"goodput {100 * speed['goodput']:.0f} %",
         f"ETA {_duration(speed['eta_s'])}",
     ]
     return " | ".join(part for part in parts if part)

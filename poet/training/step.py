@@ -86,7 +86,7 @@ def train_step(
 
     With `spec.microbatches` the loss is the mean of those of the parts, each over its own tokens.
     Metrics, float32 scalars: `loss`, `loss/<stream>`, `accuracy/<stream>` (see `losses.objective`),
-    `grad_norm` before clipping, `learning_rate` of this step.
+    `grad_norm` before clipping, `learning_rate` of this step, `filled` (see `losses.filled`).
     """
 
     def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
@@ -107,6 +107,7 @@ def train_step(
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["filled"] = losses.filled(batch, layout)
         metrics["learning_rate"] = jnp.asarray(learning_rate(state["step"]), jnp.float32)
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
 

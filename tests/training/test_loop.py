@@ -23,7 +23,7 @@ from poet.training.schedule import GroupSchedule
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
-TIMINGS = {"data_wait", "seconds", "eta_s"} | {
+TIMINGS = {"data_wait", "goodput", "seconds", "eta_s"} | {
     f"{name}_per_s" for name in ("steps", "clips", "tokens", "flops")
 }
 

@@ -111,3 +111,21 @@ def test_objective_is_one_mean_over_the_batch():
     assert float(metrics["loss"]) == pytest.approx(32 / 40)
     assert float(loss) == pytest.approx(37 / 40)
     assert float(metrics["accuracy/video"]) == pytest.approx(0.2)
+
+
+def test_padding_of_texts_and_of_captions_is_no_filling():
+    """Two clips with texts of 1 and 9 (more than there is room for) of 4; captions of 3 and 0 of 5."""
+    fmt = Format(video=(1, 1, 2), text_length=4, pieces_length=5)
+    layout = build_layout(
+        task_token=Special.TASK_VIDEO, text=True, condition=(), output=("pieces",), fmt=fmt,
+        vocabulary=VOCABULARY,
+    )
+    (span,) = layout.loss_spans
+    tokens = np.zeros((2, layout.length), np.int32)
+    tokens[:, span.start : span.stop] = span.segment.padding
+    tokens[0, span.start : span.start + 3] = span.segment.ids.low + 3
+    assert span.segment.padding != span.segment.ids.low + 3
+    batch = {"tokens": jnp.asarray(tokens), "text_length": jnp.array([1, 9])}
+    empty = (4 - 1) + 0 + (5 - 3) + 5
+    assert float(losses.filled(batch, layout)) == pytest.approx(1 - empty / (2 * layout.length))
+    assert float(losses.filled(make_batch([0, 3, 8]), LAYOUT)) == 1

@@ -58,10 +58,24 @@ def test_a_line_holds_means_and_rates_of_its_window(tmp_path: Path) -> None:
     assert first["clips_per_s"] == (3 * 1 + 2) / 8
     assert first["tokens_per_s"] == 50 / 8
     assert first["flops_per_s"] == 5e12 / 8
-    assert first["data_wait"] == 2 / 8
+    assert first["data_wait"] == 2 / 8 and first["goodput"] == 6 / 8
     assert first["eta_s"] == 8.0
     assert second["steps_per_s"] == 1.0 and "a/loss" not in second and second["eta_s"] == 0
-    assert second["seconds"] == 112
+    assert second["seconds"] == 112 and second["goodput"] == (6 + 4) / 112
+
+
+@pytest.mark.usefixtures("no_tensorboard")
+def test_goodput_counts_what_every_restart_lost(tmp_path: Path) -> None:
+    """Twice 10 s of preparation; 4 s of steps before the restart and 4 after."""
+    clock = Clock()
+    state: dict = {}
+    for start in (0, 4):
+        reporter = make(tmp_path, clock, "a", start=start, clock=state, setup_s=10.0)
+        for step in range(start + 1, start + 5):
+            clock.now += 1.0
+            reporter.step(step, "a", {"loss": 0.0})
+        state = reporter.clock()
+    assert [line["goodput"] for line in lines(tmp_path)] == [4 / 14, 8 / 28]
 
 
 @pytest.mark.usefixtures("no_tensorboard")
