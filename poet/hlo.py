@@ -123,15 +123,16 @@ def _walk(
 
 
 def _moved(opcode: str, result: str, members: int) -> int:
-    """Bytes of the larger side.  A start of a gather names its operands, then its results."""
+    """Bytes of the larger side.  Starts, but of sums, name their operands, then their results."""
     sizes = [_size(dtype, dims) for dtype, dims in _ARRAY.findall(result)]
     if opcode == "reduce-scatter":
         if not members:
             raise ValueError("a reduce-scatter over one group of all devices: their number is not written")
         return sum(sizes) * members
-    if opcode in ("all-gather-start", "collective-permute-start"):
+    if opcode in ("all-gather-start", "collective-permute-start", "reduce-scatter-start"):
         arrays = [size for size in sizes if size > 4]
-        return sum(arrays[len(arrays) // 2 :]) if arrays else 0
+        half = len(arrays) // 2
+        return max(sum(arrays[:half]), sum(arrays[half:]))
     return sum(sizes)
 
 

@@ -60,6 +60,9 @@ ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {
 }
 """
     assert hlo.totals(hlo.collectives(text)) == {"all-gather": 32 * 8 * 2}
+    scatter = text.replace("(bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[32,8]", "(bf16[32,8]{1,0:T(8,128)(2,1)}, bf16[4,8]")
+    scatter = scatter.replace("all-gather-start", "reduce-scatter-start")
+    assert hlo.totals(hlo.collectives(scatter)) == {"reduce-scatter": 32 * 8 * 2}
 
 
 def test_groups_tell_the_axes_that_they_cross():
