@@ -319,8 +319,10 @@ class Model:
             return (x_Bx1xD, *written), None
 
         # The cache is scan carry, not scan input and output: those would copy it at every token.
+        # Never unrolled: XLA's CPU compiler would copy the weights of every layer out of their
+        # stack at every token.
         steps = (jnp.arange(self.spec.layers), params["blocks"])
-        carry, _ = jax.lax.scan(body, (x_Bx1xD, cache.k, cache.v), steps, unroll=self._unroll)
+        carry, _ = jax.lax.scan(body, (x_Bx1xD, cache.k, cache.v), steps)
         x_Bx1xD, k, v = carry
         return Cache(k, v, cache.mask), self._final_norm(params, x_Bx1xD[:, 0])
 

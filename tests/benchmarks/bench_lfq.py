@@ -32,6 +32,9 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # pytest does not.
+import harness  # noqa: E402
+
 TOKENS = 1280
 BITS = (8, 10, 14, 18)
 TEMPERATURE = 0.01
@@ -152,15 +155,30 @@ def compare(peer_python: str, bits: tuple[int, ...] = BITS) -> None:
     """Prints every case; without `peer_python` those of this project alone."""
     print(f"{TOKENS} latents, forward + backward, {os.cpu_count()} CPUs, temperature {TEMPERATURE}")
     for k in bits:
+        found = {}
         for mode in MODES:
-            print_row("poet", k, mode, child(sys.executable, "poet", k, mode, 20))
+            found[f"poet, {mode}"] = child(sys.executable, "poet", k, mode, 20)
+            print_row("poet", k, mode, found[f"poet, {mode}"])
         if peer_python:
             # One call of the largest takes half a minute.
             repeats = 10 if k < 14 else 5 if k < 18 else 2
-            print_row("peer", k, "full", child(peer_python, "peer", k, "full", repeats))
+            found["vector-quantize-pytorch"] = child(peer_python, "peer", k, "full", repeats)
+            print_row("peer", k, "full", found["vector-quantize-pytorch"])
+            save(k, found)
     if not peer_python:
         print("No --peer_python was given, so the peer is left out. Make one with:")
         print(__doc__.split("\n\n")[3])
+
+
+def save(bits: int, found: dict[str, dict[str, Any]]) -> None:
+    """One round of each, for the table of README.md."""
+    rounds = {
+        who: [{"wall": case["seconds"], "cpu": case["cpu_seconds"], "peak_mb": case["peak_mb"]}]
+        for who, case in found.items()
+    }
+    peaks = ", ".join(f"{who} {case['peak_mb']:.0f} MB" for who, case in found.items())
+    unit = f"LFQ of {TOKENS} tokens at 2^{bits}, forward and backward, all threads"
+    harness.save("lfq", f"2_{bits}", rounds, unit=unit, agreement=f"peak memory: {peaks}")
 
 
 @pytest.mark.benchmark

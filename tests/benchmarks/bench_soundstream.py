@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,9 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # pytest does not.
+import harness  # noqa: E402
 
 RATE_HZ = 16_000
 LEVELS = 12
@@ -163,9 +167,22 @@ def compare(
         first = medians(step, found[names[0]])
         for name in names:
             print_row(step, name, found[name], seconds, first)
+        if peer_python:
+            save(step, found, seconds)
     if not peer_python:
         print("No --peer_python was given, so the peers are left out. Make one with:")
         print(__doc__.split("\n\n")[3])
+
+
+def save(step: str, found: dict[str, list[dict[str, Any]]], seconds: float) -> None:
+    """For the table of README.md."""
+    rounds = {
+        name: [{"wall": case[step]["clock"], "cpu": case[step]["cpu"]} for case in cases]
+        for name, cases in found.items()
+    }
+    weights = ", ".join(f"{name} {cases[0]['weights_m']:.1f} M" for name, cases in found.items())
+    unit = f"sound: {step} {seconds:g} s"
+    harness.save("soundstream", step, rounds, unit=unit, agreement=f"parameters: {weights}")
 
 
 def medians(step: str, cases: list[dict[str, Any]]) -> tuple[float, float]:

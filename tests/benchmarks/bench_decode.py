@@ -1,0 +1,129 @@
+"""Times cached decoding with classifier-free guidance beside transformers' `generate`, on one core.
+
+    python tests/benchmarks/bench_decode.py --peer_python=PEER/bin/python [--cases 7m 59m]
+
+PEER is made as for bench_train_step.py.  A prompt of 16 positions, then 128 greedy tokens for each of
+4 samples, in float32; seconds are of the tokens after the first, without the prompt.
+
+Competitors: `poet`, the decoding loop of `poet generate`: conditional and unconditional rows in one
+pass; `qwen3 guidance_scale`, `generate` with a static cache and its own guidance, which runs the
+unconditional rows by themselves; `qwen3 doubled`, `generate` with a static cache over twice the rows
+without combining them: the least that guidance in one pass could cost there.  All have the same shape
+and random weights; no token of the end is known, so all draw every token.  Tokens are not compared:
+`generate` reads a prompt causally, a prefix LM does not (bench_train_step.py compares the networks).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from typing import Any
+
+import harness
+
+PROMPT, TOKENS, BATCH, GUIDANCE = 16, 128, 4, 3.0
+CASES: dict[str, dict[str, int]] = {
+    "7m": {"layers": 4, "width": 256, "heads": 8, "head_dim": 32, "mlp_width": 704, "bits": 13},
+    "59m": {"layers": 8, "width": 512, "heads": 8, "head_dim": 64, "mlp_width": 1408, "bits": 15},
+}
+RUNS = {"7m": 3, "59m": 2}
+
+
+def poet_case(name: str) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from poet.models.transformer import build
+    from poet.sampling.decode import Decoder, Plan
+    from poet.sampling.samplers import Knobs
+    from poet.specs import ModelSpec, SampleSpec, VocabularySpec
+    from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
+    from poet.vocabulary import Special, Vocabulary
+
+    case = dict(CASES[name])
+    words = Vocabulary(VocabularySpec(
+        visual_bits=case.pop("bits"), audio_levels=1, audio_codes=1, text_pieces=1))
+    spec = ModelSpec(**case, kv_heads=case["heads"], dtype="float32", remat="none")
+    model = build(spec, words, spec.width)
+    # One token opens the output, so that the first draw stands after the prompt of PROMPT positions.
+    text, grid = PROMPT - 1, (TOKENS, 1, 1)
+    layout = Layout((
+        Segment(TEXT_STREAM, 0, text, CONDITION, words.special(Special.TEXT), (text, 1, 1)),
+        Segment("bov_o", 0, 1, OUTPUT, words.special(Special.BOV_O), (1, 1, 1)),
+        Segment("video", 0, TOKENS, OUTPUT, words.visual, grid),
+    ))
+    decoder = Decoder(model, Plan(layout=layout, guided=True))
+    params = jax.jit(model.init)(jax.random.key(0))
+    knobs = Knobs.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2 * BATCH, text, spec.width)).astype(np.float32)
+    lengths = np.repeat([text, 0], BATCH).astype(np.int32)
+    given = layout.assemble({"video": np.zeros((BATCH, TOKENS), np.int32)})[:, :PROMPT]
+    rows = jnp.arange(BATCH, dtype=jnp.int32)
+    begin = time.perf_counter()
+    decode = decoder.decode.lower(
+        params, *jax.eval_shape(decoder.prefill, params, given, states, lengths), rows, knobs
+    ).compile()
+    compile_s = time.perf_counter() - begin
+    wall, cpu = [], []
+    for _ in range(RUNS[name] + 1):
+        cache, x = jax.block_until_ready(decoder.prefill(params, given, states, lengths))
+        once = harness.timed(lambda: jax.block_until_ready(decode(params, cache, x, rows, knobs)), 1, 0)
+        wall += once["wall"]
+        cpu += once["cpu"]
+    return {"wall": wall[1:], "cpu": cpu[1:], "compile_s": compile_s, "versions": harness.installed()}
+
+
+def peer_case(who: str, name: str) -> dict[str, Any]:
+    import peer_lm
+    import torch
+
+    case = CASES[name]
+    model = peer_lm.build("qwen3", {**case, "kv_heads": case["heads"]}, 2 ** case["bits"], PROMPT + TOKENS)
+    model = model.eval()
+    guided = who == "qwen3 guidance_scale"
+    rows = BATCH if guided else 2 * BATCH
+    prompt = torch.randint(0, 2 ** case["bits"], (rows, PROMPT))
+    settings: dict[str, Any] = {
+        "do_sample": False, "cache_implementation": "static", "attention_mask": torch.ones_like(prompt)}
+    if guided:
+        settings |= {"guidance_scale": GUIDANCE, "negative_prompt_ids": torch.zeros_like(prompt)}
+
+    def run(tokens: int) -> None:
+        with torch.inference_mode():
+            out = model.generate(prompt, max_new_tokens=tokens, min_new_tokens=tokens, **settings)
+        if out.shape != (rows, PROMPT + tokens):
+            raise RuntimeError(f"generate gave {tuple(out.shape)}")
+
+    run(2)
+    times: dict[str, list[float]] = {"wall": [], "cpu": []}
+    for _ in range(RUNS[name]):
+        # The prompt gives the first token; what 128 take longer than one is 127 steps.
+        long, short = harness.timed(lambda: run(TOKENS), 1, 0), harness.timed(lambda: run(1), 1, 0)
+        for key in times:
+            times[key].append((long[key][0] - short[key][0]) * TOKENS / (TOKENS - 1))
+    return {**times, "compile_s": 0.0, "versions": harness.installed()}
+
+
+def compare(flags: Any) -> None:
+    for name in flags.cases:
+        cases = {"poet": functools.partial(harness.child, sys.executable, __file__, ("poet", name), flags.core)}
+        if flags.peer_python:
+            for who in ("qwen3 guidance_scale", "qwen3 doubled"):
+                cases[who] = functools.partial(
+                    harness.child, flags.peer_python, __file__, (who, name), flags.core)
+        found = harness.interleave(cases, flags.rounds)
+        unit = f"{TOKENS} tokens of {BATCH} guided samples, {name.upper()} parameters"
+        harness.save("decode", name, found, unit=unit)
+
+
+if __name__ == "__main__":
+    flags = harness.arguments(__doc__, CASES).parse_args()
+    if not flags.case:
+        compare(flags)
+    else:
+        who, name = flags.case.split(",")
+        print(json.dumps(poet_case(name) if who == "poet" else peer_case(who, name)))
