@@ -59,13 +59,13 @@ def test_bring_your_own_data_runs_as_written(tmp_path):
 def test_the_picture_of_the_shards_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_8b.gin"])
     drawn = placement.draw(build_model(experiment), mesh.abstract(experiment.mesh, 128))
-    assert (ROOT / "docs/sharding.svg").read_text() == drawn, (
-        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=docs/sharding.svg"
+    assert (ROOT / "poet/models/sharding.svg").read_text() == drawn, (
+        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=poet/models/sharding.svg"
     )
 
 
 def test_the_page_of_the_shards_lists_every_rule():
-    page = (ROOT / "docs/sharding.md").read_text()
+    page = (ROOT / "poet/models/sharding.md").read_text()
     listed = {}
     for names, axes in re.findall(r"^\| (`.*?) \| (.*?) \|", page, re.M):
         found = tuple(re.findall(r"`(\w+)`", axes))
@@ -76,11 +76,11 @@ def test_the_page_of_the_shards_lists_every_rule():
 
 def test_the_page_of_what_fits_is_that_of_its_cells():
     """Every number of the page is one that the compiler gave, and cells that lack say so."""
-    spec = importlib.util.spec_from_file_location("where_it_fits", ROOT / "docs/where_it_fits.py")
+    spec = importlib.util.spec_from_file_location("where_it_fits", ROOT / "tests/benchmarks/where_it_fits.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     found = script.cells()
-    assert (ROOT / "docs/where_it_fits.md").read_text() == script.page(found), "python docs/where_it_fits.py --page"
+    assert (ROOT / "gin/models/where_it_fits.md").read_text() == script.page(found), "python tests/benchmarks/where_it_fits.py --page"
     computed = {(cell["size"], cell["topology"]) for cell in found}
     missing = len(script.SIZES) * len(script.NAMES) - len(computed)
     assert script.page(found).count("not computed |" + " |" * 7) == missing

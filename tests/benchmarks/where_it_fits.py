@@ -1,9 +1,9 @@
-"""Compiles the shipped sizes for a range of accelerators and writes where_it_fits.md beside this file.
+"""Compiles the shipped sizes for a range of accelerators and writes gin/models/where_it_fits.md.
 
-    python docs/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), write the page
-    python docs/where_it_fits.py --page      # write the page alone
-    python docs/where_it_fits.py 8b:v5p-256  # compile these cells
-    python docs/where_it_fits.py --clips=1   # try no more clips than this
+    python tests/benchmarks/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), write the page
+    python tests/benchmarks/where_it_fits.py --page      # write the page alone
+    python tests/benchmarks/where_it_fits.py 8b:v5p-256  # compile these cells
+    python tests/benchmarks/where_it_fits.py --clips=1   # try no more clips than this
 
 Wants `pip install 'poet[tpu,gpu]'`, and no accelerator.  Each attempt runs in a process of its own
 (`poet describe --topology`) and adds a line to where_it_fits.jsonl, so it can be stopped and run again.
@@ -21,7 +21,8 @@ from typing import Any
 from poet import topologies
 
 HERE = Path(__file__).resolve().parent
-DATA, PAGE = HERE / "where_it_fits.jsonl", HERE / "where_it_fits.md"
+ROOT = HERE.parents[1]
+DATA, PAGE = HERE / "results" / "where_it_fits.jsonl", ROOT / "gin" / "models" / "where_it_fits.md"
 SIZES = ("300m", "1b", "8b")
 NAMES = (
     "v5e-16", "v5e-256", "v6e-16", "v6e-256", "2xv6e-256", "v4-128", "v5p-32", "v5p-256", "h100-8", "h100-64",
@@ -73,7 +74,7 @@ def attempt(size: str, name: str, clips: int) -> Cell:
     if topology.chip.platform == "cuda":
         command.append("--gin.MODEL.attention=xla")
     begin = time.time()
-    run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
     cell = {"size": size, "topology": name, "clips": clips, "programs": [json.loads(line) for line in lines]}
     if run.returncode:
@@ -135,7 +136,7 @@ def _decode(programs: list[dict[str, Any]]) -> str:
 
 HEAD = f"""# How big a job fits where
 
-Written by `python docs/where_it_fits.py`: nothing here ran on an accelerator. Each row is the real train step of `gin/experiments/pretrain_SIZE.gin`, compiled ahead of
+Written by `python tests/benchmarks/where_it_fits.py`: nothing here ran on an accelerator. Each row is the real train step of `gin/experiments/pretrain_SIZE.gin`, compiled ahead of
 time by the accelerator's own compiler (`poet describe --topology=NAME`), for the group with the longest sequence of the mixture (`{GROUP}`: 2,634 tokens). Other
 groups take as many tokens a step in shorter sequences. "Fits" is the compiler's word; predicted times are not measurements.
 
@@ -153,8 +154,8 @@ groups take as many tokens a step in shorter sequences. "Fits" is the compiler's
 """
 FOOT = """
 
-Rates of the chips stand in [poet/topologies.py](../poet/topologies.py), assumptions in [poet/forecast.py](../poet/forecast.py).
-[How tensors lie on the mesh](sharding.md) says what moves and why.
+Rates of the chips stand in [poet/topologies.py](../../poet/topologies.py), assumptions in [poet/forecast.py](../../poet/forecast.py).
+[How tensors lie on the mesh](../../poet/models/sharding.md) says what moves and why.
 """
 
 if __name__ == "__main__":
