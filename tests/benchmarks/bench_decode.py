@@ -110,11 +110,13 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
 
 def compare(flags: Any) -> None:
     for name in flags.cases:
-        cases = {"poet": functools.partial(harness.child, sys.executable, __file__, ("poet", name), flags.core)}
+        def run(python: str, who: str) -> Any:
+            return functools.partial(harness.child, python, __file__, (who, name), flags.core)
+
+        cases = {"poet": run(sys.executable, "poet")}
         if flags.peer_python:
             for who in ("qwen3 guidance_scale", "qwen3 doubled"):
-                cases[who] = functools.partial(
-                    harness.child, flags.peer_python, __file__, (who, name), flags.core)
+                cases[who] = run(flags.peer_python, who)
         found = harness.interleave(cases, flags.rounds)
         unit = f"{TOKENS} tokens of {BATCH} guided samples, {name.upper()} parameters"
         harness.save("decode", name, found, unit=unit)

@@ -93,10 +93,11 @@ def save(benchmark: str, case: str, found: Mapping[str, list[dict[str, Any]]], *
       notes: what else the table is to show, among them `unit`, what one run does.
     """
     RESULTS.mkdir(exist_ok=True)
+    script = f"python tests/benchmarks/{pathlib.Path(sys.argv[0]).name}"
     value = {
         "benchmark": benchmark,
         "case": case,
-        "command": " ".join([f"python tests/benchmarks/{pathlib.Path(sys.argv[0]).name}", *shown(sys.argv[1:])]),
+        "command": " ".join([script, *shown(sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {processor()}, {platform.system()}",
         "load": os.getloadavg()[0],

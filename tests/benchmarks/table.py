@@ -62,7 +62,8 @@ def rows(result: dict[str, Any]) -> list[str]:
 
 def notes(results: Sequence[dict[str, Any]]) -> list[str]:
     """Commands, dates, load, and what was checked."""
-    lines = ["", "| benchmark, case | command | date, load at the end | rounds | checked |", "|---|---|---|---|---|"]
+    lines = ["", "| benchmark, case | command | date, load at the end | rounds | checked |"]
+    lines.append("|---|---|---|---|---|")
     for r in results:
         count = len(next(iter(r["rounds"].values())))
         lines.append(
@@ -70,7 +71,8 @@ def notes(results: Sequence[dict[str, Any]]) -> list[str]:
             f"| {count} | {r.get('agreement', '')} |"
         )
     versions = {name: version for r in results for name, version in r["versions"].items()}
-    lines += ["", "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + "."]
+    named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    lines += ["", f"Versions: {named}."]
     machines = sorted({r["machine"] for r in results})
     return lines + ["Machine: " + "; ".join(machines) + "; **shared with other jobs all the while**."]
 
