@@ -21,9 +21,10 @@ from typing import Any, Callable, Iterator, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from poet.specs import UserError
+from poet import mesh as mesh_lib
+from poet.specs import MeshSpec, UserError
 
 T = TypeVar("T")
 AUTO = "auto"
@@ -260,11 +261,7 @@ def whole(array: jax.Array) -> np.ndarray:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Within, programs run on one device of this process, whatever mesh is set outside."""
-    names = ("data", "fsdp", "tensor")
-    mesh = jax.make_mesh(
-        (1, 1, 1), names, axis_types=(AxisType.Explicit,) * 3, devices=jax.local_devices()[:1]
-    )
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh_lib.build(MeshSpec(), jax.local_devices()[:1])):
         yield
 
 

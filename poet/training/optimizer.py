@@ -11,7 +11,7 @@ import jax
 import optax
 
 from poet.mesh import is_axes
-from poet.specs import OptimizerSpec, UserError, choose
+from poet.specs import OptimizerSpec, UserError
 
 
 def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
@@ -61,10 +61,9 @@ def build(spec: OptimizerSpec, steps: int, axes: Any = None) -> optax.GradientTr
         mask = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)  # noqa: E731
     else:
         mask = decay_mask(axes)
-    make = choose(spec.name, OPTIMIZERS, "OPTIMIZER.name")
     return optax.chain(
         optax.clip_by_global_norm(spec.clip_norm),
-        make(spec, learning_rate(spec, steps), mask, axes),
+        OPTIMIZERS[spec.name](spec, learning_rate(spec, steps), mask, axes),
     )
 
 
