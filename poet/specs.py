@@ -158,6 +158,9 @@ class ModelSpec(Spec):
     results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
     `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
     XLA's own products elsewhere (`poet/models/kernels.py`).
+    `visual_head` is how a visual code is embedded and scored: 'full' has a row for each; 'factorised'
+    takes its `visual_leading` most significant bits (0: half of them), then the rest given these, with
+    rows that do both (`poet/models/tables.py`).
     """
 
     layers: int = 4
@@ -171,6 +174,8 @@ class ModelSpec(Spec):
     param_dtype: str = "float32"
     remat: str = "full"
     attention: str = "auto"
+    visual_head: str = "full"
+    visual_leading: int = 0
 
     def validate(self) -> None:
         self.require_positive("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
@@ -184,6 +189,13 @@ class ModelSpec(Spec):
         self.require_one_of("param_dtype", DTYPES)
         self.require_one_of("remat", ("none", "dots", "offload", "full"))
         self.require_one_of("attention", ("auto", "xla", "splash", "cudnn"))
+        self.require_one_of("visual_head", ("full", "factorised"))
+        self.require(self.visual_leading >= 0, "visual_leading", "must be a number of bits, or 0 for half")
+        self.require(
+            not self.visual_leading or self.visual_head == "factorised",
+            "visual_leading",
+            "is read with visual_head='factorised' alone",
+        )
 
 
 # ------------------------------------------------------------------------------- how a run is done
@@ -447,8 +459,24 @@ class Experiment(Spec):
                 f"= {self.video_tokenizer.bits}: the visual id range holds the tokenizer's codes, "
                 "so both must be equal"
             )
+        if self.model.visual_head == "factorised":
+            self._check_factors()
         if self.audio_tokenizer.path:
             self._check_audio()
+
+    def _check_factors(self) -> None:
+        """Both factors of a visual code have bits, and nothing asks for a row of a whole code."""
+        bits, leading = self.vocabulary.visual_bits, self.model.visual_leading
+        if bits < 2 or leading >= bits:
+            raise UserError(
+                f"MODEL.visual_leading = {leading} of VOCABULARY.visual_bits = {bits} leaves no two "
+                f"factors: expected 1..{max(bits - 1, 1)} (0: half), or MODEL.visual_head = 'full'"
+            )
+        if self.train.loss_vocabulary == "full":
+            raise UserError(
+                "TRAIN.loss_vocabulary = 'full' needs a row for every id, which MODEL.visual_head = "
+                "'factorised' has not; use 'legal', or MODEL.visual_head = 'full'"
+            )
 
     def _check_audio(self) -> None:
         """The vocabulary holds the codes of the tokenizer's first levels; clips have its rate."""

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from poet.models import attention, kernels, layers
+from poet.models import attention, kernels, layers, tables
 from poet.models.layers import constrain, gathered
-from poet.models.lookup import lookup
 from poet.specs import Experiment, ModelSpec, UserError
 from poet.tasks.layout import Layout, Span
 from poet.vocabulary import Range, Vocabulary
@@ -46,40 +45,6 @@ class Cache(NamedTuple):
     k: jax.Array
     v: jax.Array
     mask: jax.Array
-
-
-class Embedding(nnx.Module):
-    """One table per vocabulary range, and the linear layer into the width for text states."""
-
-    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
-        dtype = jnp.dtype(spec.param_dtype)
-        self.tables = _tables(spec, vocabulary, rngs)
-        self.text_states = layers.normal(
-            rngs.params(), (text_width, spec.width), ("text", "embed"), text_width**-0.5, dtype
-        )
-
-
-class Head(nnx.Module):
-    """The final norm and one output table per vocabulary range, untied from the embedding."""
-
-    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs):
-        self.norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
-        self.tables = _tables(spec, vocabulary, rngs)
-
-
-TABLE_STDDEV = 0.02
-
-
-def _tables(spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs) -> nnx.Dict:
-    dtype = jnp.dtype(spec.param_dtype)
-    return nnx.Dict(
-        {
-            name: layers.normal(
-                rngs.params(), (ids.size, spec.width), ("vocab", "table_embed"), TABLE_STDDEV, dtype
-            )
-            for name, ids in vocabulary.tables.items()
-        }
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +102,9 @@ class Model:
     def _make(self, part: str, key: jax.Array) -> nnx.Module:
         rngs = nnx.Rngs(params=key)
         if part == "embedding":
-            return Embedding(self.spec, self.vocabulary, self.text_width, rngs)
+            return tables.Embedding(self.spec, self.vocabulary, self.text_width, rngs)
         if part == "head":
-            return Head(self.spec, self.vocabulary, rngs)
+            return tables.Head(self.spec, self.vocabulary, rngs)
         return layers.Block(self.spec, rngs=rngs)
 
     @functools.lru_cache(maxsize=64)
@@ -204,9 +169,7 @@ class Model:
             if table is None:
                 pieces.append(_embed_text(embedding.text_states, text, self.dtype))
             else:
-                ids = tokens_BxN[:, start:stop] - table.table_low
-                rows = embedding.tables[table.table][...]
-                pieces.append(lookup(rows, ids, self.dtype))
+                pieces.append(embedding.rows(self.chain(table), tokens_BxN[:, start:stop], self.dtype))
         return jnp.concatenate(pieces, axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
@@ -227,17 +190,25 @@ class Model:
 
     # ----------------------------------------------------------------------------------- logits
 
+    def chain(self, ids: Range) -> tables.Chain:
+        """What is drawn for one id of a range: itself, or its factors one after the other."""
+        return tables.chain(self.spec, self.vocabulary, ids)
+
     def head(self, params: Params, ids: Range) -> jax.Array:
-        """Output rows [ids.size, D] of a legal range, compute dtype, split over `tensor`."""
-        rows_VxD = jnp.asarray(params["head"]["tables"][ids.table])
-        if ids.size != self.vocabulary.tables[ids.table].size:
+        """Output rows [ids.size, D] of a draw's range, compute dtype, split over `tensor`."""
+        rows_VxD = jnp.asarray(tables.output_tables(params)[ids.table])
+        if ids.size != rows_VxD.shape[0]:
             low = ids.low - ids.table_low
             rows_VxD = constrain(rows_VxD, None, None)[low : low + ids.size]
         return constrain(rows_VxD.astype(self.dtype), "vocab", None)
 
     def logits(self, params: Params, x: jax.Array, ids: Range) -> jax.Array:
-        """float32 logits [..., ids.size] of a legal range from final-normed states [..., D]."""
+        """float32 logits [..., ids.size] of a draw from final-normed states [..., D]."""
         return project(x, self.head(params, ids))
+
+    def given(self, params: Params, x: jax.Array, leading: jax.Array) -> jax.Array:
+        """States [..., D] for the second draw of a factorised code, after the first [...]."""
+        return tables.given_leading(params, x, leading)
 
     # ------------------------------------------------------------------------- cached decoding
 
@@ -300,8 +271,7 @@ class Model:
           The cache, and x_BxD (final-normed) that predicts position + 1.
         """
         embedding = self._bind("embedding", params["embedding"])
-        rows = embedding.tables[ids.table][...]
-        x_Bx1xD = lookup(rows, token_B[:, None] - ids.table_low, self.dtype)
+        x_Bx1xD = embedding.rows(self.chain(ids), token_B[:, None], self.dtype)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=1)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 

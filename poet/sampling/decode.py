@@ -229,15 +229,22 @@ def _pick(
     x_RxD: jax.Array,
     position: jax.Array,
 ) -> jax.Array:
-    """The id at `position`: forced, or drawn from the legal slice of the head."""
+    """The id at `position`: forced, or drawn from the legal slice of the head; factors of a code one
+    after the other, guided and truncated each by itself."""
     ids = span.segment.ids
     if span.segment.forced:
         return jnp.full(keys_B.shape, ids.low, jnp.int32)
-    # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
-    logits = constrain(model.logits(params, x_RxD, ids).astype(jnp.float32), "batch", None)
-    if plan.guided:
-        logits = samplers.guide(logits, knobs.guidance)
-    return samplers.sample(logits, keys_B, position, knobs, plan.truncation) + ids.low
+    chain, drawn = model.chain(ids), []
+    for number, draw in enumerate(chain.draws):
+        if drawn:
+            x_RxD = model.given(params, x_RxD, jnp.tile(drawn[-1], plan.fan))
+        # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
+        logits = constrain(model.logits(params, x_RxD, draw).astype(jnp.float32), "batch", None)
+        if plan.guided:
+            logits = samplers.guide(logits, knobs.guidance)
+        keys_B = samplers.draw_keys(keys_B, number)
+        drawn.append(samplers.sample(logits, keys_B, position, knobs, plan.truncation) + draw.low)
+    return chain.join(drawn)
 
 
 def _look_up(

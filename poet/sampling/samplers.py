@@ -70,6 +70,11 @@ def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(root, row))(rows_B)
 
 
+def draw_keys(keys_B: jax.Array, number: int) -> jax.Array:
+    """The keys of a position's later draws; those of the first are the row's."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B) if number else keys_B
+
+
 def guide(logits_2BxV: jax.Array, guidance: jax.Array) -> jax.Array:
     """Classifier-free guidance over a batch of conditional rows followed by unconditional ones."""
     cond_BxV, uncond_BxV = jnp.split(logits_2BxV, 2)

@@ -54,6 +54,10 @@ class Sums:
         return jax.tree.map(jnp.add, self, other)
 
 
+# Sums, and the hits [B, N].
+Values = tuple[Sums, jax.Array]
+
+
 def cross_entropy(
     x_BxNxD: jax.Array,
     tables: dict[str, jax.Array],
@@ -62,8 +66,10 @@ def cross_entropy(
     *,
     ranges: tuple[Range, ...],
     z_loss: float = 0.0,
-) -> Sums:
-    """Sums over a span whose softmax runs over the union of `ranges`.
+) -> Values:
+    """Sums over a span whose softmax runs over the union of `ranges`, and hit_BxN.
+
+    hit_BxN is float32, 1 where the label has the largest logit (ties count), whatever its weight.
 
     Args:
       x_BxNxD: states in the compute dtype, which is that of the products and of what is moved.
@@ -88,24 +94,27 @@ class _Plan:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any) -> Sums:
+def _cross_entropy(plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any) -> Values:
     return _everywhere(plan, False, x, tables, labels, weights)[0]
 
 
-def _forward(plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any) -> tuple[Sums, Any]:
+def _forward(
+    plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any
+) -> tuple[Values, Any]:
     return _everywhere(plan, True, x, tables, labels, weights)
 
 
-def _backward(plan: _Plan, gradients: Any, cotangent: Sums) -> tuple[Any, Any, None, None]:
+def _backward(plan: _Plan, gradients: Any, cotangent: Values) -> tuple[Any, Any, None, None]:
     del plan
-    dx, dtables = jax.tree.map(lambda g: (g * cotangent.objective).astype(g.dtype), gradients)
+    scale = cotangent[0].objective
+    dx, dtables = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
     return dx, dtables, None, None
 
 
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _everywhere(plan: _Plan, derive: bool, x: jax.Array, *others: Any) -> tuple[Sums, Any]:
+def _everywhere(plan: _Plan, derive: bool, x: jax.Array, *others: Any) -> tuple[Values, Any]:
     """`_local` on every device of the mesh; on one device where no mesh is set."""
     local = functools.partial(_local, plan, derive)
     if jax.sharding.get_abstract_mesh().empty:
@@ -116,7 +125,7 @@ def _everywhere(plan: _Plan, derive: bool, x: jax.Array, *others: Any) -> tuple[
     return jax.shard_map(
         local,
         in_specs=(batch, tables, batch, batch),
-        out_specs=(PartitionSpec(), (batch, tables) if derive else None),
+        out_specs=((PartitionSpec(), batch), (batch, tables) if derive else None),
         check_vma=False,
     )(constrain(x, "batch", None, None), *others)
 
@@ -164,38 +173,38 @@ def _gathered(ids: Range, table_VxD: jax.Array, dtype: jnp.dtype) -> _Head:
 
 def _local(
     plan: _Plan, derive: bool, x: jax.Array, tables: Any, labels: Any, weights: Any
-) -> tuple[Sums, Any]:
-    """Sums of the whole mesh, and the gradients of the objective for this device's shards."""
+) -> tuple[Values, Any]:
+    """Sums of the whole mesh, this device's hits, and its shards of the objective's gradients."""
     heads = [_gathered(ids, table, x.dtype) for ids, table in zip(plan.ranges, tables)]
     rows = sum(head.rows_VxD.shape[0] for head in heads)
     chunks = chunk_count(x.shape[1], x.shape[0] * rows)
     zero = Sums(*(jnp.zeros((), jnp.float32),) * 4)
     drows = [jnp.zeros(h.rows_VxD.shape, jnp.float32) for h in heads] if derive else []
 
-    def add(so_far: Any, piece: Any) -> tuple[Any, jax.Array | None]:
-        sums, dx, parts = _chunk(plan, heads, derive, *piece)
-        return (so_far[0] + sums, jax.tree.map(jnp.add, so_far[1], parts)), dx
+    def add(so_far: Any, piece: Any) -> tuple[Any, Any]:
+        sums, hit, dx, parts = _chunk(plan, heads, derive, *piece)
+        return (so_far[0] + sums, jax.tree.map(jnp.add, so_far[1], parts)), (hit, dx)
 
     if chunks == 1:
-        (sums, drows), dx = add((zero, drows), (x, labels, weights))
+        (sums, drows), (hit, dx) = add((zero, drows), (x, labels, weights))
     else:
         pieces = jax.tree.map(lambda a: _cut(a, chunks), (x, labels, weights))
-        (sums, drows), dx = jax.lax.scan(add, (zero, drows), pieces)
-        dx = _join(dx) if derive else None
-    sums = jax.tree.map(lambda s: total(s, BATCH_AXES), sums)
+        (sums, drows), per_chunk = jax.lax.scan(add, (zero, drows), pieces)
+        hit, dx = jax.tree.map(_join, per_chunk)
+    values = jax.tree.map(lambda s: total(s, BATCH_AXES), sums), hit
     if not derive:
-        return sums, None
+        return values, None
     dtables = tuple(
         _scattered(ids, table, part.astype(x.dtype))
         for ids, table, part in zip(plan.ranges, tables, drows)
     )
-    return sums, (total(dx, ROWS_AXIS), dtables)
+    return values, (total(dx, ROWS_AXIS), dtables)
 
 
 def _chunk(
     plan: _Plan, heads: list[_Head], derive: bool, x: jax.Array, labels: Any, weights: Any
-) -> tuple[Sums, jax.Array | None, list[jax.Array]]:
-    """Sums over the chunk on this device, the states' gradient (this device's rows' share of it, in
+) -> tuple[Sums, jax.Array, jax.Array | None, list[jax.Array]]:
+    """Sums over the chunk on this device, its hits, the states' gradient (this device's rows' share of it, in
     the dtype of x), and the rows' gradients in float32."""
     logits = [head.logits(x) for head in heads]
     peak = _largest(functools.reduce(jnp.maximum, (jnp.max(part, axis=-1) for part in logits)), ROWS_AXIS)
@@ -207,14 +216,15 @@ def _chunk(
     )
     log_z = jnp.log(mass) + peak
     loss = jnp.sum((log_z - label) * weights)
+    hit = (label >= peak).astype(jnp.float32)
     sums = Sums(
         objective=loss + plan.z_loss * jnp.sum(log_z**2 * weights),
         loss=loss,
-        correct=jnp.sum((label >= peak) * weights),
+        correct=jnp.sum(hit * weights),
         count=jnp.sum(weights),
     )
     if not derive:
-        return sums, None, []
+        return sums, hit, None, []
     scale = (weights * (1 + 2 * plan.z_loss * log_z) / mass)[..., None]
     dlogits = [
         (part * scale - jnp.where(i, weights[..., None], 0.0)).astype(x.dtype)
@@ -227,7 +237,7 @@ def _chunk(
     drows = [
         jnp.einsum("bnv,bnd->vd", d, x, preferred_element_type=jnp.float32) for d in dlogits
     ]
-    return sums, dx.astype(x.dtype), drows
+    return sums, hit, dx.astype(x.dtype), drows
 
 
 def _scattered(ids: Range, table_VxD: jax.Array, drows_VxD: jax.Array) -> jax.Array:

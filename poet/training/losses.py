@@ -16,9 +16,11 @@ from typing import Mapping
 import jax
 import jax.numpy as jnp
 
+from poet.models.tables import output_tables
 from poet.models.transformer import Model, Params, Text
 from poet.tasks.layout import Layout, Span
 from poet.training.cross_entropy import Sums, cross_entropy
+from poet.vocabulary import Range
 
 def stream_sums(
     model: Model,
@@ -43,18 +45,50 @@ def stream_sums(
     for index, span in enumerate(layout.loss_spans):
         start, stop = span.start - layout.prefix_length, span.stop - layout.prefix_length
         labels_BxN = tokens_BxS[:, span.start : span.stop]
-        legal = loss_vocabulary == "legal"
-        part = cross_entropy(
-            x_BxOxD[:, start:stop],
-            params["head"]["tables"],
-            labels_BxN,
-            span_weights(span, batch["known"][:, index], labels_BxN),
-            ranges=(span.segment.ids,) if legal else tuple(model.vocabulary.tables.values()),
-            z_loss=z_loss,
-        )
+        weights_BxN = span_weights(span, batch["known"][:, index], labels_BxN)
+        x_BxNxD = x_BxOxD[:, start:stop]
+        if loss_vocabulary == "legal":
+            ids = span.segment.ids
+            part = chain_sums(model, params, x_BxNxD, labels_BxN, weights_BxN, ids, z_loss)
+        else:
+            ranges = tuple(model.vocabulary.tables.values())
+            part, _ = cross_entropy(
+                x_BxNxD, output_tables(params), labels_BxN, weights_BxN, ranges=ranges, z_loss=z_loss
+            )
         stream = span.segment.stream
         sums[stream] = sums[stream] + part if stream in sums else part
     return sums
+
+
+def chain_sums(
+    model: Model,
+    params: Params,
+    x_BxNxD: jax.Array,
+    labels_BxN: jax.Array,
+    weights_BxN: jax.Array,
+    ids: Range,
+    z_loss: float,
+) -> Sums:
+    """Sums over labels of one range, by the chain rule over what is drawn for each.
+
+    A label is correct if every draw would be, the later ones given the label's own leading bits:
+    those that greedy decoding finds.
+    """
+    chain, sums, right_BxN = model.chain(ids), [], weights_BxN
+    for draw, drawn_BxN in zip(chain.draws, chain.split(labels_BxN)):
+        part, hit_BxN = cross_entropy(
+            x_BxNxD, output_tables(params), drawn_BxN, weights_BxN, ranges=(draw,), z_loss=z_loss
+        )
+        sums.append(part)
+        right_BxN = right_BxN * hit_BxN
+        if draw is not chain.draws[-1]:
+            x_BxNxD = model.given(params, x_BxNxD, drawn_BxN)
+    return Sums(
+        objective=sum(part.objective for part in sums),
+        loss=sum(part.loss for part in sums),
+        correct=jnp.sum(right_BxN),
+        count=sums[0].count,
+    )
 
 
 def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:

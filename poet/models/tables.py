@@ -1,0 +1,125 @@
+"""The tables of the vocabulary: rows that embed an id, and rows that score it.
+
+One table for every range of ids, the output's apart from the embedding's.  Visual codes may be taken
+as two factors instead (`MODEL.visual_head = 'factorised'`): the leading bits, then the rest given
+the leading ones, so that 2^18 rows become 2^9 + 2^9 or 2^6 + 2^12 and the likelihood stays exact.
+The rows of factors are tied: the same embed and score (MAGVIT-v2, 2310.05737 §3.2).
+
+Shape suffixes: V rows of a table, D width, E width of text states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from poet.models import layers
+from poet.models.lookup import lookup
+from poet.specs import ModelSpec
+from poet.vocabulary import Range, Vocabulary
+
+TABLE_STDDEV = 0.02
+LEADING, REST, GIVEN = "visual_leading", "visual_rest", "visual_given"
+TIED = (LEADING, REST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """What is drawn, one after the other, for one id of a range.
+
+    Attributes:
+      ids: the range.
+      draws: itself; or, of a factorised code, the ranges of its leading bits and of the rest.
+    """
+
+    ids: Range
+    draws: tuple[Range, ...]
+
+    def split(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
+        """Ids -> an id for every draw, shaped alike."""
+        if len(self.draws) == 1:
+            return (tokens,)
+        codes, (_, rest) = tokens - self.ids.low, self.draws
+        return codes // rest.size, codes % rest.size
+
+    def join(self, drawn: Sequence[jax.Array]) -> jax.Array:
+        """The reverse of `split`."""
+        if len(self.draws) == 1:
+            return drawn[0]
+        leading, rest = drawn
+        return leading * self.draws[1].size + rest + self.ids.low
+
+
+def chain(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Chain:
+    """How ids of a range are drawn."""
+    if spec.visual_head == "full" or ids.table != "visual":
+        return Chain(ids, (ids,))
+    rest = vocabulary.spec.visual_bits - spec.leading_bits(vocabulary.spec.visual_bits)
+    bits = vocabulary.spec.visual_bits
+    leading = spec.visual_leading or bits // 2
+    sizes = {LEADING: 2**leading, REST: 2 ** (bits - leading)}
+    return Chain(ids, tuple(Range(0, size, name, 0) for name, size in sizes.items()))
+
+
+class Embedding(nnx.Module):
+    """Rows of every range, and the linear layer into the width for text states."""
+
+    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
+        dtype = jnp.dtype(spec.param_dtype)
+        self.tables = _tables(spec, _sizes(spec, vocabulary), rngs)
+        self.text_states = layers.normal(
+            rngs.params(), (text_width, spec.width), ("text", "embed"), text_width**-0.5, dtype
+        )
+
+    def rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Embedded ids of a range, [B, N, D]: the sum over its factors."""
+        pairs = zip(chain.draws, chain.split(tokens_BxN))
+        return sum(lookup(self.tables[d.table][...], ids - d.table_low, dtype) for d, ids in pairs)
+
+
+class Head(nnx.Module):
+    """The final norm and the output rows that are no embedding too."""
+
+    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs):
+        self.norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
+        sizes = _sizes(spec, vocabulary)
+        if LEADING in sizes:
+            sizes[GIVEN] = sizes[LEADING]
+        self.tables = _tables(spec, {k: v for k, v in sizes.items() if k not in TIED}, rngs)
+
+
+def output_tables(params: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Output rows by the table's name, of a model's parameters."""
+    embedding = params["embedding"]["tables"]
+    return {**params["head"]["tables"], **{name: embedding[name] for name in TIED if name in embedding}}
+
+
+def given_leading(params: Mapping[str, Any], x: jax.Array, leading: jax.Array) -> jax.Array:
+    """Final-normed states [..., D] that score the rest of a code, from those that scored its leading
+    bits and these bits [...]; x is [B, D] or [B, N, D]."""
+    rows_VxD = params["head"]["tables"][GIVEN]
+    if x.ndim == 2:
+        return x + lookup(rows_VxD, leading[:, None], x.dtype)[:, 0]
+    return x + lookup(rows_VxD, leading, x.dtype)
+
+
+def _sizes(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, int]:
+    """Rows of every table, in id order."""
+    chains = (chain(spec, vocabulary, ids) for ids in vocabulary.tables.values())
+    return {draw.table: draw.size for each in chains for draw in each.draws}
+
+
+def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Dict:
+    dtype = jnp.dtype(spec.param_dtype)
+    return nnx.Dict(
+        {
+            name: layers.normal(
+                rngs.params(), (size, spec.width), ("vocab", "table_embed"), TABLE_STDDEV, dtype
+            )
+            for name, size in sizes.items()
+        }
+    )
