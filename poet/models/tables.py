@@ -58,7 +58,6 @@ def chain(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Chain:
     """How ids of a range are drawn."""
     if spec.visual_head == "full" or ids.table != "visual":
         return Chain(ids, (ids,))
-    rest = vocabulary.spec.visual_bits - spec.leading_bits(vocabulary.spec.visual_bits)
     bits = vocabulary.spec.visual_bits
     leading = spec.visual_leading or bits // 2
     sizes = {LEADING: 2**leading, REST: 2 ** (bits - leading)}
