@@ -67,8 +67,13 @@ def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def initial_params():
-    return jax.device_get(jax.jit(step.build_model(experiment()).init)(jax.random.key(0)))
+def initial_params(visual_head: str):
+    model = step.build_model(with_head(visual_head))
+    return jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+
+
+def with_head(visual_head: str) -> Experiment:
+    return experiment(model=experiment().model.replace(visual_head=visual_head))
 
 
 def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str):
@@ -88,7 +93,7 @@ def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str
         return losses.objective(sums)[0]
 
     with jax.set_mesh(mesh):
-        params = jax.device_put(initial_params(), shardings)
+        params = jax.device_put(initial_params(run.model.visual_head), shardings)
         batch = jax.device_put(make_batch(run), mesh_lib.batch_sharding(mesh))
         value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
     same = jax.tree.map(
@@ -98,18 +103,23 @@ def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str
 
 
 @functools.cache
-def reference(loss_vocabulary: str):
-    return gradients(experiment(), (1, 1, 1), loss_vocabulary)
+def reference(loss_vocabulary: str, visual_head: str):
+    return gradients(with_head(visual_head), (1, 1, 1), loss_vocabulary)
 
 
 @pytest.mark.parametrize(
-    "shape, loss_vocabulary",
-    [((1, 4, 2), "legal"), ((2, 2, 2), "legal"), ((1, 2, 4), "full")],
+    "shape, loss_vocabulary, visual_head",
+    [
+        ((1, 4, 2), "legal", "full"),
+        ((2, 2, 2), "legal", "full"),
+        ((1, 2, 4), "full", "full"),
+        ((1, 2, 4), "legal", "factorised"),
+    ],
     ids=str,
 )
-def test_sharded_loss_and_gradients_equal_single_device(shape, loss_vocabulary):
-    expected, expected_grads, _ = reference(loss_vocabulary)
-    value, grads, placed = gradients(experiment(), shape, loss_vocabulary)
+def test_sharded_loss_and_gradients_equal_single_device(shape, loss_vocabulary, visual_head):
+    expected, expected_grads, _ = reference(loss_vocabulary, visual_head)
+    value, grads, placed = gradients(with_head(visual_head), shape, loss_vocabulary)
     assert value == pytest.approx(expected, rel=1e-5)
     assert all(jax.tree.leaves(placed)), placed
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(expected_grads["blocks"])) > 1e-3

@@ -26,7 +26,7 @@ def known_codes(batch: int, count: int) -> np.ndarray:
     return np.random.default_rng(9).integers(0, 64, (batch, count)).astype(np.int32)
 
 
-def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None):
+def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None, head="full"):
     """Decodes; returns (plan, tokens [B, S])."""
     layout = tiny.layout_of(task)
     plan = Plan(layout=layout, known=(known,), guided=guided, truncation=Truncation.of(sample))
@@ -36,13 +36,13 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None):
         text = tiny.texts(batch * plan.fan)
     rows = np.arange(batch) if rows is None else rows
     knobs = Knobs.of(sample)
-    decoder = Decoder(tiny.model(), plan)
-    return plan, decoder(tiny.params(), given, rows, knobs, *(text or ()))
+    decoder = Decoder(tiny.model(head), plan)
+    return plan, decoder(tiny.params(head), given, rows, knobs, *(text or ()))
 
 
-def naive_greedy(plan, given_BxG, text, guidance=None):
+def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
     """Greedy decoding that recomputes the whole sequence for every token."""
-    model, params, layout = tiny.model(), tiny.params(), plan.layout
+    model, params, layout = tiny.model(head), tiny.params(head), plan.layout
     if text is not None:
         states, lengths = text
         text = states, jnp.arange(states.shape[1]) < lengths[:, None]
@@ -55,11 +55,16 @@ def naive_greedy(plan, given_BxG, text, guidance=None):
         ids = span.segment.ids
         for position in range(span.start + known, span.stop):
             x = hidden(np.tile(tokens, (plan.fan, 1)))[:, position - layout.prefix_length]
-            logits = np.asarray(model.logits(params, x, ids))
-            if guidance is not None:
-                cond, uncond = np.split(logits, 2)
-                logits = uncond + np.float32(guidance) * (cond - uncond)
-            tokens[:, position] = logits.argmax(-1) + ids.low
+            chain, drawn = model.chain(ids), []
+            for draw in chain.draws:
+                if drawn:
+                    x = model.given(params, x, np.tile(drawn[-1], plan.fan))
+                logits = np.asarray(model.logits(params, x, draw))
+                if guidance is not None:
+                    cond, uncond = np.split(logits, 2)
+                    logits = uncond + np.float32(guidance) * (cond - uncond)
+                drawn.append(logits.argmax(-1) + draw.low)
+            tokens[:, position] = chain.join(drawn)
     return tokens
 
 
@@ -77,15 +82,16 @@ def test_cached_equals_full_recompute(task, known):
     assert np.any(drawn[0] != drawn[1]) or text is None
 
 
-def test_guided_equals_full_recompute_of_both_branches():
+@pytest.mark.parametrize("head", ["full", "factorised"])
+def test_guided_equals_full_recompute_of_both_branches(head):
     """Conditional rows with text, unconditional rows with every text position masked."""
     states, lengths = tiny.texts(4)
     lengths[2:] = 0
     sample = GREEDY.replace(guidance=3.0)
-    plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths))
-    expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), guidance=3.0)
+    plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths), head=head)
+    expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), guidance=3.0, head=head)
     np.testing.assert_array_equal(tokens, expected)
-    _, plain = run("text_to_video", GREEDY, text=(states[:2], lengths[:2]))
+    _, plain = run("text_to_video", GREEDY, text=(states[:2], lengths[:2]), head=head)
     assert np.any(plain != tokens)
 
 

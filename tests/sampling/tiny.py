@@ -65,12 +65,13 @@ def layout_of(task: str) -> Layout:
 
 
 @functools.cache
-def model() -> transformer.Model:
-    return transformer.build(EXPERIMENT.model, Vocabulary(EXPERIMENT.vocabulary), TEXT_WIDTH)
+def model(visual_head: str = "full") -> transformer.Model:
+    spec = EXPERIMENT.model.replace(visual_head=visual_head)
+    return transformer.build(spec, Vocabulary(EXPERIMENT.vocabulary), TEXT_WIDTH)
 
 
 @functools.cache
-def params() -> dict:
+def params(visual_head: str = "full") -> dict:
     """Random parameters; output rows are long, so that logits differ by several units.
 
     NumPy draws them: compiling the initialisers would take longer than the tests.
@@ -81,10 +82,11 @@ def params() -> dict:
         name = jax.tree_util.keystr(path)
         if "norm" in name:
             return np.ones(leaf.shape, np.float32)
-        scale = 0.8 if "head" in name else 0.02 if "tables" in name else 0.15
+        scores = "head" in name or "visual_leading" in name or "visual_rest" in name
+        scale = 0.8 if scores else 0.02 if "tables" in name else 0.15
         return (scale * generator.normal(size=leaf.shape)).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, model().abstract())
+    return jax.tree_util.tree_map_with_path(draw, model(visual_head).abstract())
 
 
 def texts(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
