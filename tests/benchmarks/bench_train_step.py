@@ -75,7 +75,7 @@ def poet_parts(name: str) -> tuple[Any, Any, Any]:
     audio = {"audio_levels": 1, "audio_codes": 1} if plain else {}
     experiment = Experiment(
         model=ModelSpec(
-            **shape, kv_heads=case["heads"], dtype="float32", remat="none"),
+            **shape, **case.get("model", {}), kv_heads=case["heads"], dtype="float32", remat="none"),
         vocabulary=VocabularySpec(visual_bits=case["bits"], text_pieces=1, **audio),
         video_tokenizer=VideoTokenizerSpec(bits=case["bits"]),
         text=TextSpec(width=8),

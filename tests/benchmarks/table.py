@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Benchmarks in the order of the table.
-ORDER = ("train_step", "decode", "magvit_encode", "lfq", "soundstream", "loader", "checkpoint", "compile")
+ORDER = ("train_step", "visual_head", "decode", "magvit_encode", "lfq", "soundstream", "loader", "checkpoint", "compile")
 HEAD = (
     "| what one run does | who | seconds: median (least – greatest) | CPU seconds: median, least "
     "| ratio by clock | ratio by CPU | compile s |\n|---|---|---|---|---|---|---|"
