@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Callable, Sequence
 
-from poet import __version__
+from poet import __version__, compile_cache
 from poet.specs import UserError
 
 EXIT_FAILED, EXIT_USER = 1, 2
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.bindings = bindings
     _set_up_logging(args.verbose)
+    compile_cache.use()
     code = _run(args)
     if code in (EXIT_FAILED, EXIT_USER) and "poet.processes" in sys.modules:
         sys.modules["poet.processes"].leave(code)

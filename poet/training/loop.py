@@ -286,6 +286,9 @@ class _Run:
             with jax.transfer_guard("disallow"):
                 state, metrics = programs[group](state, batch, number)
             step += 1
+            if step == self.start + 1:
+                jax.block_until_ready(metrics)
+                _LOG.info("first step after %.1f s", time.perf_counter() - self.begun)
             previous, pending = pending, _Pending(
                 step=step, group=group, metrics=metrics, waited_s=waited_s
             )
