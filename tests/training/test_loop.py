@@ -353,7 +353,8 @@ def test_kill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """Five SIGKILLs, each some time after start-up, then a run to the end."""
     steps, delay_s = 60, 0.05
     with child(tmp_path / "whole", steps) as process:
-        assert process.wait() == 0
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-2000:]
     rng, killed = random.Random(0), 0
     while killed < 5:
         with child(tmp_path / "torn", steps, 0, delay_s) as process:
@@ -364,7 +365,8 @@ def test_kill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
         killed += 1
     assert killed >= 3
     with child(tmp_path / "torn", steps) as process:
-        assert process.wait() == 0
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-2000:]
     assert_same_run(tmp_path / "whole", tmp_path / "torn")
     assert {p.suffix for p in (tmp_path / "torn/checkpoints").iterdir()} == {""}
 
