@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -305,14 +307,19 @@ def test_missing_groups_and_uneven_batches_are_refused_before_device_work(tmp_pa
             linear.run(tmp_path, 2)
 
 
-def test_a_step_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After what it needs, and where its program came from, was logged."""
     class Small:
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 64}
 
     monkeypatch.setattr(compiled.jax, "local_devices", lambda: [Small()])
-    with pytest.raises(UserError, match="one step of group short needs .* GiB on each device"):
+    refused = pytest.raises(UserError, match="one step of group short needs .* GiB on each device")
+    with caplog.at_level(logging.INFO, "poet"), refused:
         linear.run(tmp_path, 2)
+    assert re.search(r"group short: .* compiled in [\d.]+ s \(cache: [01] hits, [01] misses\)", caplog.text)
 
 
 def test_one_trainer_per_workdir(tmp_path: Path) -> None:
