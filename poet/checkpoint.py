@@ -257,7 +257,7 @@ def find(path: str | Path) -> Path:
     path = Path(path).expanduser().absolute()
     if weights.is_released(path):
         return path
-    if path.name.isdigit() and path.is_dir():
+    if path.name.isdigit() and path.is_dir() and not (path / "checkpoints").is_dir():
         return path
     for directory in (path / "checkpoints", path):
         if newest := latest(directory):

@@ -266,16 +266,17 @@ def test_missing_and_extra_leaves_and_dtypes_are_named(tmp_path: Path) -> None:
 
 
 def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
+    run = tmp_path / "7"  # A work dir may be named by a number.
     for step in (1, 2):
-        save(tmp_path / "checkpoints", step)
+        save(run / "checkpoints", step)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), make_state()["params"]
     )
     newest, older = make_state(2), make_state(1)
     for path, key, expected in (
-        (tmp_path, "params", newest["params"]),
-        (tmp_path / "checkpoints", "ema", newest["ema"]),
-        (tmp_path / "checkpoints/00000001", "params", older["params"]),
+        (run, "params", newest["params"]),
+        (run / "checkpoints", "ema", newest["ema"]),
+        (run / "checkpoints/00000001", "params", older["params"]),
     ):
         loaded = checkpoint.load_params(path, target, key)
         assert_equal(loaded, jax.tree.map(lambda x: x.astype(jnp.float32), expected))

@@ -29,21 +29,19 @@ AUDIO = AudioTokenizerSpec(
 BOTH = {
     "MESH.fsdp": 4, "OPTIMIZER.learning_rate": 1e-3, "OPTIMIZER.warmup_steps": 0,
     "TRAIN.steps": 4, "TRAIN.log_every": 1, "TRAIN.sample_every": 4, "CHECKPOINT.every": 2,
-    "TOKENIZER_TRAIN.batch": 8, "TOKENIZER_TRAIN.gan_start": 1,
+    "TOKENIZER_TRAIN.batch": 8,
 }
 SETTINGS = {
     "audio": {
         "TOKENIZER_TRAIN.modality": "audio",
         **{f"AUDIO_TOKENIZER.{k}": v for k, v in to_dict(AUDIO).items()},
-        "AUDIO_TRAIN.samples": 1280, "AUDIO_TRAIN.wave_scales": 1, "AUDIO_TRAIN.wave_channels": 4,
-        "AUDIO_TRAIN.wave_channels_max": 8, "AUDIO_TRAIN.stft_channels": 2,
-        "AUDIO_TRAIN.kmeans_iterations": 2,
+        "AUDIO_TRAIN.samples": 1280, "AUDIO_TRAIN.kmeans_iterations": 2,
+        "AUDIO_TRAIN.adversarial_weight": 0.0,
     },
     "video": {
         **{f"VIDEO_TOKENIZER.{k}": v for k, v in to_dict(tiny.EXPERIMENT.video_tokenizer).items()},
+        "VOCABULARY.visual_bits": tiny.EXPERIMENT.video_tokenizer.bits,
         **{f"CLIP.{k}": v for k, v in to_dict(tiny.EXPERIMENT.clip).items()},
-        "DISCRIMINATOR.base_channels": 4, "DISCRIMINATOR.multipliers": (2,),
-        "TOKENIZER_TRAIN.adversarial_weight": 0.1,
     },
 }
 # The command line with a text encoder of tests.
@@ -100,8 +98,8 @@ def test_two_processes_train_a_tokenizer_as_one(modality: str, tmp_path: pathlib
         assert "wrote" in output[0] and "fingerprint" in output[0]
         assert all("step " not in text for text in output[1:])
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
-    # Sums of gradients in another order; the discriminators' answers to them.
-    assert len(one) >= 4 and two == pytest.approx(one, rel=1e-3)
+    # Sums of gradients in another order.
+    assert len(one) >= 4 and two == pytest.approx(one, rel=1e-4)
     files = [manifest.read(tmp_path / str(count) / "tokenizer")["files"].keys() for count in (1, 2)]
     assert files[0] == files[1]
 
