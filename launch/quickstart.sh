@@ -11,8 +11,6 @@ SOURCE=$WORK/data/freedoom_av/1.0.0
 STORE=$WORK/store
 TRAINED=data/pretrained/lm_64
 mkdir -p "$WORK/stages"
-# Stages run some of the same programs: what one compiles the next one loads.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$WORK/compiled}
 
 # stage NAME NOTE COMMAND...: runs the command unless it finished in an earlier run; keeps its time.
 stage() {

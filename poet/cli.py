@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
-from typing import Callable, Sequence
+from typing import Callable, NoReturn, Sequence
 
-from poet import __version__
-from poet.specs import UserError
+from poet import __version__, compile_cache
+from poet.specs import UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2
 GIN_PREFIX = "--gin."
@@ -28,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     bindings = [a[len(GIN_PREFIX) :] for a in arguments if a.startswith(GIN_PREFIX)]
-    args = _parser().parse_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
+    args = _parse([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.bindings = bindings
     _set_up_logging(args.verbose)
+    compile_cache.use()
     code = _run(args)
     if code in (EXIT_FAILED, EXIT_USER) and "poet.processes" in sys.modules:
         sys.modules["poet.processes"].leave(code)
@@ -78,21 +80,51 @@ def _set_up_logging(verbose: bool) -> None:
     logging.getLogger("poet").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER, f"{self.prog}: error: {message}\n")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """A command or a flag that there is not is refused with those of near names, before all else."""
+    parser = _parser()
+    command = next((a for a in arguments if not a.startswith("-")), None)
+    if command is None:
+        return parser.parse_args(arguments)
+    if command not in COMMANDS:
+        parser.error(f"unknown command {command!r}{near_names(command, sorted(COMMANDS))}")
+    own = _command_parser(command)
+    allowed = sorted(set(re.findall(r"--[\w-]+", own.format_usage())) | {"--help"})
+    for flag in (a.partition("=")[0] for a in arguments if a.startswith("--") and a != "--"):
+        if not any(known.startswith(flag) for known in [*allowed, "--version"]):
+            near = near_names(flag, allowed)
+            own.error(f"unknown flag {flag}{near}; settings are {GIN_PREFIX}NAME.field=value")
+    return parser.parse_args(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="poet",
         description="Train, evaluate and serve a VideoPoet-class model.",
         epilog=CONFIG_HELP,
     )
     parser.add_argument("--version", action="version", version=f"poet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (help_text, run, arguments) in COMMANDS.items():
+    for name, (help_text, run, _) in COMMANDS.items():
         command = commands.add_parser(
-            name, help=help_text, description=help_text, epilog=CONFIG_HELP
+            name, help=help_text, description=help_text, epilog=CONFIG_HELP,
+            parents=[_command_parser(name)], add_help=False,
         )
-        command.add_argument("--verbose", action="store_true", help="log more")
-        arguments(command)
         command.set_defaults(run=run)
+    return parser
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"poet {name}")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    COMMANDS[name][2](parser)
     return parser
 
 

@@ -359,6 +359,7 @@ def train(experiment: Experiment, workdir: str) -> int:
     from poet.data.checks import check
     from poet.data.loader import batches
     from poet.evaluation import hooks
+    from poet.models.kernels import choose_kernel
     from poet.tasks import registry
     from poet.training.step import language_model
 
@@ -374,6 +375,7 @@ def train(experiment: Experiment, workdir: str) -> int:
     )
     _check_start(experiment)
     with _mesh(experiment) as mesh:
+        choose_kernel(experiment.model.attention, experiment.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
             language_model(experiment, mesh),
             batches(experiment, share=processes.batch_share(mesh)),

@@ -15,11 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
     "poet": 0, "poet.specs": 0, "poet.spec_base": 0, "poet.spec_tokenizers": 0, "poet.spec_ingest": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
-    "poet.manifest": 0,
+    "poet.manifest": 0, "poet.compile_cache": 1,
     "poet.mesh": 1, "poet.processes": 1, "poet.topologies": 1, "poet.media": 1, "poet.weights": 1, "poet.conditioning": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
-    "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3,
-    "poet.training.loop": 4, "poet.training.reporting": 4,
+    "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3, "poet.stored_arrays": 3,
+    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.saving": 4,
     "poet.tokenizers.adversarial": 3,
     "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3, "poet.tokenizers.video.losses": 3,
     "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def abstract(state: Any) -> Any:
     )
 
 
-def save(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> Path:
-    return checkpoint.save(
+def start(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> checkpoint.Saving:
+    return checkpoint.start_save(
         directory,
         step=step,
         state=state or make_state(step),
@@ -56,6 +57,10 @@ def save(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> Pat
         clock={"seconds": 0.1 * step},
         keep=keep,
     )
+
+
+def save(directory: Path, step: int, **options: Any) -> Path:
+    return start(directory, step, **options).wait()
 
 
 def assert_equal(one: Any, two: Any) -> None:
@@ -96,6 +101,24 @@ def test_another_mesh_restores_the_same_values(tmp_path: Path, before: int, afte
     assert found["params"]["w"].sharding.mesh.size == after
 
 
+def test_a_state_may_be_donated_while_it_is_being_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is held up until two steps have reused the buffers."""
+    go_on = threading.Event()
+    real = manifest.write
+    monkeypatch.setattr(manifest, "write", lambda *a: (go_on.wait(60), real(*a)))
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state, expected = make_state(3), jax.device_get(make_state(3))
+    saving = start(tmp_path, 3, state=state)
+    for _ in range(2):
+        state = jax.block_until_ready(step(state))
+    assert not saving.done() and checkpoint.steps(tmp_path) == []
+    go_on.set()
+    assert saving.wait() == tmp_path / "00000003" and saving.done()
+    assert_equal(checkpoint.restore(tmp_path, abstract(state)).state, expected)
+
+
 def test_the_newest_stay(tmp_path: Path) -> None:
     for step in (1, 2, 30, 4):
         save(tmp_path, step, keep=2)
@@ -126,7 +149,7 @@ def test_a_failed_save_leaves_what_there_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     where = {
-        "orbax": (checkpoint.ocp, "save_checkpointables"),
+        "orbax": (checkpoint.ocp, "save_checkpointables_async"),
         "manifest": (manifest.os, "fsync"),
         "rename": (checkpoint.os, "rename"),
     }
@@ -178,7 +201,6 @@ def test_any_flipped_bit_is_found(victim: Path, data: st.DataObject) -> None:
         assert is_damaged(victim, file)
     finally:
         file.write_bytes(original)
-    checkpoint.verify(victim)
 
 
 def test_any_truncated_or_missing_file_is_found(victim: Path) -> None:
@@ -244,16 +266,17 @@ def test_missing_and_extra_leaves_and_dtypes_are_named(tmp_path: Path) -> None:
 
 
 def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
+    run = tmp_path / "7"  # A work dir may be named by a number.
     for step in (1, 2):
-        save(tmp_path / "checkpoints", step)
+        save(run / "checkpoints", step)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), make_state()["params"]
     )
     newest, older = make_state(2), make_state(1)
     for path, key, expected in (
-        (tmp_path, "params", newest["params"]),
-        (tmp_path / "checkpoints", "ema", newest["ema"]),
-        (tmp_path / "checkpoints/00000001", "params", older["params"]),
+        (run, "params", newest["params"]),
+        (run / "checkpoints", "ema", newest["ema"]),
+        (run / "checkpoints/00000001", "params", older["params"]),
     ):
         loaded = checkpoint.load_params(path, target, key)
         assert_equal(loaded, jax.tree.map(lambda x: x.astype(jnp.float32), expected))

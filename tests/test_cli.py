@@ -47,6 +47,25 @@ def test_mistakes_end_with_code_2_and_a_clear_line(
     assert not any(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["trian"], "poet: error: unknown command 'trian' (did you mean train"),
+        (["train", "--workdri=w"], "poet train: error: unknown flag --workdri (did you mean --workdir"),
+        (["generate", "--temprature", "1"], "poet generate: error: unknown flag --temprature (did you mean --temp"),
+        (["train"], "poet train: error: the following arguments are required: --workdir"),
+    ],
+)
+def test_a_misspelt_command_or_flag_is_one_line_with_near_names(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == cli.EXIT_USER
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == 1, said
+
+
 def test_describe_plans_for_devices_that_are_not_here(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["describe", QUICKSTART, "--devices=4096", "--gin.DATA.batch=4096",
                      "--gin.MESH.data=32"]) == 0

@@ -118,6 +118,15 @@ def test_two_processes_train_evaluate_and_sample_as_one(
     assert (written["step"], written["processes"]) == (6, 2)
 
 
+def test_a_kernel_of_other_devices_is_refused_before_the_work_dir_is_touched(
+    gin_file: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [f"--gin_file={gin_file}", "--gin.MODEL.attention=splash", f"--workdir={tmp_path / 'w'}"]
+    assert cli.main(["train", *flags]) == cli.EXIT_USER
+    assert "'splash' does not run on cpu" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
 def test_sharing_the_work_of_a_store_needs_both_numbers(gin_file: str) -> None:
     def runner_of(*flags: str) -> object:
         args = cli._parser().parse_args(["tokenize", *flags])

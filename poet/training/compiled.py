@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from poet import compile_cache
 from poet.mesh import Rules, batch_sharding
 from poet.specs import UserError
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
@@ -64,8 +65,10 @@ def compile_steps(
 
 def _compile(group: Group, lowered: jax.stages.Lowered) -> Program:
     begin = time.perf_counter()
-    program = lowered.compile()
-    _check_memory(group, program.memory_analysis(), time.perf_counter() - begin)
+    with compile_cache.counted() as found:
+        program = lowered.compile()
+    seconds = time.perf_counter() - begin
+    _check_memory(group, program.memory_analysis(), f"compiled in {seconds:.1f} s ({found})")
     return program
 
 
@@ -94,18 +97,18 @@ def _step_function(group: Group, seed: int) -> Program:
     return run
 
 
-def _check_memory(group: Group, usage: Any, seconds: float) -> None:
+def _check_memory(group: Group, usage: Any, compiled: str) -> None:
     need = needed_bytes(usage)
     _LOG.info(
         "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and "
-        "%d tokens per step, compiled in %.1f s",
+        "%d tokens per step, %s",
         group.name,
         need / 2**20,
         usage.temp_size_in_bytes / 2**20,
         group.flops / 1e9,
         group.clips,
         group.tokens,
-        seconds,
+        compiled,
     )
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit and need > limit:

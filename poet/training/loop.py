@@ -2,6 +2,7 @@
 
 State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the
 order never changes: hooks that are due, maybe save, next batch, dispatch, metrics of the last step.
+A save holds the loop up while the state is copied; it is written beside the steps that follow.
 
 Several processes do the same steps.  What a clock, a disk or a signal decides, they decide together.
 """
@@ -32,6 +33,7 @@ from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, UserError
 from poet.training import compiled, lease, reporting
 from poet.training.reporting import Report
+from poet.training.saving import Saver
 from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable
 
 # Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
@@ -111,6 +113,9 @@ def train(
         state, reporter = run.restore_or_init(abstract)
         try:
             return run.loop(state, programs, reporter, stop)
+        except Exception:  # Not an interrupt, which ends the run at once.
+            run.saver.close()
+            raise
         finally:
             reporter.close()
 
@@ -153,6 +158,7 @@ class _Run:
     experiment: Experiment
     hooks: tuple[Hook, ...]
     share: processes.Share = dataclasses.field(init=False)
+    saver: Saver = dataclasses.field(init=False)
     start: int = 0
     saved: int | None = None
     begun: float = dataclasses.field(default_factory=time.perf_counter)
@@ -161,6 +167,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
+        self.saver = Saver(self.directory, self.experiment, self.mesh)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
         for name, group in self.trainable.groups.items():
@@ -260,6 +267,7 @@ class _Run:
         step, pending = self.start, None
         stop_now = processes.Vote(self.mesh)
         while True:
+            self.saver.poll(reporter)
             stopping = stop_now(stop.requested) and step < self.steps
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
@@ -278,6 +286,9 @@ class _Run:
             with jax.transfer_guard("disallow"):
                 state, metrics = programs[group](state, batch, number)
             step += 1
+            if step == self.start + 1:
+                jax.block_until_ready(metrics)
+                _LOG.info("first step after %.1f s", time.perf_counter() - self.begun)
             previous, pending = pending, _Pending(
                 step=step, group=group, metrics=metrics, waited_s=waited_s
             )
@@ -308,19 +319,25 @@ class _Run:
         leaving: bool,
         hooks_owed: bool,
     ) -> None:
-        """Saves if it is time; only a failure of the last save is an error."""
-        if self.saved == step or not (leaving or self._save_due(step)):
+        """Begins a save if it is time; only a failure of the last one, which it waits for, is an error."""
+        due = self.saved != step and (leaving or self._save_due(step))
+        if not (due or leaving):
             return
         begin = time.perf_counter()
-        _check_finite(state, step)
-        try:
-            self._save(state, step, reporter, hooks_owed)
-        except checkpoint.SaveError as error:
-            if leaving:
-                raise
-            reporter.checkpoint_failures += 1
-            _LOG.error("%s; training goes on", error)
-        reporter.pause(time.perf_counter() - begin)
+        self.saver.settle(reporter)
+        if due:
+            _check_finite(state, step)
+            try:
+                self._save(state, step, reporter, hooks_owed)
+                if leaving:
+                    self.saver.finish()
+            except checkpoint.SaveError as error:
+                if leaving:
+                    raise
+                self.saver.failed(error, reporter)
+        waited_s = time.perf_counter() - begin
+        reporter.pause(waited_s)
+        _LOG.info("step %d | saving held training up for %.2f s", step, waited_s)
 
     def _save(
         self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool
@@ -328,15 +345,8 @@ class _Run:
         if int(state["step"]) != step:
             raise ValueError(f"state['step'] is {int(state['step'])} after {step} updates")
         reporter.flush()
-        checkpoint.save(
-            self.directory,
-            step=step,
-            state=state,
-            iterators={name: self.batches[name].get_state() for name in self.trainable.groups},
-            experiment=self.experiment,
-            clock=reporter.clock() | {"hooks_owed": hooks_owed},
-            keep=self.experiment.checkpoint.keep,
-        )
+        iterators = {name: self.batches[name].get_state() for name in self.trainable.groups}
+        self.saver.start(step, state, iterators, reporter.clock() | {"hooks_owed": hooks_owed})
         self.saved = step
 
     def _next_batch(self, group: str) -> Batch:

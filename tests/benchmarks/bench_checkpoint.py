@@ -3,10 +3,14 @@
     python tests/benchmarks/bench_checkpoint.py --peer_python=PEER/bin/python [--folder=DISK]
 
 PEER is made as for bench_train_step.py.  The state is that of the 59 M model of bench_train_step.py
-with AdamW: 0.7 GB.  `poet` writes it as `poet train` does, which blocks training for that long: Orbax's
-files, a SHA-256 of each, a durable rename; restoring checks the hashes.  `orbax` is
+with AdamW, moments drawn: 0.7 GB.  `save` is until the checkpoint is whole: with `poet` Orbax's files,
+a SHA-256 of each, all of it synced, a rename; restoring checks the hashes.  `orbax` is
 `save_checkpointables` and `load_checkpointables` of the same tree; `torch` is `torch.save` and
 `torch.load` of the same bytes in as many tensors, which hashes nothing and syncs nothing.
+
+`blocked` is how long training waits before its next step: until `poet` has copied the state, until
+`save_checkpointables_async` returns (`orbax async`; on CPUs it has copied nothing by then, and the step
+that donates the state makes the copies), or until all is written (`orbax`, `torch`).
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from typing import Any
+import time
+from typing import Any, Callable
 
 import harness
 
@@ -35,10 +40,19 @@ def poet_state() -> tuple[Any, dict[str, Any]]:
     tx = optimizer.build(experiment.optimizer, experiment.train.steps, model.axes())
     params = jax.jit(model.init)(jax.random.key(0))
     state = {"step": jax.numpy.zeros((), "int32"), "params": params, "opt_state": tx.init(params)}
+    # Moments of the first step are zeros, of which a compressor leaves nothing.
+    state["opt_state"] = jax.tree.map(drawn, state["opt_state"])
     return experiment, jax.block_until_ready(state)
 
 
-def poet_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
+def drawn(x: Any) -> Any:
+    import jax
+
+    floating = jax.numpy.issubdtype(x.dtype, jax.numpy.inexact)
+    return jax.random.normal(jax.random.key(1), x.shape, x.dtype) if floating else x
+
+
+def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
     import jax
 
     from poet import checkpoint
@@ -47,16 +61,17 @@ def poet_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
-    def save() -> None:
-        checkpoint.save(folder, step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1)
+    def start() -> Callable[[], Any]:
+        return checkpoint.start_save(
+            folder, step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1).wait
 
     def load() -> None:
         jax.block_until_ready(checkpoint.restore(folder, abstract, experiment).state)
 
-    return alternate(save, load, restore)
+    return timed(what, start, load)
 
 
-def orbax_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
+def orbax_case(folder: pathlib.Path, what: str, wait: bool = True) -> dict[str, Any]:
     import jax
     from orbax.checkpoint import v1 as ocp
 
@@ -65,18 +80,20 @@ def orbax_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
-    def save() -> None:
+    def start() -> Callable[[], Any]:
         shutil.rmtree(path, ignore_errors=True)
-        ocp.save_checkpointables(path, {k: {"value": v} for k, v in state.items()})
+        save = ocp.save_checkpointables if wait else ocp.save_checkpointables_async
+        response = save(path, {k: {"value": v} for k, v in state.items()})
+        return response.result if response else nothing
 
     def load() -> None:
         target = {k: {"value": v} for k, v in abstract.items()}
         jax.block_until_ready(ocp.load_checkpointables(path, target))
 
-    return alternate(save, load, restore)
+    return timed(what, start, load)
 
 
-def torch_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
+def torch_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
     import torch
 
     import bench_train_step
@@ -89,17 +106,40 @@ def torch_case(folder: pathlib.Path, restore: bool) -> dict[str, Any]:
     state = {"params": weights, "mu": {k: v.clone() for k, v in weights.items()},
              "nu": {k: v.clone() for k, v in weights.items()}}
     path = folder / "state.pt"
-    return alternate(lambda: torch.save(state, path), lambda: torch.load(path), restore)
+    def start() -> Callable[[], Any]:
+        torch.save(state, path)
+        return nothing
+
+    return timed(what, start, lambda: torch.load(path))
 
 
-def alternate(save: Any, load: Any, restore: bool) -> dict[str, Any]:
-    """Times of the one or the other."""
-    save()
-    times = harness.timed(load if restore else save, RUNS, warm=0)
+def nothing() -> None:
+    """The wait for a save that is over."""
+
+
+def timed(what: str, start: Callable[[], Callable[[], Any]], load: Callable[[], Any]) -> dict[str, Any]:
+    """Times of a case; `start` begins a save and returns the wait for its end."""
+    start()()
+    if what == "blocked":
+        times = {"wall": [], "cpu": []}
+        for _ in range(RUNS):
+            begin, cpu = time.perf_counter(), time.process_time()
+            wait = start()
+            times["wall"].append(time.perf_counter() - begin)
+            times["cpu"].append(time.process_time() - cpu)
+            wait()
+    else:
+        times = harness.timed(load if what == "restore" else lambda: start()(), RUNS, warm=0)
     return {**times, "compile_s": 0.0, "versions": harness.installed()}
 
 
-WHO = {"poet": poet_case, "orbax": orbax_case, "torch": torch_case}
+WHO = {
+    "poet": poet_case,
+    "orbax": orbax_case,
+    "orbax async": functools.partial(orbax_case, wait=False),
+    "torch": torch_case,
+}
+UNITS = {"blocked": "training blocked by a save of"}
 
 
 def compare(flags: Any) -> None:
@@ -109,18 +149,20 @@ def compare(flags: Any) -> None:
             with tempfile.TemporaryDirectory(dir=flags.folder or None) as folder:
                 return harness.child(python, __file__, (who, what, folder), flags.core)
 
+        left_out = {"torch"} if not flags.peer_python else set()
+        left_out |= {"orbax async"} if what != "blocked" else set()
         found = harness.interleave(
-            {who: functools.partial(case, who) for who in WHO if who != "torch" or flags.peer_python},
-            flags.rounds)
-        harness.save("checkpoint", what, found, unit=f"{what} of 59 M parameters with AdamW, 0.7 GB")
+            {who: functools.partial(case, who) for who in WHO if who not in left_out}, flags.rounds)
+        unit = f"{UNITS.get(what, what + ' of')} 59 M parameters with AdamW, 0.7 GB"
+        harness.save("checkpoint", what, found, unit=unit)
 
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__, ("save", "restore"))
+    parser = harness.arguments(__doc__, ("save", "blocked", "restore"))
     parser.add_argument("--folder", default="", help="where to write; default: the temporary folder")
     flags = parser.parse_args()
     if not flags.case:
         compare(flags)
     else:
         who, what, folder = flags.case.split(",")
-        print(json.dumps(WHO[who](pathlib.Path(folder), what == "restore")))
+        print(json.dumps(WHO[who](pathlib.Path(folder), what)))

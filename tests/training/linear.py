@@ -195,7 +195,8 @@ def main(
     index: str | None = None,
 ) -> int:
     sys.modules["clu.metric_writers"] = None  # Spares the import of TensorFlow.
-    logging.basicConfig(level=logging.INFO, force=True)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    logging.getLogger("poet").setLevel(logging.INFO)
     if coordinator:
         processes.start(coordinator, int(count), int(index), wait_s=60)
     last = processes.index() == int(count or 1) - 1

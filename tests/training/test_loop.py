@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any, Callable, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -189,18 +193,76 @@ def test_parameters_spoilt_behind_a_finite_loss_are_not_saved(tmp_path: Path) ->
 def test_a_failed_save_costs_a_checkpoint_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = checkpoint.ocp.save_checkpointables
+    """One that cannot be begun, and one that fails behind the back of the loop."""
+    begin, write = checkpoint.ocp.save_checkpointables_async, checkpoint.manifests.write
 
-    def save(path: Path, tree: dict) -> None:
-        real(path, tree)
-        if "00000004" in str(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def fail_at(step: int, real: Callable[..., Any]) -> Callable[..., Any]:
+        def save(path: Path, *rest: Any) -> Any:
+            return _no_space() if f"{step:08d}" in str(path) else real(path, *rest)
 
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables", save)
-    linear.run(tmp_path, 8, every=2, keep=2)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000006", "00000008"]
-    failures = [line["checkpoint_failures"] for line in log(tmp_path)]
-    assert failures == [0, 0, 0, 0, 1, 1, 1, 1]
+        return save
+
+    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", fail_at(4, begin))
+    monkeypatch.setattr(checkpoint.manifests, "write", fail_at(6, write))
+
+    def wait(state: dict, step: int) -> loop.Report:
+        """The second failure is there after step 7, and seen before the line of step 8 is written."""
+        if step == 7:
+            _wait_until(lambda: all(t.name != "checkpoint" for t in threading.enumerate()))
+        return loop.Report()
+
+    hooks = [loop.Hook(name="wait", every=1, fn=wait)]
+    linear.run(tmp_path, 10, every=2, keep=2, hooks=hooks)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000008", "00000010"]
+    failures = [x["checkpoint_failures"] for x in log(tmp_path) if x["kind"] == "train"]
+    assert failures[:6] == [0, 0, 0, 0, 1, 1] and failures[7:] == [2, 2, 2]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first save takes until step 5 is done; the second one, due at step 4, waits for it."""
+    real, done = checkpoint.manifests.write, []
+
+    def write(folder: Path, fields: dict[str, Any]) -> None:
+        deadline = time.monotonic() + 60
+        while "00000002" in str(folder) and len(done) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        real(folder, fields)
+
+    def note(state: dict, step: int) -> loop.Report:
+        if step < 4:
+            done.append(step)
+            assert checkpoint.steps(tmp_path / "checkpoints") == []
+        if step == 4:
+            threading.Timer(0.3, done.append, [step]).start()
+        if step > 4:
+            assert checkpoint.steps(tmp_path / "checkpoints")[0] == 2
+        return loop.Report()
+
+    monkeypatch.setattr(checkpoint.manifests, "write", write)
+    linear.run(tmp_path, 6, every=2, keep=9, hooks=[loop.Hook(name="note", every=1, fn=note)])
+    assert done[:3] == [1, 2, 3] and checkpoint.steps(tmp_path / "checkpoints") == [2, 4, 6]
+
+
+def test_an_error_of_the_run_waits_for_the_save_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.manifests.write
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        real(*arguments)
+
+    def fail(state: dict, step: int) -> loop.Report:
+        if step == 3:
+            raise ZeroDivisionError
+        return loop.Report()
+
+    monkeypatch.setattr(checkpoint.manifests, "write", slowly)
+    with pytest.raises(ZeroDivisionError):
+        linear.run(tmp_path, 6, every=2, hooks=[loop.Hook(name="fail", every=1, fn=fail)])
+    assert linear.restored(tmp_path).step == 2
 
 
 def test_a_failed_last_save_is_an_error_and_keeps_what_there_was(
@@ -214,7 +276,7 @@ def test_a_failed_last_save_is_an_error_and_keeps_what_there_was(
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000004"]
 
 
-def _no_space(*args: object) -> None:
+def _no_space(*args: object) -> NoReturn:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -245,14 +307,19 @@ def test_missing_groups_and_uneven_batches_are_refused_before_device_work(tmp_pa
             linear.run(tmp_path, 2)
 
 
-def test_a_step_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_fit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After what it needs, and where its program came from, was logged."""
     class Small:
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 64}
 
     monkeypatch.setattr(compiled.jax, "local_devices", lambda: [Small()])
-    with pytest.raises(UserError, match="one step of group short needs .* GiB on each device"):
+    refused = pytest.raises(UserError, match="one step of group short needs .* GiB on each device")
+    with caplog.at_level(logging.INFO, "poet"), refused:
         linear.run(tmp_path, 2)
+    assert re.search(r"group short: .* compiled in [\d.]+ s \(cache: [01] hits, [01] misses\)", caplog.text)
 
 
 def test_one_trainer_per_workdir(tmp_path: Path) -> None:
@@ -293,7 +360,8 @@ def test_kill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """Five SIGKILLs, each some time after start-up, then a run to the end."""
     steps, delay_s = 60, 0.05
     with child(tmp_path / "whole", steps) as process:
-        assert process.wait() == 0
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-2000:]
     rng, killed = random.Random(0), 0
     while killed < 5:
         with child(tmp_path / "torn", steps, 0, delay_s) as process:
@@ -304,7 +372,8 @@ def test_kill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
         killed += 1
     assert killed >= 3
     with child(tmp_path / "torn", steps) as process:
-        assert process.wait() == 0
+        errors = process.communicate()[1]
+    assert process.returncode == 0, errors.decode()[-2000:]
     assert_same_run(tmp_path / "whole", tmp_path / "torn")
     assert {p.suffix for p in (tmp_path / "torn/checkpoints").iterdir()} == {""}
 
@@ -320,6 +389,12 @@ def _wait_for_line(workdir: Path, process: subprocess.Popen) -> bool:
     return False
 
 
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.mark.fault
 def test_a_full_disk_costs_checkpoints_only(tmp_path: Path) -> None:
     """On a real file system of 2 MB that fills up and empties again."""
@@ -332,10 +407,12 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path: Path) -> None:
 
     def fill(state: dict, step: int) -> loop.Report:
         if step == 5:
+            _wait_until(lambda: checkpoint.steps(mounted) == [2, 4])
             with open(filler, "wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(bytes(4096))
         if step == 9:
+            _wait_until(lambda: not list(mounted.glob("*.tmp")))
             assert checkpoint.steps(mounted) == [2, 4]
             checkpoint.verify(mounted / "00000004")
             filler.unlink()

@@ -1,0 +1,69 @@
+"""Whether the arrays of a checkpoint are those that a run needs, and which settings make the difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping
+
+import jax
+
+from poet import specs
+from poet.specs import Experiment, UserError
+
+# The sections of an experiment that decide the shapes of arrays.
+_SHAPING = ("model", "vocabulary", "text", "clip", "video_tokenizer", "optimizer")
+
+
+def describe(tree: Any) -> dict[str, list[Any]]:
+    """Leaf path -> [shape, dtype]."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p): [list(x.shape), str(x.dtype)] for p, x in leaves}
+
+
+def check(
+    path: Path,
+    saved: Mapping[str, list[Any]],
+    target: Mapping[str, Any],
+    theirs: Experiment,
+    ours: Experiment | None = None,
+    *,
+    exact: bool,
+) -> None:
+    """Raises UserError naming the first leaf that differs from what a checkpoint holds.
+
+    Args:
+      saved: what `describe` said of the state that was saved.
+      theirs, ours: the experiment of the checkpoint, and that of this run, to say what differs.
+      exact: whether dtypes must agree and every subtree must be wanted.
+    """
+    wanted = describe(target)
+    prefixes = tuple(jax.tree_util.keystr((jax.tree_util.DictKey(key),)) for key in target)
+    saved = {k: v for k, v in saved.items() if exact or k.startswith(prefixes)}
+    compared = slice(None) if exact else slice(1)
+    for leaf in [*wanted, *(saved.keys() - wanted.keys())]:
+        there, here = saved.get(leaf), wanted.get(leaf)
+        if there and here and there[compared] == here[compared]:
+            continue
+        raise UserError(
+            f"checkpoint {path} is of another model: {leaf} is {_shape(there)} in the checkpoint "
+            f"and {_shape(here)} in this run; {_difference(theirs, ours)}"
+        )
+
+
+def _shape(entry: list[Any] | None) -> str:
+    return f"{entry[1]}{entry[0]}" if entry else "absent"
+
+
+def _difference(theirs: Experiment, ours: Experiment | None) -> str:
+    """The settings that shape the arrays, or only those in which two experiments differ."""
+    old = _flat(theirs, ("model",) if ours is None else _SHAPING)
+    if ours is None:
+        return "it was trained with " + ", ".join(f"{k} = {v!r}" for k, v in old.items())
+    new = _flat(ours, _SHAPING)
+    changed = [f"{k} = {old[k]!r} (now {new[k]!r})" for k in old if old[k] != new[k]]
+    return "it was trained with " + (", ".join(changed) or "the same model settings")
+
+
+def _flat(experiment: Experiment, sections: tuple[str, ...]) -> dict[str, Any]:
+    values = specs.to_dict(experiment)
+    return {f"{s.upper()}.{k}": v for s in sections for k, v in values[s].items()}
