@@ -99,7 +99,7 @@ def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
 
 def _smallest(experiment: Experiment) -> int:
     m = experiment.mesh
-    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.tensor))
+    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.sequence, m.tensor))
 
 
 def _title(text: str) -> Iterator[str]:
