@@ -1,8 +1,8 @@
 """The device mesh, and the rules that place logical axes on it.
 
 Mesh axes: `data` (across slices), `fsdp` (batch and parameter shards), `sequence` (positions and
-parameter shards; optional), `tensor` (heads, MLP, vocabulary).  Axes are Explicit: a wrong sharding is a type error at trace time, and optimizer
-moments inherit the shardings of their parameters.
+parameter shards; optional), `tensor` (heads, MLP, vocabulary).  Axes are Explicit: a wrong sharding is
+a type error at trace time, and optimizer moments inherit the shardings of their parameters.
 """
 
 from __future__ import annotations

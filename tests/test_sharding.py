@@ -1,9 +1,10 @@
-"""FSDP x tensor sharding of the real train step on eight virtual devices."""
+"""FSDP x sequence x tensor sharding of the real train step on eight virtual devices."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 
 import jax
 import numpy as np
@@ -71,12 +72,10 @@ def initial_params():
     return jax.device_get(jax.jit(step.build_model(experiment()).init)(jax.random.key(0)))
 
 
-def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str):
+def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
     """Loss and gradients (as NumPy) on a mesh of this shape, and the gradients' shardings."""
-    data, fsdp, tensor = shape
-    mesh = mesh_lib.build(
-        MeshSpec(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
-    )
+    sizes = MeshSpec(**dict(zip(mesh_lib.AXES, shape)))
+    mesh = mesh_lib.build(sizes, jax.devices()[: math.prod(shape)])
     model = step.build_model(run)
     layout = registry.layouts(run)["text_to_video"]
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
@@ -99,12 +98,12 @@ def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str
 
 @functools.cache
 def reference(loss_vocabulary: str):
-    return gradients(experiment(), (1, 1, 1), loss_vocabulary)
+    return gradients(experiment(), (1, 1, 1, 1), loss_vocabulary)
 
 
 @pytest.mark.parametrize(
     "shape, loss_vocabulary",
-    [((1, 4, 2), "legal"), ((2, 2, 2), "legal"), ((1, 2, 4), "full")],
+    [((1, 4, 1, 2), "legal"), ((2, 2, 1, 2), "legal"), ((1, 1, 2, 4), "full")],
     ids=str,
 )
 def test_sharded_loss_and_gradients_equal_single_device(shape, loss_vocabulary):
@@ -159,12 +158,13 @@ def test_shipped_sizes_divide(size, tensor):
 
 
 @pytest.mark.parametrize("size", ("300m", "1b", "8b"))
-@pytest.mark.parametrize("tensor", (1, 8))
-def test_no_large_leaf_is_replicated(size, tensor):
-    """Of the whole train state on 32 x tensor devices: every array above a MiB is cut by fsdp, and
-    every one above 64 MiB by all devices; what is left whole is under 4 MiB together."""
+@pytest.mark.parametrize("sequence, tensor", ((1, 1), (1, 8), (8, 1)))
+def test_no_large_leaf_is_replicated(size, sequence, tensor):
+    """Of the whole train state on 32 x tensor devices: every array above a MiB is cut by fsdp and
+    sequence, and every one above 64 MiB by all devices; what is left whole is under 4 MiB together."""
     run = config.load([f"gin/experiments/pretrain_{size}.gin"], ["DATA.batch=256"])
-    mesh = mesh_lib.abstract(MeshSpec(fsdp=32, tensor=tensor), 32 * tensor)
+    axes = MeshSpec(fsdp=32 // sequence, sequence=sequence, tensor=tensor)
+    mesh = mesh_lib.abstract(axes, 32 * tensor)
     trainable = step.language_model(run, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
     shardings = mesh_lib.Rules().shardings(mesh, trainable.axes)
@@ -183,18 +183,19 @@ def test_no_large_leaf_is_replicated(size, tensor):
 
 
 # Where each kind of parameter lies: the design, apart from the rules that carry it out.
+WIDTH, COLUMNS = ("fsdp", "sequence"), ("sequence", "fsdp")
 PLACED = {
-    "embedding.tables.*": ("tensor", "fsdp"),
-    "embedding.text_states": (None, "fsdp"),
-    "blocks.attention.query": (None, "fsdp", "tensor", None, None),
-    "blocks.attention.key": (None, "fsdp", "tensor", None),
-    "blocks.attention.value": (None, "fsdp", "tensor", None),
-    "blocks.attention.out": (None, "tensor", None, None, "fsdp"),
-    "blocks.mlp.down": (None, "tensor", "fsdp"),
-    "blocks.mlp.*": (None, "fsdp", "tensor"),
+    "embedding.tables.*": ("tensor", COLUMNS),
+    "embedding.text_states": (None, COLUMNS),
+    "blocks.attention.query": (None, WIDTH, "tensor", None, None),
+    "blocks.attention.key": (None, WIDTH, "tensor", None),
+    "blocks.attention.value": (None, WIDTH, "tensor", None),
+    "blocks.attention.out": (None, "tensor", None, None, WIDTH),
+    "blocks.mlp.down": (None, "tensor", WIDTH),
+    "blocks.mlp.*": (None, WIDTH, "tensor"),
     "blocks.*scale": (None, None),
     "head.norm.scale": (None,),
-    "head.tables.*": ("tensor", "fsdp"),
+    "head.tables.*": ("tensor", COLUMNS),
 }
 
 

@@ -2,8 +2,8 @@
 
 Every parameter declares its logical axes where it is made; `poet.mesh.Rules` turns them into
 shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts one to the compute
-dtype and then collects its shards of fsdp and sequence, so that the collective moves compute-dtype bytes and its
-transpose reduces gradients in the same dtype.
+dtype and then collects its shards of fsdp and sequence, so that the collective moves compute-dtype
+bytes and its transpose reduces gradients in the same dtype.
 
 Shape suffixes: B batch, S sequence, D width, F MLP width, K key-value heads, G query heads per
 key-value head, H head dim.

@@ -1,10 +1,10 @@
 """Embedding lookup in a table that lies split over the mesh.
 
-A table's rows are split over `tensor` and its columns over `sequence`, then `fsdp`.  Gathering it, or handing the
-lookup to the partitioner, would move the whole table at every step.  Instead each device looks its
-columns up for the tokens of its whole fsdp group, and an all-to-all turns columns into clips: what
-moves is the size of the activations, and the table's gradient stays where the table lies.  Columns
-stay split over `sequence`: its devices have the same clips.
+A table's rows are split over `tensor` and its columns over `sequence`, then `fsdp`.  Gathering it, or
+handing the lookup to the partitioner, would move the whole table at every step.  Instead each device
+looks its columns up for the tokens of its whole fsdp group, and an all-to-all turns columns into clips:
+what moves is the size of the activations, and the table's gradient stays where the table lies.  Columns
+stay split over `sequence`, whose devices have the same clips.
 
 Shape suffixes: B batch, N positions, D width, V rows of a table.
 """

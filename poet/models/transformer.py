@@ -55,7 +55,7 @@ class Embedding(nnx.Module):
         dtype = jnp.dtype(spec.param_dtype)
         self.tables = _tables(spec, vocabulary, rngs)
         self.text_states = layers.normal(
-            rngs.params(), (text_width, spec.width), ("text", "embed"), text_width**-0.5, dtype
+            rngs.params(), (text_width, spec.width), ("text", "table_embed"), text_width**-0.5, dtype
         )
 
 
@@ -214,11 +214,12 @@ class Model:
         pieces = []
         for table, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
             if table is None:
-                pieces.append(_embed_text(embedding.text_states, text, self.dtype))
+                x_BxNxD = _embed_text(embedding.text_states, text, self.dtype)
             else:
                 ids = tokens_BxN[:, start:stop] - table.table_low
                 rows = embedding.tables[table.table][...]
-                pieces.append(lookup(rows, ids, self.dtype))
+                x_BxNxD = lookup(rows, ids, self.dtype)
+            pieces.append(sequence.whole(x_BxNxD))
         return jnp.concatenate(pieces, axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
@@ -360,7 +361,6 @@ def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.A
         raise UserError("this layout has text positions: pass text=(states, mask)")
     states_BxLxE, mask_BxL = text
     states_BxLxE = jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype)
-    # Columns lie as those of the tables do.
     kernel_ExD = constrain(kernel[...].astype(dtype), None, "columns" if sequence.is_split() else None)
     return jnp.einsum("ble,ed->bld", states_BxLxE, kernel_ExD)
 

@@ -157,7 +157,7 @@ def test_the_kernel_follows_the_platform_and_a_foreign_one_is_refused():
     ):
         device = AbstractDevice(device_kind="", num_cores=None, platform=platform)
         mesh = AbstractMesh(
-            (1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 3, abstract_device=device
+            (1, 1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 4, abstract_device=device
         )
         with jax.sharding.use_abstract_mesh(mesh):
             assert kernels.choose_kernel("auto", jnp.dtype(dtype)) == kernel
