@@ -1,5 +1,4 @@
-"""Positions split over the mesh: loss and gradients of every kind of layout are those of one device, heads
-are exchanged for positions by all-to-alls alone, and activations take a part of the memory."""
+"""Positions split over the mesh: loss and gradients are those of one device, heads exchanged for positions by all-to-alls alone, and activations take a part of the memory."""
 
 from __future__ import annotations
 
@@ -27,66 +26,58 @@ MODEL = transformer.build(SPEC, VOCABULARY, TEXT_WIDTH)
 SHAPE = (1, 2, 4, 1)  # (data, fsdp, sequence, tensor); meshes with tensor are in tests/test_sharding.py
 
 
-def make_layout(text, condition, output):
-    return build_layout(
-        task_token=Special.TASK_VIDEO, text=text, condition=condition, output=output,
-        fmt=Format(video=(2, 3, 5), text_length=5, audio_frames=3), vocabulary=VOCABULARY,
-    )
+# Text whose padding is masked, a video that is given, and a video and sound that are drawn.
+LAYOUT = build_layout(
+    task_token=Special.TASK_VIDEO, text=True, condition=("video",), output=("video", "audio"),
+    fmt=Format(video=(2, 3, 5), text_length=5, audio_frames=5), vocabulary=VOCABULARY,
+)
 
 
-LAYOUTS = {
-    "text": make_layout(True, (), ("video",)),
-    "sound": make_layout(False, ("video",), ("video", "audio")),
-}
-
-
-def make_batch(layout):
+def make_batch():
     rng = np.random.default_rng(0)
-    tokens = [rng.integers(s.ids.low, s.ids.high, (BATCH, s.length)) for s in layout.segments]
-    batch = {
+    tokens = [rng.integers(s.ids.low, s.ids.high, (BATCH, s.length)) for s in LAYOUT.segments]
+    return {
         "tokens": np.concatenate(tokens, axis=1).astype(np.int32),
-        "known": rng.integers(0, 3, (BATCH, len(layout.loss_spans))).astype(np.int32),
+        "known": rng.integers(0, 3, (BATCH, len(LAYOUT.loss_spans))).astype(np.int32),
+        "text_states": rng.normal(size=(BATCH, 5, TEXT_WIDTH)).astype(np.float32),
+        "text_length": np.array([0, 2, 5, 3], np.int32),
     }
-    if layout.text_span:
-        batch["text_states"] = rng.normal(size=(BATCH, 5, TEXT_WIDTH)).astype(np.float32)
-        batch["text_length"] = np.array([0, 2, 5, 3], np.int32)
-    return batch
 
 
 @functools.cache
 def initial_params():
-    return jax.device_get(jax.jit(MODEL.init)(jax.random.key(0)))
-
-
-def objectives(params, batches):
-    return sum(
-        losses.objective(losses.stream_sums(MODEL, params, batch, LAYOUTS[name], z_loss=1e-4))[0]
-        for name, batch in batches.items()
+    """NumPy draws them: compiling the initialisers would take longer than the tests."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), MODEL.abstract()
     )
+
+
+def objective(params, batch):
+    return losses.objective(losses.stream_sums(MODEL, params, batch, LAYOUT, z_loss=1e-4))[0]
 
 
 @functools.cache
 def derived(shape):
-    """The objectives of all layouts and their gradients on a mesh, and the compiled program."""
-    params, batches = initial_params(), {name: make_batch(layout) for name, layout in LAYOUTS.items()}
+    """The objective and its gradients on a mesh, or on one device without any; and the program."""
+    params, batch = initial_params(), make_batch()
     mesh = shape and mesh_lib.build(
         MeshSpec(**dict(zip(mesh_lib.AXES, shape))), jax.devices()[: math.prod(shape)]
     )
     with jax.set_mesh(mesh) if mesh else jax.ensure_compile_time_eval():
         if mesh:
             params = jax.device_put(params, mesh_lib.Rules().shardings(mesh, MODEL.axes()))
-            batches = jax.device_put(batches, mesh_lib.batch_sharding(mesh))
-        program = jax.jit(jax.value_and_grad(objectives)).lower(params, batches).compile()
-        value, grads = program(params, batches)
+            batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+        program = jax.jit(jax.value_and_grad(objective)).lower(params, batch).compile()
+        value, grads = program(params, batch)
     if mesh:
         assert jax.tree.all(jax.tree.map(lambda g, p: g.sharding == p.sharding, grads, params))
     return float(value), jax.device_get(grads), program
 
 
-def test_losses_and_gradients_equal_one_device():
-    """Lengths and spans that the axis does not divide: what fills them up counts nowhere."""
-    for layout in LAYOUTS.values():
-        assert (layout.length - 1) % 4 and all((s.stop - s.start) % 4 for s in layout.loss_spans)
+def test_loss_and_gradients_equal_one_device():
+    """A length and spans that the axis does not divide: what fills them up counts nowhere."""
+    assert (LAYOUT.length - 1) % 4 and all((s.stop - s.start) % 4 for s in LAYOUT.loss_spans)
     want, want_grads, _ = derived(None)
     value, grads, _ = derived(SHAPE)
     assert value == pytest.approx(want, rel=1e-5)
@@ -94,32 +85,31 @@ def test_losses_and_gradients_equal_one_device():
         np.testing.assert_allclose(g, w, atol=2e-5, rtol=1e-3, err_msg=jax.tree_util.keystr(path))
 
 
-def moved_elements(layout):
-    """Float32 elements that one device's all-to-alls over `sequence` take for one layout, by hand."""
+def moved_elements():
+    """Elements that one device's all-to-alls over `sequence` take in a step, by hand."""
     data, fsdp, ways, tensor = SHAPE
     clips, kv, head, width = BATCH // (data * fsdp), SPEC.kv_heads // tensor, SPEC.head_dim, SPEC.width
 
     def part(length):
         return clips * math.ceil(length / ways)
 
-    read = part(layout.length - 1)
+    read = part(LAYOUT.length - 1)
     # Queries and what attention makes of them, keys, values; heads are two to a key.
     attention = SPEC.layers * read * kv * head * (2 + 2 + 1 + 1)
     # Behind the embedding, in front of the loss, and every span on its own.
-    spans = sum(part(span.stop - span.start) for span in layout.loss_spans)
+    spans = sum(part(span.stop - span.start) for span in LAYOUT.loss_spans)
     return 2 * (attention + width * (2 * read + spans))  # There and, for gradients, back.
 
 
 def test_heads_are_exchanged_for_positions_and_nothing_larger_moves():
     """Over `sequence`: all-to-alls of what arithmetic says; gathers and sums of parameters alone."""
     along = [c for c in hlo.collectives(derived(SHAPE)[2].as_text()) if c.crosses(SHAPE, 2)]
-    exchanged = sum(moved_elements(layout) for layout in LAYOUTS.values())
-    assert hlo.totals(along)["all-to-all"] == 4 * exchanged
+    assert hlo.totals(along)["all-to-all"] == 4 * moved_elements()
     assert not any(c.in_loop for c in along)
     parameters = sum(p.nbytes for p in jax.tree.leaves(initial_params()))
     gathered = sum(c.bytes for c in along if c.kind == "all-gather")
-    # The blocks once a layout; no embedding table, and of the head the rows that are legal.
-    assert gathered < len(LAYOUTS) * parameters
+    # The blocks, and of the head the rows that are legal; no embedding table.
+    assert gathered < parameters
     assert not any(c.kind == "collective-permute" for c in along)
 
 
@@ -131,12 +121,16 @@ def test_activations_take_a_part_of_the_memory():
 
 
 def test_sequences_that_cannot_be_split_are_refused():
-    layout = make_layout(False, (), ("video",))
-    mesh = mesh_lib.abstract(MeshSpec(fsdp=1, sequence=64), 64)
-    with pytest.raises(UserError, match="group 'x': MESH.sequence = 64 cannot split the 3. positions"):
-        sequence.check(mesh, 64, layout, "group 'x'")
+    small = build_layout(
+        task_token=Special.TASK_VIDEO, text=False, condition=(), output=("video",),
+        fmt=Format(video=(1, 1, 1), text_length=5, audio_frames=0), vocabulary=VOCABULARY,
+    )
+    read = small.length - 1
+    mesh = mesh_lib.abstract(MeshSpec(fsdp=1, sequence=16), 16)
+    with pytest.raises(UserError, match=f"group 'x': MESH.sequence = 16 cannot .* {read} .*at most {read}"):
+        sequence.check(mesh, 16, small, "group 'x'")
     mesh = mesh_lib.abstract(MeshSpec(fsdp=1, sequence=2, tensor=4), 8)
     for heads, way_out in ((4, "MESH.sequence = 1$"), (2, "a lower MESH.tensor")):
         with pytest.raises(UserError, match=f"kv_heads = {heads} .*2 x 4.*use {way_out}"):
-            sequence.check(mesh, heads, layout, "group 'x'")
-    sequence.check(mesh, 8, layout, "group 'x'")
+            sequence.check(mesh, heads, small, "group 'x'")
+    sequence.check(mesh, 8, small, "group 'x'")
