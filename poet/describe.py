@@ -155,7 +155,8 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
     rows = list(_leaves(state["params"], shardings["params"]))
     for name, leaf, sharding in rows:
         size = local_bytes(sharding, leaf.shape, leaf.dtype) / 2**20
-        placed = f"({', '.join(_cut(mesh, entry) for entry in sharding.spec)})"
+        cuts = ("+".join(mesh_lib.several(entry, mesh)) or "-" for entry in sharding.spec)
+        placed = f"({', '.join(cuts)})"
         yield f"  {name:44s} {str(leaf.shape):>24s} {placed:>28s} {size:11.2f}"
     count = sum(math.prod(leaf.shape) for _, leaf, _ in rows)
     tables = sum(math.prod(leaf.shape) for name, leaf, _ in rows if ".tables." in name)
@@ -168,12 +169,6 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
         yield f"  {part:10s} {size / GIB:9.3f} GiB"
     full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     yield f"  whole state on one device would be {full / GIB:.3f} GiB"
-
-
-def _cut(mesh: jax.sharding.AbstractMesh, entry: str | tuple[str, ...] | None) -> str:
-    """The mesh axes that cut a dim, those of one device left out."""
-    names = (entry,) if isinstance(entry, str) else entry or ()
-    return "+".join(name for name in names if mesh.shape[name] > 1) or "-"
 
 
 def forecast_json(

@@ -307,7 +307,8 @@ def advice(experiment: Experiment, forecast: Forecast, topology: Topology, mesh:
         changes.append(f"MESH.tensor = {2 * width}")
         # Every device holds one clip, or its part of one: only shorter parts take less.
         if experiment.data.batch // parts == ways and ways % 2 == 0:
-            changes.append(f"MESH.sequence = {2 * length_ways} with DATA.batch = {experiment.data.batch // 2}")
+            batch = experiment.data.batch // 2
+            changes.append(f"MESH.sequence = {2 * length_ways} with DATA.batch = {batch}")
     return changes + _more(topology)
 
 

@@ -153,12 +153,14 @@ def local_bytes(sharding: NamedSharding, shape: Sequence[int], dtype: Any) -> in
     return size
 
 
-def several(entry: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Those of the mesh axes that have more than one device, in the mesh that is set.
+def several(
+    entry: str | Sequence[str] | None, mesh: Mesh | AbstractMesh | None = None
+) -> tuple[str, ...]:
+    """Those of the mesh axes that have more than one device, in this mesh or the one that is set.
 
     A collective over the others would move nothing and still copy.
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     axes = (entry,) if isinstance(entry, str) else entry or ()
     return () if mesh.empty else tuple(axis for axis in axes if mesh.shape[axis] > 1)
 

@@ -70,7 +70,7 @@ def _rows(model: Model, mesh: AbstractMesh) -> Iterator[tuple[str, list[tuple[st
 def _axes(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> str:
     """The mesh axes that cut a dim, or would if they had several devices: `fsdp and sequence`."""
     names = (entry,) if isinstance(entry, str) else entry or ()
-    return " and ".join([name for name in names if mesh.shape[name] > 1] or names[:1])
+    return " and ".join(mesh_lib.several(entry, mesh) or names[:1])
 
 
 def _mebibytes(rules: mesh_lib.Rules, mesh: AbstractMesh, axes: Any, shape: Any, dtype: Any) -> float:

@@ -214,13 +214,12 @@ class Model:
         pieces = []
         for table, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
             if table is None:
-                x_BxNxD = _embed_text(embedding.text_states, text, self.dtype)
+                pieces.append(_embed_text(embedding.text_states, text, self.dtype))
             else:
                 ids = tokens_BxN[:, start:stop] - table.table_low
                 rows = embedding.tables[table.table][...]
-                x_BxNxD = lookup(rows, ids, self.dtype)
-            pieces.append(sequence.whole(x_BxNxD))
-        return jnp.concatenate(pieces, axis=1)
+                pieces.append(lookup(rows, ids, self.dtype))
+        return jnp.concatenate([sequence.whole(x_BxNxD) for x_BxNxD in pieces], axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
         table = layers.rotary_table(layout.positions(), self.spec.head_dim, self.spec.rope_base)

@@ -1,4 +1,5 @@
-"""Positions split over the mesh: loss and gradients are those of one device, heads exchanged for positions by all-to-alls alone, and activations take a part of the memory."""
+"""Positions split over the mesh: loss and gradients are those of one device, heads are exchanged for
+positions by all-to-alls alone, and activations take a part of the memory."""
 
 from __future__ import annotations
 
