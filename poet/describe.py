@@ -99,7 +99,7 @@ def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
 
 def _smallest(experiment: Experiment) -> int:
     m = experiment.mesh
-    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.tensor))
+    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.sequence, m.tensor))
 
 
 def _title(text: str) -> Iterator[str]:
@@ -155,7 +155,8 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
     rows = list(_leaves(state["params"], shardings["params"]))
     for name, leaf, sharding in rows:
         size = local_bytes(sharding, leaf.shape, leaf.dtype) / 2**20
-        placed = str(tuple(sharding.spec)).replace("'", "")
+        cuts = ("+".join(mesh_lib.several(entry, mesh)) or "-" for entry in sharding.spec)
+        placed = f"({', '.join(cuts)})"
         yield f"  {name:44s} {str(leaf.shape):>24s} {placed:>28s} {size:11.2f}"
     count = sum(math.prod(leaf.shape) for _, leaf, _ in rows)
     tables = sum(math.prod(leaf.shape) for name, leaf, _ in rows if ".tables." in name)

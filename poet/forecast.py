@@ -198,18 +198,21 @@ def _lower_decode(
 
 
 def _decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh) -> Cost:
-    """Every token reads the layers, the rows of the head that are legal there, and the whole cache."""
+    """Every token reads the layers, the rows of the head that are legal there, and the whole cache.
+
+    A sequence axis splits the cache, and attention over it, alone.
+    """
     model, spec = build_model(experiment), experiment.model
-    rows, tensor = DEFAULT_BATCH * plan.fan, mesh.shape["tensor"]
+    rows, tensor, ways = DEFAULT_BATCH * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
     size, length = model.dtype.itemsize, plan.drawn_stop
     keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
     blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0
     for span, _ in plan.steps:
         positions = span.stop - span.start
         head = 0 if span.segment.forced else 2 * spec.width * span.segment.ids.size
-        attention = 4 * length * spec.heads * spec.head_dim
+        attention = 4 * length * spec.heads * spec.head_dim / ways
         products += positions * rows * (spec.layers * (flops.block_flops(spec) + attention) + head)
-        traffic += positions * (blocks + (keys + head * size / 2) / tensor)
+        traffic += positions * (blocks + (keys / ways + head * size / 2) / tensor)
     return Cost(flops=products / tensor, traffic=traffic)
 
 
@@ -299,9 +302,13 @@ def advice(experiment: Experiment, forecast: Forecast, topology: Topology, mesh:
     ways, parts = mesh_lib.batch_ways(mesh), experiment.train.microbatches
     if experiment.data.batch // parts > ways:
         changes.append(f"TRAIN.microbatches = {2 * parts}, or a smaller DATA.batch (at least {ways})")
-    width = mesh.shape["tensor"]
-    if experiment.model.kv_heads % (2 * width) == 0:
+    width, length_ways = mesh.shape["tensor"], mesh.shape["sequence"]
+    if experiment.model.kv_heads % (2 * width * length_ways) == 0:
         changes.append(f"MESH.tensor = {2 * width}")
+        # Every device holds one clip, or its part of one: only shorter parts take less.
+        if experiment.data.batch // parts == ways and ways % 2 == 0:
+            batch = experiment.data.batch // 2
+            changes.append(f"MESH.sequence = {2 * length_ways} with DATA.batch = {batch}")
     return changes + _more(topology)
 
 

@@ -1,8 +1,8 @@
 """The device mesh, and the rules that place logical axes on it.
 
-Mesh axes: `data` (across slices), `fsdp` (batch and parameter shards), `tensor` (heads, MLP,
-vocabulary).  Axes are Explicit: a wrong sharding is a type error at trace time, and optimizer
-moments inherit the shardings of their parameters.
+Mesh axes: `data` (across slices), `fsdp` (batch and parameter shards), `sequence` (positions and
+parameter shards; optional), `tensor` (heads, MLP, vocabulary).  Axes are Explicit: a wrong sharding is
+a type error at trace time, and optimizer moments inherit the shardings of their parameters.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from poet.specs import MeshSpec, UserError, choose
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis.  Tables are `vocab` x `table_embed`: rows over tensor, columns over fsdp,
-# as `models.lookup` and `training.cross_entropy` read them.
+# Logical axis -> mesh axis.  Tables are `vocab` x `table_embed`: rows over tensor, columns over
+# sequence, then fsdp, as `models.lookup` and `training.cross_entropy` read them: what is exchanged
+# over fsdp alone is then a run of columns.
 DEFAULT_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "layers": None,
-    "embed": "fsdp",
+    "embed": ("fsdp", "sequence"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",
-    "table_embed": "fsdp",
+    "table_embed": ("sequence", "fsdp"),
     "text": None,
     "conv_in": None,
     "conv_out": "fsdp",
     "position": None,
+    "sequence": "sequence",
+    "columns": "sequence",
+    "attended_heads": ("tensor", "sequence"),
 }
 
 LogicalAxes = tuple[str | None, ...]
@@ -112,7 +116,7 @@ def build(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
             "it, so that parameters are gathered inside slices and only gradients cross between them"
         )
     placed = mesh_utils.create_hybrid_device_mesh(
-        (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices, allow_split_physical_axes=True
+        (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
     ) if slices > 1 else mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=types)
 
@@ -149,12 +153,14 @@ def local_bytes(sharding: NamedSharding, shape: Sequence[int], dtype: Any) -> in
     return size
 
 
-def several(entry: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Those of the mesh axes that have more than one device, in the mesh that is set.
+def several(
+    entry: str | Sequence[str] | None, mesh: Mesh | AbstractMesh | None = None
+) -> tuple[str, ...]:
+    """Those of the mesh axes that have more than one device, in this mesh or the one that is set.
 
     A collective over the others would move nothing and still copy.
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     axes = (entry,) if isinstance(entry, str) else entry or ()
     return () if mesh.empty else tuple(axis for axis in axes if mesh.shape[axis] > 1)
 

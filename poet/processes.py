@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -221,8 +222,9 @@ class Share:
 
 
 def batch_share(mesh: Mesh) -> Share:
-    """What this process feeds of batches that lie over all axes of a mesh but the last (`tensor`)."""
-    shards = mesh.devices.reshape(-1, mesh.devices.shape[-1])
+    """What this process feeds of batches that lie over the leading axes of a mesh (`BATCH_AXES`)."""
+    rows = math.prod(mesh.devices.shape[: len(mesh_lib.BATCH_AXES)])
+    shards = mesh.devices.reshape(rows, -1)
     here = jax.process_index()
     own = (i for i, row in enumerate(shards) if any(d.process_index == here for d in row))
     return Share(tuple(own), len(shards))

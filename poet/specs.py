@@ -203,27 +203,32 @@ class ModelSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSpec(Spec):
-    """Mesh axes data (across slices) x fsdp x tensor; one of them may be -1: all remaining devices."""
+    """Mesh axes data (across slices) x fsdp x sequence x tensor; one may be -1: all remaining devices.
+
+    `sequence` splits the positions of long layouts: activations of a clip then take a part of the memory
+    on each device, and `sequence` x `tensor` must divide the key-value heads.
+    """
 
     data: int = 1
     fsdp: int = -1
+    sequence: int = 1
     tensor: int = 1
 
     def validate(self) -> None:
-        for field in ("data", "fsdp", "tensor"):
+        for field in ("data", "fsdp", "sequence", "tensor"):
             value = getattr(self, field)
             self.require(value == -1 or value > 0, field, "must be positive, or -1 for the rest")
-        free = [f for f in ("data", "fsdp", "tensor") if getattr(self, f) == -1]
+        free = [f for f in ("data", "fsdp", "sequence", "tensor") if getattr(self, f) == -1]
         self.require(len(free) <= 1, free[-1] if free else "fsdp", "only one axis may be -1")
 
-    def shape(self, devices: int) -> tuple[int, int, int]:
-        """(data, fsdp, tensor) sizes for this many devices."""
-        sizes = [self.data, self.fsdp, self.tensor]
+    def shape(self, devices: int) -> tuple[int, int, int, int]:
+        """(data, fsdp, sequence, tensor) sizes for this many devices."""
+        sizes = [self.data, self.fsdp, self.sequence, self.tensor]
         fixed = math.prod(s for s in sizes if s > 0)
         if devices % fixed or (-1 not in sizes and fixed != devices):
             raise UserError(
-                f"MESH data={self.data} fsdp={self.fsdp} tensor={self.tensor} needs "
-                f"{'a multiple of ' if -1 in sizes else ''}{fixed} devices, {devices} present; "
+                f"MESH data={self.data} fsdp={self.fsdp} sequence={self.sequence} tensor={self.tensor} "
+                f"needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices, {devices} present; "
                 "set one axis to -1, or change the sizes so that their product is the device count"
             )
         return tuple(devices // fixed if s == -1 else s for s in sizes)

@@ -23,14 +23,15 @@ from poet.specs import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserErro
 EXPERIMENT = Experiment(model=ModelSpec(width=96), checkpoint=CheckpointSpec(every=7))
 
 
-def sharding(devices: int, *axes: str | None) -> NamedSharding:
-    built = mesh.build(MeshSpec(fsdp=-1, tensor=2), jax.devices()[:devices])
-    return NamedSharding(built, P(*axes))
+def sharding(devices: int, *dims: str | tuple[str, ...] | None) -> NamedSharding:
+    axes = MeshSpec(fsdp=-1, sequence=2 if devices == 8 else 1, tensor=2)
+    built = mesh.build(axes, jax.devices()[:devices])
+    return NamedSharding(built, P(*dims))
 
 
 def make_state(seed: int = 0, width: int = 16, devices: int = 8) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    w = jax.device_put(rng.normal(size=(8, width)).astype(np.float32), sharding(devices, "fsdp"))
+    w = jax.device_put(rng.normal(size=(8, width)).astype(np.float32), sharding(devices, ("fsdp", "sequence")))
     half = jax.device_put(jnp.asarray(rng.normal(size=4), jnp.bfloat16), sharding(devices))
     params = {"w": w, "half": half}
     return {

@@ -70,7 +70,7 @@ def test_describe_plans_for_devices_that_are_not_here(capsys: pytest.CaptureFixt
     assert cli.main(["describe", QUICKSTART, "--devices=4096", "--gin.DATA.batch=4096",
                      "--gin.MESH.data=32"]) == 0
     page = capsys.readouterr().out
-    assert "data 32 x fsdp 128 x tensor 1" in page and "text-to-video" in page
+    assert "data 32 x fsdp 128 x sequence 1 x tensor 1" in page and "text-to-video" in page
     assert "blocks.mlp.gate" in page and "Bytes per device" in page
 
 

@@ -106,9 +106,9 @@ def test_a_mesh_that_does_not_fit_the_devices(spec: MeshSpec, devices: int) -> N
 
 
 def test_mesh_shapes() -> None:
-    assert MeshSpec(tensor=2).shape(8) == (1, 4, 2)
-    assert MeshSpec(data=-1, fsdp=2, tensor=2).shape(16) == (4, 2, 2)
-    assert MeshSpec(data=1, fsdp=8, tensor=1).shape(8) == (1, 8, 1)
+    assert MeshSpec(tensor=2).shape(8) == (1, 4, 1, 2)
+    assert MeshSpec(data=-1, fsdp=2, tensor=2).shape(16) == (4, 2, 1, 2)
+    assert MeshSpec(data=1, sequence=4, tensor=1).shape(8) == (1, 2, 4, 1)
 
 
 @pytest.mark.parametrize(

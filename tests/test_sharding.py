@@ -1,9 +1,10 @@
-"""FSDP x tensor sharding of the real train step on eight virtual devices."""
+"""FSDP x sequence x tensor sharding of the real train step on eight virtual devices."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 
 import jax
 import numpy as np
@@ -76,12 +77,10 @@ def with_head(visual_head: str) -> Experiment:
     return experiment(model=experiment().model.replace(visual_head=visual_head))
 
 
-def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str):
+def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
     """Loss and gradients (as NumPy) on a mesh of this shape, and the gradients' shardings."""
-    data, fsdp, tensor = shape
-    mesh = mesh_lib.build(
-        MeshSpec(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
-    )
+    sizes = MeshSpec(**dict(zip(mesh_lib.AXES, shape)))
+    mesh = mesh_lib.build(sizes, jax.devices()[: math.prod(shape)])
     model = step.build_model(run)
     layout = registry.layouts(run)["text_to_video"]
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
@@ -104,16 +103,16 @@ def gradients(run: Experiment, shape: tuple[int, int, int], loss_vocabulary: str
 
 @functools.cache
 def reference(loss_vocabulary: str, visual_head: str):
-    return gradients(with_head(visual_head), (1, 1, 1), loss_vocabulary)
+    return gradients(with_head(visual_head), (1, 1, 1, 1), loss_vocabulary)
 
 
 @pytest.mark.parametrize(
     "shape, loss_vocabulary, visual_head",
     [
-        ((1, 4, 2), "legal", "full"),
-        ((2, 2, 2), "legal", "full"),
-        ((1, 2, 4), "full", "full"),
-        ((1, 2, 4), "legal", "factorised"),
+        ((1, 4, 1, 2), "legal", "full"),
+        ((2, 2, 1, 2), "legal", "full"),
+        ((1, 2, 2, 2), "full", "full"),
+        ((1, 2, 2, 2), "legal", "factorised"),
     ],
     ids=str,
 )
@@ -169,12 +168,13 @@ def test_shipped_sizes_divide(size, tensor):
 
 
 @pytest.mark.parametrize("size", ("300m", "1b", "8b"))
-@pytest.mark.parametrize("tensor", (1, 8))
-def test_no_large_leaf_is_replicated(size, tensor):
-    """Of the whole train state on 32 x tensor devices: every array above a MiB is cut by fsdp, and
-    every one above 64 MiB by all devices; what is left whole is under 4 MiB together."""
+@pytest.mark.parametrize("sequence, tensor", ((1, 1), (1, 8), (8, 1)))
+def test_no_large_leaf_is_replicated(size, sequence, tensor):
+    """Of the whole train state on 32 x tensor devices: every array above a MiB is cut by fsdp and
+    sequence, and every one above 64 MiB by all devices; what is left whole is under 4 MiB together."""
     run = config.load([f"gin/experiments/pretrain_{size}.gin"], ["DATA.batch=256"])
-    mesh = mesh_lib.abstract(MeshSpec(fsdp=32, tensor=tensor), 32 * tensor)
+    axes = MeshSpec(fsdp=32 // sequence, sequence=sequence, tensor=tensor)
+    mesh = mesh_lib.abstract(axes, 32 * tensor)
     trainable = step.language_model(run, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
     shardings = mesh_lib.Rules().shardings(mesh, trainable.axes)
@@ -193,18 +193,19 @@ def test_no_large_leaf_is_replicated(size, tensor):
 
 
 # Where each kind of parameter lies: the design, apart from the rules that carry it out.
+WIDTH, COLUMNS = ("fsdp", "sequence"), ("sequence", "fsdp")
 PLACED = {
-    "embedding.tables.*": ("tensor", "fsdp"),
-    "embedding.text_states": (None, "fsdp"),
-    "blocks.attention.query": (None, "fsdp", "tensor", None, None),
-    "blocks.attention.key": (None, "fsdp", "tensor", None),
-    "blocks.attention.value": (None, "fsdp", "tensor", None),
-    "blocks.attention.out": (None, "tensor", None, None, "fsdp"),
-    "blocks.mlp.down": (None, "tensor", "fsdp"),
-    "blocks.mlp.*": (None, "fsdp", "tensor"),
+    "embedding.tables.*": ("tensor", COLUMNS),
+    "embedding.text_states": (None, COLUMNS),
+    "blocks.attention.query": (None, WIDTH, "tensor", None, None),
+    "blocks.attention.key": (None, WIDTH, "tensor", None),
+    "blocks.attention.value": (None, WIDTH, "tensor", None),
+    "blocks.attention.out": (None, "tensor", None, None, WIDTH),
+    "blocks.mlp.down": (None, "tensor", WIDTH),
+    "blocks.mlp.*": (None, WIDTH, "tensor"),
     "blocks.*scale": (None, None),
     "head.norm.scale": (None,),
-    "head.tables.*": ("tensor", "fsdp"),
+    "head.tables.*": ("tensor", COLUMNS),
 }
 
 

@@ -132,6 +132,8 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
     advice = " ".join(forecast.advice(run, found, target, mesh))
     for change in ("MODEL.remat = 'full'", "TRAIN.microbatches = 2", "MESH.tensor = 2", "more devices"):
         assert change in advice
+    one_clip_each = forecast.advice(experiment(16, remat="none"), found, target, mesh)
+    assert "MESH.sequence = 2 with DATA.batch = 8" in one_clip_each
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         forecast._forecast("train video", lambda: Lowered("INTERNAL: a bug"), cost, mesh, target)
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from poet.mesh import BATCH_AXES, DEFAULT_RULES
+from poet.mesh import BATCH_AXES
 from poet.specs import UserError
 
 # The kernel of each platform where `MODEL.attention` is "auto".
@@ -65,7 +65,8 @@ def attend(
     masks = () if key_mask_BxS is None else (key_mask_BxS,)
     if jax.sharding.get_abstract_mesh().empty:
         return run(q_BxSxKxGxH, k_BxSxKxH, v_BxSxKxH, *masks)
-    heads = PartitionSpec(BATCH_AXES, None, DEFAULT_RULES["kv_heads"])
+    # Heads lie over `tensor`, and `sequence` if it splits them too.
+    heads = PartitionSpec(BATCH_AXES, None, jax.typeof(k_BxSxKxH).sharding.spec[2])
     return jax.shard_map(
         run,
         in_specs=(heads, heads, heads, *(PartitionSpec(BATCH_AXES) for _ in masks)),

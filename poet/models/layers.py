@@ -2,8 +2,8 @@
 
 Every parameter declares its logical axes where it is made; `poet.mesh.Rules` turns them into
 shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts one to the compute
-dtype and then collects its fsdp shards, so that the collective moves compute-dtype bytes and its
-transpose reduces gradients in the same dtype.
+dtype and then collects its shards of fsdp and sequence, so that the collective moves compute-dtype
+bytes and its transpose reduces gradients in the same dtype.
 
 Shape suffixes: B batch, S sequence, D width, F MLP width, K key-value heads, G query heads per
 key-value head, H head dim.
@@ -21,7 +21,7 @@ from poet import mesh as mesh_lib
 from poet.specs import ModelSpec
 
 NORM_EPSILON = 1e-6
-# Compute-time placement: parameters are whole over fsdp, still split over tensor.
+# Compute-time placement: parameters are whole over fsdp and sequence, still split over tensor.
 COMPUTE_RULES = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "embed": None, "table_embed": None})
 
 
@@ -38,8 +38,13 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if spec is None else reshard(x, spec)
 
 
+def like(x: jax.Array) -> PartitionSpec | None:
+    """Where an activation lies; None when no mesh is set."""
+    return None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
+
+
 def gathered(param: nnx.Param, dtype: jnp.dtype) -> jax.Array:
-    """A parameter in the compute dtype, whole over fsdp."""
+    """A parameter in the compute dtype, whole over fsdp and sequence."""
     return constrain(param[...].astype(dtype), *param.axes)
 
 
@@ -148,13 +153,13 @@ class Attention(nnx.Module):
         v = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
         return rotate(self.query_norm(q), rotary), rotate(self.key_norm(k), rotary), v
 
-    def merge(self, o_BxSxKxGxH: jax.Array) -> jax.Array:
+    def merge(self, o_BxSxKxGxH: jax.Array, place: PartitionSpec | None) -> jax.Array:
         """Heads back to the width; sums over tensor shards."""
         return jnp.einsum(
             "bskgh,kghd->bsd",
             o_BxSxKxGxH,
             gathered(self.out, o_BxSxKxGxH.dtype),
-            out_sharding=placement("batch", None, None),
+            out_sharding=place,
         )
 
 
@@ -177,7 +182,7 @@ class GatedMLP(nnx.Module):
             "bsf,fd->bsd",
             jax.nn.silu(gate_BxSxF) * up_BxSxF,
             gathered(self.down, dtype),
-            out_sharding=placement("batch", None, None),
+            out_sharding=like(x_BxSxD),
         )
 
 
@@ -198,5 +203,5 @@ class Block(nnx.Module):
         """
         q, k, v = self.attention.project(self.attention_norm(x_BxSxD), rotary)
         o, aux = mix(q, k, v)
-        x_BxSxD = x_BxSxD + self.attention.merge(o)
+        x_BxSxD = x_BxSxD + self.attention.merge(o, like(x_BxSxD))
         return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD)), aux

@@ -1,9 +1,10 @@
 """Embedding lookup in a table that lies split over the mesh.
 
-A table's rows are split over `tensor` and its columns over `fsdp`.  Gathering it, or handing the
-lookup to the partitioner, would move the whole table at every step.  Instead each device looks its
-columns up for the tokens of its whole fsdp group, and an all-to-all turns columns into clips: what
-moves is the size of the activations, and the table's gradient stays where the table lies.
+A table's rows are split over `tensor` and its columns over `sequence`, then `fsdp`.  Gathering it, or
+handing the lookup to the partitioner, would move the whole table at every step.  Instead each device
+looks its columns up for the tokens of its whole fsdp group, and an all-to-all turns columns into clips:
+what moves is the size of the activations, and the table's gradient stays where the table lies.  Columns
+stay split over `sequence`, whose devices have the same clips.
 
 Shape suffixes: B batch, N positions, D width, V rows of a table.
 """
@@ -22,7 +23,8 @@ from poet.mesh import BATCH_AXES, several, total
 
 
 def lookup(rows_VxD: jax.Array, ids_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows of a table, [B, N, D] in `dtype`, split over the batch axes.  Ids are clipped to it.
+    """Rows of a table, [B, N, D] in `dtype`, split over the batch axes; D is split where columns of the
+    table are split over other axes than those.  Ids are clipped to the table.
 
     Args:
       rows_VxD: its sharding says how it is split; whole on every device where no mesh is set.
@@ -44,7 +46,7 @@ class _Plan:
     rows: int
     table_dtype: jnp.dtype
     dtype: jnp.dtype
-    placed: tuple[str | None, str | None]
+    placed: tuple[str | tuple[str, ...] | None, str | tuple[str, ...] | None]
 
     @property
     def rows_axis(self) -> str | None:
@@ -53,8 +55,14 @@ class _Plan:
 
     @property
     def columns_axis(self) -> str | None:
-        """The axis that really splits columns."""
-        return next(iter(several(self.placed[1])), None)
+        """The axis that really splits columns, and clips as well."""
+        return next((axis for axis in several(self.placed[1]) if axis in BATCH_AXES), None)
+
+    @property
+    def result(self) -> PartitionSpec:
+        """Of what is looked up: the columns that no exchange makes whole stay where they are."""
+        rest = tuple(axis for axis in several(self.placed[1]) if axis not in BATCH_AXES)
+        return PartitionSpec(BATCH_AXES, None, rest) if rest else PartitionSpec(BATCH_AXES)
 
     def map(self, local: Any, *, backward: bool = False) -> Any:
         """`local` on every device; a table is its first input, or what it returns if backward."""
@@ -64,8 +72,8 @@ class _Plan:
         # Gradients are written by hand, so the replication types need no proof.
         return jax.shard_map(
             local,
-            in_specs=(batch, batch) if backward else (table, batch),
-            out_specs=table if backward else batch,
+            in_specs=(self.result, batch) if backward else (table, batch),
+            out_specs=table if backward else self.result,
             check_vma=False,
         )
 

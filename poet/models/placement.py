@@ -21,8 +21,8 @@ COLOURS = {"fsdp": "#2f7ebc", "tensor": "#d9822b", "": "#c8d0d8"}
 def draw(model: Model, mesh: AbstractMesh) -> str:
     """SVG of the parameters of a model on a mesh.
 
-    Blue dims are cut over `fsdp` at rest and gathered for use, orange ones are cut over `tensor` at
-    rest and in use, grey ones are whole; ticks show the cuts.
+    Blue dims are cut over `fsdp` and `sequence` at rest and gathered for use, orange ones are cut over
+    `tensor` at rest and in use, grey ones are whole; ticks show the cuts.
     """
     rows = list(_rows(model, mesh))
     height = 62 + ROW * len(rows) + MARGIN
@@ -31,9 +31,9 @@ def draw(model: Model, mesh: AbstractMesh) -> str:
         f'<rect x="{MARGIN + x}" y="26" width="14" height="14" fill="{COLOURS[axis]}"/>'
         f'<text x="{MARGIN + x + 20}" y="38">{text}</text>'
         for x, axis, text in (
-            (0, "fsdp", "cut over fsdp, gathered for use"),
-            (230, "tensor", "cut over tensor, always"),
-            (420, "", "whole on every device"),
+            (0, "fsdp", "cut over fsdp and sequence, gathered for use"),
+            (310, "tensor", "cut over tensor, always"),
+            (500, "", "whole on every device"),
         )
     )
     head = (
@@ -49,14 +49,14 @@ def draw(model: Model, mesh: AbstractMesh) -> str:
 
 
 def _rows(model: Model, mesh: AbstractMesh) -> Iterator[tuple[str, list[tuple[str, int, str, int]], str]]:
-    """(name, dims as (logical axis, size, mesh axis, ways), bytes) of every tensor."""
+    """(name, dims as (logical axis, size, mesh axes, ways), bytes) of every tensor."""
     shapes, rules = model.abstract(), mesh_lib.Rules()
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     all_axes = jax.tree.leaves(model.axes(), is_leaf=mesh_lib.is_axes)
     for (path, leaf), axes in zip(leaves, all_axes, strict=True):
         spec = rules.spec(axes)
         dims = [
-            (name or "", size, entry or "", mesh_lib.ways_of(mesh, entry))
+            (name or "", size, _axes(mesh, entry), mesh_lib.ways_of(mesh, entry))
             for name, size, entry in zip(axes, leaf.shape, spec, strict=True)
         ]
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -65,6 +65,12 @@ def _rows(model: Model, mesh: AbstractMesh) -> Iterator[tuple[str, list[tuple[st
         used = _mebibytes(COMPUTE_RULES, mesh, axes, leaf.shape, model.dtype) / layers
         in_use = "looked up in place" if name.startswith("embedding.tables") else f"{used:,.2f} in use"
         yield name, dims, f"{rest:,.2f} at rest, {in_use}"
+
+
+def _axes(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> str:
+    """The mesh axes that cut a dim, or would if they had several devices: `fsdp and sequence`."""
+    names = (entry,) if isinstance(entry, str) else entry or ()
+    return " and ".join(mesh_lib.several(entry, mesh) or names[:1])
 
 
 def _mebibytes(rules: mesh_lib.Rules, mesh: AbstractMesh, axes: Any, shape: Any, dtype: Any) -> float:
@@ -88,7 +94,7 @@ def _row(row: tuple[str, list[tuple[str, int, str, int]], str], top: int) -> str
 
 def _block(dim: tuple[str, int, str, int], x: float, top: int, width: float) -> str:
     logical, size, axis, ways = dim
-    dark = axis in ("fsdp", "tensor")
+    colour = "tensor" if axis == "tensor" else "fsdp" if axis else ""
     cuts = "".join(
         f'<line x1="{x + width * i / ways:.1f}" y1="{top}" x2="{x + width * i / ways:.1f}" '
         f'y2="{top + BAR}" stroke="#fff" stroke-opacity="0.5"/>'
@@ -98,7 +104,7 @@ def _block(dim: tuple[str, int, str, int], x: float, top: int, width: float) -> 
     about = f"{logical or 'dim'} {size}" + (f", {ways} parts of {size // ways} over {axis}" if ways > 1 else "")
     return (
         f"<g><title>{html.escape(about)}</title>"
-        f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[axis]}"/>{cuts}'
+        f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[colour]}"/>{cuts}'
         f'<text x="{x + width / 2:.1f}" y="{top + 14}" text-anchor="middle" font-size="11" '
-        f'fill="{"#fff" if dark else "#333"}">{label}</text></g>'
+        f'fill="{"#fff" if colour else "#333"}">{label}</text></g>'
     )

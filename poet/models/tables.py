@@ -71,7 +71,7 @@ class Embedding(nnx.Module):
         dtype = jnp.dtype(spec.param_dtype)
         self.tables = _tables(spec, _sizes(spec, vocabulary), rngs)
         self.text_states = layers.normal(
-            rngs.params(), (text_width, spec.width), ("text", "embed"), text_width**-0.5, dtype
+            rngs.params(), (text_width, spec.width), ("text", "table_embed"), text_width**-0.5, dtype
         )
 
     def rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from poet.models import attention, kernels, layers, tables
-from poet.models.layers import constrain, gathered
+from poet.models import attention, kernels, layers, sequence, tables
+from poet.models.layers import constrain
 from poet.specs import Experiment, ModelSpec, UserError
 from poet.tasks.layout import Layout, Span
 from poet.vocabulary import Range, Vocabulary
@@ -38,7 +38,7 @@ class Cache(NamedTuple):
     """Keys and values of every layer, and which keys may be seen.
 
     Attributes:
-      k, v: compute dtype [layers, B, C, K, H].
+      k, v: compute dtype [layers, B, C, K, H]; K lies over `tensor`, then `sequence`.
       mask: bool [B, C]; False at text positions without a piece.
     """
 
@@ -51,8 +51,9 @@ class Cache(NamedTuple):
 class Model:
     """A prefix LM of some size over a vocabulary; holds no arrays.
 
-    Under `jax.set_mesh` activations are sharded over the batch axes and heads, MLP and vocabulary
-    over `tensor`; with no mesh set the same functions run on one device.
+    Under `jax.set_mesh` activations are sharded over the batch axes, heads, MLP and vocabulary over
+    `tensor`, positions between attentions over `sequence`; with no mesh set the same functions run on
+    one device.
 
     Attributes:
       text_width: width of the text encoder's states.
@@ -126,9 +127,11 @@ class Model:
         """Final-normed states x_BxOxD, compute dtype: row i predicts output position i.
 
         They stand at sequence positions prefix_length - 1 .. S - 2; the last token is never read.
+        Where the mesh has a sequence axis, it splits D.
         """
         x_BxNxD, _ = self._forward(params, tokens_BxS[:, :-1], layout, text, keep_keys=False)
-        return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 :])
+        x_BxNxD = sequence.whole(x_BxNxD)
+        return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 : layout.length - 1])
 
     def _forward(
         self,
@@ -138,25 +141,34 @@ class Model:
         text: Text | None,
         keep_keys: bool,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Leading N positions through all blocks; stacked keys and values if asked for."""
-        length = tokens_BxN.shape[1]
+        """Leading N positions through all blocks; stacked keys and values if asked for.
+
+        Where positions are split, the states are those of N positions filled up to be divisible.
+        """
+        x_BxNxD = sequence.filled(self._embed(params, tokens_BxN, layout, text), 1)
+        length = x_BxNxD.shape[1]
         kernel = kernels.choose_kernel(self.spec.attention, self.dtype)
         attend = functools.partial(
             attention.attend if kernel == "xla" else functools.partial(kernels.attend, kernel),
             prefix_length=layout.prefix_length,
             key_mask_BxS=_key_mask(layout, text, length),
         )
-        rotary = self._rotary(layout)[:, :length]
+        given = tokens_BxN.shape[1]
+        rotary = sequence.filled(self._rotary(layout)[:, :given], 1)
 
         def body(x_BxNxD, block_params):
-            def mix(q, k, v):
-                return attend(q, k, v), (k, v) if keep_keys else None
+            def mix(q_split, k, v):
+                q, k, v = sequence.to_heads(q_split, k, v)
+                o = sequence.from_heads(attend(q, k, v), q_split)
+                return o, (k[:, :given], v[:, :given]) if keep_keys else None
 
             return self._bind("blocks", block_params)(x_BxNxD, rotary, mix)
 
-        x_BxNxD = self._embed(params, tokens_BxN, layout, text)
         return jax.lax.scan(
-            _remat(body, self.spec.remat), x_BxNxD, params["blocks"], unroll=self._unroll
+            _remat(body, self.spec.remat),
+            sequence.split(x_BxNxD),
+            params["blocks"],
+            unroll=self._unroll,
         )
 
     def _embed(
@@ -170,7 +182,7 @@ class Model:
                 pieces.append(_embed_text(embedding.text_states, text, self.dtype))
             else:
                 pieces.append(embedding.rows(self.chain(table), tokens_BxN[:, start:stop], self.dtype))
-        return jnp.concatenate(pieces, axis=1)
+        return jnp.concatenate([sequence.whole(x_BxNxD) for x_BxNxD in pieces], axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
         table = layers.rotary_table(layout.positions(), self.spec.head_dim, self.spec.rope_base)
@@ -248,9 +260,8 @@ class Model:
         if mask_BxC is None:
             batch = tokens_BxN.shape[0]
             mask_BxC = constrain(jnp.ones((batch, cache_length), bool), "batch", None)
-        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC), self._final_norm(
-            params, x_BxNxD[:, -1]
-        )
+        last_BxD = constrain(sequence.whole(x_BxNxD)[:, length - 1], "batch", None)
+        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC), self._final_norm(params, last_BxD)
 
     def decode(
         self,
@@ -279,11 +290,12 @@ class Model:
             x_Bx1xD, k_all, v_all = carry
             index, block_params = layer
 
-            def mix(q, k, v):
+            def mix(q_whole, k, v):
+                q, k, v = sequence.to_heads(q_whole, k, v)
                 keys, k_layer = _write(k_all, k, index, position)
                 values, v_layer = _write(v_all, v, index, position)
                 o = attention.attend_cached(q[:, 0], k_layer, v_layer, visible_BxC)
-                return o[:, None], (keys, values)
+                return sequence.from_heads(o[:, None], q_whole), (keys, values)
 
             x_Bx1xD, written = self._bind("blocks", block_params)(x_Bx1xD, rotary, mix)
             return (x_Bx1xD, *written), None
@@ -318,7 +330,8 @@ def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.A
         raise UserError("this layout has text positions: pass text=(states, mask)")
     states_BxLxE, mask_BxL = text
     states_BxLxE = jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype)
-    return jnp.einsum("ble,ed->bld", states_BxLxE, gathered(kernel, dtype))
+    kernel_ExD = constrain(kernel[...].astype(dtype), None, "columns" if sequence.is_split() else None)
+    return jnp.einsum("ble,ed->bld", states_BxLxE, kernel_ExD)
 
 
 def _key_mask(layout: Layout, text: Text | None, length: int) -> jax.Array | None:

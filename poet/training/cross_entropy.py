@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from poet.mesh import BATCH_AXES, DEFAULT_RULES, Rules, several, total
+from poet.models import sequence
 from poet.models.layers import constrain
 from poet.vocabulary import Range
 
@@ -30,7 +31,9 @@ from poet.vocabulary import Range
 LOGITS_BUDGET = 2**28
 
 TABLE_SPEC = Rules().spec(("vocab", "table_embed"))
-ROWS_AXIS, COLUMNS_AXIS = DEFAULT_RULES["vocab"], DEFAULT_RULES["table_embed"]
+ROWS_AXIS, COLUMNS_AXES = DEFAULT_RULES["vocab"], DEFAULT_RULES["table_embed"]
+# Axes whose devices have tokens of their own.
+TOKEN_AXES = (*BATCH_AXES, sequence.AXIS)
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +85,11 @@ def cross_entropy(
     """
     used = tuple(tables[r.table] for r in ranges)
     weights_BxN = jax.lax.stop_gradient(weights_BxN)
-    return _cross_entropy(_Plan(ranges, z_loss), x_BxNxD, used, labels_BxN, weights_BxN)
+    # What fills a span up to be divisible has weight 0.
+    tokens = (sequence.split(sequence.filled(a, 1)) for a in (x_BxNxD, labels_BxN, weights_BxN))
+    x, labels, weights = tokens
+    sums, hit = _cross_entropy(_Plan(ranges, z_loss), x, used, labels, weights)
+    return sums, constrain(hit, "batch", None)[:, : labels_BxN.shape[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,15 +126,15 @@ def _everywhere(plan: _Plan, derive: bool, x: jax.Array, *others: Any) -> tuple[
     local = functools.partial(_local, plan, derive)
     if jax.sharding.get_abstract_mesh().empty:
         return local(x, *others)
-    batch = PartitionSpec(BATCH_AXES)
+    tokens = PartitionSpec(BATCH_AXES, *several(sequence.AXIS))
     tables = (TABLE_SPEC,) * len(plan.ranges)
     # Nothing is differentiated through the map, so its replication types need no proof.
     return jax.shard_map(
         local,
-        in_specs=(batch, tables, batch, batch),
-        out_specs=((PartitionSpec(), batch), (batch, tables) if derive else None),
+        in_specs=(tokens, tables, tokens, tokens),
+        out_specs=((PartitionSpec(), tokens), (tokens, tables) if derive else None),
         check_vma=False,
-    )(constrain(x, "batch", None, None), *others)
+    )(x if sequence.is_split() else constrain(x, "batch", None, None), *others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +173,8 @@ def _gathered(ids: Range, table_VxD: jax.Array, dtype: jnp.dtype) -> _Head:
         row_ids = first + jnp.arange(table_VxD.shape[0])
         legal_V = (row_ids >= ids.low) & (row_ids < ids.high)
     rows_VxD = table_VxD.astype(dtype)
-    if several(COLUMNS_AXIS):
-        rows_VxD = jax.lax.all_gather(rows_VxD, COLUMNS_AXIS, axis=1, tiled=True)
+    if several(COLUMNS_AXES):
+        rows_VxD = jax.lax.all_gather(rows_VxD, several(COLUMNS_AXES), axis=1, tiled=True)
     return _Head(rows_VxD, first, legal_V)
 
 
@@ -191,7 +198,7 @@ def _local(
         pieces = jax.tree.map(lambda a: _cut(a, chunks), (x, labels, weights))
         (sums, drows), per_chunk = jax.lax.scan(add, (zero, drows), pieces)
         hit, dx = jax.tree.map(_join, per_chunk)
-    values = jax.tree.map(lambda s: total(s, BATCH_AXES), sums), hit
+    values = jax.tree.map(lambda s: total(s, TOKEN_AXES), sums), hit
     if not derive:
         return values, None
     dtables = tuple(
@@ -242,9 +249,10 @@ def _chunk(
 
 def _scattered(ids: Range, table_VxD: jax.Array, drows_VxD: jax.Array) -> jax.Array:
     """The gradient of this device's shard of a table, in the table's dtype."""
-    if several(COLUMNS_AXIS):
-        drows_VxD = jax.lax.psum_scatter(drows_VxD, COLUMNS_AXIS, scatter_dimension=1, tiled=True)
-    rest = tuple(axis for axis in BATCH_AXES if axis != COLUMNS_AXIS)
+    axes = several(COLUMNS_AXES)
+    if axes:
+        drows_VxD = jax.lax.psum_scatter(drows_VxD, axes, scatter_dimension=1, tiled=True)
+    rest = tuple(axis for axis in TOKEN_AXES if axis not in COLUMNS_AXES)
     drows_VxD = total(drows_VxD, rest).astype(table_VxD.dtype)
     above = ids.low - ids.table_low
     missing = table_VxD.shape[0] - drows_VxD.shape[0]

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from poet import mesh as mesh_lib
+from poet.models import sequence
 from poet.models.transformer import Model, Params, build_model
 from poet.specs import Experiment, TrainSpec
 from poet.tasks import registry
@@ -42,6 +43,7 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
     for name, (layout, _) in registry.groups(experiment).items():
         what = f"DATA.batch, group {name!r}"
         mesh_lib.check_batch(mesh, batches[name], what)
+        sequence.check(mesh, experiment.model.kv_heads, layout, f"group {name!r}")
         parts, shards = experiment.train.microbatches, mesh_lib.batch_ways(mesh)
         microbatches.check(batches[name], parts, shards, what)
         groups[name] = Group(

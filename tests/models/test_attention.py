@@ -126,7 +126,7 @@ def test_values_and_gradients_equal_the_dense_oracle(name, way):
 
 
 def test_kernels_run_on_every_devices_own_clips_and_heads(monkeypatch):
-    """Clips over data and fsdp, heads over tensor: the result is that of one device."""
+    """Clips over data and fsdp, heads over tensor and sequence: the result is that of one device."""
     monkeypatch.setattr(
         kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla")
     )
@@ -134,9 +134,9 @@ def test_kernels_run_on_every_devices_own_clips_and_heads(monkeypatch):
     q, k, v, mask = (np.repeat(a, 2, 0) for a in make_inputs(layout))
     settings = dict(prefix_length=layout.prefix_length)
     arrays = [*(np.float32(a) for a in (q, k, v)), mask]
-    mesh = mesh_lib.build(MeshSpec(data=2, fsdp=2, tensor=2))
+    mesh = mesh_lib.build(MeshSpec(data=2, fsdp=2, sequence=2))
     with jax.set_mesh(mesh):
-        heads = mesh_lib.Rules().shardings(mesh, ("batch", None, "kv_heads"))
+        heads = mesh_lib.Rules().shardings(mesh, ("batch", None, "attended_heads"))
         placed = [jax.device_put(a, heads) for a in arrays[:3]]
         placed.append(jax.device_put(mask, mesh_lib.batch_sharding(mesh)))
         run = jax.jit(lambda q, k, v, m: kernels.attend("cudnn", q, k, v, key_mask_BxS=m, **settings))
@@ -157,7 +157,7 @@ def test_the_kernel_follows_the_platform_and_a_foreign_one_is_refused():
     ):
         device = AbstractDevice(device_kind="", num_cores=None, platform=platform)
         mesh = AbstractMesh(
-            (1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 3, abstract_device=device
+            (1, 1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 4, abstract_device=device
         )
         with jax.sharding.use_abstract_mesh(mesh):
             assert kernels.choose_kernel("auto", jnp.dtype(dtype)) == kernel

@@ -15,7 +15,7 @@ from poet.specs import MeshSpec
 ROWS, WIDTH, BATCH, LENGTH = 64, 16, 8, 5
 
 
-@pytest.mark.parametrize("shape", ((1, 8, 1), (1, 2, 4), (2, 2, 2), (8, 1, 1)), ids=str)
+@pytest.mark.parametrize("shape", ((1, 8, 1, 1), (1, 2, 1, 4), (2, 2, 1, 2), (1, 2, 2, 2)), ids=str)
 def test_values_and_gradients_equal_a_whole_table(shape):
     """Repeated ids add up; ids outside the table are clipped, as the plain lookup does."""
     rng = np.random.default_rng(0)

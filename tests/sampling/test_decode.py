@@ -165,7 +165,7 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
     knobs, rows = Knobs.of(GREEDY), np.arange(4)
     alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs)
-    mesh = mesh_lib.build(MeshSpec(fsdp=2), jax.devices()[:2])
+    mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         halves = batch_sharding(mesh)
         placed = [jax.device_put(a, halves) for a in np.split(given, [plan.prefilled], axis=1)]

@@ -14,7 +14,7 @@ from poet.specs import MeshSpec
 from poet.training import cross_entropy
 from poet.vocabulary import Range
 
-WIDTH, BATCH, LENGTH, Z_LOSS = 16, 8, 6, 1e-2
+WIDTH, BATCH, LENGTH, Z_LOSS = 16, 8, 7, 1e-2
 ROWS = {"a": 32, "b": 16}
 WHOLE = {"a": Range(0, 32, "a", 0), "b": Range(32, 48, "b", 32)}
 RANGES = {
@@ -22,7 +22,7 @@ RANGES = {
     "slice": (Range(40, 44, "b", 32),),
     "union": (WHOLE["a"], WHOLE["b"]),
 }
-MESHES = {"one": None, "fsdp": (1, 8, 1), "tensor": (1, 2, 4), "all": (2, 2, 2)}
+MESHES = {"one": None, "fsdp": (2, 4, 1, 1), "tensor": (1, 2, 1, 4), "sequence": (1, 2, 2, 2)}
 
 
 def inputs(ranges: tuple[Range, ...]) -> dict[str, np.ndarray]:
@@ -131,22 +131,25 @@ def test_chunks_divide_the_span_and_fit(length, per_position):
     assert length // chunks * per_position <= cross_entropy.LOGITS_BUDGET or chunks == length
 
 
-@pytest.mark.parametrize("shape", ((1, 8, 1), (2, 4, 1)), ids=str)
+@pytest.mark.parametrize("shape", ((1, 8, 1, 1), (2, 4, 1, 1), (1, 4, 2, 1)), ids=str)
 def test_the_head_is_gathered_once_and_its_gradient_scattered_once(shape, monkeypatch):
-    """Over fsdp alone: at most 2.1 times the head's bytes, and nothing inside the loop over chunks.
-    Replicas along `data` add one sum of the shard that each device holds."""
+    """At most 2.1 times the head's bytes, and nothing inside the loop over chunks.  Replicas along `data`
+    add one sum of the shard that each device holds; along `sequence` columns of the states are
+    exchanged for positions, and those of their gradient back."""
     monkeypatch.setattr(cross_entropy, "LOGITS_BUDGET", 2000)
     ids, rows, length = (Range(0, 512, "a", 0),), 512, 16
+    replicas, shards, ways, _ = shape
     mesh = mesh_lib.build(MeshSpec(**dict(zip(mesh_lib.AXES, shape))))
     batch = mesh_lib.batch_sharding(mesh)
     table = mesh_lib.Rules().shardings(mesh, ("vocab", "table_embed"))
+    states = mesh_lib.Rules().shardings(mesh, ("batch", None, "columns" if ways > 1 else None))
 
     def make(shape, dtype, sharding):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     with jax.set_mesh(mesh):
         lowered = jax.jit(jax.grad(lambda *a: mean_objective(ids)(*a)[0], argnums=(0, 1))).lower(
-            make((BATCH, length, 64), jnp.float32, batch),
+            make((BATCH, length, 64), jnp.float32, states),
             {"a": make((rows, 64), jnp.float32, table)},
             make((BATCH, length), jnp.int32, batch),
             make((BATCH, length), jnp.float32, batch),
@@ -157,5 +160,6 @@ def test_the_head_is_gathered_once_and_its_gradient_scattered_once(shape, monkey
     moved = hlo.totals(found)
     assert "while(" in text and not any(c.in_loop for c in found)
     assert moved["all-gather"] == moved["reduce-scatter"] == head
-    replicas, shards = shape[:2]
+    exchanged = BATCH // shards * length // ways * 64 * 4 if ways > 1 else 0
+    assert moved.get("all-to-all", 0) == 2 * exchanged
     assert sum(moved.values()) <= 2.1 * head + (head // shards if replicas > 1 else 0)

@@ -107,7 +107,7 @@ def test_state_lies_on_the_mesh_as_the_rules_say(whole: Path) -> None:
     state = linear.restored(whole).state
     adam = next(s for s in jax.tree.leaves(state["opt_state"], is_leaf=_is_adam) if _is_adam(s))
     for tree in (state["params"], adam.mu, adam.nu):
-        assert tree["w"].sharding.spec == jax.P("fsdp", "tensor")
+        assert tree["w"].sharding.spec == jax.P(("fsdp", "sequence"), "tensor")
         assert tree["w"].addressable_shards[0].data.shape == (linear.IN // 4, linear.OUT // 2)
         assert tree["b"].sharding.spec == jax.P("tensor")
 
@@ -126,7 +126,7 @@ def test_fresh_moments_are_sharded_like_their_parameters(tmp_path: Path) -> None
 
     linear.run(tmp_path, 1, hooks=[loop.Hook(name="look", every=1, fn=look)])
     moments = {k: v for k, v in seen.items() if k.endswith("['w']")}
-    assert len(moments) == 3 and set(moments.values()) == {jax.P("fsdp", "tensor")}
+    assert len(moments) == 3 and set(moments.values()) == {jax.P(("fsdp", "sequence"), "tensor")}
 
 
 def test_a_run_goes_on_with_half_the_devices(whole: Path, tmp_path: Path) -> None:

@@ -183,10 +183,10 @@ class Device:
 
 
 class FakeMesh:
-    """Devices by process, in the shape (data, fsdp, tensor)."""
+    """Devices by process, in the shape (data, fsdp, sequence, tensor)."""
 
     def __init__(self, owners: list[list[int]]):
-        self.devices = np.array([[[Device(p) for p in row] for row in owners]])
+        self.devices = np.array([[[[Device(p)] for p in row] for row in owners]])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ class FakeMesh:
     [
         ([[0], [0], [1], [1]], {0: [0, 1], 1: [2, 3]}),
         ([[0], [1], [0], [1]], {0: [0, 2], 1: [1, 3]}),  # as neighbours on a torus may lie
-        ([[0, 1], [0, 1]], {0: [0, 1], 1: [0, 1]}),  # tensor spans the processes: both feed all
+        ([[0, 1], [0, 1]], {0: [0, 1], 1: [0, 1]}),  # sequence spans the processes: both feed all
         ([[0, 1], [2, 3]], {0: [0], 1: [0], 2: [1], 3: [1]}),
     ],
 )

@@ -119,11 +119,15 @@ def test_groups_follow_the_mixture():
 
 @pytest.mark.parametrize(
     "mesh, word",
-    [(MeshSpec(fsdp=1, tensor=4), "kv_heads"), (MeshSpec(fsdp=8), "batch of 4")],
+    [
+        (MeshSpec(fsdp=1, tensor=4), "kv_heads"),
+        (MeshSpec(fsdp=8), "batch of 4"),
+        (MeshSpec(fsdp=1, sequence=4), "kv_heads = 2 .*use MESH.sequence = 1 or 2"),
+    ],
 )
 def test_a_mesh_that_does_not_divide_is_refused(mesh, word):
     with pytest.raises(UserError, match=word):
-        step.language_model(RUN, mesh_lib.abstract(mesh, 4 if mesh.tensor == 4 else 8))
+        step.language_model(RUN, mesh_lib.abstract(mesh, 8 if mesh.fsdp == 8 else 4))
 
 
 def test_flops_equal_those_of_the_compiled_products():
