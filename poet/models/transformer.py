@@ -253,12 +253,12 @@ class Model:
         return cast
 
     def by_layer(self, params: Params) -> Params:
-        """Parameters for a loop of `decode`: a shallow model's blocks as a list, layer by layer.
+        """Parameters for a loop of `decode`: on CPU a shallow model's blocks as a list of layers.
 
         XLA's CPU compiler copies a layer's weights whenever it takes them out of their stack: here
-        once, before the loop, instead of at every token.
+        once, before the loop, instead of at every token.  The blocks then stand in memory twice.
         """
-        if self.spec.layers > UNROLLED_LAYERS:
+        if self.spec.layers > UNROLLED_LAYERS or jax.default_backend() != "cpu":
             return params
         layers_of = [jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(self.spec.layers)]
         return {**params, "blocks": layers_of}
