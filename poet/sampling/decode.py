@@ -183,7 +183,7 @@ def decode(
       forced_BxK: ids of the K = `plan.forced` given positions that are not prefilled, in the order
         of `plan.given`; absent where there are none.
     """
-    keys_B = samplers.row_keys(knobs.seed, rows_B)
+    params, keys_B = model.by_layer(params), samplers.row_keys(knobs.seed, rows_B)
     state, pieces = (cache, x_RxD), []
     for span, place in plan.steps:
         if place is None:

@@ -125,18 +125,16 @@ def sample(
       knobs: traced settings.
       truncation: static settings.
     """
-    logits_BxV = logits_BxV.astype(jnp.float32)
-    greedy_B = jnp.argmax(logits_BxV, axis=-1)
-    scaled_BxV = logits_BxV / jnp.where(knobs.temperature == 0, 1, knobs.temperature)
+    scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(knobs.temperature == 0, 1, knobs.temperature)
     noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
+    # Without noise the draw is the most probable id, the lower one of equals.
+    noise_BxV = jnp.where(knobs.temperature == 0, 0, noise_BxV)
     if truncation == Truncation():
-        drawn_B = jnp.argmax(scaled_BxV + noise_BxV, axis=-1)
-    else:
-        logits_BxK, ids_BxK = candidates(scaled_BxV, knobs.top_p, truncation)
-        noise_BxK = jnp.take_along_axis(noise_BxV, ids_BxK, axis=-1)
-        choice_Bx1 = jnp.argmax(logits_BxK + noise_BxK, axis=-1, keepdims=True)
-        drawn_B = jnp.take_along_axis(ids_BxK, choice_Bx1, axis=-1)[:, 0]
-    return jnp.where(knobs.temperature == 0, greedy_B, drawn_B).astype(jnp.int32)
+        return jnp.argmax(scaled_BxV + noise_BxV, axis=-1).astype(jnp.int32)
+    logits_BxK, ids_BxK = candidates(scaled_BxV, knobs.top_p, truncation)
+    noise_BxK = jnp.take_along_axis(noise_BxV, ids_BxK, axis=-1)
+    choice_Bx1 = jnp.argmax(logits_BxK + noise_BxK, axis=-1, keepdims=True)
+    return jnp.take_along_axis(ids_BxK, choice_Bx1, axis=-1)[:, 0].astype(jnp.int32)
 
 
 def _noise(keys_B: jax.Array, position: jax.Array | int, size: int) -> jax.Array:

@@ -6,18 +6,20 @@ because the entropy terms overflow in half precision.
 The entropy terms are exact at any K.  With affinity 2 z.c / tau over the 2^K corner codes c, the
 softmax factorises into independent bits with P(bit = 1) = sigmoid(4 z / tau).  So the entropy of
 one token is a sum of K binary entropies, and the mean distribution of a batch over 2^m codes is
-one matmul of two tables of 2^(m/2) columns: nothing of size tokens x 2^K is ever formed.
+one matmul of two tables of 2^(m/2) rows: nothing of size tokens x 2^K is ever formed.
 tests/benchmarks/bench_lfq.py prints time and memory beside the usual form.
 
 The batch entropy has three modes: full (exact over all codes and tokens), grouped (over groups of
 bits: an upper bound) and sub-sampled (over some of the tokens).  The last two may be combined.
 
-Shapes: N tokens, n of them sampled, K bits, m bits of one group, G groups; `...` any leading dims.
+Shapes: N tokens, n of them sampled, K bits, m bits of one group, C its 2^m codes, L codes of its
+lower and H of its upper half, G groups; `...` any leading dims.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Sequence
 
 import jax
@@ -215,42 +217,92 @@ def _batch_entropy(logits_NxK: jax.Array, groups: int, mesh_axes: Sequence[str])
 
 def _group_entropy(logits_Nxm: jax.Array, mesh_axes: Sequence[str]) -> jax.Array:
     """Entropy of the mean distribution over the 2^m codes of one group of bits."""
-    mean = _mean(_summed_probabilities(logits_Nxm) / logits_Nxm.shape[0], mesh_axes)
+    mean = _mean(_summed_probabilities(logits_Nxm.T) / logits_Nxm.shape[0], mesh_axes)
     return -jnp.sum(mean * jnp.log(jnp.maximum(mean, TINY)))
 
 
-def _summed_probabilities(logits_Nxm: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def _summed_probabilities(logits_mxN: jax.Array) -> jax.Array:
     """Code probabilities summed over tokens: (2^(m - m//2), 2^(m//2)), high bits x low bits.
 
-    Runs over chunks of tokens and makes their tables again in the backward pass, so that the memory
-    does not grow with the batch.
+    Runs over chunks of tokens, whose tables the backward pass makes again, so that the memory does
+    not grow with the batch.
     """
-    half = logits_Nxm.shape[1] // 2
-
-    @jax.checkpoint
-    def summed(chunk: jax.Array) -> jax.Array:
-        low, high = _code_probabilities(chunk[:, :half]), _code_probabilities(chunk[:, half:])
-        return jnp.matmul(high.T, low, precision="highest")
-
-    # The odd part comes first: the sum then starts from values, sharded as all others are.
-    chunks = (logits_Nxm.shape[0] - 1) // CHUNK
-    first = logits_Nxm.shape[0] - chunks * CHUNK
-    rest = logits_Nxm[first:].reshape(chunks, CHUNK, logits_Nxm.shape[1])
-    add = lambda total, chunk: (total + summed(chunk), None)  # noqa: E731
-    return jax.lax.scan(add, summed(logits_Nxm[:first]), rest)[0]
+    first, rest = _chunks(logits_mxN)
+    add = lambda total, chunk: (total + _summed(chunk), None)  # noqa: E731
+    return jax.lax.scan(add, _summed(first), rest)[0]
 
 
-def _code_probabilities(logits_Nxm: jax.Array) -> jax.Array:
-    """(N, m) log-odds -> (N, 2^m) probabilities, code c at column c (first bit least).
+def _forward(logits_mxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _summed_probabilities(logits_mxN), logits_mxN
 
-    Built from the tables of either half of the bits, so that the backward pass keeps little more
-    than the table itself.
+
+def _backward(logits_mxN: jax.Array, dsummed_HxL: jax.Array) -> tuple[jax.Array]:
+    first, rest = _chunks(logits_mxN)
+    dfirst = _dsummed(dsummed_HxL, first)
+    drest = jax.lax.map(functools.partial(_dsummed, dsummed_HxL), rest)
+    bits = logits_mxN.shape[0]
+    return (jnp.concatenate([dfirst, jnp.moveaxis(drest, 0, 1).reshape(bits, -1)], axis=1),)
+
+
+_summed_probabilities.defvjp(_forward, _backward)
+
+
+def _chunks(logits_mxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The odd part, of 1 to CHUNK tokens, and the rest (chunks, m, CHUNK).
+
+    Sums start with the odd part: with values that are sharded as all others are.
     """
-    tokens, bits = logits_Nxm.shape
+    bits, tokens = logits_mxN.shape
+    chunks = (tokens - 1) // CHUNK
+    first = tokens - chunks * CHUNK
+    rest = logits_mxN[:, first:].reshape(bits, chunks, CHUNK)
+    return logits_mxN[:, :first], jnp.moveaxis(rest, 1, 0)
+
+
+def _summed(logits_mxN: jax.Array) -> jax.Array:
+    half = logits_mxN.shape[0] // 2
+    low_LxN, high_HxN = _code_probabilities(logits_mxN[:half]), _code_probabilities(logits_mxN[half:])
+    return jnp.matmul(high_HxN, low_LxN.T, precision="highest")
+
+
+def _dsummed(dsummed_HxL: jax.Array, logits_mxN: jax.Array) -> jax.Array:
+    """The gradient of `_summed` with respect to its argument."""
+    half = logits_mxN.shape[0] // 2
+    low_LxN, high_HxN = _code_probabilities(logits_mxN[:half]), _code_probabilities(logits_mxN[half:])
+    dlow_LxN = jnp.matmul(dsummed_HxL.T, high_HxN, precision="highest")
+    dhigh_HxN = jnp.matmul(dsummed_HxL, low_LxN, precision="highest")
+    return jnp.concatenate(
+        [
+            _dlogits(logits_mxN[:half], low_LxN * dlow_LxN),
+            _dlogits(logits_mxN[half:], high_HxN * dhigh_HxN),
+        ]
+    )
+
+
+def _code_probabilities(logits_mxN: jax.Array) -> jax.Array:
+    """(m, N) log-odds -> (2^m, N) probabilities, code c in row c (first bit least).
+
+    Tokens are the last dim, so that every product of two rows runs along memory.
+    """
+    bits, tokens = logits_mxN.shape
     if bits == 0:
-        return jnp.ones((tokens, 1), jnp.float32)
+        return jnp.ones((1, tokens), jnp.float32)
     if bits == 1:
-        return jnp.concatenate([jax.nn.sigmoid(-logits_Nxm), jax.nn.sigmoid(logits_Nxm)], axis=1)
-    low = _code_probabilities(logits_Nxm[:, : bits // 2])
-    high = _code_probabilities(logits_Nxm[:, bits // 2 :])
-    return (high[:, :, None] * low[:, None, :]).reshape(tokens, 2**bits)
+        return jnp.concatenate([jax.nn.sigmoid(-logits_mxN), jax.nn.sigmoid(logits_mxN)])
+    low = _code_probabilities(logits_mxN[: bits // 2])
+    high = _code_probabilities(logits_mxN[bits // 2 :])
+    return (high[:, None] * low[None]).reshape(2**bits, tokens)
+
+
+def _dlogits(logits_mxN: jax.Array, weighed_CxN: jax.Array) -> jax.Array:
+    """The gradient (m, N) of log-odds from that of their codes, each times its probability.
+
+    Log-odds x of a bit with P(1) = s change the probability p of a code that has it by p (1 - s), of
+    one that lacks it by -p s: two sums over codes for each bit, with no loss where s is near 0 or 1.
+    """
+    bits = logits_mxN.shape[0]
+    on_mxC = ids_to_bits(jnp.arange(2**bits), bits).T > 0
+    with_bit = jnp.matmul(on_mxC.astype(jnp.float32), weighed_CxN, precision="highest")
+    without = jnp.matmul((~on_mxC).astype(jnp.float32), weighed_CxN, precision="highest")
+    return jax.nn.sigmoid(-logits_mxN) * with_bit - jax.nn.sigmoid(logits_mxN) * without

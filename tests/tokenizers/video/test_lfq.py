@@ -244,6 +244,20 @@ def test_gradient_is_that_of_the_formula(name: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("groups", [1, 5])
+def test_gradient_over_chunks_is_that_of_one(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four whole chunks and an odd one, of five bits together and of each bit alone."""
+    z = jnp.asarray(np.random.default_rng(3).normal(size=(30, 5)), jnp.float32)
+
+    def entropy(z: jax.Array) -> jax.Array:
+        return lfq.losses(z, temperature=1.0, groups=groups).batch_entropy
+
+    expected = jax.value_and_grad(entropy)(z)
+    monkeypatch.setattr(lfq, "CHUNK", 7)
+    for got, one in zip(jax.value_and_grad(entropy)(z), expected, strict=True):
+        np.testing.assert_allclose(got, one, rtol=1e-5, atol=1e-8)
+
+
 @functools.cache
 def mesh_of_eight() -> Mesh:
     return meshes.build(MeshSpec(data=2, fsdp=4))
