@@ -72,7 +72,8 @@ def seqio_reader(experiment: Experiment, row: int, shuffle: bool) -> Reader:
     mixture = seqio.Mixture("pretraining", tasks)
     lengths = {"targets": row}
     dataset = mixture.get_dataset(
-        lengths, split="train", shuffle=shuffle, seed=0, num_epochs=None, log_mixing_proportions=False
+        lengths, split="train", shuffle=shuffle, seed=0, num_epochs=None,
+        log_mixing_proportions=False, try_in_mem_cache=False
     )
     dataset = seqio.LMFeatureConverter(pack=True)(dataset, lengths)
     batches = iter(dataset.batch(ROWS, drop_remainder=True).prefetch(2))

@@ -19,7 +19,6 @@ import numpy as np
 
 from poet import mesh as mesh_lib
 from poet.forecast import decode_cost
-from poet.models.layers import COMPUTE_RULES
 from poet.models.transformer import build_model
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
@@ -50,30 +49,25 @@ def measure(
     layout, _ = choose(group, registry.groups(experiment), "group")
     guided = layout.text_span is not None and experiment.sample.guidance != 1
     plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(experiment.sample))
-    model, mesh = build_model(experiment), mesh_lib.build(experiment.mesh, [device])
-    decoder, knobs = Decoder(model, plan), Knobs.of(experiment.sample)
-    with jax.set_mesh(mesh):
-        params = jax.jit(
-            lambda: model.compute_params(model.init(jax.random.key(0))),
-            out_shardings=COMPUTE_RULES.shardings(mesh, model.axes()),
-        )()
-        given = prefilled(experiment, plan, batch, mesh)
-        rows_B = jax.device_put(np.arange(batch, dtype=np.int32), mesh_lib.batch_sharding(mesh))
-        state: list[Any] = []
+    model, decoder = build_model(experiment), Decoder(build_model(experiment), plan)
+    # As `poet generate` does it: one device, no mesh.
+    params = jax.jit(lambda: model.compute_params(model.init(jax.random.key(0))))()
+    given, rows_B = prefilled(experiment, plan, batch), jnp.arange(batch, dtype=jnp.int32)
+    knobs, state = Knobs.of(experiment.sample), []
 
-        def prefill() -> None:
-            state[:] = decoder.prefill(params, *given)
-            jax.block_until_ready(state)
+    def prefill() -> None:
+        state[:] = decoder.prefill(params, *given)
+        jax.block_until_ready(state)
 
-        def decode() -> None:
-            tokens, cache = decoder.decode(params, *state, rows_B, knobs)
-            # The cache that was given is gone; the next run begins with the one that came back.
-            state[0] = cache
-            jax.block_until_ready(tokens)
+    def decode() -> None:
+        tokens, cache = decoder.decode(params, *state, rows_B, knobs)
+        # The cache that was given is gone; the next run begins with the one that came back.
+        state[0] = cache
+        jax.block_until_ready(tokens)
 
-        before = harness.timed(prefill, runs)
-        loop = harness.timed(decode, runs)
-        cost = decode_cost(experiment, plan, mesh, batch)
+    before = harness.timed(prefill, runs)
+    loop = harness.timed(decode, runs)
+    cost = decode_cost(experiment, plan, mesh_lib.build(experiment.mesh, [device]), batch)
     times, positions = common.spread(loop["wall"]), plan.drawn_stop - plan.prefilled
     return {
         "group": group, "samples": batch, "rows": batch * plan.fan, "positions": positions,
@@ -86,7 +80,7 @@ def measure(
     }
 
 
-def prefilled(experiment: Experiment, plan: Plan, batch: int, mesh: jax.sharding.Mesh) -> tuple:
+def prefilled(experiment: Experiment, plan: Plan, batch: int) -> tuple[jax.Array, ...]:
     """Arguments of `Decoder.prefill` after the parameters: ids, and states and lengths of a text."""
     layout, rng = plan.layout, np.random.default_rng(0)
     size = {s.stream: s.ids.size for s in layout.segments if not s.forced}
@@ -101,7 +95,7 @@ def prefilled(experiment: Experiment, plan: Plan, batch: int, mesh: jax.sharding
         lengths = np.full(batch * plan.fan, length, np.int32)
         lengths[batch:] = 0  # Unconditional rows have no text.
         arrays.append(lengths)
-    return tuple(jnp.asarray(jax.device_put(a, mesh_lib.batch_sharding(mesh))) for a in arrays)
+    return tuple(map(jnp.asarray, arrays))
 
 
 if __name__ == "__main__":
