@@ -147,22 +147,31 @@ def resumed(reader: Reader, fresh: Reader) -> dict[str, Any]:
     }
 
 
-def soak(folder: str, batches: int) -> dict[str, float]:
-    """Resident memory of the loader in `batches` batches with T5-XL states.
+def soak(folder: str, batches: int) -> None:
+    """Resident memory of the loader in `batches` batches with T5-XL states, for the table.
 
-    Returns MiB at the end of the first tenth and at the end, and the slope of a line through the
-    last nine tenths in MiB per 1,000 batches.
+    The slope is that of a line through the second half.
     """
     reader, found = poet_reader(experiment_of(folder, "states")), []
     every = max(1, batches // SAMPLES)
-    for number in range(1, batches + 1):
-        reader.take()
-        if number % every == 0:
-            found.append((number, resident_mb()))
-    numbers, sizes = np.array(found[len(found) // 10 :]).T
+
+    def run() -> None:
+        for number in range(1, batches + 1):
+            reader.take()
+            if number % every == 0:
+                found.append((number, resident_mb()))
+
+    times = harness.timed(run, runs=1, warm=0)
+    numbers, sizes = np.array(found[len(found) // 2 :]).T
     slope = float(np.polyfit(numbers, sizes, 1)[0]) * 1000
-    return {"batches": batches, "first_mb": float(sizes[0]), "last_mb": float(sizes[-1]),
-            "slope_mb_per_1000": slope}
+    checked = (
+        f"resident memory: {found[len(found) // 10][1]:.0f} MiB after a tenth, {sizes[0]:.0f} after "
+        f"half, {sizes[-1]:.0f} at the end; {slope:+.2f} MiB per 1,000 batches in the second half"
+    )
+    print(checked)
+    results = {"poet with T5-XL states": [{**times, "versions": harness.installed()}]}
+    unit = f"{batches:,} batches of the pretraining mixture"
+    harness.save("loader", "soak", results, unit=unit, agreement=checked, megabytes=found)
 
 
 def resident_mb() -> float:
@@ -184,25 +193,16 @@ def compare(flags: Any, folder: str) -> None:
         for name in flags.cases
     }
     found = harness.interleave(cases, flags.rounds)
-    notes = [note(name, results[0]) for name, results in found.items()]
-    print("\n".join(notes))
+    exact = [name for name, results in found.items() if all(r["exact"] for r in results)]
     harness.save(
         "loader", "mixture", found, unit=f"{TOKENS:,} tokens of the pretraining mixture",
-        agreement="; ".join(notes),
-    )
-
-
-def note(name: str, result: dict[str, Any]) -> str:
-    exact = "resumes exactly" if result["exact"] else "DOES NOT RESUME"
-    return (
-        f"{name}: fill {100 * result['fill']:.1f} %, state {result['state_bytes']:,} bytes, "
-        f"{exact} in {result['restore_s']:.2f} s"
+        agreement=f"exact resumption: {', '.join(exact)}",
     )
 
 
 if __name__ == "__main__":
     parser = harness.arguments(__doc__, CASES)
-    parser.add_argument("--stores", default="", help="folder of stores that a run before left; made anew if empty")
+    parser.add_argument("--stores", default="", help="folder to keep the stores in for another run")
     parser.add_argument("--soak", type=int, default=0, help="batches to watch the memory over")
     flags = parser.parse_args()
     if flags.case:
@@ -212,6 +212,6 @@ if __name__ == "__main__":
             folder = flags.stores or scratch
             write_stores(folder)
             if flags.soak:
-                print(json.dumps(soak(folder, flags.soak)))
+                soak(folder, flags.soak)
             else:
                 compare(flags, folder)

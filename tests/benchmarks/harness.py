@@ -19,6 +19,7 @@ import pathlib
 import platform
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -149,9 +150,11 @@ def save(benchmark: str, case: str, found: Mapping[str, list[dict[str, Any]]], *
 
 
 def shown(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the paths of this machine."""
-    peer = "--peer_python="
-    return [peer + "PEER/bin/python" if a.startswith(peer) else a for a in arguments]
+    """Arguments as typed in a shell, without the paths of this machine."""
+    paths = {"--peer_python": "PEER/bin/python", "--stores": "STORES"}
+    named = (a.partition("=") for a in arguments)
+    return [f"{flag}={paths[flag]}" if flag in paths else shlex.quote(flag + equals + value)
+            for flag, equals, value in named]
 
 
 def strip(result: dict[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ TOY: Bindings = {
     "VOCABULARY": {"visual_bits": 6, "audio_codes": 16, "text_pieces": 64},
     "TEXT": {"length": 8, "width": 16},
     "VIDEO_TOKENIZER": {
-        "bits": 6, "base_channels": 8, "norm_groups": 4, "blocks": 1, "stem": (4, 4, 4), "multipliers": (1, 1),
-        "temporal_downsample": (False,),
+        "bits": 6, "base_channels": 8, "norm_groups": 4, "blocks": 1, "stem": (4, 4, 4),
+        "multipliers": (1, 1), "temporal_downsample": (False,),
     },
     "MODEL": {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 64},
     "AUDIO_TOKENIZER": {"codes": 16, "levels": 4, "dim": 16, "encoder_channels": 4, "decoder_channels": 4},
@@ -60,8 +60,9 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="300m", help=f"{', '.join(SHIPPED)}, {SLICE}, tiny, or any such as 600m")
-    parser.add_argument("--batch", type=int, default=8, help="sequences, of the longest group where there are several")
+    named = ", ".join((*SHIPPED, SLICE, "tiny"))
+    parser.add_argument("--size", default="300m", help=f"{named}, or a number such as 600m")
+    parser.add_argument("--batch", type=int, default=8, help="sequences (of the longest group)")
     parser.add_argument("--steps", type=int, default=20, help="runs on the clock")
     parser.add_argument("--out", default="", help="folder of the JSON result; empty prints alone")
     parser.add_argument("--name", default="", help="of the JSON file, where it is not the script's")

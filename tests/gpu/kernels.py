@@ -106,7 +106,8 @@ def draw(layout: Layout, heads: tuple[int, int, int]) -> tuple[Any, ...]:
     The first sequence has a text of a third of its positions, the second has none.
     """
     rng, (kv, group, dim), length = np.random.default_rng(0), heads, layout.length
-    shapes = [(2, length, kv, group, dim), (2, length, kv, dim), (2, length, kv, dim), (2, length, kv, group, dim)]
+    queries, keys = (2, length, kv, group, dim), (2, length, kv, dim)
+    shapes = (queries, keys, keys, queries)
     arrays = [jnp.asarray(rng.standard_normal(shape, np.float32), jnp.bfloat16) for shape in shapes]
     mask = np.ones((2, length), bool)
     if span := layout.text_span:

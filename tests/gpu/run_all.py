@@ -107,7 +107,10 @@ def summary(out: pathlib.Path, runs: Mapping[str, Sequence[str]], bars: bool) ->
         {"what": what, "value": read(found[name]), "bar": bar, "met": read(found[name]) >= bar}
         for name, what, read, bar in BARS if bars and name in found
     ]
-    lines += [f"{r['what']}: {r['value']:.3f}, bar {r['bar']}: {'met' if r['met'] else 'MISSED'}" for r in reached]
+    lines += [
+        f"{r['what']}: {r['value']:.3f}, bar {r['bar']}: {'met' if r['met'] else 'MISSED'}"
+        for r in reached
+    ]
     (out / "summary.json").write_text(json.dumps({"lines": lines, "bars": reached}, indent=1) + "\n")
     return "\n".join(lines)
 

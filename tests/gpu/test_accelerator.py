@@ -1,4 +1,4 @@
-"""On a machine with a GPU, `pytest -m gpu`: kernels equal the oracle, and every script runs at a real size."""
+"""On a machine with a GPU, `pytest -m gpu`: kernels equal the oracle, every script runs at a real size."""
 
 from __future__ import annotations
 
