@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import pathlib
 import re
@@ -10,6 +11,9 @@ import subprocess
 import sys
 
 import pytest
+
+from poet import config
+from poet.specs import MeshSpec
 
 SCRIPTS = pathlib.Path(__file__).parent / "gpu"
 ENOUGH = ("jax", "flax", "optax", "orbax-checkpoint")
@@ -63,6 +67,36 @@ def run(script: str, out: pathlib.Path, *arguments: str) -> dict:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "found.json").read_text())
+
+
+def module(name: str):
+    """A script of the folder as a module of a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", SCRIPTS / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_runs_made_without_gin_are_those_of_the_gin_files():
+    common = module("common")
+    for size in common.SHIPPED:
+        wanted = config.load([f"gin/experiments/pretrain_{size}.gin"])
+        data = wanted.data.replace(batch=4, batch_multiple=1)
+        assert common.pretraining(size, 4) == wanted.replace(data=data, mesh=MeshSpec())
+    assert common.pretraining("8b_slice", 4, remat="dots").model == wanted.model.replace(
+        layers=common.SLICE_LAYERS, remat="dots"
+    )
+
+
+def test_a_bar_is_met_or_missed(tmp_path):
+    run_all = module("run_all")
+    row = {"group": "text-to-video", "share_of_matmul": 0.6}
+    for name, mfu in (("train_step.1b", 0.46), ("train_step.8b_slice", 0.49)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"groups": [{**row, "mfu": mfu}]}))
+    text = run_all.summary(tmp_path, run_all.RUNS, bars=True)
+    assert "MFU of 1b: 0.460, bar 0.45: met" in text
+    assert "MFU of an 8b slice: 0.490, bar 0.5: MISSED" in text
+    assert "decoding" not in text, "what was not run has no verdict"
 
 
 def test_train_step_is_timed_and_its_operations_are_sorted(tmp_path):
