@@ -34,15 +34,15 @@ from poet import config
 from poet.specs import Experiment
 
 TOKENS, RUNS, CLIPS = 1_000_000, 3, 512
-BATCH = 8  # Sequences of the longest group.
+BATCH, SOAK_BATCH = 8, 1  # Sequences of the longest group; few, so that many batches cost little.
 WIDTHS = {"ids": 8, "states": 2048}  # Numbers of a text state in the two stores.
 SAMPLES = 200  # Of the memory, in a soak.
 
 
-def experiment_of(folder: str, store: str) -> Experiment:
+def experiment_of(folder: str, store: str, batch: int = BATCH) -> Experiment:
     """The mixture over a store of `folder`, without networks."""
     run = config.load(["gin/experiments/pretrain_300m.gin"])
-    data = run.data.replace(store=f"{folder}/{store}", batch=BATCH, batch_multiple=1)
+    data = run.data.replace(store=f"{folder}/{store}", batch=batch, batch_multiple=1)
     return run.replace(data=data, text=run.text.replace(width=WIDTHS[store]))
 
 
@@ -152,7 +152,7 @@ def soak(folder: str, batches: int) -> None:
 
     The slope is that of a line through the second half.
     """
-    reader, found = poet_reader(experiment_of(folder, "states")), []
+    reader, found = poet_reader(experiment_of(folder, "states", SOAK_BATCH)), []
     every = max(1, batches // SAMPLES)
 
     def run() -> None:
@@ -170,7 +170,7 @@ def soak(folder: str, batches: int) -> None:
     )
     print(checked)
     results = {"poet with T5-XL states": [{**times, "versions": harness.installed()}]}
-    unit = f"{batches:,} batches of the pretraining mixture"
+    unit = f"{batches:,} small batches of the pretraining mixture"
     harness.save("loader", "soak", results, unit=unit, agreement=checked, megabytes=found)
 
 
