@@ -23,8 +23,7 @@ from poet import hlo
 from poet import mesh as mesh_lib
 from poet.models.layers import COMPUTE_RULES
 from poet.models.transformer import Model, build_model
-from poet.sampling.decode import Decoder, Plan
-from poet.sampling.requests import DEFAULT_BATCH
+from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, UserError, choose
 from poet.tasks import registry
@@ -169,7 +168,8 @@ def decode_forecast(experiment: Experiment, name: str, mesh: Mesh, topology: Top
     decoder = Decoder(build_model(experiment), plan)
     batch = DEFAULT_BATCH * mesh_lib.batch_ways(mesh)
     lower = functools.partial(_lower_decode, experiment, decoder, mesh, batch)
-    forecast = _forecast(f"decode {name}", lower, _decode_cost(experiment, plan, mesh), mesh, topology)
+    cost = decode_cost(experiment, plan, mesh, DEFAULT_BATCH)
+    forecast = _forecast(f"decode {name}", lower, cost, mesh, topology)
     return dataclasses.replace(forecast, calls=plan.drawn_stop - plan.prefilled)
 
 
@@ -197,13 +197,14 @@ def _lower_decode(
     return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), knobs)
 
 
-def _decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh) -> Cost:
-    """Every token reads the layers, the rows of the head that are legal there, and the whole cache.
+def decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh, batch: int) -> Cost:
+    """Of all that follows the prefill, for `batch` samples of one share of the batch axes.
 
-    A sequence axis splits the cache, and attention over it, alone.
+    Every token reads the layers, the rows of the head that are legal there, and the whole cache.  A
+    sequence axis splits the cache, and attention over it, alone.
     """
     model, spec = build_model(experiment), experiment.model
-    rows, tensor, ways = DEFAULT_BATCH * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
+    rows, tensor, ways = batch * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
     size, length = model.dtype.itemsize, plan.drawn_stop
     keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
     blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0

@@ -29,6 +29,9 @@ from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import UserError
 from poet.tasks.layout import Layout, Span
 
+# Samples that are drawn together where nobody says how many.
+DEFAULT_BATCH = 8
+
 # What the model's `prefill` and `decode` pass on; opaque here.
 Cache = Any
 State = tuple[Cache, jax.Array]

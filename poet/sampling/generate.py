@@ -20,8 +20,8 @@ import numpy as np
 from poet import checkpoint as checkpoint_lib
 from poet import conditioning
 from poet.models.transformer import Params, build_model
-from poet.sampling.decode import Decoder, Plan, given_tokens
-from poet.sampling.requests import DEFAULT_BATCH, Given, check_request, known_latents
+from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
+from poet.sampling.requests import Given, check_request, known_latents
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, SampleSpec, UserError
 from poet.tasks.layout import Layout

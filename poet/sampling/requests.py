@@ -11,12 +11,11 @@ import numpy as np
 
 from poet import conditioning, media
 from poet.media import sound as media_sound
+from poet.sampling.decode import DEFAULT_BATCH
 from poet.specs import ClipSpec, Experiment, UserError
 from poet.tasks.registry import TASKS, Task, get_task, run_format, run_layout
 
 _LOG = logging.getLogger(__name__)
-
-DEFAULT_BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

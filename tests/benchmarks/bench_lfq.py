@@ -18,15 +18,12 @@ each other: they are to agree but for the peer's 1e-5 inside its logarithms.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any, Callable
 
 import numpy as np
@@ -52,31 +49,13 @@ def latents(bits: int) -> np.ndarray:
     return np.random.default_rng(bits).normal(size=(TOKENS, bits)).astype(np.float32)
 
 
-def restart_peak() -> None:
-    """Gives freed memory back to the system and lets the peak of resident memory start anew."""
-    ctypes.CDLL(None).malloc_trim(0)
-    # 5 resets the high-water mark: proc(5), /proc/pid/clear_refs.
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_mb() -> float:
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-
-
 def measure(run: Callable[[], tuple], repeats: int) -> dict[str, Any]:
     """Runs once, then `repeats` times on the clock; `run` blocks and returns the three terms."""
-    restart_peak()
-    before = peak_mb()
+    harness.restart_peak()
+    before = harness.peak_mb()
     terms = run()
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        run()
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
-    growth = peak_mb() - before
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": growth, "terms": terms}
+    times = harness.timed(run, repeats, warm=0)
+    return {**times, "peak_mb": harness.peak_mb() - before, "terms": terms}
 
 
 def poet_case(bits: int, mode: str, repeats: int) -> dict[str, Any]:
@@ -140,7 +119,7 @@ def child(python: str, who: str, bits: int, mode: str, repeats: int) -> dict[str
 
 
 def print_row(who: str, bits: int, mode: str, case: dict[str, Any]) -> None:
-    seconds = sorted(case["seconds"])
+    seconds = sorted(case["wall"])
     sample, batch, commitment = case["terms"]
     print(
         f"{who:5} 2^{bits:<3} {mode:11} {statistics.median(seconds):10.4f} s "
@@ -173,12 +152,11 @@ def compare(peer_python: str, bits: tuple[int, ...] = BITS) -> None:
 def save(bits: int, found: dict[str, dict[str, Any]]) -> None:
     """One round of each, for the table of README.md."""
     rounds = {
-        who: [{"wall": case["seconds"], "cpu": case["cpu_seconds"], "peak_mb": case["peak_mb"]}]
+        who: [{key: value for key, value in case.items() if key != "terms"}]
         for who, case in found.items()
     }
-    peaks = ", ".join(f"{who} {case['peak_mb']:.0f} MB" for who, case in found.items())
     unit = f"LFQ of {TOKENS} tokens at 2^{bits}, forward and backward, all threads"
-    harness.save("lfq", f"2_{bits}", rounds, unit=unit, agreement=f"peak memory: {peaks}")
+    harness.save("lfq", f"2_{bits}", rounds, unit=unit, agreement=harness.peaks(rounds))
 
 
 @pytest.mark.benchmark

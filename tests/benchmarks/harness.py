@@ -10,12 +10,16 @@ Results are JSON files in `results/`, from which `table.py` makes the table of R
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
+import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -30,7 +34,10 @@ SINGLE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
 }
-PACKAGES = ("jax", "jaxlib", "orbax-checkpoint", "torch", "transformers", "magvit2-pytorch")
+PACKAGES = (
+    "jax", "jaxlib", "orbax-checkpoint", "torch", "transformers", "magvit2-pytorch",
+    "vector-quantize-pytorch", "tensorflow", "seqio", "grain",
+)
 
 # {"wall": seconds of each run, "cpu": CPU seconds of each run, ...}
 Times = dict[str, Any]
@@ -42,11 +49,43 @@ def timed(call: Callable[[], Any], runs: int, warm: int = 1) -> Times:
         call()
     wall, cpu = [], []
     for _ in range(runs):
-        start, cpu_start = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), cpu_s()
         call()
         wall.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - cpu_start)
+        cpu.append(cpu_s() - cpu_start)
     return {"wall": wall, "cpu": cpu}
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of those that it started and that have ended (compilers)."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def restart_peak() -> None:
+    """Gives freed memory back to the system and lets the peak of resident memory start anew (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    # 5 resets the high-water mark: proc(5), /proc/pid/clear_refs.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    """MiB of resident memory at their most since the process began, or since `restart_peak`."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def peak_of(call: Callable[[], Any]) -> float:
+    """MiB that are resident at most while `call` runs once: what it uses, and all that is loaded."""
+    restart_peak()
+    call()
+    return peak_mb()
+
+
+def peaks(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The `peak_mb` of each competitor, the least of its rounds, for the table."""
+    least = {who: min(r["peak_mb"] for r in rounds) for who, rounds in found.items()}
+    return "peak memory: " + ", ".join(f"{who} {mib:,.0f} MiB" for who, mib in least.items())
 
 
 def child(python: str, script: str, case: Sequence[str], core: int) -> dict[str, Any]:
@@ -111,9 +150,11 @@ def save(benchmark: str, case: str, found: Mapping[str, list[dict[str, Any]]], *
 
 
 def shown(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the paths of this machine."""
-    peer = "--peer_python="
-    return [peer + "PEER/bin/python" if a.startswith(peer) else a for a in arguments]
+    """Arguments as typed in a shell, without the paths of this machine."""
+    paths = {"--peer_python": "PEER/bin/python", "--stores": "STORES"}
+    named = (a.partition("=") for a in arguments)
+    return [f"{flag}={paths[flag]}" if flag in paths else shlex.quote(flag + equals + value)
+            for flag, equals, value in named]
 
 
 def strip(result: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Benchmarks in the order of the table.
-ORDER = ("train_step", "visual_head", "decode", "magvit_encode", "lfq", "soundstream", "loader", "checkpoint", "compile")
+ORDER = ("train_step", "visual_head", "decode", "magvit_encode", "lfq", "rvq", "soundstream", "loader", "checkpoint", "compile")
 HEAD = (
     "| what one run does | who | seconds: median (least – greatest) | CPU seconds: median, least "
     "| ratio by clock | ratio by CPU | compile s |\n|---|---|---|---|---|---|---|"
@@ -60,6 +60,21 @@ def rows(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def readers(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Of results with a fill, what reading is beside its seconds, those of a million tokens."""
+    lines = ["", "| loader | million tokens a CPU second | fill | state, bytes | save s, restore s |"]
+    lines.append("|---|---|---|---|---|")
+    for who, rounds in ((w, r) for result in results for w, r in result["rounds"].items()):
+        if "fill" in rounds[0]:
+            cpu = statistics.median(value for r in rounds for value in r["cpu"])
+            first = rounds[0]
+            lines.append(
+                f"| {who} | {1 / cpu:.2f} | {100 * first['fill']:.1f} % | {first['state_bytes']:,} "
+                f"| {first['save_s']:.2g}, {first['restore_s']:.2g} |"
+            )
+    return lines if len(lines) > 3 else []
+
+
 def notes(results: Sequence[dict[str, Any]]) -> list[str]:
     """Commands, dates, load, and what was checked."""
     lines = ["", "| benchmark, case | command | date, load at the end | rounds | checked |"]
@@ -78,7 +93,8 @@ def notes(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    lines = [HEAD] + [line for result in results for line in rows(result)] + notes(results)
+    lines = [HEAD] + [line for result in results for line in rows(result)]
+    lines += readers(results) + notes(results)
     return "\n".join(lines)
 
 
