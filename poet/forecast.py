@@ -210,7 +210,7 @@ def decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh, batch: int) -> C
     blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0
     for span, _ in plan.steps:
         positions = span.stop - span.start
-        head = 0 if span.segment.forced else 2 * spec.width * span.segment.ids.size
+        head = 0 if span.segment.forced else 2 * spec.width * model.chain(span.segment.ids).rows
         attention = 4 * length * spec.heads * spec.head_dim / ways
         products += positions * rows * (spec.layers * (flops.block_flops(spec) + attention) + head)
         traffic += positions * (blocks + (keys / ways + head * size / 2) / tensor)

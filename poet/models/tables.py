@@ -39,6 +39,11 @@ class Chain:
     ids: Range
     draws: tuple[Range, ...]
 
+    @property
+    def rows(self) -> int:
+        """Output rows that score one id."""
+        return sum(draw.size for draw in self.draws)
+
     def split(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
         """Ids -> an id for every draw, shaped alike."""
         if len(self.draws) == 1:
