@@ -40,6 +40,8 @@ from poet.specs import Experiment, UserError
 FORMAT = 1
 # What the names of iterator files end in: the process that wrote them.
 _ITERATOR = ".0"
+# How long processes that have written their arrays wait for one that has not, or failed to.
+_STRAGGLER_S = 300
 # A file of a checkpoint is missing, truncated or altered; the message names it.
 CorruptCheckpoint = manifests.Corrupt
 _LOG = logging.getLogger(__name__)
@@ -175,6 +177,7 @@ def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
     context = ocp.Context()
     # Weights and moments are noise to a compressor: 15 % fewer bytes for three times the CPU seconds.
     context.array.saving.use_compression = False
+    context.asynchronous.timeout_secs = _STRAGGLER_S
     with context:
         return ocp.save_checkpointables_async(path, {k: {"value": v} for k, v in state.items()})
 

@@ -65,7 +65,7 @@ def _processor() -> str:
 
 
 def _own(folder: Path) -> Path:
-    """The folder, made if need be; OSError unless this user alone can write there and above it, up to `poet/`.
+    """The folder, made if need be; OSError unless this user alone can write there and in `poet/` above.
 
     Whoever can write programs there can run them as this user.
     """
