@@ -192,12 +192,15 @@ def compare(flags: Any, folder: str) -> None:
         name: functools.partial(harness.child, sys.executable, __file__, (name, folder), flags.core)
         for name in flags.cases
     }
-    found = harness.interleave(cases, flags.rounds)
-    exact = [name for name, results in found.items() if all(r["exact"] for r in results)]
-    harness.save(
-        "loader", "mixture", found, unit=f"{TOKENS:,} tokens of the pretraining mixture",
-        agreement=f"exact resumption: {', '.join(exact)}",
-    )
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
+    for _ in range(flags.rounds):  # Each takes minutes, so it is kept as soon as it is done.
+        for name, results in harness.interleave(cases, 1).items():
+            found[name] += results
+        exact = [name for name, results in found.items() if all(r["exact"] for r in results)]
+        harness.save(
+            "loader", "mixture", found, unit=f"{TOKENS:,} tokens of the pretraining mixture",
+            agreement=f"exact resumption: {', '.join(exact)}",
+        )
 
 
 if __name__ == "__main__":

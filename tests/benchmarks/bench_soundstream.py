@@ -11,7 +11,8 @@ All have random weights, which cost the same time as trained ones, and code the 
 16 kHz with 12 codebooks of 1,024 at 50 frames a second: 6 kbit/s.  EnCodec is SoundStream's network
 with an LSTM between its halves: `EnCodec without LSTM` leaves it out and has 37 channels instead of 32,
 which makes its parameters those of poet's network of the paper.  It is the network for 24 kHz, fed with
-16 kHz, its weight normalisation folded away.  DAC is its network for 16 kHz.  A case encodes the sound
+16 kHz, its weight normalisation folded away; its 3.2 M numbers of codebooks are not counted, as the
+others' are.  DAC is its network for 16 kHz.  A case encodes the sound
 in turns, then decodes it, after a first call of each.
 """
 
