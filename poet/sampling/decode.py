@@ -3,7 +3,8 @@
 Everything follows from the layout: which positions are given, which ids are legal where (the head
 is sliced to them, so an illegal id cannot be drawn), and which boundary tokens are forced.
 
-With guidance, every sample takes two rows of one pass: conditional rows first, unconditional after.
+With guidance, every sample takes two rows of one pass, one after the other: conditional, then
+unconditional.  So a batch may be split over devices: both rows of a sample lie on one.
 
 Given codes that open the output stand in the prefill where they lie before the first draw: those of
 the first span.  The others, which open later spans such as each level of the audio, are forced in
@@ -164,7 +165,7 @@ def prefill(
     if plan.layout.text_span is not None:
         mask_RxL = jnp.arange(states_RxLxE.shape[1]) < lengths_R[:, None]
         text = (states_RxLxE, mask_RxL)
-    tokens_RxN = jnp.tile(tokens_BxN, (plan.fan, 1))
+    tokens_RxN = samplers.fan_out(tokens_BxN, plan.fan)
     return model.prefill(params, tokens_RxN, plan.layout, text, plan.drawn_stop)
 
 
@@ -215,7 +216,7 @@ def _advance(
         cache, x_RxD = state
         # A forced token is sharded as drawn ones are, which it is concatenated with.
         token_B = constrain(pick(x_RxD, position), "batch")
-        token_R, ids = jnp.tile(token_B, plan.fan), span.segment.ids
+        token_R, ids = samplers.fan_out(token_B, plan.fan), span.segment.ids
         return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
 
     state, tokens_QxB = jax.lax.scan(step, state, jnp.arange(span.start, span.stop))
@@ -240,7 +241,7 @@ def _pick(
     chain, drawn = model.chain(ids), []
     for number, draw in enumerate(chain.draws):
         if drawn:
-            x_RxD = model.given(params, x_RxD, jnp.tile(drawn[-1], plan.fan))
+            x_RxD = model.given(params, x_RxD, samplers.fan_out(drawn[-1], plan.fan))
         # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
         logits = constrain(model.logits(params, x_RxD, draw).astype(jnp.float32), "batch", None)
         if plan.guided:

@@ -216,12 +216,12 @@ class Generator:
     def _text_rows(
         self, plan: Plan, index: np.ndarray, text: Text | None, negative: Text | None
     ) -> tuple[np.ndarray, ...]:
-        """States and lengths of a batch: conditional rows, then unconditional ones if guided."""
+        """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
         if plan.layout.text_span is None:
             return ()
         wanted = (text, negative) if plan.guided else (text,)
         rows = [self._no_text(len(index)) if t is None else t.rows(index) for t in wanted]
-        return tuple(np.concatenate(arrays) for arrays in zip(*rows))
+        return tuple(np.stack(arrays, 1).reshape(-1, *arrays[0].shape[1:]) for arrays in zip(*rows))
 
     def _no_text(self, count: int) -> Text:
         spec = self.experiment.text

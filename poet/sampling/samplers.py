@@ -75,9 +75,22 @@ def draw_keys(keys_B: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B) if number else keys_B
 
 
+def fan_out(x_B: jax.Array, fan: int) -> jax.Array:
+    """Every row `fan` times, one after the other; further dims may follow.
+
+    Unlike a tiling, it leaves the copies of a row on the row's device.
+    """
+    if fan == 1:
+        return x_B
+    x_Bx1 = jnp.expand_dims(x_B, 1)
+    copies = jnp.concatenate([x_Bx1] * fan, axis=1)
+    return copies.reshape(-1, *x_B.shape[1:])
+
+
 def guide(logits_2BxV: jax.Array, guidance: jax.Array) -> jax.Array:
-    """Classifier-free guidance over a batch of conditional rows followed by unconditional ones."""
-    cond_BxV, uncond_BxV = jnp.split(logits_2BxV, 2)
+    """Classifier-free guidance over the conditional and the unconditional row of every sample."""
+    logits_Bx2xV = logits_2BxV.reshape(-1, 2, logits_2BxV.shape[-1])
+    cond_BxV, uncond_BxV = logits_Bx2xV[:, 0], logits_Bx2xV[:, 1]
     return uncond_BxV + guidance * (cond_BxV - uncond_BxV)
 
 

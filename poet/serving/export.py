@@ -42,7 +42,7 @@ from poet.tasks.registry import get_task, known_codes, run_format
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
 
-FORMAT = 3
+FORMAT = 4
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 KNOBS = ("seed", "temperature", "top_p", "guidance")

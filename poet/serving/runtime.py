@@ -25,7 +25,7 @@ from safetensors import safe_open
 from poet import manifest
 from poet.specs import UserError
 
-FORMAT = 3
+FORMAT = 4
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 
 
@@ -297,7 +297,7 @@ class Runtime:
         return tokens
 
     def _text(self, text: tuple | None, negative: tuple | None) -> tuple[np.ndarray, ...]:
-        """States and lengths of a batch: conditional rows, then unconditional ones if guided."""
+        """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
         inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
         if "text_states" not in inputs:
             if text is not None:
@@ -306,7 +306,7 @@ class Runtime:
         shape = (self.batch, *inputs["text_states"][1:])
         none = np.zeros(shape, np.float32), np.zeros(self.batch, np.int32)
         rows = [text or none] + [negative or none] * self.spec["guided"]
-        states, lengths = (np.concatenate(arrays) for arrays in zip(*rows))
+        states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
         return states.astype(np.float32), lengths.astype(np.int32)
 
 

@@ -60,7 +60,7 @@ def poet_case(name: str) -> dict[str, Any]:
     knobs = Knobs.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
     rng = np.random.default_rng(0)
     states = rng.normal(size=(2 * BATCH, text, spec.width)).astype(np.float32)
-    lengths = np.repeat([text, 0], BATCH).astype(np.int32)
+    lengths = np.tile([text, 0], BATCH).astype(np.int32)
     given = layout.assemble({"video": np.zeros((BATCH, TOKENS), np.int32)})[:, :PROMPT]
     rows = jnp.arange(BATCH, dtype=jnp.int32)
     begin = time.perf_counter()

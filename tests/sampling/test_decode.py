@@ -54,14 +54,14 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
     for span, known in zip(layout.loss_spans, plan.known):
         ids = span.segment.ids
         for position in range(span.start + known, span.stop):
-            x = hidden(np.tile(tokens, (plan.fan, 1)))[:, position - layout.prefix_length]
+            x = hidden(np.repeat(tokens, plan.fan, axis=0))[:, position - layout.prefix_length]
             chain, drawn = model.chain(ids), []
             for draw in chain.draws:
                 if drawn:
-                    x = model.given(params, x, np.tile(drawn[-1], plan.fan))
+                    x = model.given(params, x, np.repeat(drawn[-1], plan.fan))
                 logits = np.asarray(model.logits(params, x, draw))
                 if guidance is not None:
-                    cond, uncond = np.split(logits, 2)
+                    cond, uncond = logits[0::2], logits[1::2]
                     logits = uncond + np.float32(guidance) * (cond - uncond)
                 drawn.append(logits.argmax(-1) + draw.low)
             tokens[:, position] = chain.join(drawn)
@@ -86,12 +86,12 @@ def test_cached_equals_full_recompute(task, known):
 def test_guided_equals_full_recompute_of_both_branches(head):
     """Conditional rows with text, unconditional rows with every text position masked."""
     states, lengths = tiny.texts(4)
-    lengths[2:] = 0
+    lengths[1::2] = 0
     sample = GREEDY.replace(guidance=3.0)
     plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths), head=head)
     expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), guidance=3.0, head=head)
     np.testing.assert_array_equal(tokens, expected)
-    _, plain = run("text_to_video", GREEDY, text=(states[:2], lengths[:2]), head=head)
+    _, plain = run("text_to_video", GREEDY, text=(states[0::2], lengths[0::2]), head=head)
     assert np.any(plain != tokens)
 
 
@@ -99,13 +99,13 @@ def test_guidance_one_is_no_guidance():
     text = tiny.texts(4)
     sample = SampleSpec(seed=4)
     _, guided = run("text_to_video", sample, guided=True, text=text)
-    _, plain = run("text_to_video", sample, text=tuple(x[:2] for x in text))
+    _, plain = run("text_to_video", sample, text=tuple(x[0::2] for x in text))
     np.testing.assert_array_equal(guided, plain)
 
 
 def test_guidance_zero_follows_the_negative_text():
     cond, negative = tiny.texts(2, seed=1), tiny.texts(2, seed=2)
-    both = tuple(np.concatenate(pair) for pair in zip(cond, negative))
+    both = tuple(np.stack(pair, 1).reshape(4, *pair[0].shape[1:]) for pair in zip(cond, negative))
     _, guided = run("text_to_video", GREEDY.replace(guidance=0.0), guided=True, text=both)
     _, plain = run("text_to_video", GREEDY, text=negative)
     np.testing.assert_array_equal(guided, plain)
@@ -152,26 +152,29 @@ def test_two_output_streams_and_four_audio_levels(known):
 
 
 def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
-    """Two devices share the batch: forced ids and boundary tokens lie as drawn ones do."""
+    """Two devices share the batch: forced ids and boundary tokens lie as drawn ones do, and the
+    unconditional row of a sample beside its conditional one."""
     layout = build_layout(
         task_token=Special.TASK_VIDEO_AUDIO,
-        text=False,
+        text=True,
         condition=(),
         output=("video", "audio"),
         fmt=Format(video=(1, 2, 1), text_length=8, audio_frames=3),
         vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
     )
-    plan = Plan(layout=layout, known=(1, 2, 0, 1, 2))
+    plan = Plan(layout=layout, known=(1, 2, 0, 1, 2), guided=True)
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
-    knobs, rows = Knobs.of(GREEDY), np.arange(4)
-    alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs)
+    knobs, rows, text = Knobs.of(GREEDY.replace(guidance=2.0)), np.arange(4), tiny.texts(8)
+    alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs, *text)
     mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         halves = batch_sharding(mesh)
-        placed = [jax.device_put(a, halves) for a in np.split(given, [plan.prefilled], axis=1)]
+        tokens, forced, states, lengths = (
+            jax.device_put(a, halves) for a in (*np.split(given, [plan.prefilled], axis=1), *text)
+        )
         decoder = Decoder(tiny.model(), plan)
-        cache, x_RxD = decoder.prefill(tiny.params(), placed[0])
-        tokens, _ = decoder.decode(tiny.params(), cache, x_RxD, rows, knobs, placed[1])
+        cache, x_RxD = decoder.prefill(tiny.params(), tokens, states, lengths)
+        tokens, _ = decoder.decode(tiny.params(), cache, x_RxD, rows, knobs, forced)
     np.testing.assert_array_equal(np.asarray(tokens), alone[:, plan.prefilled :])
 
 
@@ -190,7 +193,7 @@ def test_a_sample_depends_on_its_row_alone():
     task = dict(task="text_to_video", sample=sample, guided=True)
     _, whole = run(**task, batch=4, text=(states, lengths))
     for rows in ([2, 0], [3]):
-        pick = np.array(rows + [4 + r for r in rows])
+        pick = np.array([2 * r + half for r in rows for half in (0, 1)])
         text = states[pick], lengths[pick]
         _, part = run(**task, batch=len(rows), rows=np.array(rows), text=text)
         np.testing.assert_array_equal(part, whole[rows])
