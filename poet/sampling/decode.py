@@ -23,7 +23,9 @@ from typing import Any, Callable, Mapping, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from poet.mesh import BATCH_AXES
 from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.samplers import Knobs, Truncation
@@ -247,8 +249,25 @@ def _pick(
         if plan.guided:
             logits = samplers.guide(logits, knobs.guidance)
         keys_B = samplers.draw_keys(keys_B, number)
-        drawn.append(samplers.sample(logits, keys_B, position, knobs, plan.truncation) + draw.low)
+        drawn.append(_draw(plan.truncation, logits, keys_B, position, knobs) + draw.low)
     return chain.join(drawn)
+
+
+def _draw(
+    truncation: Truncation, logits_BxV: jax.Array, keys_B: jax.Array, position: jax.Array, knobs: Knobs
+) -> jax.Array:
+    """`samplers.sample`, each device its own rows: the partitioner may gather them all to sort."""
+
+    def local(*arguments: Any) -> jax.Array:
+        return samplers.sample(*arguments, truncation)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(logits_BxV, keys_B, position, knobs)
+    batch, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+    # Rows are independent, so the replication types need no proof.
+    return jax.shard_map(
+        local, in_specs=(batch, batch, whole, whole), out_specs=batch, check_vma=False
+    )(logits_BxV, constrain(keys_B, "batch"), position, knobs)
 
 
 def _look_up(

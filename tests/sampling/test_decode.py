@@ -162,9 +162,12 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
         fmt=Format(video=(1, 2, 1), text_length=8, audio_frames=3),
         vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
     )
-    plan = Plan(layout=layout, known=(1, 2, 0, 1, 2), guided=True)
+    sample, text = SampleSpec(top_k=5, guidance=2.0), tiny.texts(8)
+    plan = Plan(
+        layout=layout, known=(1, 2, 0, 1, 2), guided=True, truncation=Truncation.of(sample)
+    )
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
-    knobs, rows, text = Knobs.of(GREEDY.replace(guidance=2.0)), np.arange(4), tiny.texts(8)
+    knobs, rows = Knobs.of(sample), np.arange(4)
     alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs, *text)
     mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
