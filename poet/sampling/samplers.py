@@ -78,7 +78,7 @@ def draw_keys(keys_B: jax.Array, number: int) -> jax.Array:
 def fan_out(x_B: jax.Array, fan: int) -> jax.Array:
     """Every row `fan` times, one after the other; further dims may follow.
 
-    Unlike a tiling, it leaves the copies of a row on the row's device.
+    Copies of a row lie on the row's device; jnp.repeat and jnp.tile refuse rows that are split.
     """
     if fan == 1:
         return x_B

@@ -6,6 +6,7 @@ of `chunk_frames` frames, one compiled program, and keeps what does not fill a c
 
 from __future__ import annotations
 
+import abc
 import functools
 from typing import Any, Callable
 
@@ -20,7 +21,7 @@ _ENCODE = jax.jit(encode_chunk, static_argnums=(0, 1))
 _DECODE = jax.jit(decode_chunk, static_argnums=0)
 
 
-class _Stream:
+class _Stream(abc.ABC):
     """Runs a chunk function over buffered input, carrying what it hands on."""
 
     def __init__(self, tokenizer: AudioTokenizer, step: Callable[..., Any], empty: np.ndarray) -> None:
@@ -30,8 +31,9 @@ class _Stream:
         _, stored = jax.eval_shape(step, tokenizer.weights, example, self._switch, None)
         self._stored = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), stored)
 
+    @abc.abstractmethod
     def _width(self, frames: int) -> int:
-        raise NotImplementedError
+        """Length of what a call over so many frames takes in."""
 
     def _advance(self, chunk: np.ndarray, chunk_frames: int) -> list[np.ndarray]:
         """The outputs of all whole calls that the buffer and `chunk` give."""
