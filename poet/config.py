@@ -97,11 +97,12 @@ def quoted(binding: str) -> str:
     key, separator, value = binding.partition("=")
     if not separator:
         raise UserError(f"binding {binding!r}: expected NAME.field=value")
+    written = value.strip()
     try:
-        literal = ast.literal_eval(value.strip())
+        ast.literal_eval(written)
     except (ValueError, SyntaxError):
-        literal = value.strip()
-    return f"{key.strip()} = {literal!r}"
+        written = repr(written)
+    return f"{key.strip()} = {written}"
 
 
 def _bound(name: str) -> specs.Spec:

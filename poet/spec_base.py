@@ -9,13 +9,23 @@ import dataclasses
 import difflib
 import fractions
 import functools
+import math
 import re
 import types
 import typing
-from typing import Any, ClassVar, Mapping, Self, Sequence
-
+from typing import Any, ClassVar, Iterator, Mapping, Self, Sequence
 
 DTYPES = ("float32", "bfloat16")
+# What numbers of a kind can be at most, whatever they count.
+MOST_STEPS = 10**9
+MOST_BATCH = 2**20
+MOST_SIDE = 8192
+MOST_FRAMES = 65_536
+MOST_SEED = 2**32 - 1
+
+# What another value of a field makes of a trained model: see `setting`.
+CHANGES = ("arrays", "meaning", "layout", "course", "nothing")
+_SETTING = "setting"
 
 
 class UserError(ValueError):
@@ -78,6 +88,104 @@ def _first_match(value: Any, hints: Sequence[Any]) -> Any:
     raise TypeError
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a field declares beside its type and default; see `setting`."""
+
+    changes: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    one_of: tuple[str, ...] | None = None
+
+    def broken_rule(self, value: Any) -> str:
+        """The rule that `value`, or a part of it, does not keep; '' if it keeps all."""
+        for part in _leaves(value):
+            if isinstance(part, str):
+                if self.one_of is not None and part not in self.one_of:
+                    return f"not allowed{near_names(part, self.one_of)}"
+            elif not isinstance(part, bool) and not self._holds(part):
+                return f"must lie in {self.range}"
+        return ""
+
+    def _holds(self, number: float) -> bool:
+        return (
+            (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
+
+    @property
+    def low(self) -> float | None:
+        return self.at_least if self.at_least is not None else self.above
+
+    @property
+    def high(self) -> float | None:
+        return self.at_most if self.at_most is not None else self.below
+
+    @property
+    def range(self) -> str:
+        """'1..8192'; '(0, 1]' where an end is not of it."""
+        if self.above is None and self.below is None:
+            return f"{self.at_least}..{self.at_most}"
+        opening, closing = "[" if self.above is None else "(", "]" if self.below is None else ")"
+        return f"{opening}{self.low}, {self.high}{closing}"
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    changes: str,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    one_of: Sequence[str] | None = None,
+    default_factory: Any = dataclasses.MISSING,
+) -> Any:
+    """A field of a spec, with what may be in it and what another value does to a trained model.
+
+    Args:
+      changes: 'arrays', the names or shapes of what is trained; 'meaning', what the same arrays and ids
+        stand for: codes, positions, the order of data; 'layout', how long sequences of the same ids are;
+        'course', how training goes on from here; 'nothing' beyond rounding: speed, reports, paths.
+        `poet.compat` says which of these may differ for what.
+      at_least, above, at_most, below: the range of a number, or of every number in a tuple or dict.
+      one_of: the strings that are allowed, for every string in a tuple.
+    """
+    if changes not in CHANGES:
+        raise ValueError(f"changes = {changes!r}: expected one of {CHANGES}")
+    declared = Setting(
+        changes=changes,
+        at_least=at_least,
+        above=above,
+        at_most=at_most,
+        below=below,
+        one_of=None if one_of is None else tuple(one_of),
+    )
+    return dataclasses.field(
+        default=default, default_factory=default_factory, metadata={_SETTING: declared}
+    )
+
+
+def setting_of(field: dataclasses.Field[Any]) -> Setting | None:
+    """What a field declares by `setting`; None for one that is declared without it."""
+    return field.metadata.get(_SETTING)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """A plain value itself; the values in a tuple or a dict, nested ones too."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
 @functools.cache
 def type_hints(cls: type) -> dict[str, Any]:
     """Resolved annotations of a class."""
@@ -87,7 +195,10 @@ def type_hints(cls: type) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of all specs: checks every field's type, then calls `validate`.
+    """Base of all specs: checks every field's type and range, then calls `validate`.
+
+    Numbers are finite; `setting` declares what else a field may hold, `validate` has the rules between
+    fields.
 
     `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed.
     """
@@ -104,7 +215,15 @@ class Spec:
                     f"{self.gin_name()}.{field.name} = {value!r}: expected {_type_name(hint)}, "
                     f"got {type(value).__name__}"
                 ) from None
+            self._check_value(field)
         self.validate()
+
+    def _check_value(self, field: dataclasses.Field[Any]) -> None:
+        value, declared = getattr(self, field.name), setting_of(field)
+        numbers = (part for part in _leaves(value) if isinstance(part, float))
+        self.require(all(map(math.isfinite, numbers)), field.name, "must be finite")
+        rule = declared.broken_rule(value) if declared else ""
+        self.require(not rule, field.name, rule)
 
     def validate(self) -> None:
         """Raises UserError on a value that no run can use."""
@@ -113,14 +232,6 @@ class Spec:
         """Raises UserError naming the field, its value and the rule unless `holds`."""
         if not holds:
             raise UserError(f"{self.gin_name()}.{field} = {getattr(self, field)!r}: {rule}")
-
-    def require_positive(self, *fields: str) -> None:
-        for field in fields:
-            self.require(getattr(self, field) > 0, field, "must be positive")
-
-    def require_one_of(self, field: str, allowed: Sequence[str]) -> None:
-        value = getattr(self, field)
-        self.require(value in allowed, field, f"not allowed{near_names(str(value), allowed)}")
 
     @classmethod
     def gin_name(cls) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from poet.spec_base import Spec
+from poet.spec_base import Spec, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,28 +24,22 @@ class IngestSpec(Spec):
       of a clip that stays; -1 is off.
     """
 
-    crop: str = "centre"
-    shots: bool = False
-    clips_per_file: int = 1
-    min_motion: float = 0.0
-    min_brightness: float = 0.0
-    min_loudness_db: float = 0.0
-    nsfw: str = ""
-    deduplicate: int = -1
+    crop: str = setting("centre", changes="meaning", one_of=("centre", "random"))
+    shots: bool = setting(False, changes="meaning")
+    clips_per_file: int = setting(1, changes="meaning", at_least=0, at_most=10**6)
+    min_motion: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
+    min_brightness: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
+    min_loudness_db: float = setting(0.0, changes="meaning", at_least=-200, at_most=0)
+    nsfw: str = setting("", changes="meaning")
+    # At more than 16 bits, a quarter of a hash, unlike clips are taken for equal.
+    deduplicate: int = setting(-1, changes="meaning", at_least=-1, at_most=16)
 
     def validate(self) -> None:
-        self.require_one_of("crop", ("centre", "random"))
-        self.require(self.clips_per_file >= 0, "clips_per_file", "must not be negative; 0 is all")
-        for field in ("min_motion", "min_brightness"):
-            self.require(0 <= getattr(self, field) <= 1, field, "must lie in 0..1; 0 is off")
-        self.require(self.min_loudness_db <= 0, "min_loudness_db", "must be negative; 0 is off")
         self.require(
             not self.nsfw or all(self.nsfw.partition(":")),
             "nsfw",
             "expected 'module:function', or '' for none",
         )
-        # At more bits than that, a quarter of a hash, unlike clips are taken for equal.
-        self.require(-1 <= self.deduplicate <= 16, "deduplicate", "must lie in -1..16; -1 is off")
 
     @property
     def expands(self) -> bool:

@@ -8,9 +8,19 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from poet.spec_base import DTYPES, Spec, UserError
+from poet.spec_base import (
+    DTYPES,
+    MOST_BATCH,
+    MOST_FRAMES,
+    MOST_SIDE,
+    MOST_STEPS,
+    Spec,
+    UserError,
+    setting,
+)
 
-
+# The most that a term of a loss can be multiplied by.
+MOST_WEIGHT = 1e6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTokenizerSpec(Spec):
@@ -27,32 +37,26 @@ class VideoTokenizerSpec(Spec):
 
     ADDED_LATER = ("temporal_kernel",)
 
-    base_channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    blocks: int = 4
-    temporal_downsample: tuple[bool, ...] = (False, True, True)
-    stem: tuple[int, int, int] = (1, 1, 1)
-    stem_kernel: int = 3
-    down_kernel: int = 3
-    temporal_kernel: int = 3
-    norm_groups: int = 32
-    bits: int = 18
-    dtype: str = "float32"
-    path: str = ""
+    base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
+    multipliers: tuple[int, ...] = setting((1, 2, 2, 4), changes="arrays", at_least=1, at_most=64)
+    blocks: int = setting(4, changes="arrays", at_least=1, at_most=64)
+    temporal_downsample: tuple[bool, ...] = setting((False, True, True), changes="arrays")
+    stem: tuple[int, int, int] = setting((1, 1, 1), changes="arrays", at_least=1, at_most=64)
+    stem_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
+    down_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
+    temporal_kernel: int = setting(3, changes="arrays", at_least=1, at_most=3)
+    norm_groups: int = setting(32, changes="meaning", at_least=1, at_most=8192)
+    bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
+    dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
+    path: str = setting("", changes="nothing")
 
     def validate(self) -> None:
-        self.require_positive(
-            "base_channels", "blocks", "stem_kernel", "down_kernel", "norm_groups"
-        )
-        self.require(1 <= self.temporal_kernel <= 3, "temporal_kernel", "must lie in 1..3")
         self.require(
             self.temporal_kernel > 1 or not any(self.temporal_downsample),
             "temporal_kernel",
             "a convolution that halves time spans at least 2 frames: take 2 or 3, or clear every "
             "flag of temporal_downsample",
         )
-        self.require(1 <= self.bits <= 18, "bits", "must lie in 1..18")
-        self.require_one_of("dtype", DTYPES)
         self.require(
             len(self.temporal_downsample) == len(self.multipliers) - 1,
             "temporal_downsample",
@@ -102,27 +106,20 @@ class AudioTokenizerSpec(Spec):
     and while training.
     """
 
-    sample_rate_hz: int = 16_000
-    strides: tuple[int, ...] = (2, 4, 5, 8)
-    encoder_channels: int = 32
-    decoder_channels: int = 32
-    dim: int = 256
-    dilations: tuple[int, ...] = (1, 3, 9)
-    levels: int = 12
-    codes: int = 1024
-    denoise: str = ""
-    dtype: str = "float32"
-    path: str = ""
+    sample_rate_hz: int = setting(16_000, changes="meaning", at_least=1, at_most=384_000)
+    strides: tuple[int, ...] = setting((2, 4, 5, 8), changes="arrays", at_least=1, at_most=1024)
+    encoder_channels: int = setting(32, changes="arrays", at_least=1, at_most=8192)
+    decoder_channels: int = setting(32, changes="arrays", at_least=1, at_most=8192)
+    dim: int = setting(256, changes="arrays", at_least=1, at_most=8192)
+    dilations: tuple[int, ...] = setting((1, 3, 9), changes="arrays", at_least=1, at_most=1024)
+    levels: int = setting(12, changes="arrays", at_least=1, at_most=64)
+    codes: int = setting(1024, changes="arrays", at_least=2, at_most=65_536)
+    denoise: str = setting("", changes="arrays", one_of=("", "encoder", "decoder"))
+    dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
+    path: str = setting("", changes="nothing")
 
     def validate(self) -> None:
-        self.require_positive(
-            "sample_rate_hz", "encoder_channels", "decoder_channels", "dim", "levels"
-        )
-        self.require(self.codes > 1, "codes", "a codebook holds two vectors at least")
-        self.require(len(self.strides) > 0 and min(self.strides) > 0, "strides", "must be positive")
-        self.require(min(self.dilations, default=1) > 0, "dilations", "must be positive")
-        self.require_one_of("denoise", ("", "encoder", "decoder"))
-        self.require_one_of("dtype", DTYPES)
+        self.require(len(self.strides) > 0, "strides", "names one stride at least")
 
     @property
     def hop(self) -> int:
@@ -170,46 +167,42 @@ class TokenizerTrainSpec(Spec):
     many times as strong.
     """
 
-    modality: str = "video"
-    source: str = ""
-    sources: dict[str, int] = dataclasses.field(default_factory=dict)
-    split: str = "train"
-    batch: int = 16
-    frames: int = 0
-    image_share: float = 0.0
-    crops: tuple[tuple[int, int], ...] = ()
-    remat: bool = False
-    init_from: str = ""
-    l2_weight: float = 5.0
-    commitment_weight: float = 0.25
-    entropy_weight: float = 0.1
-    entropy_anneal: float = 3.0
-    entropy_anneal_steps: int = 2000
-    entropy_groups: int = 0
-    entropy_samples: int = 0
-    temperature: float = 0.01
-    perceptual: str = ""
-    perceptual_path: str = ""
-    perceptual_weight: float = 0.1
-    perceptual_frames: int = 0
-    adversarial_weight: float = 0.0
-    gan_start: int = 0
-    r1_weight: float = 10.0
-    r1_every: int = 1
-    lecam_weight: float = 0.001
-    lecam_decay: float = 0.999
-    ema_decay: float = 0.999
+    modality: str = setting("video", changes="arrays", one_of=("video", "audio"))
+    source: str = setting("", changes="course")
+    sources: dict[str, int] = setting(
+        default_factory=dict, changes="course", at_least=1, at_most=10**6
+    )
+    split: str = setting("train", changes="course")
+    batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
+    frames: int = setting(0, changes="meaning", at_least=0, at_most=MOST_FRAMES)
+    image_share: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
+    crops: tuple[tuple[int, int], ...] = setting(
+        (), changes="meaning", at_least=1, at_most=MOST_SIDE
+    )
+    remat: bool = setting(False, changes="nothing")
+    init_from: str = setting("", changes="nothing")
+    l2_weight: float = setting(5.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    commitment_weight: float = setting(0.25, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    entropy_weight: float = setting(0.1, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    entropy_anneal: float = setting(3.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    entropy_anneal_steps: int = setting(2000, changes="course", at_least=0, at_most=MOST_STEPS)
+    entropy_groups: int = setting(0, changes="course", at_least=0, at_most=18)
+    entropy_samples: int = setting(0, changes="course", at_least=0, at_most=2**24)
+    temperature: float = setting(0.01, changes="course", above=0, at_most=100)
+    perceptual: str = setting("", changes="course")
+    perceptual_path: str = setting("", changes="nothing")
+    perceptual_weight: float = setting(0.1, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    perceptual_frames: int = setting(0, changes="course", at_least=0, at_most=MOST_FRAMES)
+    adversarial_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    gan_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)
+    r1_weight: float = setting(10.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    r1_every: int = setting(1, changes="course", at_least=1, at_most=MOST_STEPS)
+    lecam_weight: float = setting(0.001, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    lecam_decay: float = setting(0.999, changes="course", at_least=0, below=1)
+    ema_decay: float = setting(0.999, changes="course", at_least=0, below=1)
 
     def validate(self) -> None:
-        self.require_one_of("modality", ("video", "audio"))
-        self.require_positive("batch", "temperature", "r1_every")
         self.require(not (self.source and self.sources), "sources", "give it or source, not both")
-        self.require(all(w > 0 for w in self.sources.values()), "sources", "weights start at 1")
-        self.require(0 <= self.image_share <= 1, "image_share", "is a share, 0..1")
-        for field in ("ema_decay", "lecam_decay"):
-            self.require(0 <= getattr(self, field) < 1, field, "must lie in [0, 1)")
-        for field in ("entropy_samples", "perceptual_frames", "adversarial_weight", "gan_start"):
-            self.require(getattr(self, field) >= 0, field, "must not be negative")
 
     @property
     def folders(self) -> dict[str, int]:
@@ -230,17 +223,16 @@ class DiscriminatorSpec(Spec):
     on `OPTIMIZER.learning_rate`.
     """
 
-    base_channels: int = 128
-    multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
-    head: str = "flatten"
-    learning_rate: float = 1.0
-    dtype: str = "float32"
+    base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
+    multipliers: tuple[int, ...] = setting(
+        (2, 4, 4, 4, 4), changes="arrays", at_least=1, at_most=64
+    )
+    head: str = setting("flatten", changes="arrays", one_of=("flatten", "mean"))
+    learning_rate: float = setting(1.0, changes="course", above=0, at_most=1000)
+    dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
 
     def validate(self) -> None:
-        self.require_positive("base_channels", "learning_rate")
         self.require(len(self.multipliers) > 0, "multipliers", "needs one block at least")
-        self.require_one_of("head", ("flatten", "mean"))
-        self.require_one_of("dtype", DTYPES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,35 +256,30 @@ class AudioTrainSpec(Spec):
     `wave_channels_max`.  `critic_rate` is a factor on `OPTIMIZER.learning_rate`.
     """
 
-    samples: int = 16_000
-    noise_source: str = ""
-    noise_gain_db: tuple[float, float] = (-30.0, 0.0)
-    mel_weight: float = 1.0
-    wave_weight: float = 0.0
-    adversarial_weight: float = 1.0
-    feature_weight: float = 100.0
-    commitment_weight: float = 1.0
-    codebook_decay: float = 0.99
-    dead_below: float = 2.0
-    dropout: float = 1.0
-    kmeans_iterations: int = 10
-    wave_scales: int = 3
-    wave_channels: int = 16
-    wave_channels_max: int = 1024
-    stft_channels: int = 32
-    critic_rate: float = 1.0
+    samples: int = setting(16_000, changes="meaning", at_least=1, at_most=2**26)
+    noise_source: str = setting("", changes="course")
+    noise_gain_db: tuple[float, float] = setting(
+        (-30.0, 0.0), changes="course", at_least=-200, at_most=100
+    )
+    mel_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    wave_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    adversarial_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    feature_weight: float = setting(100.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    commitment_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    codebook_decay: float = setting(0.99, changes="course", at_least=0, below=1)
+    dead_below: float = setting(2.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    dropout: float = setting(1.0, changes="course", at_least=0, at_most=1)
+    kmeans_iterations: int = setting(10, changes="nothing", at_least=1, at_most=10_000)
+    wave_scales: int = setting(3, changes="arrays", at_least=1, at_most=16)
+    wave_channels: int = setting(16, changes="arrays", at_least=1, at_most=8192)
+    wave_channels_max: int = setting(1024, changes="arrays", at_least=1, at_most=65_536)
+    stft_channels: int = setting(32, changes="arrays", at_least=1, at_most=8192)
+    critic_rate: float = setting(1.0, changes="course", above=0, at_most=1000)
 
     def validate(self) -> None:
-        self.require_positive("samples", "kmeans_iterations", "wave_scales", "wave_channels",
-                              "wave_channels_max", "stft_channels", "critic_rate")
-        self.require(0 <= self.codebook_decay < 1, "codebook_decay", "must lie in [0, 1)")
-        self.require(0 <= self.dropout <= 1, "dropout", "is a share, 0..1")
         self.require(
             self.noise_gain_db[0] <= self.noise_gain_db[1], "noise_gain_db", "is (least, most)"
         )
-        for field in ("adversarial_weight", "feature_weight", "commitment_weight", "mel_weight",
-                      "wave_weight", "dead_below"):
-            self.require(getattr(self, field) >= 0, field, "must not be negative")
 
     @property
     def adversarial(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from poet import assets, config
+from poet.spec_base import setting_of, type_hints
 from poet.specs import (
     GIN_NAMES, Experiment, MeshSpec, ModelSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
 )
@@ -47,7 +48,7 @@ def test_loading_twice_forgets_the_first(tmp_path: Path) -> None:
         ("\nMODLE.layers = 2\n", ["line 2", "MODLE", "MODEL"]),
         ("MODEL.layers = '2'\n", ["MODEL.layers", "int", "str"]),
         ("MODEL.layers = True\n", ["MODEL.layers", "bool"]),
-        ("MODEL.layers = 0\n", ["MODEL.layers", "positive"]),
+        ("MODEL.layers = 0\n", ["MODEL.layers", "1..1024"]),
         ("MODEL.remat = 'ful'\n", ["MODEL.remat", "full"]),
         ("a/MODEL.layers = 3\n", ["scope"]),
         ("import os\n", ["import"]),
@@ -122,3 +123,43 @@ def test_illegal_clip_sizes_name_the_nearest_legal_ones(size, words) -> None:
 def test_tokenizer_and_vocabulary_must_agree() -> None:
     with pytest.raises(UserError, match="visual_bits.*bits"):
         config.load([], ["VIDEO_TOKENIZER.bits=12"])
+
+
+SECTIONS = sorted(type_hints(Experiment).items())
+
+
+@pytest.mark.parametrize("name, cls", SECTIONS, ids=[name for name, _ in SECTIONS])
+def test_every_field_says_its_range_and_what_it_changes(name: str, cls: type) -> None:
+    """A number has both ends of a range; either end is kept, what lies beyond it refused."""
+    del name
+    for field in dataclasses.fields(cls):
+        declared, hint = setting_of(field), str(type_hints(cls)[field.name])
+        assert declared is not None, f"{cls.__name__}.{field.name} is declared without setting()"
+        if "int" in hint or "float" in hint:
+            assert None not in (declared.low, declared.high), f"{field.name} has no range"
+            assert declared.low < declared.high
+            for beyond in (declared.low - 1, declared.high + 1):
+                assert declared.broken_rule(beyond) and declared.broken_rule((beyond,))
+            assert not declared.broken_rule((declared.low + declared.high) / 2)
+            assert bool(declared.broken_rule(declared.low)) == (declared.above is not None)
+            assert bool(declared.broken_rule(declared.high)) == (declared.below is not None)
+
+
+@pytest.mark.parametrize(
+    "binding",
+    ["OPTIMIZER.learning_rate=1e999", "OPTIMIZER.b1=2", "OPTIMIZER.b2=1.0", "OPTIMIZER.b1=-0.5",
+     "OPTIMIZER.weight_decay=-1", "OPTIMIZER.clip_norm=1e999", "MODEL.rope_base=0", "MODEL.rope_base=-1",
+     "TRAIN.eval_every=-3", "TRAIN.sample_every=-1", "TRAIN.z_loss=-1", "TRAIN.seed=-1",
+     "TRAIN.seed=4294967296", "CLIP.height=1000000000", "CLIP.rate_hz=1e999", "CLIP.rate_hz=0",
+     "DATA.rates={'text_to_video': 1e999}", "DATA.rates={'text_to_video': -1}", "DATA.text_dropout=1.0",
+     "DATA.image_shares=((0.5, 2.0), (1.0, 0.1))", "SAMPLE.temperature=1e999", "SAMPLE.top_p=0",
+     "SAMPLE.seed=100000000000000000000000", "VIDEO_TOKENIZER.stem=(0, 4, 4)", "VIDEO_TOKENIZER.blocks=0",
+     "VIDEO_TOKENIZER.multipliers=(-1,)", "AUDIO_TOKENIZER.strides=(2, 0)", "MESH.fsdp=-2",
+     "TOKENIZER_TRAIN.crops=((0, 64),)", "TOKENIZER_TRAIN.l2_weight=-5", "TOKENIZER_TRAIN.gan_start=-1",
+     "AUDIO_TRAIN.noise_gain_db=(-1e999, 0.0)", "EXPORT.known_frames=-4", "INGEST.min_motion=2",
+     "STORE.wait_s=0", "TEXT.dtype='float64'"],
+)
+def test_senseless_values_are_refused_with_their_name(binding: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.load([], [binding])
+    assert binding.partition("=")[0] in str(error.value) and "\n" not in str(error.value)

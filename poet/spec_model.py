@@ -1,0 +1,131 @@
+"""What the language model sees and is: clips, ids, texts, conditions, and the network itself.
+
+Imported through `poet.specs`, like every other spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from poet.spec_base import DTYPES, MOST_FRAMES, MOST_SEED, MOST_SIDE, Spec, setting
+
+OUTPAINTING = ("horizontal", "vertical", "central", "top_left", "dynamic_vertical")
+INPAINTING = ("central", "top_left", "dynamic_central")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSpec(Spec):
+    """The media format of a run.  VideoPoet §1.5: 17 or 41 frames at 8 fps, 128x128 or 224x128."""
+
+    frames: int = setting(17, changes="layout", at_least=1, at_most=MOST_FRAMES)
+    height: int = setting(128, changes="layout", at_least=1, at_most=MOST_SIDE)
+    width: int = setting(128, changes="layout", at_least=1, at_most=MOST_SIDE)
+    rate_hz: float = setting(8.0, changes="meaning", above=0, at_most=1000)
+    sample_rate_hz: int = setting(16_000, changes="meaning", at_least=1, at_most=384_000)
+
+    @property
+    def portrait(self) -> bool:
+        return self.height > self.width
+
+    @property
+    def samples(self) -> int:
+        """Audio samples of the clip: 17 frames at 8 fps and 16 kHz are 34,000."""
+        return round(self.frames / self.rate_hz * self.sample_rate_hz)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularySpec(Spec):
+    """Sizes of the one id space (VideoPoet §1.2): specials | visual | audio levels | text pieces.
+
+    The text range is sized so that the default total is 300,000 ids.
+    """
+
+    specials: int = setting(256, changes="arrays", at_least=256, at_most=65_536)
+    visual_bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
+    audio_levels: int = setting(4, changes="arrays", at_least=1, at_most=64)
+    audio_codes: int = setting(1024, changes="arrays", at_least=1, at_most=65_536)
+    text_pieces: int = setting(33_504, changes="arrays", at_least=1, at_most=2**22)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSpec(Spec):
+    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper).
+
+    `pieces` is the SentencePiece model of text that is *written* (captions), at `length` positions
+    too; empty for a run that writes none.
+    `dtype` is that of the encoder's matrix products; its states are float32 whatever it is.
+    """
+
+    encoder: str = setting("minilm", changes="meaning")
+    length: int = setting(64, changes="layout", at_least=1, at_most=8192)
+    width: int = setting(384, changes="arrays", at_least=1, at_most=65_536)
+    path: str = setting("", changes="nothing")
+    pieces: str = setting("", changes="nothing")
+    dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditioningSpec(Spec):
+    """Conditions made from a clip's pixels (`poet.conditioning`; spec §1.4, §2.6).
+
+    `outpainting` and `inpainting` list regions, one of which is drawn for each clip by its key;
+    `interpolation_frames` are given at both ends; of `prediction_latents` latent frames at most the
+    first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
+    `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
+    source's own), 'flat', or the ONNX file of a network such as MiDaS.
+    """
+
+    BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
+
+    outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="meaning", one_of=OUTPAINTING)
+    inpainting: tuple[str, ...] = setting(INPAINTING, changes="meaning", one_of=INPAINTING)
+    interpolation_frames: int = setting(1, changes="meaning", at_least=1, at_most=MOST_FRAMES)
+    prediction_latents: int = setting(3, changes="meaning", at_least=1, at_most=MOST_FRAMES)
+    flow: str = setting("dis", changes="meaning")
+    flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
+    depth: str = setting("dataset", changes="meaning")
+    seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
+
+    def validate(self) -> None:
+        for field in ("outpainting", "inpainting"):
+            self.require(len(getattr(self, field)) > 0, field, "names one region at least")
+        self.require(self.flow not in ("", "dataset", "flat"), "flow", "is 'dis' or an ONNX file")
+        self.require(self.depth not in ("", "dis"), "depth", "is 'dataset', 'flat' or an ONNX file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec(Spec):
+    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
+
+    `remat` is what of a block is kept for the backward pass: 'none' recomputes nothing, 'dots' keeps the
+    results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
+    `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
+    XLA's own products elsewhere (`poet/models/kernels.py`).
+    `visual_head` is how a visual code is embedded and scored: 'full' has a row for each; 'factorised'
+    takes its `visual_leading` most significant bits (0: half of them), then the rest given these, with
+    rows that do both (`poet/models/tables.py`).
+    """
+
+    layers: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    width: int = setting(128, changes="arrays", at_least=1, at_most=2**17)
+    heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    kv_heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    head_dim: int = setting(32, changes="arrays", at_least=8, at_most=4096)
+    mlp_width: int = setting(512, changes="arrays", at_least=1, at_most=2**20)
+    rope_base: float = setting(10_000.0, changes="meaning", above=1, at_most=1e9)
+    dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
+    param_dtype: str = setting("float32", changes="arrays", one_of=DTYPES)
+    remat: str = setting("full", changes="nothing", one_of=("none", "dots", "offload", "full"))
+    attention: str = setting("auto", changes="nothing", one_of=("auto", "xla", "splash", "cudnn"))
+    visual_head: str = setting("full", changes="arrays", one_of=("full", "factorised"))
+    visual_leading: int = setting(0, changes="arrays", at_least=0, at_most=17)
+
+    def validate(self) -> None:
+        self.require(self.heads % self.kv_heads == 0, "kv_heads", f"must divide heads={self.heads}")
+        self.require(self.head_dim % 2 == 0, "head_dim", "must be even (rotary pairs over t, h and w)")
+        self.require(
+            not self.visual_leading or self.visual_head == "factorised",
+            "visual_leading",
+            "is read with visual_head='factorised' alone",
+        )
