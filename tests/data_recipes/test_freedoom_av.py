@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "data" / "freedoom_av"
+DATA = pathlib.Path(__file__).parents[2] / "data"
+FOLDER = DATA / "freedoom_av"
+sys.path.insert(1, str(DATA))
+
+from game_clips import resampling, words, workers  # noqa: E402
 
 
 @functools.cache
@@ -48,7 +52,7 @@ def walk(units: float, angle_deg: float = 0.0, turn_deg: float = 0.0):
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 8, 17, 800, 12_345])
 def test_steps_keep_exactly_eight_a_second(steps):
-    tics_of_step = recipe("resampling").tics_of_step
+    tics_of_step = resampling.tics_of_step
     assert sum(map(tics_of_step, range(steps))) == steps * 35 // 8
     assert [tics_of_step(s) for s in range(8)] == [4, 4, 5, 4, 4, 5, 4, 5]
 
@@ -64,7 +68,7 @@ def test_area_resize_is_the_rounded_area_mean(source, size):
             overlap[m, h] = max(0.0, min((m + 1) * scale, h + 1) - max(m * scale, h))
     mean = np.einsum("mh,nw,hwc->mnc", overlap, overlap, frame.astype(float),
                      optimize=True) / scale**2
-    resized = recipe("resampling").area_resize(frame, size)
+    resized = resampling.area_resize(frame, size)
     assert resized.shape == (size, size, 3) and resized.dtype == np.uint8
     assert np.abs(resized - mean).max() <= 0.5 + 1e-6
 
@@ -72,12 +76,12 @@ def test_area_resize_is_the_rounded_area_mean(source, size):
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
 def test_area_resize_keeps_a_flat_frame(value):
     frame = np.full((120, 120, 3), value, np.uint8)
-    assert (recipe("resampling").area_resize(frame, 64) == value).all()
+    assert (resampling.area_resize(frame, 64) == value).all()
 
 
 def test_point_resize_takes_only_values_that_exist():
     image = np.arange(120 * 120).reshape(120, 120)
-    small = recipe("resampling").point_resize(image, 32)
+    small = resampling.point_resize(image, 32)
     rows, columns = np.divmod(small, 120)
     centres = (np.arange(32) + 0.5) * 120 / 32
     assert np.abs(rows + 0.5 - centres[:, None]).max() <= 0.5
@@ -87,7 +91,7 @@ def test_point_resize_takes_only_values_that_exist():
 @pytest.mark.parametrize("frequency_hz", [50, 440, 3_000, 6_500])
 def test_resampled_sine_is_the_sine_at_16_khz_without_delay(frequency_hz):
     wave = lambda rate_hz, n: 12_000 * np.sin(2 * np.pi * frequency_hz * np.arange(n) / rate_hz)
-    sound = recipe("resampling").resample_audio(np.round(wave(22_050, 22_050)).astype(np.int32))
+    sound = resampling.resample_audio(np.round(wave(22_050, 22_050)).astype(np.int32))
     assert len(sound) == 16_000 and sound.dtype == np.int16
     inner = slice(100, -100)
     error = sound[inner] - wave(16_000, 16_000)[inner]
@@ -96,13 +100,13 @@ def test_resampled_sine_is_the_sine_at_16_khz_without_delay(frequency_hz):
 
 def test_resampling_removes_what_16_khz_cannot_hold():
     wave = 12_000 * np.sin(2 * np.pi * 9_800 * np.arange(22_050) / 22_050)
-    sound = recipe("resampling").resample_audio(np.round(wave).astype(np.int32))
+    sound = resampling.resample_audio(np.round(wave).astype(np.int32))
     assert np.abs(sound[100:-100].astype(float)).max() < 12_000 * 0.03
 
 
 @hypothesis.given(length=st.integers(0, 3_000), level=st.integers(-32_768, 32_767))
 def test_resampled_constant_stays_constant_and_length_is_exact(length, level):
-    sound = recipe("resampling").resample_audio(np.full(length, level, np.int32))
+    sound = resampling.resample_audio(np.full(length, level, np.int32))
     assert len(sound) == -(-length * 320 // 441)
     assert (sound[24:-24] == level).all()
 
@@ -148,14 +152,14 @@ def test_what_happens_after_the_last_frame_is_not_told():
     assert "fires the pistol" in recipe("captions").caption(still_record(events=[[15, "shot", 2]]))
 
 
-@pytest.mark.parametrize("engine_class, words", [
+@pytest.mark.parametrize("engine_class, spoken", [
     ("DoomImp", "imp"), ("DeadDoomImp", "dead imp"), ("DeadMarine", "dead marine"),
     ("HeadOnAStick", "head on a stick"), ("NonsolidMeat5", "hanging body"),
     ("ShortBlueTorch", "short blue torch"), ("BFG9000", "energy cannon"),
     ("SomeNewThing3", "some new thing 3"),
 ])
-def test_plain_names(engine_class, words):
-    assert recipe("captions").plain_name(engine_class) == words
+def test_plain_names(engine_class, spoken):
+    assert words.plain_name(engine_class) == spoken
 
 
 @pytest.mark.parametrize("name, many", [
@@ -164,7 +168,7 @@ def test_plain_names(engine_class, words):
     ("hanging body", "hanging bodies"), ("green armor vest", "green armor vests"),
 ])
 def test_plural(name, many):
-    assert recipe("captions").plural(name) == many
+    assert words.plural(name) == many
 
 
 def test_events_are_told_in_order_and_scratches_are_not():
@@ -218,7 +222,7 @@ def test_splits_share_no_map_and_cover_all_68():
 
 
 def test_the_recipe_does_not_depend_on_the_library():
-    for path in FOLDER.glob("*.py"):
+    for path in [*FOLDER.glob("*.py"), *(DATA / "game_clips").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -228,7 +232,7 @@ def test_the_recipe_does_not_depend_on_the_library():
 def test_missing_engine_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'poet\[freedoom\]'"):
-        recipe("workers").check_engine()
+        workers.check_engine()
 
 
 # --- rendered builds
@@ -297,17 +301,17 @@ def test_consecutive_clips_do_not_overlap(built):
     assert not (first[:, None] == second[None]).all((2, 3, 4)).any()
 
 
-def rendered(workers, seed=0):
+def rendered(count, seed=0):
     jobs = [{"split": split, "wad": "freedoom2.wad", "map_name": name, "clips": 2, "size": 64,
-             "seed": seed, "sound": recipe("workers").sound_available()}
+             "seed": seed, "sound": workers.sound_available()}
             for split, name in (("validation", "map25"), ("test", "map29"), ("train", "map01"))]
-    return dict(recipe("workers").render_jobs(jobs, workers))
+    return dict(workers.render_jobs(FOLDER / "render.py", jobs, count))
 
 
 def test_worker_count_does_not_change_a_bit_and_the_seed_does(built):
     stored = read(built[0])
-    assert digest(rendered(workers=2)) == digest(stored)
-    other = rendered(workers=3, seed=1)
+    assert digest(rendered(2)) == digest(stored)
+    other = rendered(3, seed=1)
     assert sorted(other) == sorted(stored)
     for key, clip in other.items():
         assert not np.array_equal(clip["video"], stored[key]["video"])
@@ -317,7 +321,7 @@ def test_a_build_without_sound_says_so_in_every_record():
     pytest.importorskip("vizdoom")
     job = {"split": "train", "wad": "freedoom1.wad", "map_name": "e1m1", "clips": 2, "size": 128,
            "seed": 0, "sound": False}
-    for _, clip in recipe("workers").render_jobs([job], workers=1):
+    for _, clip in workers.render_jobs(FOLDER / "render.py", [job], workers=1):
         assert clip["video"].shape == (17, 128, 128, 3) and clip["depth"].shape == (17, 64, 64)
         assert clip["audio"].shape == (34_000,) and not clip["audio"].any()
         assert json.loads(clip["record"])["has_sound"] is False
@@ -326,7 +330,7 @@ def test_a_build_without_sound_says_so_in_every_record():
 def test_a_failing_worker_reports_its_traceback():
     pytest.importorskip("vizdoom")
     with pytest.raises(RuntimeError, match="no_such.wad"):
-        list(recipe("workers").render_jobs(
+        list(workers.render_jobs(FOLDER / "render.py", 
             [{"split": "train", "wad": "no_such.wad", "map_name": "map01", "clips": 1, "size": 64,
               "seed": 0, "sound": False}], workers=1))
 

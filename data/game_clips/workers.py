@@ -1,4 +1,4 @@
-"""Renders maps in several worker processes, each of them `render.py` run as a program."""
+"""Renders clips in several worker processes, each of them the `render.py` of a recipe run as a program."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ import threading
 from typing import Any
 
 _QUEUE_CLIPS = 64
-_WORKER = pathlib.Path(__file__).resolve().with_name("render.py")
 
 
 def check_engine() -> None:
     """Raises ImportError, with the command that helps, if ViZDoom is not installed."""
     if importlib.util.find_spec("vizdoom") is None:
-        raise ImportError("rendering Freedoom needs the package vizdoom, which is not installed; "
+        raise ImportError("rendering game clips needs the package vizdoom, which is not installed; "
                           "run: pip install 'poet[freedoom]'")
 
 
@@ -37,12 +36,13 @@ def sound_available() -> bool:
     return True
 
 
-def render_jobs(jobs: Sequence[dict[str, Any]],
+def render_jobs(program: pathlib.Path, jobs: Sequence[dict[str, Any]],
                 workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields `(key, example)` of every job, in no fixed order between jobs.
 
     Args:
-      jobs: fields of `render.Job`, one dict a map.
+      program: the `render.py` of a recipe, which ends in `recording.serve`.
+      jobs: fields of its `Job`, one dict a map.
       workers: worker processes; each runs one engine process at a time.
 
     Raises:
@@ -53,8 +53,8 @@ def render_jobs(jobs: Sequence[dict[str, Any]],
     for job in jobs:
         todo.put(job)
     done: queue.Queue[Any] = queue.Queue(_QUEUE_CLIPS)
-    with tempfile.TemporaryDirectory(prefix="freedoom_av_") as scratch:
-        processes = [_start_worker(scratch) for _ in range(min(workers, len(jobs)))]
+    with tempfile.TemporaryDirectory(prefix="game_clips_") as scratch:
+        processes = [_start_worker(program, scratch) for _ in range(min(workers, len(jobs)))]
         for process in processes:
             threading.Thread(target=_serve, args=(process, todo, done), daemon=True).start()
         try:
@@ -64,10 +64,10 @@ def render_jobs(jobs: Sequence[dict[str, Any]],
                 _stop_group(process)
 
 
-def _start_worker(scratch: str) -> subprocess.Popen[bytes]:
+def _start_worker(program: pathlib.Path, scratch: str) -> subprocess.Popen[bytes]:
     """The engine makes files in its working folder, and dies if another makes them meanwhile."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, str(program.resolve())], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, env=environment, start_new_session=True,
                             cwd=tempfile.mkdtemp(dir=scratch))
 
@@ -93,7 +93,7 @@ def _serve(process: subprocess.Popen[bytes], todo: queue.SimpleQueue, done: queu
             process.stdin.flush()
             while (answer := pickle.load(process.stdout)) is not None:
                 if isinstance(answer, str):
-                    raise RuntimeError(f"rendering {job['wad']} {job['map_name']}:\n{answer}")
+                    raise RuntimeError(f"rendering {job}:\n{answer}")
                 done.put(answer)
         done.put(None)
     except EOFError:
