@@ -304,6 +304,9 @@ def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
         help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
              "(default: STORE.workers processes here)")
     add("--beam_options", default="", help="the runner's options, as one string of --name=value")
+    add("--allow_code", action="store_true",
+        help="let INGEST.nsfw run the Python function that it names; without it such a configuration "
+             "is refused")
     _process_arguments(parser)
 
 

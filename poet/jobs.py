@@ -309,6 +309,11 @@ def tokenize(experiment: Experiment, args: Any) -> None:
     for field in ("source", "path"):
         if not getattr(experiment.store, field):
             raise UserError(f"STORE.{field} is empty: pass --gin.STORE.{field}=FOLDER")
+    if experiment.ingest.nsfw and not args.allow_code:
+        raise UserError(
+            f"INGEST.nsfw = {experiment.ingest.nsfw!r} would run Python code that the configuration names: "
+            "look at that function, then pass --allow_code, or --gin.INGEST.nsfw= to do without"
+        )
     encoders = load_encoders(experiment)
     write_store(
         experiment.store,

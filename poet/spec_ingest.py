@@ -20,8 +20,11 @@ class IngestSpec(Spec):
     min_loudness_db: least root mean square of the sound, in dB of full scale; 0 is off.  Counts in
       stores with sound alone.
     nsfw: 'module:function', called with uint8 (T, H, W, 3); drops the clips it returns true for.
+      `poet tokenize` runs it with --allow_code alone.
     deduplicate: drops clips whose perceptual hashes differ by at most so many of 64 bits from those
       of a clip that stays; -1 is off.
+    max_copied_gb: members of tars and files behind URLs are copied to this machine while they are
+      read; larger ones are skipped, 0 takes all.
     """
 
     crop: str = setting("centre", changes="meaning", one_of=("centre", "random"))
@@ -33,6 +36,7 @@ class IngestSpec(Spec):
     nsfw: str = setting("", changes="meaning")
     # At more than 16 bits, a quarter of a hash, unlike clips are taken for equal.
     deduplicate: int = setting(-1, changes="meaning", at_least=-1, at_most=16)
+    max_copied_gb: float = setting(4.0, changes="meaning", at_least=0, at_most=10**6)
 
     def validate(self) -> None:
         self.require(

@@ -24,6 +24,8 @@ QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
         (["tokenize", QUICKSTART, "--gin.STORE.path=x"], ["STORE.source is empty"]),
         (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=nowhere"],
          ["nowhere"]),
+        (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=.", "--gin.INGEST.nsfw='antigravity:fly'"],
+         ["antigravity:fly", "--allow_code"]),
         (["tokenizer-train", "--workdir=w", QUICKSTART], ["VIDEO_TOKENIZER.path", "frozen"]),
         (["eval", "--checkpoint=nowhere", "--out=x"], ["nowhere", "no such folder"]),
         (["generate", "--checkpoint=nowhere", "--out=x", "--prompt=a"], ["nowhere"]),

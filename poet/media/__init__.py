@@ -22,13 +22,13 @@ from PIL import Image
 
 from poet.media.files import MediaError, PathLike, naming_the_file, replacing, write_text
 from poet.media.sound import (
-    SOUND_SUFFIXES,
     Sound,
     read_sound,
     read_track,
     to_int16,
     write_wav,
 )
+from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
 from poet.specs import ClipSpec, UserError
 
 # The whole house imports these from here.
@@ -37,6 +37,8 @@ __all__ = [
     "PathLike",
     "SOUND_SUFFIXES",
     "Sound",
+    "VIDEO_SUFFIXES",
+    "picture_suffixes",
     "read_sound",
     "read_track",
     "replacing",
@@ -44,8 +46,6 @@ __all__ = [
     "write_text",
     "write_wav",
 ]
-
-VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
 
 # x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
 H264_CRF = 16

@@ -19,11 +19,6 @@ import numpy as np
 
 from poet.media.files import MediaError, PathLike, naming_the_file, replacing
 
-SOUND_SUFFIXES = (
-    ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus",
-    ".wav", ".wma",
-)
-
 # Samples of int16 nearer to zero are silence: 8 / 32768 is -72 dB of full scale.
 SILENT_BELOW = 8
 # No sound is recorded at less, but a damaged header may say so: a minute of samples would then fill

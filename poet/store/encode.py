@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,10 @@ from poet.specs import AudioTokenizerSpec, ConditioningSpec, VideoTokenizerSpec
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped, Source
+
+
+# What is noted of a clip that has none.
+NO_CAPTION = "no caption"
 
 
 class VideoTokenizer(Protocol):
@@ -75,7 +80,8 @@ class PartialShard:
 
     `clips` are (key, size in bytes) in the order of the source; `silent` of them have no sound
     track, which counts in stores with audio alone.  `hashes` are theirs, where duplicates are looked
-    for.  The range took `seconds`, of which the encoders took `encoder_seconds`.
+    for.  `notes` count what was done to clips, by its kind.  The range took `seconds`, of which the
+    encoders took `encoder_seconds`.
     """
 
     file: pathlib.Path
@@ -84,6 +90,7 @@ class PartialShard:
     truncated_captions: int
     silent: int = 0
     hashes: tuple[filters.Hash, ...] = ()
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     encoder_seconds: float = 0.0
 
@@ -110,6 +117,7 @@ def encode_range(
     clips: list[tuple[str, int]] = []
     hashes: list[filters.Hash] = []
     skipped: list[SkippedInfo] = []
+    notes = collections.Counter[str]()
     truncated = silent = 0
     began, encoder_seconds, progress = time.monotonic(), 0.0, _Progress(plan)
     found = _filtered(source.read(start, stop), plan, sound=encoders.audio is not None)
@@ -125,6 +133,8 @@ def encode_range(
             if plan.ingest.deduplicate >= 0:
                 hashes += [filters.perceptual_hash(clip.video) for clip in batch]
             truncated += cut
+            for clip in batch:
+                notes.update(map(filters.kind, clip.notes if clip.caption else (*clip.notes, NO_CAPTION)))
             silent += sum(clip.audio is None for clip in batch) if encoders.audio else 0
             for example in examples:
                 record = reader.serialize(example)
@@ -138,6 +148,7 @@ def encode_range(
         truncated_captions=truncated,
         silent=silent,
         hashes=tuple(hashes),
+        notes=notes,
         seconds=time.monotonic() - began,
         encoder_seconds=encoder_seconds,
     )
@@ -296,6 +307,7 @@ def _save_index(partial: PartialShard) -> None:
         "skipped": [[s.key, s.reason] for s in partial.skipped],
         "truncated_captions": partial.truncated_captions,
         "silent": partial.silent,
+        "notes": dict(sorted(partial.notes.items())),
         "hashes": [[f"{value:016x}" for value in values] for values in partial.hashes],
         "seconds": [partial.seconds, partial.encoder_seconds],
     }
@@ -315,6 +327,7 @@ def load_partial(file: pathlib.Path) -> PartialShard | None:
         truncated_captions=index["truncated_captions"],
         silent=index.get("silent", 0),
         hashes=tuple(tuple(int(v, 16) for v in values) for values in index.get("hashes", ())),
+        notes=index.get("notes", {}),
         seconds=seconds,
         encoder_seconds=encoder_seconds,
     )

@@ -1,7 +1,8 @@
 """Which clips stay: pure functions of a clip, and of the hashes of all clips.
 
 A reason starts with its kind, a word or two before a colon; kinds in CHOSEN are those that an
-`IngestSpec` asked for, all others are damage, of which `STORE.max_skipped` accepts so much.
+`IngestSpec` asked for, those in OTHER are of whole files that show nothing; all others are damage, of
+which `STORE.max_skipped` accepts so much.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 from poet.specs import IngestSpec, UserError
 
 CHOSEN = ("short shot", "static", "black", "quiet", "nsfw", "near duplicate")
+OTHER = ("no video stream",)
 
 FULL_SCALE = 32768.0
 # A difference hash compares 8 x 8 pairs of neighbours.
@@ -32,8 +34,8 @@ def kind(reason: str) -> str:
 
 
 def is_damage(reason: str) -> bool:
-    """Whether a clip was not dropped by choice."""
-    return kind(reason) not in CHOSEN
+    """Whether a clip was neither dropped by choice nor never one."""
+    return kind(reason) not in CHOSEN + OTHER
 
 
 def dropped(reasons: Iterable[str]) -> dict[str, int]:

@@ -8,66 +8,97 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from poet.specs import UserError
-from poet.store import remote
+from poet.store import captions, remote, texts
+from poet.store.captions import CAPTIONS_FILE, Line
 
-CAPTIONS_FILE = "captions.jsonl"
+# What is said of the suffixes of media.
+_COMMON = (".wav", ".mp3", ".mp4", ".mkv", ".gif", ".png")
+# Names that a user may have meant to be CAPTIONS_FILE, in lower case.
+_MISNAMED = (CAPTIONS_FILE, "captions.json", "caption.jsonl", "captions.jsonl.txt", "captions.csv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MediaFolder:
-    """Media files; `items` are (path relative to the folder, caption).  The path is the key."""
+    """Media files; their key is their path below the folder.  `notes` tell what is not read."""
 
     folder: remote.Folder
-    items: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.lines)
 
     @contextlib.contextmanager
     def fetch(self, index: int) -> Iterator[remote.Found]:
-        key, caption = self.items[index]
-        with self.folder.local(key) as video:
-            yield remote.Found(key=key, caption=caption, video=video)
+        line = self.lines[index]
+        if line.broken:
+            raise remote.Unusable(line.key, line.broken)
+        with self.folder.local(line.file) as video:
+            notes = (line.mended,) if line.mended else ()
+            yield remote.Found(key=line.key, caption=line.caption, video=video, notes=notes)
 
 
 def open_media(folder: remote.Folder, split: str, suffixes: Sequence[str]) -> MediaFolder:
     """Raises UserError as `folder_lines`."""
-    lines, fingerprint = _lines(folder, split, suffixes, "STORE.splits")
-    items = tuple((line["file"], line["caption"]) for line in lines)
-    return MediaFolder(folder=folder, items=items, fingerprint=fingerprint)
+    lines, fingerprint, notes = _lines(folder, split, suffixes, "STORE.splits")
+    return MediaFolder(folder=folder, lines=tuple(lines), fingerprint=fingerprint, notes=notes)
 
 
 def folder_lines(
     folder: pathlib.Path, split: str, suffixes: Sequence[str], field: str
-) -> tuple[list[dict[str, Any]], str]:
-    """A split of a folder of media, each file with file, caption and split; and its fingerprint.
+) -> tuple[list[Line], str, tuple[str, ...]]:
+    """A split of a folder of media, its fingerprint, and notes on what is not read.
 
     Args:
         suffixes: of the files that are media, where no `captions.jsonl` names them.
         field: where the user named the split.
 
     Raises:
-        UserError: no such split, no media, or a broken line in `captions.jsonl`.
+        UserError: no such split, no media, or a `captions.jsonl` that means something else.
     """
     return _lines(remote.LocalFolder(name=os.fspath(folder)), split, suffixes, field)
 
 
 def _lines(
     folder: remote.Folder, split: str, suffixes: Sequence[str], field: str
-) -> tuple[list[dict[str, Any]], str]:
-    has_captions = folder.size(CAPTIONS_FILE) >= 0
-    lines = _read_captions(folder) if has_captions else _list_media(folder, suffixes)
-    check_split(split, sorted({line["split"] for line in lines}), folder.name, field)
-    lines = [line for line in lines if line["split"] == split]
-    described = [
-        json.dumps([line["file"], line["caption"], folder.size(line["file"])]) for line in lines
-    ]
-    return lines, digest(described)
+) -> tuple[list[Line], str, tuple[str, ...]]:
+    listed = folder.listed()
+    if folder.size(CAPTIONS_FILE) >= 0:
+        path = f"{folder.name.rstrip('/')}/{CAPTIONS_FILE}"
+        lines = captions.parse(path, folder.read(CAPTIONS_FILE), folder.size)
+        named = {line.file for line in lines}
+        left = [f for f in _media(listed.files, suffixes) if f not in named]
+        notes = not_read(folder.name, f"not named in {CAPTIONS_FILE}", left)
+    else:
+        lines = _list_media(folder.name, listed.files, suffixes)
+        named = {line.file for line in lines}
+        left = [f for f in listed.files if f not in named]
+        notes = not_read(folder.name, "no media by their names", left)
+    check_split(split, sorted({line.split for line in lines}), folder.name, field)
+    lines = [line for line in lines if line.split == split]
+    described = [_described(line, folder) for line in lines]
+    return lines, digest(described), notes + _mended(folder.name, lines) + listed.notes
+
+
+def _mended(name: str, lines: Sequence[Line]) -> tuple[str, ...]:
+    """A note that names captions which were repaired."""
+    found = [line.mended.partition(": ")[2] for line in lines if line.mended]
+    what = f"{name}: {len(found)} captions held half a character, now U+FFFD: {texts.some(found)}"
+    return (what,) if found else ()
+
+
+def not_read(name: str, why: str, left: Sequence[str]) -> tuple[str, ...]:
+    """A note that counts and names files which are left unread; none if there are none."""
+    return (f"{name}: {len(left)} files are not read, {why}: {texts.by_suffix(left)}",) if left else ()
+
+
+def _described(line: Line, folder: remote.Folder) -> str:
+    size = -1 if line.broken else folder.size(line.file)
+    return json.dumps([line.file, line.caption or line.broken, size])
 
 
 def check_split(
@@ -86,58 +117,27 @@ def digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _list_media(folder: remote.Folder, suffixes: Sequence[str]) -> list[dict[str, Any]]:
-    """Every media file below the folder, in the split 'train' and without a caption."""
-    paths = map(pathlib.PurePosixPath, folder.files())
-    files = [
+def _media(files: Iterable[str], suffixes: Sequence[str]) -> list[str]:
+    paths = map(pathlib.PurePosixPath, files)
+    return [
         str(p) for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")
     ]
-    if not files:
-        raise UserError(
-            f"{folder.name} is neither a TFDS folder (dataset_info.json) nor a folder of media: no "
-            f"{CAPTIONS_FILE} and no file ending in {', '.join(suffixes)}"
-        )
-    return [{"file": file, "caption": "", "split": "train"} for file in files]
 
 
-def _read_captions(folder: remote.Folder) -> list[dict[str, Any]]:
-    """The lines of captions.jsonl, each with file, caption and split; blank ones do not count."""
-    path = f"{folder.name.rstrip('/')}/{CAPTIONS_FILE}"
-    lines: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
-    for number, raw in enumerate(folder.read(CAPTIONS_FILE).splitlines(), start=1):
-        if not raw.strip():
-            continue
-        line = _parse_caption(folder, f"{path} line {number}", raw)
-        if line["file"] in seen:
+def _list_media(name: str, listed: Sequence[str], suffixes: Sequence[str]) -> list[Line]:
+    """Every media file below the folder, in the split 'train' and without a caption."""
+    for file in listed:
+        if file.lower() in _MISNAMED:
             raise UserError(
-                f"{path} line {number}: {line['file']!r} was already given in line "
-                f"{seen[line['file']]}; every file may stand once"
+                f"{name} holds {file}, which is not read: captions stand in {CAPTIONS_FILE}, a line "
+                f"{captions.EXAMPLE} for each clip; rename or remove {file}"
             )
-        seen[line["file"]] = number
-        lines.append(line)
-    if not lines:
-        raise UserError(f"{path} has no lines; give one JSON object a clip")
-    return lines
-
-
-def _parse_caption(folder: remote.Folder, where: str, raw: bytes) -> dict[str, Any]:
-    def refuse(why: str) -> UserError:
-        return UserError(
-            f"{where}: {why}; expected "
-            '{"file": "clips/a.mp4", "caption": "...", "split": "train"}'
+    files = _media(listed, suffixes)
+    if not files:
+        found = f"; it has {texts.by_suffix(listed)}" if listed else "; it is empty"
+        some = ", ".join(suffix for suffix in _COMMON if suffix in suffixes)
+        raise UserError(
+            f"{name} is neither a TFDS folder (dataset_info.json) nor a folder of media: no "
+            f"{CAPTIONS_FILE} and no file ending in {some} or the like{found}"
         )
-
-    try:
-        line = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise refuse(f"not JSON ({error})") from None
-    if not isinstance(line, dict) or not line.get("file"):
-        raise refuse("no object with a file")
-    line = {"caption": "", "split": "train", **line}
-    for field in ("file", "caption", "split"):
-        if not isinstance(line[field], str):
-            raise refuse(f"{field} is {line[field]!r}, not a string")
-    if folder.size(line["file"]) < 0:
-        raise refuse(f"there is no file {folder.name.rstrip('/')}/{line['file']}")
-    return line
+    return [Line(file=file) for file in files]

@@ -110,7 +110,8 @@ class SplitInfo(Spec):
     """What one split holds.
 
     `truncated_captions` were longer than the text encoder takes.  `silent` clips have no sound
-    track and were stored as silence, which counts in stores with audio alone.
+    track and were stored as silence, which counts in stores with audio alone.  `notes` count what was
+    done to clips, by its kind.
     """
 
     clips: int
@@ -119,6 +120,7 @@ class SplitInfo(Spec):
     truncated_captions: int
     statistics: dict[str, CodeStatistics]
     silent: int = 0
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,16 +178,17 @@ def text_info(encoder: _Described) -> TextInfo:
 def to_json(spec: Spec) -> str:
     """Deterministic, so that equal stores have equal bytes.
 
-    `silent` stands only where it counts something, so that stores without sound do not tell of it;
-    `ingest` only where it differs from its defaults.
+    `silent` and `notes` stand only where they count something; `ingest` only where it differs from its
+    defaults.
     """
     values = to_dict(spec)
     plan = values.get("plan", values)
     if plan.get("ingest") == to_dict(IngestSpec()):
         del plan["ingest"]
     for split in values.get("splits", {}).values():
-        if not split["silent"]:
-            del split["silent"]
+        for field in ("silent", "notes"):
+            if not split[field]:
+                del split[field]
     return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 

@@ -36,6 +36,10 @@ class MediaSource:
     def fingerprint(self) -> str:
         return self.media.fingerprint
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.media.notes
+
     def __len__(self) -> int:
         return len(self.media)
 
@@ -57,7 +61,13 @@ class MediaSource:
             clip = media.read_clip(found.video, self.clip, place, found.sound)
         except media.MediaError as error:
             return Skipped(key=found.key, reason=error.reason)
-        return RawClip(key=found.key, caption=found.caption, video=clip.video, audio=clip.audio)
+        return RawClip(
+            key=found.key,
+            caption=found.caption,
+            video=clip.video,
+            audio=clip.audio,
+            notes=found.notes,
+        )
 
     def _read_all(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
         for index in range(start, stop):
@@ -88,7 +98,11 @@ class MediaSource:
                 else:
                     audio = track.sound(piece.start)
                     yield RawClip(
-                        key=key, caption=found.caption, video=piece.video, audio=audio
+                        key=key,
+                        caption=found.caption,
+                        video=piece.video,
+                        audio=audio,
+                        notes=found.notes,
                     )
         except media.MediaError as error:
             yield Skipped(key=f"{found.key}#{read}", reason=error.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -98,6 +99,7 @@ def merge_split(
         truncated_captions=sum(p.truncated_captions for p in partials),
         statistics={name: counter.statistics() for name, counter in counters.items()},
         silent=sum(p.silent for p in partials),
+        notes=dict(sorted(sum((collections.Counter(p.notes) for p in partials), collections.Counter()).items())),
     )
 
 

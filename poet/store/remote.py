@@ -10,12 +10,17 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from poet.specs import UserError
+from poet.store import texts
 
+GB = 10**9
+# Bytes of a file that are copied at a time.
+COPIED_AT_ONCE = 2**23
 # Packages that fsspec needs for a protocol, and the extra that brings them.
 DRIVERS = {"gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 
@@ -24,13 +29,15 @@ DRIVERS = {"gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")
 class Found:
     """One item of a collection, to be decoded.
 
-    video: a file on this machine.  sound: another one that holds its sound, or None.
+    video: a file on this machine.  sound: another one that holds its sound, or None.  notes: what was
+    done to its caption, the kind before a colon.
     """
 
     key: str
     caption: str
     video: pathlib.Path
     sound: pathlib.Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Unusable(Exception):
@@ -42,9 +49,11 @@ class Unusable(Exception):
 
 
 class Collection(Protocol):
-    """An ordered, picklable list of items; `fingerprint` changes when they do."""
+    """An ordered, picklable list of items; `fingerprint` changes when they do.  `notes` are lines on what
+    is not read, for the user."""
 
     fingerprint: str
+    notes: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
@@ -57,8 +66,8 @@ class Collection(Protocol):
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec opens it: 'gs://bucket/clips' is one, 'C:/clips' and 'clips' are not."""
-    return "://" in path
+    """Whether fsspec opens it: 'gs://bucket/clips' is one, 'C:/clips' and whatever exists here is not."""
+    return "://" in path and not os.path.exists(path)
 
 
 def filesystem(path: str, field: str) -> tuple[Any, str]:
@@ -70,6 +79,9 @@ def filesystem(path: str, field: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    if not is_url(path):  # fsspec would find protocols in colons
+        files = fsspec.filesystem("file")
+        return files, os.path.abspath(path)
     protocol = path.partition("://")[0]
     try:
         return fsspec.core.url_to_fs(path)
@@ -91,15 +103,23 @@ class Folder(Protocol):
     def size(self, file: str) -> int:
         """Bytes, or -1 where there is no such file."""
 
-    def files(self) -> list[str]:
-        """All of them, sorted."""
+    def listed(self) -> Listed:
+        """All files."""
 
     def local(self, file: str) -> contextlib.AbstractContextManager[pathlib.Path]:
         """The file on this machine's disk, while the block lasts."""
 
 
-def open_folder(path: str | os.PathLike[str], field: str) -> Folder:
-    """A folder of this machine, or one behind a URL.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listed:
+    """files: sorted.  notes: lines on what is below the folder and no file."""
+
+    files: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def open_folder(path: str | os.PathLike[str], field: str, max_copied_gb: float = 0.0) -> Folder:
+    """A folder of this machine, or one behind a URL, of which larger files than that are not copied.
 
     Raises:
         UserError: as `filesystem`, or there is no such folder behind the URL.
@@ -115,7 +135,7 @@ def open_folder(path: str | os.PathLike[str], field: str) -> Folder:
     sizes = {name[len(root) :].lstrip("/"): entry["size"] for name, entry in listed.items()}
     if not sizes:
         raise UserError(f"{field} = {path!r} is not a folder, or an empty one")
-    return RemoteFolder(name=os.fspath(path), sizes=sizes)
+    return RemoteFolder(name=os.fspath(path), sizes=sizes, max_copied_gb=max_copied_gb)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,16 +146,70 @@ class LocalFolder:
         return pathlib.Path(self.name, file).read_bytes()
 
     def size(self, file: str) -> int:
-        path = pathlib.Path(self.name, file)
-        return path.stat().st_size if path.is_file() else -1
+        try:
+            found = os.stat(os.path.join(self.name, file))
+        except (OSError, ValueError):  # too long a name, a NUL in it
+            return -1
+        return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
-    def files(self) -> list[str]:
-        folder = pathlib.Path(self.name)
-        return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    def listed(self) -> Listed:
+        """Links to folders are followed; a folder that is reached twice is read once."""
+        walk = _Walk(self.name)
+        walk.run()
+        return walk.listed()
 
     @contextlib.contextmanager
     def local(self, file: str) -> Iterator[pathlib.Path]:
-        yield pathlib.Path(self.name, file)
+        # From the root on: nothing at its head can be taken for a protocol or an option.
+        yield pathlib.Path(self.name, file).absolute()
+
+
+class _Walk:
+    """Lists a folder.  Folders come before links to them, so that links never rename what lies here."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._seen = root, set[tuple[int, int]]()
+        self._files: list[str] = []
+        self._odd: list[str] = []
+        self._unread: list[str] = []
+        self._links: list[str] = []
+
+    def run(self) -> None:
+        self._folder("")
+        for link in self._links:  # grows while it is read
+            self._folder(link)
+
+    def listed(self) -> Listed:
+        found = (
+            ("neither files nor folders", self._odd),
+            ("folders that cannot be opened", self._unread),
+        )
+        notes = (f"{self._root}: {len(n)} {why}: {texts.some(sorted(n))}" for why, n in found if n)
+        return Listed(files=sorted(self._files), notes=tuple(notes))
+
+    def _folder(self, name: str) -> None:
+        pending = [name]
+        while pending:
+            name = pending.pop()
+            try:
+                at = os.stat(os.path.join(self._root, name))
+                entries = sorted(os.scandir(os.path.join(self._root, name)), key=lambda e: e.name)
+            except OSError:
+                self._unread.append(name)
+                continue
+            if (at.st_dev, at.st_ino) in self._seen:
+                continue
+            self._seen.add((at.st_dev, at.st_ino))
+            for entry in entries:
+                path = f"{name}/{entry.name}" if name else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                elif entry.is_dir():
+                    self._links.append(path)
+                elif entry.is_file():
+                    self._files.append(path)
+                else:
+                    self._odd.append(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,34 +219,52 @@ class RemoteFolder:
 
     name: str
     sizes: dict[str, int]
+    max_copied_gb: float = 0.0
 
     def read(self, file: str) -> bytes:
-        return read_bytes(f"{self.name.rstrip('/')}/{file}")
+        return read_bytes(self._url(file))
 
     def size(self, file: str) -> int:
         return self.sizes.get(file, -1)
 
-    def files(self) -> list[str]:
-        return sorted(self.sizes)
+    def listed(self) -> Listed:
+        return Listed(files=sorted(self.sizes))
 
     @contextlib.contextmanager
     def local(self, file: str) -> Iterator[pathlib.Path]:
-        with temporary(self.read(file), pathlib.PurePosixPath(file).suffix) as path:
+        suffix = pathlib.PurePosixPath(file).suffix
+        check_size(file, self.sizes[file], self.max_copied_gb)
+        with copied(self._url(file), 0, self.sizes[file], suffix) as path:
             yield path
+
+    def _url(self, file: str) -> str:
+        return f"{self.name.rstrip('/')}/{file}"
 
 
 def read_bytes(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     """The bytes start..stop-1 of a file, by default all."""
-    import fsspec
-
-    files, path = fsspec.core.url_to_fs(url)
+    files, path = filesystem(url, "STORE.source")
     return files.cat_file(path, start=start, end=stop)
 
 
+def check_size(key: str, size: int, max_copied_gb: float) -> None:
+    """Raises Unusable for a file of so many bytes that is too large to be copied; 0 is no limit."""
+    if max_copied_gb and size > max_copied_gb * GB:
+        limit = f"INGEST.max_copied_gb is {max_copied_gb:g}"
+        raise Unusable(key, f"too large: {size / GB:.3g} GB would be copied, {limit}")
+
+
 @contextlib.contextmanager
-def temporary(content: bytes, suffix: str) -> Iterator[pathlib.Path]:
-    """A file of this content that goes when the block ends; its suffix tells FFmpeg the format."""
+def copied(url: str, start: int, stop: int, suffix: str) -> Iterator[pathlib.Path]:
+    """A copy of the bytes start..stop-1 that goes when the block ends; its suffix tells FFmpeg the
+    format."""
+    files, path = filesystem(url, "STORE.source")
     with tempfile.NamedTemporaryFile(prefix="poet-", suffix=suffix) as file:
-        file.write(content)
+        with files.open(path, "rb") as stream:
+            stream.seek(start)
+            left = stop - start
+            while left and (piece := stream.read(min(COPIED_AT_ONCE, left))):
+                file.write(piece)
+                left -= len(piece)
         file.flush()
         yield pathlib.Path(file.name)

@@ -29,9 +29,10 @@ def _what(manifest: Manifest, split: str) -> str:
     reasons = filters.dropped(s.reason for s in info.skipped)
     why = f" ({', '.join(f'{name} {count}' for name, count in reasons.items())})" if reasons else ""
     silent = f", {info.silent} without sound" if manifest.audio else ""
+    notes = "".join(f", {count} with {name}" for name, count in info.notes.items())
     return (
         f"{split}: {info.clips} clips in {len(info.shards)} shards, {len(info.skipped)} skipped"
-        f"{why}{silent}"
+        f"{why}{silent}{notes}"
     )
 
 

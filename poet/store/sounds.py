@@ -26,7 +26,7 @@ from poet.store.sources import Skipped
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = media.SOUND_SUFFIXES + tuple(s for s in media.VIDEO_SUFFIXES if s != ".gif")
+SUFFIXES = tuple(dict.fromkeys(media.SOUND_SUFFIXES + media.VIDEO_SUFFIXES))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def open_sounds(
 
     Raises:
         UserError: no such folder or split (what exists is listed), an empty split, no audio or no
-            word about its rate, or a broken line in `captions.jsonl`.
+            word about its rate, or an unknown field in `captions.jsonl`.
     """
     folder, is_tfds = sources.find_folder(path, field)
     source = (_open_tfds if is_tfds else _open_folder)(folder, split, sample_rate_hz, split_field)
@@ -133,36 +133,47 @@ def _counts(counter: collections.Counter[str]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderSounds:
-    """Sound and media files; `items` are (path below the folder, text, kind).  The path is the key.
-    """
+    """Sound and media files; the path below the folder is the key."""
 
     path: str
-    items: tuple[tuple[str, str, str], ...]
+    lines: tuple[folders.Line, ...]
     sample_rate_hz: int
     fingerprint: str
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.lines)
 
     def read(self, start: int, stop: int) -> Iterator[RawSound | Skipped]:
         return sources.read_ahead(self._read_item, start, stop)
 
     def _read_item(self, index: int) -> RawSound | Skipped:
-        key, text, kind = self.items[index]
+        line = self.lines[index]
+        if line.broken:
+            return Skipped(key=line.key, reason=line.broken)
         try:
-            sound = media.read_sound(pathlib.Path(self.path, key), self.sample_rate_hz)
+            sound = media.read_sound(pathlib.Path(self.path, line.file), self.sample_rate_hz)
         except media.MediaError as error:
-            return Skipped(key=key, reason=error.reason)
-        return RawSound(key=key, text=text, kind=kind, samples=sound.samples, notes=sound.notes)
+            return Skipped(key=line.key, reason=error.reason)
+        return RawSound(
+            key=line.key,
+            text=line.caption,
+            kind=line.kind,
+            samples=sound.samples,
+            notes=sound.notes,
+        )
 
 
 def _open_folder(
     folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str
 ) -> FolderSounds:
-    lines, fingerprint = folders.folder_lines(folder, split, SUFFIXES, split_field)
-    items = tuple((line["file"], line["caption"], str(line.get("kind", ""))) for line in lines)
+    lines, fingerprint, notes = folders.folder_lines(folder, split, SUFFIXES, split_field)
+    for note in notes:
+        _LOG.info("%s", note)
     return FolderSounds(
-        path=str(folder), items=items, sample_rate_hz=sample_rate_hz, fingerprint=fingerprint
+        path=str(folder),
+        lines=tuple(lines),
+        sample_rate_hz=sample_rate_hz,
+        fingerprint=fingerprint,
     )
 
 

@@ -35,6 +35,7 @@ class RawClip:
     """video: uint8 (T, H, W, 3) of the clip's format.  audio: int16 (samples,) or None.
 
     depth: distances (T, h, w) of the same field of view, of any size and scale, or None.
+    notes: what was done to it, the kind before a colon.
     """
 
     key: str
@@ -42,6 +43,7 @@ class RawClip:
     video: np.ndarray
     audio: np.ndarray | None
     depth: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,11 @@ class Skipped:
 
 class Source(Protocol):
     """One split of a collection.  `fingerprint` changes when its items change; `has_depth` says
-    whether its clips come with distances."""
+    whether its clips come with distances; `notes` are lines on what is not read, for the user."""
 
     fingerprint: str
     has_depth: bool
+    notes: tuple[str, ...]
 
     def __len__(self) -> int:
         """Items, those that will be skipped included."""
@@ -84,28 +87,28 @@ def open_source(
         data_dir: where TFDS names were prepared; '' is TFDS's own default.
 
     Raises:
-        UserError: no such folder or split (what exists is listed), no media, a broken line in
+        UserError: no such folder or split (what exists is listed), no media, an unknown field in
             `captions.jsonl`, a damaged tar, or no package for the URL.
     """
     from poet.store.media_source import MediaSource  # which imports this module
 
-    if webdataset.is_pattern(path):
-        return MediaSource(media=webdataset.open_tars(path, split), clip=clip, ingest=ingest)
-    folder, is_tfds = _find_source(path, data_dir)
-    if is_tfds:
-        return _open_tfds(folder, split, clip, ingest)
-    files = remote.open_folder(folder, "STORE.source")
-    if webdataset.tars_of(files):
-        return MediaSource(
-            media=webdataset.open_tars(os.fspath(folder), split), clip=clip, ingest=ingest
-        )
-    collection = open_media(files, split, media.VIDEO_SUFFIXES)
-    return MediaSource(media=collection, clip=clip, ingest=ingest)
+    suffixes, limit_gb = media.picture_suffixes(clip.frames), ingest.max_copied_gb
+    if not webdataset.is_pattern(path):
+        folder, is_tfds = _find_source(path, data_dir)
+        if is_tfds:
+            return _open_tfds(folder, split, clip, ingest)
+        path = os.fspath(folder)
+        files = remote.open_folder(path, "STORE.source", limit_gb)
+        if not webdataset.tars_of(files):
+            collection = open_media(files, split, suffixes)
+            return MediaSource(media=collection, clip=clip, ingest=ingest)
+    tars = webdataset.open_tars(path, split, suffixes, limit_gb)
+    return MediaSource(media=tars, clip=clip, ingest=ingest)
 
 
 def _find_source(path: str, data_dir: str) -> tuple[str | pathlib.Path, bool]:
     """A folder or its URL, and whether it is a TFDS folder."""
-    if path.startswith(TFDS_PREFIX):
+    if path.startswith(TFDS_PREFIX) and not os.path.exists(path):
         return tfds_folder(path, data_dir), True
     if remote.is_url(path):
         # Of TFDS alone this file lies in the folder itself.
@@ -120,6 +123,8 @@ def find_folder(path: str, field: str) -> tuple[pathlib.Path, bool]:
         UserError: no such folder (near ones are listed), or one that holds versions of a data set.
     """
     folder = pathlib.Path(path)
+    if path.lower().endswith(webdataset.COMPRESSED) and folder.is_file():
+        raise webdataset.compressed_error(path)
     if not path or not folder.is_dir():
         raise UserError(f"{field} = {path!r} is not a folder{_neighbours(folder)}")
     if (folder / "dataset_info.json").exists():
@@ -184,6 +189,7 @@ class TfdsSource:
     features: tuple[str, ...]
     fingerprint: str
     ingest: IngestSpec = IngestSpec()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.length

@@ -101,6 +101,8 @@ def tokenize(
         _tell(tell, report.lines(manifest))
         return manifest
     job = make_job(folder, plan, sources, spec.max_skipped)
+    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+        tell(note)
     _encode_all(job, runner, progress)
     if not runner.merges:
         _wait_for(folder, spec.wait_s)

@@ -337,7 +337,7 @@ def test_another_ingest_is_another_store_and_the_default_says_nothing(
 ) -> None:
     result, _ = tokenize(source, tmp_path / "s", IngestSpec(), splits=("validation",))
     text = (tmp_path / "s" / "manifest.json").read_text()
-    assert "ingest" not in text and "dropped" not in text
+    assert '"ingest"' not in text and '"dropped"' not in text
     assert manifest.to_json(reader.load_manifest(str(tmp_path / "s"))) == text
     with pytest.raises(UserError, match="ingest.min_motion is 0.0, not 0.002"):
         tokenize(source, tmp_path / "s", STRICT, splits=("validation",))

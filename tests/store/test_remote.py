@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from poet.specs import UserError
+from poet.specs import IngestSpec, UserError
 from poet.store.sources import RawClip, Skipped, open_source
 import store_fakes as fakes
 
@@ -65,16 +65,25 @@ def test_without_captions_media_is_listed(plain: pathlib.Path) -> None:
     assert isinstance(items[0], RawClip) and items[0].caption == ""
 
 
-def test_broken_lines_and_missing_media_are_named(plain: pathlib.Path) -> None:
+def test_broken_lines_and_missing_media_are_skipped_with_their_line(plain: pathlib.Path) -> None:
     url = in_memory(plain)
-    for line, message in (
-        ("{broken", "captions.jsonl line 2: not JSON"),
-        ('{"file": "absent.mp4"}', f"line 2: there is no file {url}/absent.mp4"),
-        ('{"file": "clip_000.mp4"}', "line 2: 'clip_000.mp4' was already given in line 1"),
+    lines = ['{"file": "clip_000.mp4"}', "{broken", '{"file": "absent.mp4"}', '{"file": "clip_000.mp4"}']
+    change(url, "captions.jsonl", "\n".join(lines))
+    first, *rest = open_source(url, "train", CLIP).read(0, 4)
+    assert isinstance(first, RawClip)
+    for number, (item, kind) in enumerate(
+        zip(rest, ("broken caption", "no such file", "duplicate"), strict=True), start=2
     ):
-        change(url, "captions.jsonl", f'{{"file": "clip_000.mp4"}}\n{line}\n')
-        with pytest.raises(UserError, match=message):
-            open_source(url, "train", CLIP)
+        assert item.reason.startswith(f"{kind}: captions.jsonl line {number}: ")
+
+
+def test_a_file_too_large_to_be_copied_is_skipped(plain: pathlib.Path) -> None:
+    url = in_memory(plain)
+    limit = (plain / "clip_000.mp4").stat().st_size / 1e9
+    items = list(open_source(url, "train", CLIP, IngestSpec(max_copied_gb=limit)).read(0, 3))
+    assert isinstance(items[0], RawClip)
+    items = list(open_source(url, "train", CLIP, IngestSpec(max_copied_gb=0.9 * limit)).read(0, 3))
+    assert items[0].reason.startswith("too large")
 
 
 @pytest.mark.parametrize("protocol, driver, extra", [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")])

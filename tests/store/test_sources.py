@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import pickle
 
@@ -84,6 +83,9 @@ def test_folder_without_captions_lists_its_media(tmp_path: pathlib.Path) -> None
             media.write_mp4(target, fakes.flat_video(0), CLIP.rate_hz)
     clips = list(open_source(str(tmp_path), "train", CLIP).read(0, 3))
     assert [c.key for c in clips] == ["a.gif", "deep/er/A.MP4", "z.mp4"]
+    (note,) = open_source(str(tmp_path), "train", CLIP).notes
+    assert "2 files are not read" in note and ".txt 1 (notes.txt)" in note
+    assert "hidden 1 (.hidden.mp4)" in note
     assert {c.caption for c in clips} == {""}
     assert all(isinstance(c, RawClip) for c in clips)
 
@@ -95,28 +97,6 @@ def test_damaged_media_is_skipped_in_its_place(tmp_path: pathlib.Path) -> None:
     assert (first.key, last.key) == ("clip_000.mp4", "clip_002.mp4")
     assert isinstance(broken, Skipped) and broken.key == "clip_001.mp4"
     assert broken.reason.startswith("undecodable")
-
-
-def good_line(file: str) -> str:
-    return json.dumps({"file": file, "caption": "x"})
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("{broken", "line 3: not JSON"),
-        ('["clip_000.mp4"]', "line 3: no object with a file"),
-        ('{"caption": "no file"}', "line 3: no object with a file"),
-        ('{"file": "clip_001.mp4", "caption": 7}', "line 3: caption is 7, not a string"),
-        ('{"file": "absent.mp4"}', "line 3: there is no file .*absent.mp4"),
-        (good_line("clip_000.mp4"), "line 3: 'clip_000.mp4' was already given in line 1"),
-    ],
-)
-def test_a_broken_caption_line_is_named(tmp_path: pathlib.Path, line: str, message: str) -> None:
-    fakes.write_folder(tmp_path, [10, 20])
-    (tmp_path / "captions.jsonl").write_text(f"{good_line('clip_000.mp4')}\n\n{line}\n")
-    with pytest.raises(UserError, match=message):
-        open_source(str(tmp_path), "train", CLIP)
 
 
 def test_unknown_places_and_splits_list_what_exists(

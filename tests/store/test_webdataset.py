@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from poet import media
 from poet.specs import UserError
 from poet.store import webdataset
+from poet.store.remote import copied
 from poet.store.sources import RawClip, Skipped, open_source
 import store_fakes as fakes
 
@@ -146,21 +147,139 @@ def test_unusable_samples_are_skipped_in_their_place(
     assert isinstance(last, RawClip) and last.key == "t/f" and last.caption == ""
 
 
-def test_damaged_and_ambiguous_tars_are_named(
+def test_a_damaged_and_an_absent_tar_are_named(
     shards: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     whole = (shards / "clips-000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 7])
-    with tarfile.open(tmp_path / "twice.tar", "w") as tar:
-        for _ in range(2):
-            tar.addfile(tarfile.TarInfo("a.mp4"))
+    (tmp_path / "packed.tar.gz").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "packed.tgz").write_bytes(b"")
     for path, message in (
         (tmp_path / "cut.tar", "cut.tar is damaged"),
-        (tmp_path / "twice.tar", "two members 'a.mp4'"),
         (tmp_path / "absent-*.tar", "there is no file .*absent"),
+        (tmp_path / "packed.tar.gz", "packed.tar.gz is compressed.*unpack it"),
+        (tmp_path / "folder", "packed.tgz is compressed"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(str(path), "train", CLIP)
+
+
+def test_odd_captions_are_mended_or_skipped_one_by_one(
+    plain: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Before, each of these but the skipped ones stopped the ingest or lost its clip."""
+    video = (plain / "clip_000.mp4").read_bytes()
+    captions = {
+        "half.json": (rb'{"caption": "a cat \ud83d"}', "a cat \ufffd"),
+        "pair.json": (rb'{"caption": "\ud83d\ude00"}', "\U0001f600"),
+        "null.json": (b'{"caption": null, "url": "u"}', ""),
+        "text.json": (b'{"caption": null, "text": "t"}', "t"),
+        "mark.txt": (b"\xef\xbb\xbfhello\r\n", "hello"),
+        "wide.txt": ("h\xe9".encode("utf-16"), "h\xe9"),
+        "deep.json": (b"[" * 100_000, None),
+        "long.txt": (b"x" * (webdataset.MAX_CAPTION_BYTES + 1), None),
+    }
+    members = {}
+    for name, (content, _) in captions.items():
+        members |= {f"{name.split('.')[0]}.mp4": video, name: content}
+    write_tar(tmp_path / "t.tar", members)
+    for item, (name, (_, wanted)) in zip(
+        read_all(str(tmp_path / "t.tar")), captions.items(), strict=True
+    ):
+        assert item.key == f"t/{name.split('.')[0]}"
+        if wanted is None:
+            assert item.reason.startswith("broken caption: .")
+        else:
+            assert item.caption == wanted
+            assert item.notes == (("caption repaired",) if name == "half.json" else ())
+
+
+def test_names_keep_their_dots_and_what_is_of_no_sample_is_named(
+    plain: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    video = (plain / "clip_000.mp4").read_bytes()
+    members = {
+        "clip v1.0.mp4": video,
+        "clip v1.0.txt": b"zero",
+        "clip v1.1.MP4": video,
+        "clip v1.1.txt": b"one",
+        "a.mp4": video,
+        "a.depth.mp4": video,  # another view of a, by the convention of WebDatasets
+        "a.gif": b"",
+        "./b.mp4": video,
+        "b.mp4": video,
+        "caf\udce9.mp4": video,
+        "._a.mp4": b"",
+        "no_suffix": b"",
+    }
+    write_tar(tmp_path / "t.tar", members)
+    source = open_source(str(tmp_path / "t.tar"), "train", CLIP)
+    items = list(source.read(0, len(source)))
+    assert [(i.key, getattr(i, "caption", None)) for i in items] == [
+        ("t/clip v1.0", "zero"),
+        ("t/clip v1.1", "one"),
+        ("t/a", ""),
+        ("t/b", None),
+        ("t/caf\\udce9", ""),
+    ]
+    assert items[3].reason == "duplicate: the tar holds two members 'b.mp4'"
+    (note,) = source.notes
+    assert "4 files are not read" in note
+    for name in ("a.depth.mp4", "a.gif", "._a.mp4", "no_suffix"):
+        assert name in note
+
+
+@pytest.mark.parametrize("name", ["clips[1].tar", "{a,b}.tar", "a::b.tar", "x.TAR", "caf\udce9.tar"])
+def test_a_tar_that_exists_is_that_tar(
+    shards: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    path = tmp_path / "zip:" / name
+    path.parent.mkdir()
+    path.write_bytes((shards / "clips-000.tar").read_bytes())
+    for given in (str(path), f"{tmp_path}/zip://{name}", str(path.parent)):
+        assert [c.caption for c in read_all(given)] == ["grey 10", "grey 200", "grey 90"]
+
+
+def test_what_lies_beside_tars_is_named(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.tar").write_bytes((shards / "clips-000.tar").read_bytes())
+    (tmp_path / "lost.mp4").write_bytes(b"")
+    (note,) = open_source(str(tmp_path), "train", CLIP).notes
+    assert "1 files are not read" in note and "lost.mp4" in note
+
+
+def test_sparse_and_huge_members_are_neither_read_nor_in_the_way(
+    plain: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hole of 6 GB is a header and no bytes on the disk; a test must not read it to find that out."""
+    video, huge = (plain / "clip_000.mp4").read_bytes(), 6 * 10**9
+    write_tar(tmp_path / "t.tar", {"a.mp4": video})
+    with open(tmp_path / "t.tar", "r+b") as tar:
+        tar.truncate(512 + -(-len(video) // 512) * 512)
+        tar.seek(0, 2)
+        for name in ("b.mp4", "c.mp4", "c.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = huge if name[0] == "b" or name == "c.txt" else len(video)
+            tar.write(info.tobuf())
+            tar.write(video if name == "c.mp4" else b"")
+            tar.seek(-(-info.size // 512) * 512 - (len(video) if name == "c.mp4" else 0), 1)
+        tar.write(bytes(1024))
+    read = []
+    monkeypatch.setattr(webdataset.remote, "copied", lambda *args: read.append(args) or copied(*args))
+    first, second, third = read_all(str(tmp_path / "t.tar"))
+    assert isinstance(first, RawClip) and len(read) == 1
+    assert second.reason == "too large: 6 GB would be copied, INGEST.max_copied_gb is 4"
+    assert third.reason.startswith("broken caption: .txt: 6000000000 bytes")
+
+
+def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path: pathlib.Path) -> None:
+    info = tarfile.TarInfo("a")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 6 * 10**9
+    with open(tmp_path / "t.tar", "wb") as tar:
+        tar.write(info.tobuf())
+        tar.truncate(6 * 10**9 + 2048)
+    with pytest.raises(UserError, match="t.tar is damaged.*a header of"):
+        open_source(str(tmp_path / "t.tar"), "train", CLIP)
 
 
 @given(st.integers(0, 50), st.integers(0, 12), st.integers(1, 5))
