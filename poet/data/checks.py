@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from poet import conditioning
@@ -19,6 +20,8 @@ from poet.tasks.registry import (
     run_format,
     run_layout,
 )
+
+_LOG = logging.getLogger(__name__)
 
 TRAIN_SPLIT = "train"
 
@@ -45,7 +48,8 @@ def check(
     Raises:
       UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
         a task with sound in a run or with a store without it; another clip format, grid, code
-        size, text encoder or tokenizer; a split that is missing or smaller than a batch.
+        size, text encoder or tokenizer; a split that is missing.  A split smaller than a batch feeds it
+        by repeating its clips, which is logged.
     """
     table = groups(experiment)
     manifest = load_manifest(experiment.data.store)
@@ -119,8 +123,8 @@ def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None
     info = manifest.splits[split]
     group, batch = max(group_batches(experiment).items(), key=lambda item: item[1])
     if batch > info.clips:
-        raise UserError(
-            f"a batch of group {group} takes {batch} clips, split {split!r} of "
-            f"{experiment.data.store} has {info.clips}: use a smaller DATA.batch, set "
-            "DATA.equal_tokens = False, or tokenize more clips"
+        _LOG.warning(
+            "a batch of group %s takes %d clips and split %r of %s has %d, so clips come several times in "
+            "a step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
+            group, batch, split, experiment.data.store, info.clips,
         )

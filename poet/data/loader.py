@@ -91,11 +91,11 @@ def eval_batches(
 
     Of each, the rows of this process's share.
 
-    In file order, with every text shown, and as many known latents as EVAL.known_frames says within
-    the task's range.  The last, partial batch of a split is left out.
+    In file order, with every text shown, and as many known frames as `registry.eval_latents` says.
+    The last, partial batch of a split is left out.
 
     Raises:
-      UserError: the split holds less than one batch.
+      UserError: the split holds less than one batch, or EVAL.known_frames does not fit the task.
     """
     declared = get_task(task)
     layout = run_layout(experiment, declared)

@@ -15,7 +15,7 @@ from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, only, stream_seed
 from poet.specs import Experiment
 from poet.tasks.layout import TEXT_STREAM, Layout
-from poet.tasks.registry import Task, known_codes, run_layout
+from poet.tasks.registry import Task, eval_latents, known_codes, known_range, run_layout
 
 Example = dict[str, Any]
 Preprocessor = Callable[[Any], Any]
@@ -167,7 +167,7 @@ def training_task(experiment: Experiment, task: Task, start: int, kept: Any = No
     return _build(
         experiment,
         task,
-        task.known_latents,
+        known_range(experiment, task),
         start=start,
         kept=kept,
         seed_2=seed_2,
@@ -180,16 +180,8 @@ def evaluation_task(experiment: Experiment, task: Task, kept: Any = None) -> Any
 
     `kept` as in `training_task`.
     """
-    latents = known_latents(experiment, task)
+    latents = eval_latents(experiment, task)
     return _build(experiment, task, (latents, latents), kept=kept, dropout=0.0)
-
-
-def known_latents(experiment: Experiment, task: Task) -> int:
-    """Latent frames given in evaluation: those of EVAL.known_frames, within the task's range."""
-    clip, low_high = experiment.clip, task.known_latents
-    frames = min(experiment.eval.known_frames, clip.frames)
-    t = experiment.video_tokenizer.factor[0]
-    return min(max(1 + (frames - 1) // t, low_high[0]), low_high[1])
 
 
 def _build(

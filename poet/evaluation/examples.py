@@ -13,10 +13,8 @@ import numpy as np
 from poet import media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
-from poet.sampling.requests import allowed_latents
-from poet.data.tasks import known_latents
 from poet.store.sources import RawClip
-from poet.tasks.registry import Task, mixture
+from poet.tasks.registry import Task, eval_latents, frames_of, mixture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ def draw(r: Resources) -> list[Example]:
 
 
 def _example(r: Resources, task: Task, clip: RawClip) -> Example:
-    generator, frames = r.generator, _known_frames(r, task)
+    generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
     heard = "audio" in task.condition or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
     depth = None if clip.depth is None else clip.depth[None]
@@ -66,11 +64,6 @@ def _example(r: Resources, task: Task, clip: RawClip) -> Example:
         text=drawn.texts[0] if drawn.texts else "",
         files=files,
     )
-
-
-def _known_frames(r: Resources, task: Task) -> int:
-    latents = min(known_latents(r.experiment, task), allowed_latents(r.experiment, task)[1])
-    return 1 + (latents - 1) * r.experiment.video_tokenizer.factor[0] if latents else 0
 
 
 def _sound(r: Resources, clip: RawClip) -> np.ndarray:

@@ -7,6 +7,7 @@ change nothing.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, Mapping
 
 import jax
@@ -25,7 +26,7 @@ from poet.specs import Experiment, UserError
 from poet.store.reader import load_manifest
 from poet.store.sources import RawClip, open_source
 from poet.tasks.layout import Layout
-from poet.tasks.registry import layouts
+from poet.tasks.registry import eval_latents, get_task, known_codes, layouts, mixture
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
@@ -42,12 +43,15 @@ STRIP_EVERY = 2
 def validation_hook(experiment: Experiment) -> Hook:
     """Loss and accuracy per task and stream on TRAIN.eval_batches batches of EVAL.split.
 
-    Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`.
+    Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`, where any token was scored.
 
     Raises:
-      UserError: the store or its split cannot feed it.  Nothing is read if TRAIN.eval_every is 0.
+      UserError: the store or its split cannot feed it, or EVAL.known_frames does not fit a task.
+        Nothing is read if TRAIN.eval_every is 0.
     """
     if experiment.train.eval_every:
+        for task in mixture(experiment):
+            eval_latents(experiment, task)
         check_split_feeds(experiment, load_manifest(experiment.data.store), _mesh())
 
     def run(state: State, step: int) -> Report:
@@ -65,8 +69,9 @@ def _validate(experiment: Experiment, params: Any) -> dict[str, float]:
         for stream, found in likelihood(
             model, params, batches, layout, _mesh(), vocabulary
         ).items():
-            scalars[f"{task}/loss/{stream}"] = found.loss_nats
-            scalars[f"{task}/accuracy/{stream}"] = found.accuracy
+            if found.tokens:
+                scalars[f"{task}/loss/{stream}"] = found.loss_nats
+                scalars[f"{task}/accuracy/{stream}"] = found.accuracy
     return scalars
 
 
@@ -77,20 +82,18 @@ def sample_hook(experiment: Experiment) -> Hook:
     Sampling follows SAMPLE, without guidance.  Nothing is read if TRAIN.sample_every is 0.
 
     Raises:
-      UserError: no frozen tokenizer, or a split without clips.
+      UserError: no frozen tokenizer, or no clip of the split leaves a task anything to draw.
     """
     tasks = _visual_tasks(experiment) if experiment.train.sample_every else {}
     tokenizer = load_video_tokenizer(experiment.video_tokenizer) if tasks else None
     batches = {task: _sample_batch(experiment, task) for task in tasks}
-    programs: dict[str, Decoder] = {}
+    programs = {task: _decoder(experiment, tasks[task], batches[task]) for task in tasks}
 
     def run(state: State, step: int) -> Report:
         del step
         images = {}
         for task, layout in tasks.items():
             batch = batches[task]
-            if task not in programs:
-                programs[task] = _decoder(experiment, layout, batch)
             drawn = _draw(experiment, programs[task], state["params"], batch)
             if processes.first():
                 images[task] = _strips(tokenizer, layout, batch["tokens"], drawn)
@@ -108,10 +111,24 @@ def _visual_tasks(experiment: Experiment) -> dict[str, Layout]:
 
 
 def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]:
-    """The first clips of the split, as many as are shown and the mesh divides; on every process."""
-    ways = batch_ways(_mesh())
+    """The first clips of the split that leave the task something to draw; on every process.
+
+    As many as are shown and the mesh divides; they are repeated where the split has fewer.
+    """
+    ways, split, declared = batch_ways(_mesh()), experiment.eval.split, get_task(task)
     size = -(-CLIPS_SHOWN // ways) * ways
-    return next(iter(eval_batches(experiment, task, experiment.eval.split, size, 1)))
+    wanted = known_codes(experiment, declared, eval_latents(experiment, declared))
+    clips = load_manifest(experiment.data.store).splits[split].clips
+    rows = (row for row in eval_batches(experiment, task, split, 1, clips))
+    usable = (row for row in rows if tuple(row["known"][0]) == wanted)  # a silent clip is given whole
+    found = list(itertools.islice(usable, size))
+    if not found:
+        raise UserError(
+            f"no clip of split {split!r} of {experiment.data.store} has the sound that {task} takes: set "
+            "EVAL.split to one that has, leave the task out, or set TRAIN.sample_every = 0"
+        )
+    chosen = [found[i % len(found)] for i in range(size)]
+    return {name: np.concatenate([row[name] for row in chosen]) for name in chosen[0]}
 
 
 def _decoder(experiment: Experiment, layout: Layout, batch: Mapping[str, np.ndarray]) -> Decoder:

@@ -29,10 +29,13 @@ _STEP = jax.jit(evaluate_step, static_argnums=(0, 3, 4))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamLikelihood:
-    """Means over `tokens` tokens; accuracy counts a label that has the largest logit."""
+    """Means over `tokens` tokens; accuracy counts a label that has the largest logit.
 
-    loss_nats: float
-    accuracy: float
+    Where no token was scored, the means do not exist and are None.
+    """
+
+    loss_nats: float | None
+    accuracy: float | None
     tokens: int
 
 
@@ -59,8 +62,8 @@ def likelihood(
             totals[stream] = totals.get(stream, 0) + values
     return {
         stream: StreamLikelihood(
-            loss_nats=float(loss / max(count, 1)),
-            accuracy=float(correct / max(count, 1)),
+            loss_nats=float(loss / count) if count else None,
+            accuracy=float(correct / count) if count else None,
             tokens=round(count),
         )
         for stream, (loss, correct, count) in totals.items()

@@ -17,15 +17,13 @@ from jax.sharding import Mesh
 
 from poet import checkpoint, mesh as mesh_lib
 from poet.data.checks import check
-from poet.data.tasks import known_latents
 from poet.evaluation import likelihood
 from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
-from poet.sampling.requests import allowed_latents
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.sources import RawClip, open_source
-from poet.tasks.registry import get_task, has_audio
+from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
@@ -69,6 +67,8 @@ class Resources:
 
     def check(self) -> None:
         """Opens everything that is configured, so that a mistake shows before any device work."""
+        for task in mixture(self.experiment):
+            eval_latents(self.experiment, task)
         if not self.lacks(TOKENIZER):
             self.tokenizer  # noqa: B018
         if not self.lacks(STORE):
@@ -161,11 +161,8 @@ class Resources:
 
     @property
     def known_frames(self) -> int:
-        """Frames that frame prediction is given: those of whole latents within EVAL.known_frames."""
-        task = get_task(PREDICTION)
-        most = allowed_latents(self.experiment, task)[1]
-        latents = min(known_latents(self.experiment, task), most)
-        return 1 + (latents - 1) * self.experiment.video_tokenizer.factor[0]
+        """Frames that frame prediction is given."""
+        return frames_of(self.experiment, eval_latents(self.experiment, get_task(PREDICTION)))
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:

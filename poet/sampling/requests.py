@@ -13,7 +13,7 @@ from poet import conditioning, media
 from poet.media import sound as media_sound
 from poet.sampling.decode import DEFAULT_BATCH
 from poet.specs import ClipSpec, Experiment, UserError
-from poet.tasks.registry import TASKS, Task, get_task, run_format, run_layout
+from poet.tasks.registry import TASKS, Task, frames_of, get_task, known_choices, known_range, run_layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def check_request(
     if len(prompts) > 1 and clips > 1 and len(prompts) != clips:
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
     latents = known_latents(experiment, known_frames)
-    low, high = allowed_latents(experiment, declared)
+    low, high = known_range(experiment, declared)
     if not low <= latents <= high:
         raise UserError(_known_message(experiment, declared, known_frames))
     if latents and not clips:
@@ -98,24 +98,13 @@ def known_latents(experiment: Experiment, known_frames: int) -> int:
     return experiment.video_tokenizer.grid(known_frames, clip.height, clip.width)[0]
 
 
-def allowed_latents(experiment: Experiment, task: Task) -> tuple[int, int]:
-    """Fewest and most known latents: the declaration's, always leaving one latent to draw."""
-    low, high = task.known_latents
-    return low, min(high, run_format(experiment).video[0] - 1)
-
-
 def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
     """For clips without a number, the fewest frames that the task takes."""
-    fewest = allowed_latents(experiment, task)[0]
-    if not clips or not fewest:
-        return 0
-    return 1 + experiment.video_tokenizer.factor[0] * (fewest - 1)
+    return frames_of(experiment, known_range(experiment, task)[0]) if clips else 0
 
 
 def _allowed(experiment: Experiment, task: Task) -> str:
-    low, high = allowed_latents(experiment, task)
-    factor = experiment.video_tokenizer.factor[0]
-    frames = [1 + factor * (latents - 1) for latents in range(max(low, 1), high + 1)]
+    frames = known_choices(experiment, task)
     if not frames:
         return f"task {task.name} takes no known frames"
     return f"task {task.name} takes {' or '.join(map(str, frames))} known frames"

@@ -241,7 +241,7 @@ class Format:
       text_length: positions kept for text states.
       portrait: whether `<res>` is emitted (VideoPoet: only for 128x224).
       long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
-        `<res>` means square ones.
+        `<res>` means square ones.  An image says both as the clip that it opens does.
       pieces_length: positions of a text that is written; 0 if the run writes none.
     """
 
@@ -300,9 +300,10 @@ def build_layout(
     for stream in condition:
         segments += _wrapped(stream, CONDITION, fmt, v)
     segments.append(Segment("source", 0, 1, CONDITION, v.source, (1, 1, 1)))
-    if fmt.portrait and "video" in output:
+    visual = not {"video", "image"}.isdisjoint(output)
+    if fmt.portrait and visual:
         segments.append(_token(Special.RES_PORTRAIT, CONDITION, v))
-    if fmt.long and "video" in output:
+    if fmt.long and visual:
         duration = v.duration(fmt.video[0])
         segments.append(Segment("duration", 0, 1, CONDITION, duration, (1, 1, 1)))
     for stream in output:

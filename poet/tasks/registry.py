@@ -31,7 +31,7 @@ class Task:
       output: streams to be predicted; "pieces" is written text.
       known_latents: smallest and largest number of latent frames that open the output as given, and
         with them the sound of the same time; they carry no loss in training and are forced in
-        sampling (spec §1.3, form a).
+        sampling (spec §1.3, form a).  `known_range` is what a run makes of them.
     """
 
     name: str
@@ -234,6 +234,55 @@ def run_layout(experiment: Experiment, task: Task) -> Layout:
     return task_layout(task, run_format(experiment), Vocabulary(experiment.vocabulary))
 
 
+def known_range(experiment: Experiment, task: Task) -> tuple[int, int]:
+    """Fewest and most latent frames that open the output as given in a run.
+
+    Those of the declaration, less what would leave no latent frame to predict.
+
+    Raises UserError where the clips of the run are given whole even at the fewest.
+    """
+    low, high = task.known_latents
+    latents = run_format(experiment).video[0]
+    shown = max(low, int("image" in task.condition or task.made == "prediction"))
+    if "video" in task.output and shown >= latents:
+        raise UserError(
+            f"task {task.name} is given {frames_of(experiment, shown)} of the {experiment.clip.frames} "
+            f"frames of a clip, which leaves nothing to predict: set CLIP.frames to "
+            f"{frames_of(experiment, shown + 1)} or more, or leave the task out"
+        )
+    return low, min(high, latents - 1)
+
+
+def frames_of(experiment: Experiment, latents: int) -> int:
+    """Frames that so many latent frames show: 0, or 1 + (latents - 1) * factor."""
+    return 1 + (latents - 1) * experiment.video_tokenizer.factor[0] if latents else 0
+
+
+def known_choices(experiment: Experiment, task: Task) -> dict[int, int]:
+    """Numbers of frames, one at least, that may open the output as given -> their latent frames."""
+    low, high = known_range(experiment, task)
+    return {frames_of(experiment, n): n for n in range(max(low, 1), high + 1)}
+
+
+def eval_latents(experiment: Experiment, task: Task) -> int:
+    """Latent frames given in evaluation: those of EVAL.known_frames where the task leaves a choice.
+
+    A task that takes one number of frames is given that, one that takes none nothing.
+
+    Raises UserError where the task takes several numbers, and that is none of them.
+    """
+    choices, frames = known_choices(experiment, task), experiment.eval.known_frames
+    if len(choices) < 2:
+        return max(choices.values(), default=0)
+    if frames not in choices:
+        nearest = min(choices, key=lambda n: abs(n - frames))
+        raise UserError(
+            f"EVAL.known_frames = {frames}: task {task.name} takes {' or '.join(map(str, choices))} "
+            f"in clips of {experiment.clip.frames} frames; set EVAL.known_frames = {nearest}"
+        )
+    return choices[frames]
+
+
 def known_codes(experiment: Experiment, task: Task, latents: int) -> tuple[int, ...]:
     """How many codes open each loss span of a task's layout as given, for known latent frames.
 
@@ -256,20 +305,25 @@ def _known_audio_frames(experiment: Experiment, latents: int) -> int:
     audio, clip = experiment.audio_tokenizer, experiment.clip
     if not latents:
         return 0
-    frames = 1 + (latents - 1) * experiment.video_tokenizer.factor[0]
+    frames = frames_of(experiment, latents)
     hop_s = fractions.Fraction(audio.hop, audio.sample_rate_hz)
     whole = math.floor(frames / fractions.Fraction(clip.rate_hz) / hop_s)
     return min(whole, run_format(experiment).audio_frames)
 
 
 def layouts(experiment: Experiment) -> dict[str, Layout]:
-    """Task name -> layout for every task that the mixture gives a positive rate."""
+    """Task name -> layout for every task that the mixture gives a positive rate.
+
+    Raises UserError for none, an unknown one, or one that a clip of the run leaves nothing to predict.
+    """
     names = [n for n, rate in experiment.data.rates.items() if rate > 0]
     if not names:
         raise UserError(
             "DATA.rates names no task: set e.g. DATA.rates = {'text_to_video': 1.0} "
             f"(tasks: {', '.join(TASKS)})"
         )
+    for name in names:
+        known_range(experiment, get_task(name))
     return {name: run_layout(experiment, get_task(name)) for name in names}
 
 

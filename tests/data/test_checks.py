@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from token_stores import BITS, CLIP, TEXT, make_experiment
 
 from poet.data import checks
 from poet.data.checks import check
+from poet.data.loader import batches
 from poet.specs import UserError, VideoTokenizerSpec, VocabularySpec
 
 
@@ -64,11 +66,16 @@ def test_another_tokenizer_is_refused(experiment):
         check(experiment, tokenizer="xyz")
 
 
-def test_a_batch_larger_than_the_split_is_refused(store):
+def test_a_batch_larger_than_the_split_repeats_its_clips_and_is_said(store, caplog):
+    """A folder of a few clips feeds any configuration: the README's third job, on one's own clips."""
     rates = {"unconditional": 1.0}
     check(make_experiment(store.path, rates=rates, batch=29))
-    with pytest.raises(UserError, match="takes 30 clips.*has 29"):
-        check(make_experiment(store.path, rates=rates, batch=30))
+    assert not caplog.records
+    experiment = make_experiment(store.path, rates=rates, batch=58)
+    check(experiment)
+    assert "takes 58 clips and split 'train'" in caplog.text and "has 29" in caplog.text
+    batch = next(batches(experiment)["video"])["tokens"]
+    assert sorted(np.unique(batch, axis=0, return_counts=True)[1].tolist()) == [2] * 29
 
 
 def test_a_missing_split_is_refused(experiment):

@@ -117,6 +117,7 @@ def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(
 def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, task):
     experiment = make_experiment(store.path, rates={task: 1.0}, batch=20)
     low, high = TASKS[task].known_latents
+    high = min(high, GRID[0] - 1)  # one latent frame is left to predict
     (iterator,) = batches(experiment).values()
     known = {int(k) for batch in take(iterator, 4) for (k,) in batch["known"]}
     assert known == {latents * FRAME for latents in range(low, high + 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from token_stores import (
@@ -18,12 +19,14 @@ from token_stores import (
 
 from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
+from poet.evaluation import hooks
+from poet.mesh import build
 from poet.specs import UserError
 from poet.tasks.registry import groups, layouts
 
 FRAME = GRID[1] * GRID[2]
-# Video frames 1, 5 and 9 at 8 Hz last 6.25, 31.25 and 56.25 audio frames of 20 ms.
-OPENING = {1: 6, 2: 31, 3: 56}
+# Video frames 1 and 5 at 8 Hz last 6.25 and 31.25 audio frames of 20 ms; all 9 would leave nothing.
+OPENING = {1: 6, 2: 31}
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,22 @@ def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path
                 assert given == (seen in silent and task != "unconditional")
                 seen += 1
         assert seen == 10
+
+
+def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path):
+    """Silent clips open the split: the hook takes the next ones, and is refused where none is left."""
+    store = write_store(tmp_path / "s", sound=True, silent=(0, 1, 3))
+    run = with_sound(make_experiment(store.path))
+    heard = [2, *range(4, 10)]  # of the ten clips; repeated where the mesh asks for more
+    for task in ("audio_to_video", "text_to_video_with_audio", "audio_video_continuation"):
+        layout = layouts(run)[task]
+        with jax.set_mesh(build(run.mesh)):
+            batch = hooks._sample_batch(run, task)
+        assert len(batch["tokens"]) >= hooks.CLIPS_SHOWN
+        for row, known in enumerate(batch["known"]):
+            record = store.records["validation"][heard[row % len(heard)]]
+            np.testing.assert_array_equal(layout.parse(batch["tokens"][row])["video"], record["video"])
+            assert all(k < span.segment.length for k, span in zip(known, layout.loss_spans))
+    mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
+    with jax.set_mesh(build(mute.mesh)), pytest.raises(UserError, match="sound that audio_to_video takes"):
+        hooks._sample_batch(mute, "audio_to_video")

@@ -13,7 +13,8 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
-from poet.evaluation import hooks, runner
+from poet.evaluation import hooks, runner, tables
+from poet.evaluation.likelihood import likelihood
 from poet.evaluation.resources import Resources
 from poet.mesh import build
 from poet.specs import Experiment, UserError
@@ -199,6 +200,25 @@ def test_validation_in_training_equals_the_evaluation(run, evaluated):
         "text_to_video/loss/video", "text_to_video/accuracy/video"
     }
     assert scalars["text_to_video/loss/video"] == pytest.approx(row["loss_nats"], rel=1e-5)
+
+
+def test_a_likelihood_over_no_tokens_does_not_exist(run):
+    """Clips that are given whole score nothing: no loss of 0.0, in a table or in a curve."""
+    e, task = run.experiment, "frame_prediction"
+    layout = layouts(e)[task]
+    whole = np.array([[span.segment.length for span in layout.loss_spans]], np.int32)
+
+    def batches():
+        for batch in eval_batches(e, task, "validation", e.eval.batch, 1):
+            yield {**batch, "known": np.repeat(whole, len(batch["known"]), axis=0)}
+
+    mesh = build(e.mesh)
+    with jax.set_mesh(mesh):
+        params = Resources(run.path, e, Path()).load_params()
+        model = build_model(e)
+        found = likelihood(model, params, batches(), layout, mesh)["video"]
+    assert (found.tokens, found.loss_nats, found.accuracy) == (0, None, None)
+    assert tables.cells([dataclasses.asdict(found)]).rows == (("–", "–", "0"),)
 
 
 def test_sample_strips_show_true_clips_over_drawn_ones(run):

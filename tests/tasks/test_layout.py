@@ -74,7 +74,7 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
         ("image_to_video", 1352, 2313),
         ("unconditional", 1286, 2247),
         ("frame_prediction", 1286, 2247),
-        ("text_to_image", 326, 518),
+        ("text_to_image", 326, 519),
         ("inpainting", 2568, 4489),
         ("frame_interpolation", 2568, 4489),
         ("outpainting", 2634, 4555),
@@ -168,14 +168,16 @@ def test_visibility_and_loss_positions(layout) -> None:
     assert set(range(p, layout.length)) == set(predicted) | {q for q in forced if q >= p}
 
 
-def test_text_to_image_opens_text_to_video() -> None:
-    table = layouts(experiment())
+@pytest.mark.parametrize("frames", [17, 41])
+@pytest.mark.parametrize("size", [SQUARE, PORTRAIT])
+def test_text_to_image_opens_text_to_video(size: tuple[int, int], frames: int) -> None:
+    table = layouts(experiment(size, frames))
     image, video = table["text_to_image"], table["text_to_video"]
     assert image.is_prefix_of(video) and not video.is_prefix_of(image)
-    codes = np.arange(1280, dtype=np.int32)
+    codes = np.arange(video.streams["video"], dtype=np.int32)
     source = np.array([3], np.int32)
     whole = video.assemble({"video": codes, "source": source})
-    opening = image.assemble({"image": codes[:256], "source": source})
+    opening = image.assemble({"image": codes[: image.streams["image"]], "source": source})
     np.testing.assert_array_equal(whole[: opening.size], opening)
     np.testing.assert_array_equal(image.positions(), video.positions()[: opening.size])
     names = [s.stream for s in image.segments]

@@ -10,6 +10,7 @@ from poet.specs import (
     AudioTokenizerSpec,
     ClipSpec,
     DataSpec,
+    EvalSpec,
     Experiment,
     TextSpec,
     UserError,
@@ -17,10 +18,12 @@ from poet.specs import (
 )
 from poet.tasks.registry import (
     TASKS,
+    eval_latents,
     group_batches,
     groups,
     has_audio,
     known_codes,
+    known_range,
     layouts,
     made_conditions,
     run_format,
@@ -109,6 +112,55 @@ def test_loss_lies_on_outputs_and_not_on_what_opens_them(name):
             assert len(weights) == span.stop - span.start
 
 
+@pytest.mark.parametrize("frames", [5, 9, 17, 41])
+def test_what_is_given_always_leaves_a_latent_frame_to_predict(frames):
+    """The one clamp, for every task; the declaration holds where a clip is long enough."""
+    run = PAPER.replace(clip=ClipSpec(frames=frames))
+    whole = 256 * (1 + (frames - 1) // 4)
+    for task in TASKS.values():
+        low, high = known_range(run, task)
+        assert low == task.known_latents[0] and low <= high <= task.known_latents[1]
+        for latents in range(low, high + 1):
+            if "video" in task.output:
+                assert known_codes(run, task, latents)[0] <= whole - 256
+        if frames >= 17:
+            assert (low, high) == task.known_latents
+
+
+def test_clips_that_a_task_is_given_whole_are_refused():
+    still = PAPER.replace(clip=ClipSpec(frames=1))
+    names = {"image_to_video", "frame_prediction", "image_to_video_bidirectional",
+             "frame_prediction_bidirectional", "audio_video_continuation"}
+    for name, task in TASKS.items():
+        if name in names:
+            with pytest.raises(UserError, match=f"{name} is given 1 of the 1 frames.*CLIP.frames to 5"):
+                known_range(still, task)
+        else:
+            assert known_range(still, task) == (0, 0)
+    with pytest.raises(UserError, match="leaves nothing to predict"):
+        layouts(still)
+
+
+@pytest.mark.parametrize(
+    "frames, known, latents",
+    [(17, 1, 1), (17, 5, 2), (17, 9, 3), (17, 4, 5), (17, 8, 9), (17, 13, 9), (9, 9, 5), (9, 5, 2), (5, 5, 1)],
+)
+def test_evaluation_gives_the_frames_that_were_asked_for_or_refuses(frames, known, latents):
+    """`latents` below `known` is what is given; else the run is refused and `latents` is the hint.
+
+    Where a task takes one number alone, as a clip of five frames leaves, that is given.
+    """
+    run = PAPER.replace(clip=ClipSpec(frames=frames), eval=EvalSpec(known_frames=known))
+    assert eval_latents(run, TASKS["image_to_video"]) == eval_latents(run, TASKS["stylization"]) == 1
+    assert eval_latents(run, TASKS["text_to_video"]) == 0
+    task = TASKS["frame_prediction"]
+    if (known - 1) % 4 == 0 and (known < 13 and known < frames or frames == 5):
+        assert eval_latents(run, task) == latents
+    else:
+        with pytest.raises(UserError, match=f"known_frames = {known}: .*set EVAL.known_frames = {latents}"):
+            eval_latents(run, task)
+
+
 def test_what_fills_a_written_text_up_carries_no_loss():
     (span,) = layouts(PAPER)["captioning"].loss_spans
     pieces = np.zeros((2, 64), np.int64)
@@ -119,13 +171,14 @@ def test_what_fills_a_written_text_up_carries_no_loss():
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_long_clips_say_how_long_they_are_and_short_ones_do_not(name):
-    """41 frames are 11 latent ones; what makes no video has no such token."""
+    """41 frames are 11 latent ones; what shows nothing has no such token."""
     task, long = TASKS[name], PAPER.replace(clip=ClipSpec(frames=41))
     tokens = {
         run.clip.frames: [s.ids.low for s in run_layout(run, task).segments if s.stream == "duration"]
         for run in (PAPER, long)
     }
-    assert tokens == {17: [], 41: [Special.DURATION_0 + 11] if "video" in task.output else []}
+    shows = {"video", "image"} & set(task.output)
+    assert tokens == {17: [], 41: [Special.DURATION_0 + 11] if shows else []}
 
 
 def test_clips_that_no_token_stands_for_are_refused():
