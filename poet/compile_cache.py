@@ -28,6 +28,8 @@ _LEAST_SECONDS = 0.2
 _MOST_BYTES = 4 << 30
 _HIT = "/jax/compilation_cache/cache_hits"
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
+# Tracing, lowering and the compiler itself, each with an event of its own.
+_COMPILING = "/jax/core/compile/"
 
 
 def use() -> None:
@@ -85,10 +87,11 @@ def _own(folder: Path) -> Path:
 
 @dataclasses.dataclass
 class Count:
-    """Programs that were asked for, and those of them that lay in the cache."""
+    """Programs that were asked for, those of them that lay in the cache, and seconds until they stood."""
 
     asked: int = 0
     hits: int = 0
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"cache: {self.hits} hits, {self.asked - self.hits} misses" if self.asked else "no cache"
@@ -118,4 +121,10 @@ def _listen() -> None:
             count.asked += event == _ASKED
             count.hits += event == _HIT
 
+    def hear_seconds(event: str, seconds: float, **_: object) -> None:
+        count = getattr(_here, "count", None)
+        if count is not None and event.startswith(_COMPILING):
+            count.seconds += seconds
+
     jax.monitoring.register_event_listener(hear)
+    jax.monitoring.register_event_duration_secs_listener(hear_seconds)

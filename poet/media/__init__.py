@@ -20,7 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from poet.media.files import MediaError, PathLike, naming_the_file, replacing, write_text
+from poet.media.files import MediaError, PathLike, naming_the_file, replacing, stated_seconds, write_text
 from poet.media.sound import (
     Sound,
     read_sound,
@@ -42,6 +42,7 @@ __all__ = [
     "read_sound",
     "read_track",
     "replacing",
+    "stated_seconds",
     "to_int16",
     "write_text",
     "write_wav",
@@ -131,9 +132,9 @@ def probe(path: PathLike) -> Picture:
 
 
 def read_frames(
-    path: PathLike, clip: ClipSpec, place: Place = CENTRE
+    path: PathLike, clip: ClipSpec, place: Place = CENTRE, first: int = 0
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """All frames of a file in the clip's format, one after the other, as `read_clip` takes them.
+    """The frames of a file in the clip's format, from number `first` on, as `read_clip` takes them.
 
     Yields:
         uint8 (H, W, 3), and the time of the file's first frame on its own clock in seconds.
@@ -142,7 +143,7 @@ def read_frames(
         MediaError: as `read_clip`, of what was decoded so far; never for being too short.
     """
     with naming_the_file(path), _Decoder.open(path, clip) as decoder:
-        taken = 0
+        taken = first
         for frame, until_s in decoder.shown():
             copies = _due(taken, until_s, clip)
             if copies:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import av
 
@@ -32,6 +33,15 @@ def naming_the_file(path: PathLike) -> Iterator[None]:
         raise MediaError(path, "no such file") from None
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise MediaError(path, f"undecodable: {getattr(error, 'strerror', error)}") from None
+
+
+def stated_seconds(file: IO[bytes]) -> float:
+    """How long the header of an open file says it is; 0.0 where nothing can be read or nothing is said."""
+    try:
+        with av.open(file) as container:
+            return max(container.duration or 0, 0) / av.time_base
+    except (av.error.FFmpegError, ValueError, OSError):
+        return 0.0
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from poet.specs import UserError
-from poet.store.runners import Factory, Job, Progress, Range
+from poet.store.ranges import Range
+from poet.store.runners import Factory, Job, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Beam:
             encode = beam.ParDo(_encode_range(job, self.factory))
             _ = pipeline | beam.Create(list(ranges)) | beam.Reshuffle() | encode
         for item in ranges:
-            progress.items(item.stop - item.start)
             progress.finished(item)
 
 

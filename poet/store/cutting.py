@@ -17,7 +17,7 @@ from poet.specs import IngestSpec
 # SHOT_MEMORY frames: the first finds cuts, the second keeps flicker and fast pans together.  The three
 # numbers are judgement, made on clips at 8 Hz; they were not fitted to labelled cuts.
 SHOT_DISTANCE = 0.25
-SHOT_RATIO = 3.0
+SHOT_RATIO = 2.5
 SHOT_MEMORY = 8
 # Bins per channel, each 16 levels wide.
 BINS = 16
@@ -71,7 +71,8 @@ class ShotDetector:
         if before is None:
             return False
         distance = float(np.abs(histogram - before).sum(axis=1).mean() / 2)
-        usual = float(np.mean(self._distances)) if self._distances else 0.0
+        # Of a few frames a mean says little: a single flicker at the head of a shot is not usual.
+        usual = sum(self._distances) / max(len(self._distances), SHOT_MEMORY // 2)
         if distance >= max(SHOT_DISTANCE, SHOT_RATIO * usual):
             self._distances.clear()
             return True

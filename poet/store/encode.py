@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,7 +15,8 @@ from poet import conditioning, media
 from poet.specs import AudioTokenizerSpec, ConditioningSpec, VideoTokenizerSpec
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
-from poet.store.sources import RawClip, Skipped, Source
+from poet.store.sources import RawClip, Skipped
+from poet.store.stages import Stages
 
 
 # What is noted of a clip that has none.
@@ -80,8 +79,8 @@ class PartialShard:
 
     `clips` are (key, size in bytes) in the order of the source; `silent` of them have no sound
     track, which counts in stores with audio alone.  `hashes` are theirs, where duplicates are looked
-    for.  `notes` count what was done to clips, by its kind.  The range took `seconds`, of which the
-    encoders took `encoder_seconds`.
+    for.  `notes` count what was done to clips, by its kind.  `seconds` are those of
+    `poet.store.stages`.
     """
 
     file: pathlib.Path
@@ -91,69 +90,72 @@ class PartialShard:
     silent: int = 0
     hashes: tuple[filters.Hash, ...] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-    encoder_seconds: float = 0.0
-
-
-def source_ranges(items: int, plan: Plan) -> list[tuple[int, int]]:
-    """The units of work: ranges of about a shard, each but the last a multiple of the batch."""
-    size = -(-plan.clips_per_shard // plan.batch) * plan.batch
-    return [(start, min(start + size, items)) for start in range(0, items, size)]
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def encode_range(
-    source: Source,
-    start: int,
-    stop: int,
+    items: Iterator[RawClip | Skipped],
     plan: Plan,
     encoders: Encoders,
     file: pathlib.Path,
-    on_progress: Callable[[int], Any] = lambda items: None,
+    on_progress: Callable[[int], Any] = lambda clips: None,
 ) -> PartialShard:
-    """Encodes the items start..stop-1 of a source into `file` and its index beside it.
+    """Encodes the items of a range into `file` and its index beside it.
 
-    `on_progress` is told after every batch how many items were done.
+    `on_progress` is told after every batch how many clips were done, skipped ones among them.
     """
-    clips: list[tuple[str, int]] = []
-    hashes: list[filters.Hash] = []
-    skipped: list[SkippedInfo] = []
-    notes = collections.Counter[str]()
-    truncated = silent = 0
-    began, encoder_seconds, progress = time.monotonic(), 0.0, _Progress(plan)
-    found = _filtered(source.read(start, stop), plan, sound=encoders.audio is not None)
+    made, stages = _Made(), Stages()
+    found = stages.reading(_filtered(items, plan, sound=encoders.audio is not None))
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
-        for items in _batches(found, plan.batch):
-            batch = [item for item in items if isinstance(item, RawClip)]
-            skipped += [
-                SkippedInfo(key=i.key, reason=i.reason) for i in items if isinstance(i, Skipped)
+        for run in _batches(found, plan.batch):
+            batch = [item for item in run if isinstance(item, RawClip)]
+            made.skipped += [
+                SkippedInfo(key=i.key, reason=i.reason) for i in run if isinstance(i, Skipped)
             ]
-            encoding = time.monotonic()
-            examples, cut = encode_batch(batch, plan, encoders)
-            encoder_seconds += time.monotonic() - encoding
-            if plan.ingest.deduplicate >= 0:
-                hashes += [filters.perceptual_hash(clip.video) for clip in batch]
-            truncated += cut
-            for clip in batch:
-                notes.update(map(filters.kind, clip.notes if clip.caption else (*clip.notes, NO_CAPTION)))
-            silent += sum(clip.audio is None for clip in batch) if encoders.audio else 0
-            for example in examples:
-                record = reader.serialize(example)
-                clips.append((example["key"], out.write(record)))
-            on_progress(progress.finished(items))
-    on_progress(stop - start - progress.done)
-    partial = PartialShard(
-        file=file,
-        clips=tuple(clips),
-        skipped=tuple(skipped),
-        truncated_captions=truncated,
-        silent=silent,
-        hashes=tuple(hashes),
-        notes=notes,
-        seconds=time.monotonic() - began,
-        encoder_seconds=encoder_seconds,
-    )
+            examples, cut = encode_batch(batch, plan, encoders, stages)
+            made.truncated_captions += cut
+            with stages.timed("write"):
+                made.note(batch, plan, sound=encoders.audio is not None)
+                for example in examples:
+                    record = reader.serialize(example)
+                    made.clips.append((example["key"], out.write(record)))
+            on_progress(len(run))
+    partial = made.partial(file, stages)
     _save_index(partial)
     return partial
+
+
+@dataclasses.dataclass
+class _Made:
+    """What a range has given so far; see `PartialShard`."""
+
+    clips: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    skipped: list[SkippedInfo] = dataclasses.field(default_factory=list)
+    hashes: list[filters.Hash] = dataclasses.field(default_factory=list)
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    truncated_captions: int = 0
+    silent: int = 0
+
+    def note(self, batch: Sequence[RawClip], plan: Plan, sound: bool) -> None:
+        """Counts what is odd about clips, and keeps what their copies are found by."""
+        for clip in batch:
+            notes = clip.notes if clip.caption else (*clip.notes, NO_CAPTION)
+            self.notes.update(map(filters.kind, notes))
+            self.silent += sound and clip.audio is None
+        if plan.ingest.deduplicate >= 0:
+            self.hashes += [filters.perceptual_hash(clip.video) for clip in batch]
+
+    def partial(self, file: pathlib.Path, stages: Stages) -> PartialShard:
+        return PartialShard(
+            file=file,
+            clips=tuple(self.clips),
+            skipped=tuple(self.skipped),
+            truncated_captions=self.truncated_captions,
+            silent=self.silent,
+            hashes=tuple(self.hashes),
+            notes=self.notes,
+            seconds=stages.seconds,
+        )
 
 
 def _filtered(
@@ -167,23 +169,6 @@ def _filtered(
             yield Skipped(key=item.key, reason=reason) if reason else item
         else:
             yield item
-
-
-class _Progress:
-    """Counts items of a source by what they gave; one that gives several counts with the first."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._expands, self._item, self.done = plan.ingest.expands, "", 0
-
-    def finished(self, items: Sequence[RawClip | Skipped]) -> int:
-        """How many items begin among these."""
-        count = len(items)
-        if self._expands:
-            files = [self._item, *(item.key.rpartition("#")[0] or item.key for item in items)]
-            count = sum(one != other for one, other in itertools.pairwise(files))
-            self._item = files[-1]
-        self.done += count
-        return count
 
 
 def _batches(
@@ -203,16 +188,20 @@ def _batches(
 
 
 def encode_batch(
-    clips: Sequence[RawClip], plan: Plan, encoders: Encoders
+    clips: Sequence[RawClip], plan: Plan, encoders: Encoders, stages: Stages
 ) -> tuple[list[dict[str, Any]], int]:
     """Examples as `reader.features` wants them, and how many captions were cut."""
     if not clips:
         return [], 0
-    streams = {name: _encode_stream(name, clips, plan, encoders) for name in plan.streams}
-    text = encoders.text([clip.caption for clip in clips])
+    streams = {
+        name: _encode_stream(name, clips, plan, encoders, stages) for name in plan.streams
+    }
+    with stages.timed("text"):
+        text = encoders.text([clip.caption for clip in clips])
+        states_BxLxD, lengths_B = np.asarray(text.states_BxLxD), np.asarray(text.lengths_B)
     examples = []
     for row, (clip, states_LxD, length) in enumerate(
-        zip(clips, text.states_BxLxD, text.lengths_B, strict=True)
+        zip(clips, states_BxLxD, lengths_B, strict=True)
     ):
         sounding = {"sounding": int(clip.audio is not None)} if encoders.audio else {}
         examples.append(
@@ -229,14 +218,17 @@ def encode_batch(
 
 
 def _encode_stream(
-    name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders
+    name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders, stages: Stages
 ) -> np.ndarray:
     """int32 (B, codes) of a stream of the plan."""
     if name == "audio":
-        return _encode_audio(clips, plan, encoders.audio)
+        with stages.timed("encode sound"):
+            return _encode_audio(clips, plan, encoders.audio)
     if name == "pieces":
-        return _encode_pieces(clips, plan, encoders.pieces)
-    return _encode_video(clips, plan, encoders, name)
+        with stages.timed("text"):
+            return _encode_pieces(clips, plan, encoders.pieces)
+    with stages.timed("encode video"):
+        return _encode_video(clips, plan, encoders, name)
 
 
 def _encode_video(
@@ -309,7 +301,7 @@ def _save_index(partial: PartialShard) -> None:
         "silent": partial.silent,
         "notes": dict(sorted(partial.notes.items())),
         "hashes": [[f"{value:016x}" for value in values] for values in partial.hashes],
-        "seconds": [partial.seconds, partial.encoder_seconds],
+        "seconds": dict(partial.seconds),
     }
     media.write_text(_index_file(partial.file), json.dumps(index))
 
@@ -319,7 +311,6 @@ def load_partial(file: pathlib.Path) -> PartialShard | None:
     if not _index_file(file).exists():
         return None
     index = json.loads(_index_file(file).read_text())
-    seconds, encoder_seconds = index.get("seconds", (0.0, 0.0))
     return PartialShard(
         file=file,
         clips=tuple((key, size) for key, size in index["clips"]),
@@ -328,6 +319,5 @@ def load_partial(file: pathlib.Path) -> PartialShard | None:
         silent=index.get("silent", 0),
         hashes=tuple(tuple(int(v, 16) for v in values) for values in index.get("hashes", ())),
         notes=index.get("notes", {}),
-        seconds=seconds,
-        encoder_seconds=encoder_seconds,
+        seconds=index.get("seconds", {}),
     )

@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from poet import media
 from poet.specs import UserError
 from poet.store import captions, remote, texts
 from poet.store.captions import CAPTIONS_FILE, Line
@@ -32,12 +33,20 @@ class MediaFolder:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def stated(self, index: int) -> remote.Stated:
+        line = self.lines[index]
+        if line.broken:
+            return remote.Stated(seconds=0.0, size_bytes=0)
+        with self.folder.open(line.file) as stream:
+            seconds = media.stated_seconds(stream)
+        return remote.Stated(seconds=seconds, size_bytes=self.folder.size(line.file))
+
     @contextlib.contextmanager
-    def fetch(self, index: int) -> Iterator[remote.Found]:
+    def fetch(self, index: int, keep: bool = False) -> Iterator[remote.Found]:
         line = self.lines[index]
         if line.broken:
             raise remote.Unusable(line.key, line.broken)
-        with self.folder.local(line.file) as video:
+        with self.folder.local(line.file, keep) as video:
             notes = (line.mended,) if line.mended else ()
             yield remote.Found(key=line.key, caption=line.caption, video=video, notes=notes)
 

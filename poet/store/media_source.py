@@ -6,7 +6,10 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Iterator
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,10 +18,12 @@ from poet import media
 from poet.specs import ClipSpec, IngestSpec
 from poet.store import remote
 from poet.store.cutting import crop_place, cut
-from poet.store.sources import RawClip, Skipped, fit_samples, read_ahead, too_short
+from poet.store.sources import Part, RawClip, Skipped, fit_samples, read_ahead, too_short
 
 # Clips that are made ahead of the consumer where files give several.
 CLIPS_AHEAD = 32
+# A coded frame takes more than that, with its place in the index.
+BYTES_A_FRAME = 16
 
 T = TypeVar("T")
 
@@ -43,9 +48,24 @@ class MediaSource:
     def __len__(self) -> int:
         return len(self.media)
 
-    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+    def clips(self) -> Sequence[int]:
+        if not self.ingest.expands:
+            return [1] * len(self)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._stated_clips, range(len(self))))
+
+    def _stated_clips(self, index: int) -> int:
+        """By the file's header, of which no more is believed than its bytes can hold."""
+        stated = self.media.stated(index)
+        frames = min(stated.seconds * self.clip.rate_hz, stated.size_bytes / BYTES_A_FRAME)
+        most = self.ingest.clips_per_file or math.inf
+        return max(int(min(frames / self.clip.frames, most)), 1)
+
+    def read(
+        self, start: int, stop: int, part: Part | None = None
+    ) -> Iterator[RawClip | Skipped]:
         if self.ingest.expands:
-            return _made_ahead(self._read_all(start, stop))
+            return _made_ahead(self._read_all(start, stop, part))
         return read_ahead(self._read_item, start, stop)
 
     def _read_item(self, index: int) -> RawClip | Skipped:
@@ -69,41 +89,47 @@ class MediaSource:
             notes=found.notes,
         )
 
-    def _read_all(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+    def _read_all(
+        self, start: int, stop: int, part: Part | None
+    ) -> Iterator[RawClip | Skipped]:
         for index in range(start, stop):
             try:
-                with self.media.fetch(index) as found:
-                    yield from self._clips(found)
+                with self.media.fetch(index, keep=part is not None) as found:
+                    yield from self._clips(found, part)
             except remote.Unusable as error:
                 yield Skipped(key=error.key, reason=error.reason)
 
-    def _clips(self, found: remote.Found) -> Iterator[RawClip | Skipped]:
-        """All clips of a file; where it is damaged, those before the damage."""
-        read = 0
+    def _clips(self, found: remote.Found, part: Part | None) -> Iterator[RawClip | Skipped]:
+        """All clips of a file or of its part; where it is damaged, those before the damage."""
+        length = self.clip.frames
+        first = read = part.first * length if part else 0
+        count = (part.stop - part.first) * length if part and part.stop is not None else None
+        # A part ends where the next one begins, not after a number of clips.
+        ingest = self.ingest.replace(clips_per_file=0) if part else self.ingest
         track = _Track(found, self.clip)
 
         def frames() -> Iterator[np.ndarray]:
             nonlocal read
             place = crop_place(found.key, self.ingest)
-            for read, (frame, track.start_s) in enumerate(
-                media.read_frames(found.video, self.clip, place), start=1
-            ):
+            shown = media.read_frames(found.video, self.clip, place, first)
+            for frame, track.start_s in itertools.islice(shown, count):
+                read += 1
                 yield frame
 
         try:
-            for piece in cut(frames(), self.clip.frames, self.ingest):
-                key = f"{found.key}#{piece.start}"
+            for piece in cut(frames(), length, ingest):
+                key = f"{found.key}#{first + piece.start}"
                 if piece.video is None:
-                    yield too_short(key, piece.length, self.clip, self.ingest)
-                else:
-                    audio = track.sound(piece.start)
-                    yield RawClip(
-                        key=key,
-                        caption=found.caption,
-                        video=piece.video,
-                        audio=audio,
-                        notes=found.notes,
-                    )
+                    if not first or (self.ingest.shots and piece.length):
+                        yield too_short(key, piece.length, self.clip, self.ingest)
+                    continue
+                yield RawClip(
+                    key=key,
+                    caption=found.caption,
+                    video=piece.video,
+                    audio=track.sound(first + piece.start),
+                    notes=found.notes,
+                )
         except media.MediaError as error:
             yield Skipped(key=f"{found.key}#{read}", reason=error.reason)
 

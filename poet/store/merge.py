@@ -32,18 +32,20 @@ SHARD_MULTIPLE = 256
 
 
 def check_skipped(
-    split: str, skipped: Sequence[SkippedInfo], items: int, max_skipped: float
+    split: str, skipped: Sequence[SkippedInfo], clips: int, max_skipped: float
 ) -> None:
     """Raises UserError when more than the accepted share of a split's clips are unusable.
+
+    `clips` counts all of them, skipped ones too.
 
     Those that the run's own filters dropped do not count.
     """
     skipped = [s for s in skipped if filters.is_damage(s.reason)]
-    if len(skipped) <= max_skipped * items:
+    if len(skipped) <= max_skipped * clips:
         return
     shown = "".join(f"\n  {s.key}: {s.reason}" for s in skipped[:5])
     raise UserError(
-        f"{len(skipped)} of the {items} clips of split {split!r} cannot be used, more than "
+        f"{len(skipped)} of the {clips} clips of split {split!r} cannot be used, more than "
         f"STORE.max_skipped = {max_skipped:g} accepts; the first are:{shown}"
     )
 
@@ -73,12 +75,13 @@ def merge_split(
     """
     records, duplicates = _shuffled(plan.seed, split, partials)
     skipped = [s for p in partials for s in p.skipped] + duplicates
+    given = sum(len(p.clips) + len(p.skipped) for p in partials)
     if deduplicator:
         like = deduplicator.drop(_hashes(partials))
         records = [record for record in records if record.key not in like]
         reasons = ((key, f"near duplicate: of {twin}") for key, twin in sorted(like.items()))
         skipped += [SkippedInfo(key=key, reason=reason) for key, reason in reasons]
-    check_skipped(split, skipped, plan.items[split], max_skipped)
+    check_skipped(split, skipped, given, max_skipped)
     if not records:
         told = ", ".join(f"{n} {k}" for k, n in filters.dropped(s.reason for s in skipped).items())
         raise UserError(f"the split {split!r} has no usable clip: {told}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import io
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from poet.specs import UserError
 from poet.store import texts
@@ -40,6 +42,14 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What is said of a file before it is read: by its header, 0 where it says nothing, and its size."""
+
+    seconds: float
+    size_bytes: int
+
+
 class Unusable(Exception):
     """An item that gives no file to decode; says why."""
 
@@ -57,8 +67,14 @@ class Collection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, index: int) -> contextlib.AbstractContextManager[Found]:
+    def stated(self, index: int) -> Stated:
+        """Of the video of an item; nothing of one that cannot be read."""
+
+    def fetch(self, index: int, keep: bool = False) -> contextlib.AbstractContextManager[Found]:
         """The files of an item, which stay until the block ends.
+
+        Args:
+            keep: a copy stays for whoever reads another part of the file next.
 
         Raises:
             Unusable: it has none.
@@ -106,8 +122,12 @@ class Folder(Protocol):
     def listed(self) -> Listed:
         """All files."""
 
-    def local(self, file: str) -> contextlib.AbstractContextManager[pathlib.Path]:
-        """The file on this machine's disk, while the block lasts."""
+    def local(
+        self, file: str, keep: bool = False
+    ) -> contextlib.AbstractContextManager[pathlib.Path]:
+        """The file on this machine's disk, while the block lasts; `keep` as of `copied`."""
+
+    def open(self, file: str) -> IO[bytes]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,8 +178,12 @@ class LocalFolder:
         walk.run()
         return walk.listed()
 
+    def open(self, file: str) -> IO[bytes]:
+        return open(os.path.join(self.name, file), "rb")
+
     @contextlib.contextmanager
-    def local(self, file: str) -> Iterator[pathlib.Path]:
+    def local(self, file: str, keep: bool = False) -> Iterator[pathlib.Path]:
+        del keep
         # From the root on: nothing at its head can be taken for a protocol or an option.
         yield pathlib.Path(self.name, file).absolute()
 
@@ -230,11 +254,14 @@ class RemoteFolder:
     def listed(self) -> Listed:
         return Listed(files=sorted(self.sizes))
 
+    def open(self, file: str) -> IO[bytes]:
+        return open_part(self._url(file), 0, self.sizes[file])
+
     @contextlib.contextmanager
-    def local(self, file: str) -> Iterator[pathlib.Path]:
+    def local(self, file: str, keep: bool = False) -> Iterator[pathlib.Path]:
         suffix = pathlib.PurePosixPath(file).suffix
         check_size(file, self.sizes[file], self.max_copied_gb)
-        with copied(self._url(file), 0, self.sizes[file], suffix) as path:
+        with copied(self._url(file), 0, self.sizes[file], suffix, keep) as path:
             yield path
 
     def _url(self, file: str) -> str:
@@ -255,16 +282,69 @@ def check_size(key: str, size: int, max_copied_gb: float) -> None:
 
 
 @contextlib.contextmanager
-def copied(url: str, start: int, stop: int, suffix: str) -> Iterator[pathlib.Path]:
+def copied(
+    url: str, start: int, stop: int, suffix: str, keep: bool = False
+) -> Iterator[pathlib.Path]:
     """A copy of the bytes start..stop-1 that goes when the block ends; its suffix tells FFmpeg the
-    format."""
-    files, path = filesystem(url, "STORE.source")
-    with tempfile.NamedTemporaryFile(prefix="poet-", suffix=suffix) as file:
-        with files.open(path, "rb") as stream:
-            stream.seek(start)
-            left = stop - start
-            while left and (piece := stream.read(min(COPIED_AT_ONCE, left))):
-                file.write(piece)
-                left -= len(piece)
-        file.flush()
+    format.
+
+    Args:
+        keep: it goes later, when another one is to be kept.
+    """
+    if keep:
+        file = _kept_copy(url, start, stop, suffix)
         yield pathlib.Path(file.name)
+        return
+    with _copy(url, start, stop, suffix) as file:
+        yield pathlib.Path(file.name)
+
+
+def _copy(url: str, start: int, stop: int, suffix: str) -> Any:
+    """A temporary file, which goes with the last reference to it."""
+    file = tempfile.NamedTemporaryFile(prefix="poet-", suffix=suffix)
+    with open_part(url, start, stop - start) as stream:
+        while piece := stream.read(COPIED_AT_ONCE):
+            file.write(piece)
+    file.flush()
+    return file
+
+
+_kept_copy = functools.lru_cache(maxsize=1)(_copy)
+
+
+def forget_copies() -> None:
+    """Lets the last kept copy go."""
+    _kept_copy.cache_clear()
+
+
+def open_part(url: str, start: int, size: int) -> IO[bytes]:
+    """The bytes start..start+size-1 of a file as a file of their own, of which what is read is fetched."""
+    files, path = filesystem(url, "STORE.source")
+    return io.BufferedReader(_Part(files.open(path, "rb"), start, size))
+
+
+class _Part(io.RawIOBase):
+    def __init__(self, stream: IO[bytes], start: int, size: int) -> None:
+        self._stream, self._start, self._size, self._place = stream, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(base + place, 0)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        self._stream.seek(self._start + self._place)
+        piece = self._stream.read(min(len(buffer), max(self._size - self._place, 0)))
+        buffer[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 
 from poet.store import filters
 from poet.store.encode import PartialShard
 from poet.store.manifest import Manifest
+from poet.store.stages import COMPILE, STAGES
 
 
 def lines(
@@ -14,9 +16,10 @@ def lines(
 ) -> list[str]:
     """A line per split.  Without `partials`, as of a store that was complete before, no speed.
 
-    'train: 20 clips in 4 shards, 2 skipped (undecodable 1, truncated 1); 31.2 clips/s and process,
-    encoders 81 % of the time'.  Speed counts all clips that were encoded, dropped duplicates too,
-    over the summed time of their ranges, those of interrupted runs included.
+    'train: 20 clips in 4 shards, 2 skipped (undecodable 1, truncated 1); 31.2 clips/s and process (read
+    12 %, encode video 80 %, text 5 %, write 3 %), after 9 s of compiling'.  Speed counts all clips that
+    were encoded, dropped duplicates too, over the summed time of their ranges, those of interrupted
+    runs included, without what was spent on compiling.
     """
     return [
         _what(manifest, split) + (_speed(partials[split]) if partials else "")
@@ -37,9 +40,12 @@ def _what(manifest: Manifest, split: str) -> str:
 
 
 def _speed(partials: Sequence[PartialShard]) -> str:
-    seconds = sum(p.seconds for p in partials)
+    spent = sum((collections.Counter(p.seconds) for p in partials), collections.Counter())
+    compiling = spent.pop(COMPILE, 0.0)
+    seconds = sum(spent.values())
     if not seconds:
         return ""
     clips = sum(len(p.clips) for p in partials)
-    share = sum(p.encoder_seconds for p in partials) / seconds
-    return f"; {clips / seconds:.1f} clips/s and process, encoders {100 * share:.0f} % of the time"
+    shares = [f"{stage} {100 * spent[stage] / seconds:.0f} %" for stage in STAGES if spent[stage]]
+    compiled = f", after {compiling:.0f} s of compiling" if compiling >= 1 else ""
+    return f"; {clips / seconds:.1f} clips/s and process ({', '.join(shares)}){compiled}"

@@ -20,31 +20,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from poet.processes import check_index
-from poet.store.encode import Encoders, PartialShard, encode_range, load_partial
+from poet.store.encode import Encoders, PartialShard, encode_range
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped
+from poet.store.ranges import Range
 from poet.store.sources import Source
 
 Factory = Callable[[], Encoders]
 # Seconds between two looks at what other processes have done.
 POLL_S = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Range:
-    """A unit of work: items start..stop-1 of a split, and the intermediate file they become."""
-
-    split: str
-    start: int
-    stop: int
-    file: pathlib.Path
-
-    @property
-    def done(self) -> bool:
-        return load_partial(self.file) is not None
-
-    def __str__(self) -> str:
-        return f"{self.split} {self.start}..{self.stop - 1}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,22 +40,17 @@ class Job:
     ranges: tuple[Range, ...]
     max_skipped: float
 
-    def todo(self) -> list[Range]:
-        return [r for r in self.ranges if not r.done]
-
     def encode(
-        self, todo: Range, encoders: Encoders, on_progress: Callable[[int], Any] = lambda items: None
+        self, todo: Range, encoders: Encoders, on_progress: Callable[[int], Any] = lambda clips: None
     ) -> PartialShard:
-        source = self.sources[todo.split]
-        return encode_range(
-            source, todo.start, todo.stop, self.plan, encoders, todo.file, on_progress
-        )
+        items = self.sources[todo.split].read(todo.start, todo.stop, todo.part)
+        return encode_range(items, self.plan, encoders, todo.file, on_progress)
 
     def partials(self) -> dict[str, list[PartialShard]]:
         """Of every split in its order.  All ranges must be done."""
         found: dict[str, list[PartialShard]] = {split: [] for split in self.sources}
         for item in self.ranges:
-            partial = load_partial(item.file)
+            partial = item.partial()
             if partial is None:
                 raise RuntimeError(f"the range {item} was not encoded: {item.file} is missing")
             found[item.split].append(partial)
@@ -81,11 +60,14 @@ class Job:
 class Progress(Protocol):
     """What a runner tells while it works."""
 
-    def items(self, count: int) -> Any:
-        """So many items more were done by this runner."""
+    def clips(self, count: int) -> Any:
+        """So many clips more of a range were done here, skipped ones among them."""
 
-    def finished(self, done: Range) -> Any:
-        """A range is complete.  Raises UserError where too many clips are unusable."""
+    def finished(self, done: Range, told: bool = False) -> Any:
+        """A range is complete; `told` says that its clips were.
+
+        Raises UserError where too many clips are unusable.
+        """
 
 
 class Runner(Protocol):
@@ -106,8 +88,8 @@ class Serial:
 
     def __call__(self, job: Job, ranges: Sequence[Range], progress: Progress) -> None:
         for item in ranges:
-            job.encode(item, self.encoders, progress.items)
-            progress.finished(item)
+            job.encode(item, self.encoders, progress.clips)
+            progress.finished(item, told=True)
 
 
 # ---------------------------------------------------------------------------------- one machine
@@ -138,7 +120,6 @@ class Workers:
             try:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
-                    progress.items(futures[future].stop - futures[future].start)
                     progress.finished(futures[future])
             except concurrent.futures.process.BrokenProcessPool:
                 raise RuntimeError(_death(ranges)) from None
@@ -213,7 +194,6 @@ class Distributed:
         others = [item for item in ranges if item not in mine]
         for batch in self._arrivals(others):
             for item in batch:
-                progress.items(item.stop - item.start)
                 progress.finished(item)
 
     def _arrivals(self, ranges: Sequence[Range]) -> Iterator[list[Range]]:
@@ -259,18 +239,27 @@ def wait_for_any(files: Sequence[pathlib.Path], signs: Callable[[], Any], wait_s
 
 
 class Bar:
-    """A progress bar over all items, with the time that is left; stops a run with too much damage."""
+    """A progress bar over all clips, with the time that is left; stops a run with too much damage.
+
+    Until a range is done its clips are those that the files' headers promise.
+    """
 
     def __init__(self, job: Job, bar: Any) -> None:
         self._job, self._bar = job, bar
         self._skipped: dict[str, list[SkippedInfo]] = {split: [] for split in job.sources}
+        self._clips = {split: 0 for split in job.sources}
+        for item in job.ranges:
+            self._clips[item.split] += item.clips
 
-    def items(self, count: int) -> None:
+    def clips(self, count: int) -> None:
         self._bar.update(count)
 
-    def finished(self, done: Range) -> None:
-        skipped = self._skipped[done.split]
-        skipped += load_partial(done.file).skipped
-        items = self._job.plan.items[done.split]
-        check_skipped(done.split, skipped, items, self._job.max_skipped)
-        self._bar.set_description(f"{done.split}, {len(skipped)} skipped")
+    def finished(self, done: Range, told: bool = False) -> None:
+        partial, split = done.partial(), done.split
+        given = len(partial.clips) + len(partial.skipped)
+        self._clips[split] += given - done.clips
+        self._bar.total += given - done.clips
+        self._bar.update(0 if told else given)
+        self._skipped[split] += partial.skipped
+        check_skipped(split, self._skipped[split], self._clips[split], self._job.max_skipped)
+        self._bar.set_description(f"{split}, {len(self._skipped[split])} skipped")

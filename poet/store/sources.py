@@ -54,6 +54,14 @@ class Skipped:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Of a long file: its clips first..stop-1, counted from its start; `stop` None is its end."""
+
+    first: int
+    stop: int | None
+
+
 class Source(Protocol):
     """One split of a collection.  `fingerprint` changes when its items change; `has_depth` says
     whether its clips come with distances; `notes` are lines on what is not read, for the user."""
@@ -65,10 +73,16 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Items, those that will be skipped included."""
 
-    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+    def clips(self) -> Sequence[int]:
+        """About how many clips each item gives, at least 1: work is shared out by it."""
+
+    def read(
+        self, start: int, stop: int, part: Part | None = None
+    ) -> Iterator[RawClip | Skipped]:
         """Yields exactly the items start..stop-1 in their order.
 
-        Where `IngestSpec.expands`, an item gives one or several in a row, with keys 'item#frame'.
+        Where `IngestSpec.expands`, an item gives one or several in a row, with keys 'item#frame'; of
+        a single item a part may be read.
         """
 
 
@@ -198,7 +212,15 @@ class TfdsSource:
     def has_depth(self) -> bool:
         return "depth" in self.features
 
-    def read(self, start: int, stop: int) -> Iterator[RawClip | Skipped]:
+    def clips(self) -> Sequence[int]:
+        """Its metadata do not tell how long examples are."""
+        return [1] * self.length
+
+    def read(
+        self, start: int, stop: int, part: Part | None = None
+    ) -> Iterator[RawClip | Skipped]:
+        if part:
+            raise ValueError("examples are read whole")
         examples = tfds_examples(self.path, self.split, self.features, start, stop)
         to_clips = self._to_clips if self.ingest.expands else self._to_only_clip
         for index, example in enumerate(examples, start):

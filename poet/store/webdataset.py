@@ -68,15 +68,23 @@ class TarCollection:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def stated(self, index: int) -> remote.Stated:
+        sample = self.samples[index]
+        if sample.broken:
+            return remote.Stated(seconds=0.0, size_bytes=0)
+        offset, size = sample.parts[sample.video]
+        with remote.open_part(sample.tar, offset, size) as stream:
+            return remote.Stated(seconds=media.stated_seconds(stream), size_bytes=size)
+
     @contextlib.contextmanager
-    def fetch(self, index: int) -> Iterator[remote.Found]:
+    def fetch(self, index: int, keep: bool = False) -> Iterator[remote.Found]:
         sample = self.samples[index]
         if sample.broken:
             raise remote.Unusable(sample.key, sample.broken)
         caption, notes = _caption(sample)
         with contextlib.ExitStack() as stack:
             paths = {
-                part: stack.enter_context(self._copied(sample, part))
+                part: stack.enter_context(self._copied(sample, part, keep and part == sample.video))
                 for part in (sample.video, sample.sound)
                 if part
             }
@@ -88,10 +96,12 @@ class TarCollection:
                 notes=notes,
             )
 
-    def _copied(self, sample: Sample, part: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+    def _copied(
+        self, sample: Sample, part: str, keep: bool
+    ) -> contextlib.AbstractContextManager[pathlib.Path]:
         offset, size = sample.parts[part]
         remote.check_size(sample.key, size, self.max_copied_gb)
-        return remote.copied(sample.tar, offset, offset + size, f".{part}")
+        return remote.copied(sample.tar, offset, offset + size, f".{part}", keep)
 
 
 def is_pattern(path: str) -> bool:

@@ -21,7 +21,7 @@ import tqdm
 
 from poet import conditioning, media
 from poet.specs import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
-from poet.store import filters, reader, report, runners
+from poet.store import filters, reader, remote, report, runners
 from poet.store import manifest as manifests
 from poet.store.encode import (
     AudioTokenizer,
@@ -29,11 +29,11 @@ from poet.store.encode import (
     Pieces,
     TextEncoder,
     VideoTokenizer,
-    source_ranges,
 )
 from poet.store.manifest import Manifest, Plan, StreamInfo
 from poet.store.merge import merge_split
-from poet.store.runners import Job, Range, Runner
+from poet.store.ranges import plan_ranges
+from poet.store.runners import Job, Runner
 from poet.store.sources import Source, open_source
 
 _LOG = logging.getLogger(__name__)
@@ -243,29 +243,27 @@ def make_job(
 ) -> Job:
     """Every unit of work of a store, with its intermediate file."""
     ranges = (
-        Range(
-            split=split,
-            start=start,
-            stop=stop,
-            file=folder / PARTIAL_FOLDER / split / f"{start:010d}.examples",
-        )
-        for split in sources
-        for start, stop in source_ranges(plan.items[split], plan)
+        item
+        for split, source in sources.items()
+        for item in plan_ranges(split, source.clips(), plan, folder / PARTIAL_FOLDER / split)
     )
     return Job(plan=plan, sources=sources, ranges=tuple(ranges), max_skipped=max_skipped)
 
 
 def _encode_all(job: Job, runner: Runner, progress: bool) -> None:
     """Brings every range into its intermediate file; those that are done stay."""
-    todo = job.todo()
-    total = sum(job.plan.items.values())
-    done = total - sum(item.stop - item.start for item in todo)
-    with tqdm.tqdm(total=total, initial=done, unit="clip", disable=not progress) as bar:
+    todo = []
+    total = sum(item.clips for item in job.ranges)
+    with tqdm.tqdm(total=total, unit="clip", disable=not progress) as bar:
         told = runners.Bar(job, bar)
         for item in job.ranges:
-            if item not in todo:
+            if item.done:
                 told.finished(item)
+            else:
+                todo.append(item)
+        bar.unpause()
         runner(job, todo, told)
+    remote.forget_copies()
 
 
 def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:

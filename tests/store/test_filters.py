@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from poet import media
@@ -167,6 +167,8 @@ def moving(colour: int, frames: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=5), st.integers(0, 99), st.integers(2, 6))
+@example([1, 1, 1, 2, 1], 0, 2)
+@example([1, 1, 1, 8, 1], 34, 3)
 def test_no_clip_crosses_a_cut_and_none_that_fits_is_missed(
     lengths: list[int], seed: int, length: int
 ) -> None:
@@ -316,7 +318,7 @@ def test_every_dropped_clip_is_counted_and_no_damage(
     }
     assert (train.clips, validation.clips) == (12, 1)
     assert sorted(keys(tmp_path / "s", "validation")) == ["v.mp4"]
-    assert "near duplicate 2" in told[0] and "clips/s" in told[0] and "encoders" in told[0]
+    assert "near duplicate 2" in told[0] and "clips/s" in told[0] and "(read " in told[0]
     again, retold = tokenize(source, tmp_path / "s", STRICT)
     assert again == result and "clips/s" not in retold[0]
 
