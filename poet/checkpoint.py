@@ -6,7 +6,8 @@ A folder of checkpoints holds one folder per step (`00000200/`):
     iterators/    the position of every batch iterator, the same for all processes
     spec.json     the resolved experiment
     clock.json    what else the loop needs to go on
-    MANIFEST      step, shape and dtype of every array, SHA-256 of every file; then its own SHA-256
+    MANIFEST      step, shape and dtype of every array, fingerprints of the frozen networks that the codes
+                  come from (`poet.networks`), SHA-256 of every file; then its own SHA-256
 
 All of it is written under a temporary name, made durable and renamed: a folder with its final name
 is complete.  Every process writes its arrays, in a folder that all of them see; process 0 writes the
@@ -34,7 +35,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from poet import manifest as manifests
-from poet import processes, specs, stored_arrays, weights
+from poet import processes, specs, stored_arrays, weights, workdir
 from poet.specs import Experiment, UserError
 
 FORMAT = 1
@@ -125,8 +126,11 @@ def start_save(
     experiment: Experiment,
     clock: Mapping[str, Any],
     keep: int,
+    networks: Mapping[str, str] | None = None,
 ) -> Saving:
     """Begins to write `directory/<step>`; all but the newest `keep` checkpoints are deleted after it.
+
+    `networks` are the fingerprints of what the run's codes come from; None does not say.
 
     Returns as soon as `state` is copied and may be donated.  Every process of a run calls it, and
     waits for a save before it begins the next one.
@@ -138,6 +142,8 @@ def start_save(
     temporary = final.with_suffix(".tmp")
     fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
     fields["arrays"] = stored_arrays.describe(state)
+    if networks is not None:
+        fields["networks"] = dict(networks)
 
     def finish() -> None:
         arrays.result()
@@ -230,19 +236,13 @@ def _delete(path: Path) -> None:
 
 def clean(directory: Path) -> None:
     """Removes what interrupted saves and deletions left; only for the owner of the work dir."""
-    for pattern in ("*.tmp", "*.trash"):
-        for path in directory.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in workdir.leftovers(directory):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------ reading
 
-
-def steps(directory: Path) -> list[int]:
-    """Steps of the committed checkpoints in a folder, ascending; [] if there is no such folder."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+steps = workdir.steps
 
 
 def latest(directory: Path) -> Path | None:
@@ -382,8 +382,28 @@ def load_experiment(path: str | Path) -> Experiment:
     return _experiment_of(path)
 
 
+def load_networks(path: str | Path) -> dict[str, str] | None:
+    """Fingerprints of the frozen networks that a checkpoint or released weights were trained with.
+
+    None where they do not say (written before this was kept).
+    """
+    path = find(path)
+    return manifests.read(path).get("networks")
+
+
+def trained_with(directory: Path) -> tuple[Path, Experiment] | None:
+    """The newest checkpoint of a folder whose manifest and experiment are whole, and that experiment."""
+    for step in reversed(steps(directory)):
+        path = directory.absolute() / f"{step:08d}"
+        try:
+            return path, load_experiment(path)
+        except CorruptCheckpoint:
+            continue  # Restoring will set it aside and say so.
+    return None
+
+
 def _experiment_of(path: Path) -> Experiment:
-    return specs.from_dict(Experiment, json.loads((path / "spec.json").read_text()))
+    return specs.read_json(Experiment, path / "spec.json")
 
 
 def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> Any:

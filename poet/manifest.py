@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from poet.specs import UserError
 
@@ -26,9 +26,14 @@ class Corrupt(UserError):
     """A file is missing, altered or not listed; the message names it."""
 
 
-def write(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Hashes and makes durable every file below `folder`, then writes its manifest."""
-    names = _files(folder)
+def write(folder: Path, fields: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
+    """Hashes and makes durable the files below `folder`, then writes its manifest.
+
+    Args:
+      fields: what else the manifest says.
+      names: the files, relative to the folder; None: all that are there.
+    """
+    names = _files(folder) if names is None else sorted(names)
     files = dict(zip(names, _each(lambda name: _digest(folder / name, sync=True), names), strict=True))
     body = json.dumps(dict(fields) | {"files": files}, sort_keys=True).encode()
     with open(folder / NAME, "wb") as file:
@@ -49,11 +54,27 @@ def read(folder: Path) -> dict[str, Any]:
         body, digest, end = (folder / NAME).read_bytes().split(b"\n")
     except FileNotFoundError:
         raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
+    except OSError as error:
+        raise Corrupt(f"{folder} is damaged: {NAME}: {error.strerror}") from None
     except ValueError:
         body, digest, end = b"", b"", b""
     if end or hashlib.sha256(body).hexdigest().encode() != digest:
         raise Corrupt(f"{folder} is damaged: {NAME} was altered or truncated")
-    return json.loads(body)
+    fields = json.loads(body)
+    if not isinstance(fields, dict) or not isinstance(fields.get("files"), dict):
+        raise Corrupt(f"{folder} is damaged: {NAME} lists no files")
+    return fields
+
+
+def check_listed(folder: Path) -> dict[str, Any]:
+    """Compares the files that the manifest lists, whatever else lies beside them, and returns it.
+
+    Raises:
+      Corrupt: names the first that is missing or altered.
+    """
+    manifest = read(folder)
+    _each(functools.partial(check_file, folder, manifest=manifest), manifest["files"])
+    return manifest
 
 
 def verify(folder: Path) -> dict[str, Any]:

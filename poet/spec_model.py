@@ -78,14 +78,15 @@ class ConditioningSpec(Spec):
 
     BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
 
-    outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="meaning", one_of=OUTPAINTING)
-    inpainting: tuple[str, ...] = setting(INPAINTING, changes="meaning", one_of=INPAINTING)
-    interpolation_frames: int = setting(1, changes="meaning", at_least=1, at_most=MOST_FRAMES)
-    prediction_latents: int = setting(3, changes="meaning", at_least=1, at_most=MOST_FRAMES)
-    flow: str = setting("dis", changes="meaning")
+    outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="course", one_of=OUTPAINTING)
+    inpainting: tuple[str, ...] = setting(INPAINTING, changes="course", one_of=INPAINTING)
+    interpolation_frames: int = setting(1, changes="course", at_least=1, at_most=MOST_FRAMES)
+    prediction_latents: int = setting(3, changes="course", at_least=1, at_most=MOST_FRAMES)
+    # Paths change nothing: what the networks are is in the fingerprint of the condition.
+    flow: str = setting("dis", changes="nothing")
     flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
-    depth: str = setting("dataset", changes="meaning")
-    seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
+    depth: str = setting("dataset", changes="nothing")
+    seed: int = setting(0, changes="course", at_least=0, at_most=MOST_SEED)
 
     def validate(self) -> None:
         for field in ("outpainting", "inpainting"):

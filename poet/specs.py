@@ -21,6 +21,7 @@ from poet.spec_base import (
     choose,
     from_dict,
     near_names,
+    read_json,
     setting,
     to_dict,
     type_hints,
@@ -60,6 +61,7 @@ __all__ = [
     "choose",
     "from_dict",
     "near_names",
+    "read_json",
     "to_dict",
 ]
 

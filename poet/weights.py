@@ -22,29 +22,46 @@ WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
 
 def is_released(path: str | Path) -> bool:
-    """True for a folder that `save` wrote."""
-    return (Path(path) / WEIGHTS).is_file() and (Path(path) / manifest.NAME).is_file()
+    """True for a folder that `save` wrote: a manifest of another kind is that of a frozen tokenizer."""
+    path = Path(path)
+    if not ((path / WEIGHTS).is_file() and (path / manifest.NAME).is_file()):
+        return False
+    try:
+        return "kind" not in manifest.read(path)
+    except manifest.Corrupt:
+        return True  # Reading it will say so.
 
 
 def save(
-    folder: str | Path, experiment: Experiment, params: Any, dtype: str, step: int
+    folder: str | Path,
+    experiment: Experiment,
+    params: Any,
+    dtype: str,
+    step: int,
+    networks: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes parameters in `dtype`, the experiment and the training step they come from.
 
     Replaces released weights, nothing else.
 
+    Args:
+      networks: fingerprints of the frozen networks that they were trained with (`poet.networks`); None
+        does not say.
+
     Raises:
-      UserError: the folder holds something else.
+      UserError: the folder holds something else, or a parameter is not finite.
     """
-    folder = Path(folder)
+    folder, arrays = Path(folder), flatten(params)
+    check_arrays(arrays, arrays, "the parameters to be written")
     if folder.exists() and not is_released(folder) and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no released weights: give another folder")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_arrays(temporary / WEIGHTS, flatten(params), dtype)
+    write_arrays(temporary / WEIGHTS, arrays, dtype)
     (temporary / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
-    manifest.write(temporary, {"step": step})
+    fields = {"step": step} | ({} if networks is None else {"networks": dict(networks)})
+    manifest.write(temporary, fields)
     for beside in folder.iterdir() if folder.exists() else ():
         if not (temporary / beside.name).exists():
             beside.rename(temporary / beside.name)  # a card, a log: theirs, not ours
@@ -56,7 +73,7 @@ def save(
 def load_experiment(folder: str | Path) -> Experiment:
     """The experiment that the weights were trained with."""
     verify(folder)
-    return specs.from_dict(Experiment, json.loads((Path(folder) / SPEC).read_text()))
+    return specs.read_json(Experiment, Path(folder) / SPEC)
 
 
 def load_params(folder: str | Path, abstract_params: Any) -> Any:
@@ -65,22 +82,54 @@ def load_params(folder: str | Path, abstract_params: Any) -> Any:
     Raises:
       UserError: damaged, or of another model: names the first array that differs.
     """
-    from safetensors.numpy import load_file
-
     verify(folder)
-    arrays = load_file(Path(folder) / WEIGHTS)
-    wanted = flatten(abstract_params)
-    for name in [*wanted, *(arrays.keys() - wanted.keys())]:
-        theirs = arrays[name].shape if name in arrays else "absent"
-        ours = wanted[name].shape if name in wanted else "absent"
-        if theirs != ours:
-            raise UserError(
-                f"the weights in {folder} are of another model: {name} is {theirs} there and {ours} "
-                "in this run; use the MODEL and VOCABULARY of its spec.json"
-            )
+    arrays, wanted = read_arrays(Path(folder) / WEIGHTS), flatten(abstract_params)
+    check_arrays(arrays, wanted, str(Path(folder) / WEIGHTS))
     leaves, structure = jax.tree_util.tree_flatten(abstract_params)
     placed = [_place(arrays[n], leaf) for n, leaf in zip(wanted, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, placed)
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Name -> array of a safetensors file; UserError, naming the file, for whatever else is there."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: no safetensors ({str(error).splitlines()[0]})") from None
+
+
+def check_arrays(arrays: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """Raises UserError unless these are finite floating arrays of the names and shapes of `wanted`.
+
+    Args:
+      wanted: name -> anything with a shape.
+      what: holds the arrays, such as the name of their file.
+    """
+    for name in [*wanted, *(arrays.keys() - wanted.keys())]:
+        theirs = tuple(arrays[name].shape) if name in arrays else "absent"
+        ours = tuple(wanted[name].shape) if name in wanted else "absent"
+        if theirs != ours:
+            raise UserError(
+                f"{what} holds another network: {name} is {theirs} there and {ours} here; use the "
+                "settings of the spec.json beside it"
+            )
+        if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
+            raise UserError(
+                f"{what} is damaged: {name} is {arrays[name].dtype}, weights are floating numbers"
+            )
+        if not _finite(arrays[name]):
+            raise UserError(f"{what} is damaged: {name} has values that are NaN or infinite")
+
+
+def _finite(array: Any) -> bool:
+    """Where the array lies: not all of it need be here."""
+    module = jnp if isinstance(array, jax.Array) else np
+    return bool(module.isfinite(array).all())
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Any], dtype: str | None = None) -> None:
@@ -94,7 +143,10 @@ def write_arrays(file: Path, arrays: Mapping[str, Any], dtype: str | None = None
 
 def step_of(folder: str | Path) -> int:
     """Training steps behind the weights."""
-    return manifest.read(Path(folder))["step"]
+    step = manifest.read(Path(folder)).get("step")
+    if not isinstance(step, int):
+        raise manifest.Corrupt(f"{folder} is damaged: its {manifest.NAME} names no step")
+    return step
 
 
 def verify(folder: str | Path) -> None:
@@ -102,9 +154,7 @@ def verify(folder: str | Path) -> None:
 
     Other files (a card, a log, pictures) may lie beside the weights.
     """
-    listed = manifest.read(Path(folder))
-    for name in listed["files"]:
-        manifest.check_file(Path(folder), name, listed)
+    manifest.check_listed(Path(folder))
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from poet import conditioning
+from poet import conditioning, networks
 from poet.data.tasks import stored_features
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest, TextInfo, check_store, code_bits
@@ -128,3 +128,20 @@ def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None
             "a step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
             group, batch, split, experiment.data.store, info.clips,
         )
+
+
+def networks_of(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
+    """Fingerprints of what the mixture's codes and texts come from, and of the codes themselves.
+
+    They go into every checkpoint of the run (`poet.networks`); networks of the store that no task of
+    the mixture uses are left out.
+    """
+    used = {networks.VIDEO, *made_conditions(experiment)}
+    if has_audio(experiment):
+        used.add(networks.AUDIO)
+    if any(task.writes for task in mixture(experiment)):
+        used.add(networks.PIECES)
+    if any(layout.text_span for layout, _ in groups(experiment).values()):
+        used.add(networks.TEXT)
+    found = {name: value for name, value in manifest.networks.items() if name in used}
+    return found | {networks.STORE: manifest.identity(TRAIN_SPLIT)}

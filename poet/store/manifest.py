@@ -8,6 +8,7 @@ skipped and why, and the statistics of the codes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from poet import networks
 from poet.specs import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
 
 VERSION = 2
@@ -147,6 +149,17 @@ class Manifest(Spec):
     def audio(self) -> StreamInfo | None:
         """None for a store without sound."""
         return self.plan.streams.get("audio")
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Fingerprints of the frozen networks (`poet.networks`): one per stream, and the text encoder's."""
+        streams = {name: stream.fingerprint for name, stream in self.plan.streams.items()}
+        return {**streams, networks.TEXT: self.text.fingerprint}
+
+    def identity(self, split: str) -> str:
+        """16 hex digits of what a split holds, wherever the store lies."""
+        files = [[shard.sha256, shard.clips] for shard in self.splits[split].shards]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def code_bits(codes: int) -> int:

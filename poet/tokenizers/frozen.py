@@ -1,62 +1,85 @@
-"""Frozen tokenizers as folders: `model.safetensors` and `spec.json`, found, read, fingerprinted."""
+"""Frozen tokenizers as folders: `model.safetensors`, `spec.json` and their hashes; found, read, fingerprinted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pathlib
 from typing import Any, Sequence
 
 import jax
 import numpy as np
 
-from poet import assets
-from poet.specs import Spec, UserError, from_dict, to_dict
+from poet import assets, manifest
+from poet.specs import Spec, UserError, read_json, to_dict
 from poet.tokenizers.declaration import Tree
-from poet.weights import flatten, write_arrays
+from poet.weights import check_arrays, flatten, read_arrays, write_arrays
 
+_LOG = logging.getLogger(__name__)
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
 
 def save(folder: str | pathlib.Path, spec: Spec, params: Tree, dtype: str = "float32") -> None:
-    """Writes weights in `dtype` and their spec, without its path, into `folder` (made if missing)."""
-    folder = pathlib.Path(folder)
+    """Writes weights in `dtype`, their spec without its path, and a manifest of both into `folder`.
+
+    The folder is made if missing; other files in it stay.
+
+    Raises UserError when a weight is not finite.
+    """
+    folder, arrays = pathlib.Path(folder), flatten(params)
+    check_arrays(arrays, arrays, "the tokenizer to be written")
     folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / WEIGHTS, flatten(params), dtype)
+    (folder / manifest.NAME).unlink(missing_ok=True)
+    write_arrays(folder / WEIGHTS, arrays, dtype)
     text = json.dumps(to_dict(spec.replace(path="")), indent=2)
     (folder / SPEC).write_text(text + "\n")
+    manifest.write(folder, {"kind": "tokenizer"}, [WEIGHTS, SPEC])
+
+
+def verify(folder: str | pathlib.Path) -> None:
+    """Raises `manifest.Corrupt` where a file of a frozen network is not as its manifest lists it.
+
+    A folder without a manifest (written before there was one) is taken as it is, with a warning.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / manifest.NAME).exists():
+        manifest.check_listed(folder)
+    else:
+        _LOG.warning("%s has no %s: flipped bits in it would not be found", folder, manifest.NAME)
 
 
 def load_spec(cls: type, folder: str | pathlib.Path) -> Any:
-    """The spec of a folder that `find_pretrained` found."""
-    return from_dict(cls, json.loads((pathlib.Path(folder) / SPEC).read_text()))
+    """The spec of a folder that `find_pretrained` found, after `verify`.
+
+    Raises UserError when the folder is damaged or holds another thing.
+    """
+    verify(folder)
+    file = pathlib.Path(folder) / SPEC
+    try:
+        return read_json(cls, file)
+    except UserError as error:
+        raise UserError(f"{folder} holds no frozen {cls.gin_name()}: {error}") from None
 
 
 def load_params(folder: str | pathlib.Path, expected: Tree) -> Tree:
-    """Reads float32 weights of the shapes of `expected`.
+    """Reads float32 weights of the names and shapes of `expected`; the folder is verified already.
 
-    Raises UserError when arrays are missing, unknown or of another shape.
+    Raises UserError when arrays are missing, unknown, of another shape, not of floating numbers or not
+    finite.
     """
-    from safetensors.numpy import load_file
-
     file = pathlib.Path(folder) / WEIGHTS
-    shapes, arrays = flatten(expected), load_file(file)
-    wrong = sorted(
-        name
-        for name in shapes.keys() | arrays.keys()
-        if name not in arrays or name not in shapes or arrays[name].shape != shapes[name].shape
-    )
-    if wrong:
-        raise UserError(
-            f"{file} does not hold the network of {file.with_name(SPEC)}: "
-            f"{len(wrong)} arrays missing, unknown or of another shape, first {wrong[0]!r}"
-        )
+    shapes, arrays = flatten(expected), read_arrays(file)
+    check_arrays(arrays, shapes, str(file))
     leaves = [np.asarray(arrays[name], np.float32) for name in shapes]
     return jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
 
 def check_spec(asked: Spec, stored: Spec, ignored: Sequence[str] = ("path", "dtype")) -> None:
-    """Raises UserError when a run's spec is not that of the weights at its `path`."""
+    """Raises UserError when a run's spec is not that of the weights at its `path`.
+
+    The dtype is the run's to choose; it is part of the fingerprint, since it changes codes.
+    """
     given, kept = to_dict(asked), to_dict(stored)
     for field in sorted(kept.keys() - set(ignored)):
         if given[field] != kept[field]:

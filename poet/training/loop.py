@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, processes, specs
+from poet import checkpoint, compat, networks, processes, specs
+from poet import workdir as workdirs
 from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, UserError
 from poet.training import compiled, lease, reporting
@@ -88,6 +89,8 @@ def train(
     experiment: Experiment,
     hooks: Sequence[Hook] = (),
     rules: Rules = Rules(),
+    made_with: networks.Networks | None = None,
+    purpose: str = "resume",
 ) -> Outcome:
     """Trains to `experiment.train.steps`, going on from the newest usable checkpoint in `workdir`.
 
@@ -95,17 +98,24 @@ def train(
       batches: one iterator per group; each process yields its share (`processes.batch_share`) of
         the global batch.
       schedule: step -> group, pure.
+      made_with: fingerprints of what the batches come from (`poet.networks`), for every checkpoint.
+      purpose: the settings that an earlier run must share (`poet.compat`).
 
     Raises:
-      UserError: the work dir is in use, the mesh does not divide the model or a batch, a step does
-        not fit into the devices' memory, or the checkpoints are of another model or all damaged.
+      UserError: the folder is no work dir or in use, the mesh does not divide the model or a batch, a
+        step does not fit into the devices' memory, or the checkpoints are of another run or all
+        damaged.  An earlier run in the folder is then as it was.
       TrainingDiverged: nothing was saved from the first non-finite value on.
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as leases, jax.set_mesh(mesh), _StopSignals() as stop:
+        processes.from_first(lambda: workdirs.check(workdir))
         processes.from_first(lambda: leases.enter_context(lease.hold(workdir)))
-        run = _Run(trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks))
+        run = _Run(
+            trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks), made_with, purpose
+        )
+        processes.from_first(run.check_earlier)
         if run.already_finished():
             return Outcome.FINISHED
         abstract = compiled.abstract(trainable, mesh, rules)
@@ -157,6 +167,8 @@ class _Run:
     mesh: Mesh
     experiment: Experiment
     hooks: tuple[Hook, ...]
+    made_with: networks.Networks | None = None
+    purpose: str = "resume"
     share: processes.Share = dataclasses.field(init=False)
     saver: Saver = dataclasses.field(init=False)
     start: int = 0
@@ -167,7 +179,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
-        self.saver = Saver(self.directory, self.experiment, self.mesh)
+        self.saver = Saver(self.directory, self.experiment, self.mesh, self.made_with)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
         for name, group in self.trainable.groups.items():
@@ -183,6 +195,21 @@ class _Run:
         return self.experiment.train.steps
 
     # -------------------------------------------------------------------------------- preparation
+
+    def check_earlier(self) -> None:
+        """Refuses to go on from a run of other settings or networks; says what else differs."""
+        earlier = checkpoint.trained_with(self.directory)
+        if earlier is None:
+            return
+        path, theirs = earlier
+        what = f"the checkpoint {path}"
+        remedy = "set them back to go on, or give another --workdir"
+        compat.check(theirs, self.experiment, self.purpose, what=what, remedy=remedy)
+        if self.made_with:
+            networks.check(checkpoint.load_networks(path), self.made_with, what=what)
+        turned = compat.differences(theirs, self.experiment, self.purpose, ("course",))
+        if turned:
+            _LOG.warning("from here on the run differs from %s: %s", path, ", ".join(map(str, turned)))
 
     def already_finished(self) -> bool:
         return processes.from_first(self._finished)
@@ -204,7 +231,6 @@ class _Run:
         return compiled.compile_steps(groups, abstract, self.mesh, seed)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
-        processes.from_first(self._prepare)
         found = checkpoint.restore(self.directory, abstract, self.experiment)
         if found is None:
             init = functools.partial(compiled.init, self.trainable)
@@ -214,6 +240,7 @@ class _Run:
         else:
             state = found.state
             self._resume(found)
+        processes.from_first(self._accepted)
         clock = dict(found.clock) if found else {}
         self.hooks_owed = bool(clock.get("hooks_owed", False))
         _LOG.info("parameters:\n%s", reporting.parameter_overview(state["params"]))
@@ -239,7 +266,8 @@ class _Run:
         _LOG.info("starting from the parameters of %s", source)
         return {"params": checkpoint.load_params(source, abstract["params"])}
 
-    def _prepare(self) -> None:
+    def _accepted(self) -> None:
+        """Only now does the work dir describe this run: nothing can refuse it any more."""
         text = json.dumps(specs.to_dict(self.experiment), indent=2)
         (self.workdir / "spec.json").write_text(text + "\n")
         checkpoint.clean(self.directory)

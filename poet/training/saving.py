@@ -23,8 +23,15 @@ class Saver:
     methods at the same steps, but `close`.
     """
 
-    def __init__(self, directory: Path, experiment: Experiment, mesh: Mesh):
+    def __init__(
+        self,
+        directory: Path,
+        experiment: Experiment,
+        mesh: Mesh,
+        made_with: Mapping[str, str] | None = None,
+    ):
         self._directory, self._experiment, self._mesh = directory, experiment, mesh
+        self._made_with = made_with
         self._under_way: checkpoint.Saving | None = None
         self._over = processes.Vote(mesh)
 
@@ -44,6 +51,7 @@ class Saver:
             experiment=self._experiment,
             clock=clock,
             keep=self._experiment.checkpoint.keep,
+            networks=self._made_with,
         )
         self._over = processes.Vote(self._mesh)
 

@@ -115,8 +115,15 @@ class VideoTokenizer:
         return cls(spec=spec, params=params, fingerprint=digest, batch=batch, **options)
 
     def in_dtype(self, dtype: str) -> VideoTokenizer:
-        """The same weights and fingerprint, run in another dtype; the quantizer stays float32."""
-        return dataclasses.replace(self, spec=self.spec.replace(dtype=dtype))
+        """The same weights run in another dtype; the quantizer stays float32.
+
+        Its codes are not quite the same, so the fingerprint is another one.
+        """
+        if dtype == self.spec.dtype:
+            return self
+        spec = self.spec.replace(dtype=dtype)
+        digest = frozen.fingerprint(spec, self.params)
+        return dataclasses.replace(self, spec=spec, fingerprint=digest)
 
     @property
     def codes(self) -> int:
