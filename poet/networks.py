@@ -14,6 +14,8 @@ from poet.specs import UserError
 _LOG = logging.getLogger(__name__)
 
 VIDEO, AUDIO, TEXT, PIECES, STORE = "video", "audio", "text", "pieces", "store"
+# Those that the ids and text states of a language model come from.
+MODEL = (VIDEO, AUDIO, TEXT, PIECES)
 # Name -> what it is, and the setting that says where it lies.  Other names are conditions of a store.
 _KNOWN = {
     VIDEO: ("video tokenizer", "VIDEO_TOKENIZER.path"),

@@ -256,8 +256,8 @@ def to_dict(spec: Spec) -> dict[str, Any]:
     )
 
 
-def read_json(cls: type, file: pathlib.Path) -> Any:
-    """The spec in a JSON file of `to_dict`; UserError, naming the file, for whatever else is there."""
+def read_object(file: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError, naming the file, for whatever else is there."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -265,7 +265,13 @@ def read_json(cls: type, file: pathlib.Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it holds no {cls.__name__}")
+        raise UserError(f"{file} is damaged: it holds no JSON object")
+    return values
+
+
+def read_json(cls: type, file: pathlib.Path) -> Any:
+    """The spec in a JSON file of `to_dict`; UserError, naming the file, for whatever else is there."""
+    values = read_object(file)
     try:
         return from_dict(cls, values)
     except UserError as error:

@@ -116,7 +116,7 @@ class ModelSpec(Spec):
     mlp_width: int = setting(512, changes="arrays", at_least=1, at_most=2**20)
     rope_base: float = setting(10_000.0, changes="meaning", above=1, at_most=1e9)
     dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
-    param_dtype: str = setting("float32", changes="arrays", one_of=DTYPES)
+    param_dtype: str = setting("float32", changes="course", one_of=DTYPES)
     remat: str = setting("full", changes="nothing", one_of=("none", "dots", "offload", "full"))
     attention: str = setting("auto", changes="nothing", one_of=("auto", "xla", "splash", "cudnn"))
     visual_head: str = setting("full", changes="arrays", one_of=("full", "factorised"))

@@ -22,6 +22,7 @@ from poet.spec_base import (
     from_dict,
     near_names,
     read_json,
+    read_object,
     setting,
     to_dict,
     type_hints,
@@ -62,6 +63,7 @@ __all__ = [
     "from_dict",
     "near_names",
     "read_json",
+    "read_object",
     "to_dict",
 ]
 

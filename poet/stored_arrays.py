@@ -7,11 +7,8 @@ from typing import Any, Mapping
 
 import jax
 
-from poet import specs
+from poet import compat, specs
 from poet.specs import Experiment, UserError
-
-# The sections of an experiment that decide the shapes of arrays.
-_SHAPING = ("model", "vocabulary", "text", "clip", "video_tokenizer", "optimizer")
 
 
 def describe(tree: Any) -> dict[str, list[Any]]:
@@ -56,14 +53,12 @@ def _shape(entry: list[Any] | None) -> str:
 
 def _difference(theirs: Experiment, ours: Experiment | None) -> str:
     """The settings that shape the arrays, or only those in which two experiments differ."""
-    old = _flat(theirs, ("model",) if ours is None else _SHAPING)
     if ours is None:
-        return "it was trained with " + ", ".join(f"{k} = {v!r}" for k, v in old.items())
-    new = _flat(ours, _SHAPING)
-    changed = [f"{k} = {old[k]!r} (now {new[k]!r})" for k in old if old[k] != new[k]]
-    return "it was trained with " + (", ".join(changed) or "the same model settings")
-
-
-def _flat(experiment: Experiment, sections: tuple[str, ...]) -> dict[str, Any]:
-    values = specs.to_dict(experiment)
-    return {f"{s.upper()}.{k}": v for s in sections for k, v in values[s].items()}
+        settings = specs.to_dict(theirs.model).items()
+        return "it was trained with " + ", ".join(f"MODEL.{k} = {v!r}" for k, v in settings)
+    changed = [
+        str(difference)
+        for purpose in ("resume", "resume_tokenizer")
+        for difference in compat.differences(theirs, ours, purpose, ("arrays", "course"))
+    ]
+    return "it was trained with " + (", ".join(dict.fromkeys(changed)) or "the same settings")

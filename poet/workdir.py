@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 from poet import manifest
-from poet.specs import Experiment, UserError
+from poet.specs import Experiment, UserError, read_object
 
 SPEC, CHECKPOINTS, LEASE = "spec.json", "checkpoints", "lease.json"
 # What marks a folder as another thing of this program: file -> its name.
@@ -64,8 +63,8 @@ def leftovers(directory: Path) -> list[Path]:
 def _is_experiment(file: Path) -> bool:
     """Whether a file holds an experiment of any version: its sections, or some of them."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_object(file)
+    except UserError:
         return False
     known = {field.name for field in dataclasses.fields(Experiment)}
-    return isinstance(values, dict) and {"train", "checkpoint"} <= values.keys() <= known
+    return {"train", "checkpoint"} <= values.keys() <= known

@@ -40,11 +40,14 @@ class Condition:
       make: from what is shown, uint8 (T, H, W, 3).
       fields: of `CONDITIONING` that it depends on.
       version: raised when its output changes.
+      learned: a model knows only the rendering that it was trained with; of the others it is given a part
+        of the clip itself, and any part will do.
     """
 
     make: Callable[[Shown, ConditioningSpec], np.ndarray]
     fields: tuple[str, ...]
     version: int = 1
+    learned: bool = False
 
 
 def _outpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
@@ -74,7 +77,9 @@ CONDITIONS: dict[str, Condition] = {
     "inpainting": Condition(make=_inpainting, fields=("inpainting", "seed")),
     "interpolation": Condition(make=_interpolation, fields=("interpolation_frames",)),
     "prediction": Condition(make=_prediction, fields=("prediction_latents", "seed")),
-    "structure": Condition(make=_structure, fields=("flow", "flow_scale", "depth")),
+    "structure": Condition(
+        make=_structure, fields=("flow", "flow_scale", "depth"), learned=True
+    ),
 }
 
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, mesh as mesh_lib
-from poet.data.checks import check
+from poet import checkpoint, mesh as mesh_lib, networks
+from poet.data.checks import check, networks_of
 from poet.evaluation import likelihood
 from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
@@ -85,20 +85,38 @@ class Resources:
         e = self.experiment
         # One clip a batch: how many EVAL.batch needs is checked against its own split.
         data = e.data.replace(batch=1, equal_tokens=False)
-        return check(
+        manifest = check(
             e.replace(data=data),
             tokenizer=None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint,
             audio_tokenizer=self.audio_tokenizer.fingerprint if has_audio(e) else None,
             split=e.eval.split,
         )
+        made = networks_of(e, manifest)
+        # Likelihoods are those of any split of any store that the same networks made.
+        self._expect({name: value for name, value in made.items() if name != networks.STORE})
+        return manifest
 
     @functools.cached_property
     def tokenizer(self) -> VideoTokenizer:
-        return load_video_tokenizer(self.experiment.video_tokenizer)
+        found = load_video_tokenizer(self.experiment.video_tokenizer)
+        self._expect({networks.VIDEO: found.fingerprint})
+        return found
 
     @functools.cached_property
     def audio_tokenizer(self) -> AudioTokenizer:
-        return load_audio_tokenizer(self.experiment.audio_tokenizer)
+        found = load_audio_tokenizer(self.experiment.audio_tokenizer)
+        self._expect({networks.AUDIO: found.fingerprint})
+        return found
+
+    @functools.cached_property
+    def made_with(self) -> dict[str, str]:
+        """Fingerprints of the networks that the checkpoint was trained with; {} where it does not say."""
+        found = checkpoint.load_networks(self.path)
+        networks.check(found, {}, what=str(self.path))
+        return found or {}
+
+    def _expect(self, ours: networks.Networks) -> None:
+        networks.check(self.made_with, ours, what=f"the model in {self.path}")
 
     # ------------------------------------------------------------------------------------- clips
 
@@ -157,7 +175,7 @@ class Resources:
     def generator(self) -> Generator:
         """Samples on one device."""
         params = checkpoint.load_params(self.path, self.model.abstract())
-        return Generator(self.experiment, params, self.tokenizer)
+        return Generator(self.experiment, params, self.tokenizer, made_with=self.made_with)
 
     @property
     def known_frames(self) -> int:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Sequence
 
-from poet import checkpoint, processes
+from poet import checkpoint, compat, processes
 from poet.evaluation import tables
 from poet.evaluation.metrics import METRICS, Metric
 from poet.evaluation.resources import Resources
@@ -40,7 +40,7 @@ def evaluate(
         error; among all, it is skipped and the reason kept.
 
     Returns what eval.json holds: `checkpoint`, `step`, `split`, `metrics` (name -> rows, notes, curves),
-    `skipped` (name -> why), `media`, `seconds` per metric, `experiment`; on other processes than the
+    `skipped` (name -> why), `media`, `seconds` per metric, `networks` (that it was trained with), `experiment`; on other processes than the
     first, of the shared metrics alone.
 
     Raises:
@@ -49,14 +49,16 @@ def evaluate(
     """
     chosen = {name: choose(name, METRICS, "metric") for name in metrics or METRICS}
     folder = checkpoint.find(path)
-    experiment = experiment or checkpoint.load_experiment(folder)
+    trained = checkpoint.load_experiment(folder)
+    experiment = experiment or trained
+    remedy = "leave them as they were trained"
+    compat.check(trained, experiment, "evaluate", what=str(folder), remedy=remedy)
     resources = Resources(folder, experiment, Path(out))
     skipped = _skipped(chosen, resources)
     if skipped and (metrics or len(skipped) == len(chosen)):
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise UserError(f"cannot measure {reasons}")
     resources.check()
-    _check_model(folder, experiment)
     first = processes.first()
     todo = {n: m for n, m in chosen.items() if n not in skipped and (first or m.shared)}
     report = _measure(todo, resources)
@@ -76,19 +78,6 @@ def _skipped(chosen: dict[str, Metric], resources: Resources) -> dict[str, str]:
     return {name: " and ".join(reasons) for name, reasons in lacking.items() if reasons}
 
 
-def _check_model(folder: Path, experiment: Experiment) -> None:
-    """A checkpoint's network cannot be changed after training."""
-    trained = checkpoint.load_experiment(folder)
-    for part in ("clip", "vocabulary", "text", "model"):
-        ours, theirs = to_dict(getattr(experiment, part)), to_dict(getattr(trained, part))
-        for field in ours:
-            if ours[field] != theirs[field] and field not in ("path", "dtype", "remat"):
-                raise UserError(
-                    f"{part.upper()}.{field} = {ours[field]!r}, but {folder} was trained with "
-                    f"{theirs[field]!r}: leave it as it is"
-                )
-
-
 def _measure(chosen: dict[str, Metric], resources: Resources) -> dict[str, Any]:
     results, seconds, media = {}, {}, []
     for name, metric in chosen.items():
@@ -106,6 +95,7 @@ def _measure(chosen: dict[str, Metric], resources: Resources) -> dict[str, Any]:
         "metrics": results,
         "media": media,
         "seconds": seconds,
+        "networks": resources.made_with,
         "experiment": to_dict(resources.experiment),
     }
 

@@ -41,7 +41,8 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     )
     check_request(experiment, request.task, prompts, known_frames, len(request.clip))
     given = read_given(experiment, task, request.clip, known_frames)
-    drawn = Generator.from_checkpoint(request.checkpoint, experiment).generate(
+    generator = Generator.from_checkpoint(request.checkpoint, experiment)
+    drawn = generator.generate(
         request.task,
         prompts,
         negative_prompt=request.negative_prompt,
@@ -58,6 +59,7 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         "clips": list(request.clip),
         "known_frames": known_frames,
         "sample": specs.to_dict(experiment.sample),
+        "networks": generator.networks_used,
     }
     items = max(len(prompts), len(given), 1)
     shown = _with_condition(task, drawn, given, places(len(given), items, request.num))

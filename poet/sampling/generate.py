@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from poet import checkpoint as checkpoint_lib
-from poet import conditioning
+from poet import compat, conditioning, networks
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
 from poet.sampling.requests import Given, check_request, known_latents
@@ -65,6 +65,8 @@ class Generator:
       experiment: the spec in the checkpoint.
       model, params: the language model; parameters in its compute dtype.
       video_tokenizer: encodes given frames and decodes those that are drawn.
+      made_with: fingerprints of the frozen networks that the model was trained with (`poet.networks`); the
+        networks that are loaded must be these.  None does not say.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Generator:
         video_tokenizer: VideoTokenizer,
         text_encoder: TextEncoder | None = None,
         audio_tokenizer: AudioTokenizer | None = None,
+        made_with: networks.Networks | None = None,
     ):
         self.experiment = experiment
+        self.made_with = made_with
         self.model = build_model(experiment)
         self.params = jax.jit(self.model.compute_params)(params)
         self.video_tokenizer = video_tokenizer
@@ -88,26 +92,58 @@ class Generator:
         """Loads a checkpoint, or the newest one of a work dir, and the networks that it names.
 
         `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
+
+        Raises:
+          UserError: no checkpoint, or settings or networks other than those it was trained with.
         """
-        experiment = experiment or checkpoint_lib.load_experiment(path)
+        trained = checkpoint_lib.load_experiment(path)
+        experiment = experiment or trained
+        compat.check(
+            trained, experiment, "sample", what=str(path), remedy="leave them as they were trained"
+        )
+        made_with = checkpoint_lib.load_networks(path)
         video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
+        networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=str(path))
         params = checkpoint_lib.load_params(path, build_model(experiment).abstract())
-        return cls(experiment, params, video_tokenizer)
+        return cls(experiment, params, video_tokenizer, made_with=made_with)
 
     @functools.cached_property
     def text_encoder(self) -> TextEncoder:
         """Loaded when a task first needs it."""
-        return self._text_encoder or load_text_encoder(self.experiment.text)
+        found = self._text_encoder or load_text_encoder(self.experiment.text)
+        self._expect(networks.TEXT, found.fingerprint)
+        return found
 
     @functools.cached_property
     def pieces(self) -> Pieces:
         """Loaded when a task first needs it."""
-        return load_pieces(self.experiment.text.pieces)
+        found = load_pieces(self.experiment.text.pieces)
+        self._expect(networks.PIECES, found.fingerprint)
+        return found
 
     @functools.cached_property
     def audio_tokenizer(self) -> AudioTokenizer:
         """Loaded when a task first needs it."""
-        return self._audio_tokenizer or load_audio_tokenizer(self.experiment.audio_tokenizer)
+        found = self._audio_tokenizer or load_audio_tokenizer(self.experiment.audio_tokenizer)
+        self._expect(networks.AUDIO, found.fingerprint)
+        return found
+
+    @property
+    def networks_used(self) -> dict[str, str]:
+        """Fingerprints of the frozen networks that were loaded so far."""
+        names = {
+            networks.VIDEO: "video_tokenizer",
+            networks.AUDIO: "audio_tokenizer",
+            networks.TEXT: "text_encoder",
+            networks.PIECES: "pieces",
+        }
+        loaded = {name: vars(self).get(attribute) for name, attribute in names.items()}
+        return {name: network.fingerprint for name, network in loaded.items() if network is not None}
+
+    def _expect(self, name: str, fingerprint: str) -> None:
+        """Refuses a network that the model was not trained with; what is not known passes."""
+        if self.made_with is not None:
+            networks.check(self.made_with, {name: fingerprint}, what="the model")
 
     def generate(
         self,
@@ -262,6 +298,9 @@ class Generator:
         made = get_task(task).made
         if not made:
             return clips
+        if conditioning.CONDITIONS[made].learned:
+            spec, tokenizer = self.experiment.conditioning, self.video_tokenizer.fingerprint
+            self._expect(made, conditioning.fingerprint(made, spec, tokenizer))
         factor = self.experiment.video_tokenizer.factor[0]
         return np.stack([
             conditioning.make(

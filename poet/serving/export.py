@@ -29,7 +29,7 @@ import jax.export
 import jax.numpy as jnp
 
 from poet import checkpoint as checkpoints
-from poet import manifest, specs
+from poet import compat, manifest, specs
 from poet import weights as weights_lib
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
@@ -86,9 +86,13 @@ def run(checkpoint: str, experiment: Experiment, out: str, *, weights_only: bool
 
 def _release(checkpoint: str, experiment: Experiment, out: str) -> Path:
     """Parameters as safetensors in EXPORT.dtype."""
+    trained = checkpoints.load_experiment(checkpoint)
+    remedy = "leave them as they were trained"
+    compat.check(trained, experiment, "export", what=checkpoint, remedy=remedy)
     params = checkpoints.load_params(checkpoint, build_model(experiment).abstract())
     step = checkpoints.step_of(checkpoints.find(checkpoint))
-    return weights_lib.save(out, experiment, params, experiment.export.dtype, step)
+    made_with = checkpoints.load_networks(checkpoint)
+    return weights_lib.save(out, experiment, params, experiment.export.dtype, step, made_with)
 
 
 def check(experiment: Experiment, spec: ExportSpec) -> None:
@@ -137,6 +141,7 @@ def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
         "nucleus": plan.truncation.nucleus,
         "layout": _describe_layout(plan),
         "programs": {name: _signature(p) for name, p in programs.items()},
+        "networks": {**(generator.made_with or {}), **generator.networks_used},
     }
     return write_folder(Path(out), experiment, blobs, weights, details)
 

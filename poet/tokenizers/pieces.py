@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from poet import assets
+from poet import assets, manifest
 from poet.specs import UserError
 from poet.tokenizers import text as text_lib
 
 PAD, EOS, UNKNOWN = 0, 1, 2
+MODEL = "spiece.model"
 TRAIN = (
     "spm_train --input=TEXTS --model_prefix=spiece --vocab_size=N --pad_id=0 --eos_id=1 --unk_id=2 "
     "--bos_id=-1 --byte_fallback"
@@ -102,13 +103,16 @@ def load_pieces(path: str | Path) -> Pieces:
     A path that is not there is looked for among the shipped files.
 
     Raises:
-        UserError: it is missing, is no SentencePiece model, or has other control ids.
+        UserError: it is missing, is no SentencePiece model, is not as the manifest of its folder says, or
+            has other control ids.
     """
     import sentencepiece
 
     file = Path(path).expanduser()
     file = file if file.exists() else assets.root() / file
-    file = file / "spiece.model" if file.is_dir() else file
+    file = file / MODEL if file.is_dir() else file
+    if (file.parent / manifest.NAME).is_file():
+        manifest.check_listed(file.parent)
     try:
         content = file.read_bytes()
         if not content:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +92,30 @@ def load(spec: TextSpec, mesh: Mesh | None = None) -> T5:
             more pieces than the table has rows, the spec's length or width is not the encoder's, or
             the mesh does not divide it.
     """
+    folder, vocabulary, tensors, shape = _open(spec)
+    if mesh is None:
+        mesh = mesh_lib.build(MeshSpec(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+    return T5(
+        name=spec.encoder,
+        length=spec.length,
+        width=shape.width,
+        fingerprint=_fingerprint(folder, tensors, shape),
+        shape=shape,
+        dtype=spec.dtype,
+        params=t5_weights.load_params(tensors, shape, mesh, spec.dtype),
+        mesh=mesh,
+        vocabulary=vocabulary,
+    )
+
+
+def fingerprint_of(spec: TextSpec) -> str:
+    """The fingerprint of the encoder of `spec`, tensor by tensor; raises as `load`."""
+    folder, _, tensors, shape = _open(spec)
+    return _fingerprint(folder, tensors, shape)
+
+
+def _open(spec: TextSpec) -> tuple[Path, Pieces, Any, T5Shape]:
+    """Folder, vocabulary, unread tensors and shape of the encoder, which fit each other and the spec."""
     folder = t5_files.find_folder(spec.path)
     vocabulary = load_pieces(folder / t5_files.VOCABULARY)
     tensors = t5_files.open_tensors(folder)
@@ -101,22 +127,13 @@ def load(spec: TextSpec, mesh: Mesh | None = None) -> T5:
             f"{folder / t5_files.VOCABULARY} has {vocabulary.size} pieces, the table of the weights "
             f"{shape.pieces} rows: give the vocabulary that the weights were trained with"
         )
-    if mesh is None:
-        mesh = mesh_lib.build(MeshSpec(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+    return folder, vocabulary, tensors, shape
+
+
+def _fingerprint(folder: Path, tensors: Any, shape: T5Shape) -> str:
     model = (folder / t5_files.VOCABULARY).read_bytes()
-    return T5(
-        name=spec.encoder,
-        length=spec.length,
-        width=shape.width,
-        fingerprint=text_lib.fingerprint(
-            f"t5 encoder {shape}", t5_weights.UsedTensors(tensors, shape), model
-        ),
-        shape=shape,
-        dtype=spec.dtype,
-        params=t5_weights.load_params(tensors, shape, mesh, spec.dtype),
-        mesh=mesh,
-        vocabulary=vocabulary,
-    )
+    used = t5_weights.UsedTensors(tensors, shape)
+    return text_lib.fingerprint(f"t5 encoder {shape}", used, model)
 
 
 # --------------------------------------------------------------------------------------- the network

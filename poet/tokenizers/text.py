@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from poet.specs import TextSpec, UserError, near_names
 
 # Name of an encoder -> the module that offers `load(spec: TextSpec, mesh: Mesh | None)`, which gives
-# a TextEncoder. Modules are imported when asked for, so that one encoder's dependencies are not a
+# a TextEncoder, and `fingerprint_of(spec)`. Modules are imported when asked for, so that one encoder's dependencies are not a
 # need of the others.
 ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm", "t5": "poet.tokenizers.t5"}
 
@@ -82,11 +82,24 @@ def load_text_encoder(spec: TextSpec, mesh: Mesh | None = None) -> TextEncoder:
         UserError: the name is unknown, the encoder cannot give the spec's length, width or dtype,
             or its weights are missing or are those of another network.
     """
+    return _module(spec).load(spec, mesh)
+
+
+def fingerprint_of(spec: TextSpec) -> str:
+    """The fingerprint that the encoder of `spec` would have, without loading it onto devices.
+
+    Raises:
+        UserError: as `load_text_encoder`.
+    """
+    return _module(spec).fingerprint_of(spec)
+
+
+def _module(spec: TextSpec) -> Any:
     if spec.encoder not in ENCODERS:
         raise UserError(
             f"unknown text encoder {spec.encoder!r}{near_names(spec.encoder, sorted(ENCODERS))}"
         )
-    return importlib.import_module(ENCODERS[spec.encoder]).load(spec, mesh)
+    return importlib.import_module(ENCODERS[spec.encoder])
 
 
 def check_sizes(spec: TextSpec, *, width: int, max_length: int) -> None:
@@ -160,8 +173,18 @@ def encode_pieces(
         states_bxlxD = np.asarray(network(ids_bxl, lengths_b))[: len(rows)]
         real_bxl = np.arange(bucket) < lengths_b[: len(rows), None]
         states_BxLxD[rows, :bucket] = np.where(real_bxl[..., None], states_bxlxD, 0)
+    check_finite(states_BxLxD)
     truncated = sum(len(text) > length for text in pieces)
     return EncodedText(states_BxLxD=states_BxLxD, lengths_B=lengths_B, truncated=truncated)
+
+
+def check_finite(states: np.ndarray) -> None:
+    """Raises UserError where states of a text encoder are NaN or infinite."""
+    if not np.isfinite(states).all():
+        raise UserError(
+            "the text encoder gives states that are NaN or infinite: its weights are damaged; restore "
+            "them, or set TEXT.path to others"
+        )
 
 
 def length_buckets(length: int) -> list[int]:

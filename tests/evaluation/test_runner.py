@@ -140,7 +140,7 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
         ("eval", {"batch": 800}, "EVAL.batch = 800.*17 clips"),
         ("eval", {"batch": 3}, "EVAL.batch: a batch of 3 cannot be split over 8"),
         ("video_tokenizer", {"path": "absent/weights"}, "no tokenizer weights"),
-        ("model", {"width": 64}, "MODEL.width = 64.*trained with 32"),
+        ("model", {"width": 64}, r"trained with MODEL.width = 32 \(now 64\)"),
     ],
 )
 def test_mistakes_are_refused_before_any_device_work(

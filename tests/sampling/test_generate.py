@@ -26,6 +26,8 @@ HOT = SampleSpec(temperature=2.0, seed=1)
 class HashedStates:
     """A text encoder whose states depend on the characters alone."""
 
+    fingerprint: str = "hashed"
+
     def __call__(self, texts):
         length, width = tiny.EXPERIMENT.text.length, tiny.TEXT_WIDTH
         states = np.zeros((len(texts), length, width), np.float32)

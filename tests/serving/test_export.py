@@ -35,7 +35,7 @@ assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
 assert own == [
     "poet", "poet.manifest", "poet.serving", "poet.serving.runtime", "poet.spec_base",
-    "poet.spec_ingest", "poet.spec_tokenizers", "poet.specs",
+    "poet.spec_ingest", "poet.spec_model", "poet.spec_run", "poet.spec_tokenizers", "poet.specs",
 ], own
 np.savez(output, tokens=result.tokens, video=result.video)
 """
@@ -64,7 +64,7 @@ def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
     made, folder = image_to_video
     clips = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8)
     text, negative = Text(*tiny.texts(3)), Text(*tiny.texts(3, seed=1))
-    sample = SAMPLE.replace(seed=2**32 + 17, guidance=3.5, temperature=1.1, top_p=0.9)
+    sample = SAMPLE.replace(seed=2**32 - 17, guidance=3.5, temperature=1.1, top_p=0.9)
     tokens = made.tokens(
         "image_to_video",
         3,

@@ -143,6 +143,7 @@ def run(
     data: dict[str, Batches] | None = None,
     hooks: Sequence[loop.Hook] = (),
     devices: int = 8,
+    made_with: dict[str, str] | None = None,
     **options: Any,
 ) -> loop.Outcome:
     return loop.train(
@@ -153,6 +154,7 @@ def run(
         mesh=build_mesh(devices),
         experiment=experiment(steps, **options),
         hooks=hooks,
+        made_with=made_with,
     )
 
 

@@ -86,10 +86,11 @@ def test_floats_in_0_to_1_have_the_codes_of_their_bytes(tiny: VideoTokenizer) ->
     np.testing.assert_array_equal(tiny.encode(video / 255.0), ids)
 
 
-def test_bfloat16_flips_few_bits_and_keeps_the_fingerprint() -> None:
+def test_bfloat16_flips_few_bits_and_has_a_fingerprint_of_its_own() -> None:
     half, video = shipped().in_dtype("bfloat16"), pan(5, 64, 64)
     ids, whole = half.encode(video), shipped().encode(video)
-    assert half.fingerprint == shipped().fingerprint and ids.dtype == np.int32
+    assert half.fingerprint != shipped().fingerprint and ids.dtype == np.int32
+    assert half.in_dtype("float32").fingerprint == shipped().fingerprint
     flipped = np.mean([(ids ^ whole) >> bit & 1 for bit in range(10)])
     assert 0 < flipped < 0.01  # 0.002 measured
     assert np.abs(half.decode(whole).astype(int) - shipped().decode(whole)).mean() < 1
@@ -100,7 +101,7 @@ def test_the_dtype_of_a_run_is_that_of_its_configuration(tiny: VideoTokenizer, t
     spec = TINY.replace(path=str(tmp_path), dtype="bfloat16")
     loaded = load_video_tokenizer(spec, chunk_frames=8)
     assert (loaded.spec.dtype, loaded.chunk_frames) == ("bfloat16", 8)
-    assert loaded.fingerprint == tiny.fingerprint
+    assert loaded.fingerprint == tiny.in_dtype("bfloat16").fingerprint != tiny.fingerprint
 
 
 # ------------------------------------------------------------------------------- chunks and tiles
