@@ -15,7 +15,7 @@ from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.processes import Share
 from poet.specs import ClipSpec, UserError
-from poet.store.sources import RawClip, Source, TfdsSource, open_source
+from poet.store.sources import Source, TfdsSource, open_source, say_once, usable
 
 BLOCK_CLIPS = 64
 # Clips of one source in memory; while one window is in use the next one is read.
@@ -75,6 +75,8 @@ def pixel_batches(
 
 def _open(path: str, split: str, clip: ClipSpec) -> Source:
     source = open_source(path, split, clip)
+    for note in source.notes:
+        say_once(note)
     if isinstance(source, TfdsSource):
         tensorflow()  # before the source starts it with an accelerator in sight
     if not len(source):
@@ -98,7 +100,7 @@ def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> Pool[np.ndarray]
 def _load(source: Source, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """uint8 (T, H, W, 3) of every item that can be read."""
     items = (item for start, stop in ranges for item in source.read(start, stop))
-    clips = [item.video for item in items if isinstance(item, RawClip)]
+    clips = [item.video for item in usable(items)]
     if not clips:
         raise UserError(
             f"none of the items from {ranges[0][0]} on of the source can be read as a clip"

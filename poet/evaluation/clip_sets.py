@@ -19,7 +19,7 @@ import numpy as np
 from poet import media
 from poet.evaluation import atari
 from poet.specs import ClipSpec, UserError, choose
-from poet.store.sources import RawClip, open_source
+from poet.store.sources import open_source, usable
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _source_clips(clip: ClipSpec, clips: int, source: str, split: str) -> Iterab
         raise UserError("the set 'source' needs a TFDS folder or a folder of clips")
     opened = open_source(source, split, clip)
     items = opened.read(0, len(opened))
-    return itertools.islice((i.video for i in items if isinstance(i, RawClip)), clips)
+    return itertools.islice((item.video for item in usable(items)), clips)
 
 
 def _atari_clips(clip: ClipSpec, clips: int, source: str, split: str) -> Iterable[np.ndarray]:

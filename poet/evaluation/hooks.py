@@ -24,7 +24,7 @@ from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, UserError
 from poet.store.reader import load_manifest
-from poet.store.sources import RawClip, open_source
+from poet.store.sources import open_source, usable
 from poet.tasks.layout import Layout
 from poet.tasks.registry import eval_latents, get_task, known_codes, layouts, mixture
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
@@ -205,7 +205,7 @@ def _pixel_clips(experiment: Experiment) -> np.ndarray:
     except UserError:
         source = open_source(folder, spec.split, experiment.clip)
     items = source.read(0, min(2 * CLIPS_SHOWN, len(source)))
-    clips = [item.video for item in items if isinstance(item, RawClip)][:CLIPS_SHOWN]
+    clips = [item.video for item in usable(items)][:CLIPS_SHOWN]
     if not clips:
         raise UserError(f"no clip of {folder} can be read")
     return np.stack(clips)

@@ -22,7 +22,7 @@ from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
-from poet.store.sources import RawClip, open_source
+from poet.store.sources import RawClip, open_source, usable
 from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
@@ -134,7 +134,7 @@ class Resources:
         count = min(self.experiment.eval.clips, len(self.source))
         places = [len(self.source) * i // count for i in range(count)]
         items = itertools.chain.from_iterable(self.source.read(i, i + 1) for i in places)
-        clips = [item for item in items if isinstance(item, RawClip)]
+        clips = list(usable(items))
         if not clips:
             raise UserError(f"none of the {count} clips tried in {self.source_path} can be read")
         return clips

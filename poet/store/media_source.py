@@ -18,7 +18,17 @@ from poet import media
 from poet.specs import ClipSpec, IngestSpec
 from poet.store import remote
 from poet.store.cutting import crop_place, cut
-from poet.store.sources import Part, RawClip, Skipped, fit_samples, read_ahead, too_short
+from poet.store.sources import (
+    Part,
+    RawClip,
+    Skipped,
+    fit_samples,
+    frames_of,
+    ingest_of,
+    is_told,
+    read_ahead,
+    too_short,
+)
 
 # Clips that are made ahead of the consumer where files give several.
 CLIPS_AHEAD = 32
@@ -101,11 +111,8 @@ class MediaSource:
 
     def _clips(self, found: remote.Found, part: Part | None) -> Iterator[RawClip | Skipped]:
         """All clips of a file or of its part; where it is damaged, those before the damage."""
-        length = self.clip.frames
-        first = read = part.first * length if part else 0
-        count = (part.stop - part.first) * length if part and part.stop is not None else None
-        # A part ends where the next one begins, not after a number of clips.
-        ingest = self.ingest.replace(clips_per_file=0) if part else self.ingest
+        first, stop = frames_of(part, self.clip)
+        read, count = first, None if stop is None else stop - first
         track = _Track(found, self.clip)
 
         def frames() -> Iterator[np.ndarray]:
@@ -117,10 +124,10 @@ class MediaSource:
                 yield frame
 
         try:
-            for piece in cut(frames(), length, ingest):
+            for piece in cut(frames(), self.clip.frames, ingest_of(part, self.ingest)):
                 key = f"{found.key}#{first + piece.start}"
                 if piece.video is None:
-                    if not first or (self.ingest.shots and piece.length):
+                    if is_told(first, piece, self.ingest):
                         yield too_short(key, piece.length, self.clip, self.ingest)
                     continue
                 yield RawClip(

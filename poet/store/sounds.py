@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import logging
 import pathlib
 import re
@@ -254,10 +253,5 @@ def _rate_hz(info: Any, folder: pathlib.Path, assumed_hz: int) -> int:
             f'{folder} does not tell the rate of its sound; write {{"sample_rate_hz": 16000}}, or '
             "what it is, to metadata.json there"
         )
-    _say_once(f"{folder} does not tell the rate of its sound: taken to be {assumed_hz} Hz")
+    sources.say_once(f"{folder} does not tell the rate of its sound: taken to be {assumed_hz} Hz")
     return assumed_hz
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    _LOG.info(message)

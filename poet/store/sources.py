@@ -10,19 +10,22 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from poet import media
 from poet.specs import ClipSpec, IngestSpec, UserError, near_names
-from poet.store import remote, webdataset
-from poet.store.cutting import crop_place, cut
+from poet.store import remote, texts, webdataset
+from poet.store.cutting import Cut, crop_place, cut
 from poet.store.folders import check_split, digest, open_media
+
+_LOG = logging.getLogger(__name__)
 
 # 'tfds:ucf101', 'tfds:name/config:version'.
 TFDS_PREFIX = "tfds:"
@@ -173,10 +176,41 @@ def read_ahead(read_item: Callable[[int], T], start: int, stop: int) -> Iterator
                 future.cancel()
 
 
+def frames_of(part: Part | None, clip: ClipSpec) -> tuple[int, int | None]:
+    """Number of the first frame of a part, and of the one after its last; None is the end."""
+    if part is None:
+        return 0, None
+    return part.first * clip.frames, None if part.stop is None else part.stop * clip.frames
+
+
+def ingest_of(part: Part | None, ingest: IngestSpec) -> IngestSpec:
+    """A part ends where the next one begins, not after a number of clips."""
+    return ingest.replace(clips_per_file=0) if part else ingest
+
+
+def is_told(first: int, piece: Cut, ingest: IngestSpec) -> bool:
+    """Whether what gives no clip is told of: what is left at the end of a later part is not."""
+    return not first or (ingest.shots and piece.length > 0)
+
+
 def too_short(key: str, frames: int, clip: ClipSpec, ingest: IngestSpec) -> Skipped:
     """Of a shot, or of a whole file, that gives no clip."""
     what = "short shot" if ingest.shots else "too short"
     return Skipped(key=key, reason=f"{what}: {frames} frames, {clip.frames} needed")
+
+
+def usable(items: Iterable[RawClip | Skipped]) -> Iterator[RawClip]:
+    """The clips among the items.  What gives none is logged, once in a process."""
+    for item in items:
+        if isinstance(item, RawClip):
+            yield item
+        else:
+            say_once(f"{item.key} is skipped: {item.reason}")
+
+
+@functools.lru_cache(maxsize=100_000)
+def say_once(message: str) -> None:
+    _LOG.info("%s", message)
 
 
 def fit_samples(sound: np.ndarray, samples: int) -> np.ndarray:
@@ -204,6 +238,7 @@ class TfdsSource:
     fingerprint: str
     ingest: IngestSpec = IngestSpec()
     notes: tuple[str, ...] = ()
+    mean_clips: int = 1
 
     def __len__(self) -> int:
         return self.length
@@ -213,38 +248,43 @@ class TfdsSource:
         return "depth" in self.features
 
     def clips(self) -> Sequence[int]:
-        """Its metadata do not tell how long examples are."""
-        return [1] * self.length
+        """Every example has the mean length, which follows from the bytes that the metadata tell."""
+        most = self.ingest.clips_per_file or self.mean_clips
+        return [min(self.mean_clips, most) if self.ingest.expands else 1] * self.length
 
     def read(
         self, start: int, stop: int, part: Part | None = None
     ) -> Iterator[RawClip | Skipped]:
-        if part:
-            raise ValueError("examples are read whole")
         examples = tfds_examples(self.path, self.split, self.features, start, stop)
-        to_clips = self._to_clips if self.ingest.expands else self._to_only_clip
         for index, example in enumerate(examples, start):
-            yield from to_clips(index, example)
+            if self.ingest.expands:
+                yield from self._to_clips(index, example, part)
+            else:
+                yield self._to_clip(index, example)
 
-    def _to_only_clip(self, index: int, example: Mapping[str, Any]) -> list[RawClip | Skipped]:
-        return [self._to_clip(index, example)]
-
-    def _to_clips(self, index: int, example: Mapping[str, Any]) -> Iterator[RawClip | Skipped]:
+    def _to_clips(
+        self, index: int, example: Mapping[str, Any], part: Part | None
+    ) -> Iterator[RawClip | Skipped]:
         """Every clip of an example is one of its own, with the frames and samples from there on."""
-        whole, key = example["video"], self._key(index, example)
+        key, (first, stop) = self._key(index, example), frames_of(part, self.clip)
         place = crop_place(key, self.ingest)
-        frames = media.resize_video(whole, self.clip.height, self.clip.width, place)
-        for piece in cut(frames, self.clip.frames, self.ingest):
-            part = {**example, "key": f"{key}#{piece.start}", "video": piece.video}
+        video = example["video"][first:stop]
+        if not len(video) and first:
+            return
+        frames = media.resize_video(video, self.clip.height, self.clip.width, place)
+        for piece in cut(frames, self.clip.frames, ingest_of(part, self.ingest)):
+            start = first + piece.start
+            made = {**example, "key": f"{key}#{start}", "video": piece.video}
             if piece.video is None:
-                yield too_short(part["key"], piece.length, self.clip, self.ingest)
+                if is_told(first, piece, self.ingest):
+                    yield too_short(made["key"], piece.length, self.clip, self.ingest)
                 continue
             if example.get("audio") is not None:
-                offset = round(piece.start / self.clip.rate_hz * self.clip.sample_rate_hz)
-                part["audio"] = example["audio"][offset:]
+                offset = round(start / self.clip.rate_hz * self.clip.sample_rate_hz)
+                made["audio"] = example["audio"][offset:]
             if example.get("depth") is not None:
-                part["depth"] = example["depth"][piece.start :]
-            yield self._to_clip(index, part)
+                made["depth"] = example["depth"][start:]
+            yield self._to_clip(index, made)
 
     def _key(self, index: int, example: Mapping[str, Any]) -> str:
         return tfds_text(example.get("key", f"{self.split}-{index:08d}"))
@@ -280,7 +320,16 @@ def _open_tfds(
         features=features,
         fingerprint=fingerprint,
         ingest=ingest,
+        mean_clips=_mean_clips(info, split, clip),
     )
+
+
+def _mean_clips(info: Any, split: str, clip: ClipSpec) -> int:
+    """About how many clips an example of the split gives, if its video is stored as it is."""
+    *_, height, width, _ = info.features["video"].shape
+    frame_bytes = (height or clip.height) * (width or clip.width) * 3
+    bytes_each = info.splits[split].num_bytes / max(info.splits[split].num_examples, 1)
+    return max(int(bytes_each / (frame_bytes * clip.frames)), 1)
 
 
 def tfds_folder(name: str, data_dir: str) -> str:
@@ -318,6 +367,7 @@ def tfds_split(folder: str | pathlib.Path, split: str, field: str) -> tuple[Any,
     """
     from etils import epath
 
+    texts.check_name("the TFDS folder", str(folder))
     info = _tfds_builder(str(folder)).info
     check_split(split, sorted(info.splits), folder, field)
     files = map(epath.Path, info.splits[split].filepaths)

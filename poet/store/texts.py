@@ -7,6 +7,8 @@ import collections
 import pathlib
 from collections.abc import Iterable
 
+from poet.specs import UserError
+
 # Names that a line of a report gives of each kind.
 NAMED = 3
 _WIDE_MARKS = {
@@ -52,6 +54,12 @@ def repaired(text: str) -> str:
 def readable(name: str) -> str:
     """A name that can be printed and hashed: bytes that are not UTF-8 are spelled out."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def check_name(field: str, path: str) -> None:
+    """Raises UserError for a path that TensorFlow cannot be told: one that is not UTF-8."""
+    if readable(path) != path:
+        raise UserError(f"{field} = {readable(path)!r} is not UTF-8; rename that folder")
 
 
 def some(names: Iterable[str]) -> str:

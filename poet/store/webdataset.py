@@ -32,6 +32,7 @@ SOUNDS = tuple(suffix[1:] for suffix in media.SOUND_SUFFIXES)
 FIELD = "STORE.source"
 # Tars that are listed at a time: remote ones answer slowly.
 THREADS = 8
+MAX_TARS = 10**6
 # No caption is longer than that; nor is the header of a member, which tarfile would read whole.
 MAX_CAPTION_BYTES = 2**20
 MAX_HEADER_BYTES = 2**24
@@ -215,6 +216,8 @@ def expand_braces(pattern: str) -> list[str]:
     numbers = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if numbers:
         width = len(numbers[1])
+        if int(numbers[2]) - int(numbers[1]) >= MAX_TARS:
+            raise UserError(f"{FIELD}: {pattern} names more than {MAX_TARS} tars")
         parts = [f"{n:0{width}d}" for n in range(int(numbers[1]), int(numbers[2]) + 1)]
     else:
         parts = match[1].split(",")

@@ -21,7 +21,7 @@ import tqdm
 
 from poet import conditioning, media
 from poet.specs import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
-from poet.store import filters, reader, remote, report, runners
+from poet.store import filters, reader, remote, report, runners, texts
 from poet.store import manifest as manifests
 from poet.store.encode import (
     AudioTokenizer,
@@ -75,6 +75,7 @@ def tokenize(
             holds another store or other files; more than `spec.max_skipped` of a split's clips
             are unusable.  All but the last before any clip is encoded.
     """
+    texts.check_name("STORE.path", spec.path)
     filters.load_hook(ingest.nsfw)
     streams = {"video": _video_stream(tokenizer, clip)}
     if audio is not None:

@@ -23,6 +23,7 @@ class Numbered:
     """Clip i holds i in every pixel of frame 0, i and the frame's number after it."""
 
     fingerprint = "numbered"
+    notes = ()
 
     def __init__(self, size: int, broken: frozenset[int] = frozenset()):
         self.size, self.broken, self.reads = size, broken, []

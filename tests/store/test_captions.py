@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from poet import media
 from poet.specs import ClipSpec, StoreSpec, UserError
 from poet.store import captions, writer
-from poet.store.sources import RawClip, Skipped, open_source
+from poet.store.sources import RawClip, Skipped, open_source, usable
 import store_fakes as fakes
 
 CLIP = fakes.CLIP
@@ -175,12 +175,23 @@ def test_a_file_that_exists_is_that_file(
         assert isinstance(clip, RawClip) and clip.key == name
 
 
+def test_what_gives_no_clip_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads clips for something else than a store tells of those that it leaves out."""
+    kept = RawClip(key="a", caption="", video=fakes.flat_video(1), audio=None)
+    with caplog.at_level("INFO", logger="poet"):
+        for _ in range(2):
+            assert list(usable([kept, Skipped(key="b", reason="undecodable: test")])) == [kept]
+    assert caplog.messages == ["b is skipped: undecodable: test"]
+
+
 def test_unnamed_media_and_misnamed_captions_are_told(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}')
     (note,) = open_source(str(tmp_path), "train", CLIP).notes
     assert note.endswith("1 files are not read, not named in captions.jsonl: .mp4 1 (b.mp4)")
     (tmp_path / "captions.jsonl").rename(tmp_path / "Captions.jsonl")
+    with pytest.raises(UserError, match=r"STORE.path = 'caf\\\\udce9' is not UTF-8"):
+        writer.tokenize(StoreSpec(path="caf\udce9"), CLIP, tokenizer=None, text=None)
     with pytest.raises(UserError, match="holds Captions.jsonl, which is not read.*rename"):
         open_source(str(tmp_path), "train", CLIP)
 

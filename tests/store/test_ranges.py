@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.specs import IngestSpec, StoreSpec, UserError
-from poet.store import ranges, reader, remote, runners, stages, writer
+from poet.store import ranges, reader, remote, runners, sources, stages, writer
 from poet.store.manifest import Plan
 from poet.store.sources import Part, RawClip, Skipped, open_source
 import store_fakes as fakes
@@ -146,6 +146,29 @@ def test_a_kill_keeps_the_parts_that_were_done_and_changes_no_byte(
         lost = killed_at - max(n for n in (0, 4, 5, 9, 10, 14) if n <= killed_at)
         assert rest == 15 - killed_at + lost
         assert contents(tmp_path / str(killed_at)) == contents(tmp_path / "whole")
+
+
+def test_parts_of_a_tfds_example_are_its_clips(tmp_path: pathlib.Path) -> None:
+    video = np.repeat(np.arange(38, dtype=np.uint8), 16 * 16 * 3).reshape(38, 16, 16, 3)
+    fakes.write_tfds(tmp_path / "d", {"train": [video, video[:9]]}, samples=5 * CLIP.samples)
+    source = open_source(str(tmp_path / "d"), "train", CLIP, ALL)
+    whole = list(source.read(0, 1))
+    parts = [Part(first=0, stop=4), Part(first=4, stop=6), Part(first=6, stop=None), Part(first=8, stop=None)]
+    found = [clip for part in parts for clip in source.read(0, 1, part)]
+    assert [c.key for c in found] == [c.key for c in whole] == [f"train/0#{5 * k}" for k in range(7)]
+    for clip, same in zip(found, whole, strict=True):
+        assert np.array_equal(clip.video, same.video) and np.array_equal(clip.audio, same.audio)
+
+
+def test_examples_of_tfds_are_as_long_as_their_bytes(tmp_path: pathlib.Path) -> None:
+    fakes.write_tfds(tmp_path / "d", {"train": [fakes.flat_video(9, 50)] * 2})
+    source = open_source(str(tmp_path / "d"), "train", CLIP, ALL)
+    assert source.clips() == [1, 1], "a data set that does not tell its bytes"
+    info = tmp_path / "d" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"numBytes": "1"', f'"numBytes": "{2 * 50 * 16 * 16 * 3}"'))
+    sources._tfds_builder.cache_clear()
+    assert open_source(str(tmp_path / "d"), "train", CLIP, ALL).clips() == [10, 10]
+    assert open_source(str(tmp_path / "d"), "train", CLIP).clips() == [1, 1]
 
 
 class FakeBar:
