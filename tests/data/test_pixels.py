@@ -268,7 +268,7 @@ def test_a_run_names_its_clips_in_one_way():
     assert TokenizerTrainSpec(sources={"a": 3, "b": 1}).folders == {"a": 3, "b": 1}
     with pytest.raises(UserError, match="TOKENIZER_TRAIN.sources = .*not both"):
         TokenizerTrainSpec(source="a", sources={"b": 1})
-    with pytest.raises(UserError, match="TOKENIZER_TRAIN.sources = .*weights start at 1"):
+    with pytest.raises(UserError, match="TOKENIZER_TRAIN.sources = .*must lie in 1"):
         TokenizerTrainSpec(sources={"b": 0})
 
 
