@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from poet import compat, specs
 from poet.specs import Experiment, UserError
@@ -36,15 +37,20 @@ def check(
     wanted = describe(target)
     prefixes = tuple(jax.tree_util.keystr((jax.tree_util.DictKey(key),)) for key in target)
     saved = {k: v for k, v in saved.items() if exact or k.startswith(prefixes)}
-    compared = slice(None) if exact else slice(1)
     for leaf in [*wanted, *(saved.keys() - wanted.keys())]:
         there, here = saved.get(leaf), wanted.get(leaf)
-        if there and here and there[compared] == here[compared]:
+        if there and here and (there == here if exact else _fits(there, here)):
             continue
         raise UserError(
             f"checkpoint {path} is of another model: {leaf} is {_shape(there)} in the checkpoint "
             f"and {_shape(here)} in this run; {_difference(theirs, ours)}"
         )
+
+
+def _fits(there: list[Any], here: list[Any]) -> bool:
+    """Whether an array can be read as another: one shape, and both floating or neither."""
+    floating = {jnp.issubdtype(jnp.dtype(dtype), jnp.floating) for _, dtype in (there, here)}
+    return there[0] == here[0] and len(floating) == 1
 
 
 def _shape(entry: list[Any] | None) -> str:

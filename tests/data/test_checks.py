@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -85,3 +86,17 @@ def test_a_missing_split_is_refused(experiment):
 
 def test_the_default_split_is_the_one_that_training_reads(experiment):
     assert checks.TRAIN_SPLIT in check(experiment).splits
+
+
+def test_a_run_names_the_networks_that_its_mixture_uses(store, tmp_path):
+    """What no task uses is no part of what was trained with; a store is itself wherever it lies."""
+    text = checks.networks_of(*_opened(store.path))
+    assert text == {"video": "abc", "text": "def", "store": text["store"]}
+    assert "text" not in checks.networks_of(*_opened(store.path, rates={"unconditional": 1.0}))
+    moved = shutil.copytree(store.path, tmp_path / "moved")
+    assert checks.networks_of(*_opened(str(moved))) == text
+
+
+def _opened(path, **options):
+    experiment = make_experiment(path, **options)
+    return experiment, check(experiment)

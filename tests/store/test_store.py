@@ -340,6 +340,21 @@ def test_codes_out_of_range_are_refused(source: pathlib.Path, tmp_path: pathlib.
         tokenize(store_spec(source, tmp_path / "s"), tokenizer=narrow)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])  # The last is beyond float16.
+def test_states_that_are_not_finite_enter_no_store(
+    source: pathlib.Path, tmp_path: pathlib.Path, value: float
+) -> None:
+    class Broken(fakes.LetterEncoder):
+        def __call__(self, texts):
+            encoded = super().__call__(texts)
+            encoded.states_BxLxD[-1, 0, 0] = value
+            return encoded
+
+    with pytest.raises(UserError, match="NaN, infinite or beyond float16"):
+        tokenize(store_spec(source, tmp_path / "s"), text=Broken())
+    assert not list((tmp_path / "s").rglob("*.examples"))
+
+
 # -------------------------------------------------------------------------------------- integrity
 
 

@@ -297,6 +297,29 @@ def test_weights_of_another_network_are_refused(folder_copy):
         minilm.load(TextSpec(path=str(folder_copy)))
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (0, np.int32)])
+def test_weights_that_are_no_finite_numbers_are_refused(folder_copy, value, dtype):
+    weights = folder_copy / minilm.WEIGHTS_FILE
+    tensors = safetensors.numpy.load_file(weights)
+    name = "encoder.layer.3.output.dense.bias"
+    tensors[name] = np.full_like(tensors[name], value, dtype)
+    weights.unlink()
+    safetensors.numpy.save_file(tensors, weights)
+    with pytest.raises(UserError, match=f"{minilm.WEIGHTS_FILE} is damaged: {name}"):
+        minilm.load(TextSpec(path=str(folder_copy)))
+
+
+def test_states_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="NaN or infinite"):
+        text_lib.encode_pieces(
+            [[1, 2]], lambda ids, lengths: np.full((*ids.shape, 4), np.nan), length=8, width=4
+        )
+
+
+def test_the_fingerprint_is_known_without_loading(encoder):
+    assert text_lib.fingerprint_of(TextSpec()) == encoder.fingerprint
+
+
 @pytest.mark.parametrize("name", [minilm.WEIGHTS_FILE, minilm.VOCABULARY_FILE])
 def test_a_file_cut_short_is_refused(folder_copy, name):
     content = (folder_copy / name).read_bytes()
