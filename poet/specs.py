@@ -114,7 +114,8 @@ class EvalSpec(Spec):
 
     `source` empty means `STORE.source`.  `sounds` is what `poet tokenizer-eval` scores an audio
     tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
-    `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
+    `known_frames` open a clip in evaluation where a task can be given several numbers of frames; it must be
+    one of them.  `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
     itself, and with more of them their mean too, the prediction that a squared error asks for.
     `examples` draws one example of every task of the mixture, to be looked at.
     """

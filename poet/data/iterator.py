@@ -20,11 +20,14 @@ class PositionIterator:
     Args:
       build: examples taken so far, by all processes -> endless batches of this process.
       batch: examples per step, of all processes.
+
+    Attributes:
+      examples: the position.
     """
 
     def __init__(self, build: Callable[[int], Batches], batch: int):
         self._build, self._batch = build, batch
-        self._examples = 0
+        self.examples = 0
         self._batches: Batches | None = None
 
     def __iter__(self) -> PositionIterator:
@@ -32,24 +35,37 @@ class PositionIterator:
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         if self._batches is None:
-            self._batches = self._build(self._examples)
+            self._batches = self._build(self.examples)
         batch = next(self._batches)
-        self._examples += self._batch
+        self.examples += self._batch
         return batch
 
     def get_state(self) -> bytes:
         """The position, in a few bytes; batches prefetched but not yet taken are not part of it."""
-        return json.dumps({"examples": self._examples}).encode()
+        return json.dumps(self._state()).encode()
 
     def set_state(self, state: bytes) -> None:
         """Moves to a position that `get_state` returned; UserError if it is none."""
+        before = self._state()
         try:
-            examples = int(json.loads(state)["examples"])
-        except (ValueError, KeyError, TypeError):
+            self._move(json.loads(state))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._move(before)
             raise UserError(f"not the state of a batch iterator: {state[:80]!r}") from None
-        if examples < 0:
-            raise UserError(f"a batch iterator cannot stand at example {examples}")
-        self._examples, self._batches = examples, None
+        self._batches = None
+
+    def _state(self) -> dict[str, Any]:
+        return {"examples": self.examples}
+
+    def _move(self, state: Mapping[str, Any]) -> None:
+        self.examples = position(state["examples"])
+
+
+def position(value: Any) -> int:
+    """A number of examples; ValueError unless it is one."""
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
 
 
 def owns(share: Share, batch: int) -> Callable[[Any], Any] | None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from poet.data.backend import tensorflow
 from poet.data.converter import convert
-from poet.data.iterator import Batches, PositionIterator, owns
-from poet.data.mixture import group_mixture
+from poet.data.iterator import Batches, owns
+from poet.data.mixture import MixtureIterator, group_mixture, group_taken
+from poet.data.records import named_errors
 from poet.data.tasks import evaluation_task
 from poet.processes import Share
 from poet.specs import Experiment, UserError
@@ -25,13 +26,14 @@ PREFETCH = 2
 
 def batches(
     experiment: Experiment, split: str = "train", *, share: Share = Share()
-) -> dict[str, PositionIterator]:
+) -> dict[str, MixtureIterator]:
     """Group name -> endless iterator over this process's share of the group's batches.
 
     A batch holds tokens int32 [B, S], known int32 [B, P] (leading codes of each loss span that are
     given), and for layouts with text, text_states float16 [B, L, E] (zeros beyond the text) and
-    text_length int32 [B] (0: no text).  The order is a function of DATA.seed and the position
-    alone; however many processes share a batch, together they hold the same rows in the same order.
+    text_length int32 [B] (0: no text).  Every epoch of a task visits all clips of the split in an order
+    of its own, a function of DATA.seed and the position alone; however many processes share a batch,
+    together they hold the same rows in the same order.
 
     Raises:
       UserError: a group's batch does not divide over the parts of the share.
@@ -39,8 +41,10 @@ def batches(
     iterators = {}
     for group, size in group_batches(experiment).items():
         share.rows(size, f"the batch of group {group}")
+        rates = groups(experiment)[group][1]
         build = functools.partial(_group_batches, experiment, group, split, size, share)
-        iterators[group] = PositionIterator(build, size)
+        taken = functools.partial(group_taken, experiment, group, rates)
+        iterators[group] = MixtureIterator(build, taken, size)
     return iterators
 
 
@@ -51,12 +55,14 @@ def _group_batches(
     batch: int,
     share: Share,
     examples: int,
+    starts: Mapping[str, int],
 ) -> Batches:
-    """The batches of one process, after all processes together have taken `examples`."""
+    """The batches of one process, after all processes together have taken `examples`, and of each
+    task as many as `starts` says."""
     layout, rates = groups(experiment)[group]
-    mixture = group_mixture(experiment, group, rates, examples, owns(share, batch))
+    mixture = group_mixture(experiment, group, rates, examples, starts, owns(share, batch))
     dataset = _model_features(mixture, split, layout, experiment)
-    return _batched(dataset, len(share.rows(batch))).as_numpy_iterator()
+    return named_errors(_batched(dataset, len(share.rows(batch))).as_numpy_iterator())
 
 
 def _model_features(provider: Any, split: str, layout: Layout, experiment: Experiment) -> Any:
@@ -105,7 +111,7 @@ def eval_batches(
     dataset = _model_features(provider, split, layout, experiment)
     # A process may hold all of its rows of a partial batch.
     whole = provider.num_input_examples(split) // batch
-    result = _batched(dataset, rows).take(min(batches, whole)).as_numpy_iterator()
+    result = named_errors(_batched(dataset, rows).take(min(batches, whole)).as_numpy_iterator())
     first = next(result, None)
     if first is None:
         raise UserError(

@@ -2,20 +2,25 @@
 
 Examples come in blocks of `BLOCK`.  Every block holds the same number of examples of each task, in
 an order drawn from (seed, block).  How many examples each task has given before position n is
-therefore computed, not remembered.
+therefore computed, not remembered; only where the rates of a run change on its way, a task keeps the
+difference between what it has given and what the blocks say (`MixtureIterator`).
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
+from poet.data import iterator
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import only, stream_seed
 from poet.data.tasks import training_task
 from poet.specs import Experiment
 from poet.tasks.registry import get_task
+
+_LOG = logging.getLogger(__name__)
 
 BLOCK = 1024
 
@@ -58,21 +63,36 @@ def choices(counts: Sequence[int], seed_2: np.ndarray, position: int) -> Any:
     return blocks.unbatch().skip(rest)
 
 
+def group_taken(
+    experiment: Experiment, group: str, rates: Mapping[str, float], position: int
+) -> dict[str, int]:
+    """Examples that each task of a group has given before the group's example `position`."""
+    names = sorted(rates)
+    counts = block_counts([rates[name] for name in names])
+    return dict(zip(names, taken(counts, _mixture_seed(experiment, group), position)))
+
+
+def _mixture_seed(experiment: Experiment, group: str) -> np.ndarray:
+    return stream_seed(experiment.data.seed, f"{group}/mixture")
+
+
 def group_mixture(
     experiment: Experiment,
     group: str,
     rates: Mapping[str, float],
     position: int,
+    starts: Mapping[str, int],
     own: Callable[[Any], Any] | None = None,
 ) -> Any:
     """`seqio.Mixture` of a group's tasks, from the group's example `position` on.
 
-    `own` tells which examples of the group, by position, this process gives; None: all of them.
+    Args:
+      starts: examples that each task has given before.
+      own: tells which examples of the group, by position, this process gives; None: all of them.
     """
     names = sorted(rates)  # the order in which a seqio.Mixture keeps its tasks
     counts = block_counts([rates[name] for name in names])
-    seed_2 = stream_seed(experiment.data.seed, f"{group}/mixture")
-    starts = taken(counts, seed_2, position)
+    seed_2 = _mixture_seed(experiment, group)
 
     def sample(datasets: Sequence[Any], rates: Sequence[float], seed: int | None) -> Any:
         del rates, seed  # held by the blocks
@@ -90,7 +110,51 @@ def group_mixture(
         return placed.filter(lambda _, chosen: chosen == task).map(lambda place, _: own(place))
 
     tasks = [
-        (training_task(experiment, get_task(name), start, kept(i)), rates[name])
-        for i, (name, start) in enumerate(zip(names, starts))
+        (training_task(experiment, get_task(name), starts[name], kept(i)), rates[name])
+        for i, name in enumerate(names)
     ]
     return seqio().Mixture(group.replace("-", "_").replace("+", "_"), tasks, sample_fn=sample)
+
+
+class MixtureIterator(iterator.PositionIterator):
+    """Batches of a group: its state is its position, and that of each of its tasks.
+
+    A run that goes on with other rates therefore goes on with each task where it stood; a task that is
+    new begins its first epoch, one that is left out keeps its place for its return.
+
+    Args:
+      build: (position of the group, of each task) -> endless batches of this process.
+      taken: position of the group -> those of its tasks, had the run had its rates from the start.
+      batch: examples per step, of all processes.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int, Mapping[str, int]], iterator.Batches],
+        taken: Callable[[int], dict[str, int]],
+        batch: int,
+    ):
+        super().__init__(lambda examples: build(examples, self._tasks()), batch)
+        self._taken = taken
+        self._moved: dict[str, int] = {}  # Task -> what it gave beyond what `taken` says.
+        self._absent: dict[str, int] = {}  # Position of tasks that the run has no longer.
+
+    def _tasks(self) -> dict[str, int]:
+        found = self._taken(self.examples)
+        return {name: count + self._moved.get(name, 0) for name, count in found.items()}
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "tasks": {**self._absent, **self._tasks()}}
+
+    def _move(self, state: Mapping[str, Any]) -> None:
+        super()._move(state)
+        found, kept = self._taken(self.examples), state.get("tasks")
+        if kept is None:
+            _LOG.warning(
+                "the data position was saved by an earlier version, whose epochs had another order: "
+                "in the present epoch some clips come twice and some not at all"
+            )
+            kept = found
+        positions = {name: iterator.position(count) for name, count in kept.items()}
+        self._moved = {name: positions.get(name, 0) - count for name, count in found.items()}
+        self._absent = {name: n for name, n in positions.items() if name not in found}

@@ -1,22 +1,39 @@
-"""The order in which the records of a TFDS folder are read: a pure function of (seed, position).
+"""The records of a TFDS folder by their index, and the order in which training reads them.
 
-Epoch e visits the files in an order drawn from (seed, e), and each file from a record drawn from
-(seed, e, file) on, wrapping at its end.  It is the same for any number of processes: each of them
-reads all records and decodes its own (`only`).  Nothing is buffered or counted on the
-way, so an iterator's whole state is its position, and reading may begin anywhere at the cost
-of one partial file.  The folder itself is shuffled once, when it is written.
+Epoch e visits the records of a split in a permutation drawn from (seed, e), of which every place is
+computed by itself (`poet.data.permutation`).  So an iterator's whole state is its position, reading
+may begin anywhere at no cost, the order is the same for any number of processes, and each of them
+reads its own records alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+import struct
+import weakref
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from poet.data.backend import tensorflow
+from poet.data.permutation import permuted
 from poet.specs import UserError
+
+# Positions int64 [N] of an endless or finite reading -> epochs and indices in the split, int64 [N].
+Order = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+# Records that one call reads.
+_CHUNK = 16
+# Positions whose order is computed at once.
+_BLOCK = 1024
+# Files that stay open.
+_OPEN_FILES = 256
+# TFRecord: length uint64, its checksum uint32, the bytes, their checksum uint32; little-endian.
+_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +43,12 @@ class Files:
     Attributes:
       paths: TFRecord files.
       lengths: records of each file, all positive.
-      offsets: index in the split of each file's first record.
+      stamps: size in bytes and time of change of each file.
     """
 
     paths: tuple[str, ...]
     lengths: tuple[int, ...]
-    offsets: tuple[int, ...]
+    stamps: tuple[tuple[int, int], ...]
 
     @property
     def size(self) -> int:
@@ -46,7 +63,7 @@ def list_files(builder: Any, split: str) -> Files:
       split: name of a whole split.
 
     Raises:
-      UserError: the split is unknown, empty, or of another format.
+      UserError: the split is unknown, empty, of another format, or a file of it is missing.
     """
     info = builder.info
     folder = builder.data_dir
@@ -60,10 +77,103 @@ def list_files(builder: Any, split: str) -> Files:
     instructions = info.splits[split].file_instructions
     if not instructions:
         raise UserError(f"split {split!r} of {folder} is empty")
-    lengths = [i.examples_in_shard for i in instructions]
-    offsets = np.cumsum([0, *lengths[:-1]]).tolist()
-    paths = [str(i.filename) for i in instructions]
-    return Files(tuple(paths), tuple(lengths), tuple(offsets))
+    paths = tuple(str(i.filename) for i in instructions)
+    try:
+        found = [os.stat(path) for path in paths]
+    except OSError as error:
+        raise UserError(f"the shard {error.filename} cannot be read: {error.strerror}") from None
+    return Files(
+        paths,
+        tuple(i.examples_in_shard for i in instructions),
+        tuple((stat.st_size, stat.st_mtime_ns) for stat in found),
+    )
+
+
+# --------------------------------------------------------------------------------------- records
+
+
+class Records:
+    """The records of a split by index; threads may share it.
+
+    Where the records of a file lie is found when one of them is first asked for, from their headers.
+    Every record is compared with its checksum.
+    """
+
+    def __init__(self, files: Files):
+        self._files = files
+        self._ends = np.cumsum(files.lengths)
+        self._offsets: dict[int, np.ndarray] = {}
+        self._open = functools.lru_cache(_OPEN_FILES)(_File)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> bytes:
+        """The bytes of a record; UserError, naming file and record, where they are damaged."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        place = index - int(self._ends[number]) + self._files.lengths[number]
+        path = self._files.paths[number]
+        try:
+            file = self._open(path)
+            if number not in self._offsets:
+                self._offsets[number] = _offsets(file, self._files.lengths[number])
+            start, stop = self._offsets[number][place : place + 2].tolist()
+            data = file.read(start + _HEADER.size, stop - start - _HEADER.size)
+        except OSError as error:
+            raise UserError(f"the shard {path} cannot be read: {error.strerror}") from None
+        record, (checksum,) = data[: -_FOOTER.size], _FOOTER.unpack(data[-_FOOTER.size :])
+        if _masked_checksum(record) != checksum:
+            raise damaged(path, f"record {place}, at byte {start}, is not what its checksum says")
+        return record
+
+
+@functools.lru_cache(maxsize=16)
+def open_records(files: Files) -> Records:
+    """Shared by all tasks that read a split."""
+    return Records(files)
+
+
+def damaged(path: str, what: str) -> UserError:
+    """What a damaged shard is refused with."""
+    return UserError(f"the shard {path} is damaged: {what}; tokenize again into an empty folder")
+
+
+class _File:
+    """A file that is read at any place by any thread, and closed when nobody holds it any more."""
+
+    def __init__(self, path: str):
+        self.path, self._number = path, os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._number)
+
+    def read(self, start: int, length: int) -> bytes:
+        data = os.pread(self._number, length, start)
+        if len(data) != length:
+            raise damaged(self.path, f"it ends at byte {start + len(data)}, within a record")
+        return data
+
+
+def _offsets(file: _File, records: int) -> np.ndarray:
+    """int64 [records + 1]: where each record of a file begins, and where the last one ends."""
+    offsets = np.zeros(records + 1, np.int64)
+    for place in range(records):
+        start = int(offsets[place])
+        header = file.read(start, _HEADER.size)
+        length, checksum = _HEADER.unpack(header)
+        if _masked_checksum(header[:8]) != checksum:
+            raise damaged(file.path, f"record {place}, at byte {start}, has no header")
+        offsets[place + 1] = start + _HEADER.size + length + _FOOTER.size
+    return offsets
+
+
+def _masked_checksum(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated and moved so that the checksum of one is no fixed point."""
+    import google_crc32c
+
+    value = google_crc32c.value(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# ----------------------------------------------------------------------------------------- order
 
 
 def stream_seed(seed: int, name: str) -> np.ndarray:
@@ -83,55 +193,80 @@ def only(dataset: Any, kept: Any) -> Any:
     return pairs.filter(lambda _, keep: keep).map(lambda element, _: element)
 
 
-def one_pass(files: Files) -> Any:
-    """Dataset of {epoch: 0, index, record} over all files, in their order."""
-    tf = tensorflow()
-    order = tf.data.Dataset.range(len(files.paths))
-    return order.flat_map(lambda file: _file_records(files, tf.zeros([], tf.int64), file, 0))
+def one_pass(files: Files, kept: Any = None) -> Any:
+    """Dataset of {epoch: 0, index, record} over all files, in their order.
+
+    `kept`, a dataset of booleans, says which of them it gives; None: all.
+    """
+    positions = tensorflow().data.Dataset.range(files.size)
+    return _read(files, positions, lambda positions: (np.zeros_like(positions), positions), kept)
 
 
-def endless_passes(files: Files, seed_2: np.ndarray, start: int) -> Any:
+def endless_passes(files: Files, seed_2: np.ndarray, start: int, kept: Any = None) -> Any:
     """Endless dataset of {epoch int64, index int64, record string}, from position `start` on.
 
     Args:
       seed_2: int32 [2], e.g. from `stream_seed`.
       start: records already taken since the first epoch began.
+      kept: dataset of booleans: which of the records from there on it gives; None: all.
     """
+    seed = tuple(seed_2.view(np.uint32).tolist())
+
+    def order(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blocks, places = np.divmod(positions, _BLOCK)
+        found = [_order_of(seed, files.size, int(block)) for block in blocks]
+        return positions // files.size, np.array([o[p] for o, p in zip(found, places)], np.int64)
+
+    return _read(files, tensorflow().data.Dataset.counter(start), order, kept)
+
+
+@functools.lru_cache(maxsize=256)
+def _order_of(seed: tuple[int, ...], size: int, block: int) -> np.ndarray:
+    """int64 [_BLOCK]: index of the record at each position of a block of them."""
+    epochs, places = np.divmod(np.arange(block * _BLOCK, (block + 1) * _BLOCK), size)
+    indices = np.empty_like(places)
+    for epoch in range(epochs[0], epochs[-1] + 1):
+        now = epochs == epoch
+        indices[now] = permuted(places[now], size, (*seed, epoch))
+    return indices
+
+
+def _read(files: Files, positions: Any, order: Order, kept: Any) -> Any:
     tf = tensorflow()
-    epoch, position = divmod(start, files.size)
-    lengths = np.asarray(files.lengths)
+    records = open_records(files)
 
-    def order(epoch: Any) -> Any:
-        seed = tf.random.experimental.stateless_fold_in(seed_2, epoch)
-        return tf.random.experimental.stateless_shuffle(tf.range(len(lengths)), seed)
+    def read(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epochs, indices = order(positions)
+        return epochs, indices, np.array([records[i] for i in indices.tolist()], object)
 
-    def visits(epoch: Any) -> Any:
-        files_of_epoch = tf.data.Dataset.from_tensor_slices(order(epoch))
-        return files_of_epoch.map(lambda file: (epoch, tf.cast(file, tf.int64)))
+    def read_chunk(positions: Any) -> dict[str, Any]:
+        values = tf.numpy_function(
+            read, [positions], (tf.int64, tf.int64, tf.string), stateful=False
+        )
+        names = ("epoch", "index", "record")
+        return {name: tf.ensure_shape(value, [None]) for name, value in zip(names, values)}
 
-    def records(epoch: Any, file: Any) -> Any:
-        seed = example_seed(seed_2, epoch, file)
-        length = tf.gather(lengths, file)
-        offset = tf.random.stateless_uniform([], seed, 0, length, tf.int64)
-        return _file_records(files, epoch, file, offset)
-
-    ends = np.cumsum(lengths[order(tf.constant(epoch, tf.int64)).numpy()])
-    slot = int(np.searchsorted(ends, position, side="right"))
-    inside = position - int(ends[slot - 1] if slot else 0)
-    visited = tf.data.Dataset.counter(epoch).flat_map(visits).skip(slot)
-    return visited.flat_map(records).skip(inside)
-
-
-def _file_records(files: Files, epoch: Any, file: Any, offset: Any) -> Any:
-    """All records of one file, from `offset` to the end and then from the beginning."""
-    tf = tensorflow()
-    dataset = tf.data.Dataset
-    length = tf.gather(tf.constant(files.lengths, tf.int64), file)
-    first = tf.gather(tf.constant(files.offsets, tf.int64), file)
-    offset = tf.cast(offset, tf.int64)
-    records = tf.data.TFRecordDataset(tf.gather(tf.constant(files.paths), file))
-    rotated = records.skip(offset).concatenate(records.take(offset))
-    places = dataset.range(offset, length).concatenate(dataset.range(offset))
-    return dataset.zip(places, rotated).map(
-        lambda place, record: {"epoch": epoch, "index": first + place, "record": record}
+    if kept is not None:
+        positions = only(positions, kept)
+    chunks = positions.batch(_CHUNK).map(
+        tf.autograph.experimental.do_not_convert(read_chunk),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
+    return chunks.unbatch()
+
+
+def named_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of a dataset; what `Records` refuses inside of TensorFlow is raised as it is."""
+    tf = tensorflow()
+    while True:
+        try:
+            batch = next(batches, None)
+        except tf.errors.OpError as error:
+            _, found, rest = error.message.partition(f"{UserError.__name__}: ")
+            if not found:
+                raise
+            raise UserError(rest.partition("\nTraceback")[0].strip()) from None
+        if batch is None:
+            return
+        yield batch

@@ -12,7 +12,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from poet.data.backend import seqio, tensorflow
-from poet.data.records import endless_passes, example_seed, list_files, one_pass, only, stream_seed
+from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
 from poet.specs import Experiment
 from poet.tasks.layout import TEXT_STREAM, Layout
 from poet.tasks.registry import Task, eval_latents, known_codes, known_range, run_layout
@@ -53,11 +53,9 @@ def _source_class() -> type:
             builder = self.tfds_dataset.builder
             files = list_files(builder, split)
             if self._start is None:
-                records = one_pass(files)
+                records = one_pass(files, self._kept)
             else:
-                records = endless_passes(files, self._seed_2, self._start)
-            if self._kept is not None:
-                records = only(records, self._kept)
+                records = endless_passes(files, self._seed_2, self._start, self._kept)
             return _decode(builder.info.features, self._features)(records)
 
     return StoreSource
