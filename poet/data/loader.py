@@ -14,7 +14,7 @@ from poet.data.backend import tensorflow
 from poet.data.converter import convert
 from poet.data.iterator import Batches, owns
 from poet.data.mixture import MixtureIterator, group_mixture, group_taken
-from poet.data.records import named_errors
+from poet.data.records import batches_of
 from poet.data.tasks import evaluation_task
 from poet.processes import Share
 from poet.specs import Experiment, UserError
@@ -62,7 +62,7 @@ def _group_batches(
     layout, rates = groups(experiment)[group]
     mixture = group_mixture(experiment, group, rates, examples, starts, owns(share, batch))
     dataset = _model_features(mixture, split, layout, experiment)
-    return named_errors(_batched(dataset, len(share.rows(batch))).as_numpy_iterator())
+    return batches_of(_batched(dataset, len(share.rows(batch))))
 
 
 def _model_features(provider: Any, split: str, layout: Layout, experiment: Experiment) -> Any:
@@ -111,7 +111,7 @@ def eval_batches(
     dataset = _model_features(provider, split, layout, experiment)
     # A process may hold all of its rows of a partial batch.
     whole = provider.num_input_examples(split) // batch
-    result = named_errors(_batched(dataset, rows).take(min(batches, whole)).as_numpy_iterator())
+    result = batches_of(_batched(dataset, rows).take(min(batches, whole)))
     first = next(result, None)
     if first is None:
         raise UserError(

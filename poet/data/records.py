@@ -8,6 +8,7 @@ reads its own records alone.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import os
@@ -256,8 +257,30 @@ def _read(files: Files, positions: Any, order: Order, kept: Any) -> Any:
     return chunks.unbatch()
 
 
-def named_errors(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches of a dataset; what `Records` refuses inside of TensorFlow is raised as it is."""
+# ----------------------------------------------------------------------------------------- ends
+
+
+def batches_of(dataset: Any) -> Iterator[Any]:
+    """The NumPy elements of a dataset that reads `Records`.
+
+    What they refuse inside of TensorFlow is raised as it is, and reading ends before Python does.
+    """
+    batches = _named_errors(dataset.as_numpy_iterator())
+    _LIVE.add(batches)
+    return batches
+
+
+_LIVE: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop() -> None:
+    """A thread of TensorFlow's that would call Python after its end waits for ever, and exit for it."""
+    for batches in list(_LIVE):
+        batches.close()
+
+
+def _named_errors(batches: Iterator[Any]) -> Iterator[Any]:
     tf = tensorflow()
     while True:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,22 @@ def test_a_process_reads_its_own_records_alone(store, monkeypatch):
     run = make_experiment(store.path, rates={"unconditional": 1.0}, batch=4)
     assert len(list(eval_batches(run, "unconditional", "train", 4, 9, share=Share((1,), 4)))) == 4
     assert sorted(read) == [1, 5, 9, 13]
+
+
+def test_a_process_ends_while_records_are_being_read(store):
+    """TensorFlow reads ahead by calling Python, which is not there any more when a process ends."""
+    code = f"""
+import sys, time
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+from token_stores import make_experiment
+from poet.data import records
+from poet.data.loader import batches
+item = records.Records.__getitem__
+records.Records.__getitem__ = lambda self, i: time.sleep(0.05) or item(self, i)
+iterator = batches(make_experiment({store.path!r}, batch=4))["video"]
+next(iterator)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=90)
 
 
 # ------------------------------------------------------------------------------------ positions
