@@ -40,6 +40,10 @@ SETTINGS = {
 }
 
 
+def fingerprint_of(spec):
+    return load(spec).fingerprint
+
+
 def load(spec, mesh=None):
     """This module as a text encoder: the states of a text are its letters' code points."""
 

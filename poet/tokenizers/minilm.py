@@ -109,12 +109,7 @@ def load(spec: TextSpec, mesh: Mesh | None = None) -> MiniLM:
         UserError: no such folder or package, an unreadable file, the tensors of another network,
             or a length, width or dtype that this network does not have.
     """
-    if spec.dtype != "float32":
-        raise UserError(
-            f"TEXT.dtype = {spec.dtype!r}: minilm runs in float32; set float32, or take t5"
-        )
-    text_lib.check_sizes(spec, width=WIDTH, max_length=MAX_LENGTH)
-    folder = find_folder(spec.path)
+    folder = _checked_folder(spec)
     tensors = read_tensors(folder / WEIGHTS_FILE)
     return MiniLM(
         name=spec.encoder,
@@ -128,8 +123,17 @@ def load(spec: TextSpec, mesh: Mesh | None = None) -> MiniLM:
 
 def fingerprint_of(spec: TextSpec) -> str:
     """The fingerprint of the encoder of `spec`; raises as `load`."""
-    folder = find_folder(spec.path)
+    folder = _checked_folder(spec)
     return _fingerprint(folder, read_tensors(folder / WEIGHTS_FILE))
+
+
+def _checked_folder(spec: TextSpec) -> Path:
+    if spec.dtype != "float32":
+        raise UserError(
+            f"TEXT.dtype = {spec.dtype!r}: minilm runs in float32; set float32, or take t5"
+        )
+    text_lib.check_sizes(spec, width=WIDTH, max_length=MAX_LENGTH)
+    return find_folder(spec.path)
 
 
 def _fingerprint(folder: Path, tensors: dict[str, np.ndarray]) -> str:
