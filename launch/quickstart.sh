@@ -41,16 +41,16 @@ stage tokenize "clips, their sound, conditions made from them, and captions to c
 stage train "pretrain a small prefix LM from scratch, on every task" \
   poet train "${common[@]}" --workdir="$WORK/lm"
 stage eval "likelihood, reconstruction and frame prediction" \
-  poet eval --checkpoint="$WORK/lm" --out="$WORK/eval"
+  poet eval --checkpoint="$WORK/lm" --out="$WORK/eval" --overwrite
 stage generate "clips with sound from text" \
-  poet generate --checkpoint="$WORK/lm" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated"
+  poet generate --checkpoint="$WORK/lm" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated" --overwrite
 stage eval-trained "the same for the checkpoint that was trained for longer, and an example of every task" \
-  poet eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" \
+  poet eval --checkpoint="$TRAINED" --out="$WORK/eval_trained" --overwrite \
     --gin.EVAL.source="$SOURCE" --gin.DATA.store="$STORE" --gin.EVAL.examples=True
 stage generate-trained "clips with sound of the checkpoint that was trained for longer" \
-  poet generate --checkpoint="$TRAINED" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated_trained"
+  poet generate --checkpoint="$TRAINED" --task=text_to_video_with_audio "${PROMPTS[@]}" --out="$WORK/generated_trained" --overwrite
 stage export "StableHLO artefacts, weights and spec, then one clip made from them" \
-  poet export --checkpoint="$WORK/lm" --out="$WORK/export" --check="$WORK/export_check.json"
+  poet export --checkpoint="$WORK/lm" --out="$WORK/export" --overwrite --check="$WORK/export_check.json"
 cp "$TRAINED/log.jsonl" "$WORK/trained_metrics.jsonl"
 say "report"
 poet report --workdir="$WORK"

@@ -196,7 +196,15 @@ def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _out_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="new or empty folder to write to")
+    _overwrite_argument(parser)
+
+
+def _overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace what an earlier run of this command wrote there; nothing else is touched",
+    )
 
 
 # --------------------------------------------------------------------------------------- commands
@@ -224,11 +232,15 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--placement", default="", help="draw how parameters lie on the mesh into this SVG file"
     )
+    _overwrite_argument(parser)
 
 
 def _describe(args: argparse.Namespace) -> None:
-    from poet import describe
+    from poet import describe, outputs
 
+    for flag in ("picture", "placement"):
+        if path := getattr(args, flag):
+            outputs.claim_file(path, overwrite=args.overwrite, flag=f"--{flag}")
     experiment = _experiment(args)
     if args.picture:
         describe.write_picture(experiment, args.picture)
@@ -253,7 +265,7 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("clips", nargs="+", metavar="CLIP", help="any video file or picture")
     add("--tokenizer", required=True, help="folder of a trained tokenizer")
-    add("--out", required=True, metavar="OUT.mp4", help="file to write; of several: OUT-CLIP.mp4")
+    _out_argument(parser)
     add("--fps", type=float, default=8.0, help="frames a second that are read")
     add("--height", type=int, default=0, help="resize and crop to this (default: the clip's own)")
     add("--width", type=int, default=0, help="resize and crop to this (default: the clip's own)")

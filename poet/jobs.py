@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import jax
 
 from poet import mesh as mesh_lib
-from poet import compat, networks, processes
+from poet import compat, networks, outputs, processes
 from poet.specs import Experiment, UserError
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule
@@ -174,18 +174,20 @@ def reconstruct(args: Any) -> None:
     from poet.tokenizers.video.base import VideoTokenizer
 
     clips = [Path(clip) for clip in args.clips]
-    targets = rebuilding.targets(Path(args.out), clips)
+    names = rebuilding.names(clips)
+    output = _claim(args, outputs.RECONSTRUCTION, [args.tokenizer, *clips])
     options = {name: getattr(args, name) for name in ("chunk_frames", "tile", "overlap")}
     tokenizer = VideoTokenizer.load(args.tokenizer, **options)
     if args.dtype:
         tokenizer = tokenizer.in_dtype(args.dtype)
     size = {name: getattr(args, name) for name in ("height", "width", "frames")}
-    for clip, target in zip(clips, targets):
-        video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
-        done = rebuilding.reconstruct(
-            tokenizer, video, target, name=str(clip), rate_hz=args.fps
-        )
-        print(done)
+    with output:
+        for clip, name in zip(clips, names):
+            video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
+            done = rebuilding.reconstruct(
+                tokenizer, video, output.folder / name, name=str(clip), rate_hz=args.fps
+            )
+            print(dataclasses.replace(done, path=output.where(done.path)))
 
 
 def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
@@ -213,18 +215,20 @@ def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
     path = args.tokenizer or experiment.audio_tokenizer.path
     if not path:
         raise UserError("AUDIO_TOKENIZER.path is empty: give --tokenizer=FOLDER")
+    output = _claim(args, outputs.TOKENIZER_EVALUATION, [path, experiment.eval.source])
     tokenizer = AudioTokenizer.load(path)
     clip = experiment.clip.replace(sample_rate_hz=tokenizer.spec.sample_rate_hz)
     sets, skipped = sound_sets.open_sets(
         args.sets, tokenizer.spec, experiment.eval, clip.samples
     )
-    result = sound_scores.evaluate(
-        tokenizer,
-        sets,
-        Path(args.out),
-        bit_rates=() if "none" in args.codecs else sound_scores.OPUS_BIT_RATES,
-        skipped=skipped,
-    )
+    with output:
+        result = sound_scores.evaluate(
+            tokenizer,
+            sets,
+            output.folder,
+            bit_rates=() if "none" in args.codecs else sound_scores.OPUS_BIT_RATES,
+            skipped=skipped,
+        )
     print(sound_scores.summary(result))
 
 
@@ -236,21 +240,29 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
     _refuse_others("set", args.sets, list(clip_sets.SETS), "video")
     _refuse_others("codec", args.codecs, ["x264", "x265", "none"], "video")
     spec = experiment.eval
+    path = args.tokenizer or experiment.video_tokenizer.path
+    output = _claim(args, outputs.TOKENIZER_EVALUATION, [path, spec.source])
     names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
     sets, skipped = clip_sets.open_sets(
         names, experiment.clip, spec.clips, spec.source, spec.split
     )
-    result = tokenizer_scores.evaluate(
-        VideoTokenizer.load(args.tokenizer or experiment.video_tokenizer.path),
-        sets,
-        Path(args.out),
-        perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
-        comparators=[name for name in args.codecs or ("x264", "x265") if name != "none"],
-        rate_hz=experiment.clip.rate_hz,
-        preset=args.preset,
-        skipped=skipped,
-    )
+    with output:
+        result = tokenizer_scores.evaluate(
+            VideoTokenizer.load(path),
+            sets,
+            output.folder,
+            perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
+            comparators=[name for name in args.codecs or ("x264", "x265") if name != "none"],
+            rate_hz=experiment.clip.rate_hz,
+            preset=args.preset,
+            skipped=skipped,
+        )
     print(tokenizer_scores.summary(result))
+
+
+def _claim(args: Any, kind: str, inputs: Sequence[str | Path] = ()) -> outputs.Output:
+    """The folder of --out, if this kind of output may go there."""
+    return outputs.claim(args.out, kind, overwrite=args.overwrite, inputs=inputs)
 
 
 def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
@@ -447,15 +459,23 @@ def evaluate(args: Any, bindings: Sequence[str]) -> None:
     from poet.evaluation import runner
 
     experiment = _checkpoint(args, bindings)
-    runner.evaluate(args.checkpoint, experiment, args.out)
+    inputs = [args.checkpoint, experiment.data.store, experiment.eval.source]
+    processes.from_first(lambda: _claim(args, outputs.EVALUATION, inputs) and None)
+    with _claim(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
+        runner.evaluate(args.checkpoint, experiment, output.folder if output else args.out)
 
 
 def generate(args: Any, bindings: Sequence[str]) -> None:
     """Writes clips made by a checkpoint."""
     from poet.sampling import command
 
-    for path in command.run(args, _checkpoint(args, bindings)):
-        print(path)
+    experiment = _checkpoint(args, bindings)
+    output = _claim(args, outputs.GENERATION, [args.checkpoint, args.prompt_file, *args.clip])
+    args.out = str(output.folder)
+    with output:
+        written = command.run(args, experiment)
+    for path in written:
+        print(output.where(path))
 
 
 def export(args: Any, bindings: Sequence[str]) -> None:
@@ -467,13 +487,21 @@ def export(args: Any, bindings: Sequence[str]) -> None:
     experiment = _checkpoint(args, bindings)
     if args.weights_only and args.check:
         raise UserError("--check runs the exported programs, which --weights_only does not write")
-    folder = exporting.run(args.checkpoint, experiment, args.out, weights_only=args.weights_only)
+    if args.check:
+        outputs.claim_file(args.check, overwrite=args.overwrite, flag="--check")
+    folder = exporting.run(
+        args.checkpoint,
+        experiment,
+        args.out,
+        weights_only=args.weights_only,
+        overwrite=args.overwrite,
+    )
     print(folder)
     if not args.check:
         return
     model = experiment.model.replace(dtype=experiment.export.dtype)
     generator = Generator.from_checkpoint(args.checkpoint, experiment.replace(model=model))
-    findings = check.compare(generator, Path(folder), Path(args.check))
+    findings = check.compare(generator, folder, Path(args.check))
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")
     if not all(value for name, value in findings.items() if name.endswith("_equal")):

@@ -7,7 +7,6 @@ parameters alone, without optimizer state or data positions, readable wherever s
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet import manifest, specs
+from poet import manifest, outputs, specs
 from poet.specs import Experiment, UserError
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
@@ -27,7 +26,7 @@ def is_released(path: str | Path) -> bool:
     if not ((path / WEIGHTS).is_file() and (path / manifest.NAME).is_file()):
         return False
     try:
-        return "kind" not in manifest.read(path)
+        return outputs.kind_of(manifest.read(path)) == outputs.WEIGHTS
     except manifest.Corrupt:
         return True  # Reading it will say so.
 
@@ -39,35 +38,30 @@ def save(
     dtype: str,
     step: int,
     networks: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Writes parameters in `dtype`, the experiment and the training step they come from.
 
-    Replaces released weights, nothing else.
+    With `overwrite`, in the place of earlier weights; a card or a log beside them stays.
 
     Args:
       networks: fingerprints of the frozen networks that they were trained with (`poet.networks`); None
         does not say.
 
     Raises:
-      UserError: the folder holds something else, or a parameter is not finite.
+      UserError: the folder is not fit for it, see `outputs.claim`, or a parameter is not finite.
     """
-    folder, arrays = Path(folder), flatten(params)
+    arrays = flatten(params)
     check_arrays(arrays, arrays, "the parameters to be written")
-    if folder.exists() and not is_released(folder) and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no released weights: give another folder")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_arrays(temporary / WEIGHTS, arrays, dtype)
-    (temporary / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
-    fields = {"step": step} | ({} if networks is None else {"networks": dict(networks)})
-    manifest.write(temporary, fields)
-    for beside in folder.iterdir() if folder.exists() else ():
-        if not (temporary / beside.name).exists():
-            beside.rename(temporary / beside.name)  # a card, a log: theirs, not ours
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    return folder
+    fields = {"kind": outputs.WEIGHTS, "step": step}
+    if networks is not None:
+        fields["networks"] = dict(networks)
+    with outputs.claim(folder, outputs.WEIGHTS, overwrite=overwrite) as output:
+        write_arrays(output.folder / WEIGHTS, arrays, dtype)
+        (output.folder / SPEC).write_text(json.dumps(specs.to_dict(experiment), indent=2) + "\n")
+        manifest.write(output.folder, fields)
+    return output.final
 
 
 def load_experiment(folder: str | Path) -> Experiment:

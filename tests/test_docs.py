@@ -25,7 +25,7 @@ def test_the_picture_of_the_layouts_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_300m.gin"])
     drawn = picture.draw(registry.layouts(experiment))
     assert (ROOT / "poet/tasks/layouts.svg").read_text() == drawn, (
-        "poet describe --gin_file=gin/experiments/pretrain_300m.gin --picture=poet/tasks/layouts.svg"
+        "poet describe --gin_file=gin/experiments/pretrain_300m.gin --picture=poet/tasks/layouts.svg --overwrite"
     )
 
 
@@ -60,7 +60,7 @@ def test_the_picture_of_the_shards_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_8b.gin"])
     drawn = placement.draw(build_model(experiment), mesh.abstract(experiment.mesh, 128))
     assert (ROOT / "poet/models/sharding.svg").read_text() == drawn, (
-        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=poet/models/sharding.svg"
+        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=poet/models/sharding.svg --overwrite"
     )
 
 

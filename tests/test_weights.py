@@ -26,7 +26,9 @@ def test_round_trip_through_the_checkpoint_reader(
 ) -> None:
     folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, dtype, 7)
     (folder / "README.md").write_text("a card may lie beside the weights")
-    weights.save(folder, EXPERIMENT, PARAMS, dtype, 7)
+    with pytest.raises(UserError, match="--overwrite"):
+        weights.save(folder, EXPERIMENT, PARAMS, dtype, 6)
+    weights.save(folder, EXPERIMENT, PARAMS, dtype, 7, overwrite=True)
     assert (folder / "README.md").is_file(), "releasing again keeps the card"
     assert checkpoint.load_experiment(folder) == EXPERIMENT
     assert checkpoint.step_of(checkpoint.find(folder)) == 7

@@ -51,20 +51,16 @@ class Reconstruction:
         )
 
 
-def targets(out: Path, clips: Sequence[Path]) -> list[Path]:
-    """Where reconstructions go: OUT.mp4 for one clip, else OUT-CLIP.mp4 for each.
+def names(clips: Sequence[Path]) -> list[str]:
+    """The file name of each clip's reconstruction: CLIP.mp4.
 
-    Raises UserError when `out` is no mp4, or two clips would go to one file.
+    Raises UserError when two clips would go to one file.
     """
-    if out.suffix != ".mp4":
-        raise UserError(f"--out={out}: reconstructions are written as .mp4")
-    if len(clips) == 1:
-        return [out]
-    names = [out.with_name(f"{out.stem}-{clip.stem}{out.suffix}") for clip in clips]
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    made = [f"{clip.stem}.mp4" for clip in clips]
+    twice = [name for i, name in enumerate(made) if name in made[:i]]
     if twice:
         raise UserError(f"two clips would be written to {twice[0]}: give them different names")
-    return names
+    return made
 
 
 def beside(path: Path) -> Path:

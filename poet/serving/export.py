@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -29,7 +28,7 @@ import jax.export
 import jax.numpy as jnp
 
 from poet import checkpoint as checkpoints
-from poet import compat, manifest, specs
+from poet import compat, manifest, outputs, specs
 from poet import weights as weights_lib
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
@@ -67,24 +66,33 @@ class Program:
     outputs: tuple[str, ...]
 
 
-def run(checkpoint: str, experiment: Experiment, out: str, *, weights_only: bool = False) -> Path:
+def run(
+    checkpoint: str,
+    experiment: Experiment,
+    out: str,
+    *,
+    weights_only: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """The body of `poet export`: checks, loads and writes; returns the folder.
 
     Args:
       experiment: the checkpoint's, with `export` and `sample` as the user wishes.
       weights_only: write the language model's weights and the spec, and no program.
+      overwrite: `out` may hold an earlier output of the same kind, which is replaced.
     """
-    spec = experiment.export
+    spec, kind = experiment.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
+    if not weights_only:
+        check(experiment, spec)
+    outputs.claim(out, kind, overwrite=overwrite, inputs=[checkpoint])
     if weights_only:
-        return _release(checkpoint, experiment, out)
-    check(experiment, spec)
-    _check_target(Path(out))
+        return _release(checkpoint, experiment, out, overwrite)
     model = experiment.model.replace(dtype=spec.dtype)
     generator = Generator.from_checkpoint(checkpoint, experiment.replace(model=model))
-    return export(generator, spec, out)
+    return export(generator, spec, out, overwrite=overwrite)
 
 
-def _release(checkpoint: str, experiment: Experiment, out: str) -> Path:
+def _release(checkpoint: str, experiment: Experiment, out: str, overwrite: bool) -> Path:
     """Parameters as safetensors in EXPORT.dtype."""
     trained = checkpoints.load_experiment(checkpoint)
     remedy = "leave them as they were trained"
@@ -92,7 +100,8 @@ def _release(checkpoint: str, experiment: Experiment, out: str) -> Path:
     params = checkpoints.load_params(checkpoint, build_model(experiment).abstract())
     step = checkpoints.step_of(checkpoints.find(checkpoint))
     made_with = checkpoints.load_networks(checkpoint)
-    return weights_lib.save(out, experiment, params, experiment.export.dtype, step, made_with)
+    dtype = experiment.export.dtype
+    return weights_lib.save(out, experiment, params, dtype, step, made_with, overwrite=overwrite)
 
 
 def check(experiment: Experiment, spec: ExportSpec) -> None:
@@ -115,15 +124,17 @@ def check(experiment: Experiment, spec: ExportSpec) -> None:
     check_request(experiment, spec.task, texts, spec.known_frames, given, has_depth=True)
 
 
-def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
-    """Writes the artefacts of one task at a fixed batch; returns the folder.
+def export(
+    generator: Generator, spec: ExportSpec, out: str | Path, *, overwrite: bool = False
+) -> Path:
+    """Writes the artefacts of one task at a fixed batch; returns the folder, see `outputs.claim`.
 
     The sampler's static settings (top_k, whether top_p and guidance take part) are those of the
     experiment's `sample`; seed, temperature, top_p and guidance stay inputs.
     """
     experiment = generator.experiment.replace(export=spec)
     check(experiment, spec)
-    _check_target(Path(out))
+    output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
     latents = known_latents(experiment, spec.known_frames)
     plan = make_plan(experiment, spec.task, experiment.sample, latents)
     lm = _named("lm", generator.params)
@@ -143,7 +154,7 @@ def export(generator: Generator, spec: ExportSpec, out: str | Path) -> Path:
         "programs": {name: _signature(p) for name, p in programs.items()},
         "networks": {**(generator.made_with or {}), **generator.networks_used},
     }
-    return write_folder(Path(out), experiment, blobs, weights, details)
+    return write_folder(output, experiment, blobs, weights, details)
 
 
 # ------------------------------------------------------------------------------------- programs
@@ -381,32 +392,20 @@ def _describe_layout(plan: Plan) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------- files
 
 
-def _check_target(out: Path) -> None:
-    """An export replaces an export, and nothing else."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give a folder to export to")
-    if out.is_dir() and any(out.iterdir()) and not (out / manifest.NAME).is_file():
-        raise UserError(f"{out} is not empty and holds no export: give another folder")
-
-
 def write_folder(
-    out: Path,
+    output: outputs.Output,
     experiment: Experiment,
     blobs: dict[str, bytes],
     weights: Arrays,
     details: dict[str, Any],
 ) -> Path:
-    """Writes everything beside `out`, the manifest last, and renames it into place."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, blob in blobs.items():
-        (temporary / f"{name}.stablehlo").write_bytes(blob)
-    record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
-    (temporary / SPEC).write_text(json.dumps(record, indent=2) + "\n")
-    weights_lib.write_arrays(temporary / WEIGHTS, weights)
-    manifest.write(temporary, {"format": FORMAT, "jax": jax.__version__})
-    if out.exists():
-        shutil.rmtree(out)
-    temporary.rename(out)
-    return out
+    """Writes everything, the manifest last; returns the folder."""
+    with output:
+        for name, blob in blobs.items():
+            (output.folder / f"{name}.stablehlo").write_bytes(blob)
+        record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
+        (output.folder / SPEC).write_text(json.dumps(record, indent=2) + "\n")
+        weights_lib.write_arrays(output.folder / WEIGHTS, weights)
+        fields = {"kind": outputs.EXPORT, "format": FORMAT, "jax": jax.__version__}
+        manifest.write(output.folder, fields)
+    return output.final

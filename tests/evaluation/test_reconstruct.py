@@ -25,8 +25,8 @@ def test_a_long_large_clip_is_rebuilt_and_measured(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
     write(tmp_path / "clip.mp4", 40, 34, 50, rate_hz=24.0)
-    out = tmp_path / "new" / "out.mp4"
-    command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out}"]
+    out = tmp_path / "new" / "out" / "clip.mp4"
+    command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out.parent}"]
     sizes = ["--chunk_frames=4", "--tile=8", "--overlap=2"]
     assert cli.main([*command, *sizes, str(tmp_path / "clip.mp4")]) == 0
     # 40 frames at 24 Hz are 1.67 s: 14 instants at 8 Hz, of which 13 are 1 + 4k.
@@ -44,14 +44,11 @@ def test_a_long_large_clip_is_rebuilt_and_measured(
     assert clip_psnr(original.video, rebuilt) == pytest.approx(stated_db, abs=0.5)
 
 
-def test_several_clips_get_files_of_their_own() -> None:
-    out = pathlib.Path("a/out.mp4")
+def test_every_clip_gets_a_file_of_its_own() -> None:
     clips = [pathlib.Path("x/one.mov"), pathlib.Path("two.webm")]
-    names = [path.as_posix() for path in reconstruct.targets(out, clips)]
-    assert names == ["a/out-one.mp4", "a/out-two.mp4"]
-    assert reconstruct.targets(out, clips[:1]) == [out]
-    with pytest.raises(UserError, match="out-one.mp4"):
-        reconstruct.targets(out, [clips[0], pathlib.Path("y/one.mp4")])
+    assert reconstruct.names(clips) == ["one.mp4", "two.mp4"]
+    with pytest.raises(UserError, match="one.mp4"):
+        reconstruct.names([clips[0], pathlib.Path("y/one.mp4")])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +62,7 @@ def test_several_clips_get_files_of_their_own() -> None:
         (["clip.mp4", "--tile=4"], ["overlap", "0..3"]),
         (["clip.mp4", "--tokenizer=nowhere"], ["nowhere"]),
         (["nowhere.mp4"], ["nowhere.mp4", "no such file"]),
-        (["clip.mp4", "--out=out.mkv"], ["out.mkv", ".mp4"]),
+        (["clip.mp4", "--out=clip.mp4"], ["clip.mp4", "is a file"]),
         (["clip.mp4", "--fps=0"], ["CLIP.rate_hz"]),
     ],
 )
@@ -76,7 +73,7 @@ def test_mistakes_name_the_clip_and_write_nothing(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "clip.mp4", 9, 32, 32)
     write(tmp_path / "small.mp4", 9, 8, 8)
-    defaults = ["--tokenizer=magvit_v2_64", "--out=out.mp4"]
+    defaults = ["--tokenizer=magvit_v2_64", "--out=out"]
     assert cli.main(["reconstruct", *defaults, *arguments]) == cli.EXIT_USER
     error = capsys.readouterr().err
     assert all(word in error for word in words), error

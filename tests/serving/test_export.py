@@ -184,6 +184,6 @@ def test_bad_specs_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="holds no export"):
+    with pytest.raises(UserError, match="no record of writing it"):
         exporting.export(made, ExportSpec(task="unconditional"), tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
