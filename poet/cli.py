@@ -60,16 +60,15 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
+    from poet import assets
+
     extras = {
-        "vizdoom": "poet[freedoom]",
-        "apache_beam": "poet[beam]",
-        "libtpu": "poet[tpu]",
-        "ale_py": "poet[atari]",
-        "gcsfs": "poet[gcs]",
-        "s3fs": "poet[s3]",
+        "vizdoom": "freedoom", "apache_beam": "beam", "libtpu": "tpu", "ale_py": "atari",
+        "gcsfs": "gcs", "s3fs": "s3",
     }
     package = (error.name or "").split(".")[0]
-    return f"the package {package!r} is missing: pip install '{extras.get(package, package)}'"
+    command = assets.install(extras[package]) if package in extras else f"pip install {package}"
+    return f"the package {package!r} is missing: {command}"
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet import hlo
+from poet import assets, hlo
 from poet import mesh as mesh_lib
 from poet.models.layers import COMPUTE_RULES
 from poet.models.transformer import Model, build_model
@@ -230,7 +230,7 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
             raise
         raise UserError(
             f"{program}: attention by cuDNN is compiled with NVIDIA's library ({error}): install it "
-            "(pip install 'poet[gpu]'), or set MODEL.attention = 'xla'"
+            f"({assets.install('gpu')}), or set MODEL.attention = 'xla'"
         ) from error
     try:
         done = lowered.compile()

@@ -1,7 +1,7 @@
 """Accelerators by name, here or not: `v5e-16`, `v5p-256`, `2xv6e-256`, `h100-64`, `cpu-8`.
 
-A compiler needs no hardware, only its description.  libtpu (`poet[tpu]`) describes and compiles for
-every TPU, XLA's CUDA plugin (`poet[gpu]`) for GPUs; `cpu-8` stands for eight virtual devices of this
+A compiler needs no hardware, only its description.  libtpu (the extra `tpu`) describes and compiles for
+every TPU, XLA's CUDA plugin (the extra `gpu`) for GPUs; `cpu-8` stands for eight virtual devices of this
 machine.  Numbers after a chip's name count what its makers count: chips of v5e and v6e, TensorCores
 of v4 and v5p (two a chip, which JAX runs as one device), GPUs.
 """
@@ -16,6 +16,7 @@ import re
 
 import jax
 
+from poet import assets
 from poet.specs import UserError, choose
 
 GIB = 2**30
@@ -236,7 +237,7 @@ def _require(module: str, extra: str, topology: Topology) -> None:
     if importlib.util.find_spec(module) is None:
         raise UserError(
             f"topology {topology.name!r} is compiled by {module}, which is not installed: "
-            f"pip install 'poet[{extra}]'"
+            f"{assets.install(extra)}"
         )
 
 

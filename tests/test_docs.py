@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poet import config, media, mesh
+from poet import assets, config, media, mesh
 from poet.models import placement
 from poet.models.transformer import build_model
 from poet.tasks import picture, registry
@@ -84,3 +84,21 @@ def test_the_page_of_what_fits_is_that_of_its_cells():
     computed = {(cell["size"], cell["topology"]) for cell in found}
     missing = len(script.SIZES) * len(script.NAMES) - len(computed)
     assert script.page(found).count("not computed |" + " |" * 7) == missing
+
+
+def test_no_text_tells_to_install_the_package_that_somebody_else_owns():
+    """`poet` on the package index is another project: ours is videopoet-jax there."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    wrong = re.compile(r"""\bpoet\[\w|pip3? install (-\S+ )*['"]?poet\b""")
+    found = []
+    for name in listed.split():
+        if name != "tests/test_docs.py" and Path(name).suffix in (".py", ".md", ".sh", ".cfg", ".toml", ".gin"):
+            found += [name] if wrong.search((ROOT / name).read_text()) else []
+    assert not found
+    assert "name = videopoet-jax\n" in (ROOT / "setup.cfg").read_text()
+    assert assets.install("tpu") == "pip install -e '.[tpu]'"
+
+
+def test_an_installed_package_is_extended_by_its_own_name(monkeypatch):
+    monkeypatch.setattr(assets, "CHECKOUT", ROOT / "nowhere")
+    assert assets.install("tpu") == "pip install 'videopoet-jax[tpu]'"

@@ -75,8 +75,8 @@ def test_the_ends_of_a_short_axis_are_not_joined():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--topology=v5e-16"], ["libtpu", "pip install 'poet[tpu]'"]),
-        (["--topology=h100-64"], ["jax_cuda13_plugin", "pip install 'poet[gpu]'"]),
+        (["--topology=v5e-16"], ["libtpu", "pip install -e '.[tpu]'"]),
+        (["--topology=h100-64"], ["jax_cuda13_plugin", "pip install -e '.[gpu]'"]),
         (["--topology=v5e-16", "--devices=4"], ["--devices"]),
         (["--group=video"], ["--topology"]),
         (["--topology=cpu-8", "--gin.DATA.batch=8", "--group=vdeo"], ["vdeo", "video"]),
@@ -189,7 +189,7 @@ def test_the_slowest_resource_is_the_bound():
 
 tpu = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="wants poet[tpu]"),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="wants the extra tpu"),
 ]
 
 

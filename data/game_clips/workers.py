@@ -24,7 +24,7 @@ def check_engine() -> None:
     """Raises ImportError, with the command that helps, if ViZDoom is not installed."""
     if importlib.util.find_spec("vizdoom") is None:
         raise ImportError("rendering game clips needs the package vizdoom, which is not installed; "
-                          "run: pip install 'poet[freedoom]'")
+                          "run: pip install -e '.[freedoom]'")
 
 
 def sound_available() -> bool:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from poet import assets
 from poet.specs import UserError
 
-INSTALL = "pip install 'poet[onnx]'"
+INSTALL = assets.install("onnx")
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 

@@ -16,7 +16,7 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from poet import media
+from poet import assets, media
 from poet.evaluation import atari
 from poet.specs import ClipSpec, UserError, choose
 from poet.store.sources import open_source, usable
@@ -77,7 +77,7 @@ def _require(module: str, name: str, extra: str) -> pathlib.Path:
     """The folder of an installed module, which is not imported."""
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise MissingPackage(f"the set {name!r} is skipped: pip install 'poet[{extra}]'")
+        raise MissingPackage(f"the set {name!r} is skipped: {assets.install(extra)}")
     return pathlib.Path(found.origin).parent
 
 

@@ -17,6 +17,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
+from poet import assets
 from poet.specs import choose
 from poet.tokenizers.audio.spectra import mel_matrix
 
@@ -190,7 +191,7 @@ def _upsampled(sound_S: np.ndarray, factor: int) -> np.ndarray:
     return np.fft.irfft(spectrum, factor * len(sound_S)) * factor
 
 
-NEEDS_COMPILER = "pip install 'poet[sound]' (builds from source: needs a C++ compiler)"
+NEEDS_COMPILER = f"{assets.install('sound')} (builds from source: needs a C++ compiler)"
 METRICS: Mapping[str, SoundMetric] = {
     "log-mel_db": SoundMetric(
         score=log_mel_distance,

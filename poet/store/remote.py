@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, Protocol
 
+from poet import assets
 from poet.specs import UserError
 from poet.store import texts
 
@@ -103,7 +104,7 @@ def filesystem(path: str, field: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(path)
     except ImportError as error:
         package, extra = DRIVERS.get(protocol, ("", ""))
-        what = f"the package {package}: pip install 'poet[{extra}]'" if package else str(error)
+        what = f"the package {package}: {assets.install(extra)}" if package else str(error)
         raise UserError(f"{field} = {path!r}: reading {protocol}:// needs {what}") from None
     except ValueError as error:
         raise UserError(f"{field} = {path!r}: {error}; give a folder, gs:// or s3://") from None

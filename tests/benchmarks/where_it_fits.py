@@ -5,7 +5,7 @@
     python tests/benchmarks/where_it_fits.py 8b:v5p-256  # compile these cells
     python tests/benchmarks/where_it_fits.py --clips=1   # try no more clips than this
 
-Wants `pip install 'poet[tpu,gpu]'`, and no accelerator.  Each attempt runs in a process of its own
+Wants `pip install -e '.[tpu,gpu]'`, and no accelerator.  Each attempt runs in a process of its own
 (`poet describe --topology`) and adds a line to where_it_fits.jsonl, so it can be stopped and run again.
 """
 

@@ -231,7 +231,7 @@ def test_the_recipe_does_not_depend_on_the_library():
 
 def test_missing_engine_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'poet\[freedoom\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[freedoom\]'"):
         workers.check_engine()
 
 

@@ -12,7 +12,7 @@ from poet.evaluation import atari
 from poet.specs import ClipSpec, UserError
 
 needs_ale = pytest.mark.skipif(
-    importlib.util.find_spec("ale_py") is None, reason="needs ale-py: pip install 'poet[atari]'"
+    importlib.util.find_spec("ale_py") is None, reason="needs ale-py: pip install -e '.[atari]'"
 )
 
 

