@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from poet.media.files import MediaError, PathLike, naming_the_file, replacing, stated_seconds, write_text
+from poet.media.seeking import SEEK_FROM_S, seek
 from poet.media.sound import (
     Sound,
     read_sound,
@@ -142,7 +143,7 @@ def read_frames(
     Raises:
         MediaError: as `read_clip`, of what was decoded so far; never for being too short.
     """
-    with naming_the_file(path), _Decoder.open(path, clip) as decoder:
+    with naming_the_file(path), _Decoder.open(path, clip, first / clip.rate_hz) as decoder:
         taken = first
         for frame, until_s in decoder.shown():
             copies = _due(taken, until_s, clip)
@@ -176,35 +177,55 @@ def _due(taken: int, until_s: float, clip: ClipSpec) -> int:
 
 @dataclasses.dataclass(kw_only=True)
 class _Decoder:
-    """The video of a file.  `end_s` is the end of the last frame that was decoded so far."""
+    """The video of a file.  `end_s` is the end of the last frame that was decoded so far.
+
+    `frames` are all of them, or those from a bit before some time on; then `sought_s` is the time of
+    the file's first frame.
+    """
 
     path: PathLike
     container: av.container.InputContainer
     stream: av.VideoStream
     interval_s: float
+    frames: Iterator[av.VideoFrame]
+    sought_s: float | None = None
     start_s: float = 0.0
     end_s: float = 0.0
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, path: PathLike, clip: ClipSpec) -> Iterator[_Decoder]:
+    def open(cls, path: PathLike, clip: ClipSpec, from_s: float = 0.0) -> Iterator[_Decoder]:
+        """What is before `from_s` seconds after the first frame may be left out."""
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
                 raise MediaError(path, "no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            interval_s = 1 / float(stream.average_rate or clip.rate_hz)
-            yield cls(path=path, container=container, stream=stream, interval_s=interval_s)
+            found = seek(container, stream, from_s) if from_s >= SEEK_FROM_S else None
+            if found or from_s < SEEK_FROM_S:
+                interval_s = 1 / float(stream.average_rate or clip.rate_hz)
+                frames, sought_s = found or (container.decode(stream), None)
+                yield cls(
+                    path=path,
+                    container=container,
+                    stream=stream,
+                    interval_s=interval_s,
+                    frames=frames,
+                    sought_s=sought_s,
+                )
+                return
+        with cls.open(path, clip) as decoder:
+            yield decoder
 
     def shown(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Every frame, and until when it is the nearest one, in seconds after the first frame."""
         before: tuple[float, av.VideoFrame] | None = None
-        for index, frame in enumerate(self.container.decode(self.stream)):
+        for index, frame in enumerate(self.frames):
             time_s = index * self.interval_s if frame.time is None else frame.time
             if frame.is_corrupt:
                 raise MediaError(self.path, f"corrupt frame at {time_s:.2f} s")
             if before is None:
-                self.start_s = time_s
+                self.start_s = time_s if self.sought_s is None else self.sought_s
             else:
                 yield before[1], (before[0] + time_s) / 2 - self.start_s
             before = (time_s, frame)

@@ -6,6 +6,7 @@ What had to be done to a sound, and what is odd about it, stands in its notes.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import fractions
 import itertools
@@ -18,6 +19,7 @@ import av
 import numpy as np
 
 from poet.media.files import MediaError, PathLike, naming_the_file, replacing
+from poet.media.seeking import SEEK_FROM_S, seek_sound
 
 # Samples of int16 nearer to zero are silence: 8 / 32768 is -72 dB of full scale.
 SILENT_BELOW = 8
@@ -90,10 +92,10 @@ def read_track(
     Raises:
       MediaError: undecodable, or with NaN or infinite samples.
     """
-    with naming_the_file(path), av.open(os.fspath(path)) as container:
+    with naming_the_file(path), _open_track(path, start_s) as (container, decoded):
         if not container.streams.audio:
             return None
-        frames = _checked(container.decode(container.streams.audio[0]), path)
+        frames = _checked(decoded, path)
         first = next(frames, None)
         if first is None:
             return np.zeros(samples or 0, np.int16)
@@ -104,6 +106,25 @@ def read_track(
             whole = _collect(pieces, None)
             return place(whole, offset, max(len(whole) + offset, 0))
         return place(_collect(pieces, max(samples - offset, 0)), offset, samples)
+
+
+@contextlib.contextmanager
+def _open_track(
+    path: PathLike, start_s: float
+) -> Iterator[tuple[av.container.InputContainer, Iterator[av.AudioFrame]]]:
+    """A file and the frames of its sound; what is long before `start_s` may be left out."""
+    with av.open(os.fspath(path)) as container:
+        stream = container.streams.audio[0] if container.streams.audio else None
+        begin_s = (container.start_time or 0) / av.time_base
+        if stream is None or start_s - begin_s < SEEK_FROM_S:
+            yield container, container.decode(stream) if stream else iter(())
+            return
+        sought = seek_sound(container, stream, start_s)
+        if sought:
+            yield container, sought
+            return
+    with av.open(os.fspath(path)) as container:
+        yield container, container.decode(container.streams.audio[0])
 
 
 def sound_seconds(path: PathLike) -> float:

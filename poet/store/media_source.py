@@ -113,7 +113,7 @@ class MediaSource:
         """All clips of a file or of its part; where it is damaged, those before the damage."""
         first, stop = frames_of(part, self.clip)
         read, count = first, None if stop is None else stop - first
-        track = _Track(found, self.clip)
+        track = _Track(found, self.clip, first, count)
 
         def frames() -> Iterator[np.ndarray]:
             nonlocal read
@@ -142,25 +142,50 @@ class MediaSource:
 
 
 class _Track:
-    """The sound of a file, decoded once when its first clip asks for it."""
+    """The sound of a file from frame `first` on, decoded once when its first clip asks for it.
 
-    def __init__(self, found: remote.Found, clip: ClipSpec) -> None:
-        self._found, self._clip = found, clip
+    `frames` is how many of them are asked for, None all.
+    """
+
+    def __init__(
+        self, found: remote.Found, clip: ClipSpec, first: int, frames: int | None
+    ) -> None:
+        self._found, self._clip, self._first, self._frames = found, clip, first, frames
         self.start_s = 0.0
 
     @functools.cached_property
-    def _samples(self) -> np.ndarray | None:
+    def _samples(self) -> np.ndarray | media.MediaError | None:
+        """Where it is damaged, what is wrong."""
+        frames = self._frames
+        samples = None if frames is None else self._sample(frames) + self._clip.samples
+        try:
+            return self._read(self._first, samples)
+        except media.MediaError as error:
+            return error
+
+    def sound(self, frame: int) -> np.ndarray | None:
+        """int16 (clip.samples,) from a frame of the file on; None without a sound track.
+
+        Raises:
+            MediaError: it is damaged there or before.
+        """
+        samples = self._samples
+        if isinstance(samples, media.MediaError):
+            return self._read(frame, self._clip.samples)
+        if samples is None:
+            return None
+        offset = self._sample(frame) - self._sample(self._first)
+        return fit_samples(samples[offset:], self._clip.samples)
+
+    def _read(self, frame: int, samples: int | None) -> np.ndarray | None:
         file, start_s = self._found.video, self.start_s
         if self._found.sound:
             file, start_s = self._found.sound, 0.0
-        return media.read_track(file, self._clip.sample_rate_hz, None, start_s)
+        start_s += self._sample(frame) / self._clip.sample_rate_hz
+        return media.read_track(file, self._clip.sample_rate_hz, samples, start_s)
 
-    def sound(self, frame: int) -> np.ndarray | None:
-        """int16 (clip.samples,) from a frame of the file on; None without a sound track."""
-        if self._samples is None:
-            return None
-        offset = round(frame / self._clip.rate_hz * self._clip.sample_rate_hz)
-        return fit_samples(self._samples[offset:], self._clip.samples)
+    def _sample(self, frame: int) -> int:
+        return round(frame / self._clip.rate_hz * self._clip.sample_rate_hz)
 
 
 def _made_ahead(items: Iterator[T]) -> Iterator[T]:
