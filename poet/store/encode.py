@@ -16,7 +16,7 @@ from poet.specs import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTok
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped
-from poet.store.stages import Stages
+from poet.store.stages import START, Stages
 
 
 # What is noted of a clip that has none.
@@ -105,6 +105,8 @@ def encode_range(
     `on_progress` is told after every batch how many clips were done, skipped ones among them.
     """
     made, stages = _Made(), Stages()
+    with stages.timed(START):
+        import tensorflow  # noqa: F401  which is loaded once, and would count as writing
     found = stages.reading(_filtered(items, plan, sound=encoders.audio is not None))
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
         for run in _batches(found, plan.batch):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from poet.store import filters
 from poet.store.encode import PartialShard
 from poet.store.manifest import Manifest
-from poet.store.stages import COMPILE, STAGES
+from poet.store.stages import START, STAGES
 
 
 def lines(
@@ -17,9 +17,9 @@ def lines(
     """A line per split.  Without `partials`, as of a store that was complete before, no speed.
 
     'train: 20 clips in 4 shards, 2 skipped (undecodable 1, truncated 1); 31.2 clips/s and process (read
-    12 %, encode video 80 %, text 5 %, write 3 %), after 9 s of compiling'.  Speed counts all clips that
+    12 %, encode video 80 %, text 5 %, write 3 %), after 9 s of loading and compiling'.  Speed counts all clips that
     were encoded, dropped duplicates too, over the summed time of their ranges, those of interrupted
-    runs included, without what was spent on compiling.
+    runs included, without what a process does once.
     """
     return [
         _what(manifest, split) + (_speed(partials[split]) if partials else "")
@@ -41,11 +41,11 @@ def _what(manifest: Manifest, split: str) -> str:
 
 def _speed(partials: Sequence[PartialShard]) -> str:
     spent = sum((collections.Counter(p.seconds) for p in partials), collections.Counter())
-    compiling = spent.pop(COMPILE, 0.0)
+    starting = spent.pop(START, 0.0)
     seconds = sum(spent.values())
     if not seconds:
         return ""
     clips = sum(len(p.clips) for p in partials)
     shares = [f"{stage} {100 * spent[stage] / seconds:.0f} %" for stage in STAGES if spent[stage]]
-    compiled = f", after {compiling:.0f} s of compiling" if compiling >= 1 else ""
-    return f"; {clips / seconds:.1f} clips/s and process ({', '.join(shares)}){compiled}"
+    start = f", after {starting:.0f} s of loading and compiling" if starting >= 1 else ""
+    return f"; {clips / seconds:.1f} clips/s and process ({', '.join(shares)}){start}"

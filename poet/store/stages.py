@@ -1,4 +1,4 @@
-"""Where the time of a range goes: reading, encoding of each kind, writing; compiling stands apart."""
+"""Where the time of a range goes: reading, encoding of each kind, writing; what a process does once stands apart."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TypeVar
 from poet import compile_cache
 
 STAGES = ("read", "encode video", "encode sound", "text", "write")
-COMPILE = "compile"
+# Compiling, and loading what the first range of a process needs.
+START = "start"
 
 T = TypeVar("T")
 
 
 class Stages:
-    """Seconds by stage.  What a stage compiles counts as COMPILE alone."""
+    """Seconds by stage.  What a stage compiles counts as START alone."""
 
     def __init__(self) -> None:
         self.seconds: collections.Counter[str] = collections.Counter()
@@ -27,7 +28,7 @@ class Stages:
         began = time.monotonic()
         with compile_cache.counted() as count:
             yield
-        self.seconds[COMPILE] += count.seconds
+        self.seconds[START] += count.seconds
         self.seconds[stage] += max(time.monotonic() - began - count.seconds, 0.0)
 
     def reading(self, items: Iterable[T]) -> Iterator[T]:
