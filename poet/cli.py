@@ -14,6 +14,7 @@ import sys
 from typing import Callable, NoReturn, Sequence
 
 from poet import __version__, compile_cache
+from poet.spec_base import MOST_BATCH, MOST_FRAMES, MOST_SIDE, Setting
 from poet.specs import UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2
@@ -127,6 +128,24 @@ def _command_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _number(kind: type, **limits: float) -> Callable[[str], float]:
+    """Parses a flag's number; `limits` as those of `poet.spec_base.setting`."""
+    declared = Setting(changes="nothing", **limits)
+
+    def parse(text: str) -> float:
+        number = kind(text)
+        if declared.broken_rule(number):
+            raise argparse.ArgumentTypeError(f"{text}: must lie in {declared.range}")
+        return number
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number.
+    return parse
+
+
+_side = _number(int, at_least=0, at_most=MOST_SIDE)
+_frames = _number(int, at_least=0, at_most=MOST_FRAMES)
+
+
 # --------------------------------------------------------------------------------- configurations
 
 
@@ -159,11 +178,11 @@ def _process_arguments(parser: argparse.ArgumentParser) -> None:
     add("--coordinator", metavar="HOST:PORT", default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
         help="where process 0 listens for the others; 'auto': ask the cluster (TPU pods, Slurm, Open "
              "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]")
-    add("--processes", type=int, metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
+    add("--processes", type=_number(int, at_least=1, at_most=2**20), metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
         help="how many there are [JAX_NUM_PROCESSES]")
-    add("--process", type=int, metavar="I", default=environment.get("JAX_PROCESS_ID"),
+    add("--process", type=_number(int, at_least=0, at_most=2**20), metavar="I", default=environment.get("JAX_PROCESS_ID"),
         help="which of them this is, 0..N-1 [JAX_PROCESS_ID]")
-    add("--coordinator_wait_s", type=float, default=300.0, metavar="S",
+    add("--coordinator_wait_s", type=_number(float, above=0, at_most=1e7), default=300.0, metavar="S",
         help="how long all of them may take to come (default 300)")
 
 
@@ -212,7 +231,7 @@ def _overwrite_argument(parser: argparse.ArgumentParser) -> None:
 def _describe_arguments(parser: argparse.ArgumentParser) -> None:
     _config_arguments(parser)
     parser.add_argument(
-        "--devices", type=int, default=0, help="plan for this many devices (default: those here)"
+        "--devices", type=_number(int, at_least=0, at_most=2**20), default=0, help="plan for this many devices (default: those here)"
     )
     parser.add_argument(
         "--topology", default="", metavar="NAME",
@@ -265,13 +284,13 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     add("clips", nargs="+", metavar="CLIP", help="any video file or picture")
     add("--tokenizer", required=True, help="folder of a trained tokenizer")
     _out_argument(parser)
-    add("--fps", type=float, default=8.0, help="frames a second that are read")
-    add("--height", type=int, default=0, help="resize and crop to this (default: the clip's own)")
-    add("--width", type=int, default=0, help="resize and crop to this (default: the clip's own)")
-    add("--frames", type=int, default=0, help="take this many frames (default: all)")
-    add("--chunk_frames", type=int, default=16, help="frames per call; changes nothing else")
-    add("--tile", type=int, default=32, help="latents per side of a tile; 0: whole frames, exact")
-    add("--overlap", type=int, default=8, help="latents that neighbouring tiles share")
+    add("--fps", type=_number(float, above=0, at_most=1000), default=8.0, help="frames a second that are read")
+    add("--height", type=_side, default=0, help="resize and crop to this (default: the clip's own)")
+    add("--width", type=_side, default=0, help="resize and crop to this (default: the clip's own)")
+    add("--frames", type=_frames, default=0, help="take this many frames (default: all)")
+    add("--chunk_frames", type=_frames, default=16, help="frames per call; changes nothing else")
+    add("--tile", type=_side, default=32, help="latents per side of a tile; 0: whole frames, exact")
+    add("--overlap", type=_side, default=8, help="latents that neighbouring tiles share")
     add("--dtype", default="", choices=("", "float32", "bfloat16"), help="run the network in this")
 
 
@@ -362,9 +381,9 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", action="append", default=[], metavar="FILE",
         help="what the task starts from (repeatable): a video or picture whose frames open the "
              "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
-    add("--known_frames", type=int, default=0, help="how many of its frames are given (1 + 4k)")
-    add("--num", type=int, default=1, help="clips per prompt")
-    add("--batch", type=int, default=4, help="clips decoded together; does not change the result")
+    add("--known_frames", type=_frames, default=0, help="how many of its frames are given (1 + 4k)")
+    add("--num", type=_number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
+    add("--batch", type=_number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; does not change the result")
     for name, kind in SAMPLE_FLAGS.items():
         add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
 
