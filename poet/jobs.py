@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import jax
 
 from poet import mesh as mesh_lib
-from poet import compat, networks, outputs, processes
+from poet import outputs, processes
 from poet.specs import Experiment, UserError
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule
@@ -374,6 +374,7 @@ def _store_runner(experiment: Experiment, encoders: Any, args: Any) -> Any:
 
 def train(experiment: Experiment, workdir: str) -> int:
     """Pretrains the language model on the token store DATA.store."""
+    from poet import origins
     from poet.data.checks import check, networks_of
     from poet.data.loader import batches
     from poet.evaluation import hooks
@@ -392,8 +393,8 @@ def train(experiment: Experiment, workdir: str) -> int:
         pieces=pieces.fingerprint if pieces else None,
     )
     made_with = networks_of(experiment, manifest)
-    _check_text(experiment, made_with)
-    _check_start(experiment, made_with)
+    origins.check_text(experiment, made_with)
+    origins.check_start(experiment, made_with)
     with _mesh(experiment) as mesh:
         choose_kernel(experiment.model.attention, experiment.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
@@ -407,38 +408,6 @@ def train(experiment: Experiment, workdir: str) -> int:
             made_with=made_with,
         )
     return _exit_code(outcome)
-
-
-def _check_text(experiment: Experiment, made_with: networks.Networks) -> None:
-    """Whether the text encoder that the run names made the states that it learns from.
-
-    Training does not need the encoder itself: where it is not here, that is said.
-    """
-    from poet.tokenizers.text import fingerprint_of
-
-    if networks.TEXT not in made_with:
-        return
-    try:
-        ours = {networks.TEXT: fingerprint_of(experiment.text)}
-    except UserError as error:
-        _LOG.warning("the text encoder was not compared with that of the store: %s", error)
-        return
-    networks.check(made_with, ours, what=f"the token store {experiment.data.store}")
-
-
-def _check_start(experiment: Experiment, made_with: networks.Networks) -> None:
-    """Whether TRAIN.init_from holds a model whose ids and codes mean the same; see UserError."""
-    from poet import checkpoint
-
-    start = experiment.train.init_from
-    if not start:
-        return
-    what = f"TRAIN.init_from = {start!r}"
-    remedy = "set them so, or start from another checkpoint"
-    trained = checkpoint.load_experiment(start)
-    compat.check(trained, experiment, "initialise", what=what, remedy=remedy)
-    ours = {name: made_with[name] for name in networks.MODEL if name in made_with}
-    networks.check(checkpoint.load_networks(start), ours, what=what)
 
 
 # ------------------------------------------------------------------------- what checkpoints are for

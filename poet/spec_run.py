@@ -68,7 +68,8 @@ class TrainSpec(Spec):
     """Length, seed and reporting of a training run, for the language model and tokenizers alike.
 
     `init_from` is a checkpoint, or the work dir of a run, whose parameters training starts with
-    (task adaptation, spec §1.7); the optimizer starts anew.
+    (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own, and
+    nothing else that its ids and positions stand for may differ.
     `microbatches` > 1 cuts every batch into that many parts whose gradients are averaged before the
     update: the memory of one part, for the same batch.
     """

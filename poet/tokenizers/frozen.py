@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -46,7 +47,13 @@ def verify(folder: str | pathlib.Path) -> None:
     if (folder / manifest.NAME).exists():
         manifest.check_listed(folder)
     else:
-        _LOG.warning("%s has no %s: flipped bits in it would not be found", folder, manifest.NAME)
+        _warn_of(folder.absolute())
+
+
+@functools.cache
+def _warn_of(folder: pathlib.Path) -> None:
+    """Once for a folder, however often it is loaded."""
+    _LOG.warning("%s has no %s: flipped bits in it would not be found", folder, manifest.NAME)
 
 
 def load_spec(cls: type, folder: str | pathlib.Path) -> Any:
