@@ -15,6 +15,8 @@ from poet.specs import UserError
 from poet.store import captions, remote, texts
 from poet.store.captions import CAPTIONS_FILE, Line
 
+# It is read whole; lines of twenty million clips.
+MAX_CAPTIONS_BYTES = 2**32
 # What is said of the suffixes of media.
 _COMMON = (".wav", ".mp3", ".mp4", ".mkv", ".gif", ".png")
 # Names that a user may have meant to be CAPTIONS_FILE, in lower case.
@@ -75,9 +77,11 @@ def folder_lines(
 def _lines(
     folder: remote.Folder, split: str, suffixes: Sequence[str], field: str
 ) -> tuple[list[Line], str, tuple[str, ...]]:
-    listed = folder.listed()
-    if folder.size(CAPTIONS_FILE) >= 0:
+    listed, size = folder.listed(), folder.size(CAPTIONS_FILE)
+    if size >= 0:
         path = f"{folder.name.rstrip('/')}/{CAPTIONS_FILE}"
+        if size > MAX_CAPTIONS_BYTES:
+            raise UserError(f"{path} has {size} bytes, at most {MAX_CAPTIONS_BYTES} are read: split the folder")
         lines = captions.parse(path, folder.read(CAPTIONS_FILE), folder.size)
         named = {line.file for line in lines}
         left = [f for f in _media(listed.files, suffixes) if f not in named]

@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from poet.store.sources import (
     read_ahead,
     too_short,
 )
+
+_LOG = logging.getLogger(__name__)
 
 # Clips that are made ahead of the consumer where files give several.
 CLIPS_AHEAD = 32
@@ -61,6 +64,7 @@ class MediaSource:
     def clips(self) -> Sequence[int]:
         if not self.ingest.expands:
             return [1] * len(self)
+        _LOG.info("asking %d files how long they are", len(self))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(self._stated_clips, range(len(self))))
 

@@ -189,6 +189,9 @@ def test_unnamed_media_and_misnamed_captions_are_told(tmp_path: pathlib.Path) ->
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}')
     (note,) = open_source(str(tmp_path), "train", CLIP).notes
     assert note.endswith("1 files are not read, not named in captions.jsonl: .mp4 1 (b.mp4)")
+    os.truncate(tmp_path / "captions.jsonl", 6 * 10**9)  # a hole: nothing on the disk
+    with pytest.raises(UserError, match="captions.jsonl has 6000000000 bytes, at most"):
+        open_source(str(tmp_path), "train", CLIP)
     (tmp_path / "captions.jsonl").rename(tmp_path / "Captions.jsonl")
     with pytest.raises(UserError, match=r"STORE.path = 'caf\\\\udce9' is not UTF-8"):
         writer.tokenize(StoreSpec(path="caf\udce9"), CLIP, tokenizer=None, text=None)
