@@ -25,7 +25,7 @@ class PositionIterator:
       examples: the position.
     """
 
-    def __init__(self, build: Callable[[int], Batches], batch: int):
+    def __init__(self, build: Callable[..., Batches], batch: int):
         self._build, self._batch = build, batch
         self.examples = 0
         self._batches: Batches | None = None
@@ -35,7 +35,7 @@ class PositionIterator:
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         if self._batches is None:
-            self._batches = self._build(self.examples)
+            self._batches = self._begin()
         batch = next(self._batches)
         self.examples += self._batch
         return batch
@@ -53,6 +53,9 @@ class PositionIterator:
             self._move(before)
             raise UserError(f"not the state of a batch iterator: {state[:80]!r}") from None
         self._batches = None
+
+    def _begin(self) -> Batches:
+        return self._build(self.examples)
 
     def _state(self) -> dict[str, Any]:
         return {"examples": self.examples}

@@ -134,10 +134,13 @@ class MixtureIterator(iterator.PositionIterator):
         taken: Callable[[int], dict[str, int]],
         batch: int,
     ):
-        super().__init__(lambda examples: build(examples, self._tasks()), batch)
+        super().__init__(build, batch)
         self._taken = taken
         self._moved: dict[str, int] = {}  # Task -> what it gave beyond what `taken` says.
         self._absent: dict[str, int] = {}  # Position of tasks that the run has no longer.
+
+    def _begin(self) -> iterator.Batches:
+        return self._build(self.examples, self._tasks())
 
     def _tasks(self) -> dict[str, int]:
         found = self._taken(self.examples)

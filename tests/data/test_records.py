@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,19 @@ iterator = batches(make_experiment({store.path!r}, batch=4))["video"]
 next(iterator)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=90)
+
+
+def test_an_iterator_is_freed_with_its_last_reference(store):
+    """In a cycle the garbage collector would free it, and wait for threads that wait for it."""
+    iterator = batches(make_experiment(store.path, batch=4))["video"]
+    next(iterator)
+    found = weakref.ref(iterator), weakref.ref(iterator._batches)
+    gc.disable()
+    try:
+        del iterator
+        assert [ref() for ref in found] == [None, None]
+    finally:
+        gc.enable()
 
 
 # ------------------------------------------------------------------------------------ positions
