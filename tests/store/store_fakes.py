@@ -69,7 +69,7 @@ class LoudnessTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class LetterEncoder:
-    """One state per letter: its code point in every one of `width` numbers."""
+    """One state per letter: its code point, modulo what float16 holds, in every one of `width` numbers."""
 
     name: str = "letters"
     length: int = 8
@@ -80,7 +80,7 @@ class LetterEncoder:
         states = np.zeros((len(texts), self.length, self.width), np.float32)
         lengths = np.array([min(len(t), self.length) for t in texts], np.int32)
         for row, (text, length) in enumerate(zip(texts, lengths)):
-            states[row, :length] = np.array([ord(c) for c in text[:length]])[:, None]
+            states[row, :length] = np.array([ord(c) % 2**15 for c in text[:length]])[:, None]
         truncated = sum(len(t) > self.length for t in texts)
         return types.SimpleNamespace(states_BxLxD=states, lengths_B=lengths, truncated=truncated)
 
