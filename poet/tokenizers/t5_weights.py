@@ -19,6 +19,7 @@ from poet.mesh import LogicalAxes, Rules
 from poet.specs import UserError
 from poet.tokenizers.t5_files import CONFIG, PIECES, Tensors
 from poet.tokenizers.t5_shape import POSITIONS, T5Shape
+from poet.weights import check_arrays
 
 FINAL_NORM = "encoder.final_layer_norm.weight"
 
@@ -200,13 +201,17 @@ def _nested(flat: Mapping[str, Any]) -> Params:
 
 
 class UsedTensors(Mapping[str, np.ndarray]):
-    """The encoder's tensors as stored, each read when it is looked up: for a fingerprint."""
+    """The encoder's tensors as stored, each read when it is looked up: for a fingerprint.
+
+    One that is not of floating numbers, or not finite, is a UserError that names it.
+    """
 
     def __init__(self, tensors: Tensors, shape: T5Shape):
         self._tensors, self._names = tensors, list(tensor_shapes(shape))
 
     def __getitem__(self, name: str) -> np.ndarray:
         value = self._tensors.read(name)
+        check_arrays({name: value}, {name: value}, str(self._tensors.folder))
         # Hashing takes bytes of types that numpy itself has.
         return value if value.dtype.kind == "f" else value.view(f"u{value.dtype.itemsize}")
 

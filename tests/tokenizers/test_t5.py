@@ -396,6 +396,10 @@ def test_other_tensors_are_named(copy):
     refused(copy, WO, "(64, 5)", "(64, 96)")
     write({"encoder.block.3.layer.0.layer_norm.weight": np.ones(64, np.float32)})
     refused(copy, "encoder.block.3.layer.0.layer_norm.weight", "absent")
+    write({WO: np.where(tensors[WO] > 0, tensors[WO], np.float32(np.nan))})
+    refused(copy, WO, "NaN")
+    write({WO: tensors[WO].astype(np.int32)})
+    refused(copy, WO, "int32")
     write({name: None for name in tensors if name.startswith("encoder.block")})
     refused(copy, "no T5 encoder")
 

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from poet.specs import UserError
+from poet.weights import check_arrays
 
 SIDE = 224
 CLASSES = 1000
@@ -50,7 +51,7 @@ def load(path: str) -> Params:
 
 
 def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The named tensors in float32; UserError where one is missing or has another shape."""
+    """The named tensors in float32; UserError where one is missing, has another shape or is not finite."""
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
             names = set(stored.keys())
@@ -64,6 +65,7 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndar
                 f"{path} is not torchvision's ResNet-50: {name} should be {shape}, found {found}; "
                 f"make it {HOW_TO_CONVERT}"
             )
+    check_arrays(tensors, tensors, str(path))
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 

@@ -146,6 +146,10 @@ def test_a_weights_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert got.keys() == shapes.keys()
     for name in shapes:
         np.testing.assert_array_equal(got[name], tensors[name])
+    broken = tensors | {"fc.bias": np.full_like(tensors["fc.bias"], np.nan)}
+    safetensors.numpy.save_file(broken, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="fc.bias has values that are NaN"):
+        resnet.read(tmp_path / "nan.safetensors", shapes)
 
 
 def test_resnet_without_or_with_unfit_weights_says_how_to_make_them(tmp_path: Path) -> None:
