@@ -98,7 +98,8 @@ class CheckpointSpec(Spec):
 class DataSpec(Spec):
     """The mixture: a token store, a rate per task, and clips per step of each group.
 
-    A step trains one group of tasks, each as often as the sum of its tasks' rates says.
+    A step trains one group of tasks, each as often as the sum of its tasks' rates says.  A run that goes on
+    with other rates of the same groups goes on with each task where it stood.
     `image_shares` are phases of a run, (until which share of its steps, share of the steps that train
     images): ((0.25, 0.9), (1.0, 0.1)) is the paper's (VideoPoet §5.1); () leaves it to the rates.
 
@@ -110,7 +111,7 @@ class DataSpec(Spec):
 
     store: str = setting("", changes="nothing")
     rates: dict[str, float] = setting(
-        default_factory=dict, changes="meaning", at_least=0, at_most=1e6
+        default_factory=dict, changes="course", at_least=0, at_most=1e6
     )
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
     batch_multiple: int = setting(0, changes="meaning", at_least=0, at_most=MOST_BATCH)

@@ -33,7 +33,7 @@ MAY_TURN = {
     "eval.clips": 3, "export.dtype": "bfloat16", "store.source": "x", "ingest.shots": True,
 }
 TRAINING_ONLY = {
-    "data.seed": 5, "data.batch": 8, "data.rates": {"text_to_video": 1.0}, "data.equal_tokens": False,
+    "data.seed": 5, "data.batch": 8, "data.equal_tokens": False,
     "train.seed": 4, "optimizer.name": "muon", "optimizer.state_dtype": "bfloat16",
 }
 WHAT_IT_IS = {
@@ -44,7 +44,7 @@ WHAT_IT_IS = {
 LONGER = {"clip.frames": 33, "clip.height": 64, "clip.width": 64, "text.length": 32}
 COURSE = {
     "train.steps": 7, "optimizer.learning_rate": 1e-5, "optimizer.weight_decay": 0.0,
-    "data.text_dropout": 0.2, "train.z_loss": 0.0,
+    "data.rates": {"text_to_video": 1.0}, "data.text_dropout": 0.2, "train.z_loss": 0.0,
 }
 
 
