@@ -6,10 +6,10 @@ import dataclasses
 import re
 from pathlib import Path
 
-from poet import manifest
+from poet import lease, manifest
 from poet.specs import Experiment, UserError, read_object
 
-SPEC, CHECKPOINTS, LEASE = "spec.json", "checkpoints", "lease.json"
+SPEC, CHECKPOINTS = "spec.json", "checkpoints"
 # What marks a folder as another thing of this program: file -> its name.
 _OTHERS = {
     manifest.NAME: "weights, a checkpoint or an export",
@@ -34,7 +34,7 @@ def check(folder: Path) -> None:
         if name in names:
             raise UserError(f"--workdir={folder} holds {what}: give a new folder, or that of a run")
     # A run that was killed early leaves its lease alone.
-    if not names - {LEASE} or _is_experiment(folder / SPEC) or steps(folder / CHECKPOINTS):
+    if not names - {lease.FILE} or _is_experiment(folder / SPEC) or steps(folder / CHECKPOINTS):
         return
     some = ", ".join(sorted(names)[:3])
     raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from poet.specs import UserError
+from poet.training import reporting
 
 Json = Mapping[str, Any]
 
@@ -61,13 +62,5 @@ def read_stages(path: Path | None) -> list[Json]:
 
 
 def read_metrics(path: Path | None) -> list[Json]:
-    """Lines of a metrics.jsonl; a torn last line of a killed run is left out."""
-    if path is None or not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
+    """Lines of a metrics.jsonl; damaged ones are left out."""
+    return list(reporting.read(path)) if path is not None and path.is_file() else []

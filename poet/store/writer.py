@@ -10,6 +10,8 @@ bytes as one that was not.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
 import pathlib
@@ -19,7 +21,7 @@ from typing import Any
 
 import tqdm
 
-from poet import conditioning, media
+from poet import conditioning, lease, media
 from poet.specs import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
 from poet.store import filters, reader, remote, report, runners, texts
 from poet.store import manifest as manifests
@@ -97,18 +99,19 @@ def tokenize(
         tokenizer=tokenizer, text=text, audio=audio, pieces=pieces, conditioning=conditioning_spec
     )
     runner = runner or runners.Serial(encoders)
-    if _prepare(folder, plan, runner, spec.wait_s):
-        manifest = reader.load_manifest(spec.path)
-        _tell(tell, report.lines(manifest))
-        return manifest
-    job = make_job(folder, plan, sources, spec.max_skipped)
-    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
-        tell(note)
-    _encode_all(job, runner, progress)
-    if not runner.merges:
-        _wait_for(folder, spec.wait_s)
-        return reader.load_manifest(spec.path)
-    return _merge(folder, spec, job, tell)
+    with contextlib.ExitStack() as leases:
+        if _prepare(folder, plan, runner, spec.wait_s, leases):
+            manifest = reader.load_manifest(spec.path)
+            _tell(tell, report.lines(manifest))
+            return manifest
+        job = make_job(folder, plan, sources, spec.max_skipped)
+        for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+            tell(note)
+        _encode_all(job, runner, progress)
+        if runner.merges:
+            return _merge(folder, spec, job, tell)
+    _wait_for(folder, spec.wait_s)
+    return reader.load_manifest(spec.path)
 
 
 def _merge(
@@ -191,10 +194,16 @@ def make_plan(
     )
 
 
-def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float) -> bool:
+def _prepare(
+    folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, leases: contextlib.ExitStack
+) -> bool:
     """Claims the folder for this plan; true where the store is already complete.
 
     Of several processes the one that merges does so; files that others may be writing stay.
+
+    Raises:
+        UserError: it holds another store or other files, or another process writes there, whose work
+            this one was not started to share.
     """
     if not runner.merges:
         _wait_for(folder, wait_s, folder / PARTIAL_FOLDER / PLAN_FILE)
@@ -202,6 +211,18 @@ def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float) ->
     if folder.as_posix() in ("", "."):
         raise UserError("STORE.path is not set: give a folder for the store")
     partial = folder / PARTIAL_FOLDER
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not (folder / manifests.MANIFEST_FILE).exists() and not (partial / PLAN_FILE).exists():
+        if names - {PARTIAL_FOLDER}:
+            raise UserError(
+                f"{folder} is not empty and holds no token store; choose another STORE.path"
+            )
+    if not (folder / manifests.MANIFEST_FILE).exists():
+        hold = functools.partial(lease.hold, partial, what="store")
+        leases.enter_context(hold(shared=not alone))
+        if not alone:
+            leases.enter_context(hold(name=f"lease-{runner.index}.json"))
+    # A process that held the lease until now may have completed it.
     complete = (folder / manifests.MANIFEST_FILE).exists()
     if complete:
         _check_plan(folder, reader.load_manifest(str(folder)).plan, plan)
@@ -212,10 +233,6 @@ def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float) ->
         leftovers = itertools.chain(folder.glob(".*.tmp"), partial.glob("*/.*.tmp"))
         for leftover in leftovers if alone else ():
             leftover.unlink()
-    elif folder.exists() and any(p.name != PARTIAL_FOLDER for p in folder.iterdir()):
-        raise UserError(
-            f"{folder} is not empty and holds no token store; choose another STORE.path"
-        )
     else:
         media.write_text(partial / PLAN_FILE, manifests.to_json(plan))
     return complete
@@ -291,5 +308,5 @@ def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:
         data_dir=folder, features=reader.features(manifest.plan), split_infos=infos
     )
     media.write_text(folder / manifests.MANIFEST_FILE, manifests.to_json(manifest))
-    shutil.rmtree(folder / PARTIAL_FOLDER)
+    shutil.rmtree(folder / PARTIAL_FOLDER, ignore_errors=True)
     return manifest

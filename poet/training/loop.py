@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, compat, networks, processes, specs
+from poet import checkpoint, compat, lease, networks, processes, specs
 from poet import workdir as workdirs
 from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, UserError
-from poet.training import compiled, lease, reporting
+from poet.training import compiled, reporting
 from poet.training.reporting import Report
 from poet.training.saving import Saver
 from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable

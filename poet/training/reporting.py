@@ -90,8 +90,12 @@ class Reporter:
 
     def _open(self, start: int) -> None:
         path = self._workdir / "metrics.jsonl"
-        _drop_lines_after(path, start)
-        self._file = open(path, "a", encoding="utf-8", buffering=1)
+        self._guard(lambda: _drop_lines_after(path, start))
+        try:
+            self._file = open(path, "a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            _LOG.warning("no metrics are written: %s", error)
+            self._file = open(os.devnull, "a", encoding="utf-8")
         self._board = _tensorboard(self._workdir / "tensorboard")
 
     def step(
@@ -237,23 +241,40 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 def _tensorboard(directory: Path) -> Any:
-    """clu's asynchronous writer, or None where TensorFlow, which it needs, is not installed."""
+    """clu's asynchronous writer; None where it cannot write, or TensorFlow, which it needs, is not installed."""
     try:
         from clu import metric_writers
-    except ImportError as error:
+
+        return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
+    except Exception as error:  # Not installed, or TensorFlow's own types where it cannot write.
         _LOG.warning("no TensorBoard files are written (%s); metrics.jsonl has everything", error)
         return None
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`; a torn last line of a killed run is left out."""
+    """Lines of a `metrics.jsonl`; damaged ones, and the torn last line of a killed run, are left out.
+
+    Every line that is given has a whole number as its `step`.
+    """
+    damaged = []
     with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        for number, line in enumerate(file, 1):
+            entry = _entry(line)
+            if entry is None:
+                damaged.append(number)
+            else:
+                yield entry
+    if damaged:
+        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        _LOG.warning("%s: %d damaged lines are left out (line %s)", path, len(damaged), shown)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -46,6 +46,27 @@ def test_workers_write_the_store_of_one_process(
     assert contents(tmp_path / "s") == serial
 
 
+def test_a_store_has_one_writer(source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path) -> None:
+    """A second one is refused with the first one's name; so is one that shares work, of a lone one."""
+    path = tmp_path / "s"
+    code = (
+        "import pathlib, sys; from poet import lease\n"
+        "with lease.hold(pathlib.Path(sys.argv[1]), what='store'): print('held', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", code, str(path / ".partial")]
+    shared = runners.Distributed(runners.Serial(runner_fakes.encoders()), 0, 2, wait_s=1.0)
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        for runner in (None, shared):
+            with pytest.raises(UserError, match=f"store .* is in use by another.*pid {holder.pid} on "):
+                runner_fakes.write(runner_fakes.spec(str(source), str(path)), runner)
+        assert [p.name for p in (path / ".partial").iterdir()] == ["lease.json"]
+        holder.kill()
+    runner_fakes.write(runner_fakes.spec(str(source), str(path)))
+    assert contents(path) == serial
+
+
 @pytest.mark.fault
 def test_a_killed_worker_is_named_and_a_second_run_completes(
     source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path

@@ -20,9 +20,9 @@ import linear
 import numpy as np
 import pytest
 
-from poet import checkpoint
+from poet import checkpoint, lease
 from poet.specs import UserError
-from poet.training import compiled, lease, loop, reporting
+from poet.training import compiled, loop, reporting
 from poet.training.schedule import GroupSchedule
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -324,7 +324,7 @@ def test_a_step_that_cannot_fit_is_refused(
 
 def test_one_trainer_per_workdir(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from poet.training import lease\n"
+        "import sys; from pathlib import Path; from poet import lease\n"
         "with lease.hold(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -130,6 +130,33 @@ def test_lines_after_the_restored_step_and_torn_ones_are_dropped(tmp_path: Path)
     assert path.read_text().endswith("}\n")
 
 
+DAMAGED = ['{"kind": "train"}', "[]", "3", "null", '{"step": "4"}', '{"step": true}', "\x00\x00", "[" * 100_000]
+
+
+@pytest.mark.usefixtures("no_tensorboard")
+def test_damaged_lines_are_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    entries = [{"step": s, "kind": "train", "loss": s / 3} for s in (1, 2)]
+    whole = [json.dumps(e) for e in entries]
+    path.write_bytes("\n".join([whole[0], *DAMAGED, whole[1], ""]).encode() + b"\xff\xfe\n")
+    make(tmp_path, Clock(), start=2).close()
+    assert lines(tmp_path) == entries
+    assert f"{len(DAMAGED) + 1} damaged lines are left out (line 2, 3" in caplog.text
+
+
+@pytest.mark.usefixtures("no_tensorboard")
+def test_a_log_that_cannot_be_opened_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    reporter = make(tmp_path, Clock(), log_every=1)
+    reporter.step(1, "a", {"loss": 1.0})
+    reporter.close()
+    assert "no metrics are written" in caplog.text
+
+
 @pytest.mark.usefixtures("no_tensorboard")
 def test_a_log_that_cannot_be_written_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
