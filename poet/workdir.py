@@ -16,6 +16,8 @@ _OTHERS = {
     "manifest.json": "a token store",
     ".partial": "an unfinished token store",
 }
+# What the root of a disk holds.
+_OF_DISKS = "lost+found"
 _STEP = re.compile(r"[0-9]{8,}")
 _PARTS = ("state", "iterators", "clock.json", manifest.NAME)
 
@@ -33,8 +35,7 @@ def check(folder: Path) -> None:
     for name, what in _OTHERS.items():
         if name in names:
             raise UserError(f"--workdir={folder} holds {what}: give a new folder, or that of a run")
-    # A run that was killed early leaves its lease alone.
-    if not names - {lease.FILE} or _is_experiment(folder / SPEC) or steps(folder / CHECKPOINTS):
+    if _is_new(folder, names) or _is_experiment(folder / SPEC) or steps(folder / CHECKPOINTS):
         return
     some = ", ".join(sorted(names)[:3])
     raise UserError(
@@ -58,6 +59,13 @@ def leftovers(directory: Path) -> list[Path]:
     """Folders of checkpoints that an interrupted save or deletion left half done."""
     endings = (path for ending in ("tmp", "trash") for path in directory.glob(f"*.{ending}"))
     return [path for path in endings if _STEP.fullmatch(path.stem) and path.is_dir()]
+
+
+def _is_new(folder: Path, names: set[str]) -> bool:
+    """Whether it holds nothing, the lease of a run that was killed early, or a place for checkpoints."""
+    place = folder / CHECKPOINTS
+    inside = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS}
 
 
 def _is_experiment(file: Path) -> bool:

@@ -51,6 +51,11 @@ def test_everything_else_is_refused(tmp_path: Path, name: str) -> None:
         workdir.check(folder)
 
 
+def test_a_place_made_for_checkpoints_is_a_new_work_dir(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()  # Such as the mount point of another disk.
+    workdir.check(tmp_path)
+
+
 def test_a_file_is_no_work_dir(tmp_path: Path) -> None:
     (tmp_path / "w").write_text("x")
     with pytest.raises(UserError, match="is a file"):

@@ -345,7 +345,10 @@ def test_loading_refuses_another_network(tokenizer: VideoTokenizer, tmp_path) ->
         load_video_tokenizer(TINY.replace(path="nowhere"))
     text = (tmp_path / "spec.json").read_text().replace('"bits": 6', '"bits": 7')
     (tmp_path / "spec.json").write_text(text)
-    with pytest.raises(UserError, match="another shape"):
+    with pytest.raises(UserError, match="spec.json was altered"):
+        VideoTokenizer.load(tmp_path)
+    (tmp_path / "MANIFEST").unlink()
+    with pytest.raises(UserError, match="model.safetensors holds another network"):
         VideoTokenizer.load(tmp_path)
 
 
