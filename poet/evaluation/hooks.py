@@ -23,7 +23,7 @@ from poet.mesh import batch_ways
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, UserError
-from poet.store.reader import load_manifest
+from poet.store.reader import check_split, load_manifest
 from poet.store.sources import open_source, usable
 from poet.tasks.layout import Layout
 from poet.tasks.registry import eval_latents, get_task, known_codes, layouts, mixture
@@ -118,8 +118,9 @@ def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]
     ways, split, declared = batch_ways(_mesh()), experiment.eval.split, get_task(task)
     size = -(-CLIPS_SHOWN // ways) * ways
     wanted = known_codes(experiment, declared, eval_latents(experiment, declared))
-    clips = load_manifest(experiment.data.store).splits[split].clips
-    rows = (row for row in eval_batches(experiment, task, split, 1, clips))
+    manifest = load_manifest(experiment.data.store)
+    check_split(manifest, split)
+    rows = eval_batches(experiment, task, split, 1, manifest.splits[split].clips)
     usable = (row for row in rows if tuple(row["known"][0]) == wanted)  # a silent clip is given whole
     found = list(itertools.islice(usable, size))
     if not found:

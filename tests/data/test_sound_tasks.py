@@ -141,3 +141,6 @@ def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path)
     mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
     with jax.set_mesh(build(mute.mesh)), pytest.raises(UserError, match="sound that audio_to_video takes"):
         hooks._sample_batch(mute, "audio_to_video")
+    elsewhere = run.replace(eval=run.eval.replace(split="test"))
+    with jax.set_mesh(build(run.mesh)), pytest.raises(UserError, match="no split 'test'; it has train"):
+        hooks._sample_batch(elsewhere, "audio_to_video")
