@@ -36,7 +36,7 @@ from orbax.checkpoint import v1 as ocp
 
 from poet import manifest as manifests
 from poet import processes, specs, stored_arrays, weights, workdir
-from poet.specs import Experiment, UserError
+from poet.specs import Experiment, Failure, UserError
 
 FORMAT = 1
 # What the names of iterator files end in: the process that wrote them.
@@ -48,7 +48,7 @@ CorruptCheckpoint = manifests.Corrupt
 _LOG = logging.getLogger(__name__)
 
 
-class SaveError(RuntimeError):
+class SaveError(Failure):
     """A checkpoint could not be written (disk full, ...); earlier checkpoints are untouched."""
 
 

@@ -7,32 +7,36 @@ saving (run the same command again to go on).
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
 import sys
-from typing import Callable, NoReturn, Sequence
+from typing import NoReturn, Sequence
 
-from poet import __version__, compile_cache
-from poet.spec_base import MOST_BATCH, MOST_FRAMES, MOST_SIDE, Setting
-from poet.specs import UserError, near_names
+from poet import __version__, compile_cache, logs
+from poet.commands import COMMANDS, NONE, SETTINGS
+from poet.specs import Failure, UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2
+# What the user's disks and folders refuse, wherever it shows.
+_OF_THE_PLACE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ELOOP,
+})
 GIN_PREFIX = "--gin."
-CONFIG_HELP = (
-    "Configuration: --gin_file=FILE (repeatable; shipped ones: gin/experiments/*.gin) and "
-    "--gin.NAME.field=value overrides, e.g. --gin.TRAIN.steps=100 --gin.STORE.path=codes. "
-    "`poet describe` prints the resolved values."
-)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     bindings = [a[len(GIN_PREFIX) :] for a in arguments if a.startswith(GIN_PREFIX)]
     args = _parse([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.bindings = bindings
-    _set_up_logging(args.verbose)
+    if bindings and COMMANDS[args.command].settings == NONE:
+        flags = " ".join(GIN_PREFIX + binding for binding in bindings)
+        print(f"poet {args.command}: error: it takes no settings, got {flags}", file=sys.stderr)
+        return EXIT_USER
+    level = COMMANDS[args.command].log_level
+    args.log = logs.set_up(args.command, level=level, verbose=args.verbose)
     compile_cache.use()
     code = _run(args)
     if code in (EXIT_FAILED, EXIT_USER) and "poet.processes" in sys.modules:
@@ -51,13 +55,32 @@ def _run(args: argparse.Namespace) -> int:
             raise
         print(f"poet {args.command}: error: {_missing_package(error)}", file=sys.stderr)
         return EXIT_USER
+    except Failure as error:
+        print(f"poet {args.command}: failed: {error}{_log_of(args)}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            return _crash(args, error)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"poet {args.command}: error: {where}{error.strerror}", file=sys.stderr)
+        return EXIT_USER
     except KeyboardInterrupt:
         print(f"poet {args.command}: interrupted", file=sys.stderr)
         return EXIT_FAILED
-    except Exception as error:  # The traceback first, the cause alone on the last line.
-        logging.getLogger("poet").exception("%s failed", args.command)
-        print(f"poet {args.command}: failed: {type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    except Exception as error:
+        return _crash(args, error)
+
+
+def _crash(args: argparse.Namespace, error: Exception) -> int:
+    """The traceback first, the cause alone on the last line."""
+    logging.getLogger("poet").exception("%s failed", args.command)
+    cause = f"{type(error).__name__}: {error}{_log_of(args)}"
+    print(f"poet {args.command}: failed: {cause}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _log_of(args: argparse.Namespace) -> str:
+    return f" (log: {args.log})" if args.log is not None and args.log.exists() else ""
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
@@ -72,14 +95,6 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     return f"the package {package!r} is missing: {command}"
 
 
-def _set_up_logging(verbose: bool) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    logging.getLogger("poet").setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 
@@ -92,6 +107,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     command = next((a for a in arguments if not a.startswith("-")), None)
     if command is None:
+        if not arguments:
+            parser.print_help(sys.stderr)
+            parser.exit(EXIT_USER)
         return parser.parse_args(arguments)
     if command not in COMMANDS:
         parser.error(f"unknown command {command!r}{near_names(command, sorted(COMMANDS))}")
@@ -99,363 +117,41 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     allowed = sorted(set(re.findall(r"--[\w-]+", own.format_usage())) | {"--help"})
     for flag in (a.partition("=")[0] for a in arguments if a.startswith("--") and a != "--"):
         if not any(known.startswith(flag) for known in [*allowed, "--version"]):
-            near = near_names(flag, allowed)
-            own.error(f"unknown flag {flag}{near}; settings are {GIN_PREFIX}NAME.field=value")
+            own.error(_unknown_flag(command, flag, allowed))
     return parser.parse_args(arguments)
+
+
+def _unknown_flag(command: str, flag: str, allowed: Sequence[str]) -> str:
+    said = f"unknown flag {flag}{near_names(flag, allowed)}"
+    if COMMANDS[command].settings == NONE:
+        return said
+    return f"{said}; settings are {GIN_PREFIX}NAME.field=value"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="poet",
         description="Train, evaluate and serve a VideoPoet-class model.",
-        epilog=CONFIG_HELP,
+        epilog="`poet COMMAND --help` explains a command and gives an example.",
     )
     parser.add_argument("--version", action="version", version=f"poet {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (help_text, run, _) in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=help_text, description=help_text, epilog=CONFIG_HELP,
-            parents=[_command_parser(name)], add_help=False,
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        lines = [f"example:\n  poet {name} {command.example}", SETTINGS[command.settings]]
+        sub = commands.add_parser(
+            name, help=command.summary, description=command.summary, parents=[_command_parser(name)],
+            add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="\n\n".join(filter(None, lines)),
         )
-        command.set_defaults(run=run)
+        sub.set_defaults(run=command.run)
     return parser
 
 
 def _command_parser(name: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"poet {name}")
-    parser.add_argument("--verbose", action="store_true", help="log more")
-    COMMANDS[name][2](parser)
+    parser.add_argument("--verbose", action="store_true", help="show the whole log")
+    COMMANDS[name].arguments(parser)
     return parser
-
-
-def _number(kind: type, **limits: float) -> Callable[[str], float]:
-    """Parses a flag's number; `limits` as those of `poet.spec_base.setting`."""
-    declared = Setting(changes="nothing", **limits)
-
-    def parse(text: str) -> float:
-        number = kind(text)
-        if declared.broken_rule(number):
-            raise argparse.ArgumentTypeError(f"{text}: must lie in {declared.range}")
-        return number
-
-    parse.__name__ = kind.__name__  # argparse names it where the text is no number.
-    return parse
-
-
-_side = _number(int, at_least=0, at_most=MOST_SIDE)
-_frames = _number(int, at_least=0, at_most=MOST_FRAMES)
-
-
-# --------------------------------------------------------------------------------- configurations
-
-
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
-    )
-    parser.add_argument(
-        "--size", default="", help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
-        "as 60m or 3b; by itself, VideoPoet's pretraining at that size"
-    )
-
-
-def _experiment(args: argparse.Namespace):
-    from poet import config
-
-    if args.size:
-        return config.load(*config.sized(args.gin_file, args.size, args.bindings))
-    if not args.gin_file:
-        raise UserError("give a configuration: --gin_file=gin/experiments/quickstart.gin")
-    return config.load(args.gin_file, args.bindings)
-
-
-def _process_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "several processes",
-        "Start the same command once for each of them, on machines that see the same files.",
-    )
-    add, environment = group.add_argument, os.environ
-    add("--coordinator", metavar="HOST:PORT", default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
-        help="where process 0 listens for the others; 'auto': ask the cluster (TPU pods, Slurm, Open "
-             "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]")
-    add("--processes", type=_number(int, at_least=1, at_most=2**20), metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
-        help="how many there are [JAX_NUM_PROCESSES]")
-    add("--process", type=_number(int, at_least=0, at_most=2**20), metavar="I", default=environment.get("JAX_PROCESS_ID"),
-        help="which of them this is, 0..N-1 [JAX_PROCESS_ID]")
-    add("--coordinator_wait_s", type=_number(float, above=0, at_most=1e7), default=300.0, metavar="S",
-        help="how long all of them may take to come (default 300)")
-
-
-def _start_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if there are any; all but the first one fall silent."""
-    from poet import processes
-
-    processes.start(args.coordinator, args.processes, args.process, args.coordinator_wait_s)
-    if not args.coordinator or processes.first():
-        return
-    logging.getLogger("poet").setLevel(logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        form = f"%(asctime)s process {processes.index()} %(message)s"
-        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
-
-
-def _workdir_arguments(parser: argparse.ArgumentParser) -> None:
-    _config_arguments(parser)
-    _process_arguments(parser)
-    parser.add_argument(
-        "--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists"
-    )
-
-
-def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", required=True, help="a work dir, a checkpoint, or a folder of released weights"
-    )
-
-
-def _out_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="new or empty folder to write to")
-    _overwrite_argument(parser)
-
-
-def _overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--overwrite", action="store_true",
-        help="replace what an earlier run of this command wrote there; nothing else is touched",
-    )
-
-
-# --------------------------------------------------------------------------------------- commands
-
-
-def _describe_arguments(parser: argparse.ArgumentParser) -> None:
-    _config_arguments(parser)
-    parser.add_argument(
-        "--devices", type=_number(int, at_least=0, at_most=2**20), default=0, help="plan for this many devices (default: those here)"
-    )
-    parser.add_argument(
-        "--topology", default="", metavar="NAME",
-        help="compile every step and the decoding loop for devices that need not be here, and say what "
-             "they need: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
-    )
-    parser.add_argument(
-        "--group", action="append", default=[], dest="groups", metavar="NAME",
-        help="of these groups only (repeatable, with --topology)",
-    )
-    parser.add_argument(
-        "--json", action="store_true",
-        help="print the resolved spec as JSON; with --topology a line of JSON for each program",
-    )
-    parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
-    parser.add_argument(
-        "--placement", default="", help="draw how parameters lie on the mesh into this SVG file"
-    )
-    _overwrite_argument(parser)
-
-
-def _describe(args: argparse.Namespace) -> None:
-    from poet import describe, outputs
-
-    for flag in ("picture", "placement"):
-        if path := getattr(args, flag):
-            outputs.claim_file(path, overwrite=args.overwrite, flag=f"--{flag}")
-    experiment = _experiment(args)
-    if args.picture:
-        describe.write_picture(experiment, args.picture)
-    if args.placement:
-        describe.write_placement(experiment, args.placement, args.devices)
-    if args.picture or args.placement:
-        return
-    describe.run(
-        experiment, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json
-    )
-
-
-def _tokenizer_train(args: argparse.Namespace) -> int:
-    from poet import jobs
-
-    experiment = _experiment(args)
-    _start_processes(args)
-    return jobs.tokenizer_train(experiment, args.workdir)
-
-
-def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("clips", nargs="+", metavar="CLIP", help="any video file or picture")
-    add("--tokenizer", required=True, help="folder of a trained tokenizer")
-    _out_argument(parser)
-    add("--fps", type=_number(float, above=0, at_most=1000), default=8.0, help="frames a second that are read")
-    add("--height", type=_side, default=0, help="resize and crop to this (default: the clip's own)")
-    add("--width", type=_side, default=0, help="resize and crop to this (default: the clip's own)")
-    add("--frames", type=_frames, default=0, help="take this many frames (default: all)")
-    add("--chunk_frames", type=_frames, default=16, help="frames per call; changes nothing else")
-    add("--tile", type=_side, default=32, help="latents per side of a tile; 0: whole frames, exact")
-    add("--overlap", type=_side, default=8, help="latents that neighbouring tiles share")
-    add("--dtype", default="", choices=("", "float32", "bfloat16"), help="run the network in this")
-
-
-def _reconstruct(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    jobs.reconstruct(args)
-
-
-TOKENIZER_SETS = ("source", "atari", "natural", "game", "speech", "music", "effects")
-TOKENIZER_CODECS = ("x264", "x265", "opus", "none")
-
-
-def _tokenizer_eval_arguments(parser: argparse.ArgumentParser) -> None:
-    _config_arguments(parser)
-    _out_argument(parser)
-    add = parser.add_argument
-    add("--tokenizer", default="",
-        help="folder of a trained tokenizer (VIDEO_TOKENIZER.path or AUDIO_TOKENIZER.path, as "
-             "TOKENIZER_TRAIN.modality says)")
-    add("--set", action="append", default=[], choices=TOKENIZER_SETS, dest="sets",
-        help="what to score on (repeatable, default all there are): of video 'source' is "
-             "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds")
-    add("--codec", action="append", default=[], choices=TOKENIZER_CODECS, dest="codecs",
-        help="codec to set beside it (repeatable, default all): x264 and x265 at the same rate, "
-             "opus at 6 and 12 kbit/s")
-    add("--preset", default="slow", help="effort of the video codecs")
-    add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
-
-
-def _tokenizer_eval(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    jobs.tokenizer_evaluate(_experiment(args), args)
-
-
-def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
-    _config_arguments(parser)
-    add = parser.add_argument
-    add("--runner", default="",
-        help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
-             "(default: STORE.workers processes here)")
-    add("--beam_options", default="", help="the runner's options, as one string of --name=value")
-    add("--allow_code", action="store_true",
-        help="let INGEST.nsfw run the Python function that it names; without it such a configuration "
-             "is refused")
-    _process_arguments(parser)
-
-
-def _tokenize(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    experiment = _experiment(args)
-    if args.coordinator:  # They can do without: they meet in STORE.path.
-        _start_processes(args)
-    jobs.tokenize(experiment, args)
-
-
-def _train(args: argparse.Namespace) -> int:
-    from poet import jobs
-
-    experiment = _experiment(args)
-    _start_processes(args)
-    return jobs.train(experiment, args.workdir)
-
-
-def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    _checkpoint_arguments(parser)
-    _out_argument(parser)
-    _process_arguments(parser)
-
-
-def _eval(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    _start_processes(args)
-    jobs.evaluate(args, args.bindings)
-
-
-def _generate_arguments(parser: argparse.ArgumentParser) -> None:
-    _checkpoint_arguments(parser)
-    _out_argument(parser)
-    add = parser.add_argument
-    add("--task", default="text_to_video", help="task name; `poet describe` lists them")
-    add("--prompt", action="append", default=[], help="what to show (repeatable)")
-    add("--prompt_file", default="", help="one prompt per line")
-    add("--negative_prompt", default="", help="what guidance leads away from")
-    add("--clip", action="append", default=[], metavar="FILE",
-        help="what the task starts from (repeatable): a video or picture whose frames open the "
-             "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
-    add("--known_frames", type=_frames, default=0, help="how many of its frames are given (1 + 4k)")
-    add("--num", type=_number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
-    add("--batch", type=_number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; does not change the result")
-    for name, kind in SAMPLE_FLAGS.items():
-        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
-
-
-SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
-
-
-def _generate(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    given = {name: getattr(args, name) for name in SAMPLE_FLAGS}
-    flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
-    jobs.generate(args, [*args.bindings, *flags])
-
-
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    _checkpoint_arguments(parser)
-    _out_argument(parser)
-    parser.add_argument(
-        "--weights_only",
-        action="store_true",
-        help="only safetensors + spec: a checkpoint to give away, without optimizer state",
-    )
-    parser.add_argument(
-        "--check",
-        default="",
-        metavar="FILE",
-        help="run the export in a process of its own, compare it with the checkpoint, write FILE",
-    )
-
-
-def _export(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    jobs.export(args, args.bindings)
-
-
-def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, help="folder of a quickstart run")
-
-
-def _report(args: argparse.Namespace) -> None:
-    from poet import jobs
-
-    jobs.report(args.workdir)
-
-
-Arguments = Callable[[argparse.ArgumentParser], None]
-COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int | None], Arguments]] = {
-    "describe": (
-        "Print the resolved spec, mesh, shardings, bytes per device and FLOPs of a run.",
-        _describe,
-        _describe_arguments,
-    ),
-    "tokenizer-train": ("Train the video tokenizer.", _tokenizer_train, _workdir_arguments),
-    "tokenizer-eval": (
-        "Score a video or audio tokenizer beside codecs.",
-        _tokenizer_eval,
-        _tokenizer_eval_arguments,
-    ),
-    "reconstruct": (
-        "Encode and decode clips with a tokenizer.", _reconstruct, _reconstruct_arguments
-    ),
-    "tokenize": ("Turn clips and captions into a token store.", _tokenize, _tokenize_arguments),
-    "train": ("Pretrain the language model on a token store.", _train, _workdir_arguments),
-    "eval": ("Evaluate a checkpoint.", _eval, _eval_arguments),
-    "generate": (
-        "Make clips and sound from text, frames and sound.", _generate, _generate_arguments
-    ),
-    "export": ("Write artefacts that run without this package.", _export, _export_arguments),
-    "report": ("Write report.html of a quickstart run.", _report, _report_arguments),
-}
 
 
 if __name__ == "__main__":

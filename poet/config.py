@@ -21,6 +21,8 @@ from gin import config_parser
 from poet import assets, sizes, specs
 from poet.specs import Experiment, UserError, near_names
 
+_MOST_BYTES = 1 << 20
+
 SPECS: Mapping[str, type] = {
     name: getattr(specs, class_name) for class_name, name in specs.GIN_NAMES.items()
 }
@@ -49,10 +51,10 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
     """
     register()
     gin.clear_config()
-    sources = [(str(path), path.read_text()) for path in map(_find_gin, files)]
-    sources += [("command line", quoted(b)) for b in bindings]
-    for place, text in sources:
-        _parse(place, text)
+    for path in map(_find_gin, files):
+        _parse(str(path), _read(path), (path.resolve(),))
+    for binding in bindings:
+        _parse("command line", quoted(binding))
     return Experiment(**{name.lower(): _bound(name) for name in SPECS})
 
 
@@ -72,7 +74,7 @@ def sized(
     models = {n: path for n, path in shipped.items() if n == "tiny" or n[0].isdigit()}
     if name in models:
         experiment = assets.root() / "gin" / "experiments" / f"pretrain_{name}.gin"
-        rate = _statements(str(experiment), experiment.read_text()) if experiment.exists() else ()
+        rate = _statements(str(experiment), _read(experiment)) if experiment.exists() else ()
         own = [
             f"{s.selector}.{s.arg_name}={s.value!r}"
             for s in rate
@@ -130,11 +132,33 @@ def _find_gin(path: str) -> Path:
         raise UserError(f"{error}{near_names(path, shipped)}") from None
 
 
-def _parse(place: str, text: str) -> None:
+def _read(path: Path) -> str:
+    """The text of a gin file.
+
+    Raises:
+      UserError: it is no regular file, too large for one, not UTF-8, or cannot be read.
+    """
+    if not path.is_file():
+        kind = "folder" if path.is_dir() else "pipe or device"
+        raise UserError(f"gin file {path} is a {kind}: give a file")
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"gin file {path} is larger than {_MOST_BYTES >> 20} MiB: it is no gin file")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"gin file {path} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"gin file {path} cannot be read: {error.strerror}") from None
+
+
+def _parse(place: str, text: str, within: tuple[Path, ...] = ()) -> None:
+    """Binds what a text says; `within` are the files that include it, itself last."""
     for statement in _statements(place, text):
         if isinstance(statement, config_parser.IncludeStatement):
             path = _find_gin(statement.filename)
-            _parse(str(path), path.read_text())
+            if path.resolve() in within:
+                raise UserError(f"{place}: includes {path}, which includes it: remove one of the includes")
+            _parse(str(path), _read(path), (*within, path.resolve()))
         else:
             gin.bind_parameter(
                 f"{statement.selector}.{statement.arg_name}", statement.value
@@ -150,7 +174,13 @@ def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatemen
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
-        raise UserError(f"{place}: not valid gin: {error}") from None
+        raise UserError(f"{place}: not valid gin: {_one_line(error)}") from None
+    except (RecursionError, MemoryError):
+        raise UserError(f"{place}: not valid gin: its brackets are nested too deeply") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _check(statement: object, place: str) -> None:

@@ -14,7 +14,7 @@ import jax
 
 from poet import mesh as mesh_lib
 from poet import outputs, processes
-from poet.specs import Experiment, UserError
+from poet.specs import Experiment, Failure, UserError, choose
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule
 from poet.training.trainable import BatchIterator, Trainable
@@ -239,6 +239,8 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
 
     _refuse_others("set", args.sets, list(clip_sets.SETS), "video")
     _refuse_others("codec", args.codecs, ["x264", "x265", "none"], "video")
+    if args.perceptual:
+        choose(args.perceptual, perceptual.NETWORKS, "--perceptual")
     spec = experiment.eval
     path = args.tokenizer or experiment.video_tokenizer.path
     output = _claim(args, outputs.TOKENIZER_EVALUATION, [path, spec.source])
@@ -474,11 +476,12 @@ def export(args: Any, bindings: Sequence[str]) -> None:
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")
     if not all(value for name, value in findings.items() if name.endswith("_equal")):
-        raise RuntimeError(f"the export {folder} does not draw what the checkpoint draws")
+        raise Failure(f"the export {folder} does not draw what the checkpoint draws")
 
 
 def report(workdir: str) -> None:
     """Writes WORKDIR/report.html."""
-    from poet.evaluation.report import write_report
+    from poet.evaluation.report import check_workdir, write_report
 
+    check_workdir(Path(workdir))
     print(write_report(Path(workdir)))

@@ -315,7 +315,7 @@ def together(work: Callable[[], T]) -> T:
         raise caught
     if not fine.all():
         failed = ", ".join(map(str, np.flatnonzero(~fine)))
-        raise RuntimeError(f"process {failed} failed; its own messages say why")
+        raise Failure(f"process {failed} failed; its own messages say why")
     return result
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import re
+import reprlib
 import types
 import typing
 from typing import Any, ClassVar, Iterator, Mapping, Self, Sequence
@@ -28,6 +29,10 @@ MOST_SEED = 2**32 - 1
 # What another value of a field makes of a trained model: see `setting`.
 CHANGES = ("arrays", "meaning", "layout", "course", "nothing")
 _SETTING = "setting"
+
+
+class Failure(RuntimeError):
+    """What can be expected to go wrong while a command works, such as a full disk; one line says it."""
 
 
 class UserError(ValueError):
@@ -56,6 +61,8 @@ def _coerce(value: Any, hint: Any) -> Any:
     """Returns `value` as the annotated type, or raises TypeError.  Only lossless steps are taken."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
+        if isinstance(value, str) and args == (str, ...):
+            value = (value,)  # One name, where names are expected.
         if not isinstance(value, (list, tuple)):
             raise TypeError
         inner = args[:1] * len(value) if args[-1] is Ellipsis else args
@@ -214,7 +221,7 @@ class Spec:
                 object.__setattr__(self, field.name, _coerce(value, hint))
             except TypeError:
                 raise UserError(
-                    f"{self.gin_name()}.{field.name} = {value!r}: expected {_type_name(hint)}, "
+                    f"{self.gin_name()}.{field.name} = {reprlib.repr(value)}: expected {_type_name(hint)}, "
                     f"got {type(value).__name__}"
                 ) from None
             self._check_value(field)

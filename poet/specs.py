@@ -11,6 +11,7 @@ import dataclasses
 
 from poet.spec_base import (
     DTYPES,
+    Failure,
     MOST_BATCH,
     MOST_FRAMES,
     MOST_SEED,
@@ -47,6 +48,7 @@ __all__ = [
     "ConditioningSpec",
     "DataSpec",
     "DiscriminatorSpec",
+    "Failure",
     "IngestSpec",
     "MeshSpec",
     "ModelSpec",
@@ -74,14 +76,14 @@ class StoreSpec(Spec):
 
     `source` is a TFDS folder (`.../name/1.0.0`) or name (`tfds:name/config:version`, prepared in
     `data_dir`), a folder of clips with `captions.jsonl`, or WebDataset shards (a folder or pattern of
-    `*.tar`).  `workers` processes encode, each with encoders of its own.  `wait_s` is how long
+    `*.tar`).  `splits` are read; () takes train, and validation where the source has one.  `workers` processes encode, each with encoders of its own.  `wait_s` is how long
     processes that share the work wait without seeing any progress of the others.
     """
 
     source: str = setting("", changes="nothing")
     data_dir: str = setting("", changes="nothing")
     path: str = setting("", changes="nothing")
-    splits: tuple[str, ...] = setting(("train", "validation"), changes="nothing")
+    splits: tuple[str, ...] = setting((), changes="nothing")
     clips_per_shard: int = setting(256, changes="meaning", at_least=1, at_most=2**20)
     batch: int = setting(32, changes="nothing", at_least=1, at_most=MOST_BATCH)
     seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)

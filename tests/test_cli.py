@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from poet import cli
+from poet import assets, cli, commands, logs
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
 
@@ -93,3 +98,128 @@ def test_a_crash_is_code_1_with_its_cause_last(
     monkeypatch.setattr("poet.describe.run", crash)
     assert cli.main(["describe", QUICKSTART]) == cli.EXIT_FAILED
     assert "the disk caught fire" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_poet_alone_lists_its_commands(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == cli.EXIT_USER
+    said = capsys.readouterr().err
+    assert all(f"    {name}" in said for name in commands.COMMANDS)
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_a_help_names_only_flags_that_the_command_takes_and_its_example_parses(
+    name: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    page = capsys.readouterr().out
+    command = commands.COMMANDS[name]
+    assert ("--gin_file" in page) == (command.settings == commands.FILES)
+    assert ("--gin." in page) == (command.settings != commands.NONE)
+    assert command.summary in page and command.example in page
+    words = [w for w in shlex.split(command.example) if not w.startswith(cli.GIN_PREFIX)]
+    assert cli._parse([name, *words]).command == name
+
+
+@pytest.mark.parametrize("name", [n for n, c in commands.COMMANDS.items() if c.settings == commands.NONE])
+def test_a_command_without_settings_refuses_them(name: str, capsys: pytest.CaptureFixture) -> None:
+    words = shlex.split(commands.COMMANDS[name].example)
+    assert cli.main([name, *words, "--gin.NONSENSE.q=1"]) == cli.EXIT_USER
+    assert "takes no settings, got --gin.NONSENSE.q=1" in capsys.readouterr().err
+
+
+def make_hostile(folder: Path) -> None:
+    """Files that are not what they are given as."""
+    (folder / "loop_a.gin").write_text("include 'loop_b.gin'\n")
+    (folder / "loop_b.gin").write_text("include 'loop_a.gin'\n")
+    (folder / "self.gin").write_text("include 'self.gin'\n")
+    (folder / "utf16.gin").write_bytes("TRAIN.steps = 3\n".encode("utf-16"))
+    (folder / "brackets.gin").write_text("TRAIN.steps = " + "[" * 5000 + "]" * 5000 + "\n")
+    (folder / "open.gin").write_text("DATA.rates = {'a': (1,\n")
+    (folder / "null.gin").write_bytes(b"TRAIN.steps = 3\0\n")
+    (folder / "large.gin").write_bytes(b"# " + b"x" * (2 << 20))
+    (folder / "folder.gin").mkdir()
+    os.mkfifo(folder / "pipe.gin")
+    (folder / "text.txt").write_text("not a clip")
+    for name, text in {"broken": "{", "list": "[]", "number": '{"clip": 3}', "deep": "[" * 100_000}.items():
+        (folder / name).mkdir()
+        for file in ("spec.json", "model.safetensors"):
+            (folder / name / file).write_text(text)
+    shutil.copytree(assets.root() / "data/pretrained/lm_64", folder / "flipped")
+    data = bytearray((folder / "flipped/spec.json").read_bytes())
+    data[40] ^= 1
+    (folder / "flipped/spec.json").write_bytes(data)
+
+
+HOSTILE = [
+    *([["describe", f"--gin_file={name}.gin"] for name in (
+        "loop_a", "self", "utf16", "brackets", "open", "null", "large", "folder", "pipe")]),
+    ["describe", QUICKSTART, "--gin.TRAIN.steps=" + "(" * 5000],
+    ["describe", QUICKSTART, "--gin.TRAIN"],
+    ["describe", QUICKSTART, "--gin.TRAIN.steps=1e999"],
+    ["describe", QUICKSTART, "--gin.OPTIMIZER.b1=2.0"],
+    ["describe", QUICKSTART, "--picture=folder.gin"],
+    ["describe", QUICKSTART, "--picture=text.txt/x.svg"],
+    *([[command, f"--checkpoint={name}", "--out=new", *more]
+       for command, more in (("eval", []), ("generate", ["--prompt=a"]), ("export", []))
+       for name in ("broken", "list", "number", "deep", "flipped", "text.txt", "folder.gin")]),
+    *([["reconstruct", "text.txt", f"--tokenizer={name}", "--out=new"]
+       for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_64")]),
+    ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=magvit_v2_64",
+     "--perceptual=nope", "--out=new"],
+    ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=soundstream_16k",
+     "--perceptual=", "--out=new"],
+    ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt_file=folder.gin"],
+    ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt=a", "--gin.NONSENSE.q=1"],
+    ["tokenize", QUICKSTART, "--gin.STORE.path=new", "--gin.STORE.source=text.txt"],
+    ["tokenize", QUICKSTART, "--gin.STORE.path=text.txt", "--gin.STORE.source=folder.gin"],
+    ["train", QUICKSTART, "--gin.DATA.store=text.txt", "--workdir=new"],
+    ["train", QUICKSTART, "--gin.DATA.store=broken", "--workdir=new"],
+    ["report", "--workdir=text.txt"],
+    ["report", "--workdir=broken"],
+]
+
+
+@pytest.mark.parametrize("arguments", HOSTILE, ids=lambda a: " ".join(w[:40] for w in a))
+def test_what_is_not_what_it_should_be_is_one_line_and_no_work(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    make_hostile(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert cli.main(arguments) == cli.EXIT_USER
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" not in said and said.splitlines()[-1].startswith(f"poet {arguments[0]}: error:"), said
+    assert len(said) < 2000 and sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "clips/000.mp4")
+
+    monkeypatch.setattr("poet.describe.run", full)
+    assert cli.main(["describe", QUICKSTART]) == cli.EXIT_USER
+    assert capsys.readouterr().err == "poet describe: error: clips/000.mp4: No space left on device\n"
+
+
+def test_the_terminal_shows_our_words_and_the_file_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = logs.set_up("train")
+    logging.getLogger("poet.training").info("step 1")
+    logging.getLogger("jax").warning("chatter")
+    logging.getLogger("py.warnings").warning("deprecated")
+    logging.getLogger("jax").error("broken")
+    shown = capsys.readouterr().err
+    assert "step 1" in shown and "broken" in shown and "chatter" not in shown and "deprecated" not in shown
+    kept = file.read_text()
+    assert all(word in kept for word in ("step 1", "chatter", "deprecated", "broken"))
+    for number in range(30):
+        (tmp_path / "poet/logs" / f"2000-{number:02d}.log").touch()
+    logs.set_up("train")
+    assert len(list((tmp_path / "poet/logs").glob("*.log"))) < logs.KEPT_FILES + 1

@@ -65,6 +65,13 @@ class ReportInputs:
         )
 
 
+def check_workdir(workdir: Path) -> None:
+    """Raises UserError for a folder that has no part of a quickstart run: it is somebody else's."""
+    parts = vars(ReportInputs.from_workdir(workdir)).values()
+    if workdir.is_dir() and not any(isinstance(part, Path) and part.exists() for part in parts):
+        raise UserError(f"{workdir} holds nothing of a quickstart run: give its work dir")
+
+
 def write_report(
     workdir: Path, out: str = "report.html", inputs: ReportInputs | None = None
 ) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fractions
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -260,10 +261,11 @@ def _shortage(decoder: _Decoder, clip: ClipSpec) -> str:
         stated_s += container.start_time / av.time_base
     if end_s + 2 * decoder.interval_s < stated_s:
         return f"truncated: {end_s:.2f} s of {stated_s:.2f} s could be decoded"
-    needed_s = (clip.frames - 1) / clip.rate_hz
+    # Frame i is taken at i / rate, before the end.
+    have = math.ceil(round((end_s - decoder.start_s) * clip.rate_hz, 6))
     return (
-        f"too short: {clip.frames} frames at {clip.rate_hz:g} Hz need more than {needed_s:.3f} s, "
-        f"it has {end_s - decoder.start_s:.3f} s"
+        f"too short: it gives {have} frames at {clip.rate_hz:g} Hz ({end_s - decoder.start_s:.3f} s), "
+        f"{clip.frames} are needed"
     )
 
 

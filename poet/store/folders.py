@@ -114,14 +114,20 @@ def _described(line: Line, folder: remote.Folder) -> str:
     return json.dumps([line.file, line.caption or line.broken, size])
 
 
+class NoSplit(UserError):
+    """A source that has no split of this name; the message lists those that it has."""
+
+
 def check_split(
     split: str, known: Sequence[str], where: str | os.PathLike[str], field: str
 ) -> None:
-    """Raises UserError, listing the splits, unless the source has this one."""
+    """Raises NoSplit, listing the splits, unless the source has this one."""
+    if not known:
+        raise NoSplit(f"{where} holds nothing that can be read as clips or sounds")
     if split not in known:
-        raise UserError(
-            f"{where} has no split {split!r}; it has {', '.join(known) or 'none'}. "
-            f"Set {field} to what you want"
+        value = f"({known[0]!r},)" if field.endswith("splits") else repr(known[0])
+        raise NoSplit(
+            f"{where} has no split {split!r}; it has {', '.join(known)}: set {field} = {value}, say"
         )
 
 

@@ -52,7 +52,7 @@ class Job:
         for item in self.ranges:
             partial = item.partial()
             if partial is None:
-                raise RuntimeError(f"the range {item} was not encoded: {item.file} is missing")
+                raise Failure(f"the range {item} was not encoded: {item.file} is missing")
             found[item.split].append(partial)
         return found
 
@@ -122,7 +122,7 @@ class Workers:
                     future.result()
                     progress.finished(futures[future])
             except concurrent.futures.process.BrokenProcessPool:
-                raise RuntimeError(_death(ranges)) from None
+                raise Failure(_death(ranges)) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -206,7 +206,7 @@ class Distributed:
             yield arrived
             since = time.monotonic() if arrived else since
             if missing and time.monotonic() - since > self.wait_s:
-                raise RuntimeError(
+                raise Failure(
                     f"no other process has finished a range for {self.wait_s:g} s; missing are "
                     f"{', '.join(map(str, missing[:5]))}{', ...' if missing[5:] else ''}. Finished "
                     "ranges are kept: start all processes again, or raise STORE.wait_s"
@@ -227,7 +227,7 @@ def wait_for_any(files: Sequence[pathlib.Path], signs: Callable[[], Any], wait_s
         if now != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > wait_s:
-            raise RuntimeError(
+            raise Failure(
                 f"{files[0]} did not appear, and nothing else has changed for {wait_s:g} s: process 0 "
                 "failed or was not started; look at its messages, start all processes again, or "
                 "raise STORE.wait_s"

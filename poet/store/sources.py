@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, IngestSpec, UserError, near_names
+from poet.specs import ClipSpec, IngestSpec, StoreSpec, UserError, near_names
 from poet.store import remote, texts, webdataset
 from poet.store.cutting import Cut, crop_place, cut
-from poet.store.folders import check_split, digest, open_media
+from poet.store.folders import NoSplit, check_split, digest, open_media
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,6 +121,24 @@ def open_source(
             return MediaSource(media=collection, clip=clip, ingest=ingest)
     tars = webdataset.open_tars(path, split, suffixes, limit_gb)
     return MediaSource(media=tars, clip=clip, ingest=ingest)
+
+
+def open_splits(
+    spec: StoreSpec, clip: ClipSpec, ingest: IngestSpec = IngestSpec()
+) -> dict[str, Source]:
+    """The splits of `spec.splits`; where it names none, train, and validation if the source has it.
+
+    Raises:
+        UserError: see `open_source`; a split that is named, or train, is missing.
+    """
+    opened = {}
+    for split in spec.splits or ("train", "validation"):
+        try:
+            opened[split] = open_source(spec.source, split, clip, ingest, spec.data_dir)
+        except NoSplit:
+            if spec.splits or not opened:
+                raise
+    return opened
 
 
 def _find_source(path: str, data_dir: str) -> tuple[str | pathlib.Path, bool]:

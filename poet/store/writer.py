@@ -36,7 +36,7 @@ from poet.store.manifest import Manifest, Plan, StreamInfo
 from poet.store.merge import merge_split
 from poet.store.ranges import plan_ranges
 from poet.store.runners import Job, Runner
-from poet.store.sources import Source, open_source
+from poet.store.sources import Source, open_splits
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,10 +84,7 @@ def tokenize(
         streams["audio"] = _audio_stream(audio, clip, audio_levels)
     if pieces is not None:
         streams["pieces"] = _pieces_stream(pieces, text.length)
-    sources = {
-        split: open_source(spec.source, split, clip, ingest, spec.data_dir)
-        for split in spec.splits
-    }
+    sources = open_splits(spec, clip, ingest)
     has_depth = all(source.has_depth for source in sources.values())
     for name in conditions:
         conditioning.check(name, conditioning_spec, clip.frames, has_depth=has_depth)
@@ -124,7 +121,7 @@ def _merge(
         split: merge_split(
             folder, job.plan, split, partials[split], spec.max_skipped, deduplicator
         )
-        for split in spec.splits
+        for split in job.plan.items
     }
     manifest = _finish(folder, Manifest(source=spec.source, plan=job.plan, splits=splits))
     _tell(tell, report.lines(manifest, partials))
@@ -176,8 +173,6 @@ def make_plan(
     ingest: IngestSpec = IngestSpec(),
 ) -> Plan:
     """Everything that determines the bytes of a store."""
-    if not sources:
-        raise UserError("STORE.splits is empty: name at least one split")
     for split, source in sources.items():
         if not len(source):
             raise UserError(f"the split {split!r} of {spec.source} is empty")

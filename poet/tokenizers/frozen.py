@@ -13,12 +13,28 @@ import jax
 import numpy as np
 
 from poet import assets, manifest
-from poet.specs import Spec, UserError, read_json, to_dict
+from poet.specs import (
+    AudioTokenizerSpec,
+    Experiment,
+    Spec,
+    UserError,
+    VideoTokenizerSpec,
+    read_json,
+    to_dict,
+)
 from poet.tokenizers.declaration import Tree
 from poet.weights import check_arrays, flatten, read_arrays, write_arrays
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
+
+
+_KINDS = {
+    "a video tokenizer": VideoTokenizerSpec,
+    "an audio tokenizer": AudioTokenizerSpec,
+    "a language model": Experiment,
+}
+_NAMES = {cls: name for name, cls in _KINDS.items()}
 
 
 def save(folder: str | pathlib.Path, spec: Spec, params: Tree, dtype: str = "float32") -> None:
@@ -66,7 +82,20 @@ def load_spec(cls: type, folder: str | pathlib.Path) -> Any:
     try:
         return read_json(cls, file)
     except UserError as error:
+        for name, other in _KINDS.items():
+            if other is not cls and _reads_as(other, file):
+                raise UserError(
+                    f"{folder} holds {name}, where {_NAMES[cls]} is needed ({cls.gin_name()}.path)"
+                ) from None
         raise UserError(f"{folder} holds no frozen {cls.gin_name()}: {error}") from None
+
+
+def _reads_as(cls: type, file: pathlib.Path) -> bool:
+    try:
+        read_json(cls, file)
+    except UserError:
+        return False
+    return True
 
 
 def load_params(folder: str | pathlib.Path, expected: Tree) -> Tree:

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 from poet import checkpoint, compat, lease, networks, processes, specs
 from poet import workdir as workdirs
 from poet.mesh import Rules, batch_sharding, check_batch
-from poet.specs import Experiment, UserError
+from poet.specs import Experiment, Failure, UserError
 from poet.training import compiled, reporting
 from poet.training.reporting import Report
 from poet.training.saving import Saver
@@ -49,7 +49,7 @@ class Outcome(enum.Enum):
     PREEMPTED = "preempted"
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Failure):
     """A loss or a parameter is not finite; the newest checkpoint is from before that."""
 
 
