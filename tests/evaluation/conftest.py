@@ -144,5 +144,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         experiment=experiment,
         clock={},
         keep=1,
+        networks={"video": tokenizer.fingerprint, "text": LetterEncoder.fingerprint},
     )
     return Run(experiment, path, jax.device_get(params))

@@ -108,6 +108,7 @@ def test_files_hold_what_was_returned_and_the_pictures_it_names(run, evaluated, 
     report, out = evaluated
     assert json.loads((out / "eval.json").read_text()) == report
     assert report["step"] == 7 and report["skipped"] == NOT_ASKED_FOR
+    assert report["networks"].keys() == {"video", "text"}
     assert {m["kind"] for m in report["media"]} == {"reconstruction", "frame_prediction"}
     for entry in report["media"]:
         assert all((out / file).stat().st_size > 50 for file in entry["files"].values())
@@ -150,6 +151,15 @@ def test_mistakes_are_refused_before_any_device_work(
     with pytest.raises(UserError, match=message):
         runner.evaluate(run.path, changed(run.experiment, part, **fields), tmp_path)
     assert not (tmp_path / "eval.json").exists()
+
+
+def test_a_store_or_a_tokenizer_that_it_was_not_trained_with_is_refused(run, tmp_path):
+    """The store's own networks agree with each other; the checkpoint's are others."""
+    for name in ("video", "text"):
+        resources = Resources(run.path, run.experiment, tmp_path)
+        vars(resources)["made_with"] = resources.made_with | {name: "another"}
+        with pytest.raises(UserError, match=f"another {'video tokenizer' if name == 'video' else 'text encoder'}"):
+            resources.manifest  # noqa: B018
 
 
 def gif_seconds(path: Path) -> float:

@@ -167,6 +167,7 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     record = json.loads((tmp_path / "out" / "generate.json").read_text())
     assert [s["prompt"] for s in record["samples"]] == ["a corridor", "an open yard"]
     assert record["sample"]["seed"] == HOT.seed and record["known_frames"] == 1
+    assert record["networks"] == {"video": tiny.video_tokenizer().fingerprint, "text": "hashed"}
     shown = media.read_clip(files[0], tiny.EXPERIMENT.clip).video
     assert shown.shape == (5, 16, 16, 3)
 

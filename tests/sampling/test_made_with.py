@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import conditioning, weights
+from poet import checkpoint, conditioning, weights
 from poet.sampling import generate as generation
 from poet.sampling.generate import Generator
+from poet.serving import export
 from poet.specs import Experiment, UserError
 
 CLIPS = np.zeros((1, 5, 16, 16, 3), np.uint8)
@@ -101,6 +102,16 @@ def test_another_rendering_of_structure_is_refused(trained: Path) -> None:
         made.show_condition("stylization", CLIPS, np.ones((1, 5, 16, 16), np.float32))
     made.experiment = spec.replace(conditioning=spec.conditioning.replace(inpainting=("central",), seed=3))
     made.show_condition("inpainting", CLIPS)
+
+
+def test_released_again_they_name_their_networks_still(trained: Path, tmp_path: Path) -> None:
+    spec = experiment(trained)
+    again = export.run(str(trained / "lm"), spec, str(tmp_path / "again"), weights_only=True)
+    assert checkpoint.load_networks(again) == checkpoint.load_networks(trained / "lm") != {}
+    other = spec.replace(model=spec.model.replace(rope_base=5e5))
+    with pytest.raises(UserError, match="MODEL.rope_base = 10000.0"):
+        export.run(str(trained / "lm"), other, str(tmp_path / "other"), weights_only=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_weights_that_name_no_networks_are_taken_with_one_warning(trained, tmp_path, caplog) -> None:

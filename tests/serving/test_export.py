@@ -114,6 +114,7 @@ def test_weights_are_arguments_not_constants(image_to_video):
         assert program["weights"]
         assert (folder / f"{name}.stablehlo").stat().st_size < weights / 2
     assert {"prefill", "decode", "detokenize", "tokenize"} == set(spec["programs"])
+    assert spec["networks"] == {"video": tiny.video_tokenizer().fingerprint}
 
 
 def test_every_file_is_as_readable_as_the_others(image_to_video):
