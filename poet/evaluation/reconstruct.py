@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Sequence
@@ -13,6 +14,8 @@ from poet import media
 from poet.evaluation.image_metrics import clip_psnr
 from poet.specs import ClipSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,25 +80,35 @@ def read(
     width: int = 0,
     frames: int = 0,
 ) -> np.ndarray:
-    """A file as uint8 (T, H, W, 3) that the tokenizer takes.
+    """A file as uint8 (T, H, W, 3).
 
-    Sides of 0 are the file's own, rounded down to the network's factor; 0 frames are all, rounded
-    down to 1 + k * factor.  Raises UserError naming the file when it is too short or too small.
+    0 frames are all.  Sides of 0 are the file's own, rounded down to the network's factor, which is
+    logged.  Raises UserError naming the file when it is too short or too small.
     """
     picture = media.probe(path)
-    t, h, w = tokenizer.spec.factor
-    most = picture.frames(rate_hz)
+    _, h, w = tokenizer.spec.factor
     clip = ClipSpec(
-        frames=frames or 1 + (most - 1) // t * t,
+        frames=frames or picture.frames(rate_hz),
         height=height or max(picture.height // h, 1) * h,
         width=width or max(picture.width // w, 1) * w,
         rate_hz=rate_hz,
     )
     try:
-        tokenizer.spec.grid(clip.frames, clip.height, clip.width)
+        tokenizer.spec.grid(_whole(clip.frames, tokenizer), clip.height, clip.width)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if not (height or width) and (clip.height, clip.width) != (picture.height, picture.width):
+        _LOG.warning(
+            "%s: %dx%d pixels are cropped to %dx%d, multiples of %dx%d that the tokenizer takes",
+            path, picture.height, picture.width, clip.height, clip.width, h, w,
+        )
     return media.read_clip(path, clip).video
+
+
+def _whole(frames: int, tokenizer: VideoTokenizer) -> int:
+    """The least number of frames, 1 + k * factor, that holds so many."""
+    t = tokenizer.spec.factor[0]
+    return 1 + -(-(frames - 1) // t) * t
 
 
 def reconstruct(
@@ -103,17 +116,21 @@ def reconstruct(
 ) -> Reconstruction:
     """Encodes and decodes a clip; writes the result to `path`, and the original `beside` it.
 
-    `name` is what errors call the clip.
+    Frames that do not fill the last latent are coded with repeats of the last one, which are cut off
+    again.  `name` is what errors call the clip.
     """
-    _compile(tokenizer, video_TxHxWx3, name)
+    frames = len(video_TxHxWx3)
+    repeats = _whole(frames, tokenizer) - frames
+    filled = np.concatenate([video_TxHxWx3, np.repeat(video_TxHxWx3[-1:], repeats, axis=0)])
+    _compile(tokenizer, filled, name)
     start_s = time.perf_counter()
-    ids = tokenizer.encode(video_TxHxWx3[None], names=[name])
+    ids = tokenizer.encode(filled[None], names=[name])
     encoded_s = time.perf_counter()
-    rebuilt = tokenizer.decode(ids)[0]
+    rebuilt = tokenizer.decode(ids)[0, :frames]
     decoded_s = time.perf_counter()
     media.write_mp4(path, rebuilt, rate_hz)
     media.write_mp4(beside(path), np.concatenate([video_TxHxWx3, rebuilt], axis=2), rate_hz)
-    frames, height, width = rebuilt.shape[:3]
+    height, width = rebuilt.shape[1:3]
     return Reconstruction(
         path=path,
         frames=frames,
