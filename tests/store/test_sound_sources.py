@@ -161,7 +161,7 @@ def test_unknown_places_and_splits_name_the_field(tmp_path: pathlib.Path) -> Non
     for path, split, message in (
         ("", "train", "TOKENIZER_TRAIN.sources = '' is not a folder"),
         (tmp_path / "sound", "train", "is not a folder.*did you mean sounds"),
-        (tmp_path / "sounds", "test", "no split 'test'; it has train. Set TOKENIZER_TRAIN.split"),
+        (tmp_path / "sounds", "test", "no split 'test'; it has train: set TOKENIZER_TRAIN.split"),
         (tmp_path / "void", "train", r"neither a TFDS folder .* file ending in .*\.wav.*\.mp4"),
     ):
         with pytest.raises(UserError, match=message):
