@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,12 +65,34 @@ def clip_ssim(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
     return float(ssim(truth_TxHxWx3, other_TxHxWx3).mean())
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
-    """Mean of independent values and its standard error; None where one value gives no spread."""
+def mean_and_error(
+    values: np.ndarray, origins: Sequence[str] | None = None
+) -> tuple[float, float | None]:
+    """Mean and its standard error; None where there is one value, or one origin, and so no spread.
+
+    Args:
+      origins: of each value; those of one, such as clips of one film, are dependent, and the error is
+        that over origins.  None: all are independent.
+    """
     values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return float(values.mean()), None
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+    if origins is None:
+        origins = np.arange(len(values))
+    names, index = np.unique(np.asarray(origins), return_inverse=True)
+    sums = np.bincount(index, values, minlength=len(names))
+    return ratio_and_error(sums, np.bincount(index, minlength=len(names)))
+
+
+def ratio_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
+    """Sum over count of independent groups, and its standard error by linearisation.
+
+    None where one group with a count gives no spread.
+    """
+    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    ratio, groups = float(sums.sum() / counts.sum()), int((counts > 0).sum())
+    if groups < 2:
+        return ratio, None
+    residuals = np.sum((sums - ratio * counts) ** 2) * groups / (groups - 1)
+    return ratio, float(np.sqrt(residuals) / counts.sum())
 
 
 def _as_float(truth: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +101,20 @@ def _as_float(truth: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndar
     if truth.dtype != np.uint8 or other.dtype != np.uint8:
         raise ValueError(f"frames must be uint8, got {truth.dtype} and {other.dtype}")
     return truth.astype(np.float64), other.astype(np.float64)
+
+
+def blurred(frames_NxHxWx3: np.ndarray, sigma: float) -> np.ndarray:
+    """uint8 frames under a Gaussian of `sigma` pixels, edges repeated."""
+    reach = math.ceil(4 * sigma)
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    made = frames_NxHxWx3.astype(np.float64)
+    for axis in (-3, -2):
+        size = made.shape[axis]
+        places = np.clip(np.arange(-reach, size + reach), 0, size - 1)
+        padded = np.moveaxis(np.take(made, places, axis=axis), axis, 0)
+        made = np.moveaxis(sum(w * padded[i : i + size] for i, w in enumerate(weights)), 0, axis)
+    return np.rint(made).astype(np.uint8)
 
 
 @functools.cache

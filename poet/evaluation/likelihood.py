@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poet.data.loader import eval_batches
+from poet.evaluation import unigram
+from poet.evaluation.image_metrics import ratio_and_error
 from poet.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
 from poet.processes import Share, batch_share, global_array
@@ -23,6 +25,7 @@ from poet.store.reader import check_split
 from poet.tasks.layout import Layout
 from poet.training.step import evaluate_step
 
+TRAINING_SPLIT = "train"
 # One program per (model, layout, batch shape), shared by everything in the process.
 _STEP = jax.jit(evaluate_step, static_argnums=(0, 3, 4))
 
@@ -31,10 +34,11 @@ _STEP = jax.jit(evaluate_step, static_argnums=(0, 3, 4))
 class StreamLikelihood:
     """Means over `tokens` tokens; accuracy counts a label that has the largest logit.
 
-    Where no token was scored, the means do not exist and are None.
+    `loss_nats_error` is the standard error over batches, None where one alone was scored.  Where no token was scored, the means do not exist and are None.
     """
 
     loss_nats: float | None
+    loss_nats_error: float | None
     accuracy: float | None
     tokens: int
 
@@ -53,21 +57,26 @@ def likelihood(
       params: in any sharding on the mesh.
       batches: this process's share of each global batch, every process giving equally many.
     """
-    totals: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         placed = place(batch, mesh, batch_share(mesh))
         sums = jax.device_get(_STEP(model, params, placed, layout, loss_vocabulary))
         for stream, part in sums.items():
             values = np.array([part.loss, part.correct, part.count], np.float64)
-            totals[stream] = totals.get(stream, 0) + values
-    return {
-        stream: StreamLikelihood(
-            loss_nats=float(loss / count) if count else None,
-            accuracy=float(correct / count) if count else None,
-            tokens=round(count),
-        )
-        for stream, (loss, correct, count) in totals.items()
-    }
+            parts.setdefault(stream, []).append(values)
+    return {stream: _means(*np.array(values).T) for stream, values in parts.items()}
+
+
+def _means(losses_N: np.ndarray, correct_N: np.ndarray, counts_N: np.ndarray) -> StreamLikelihood:
+    """From the sums of N batches."""
+    count = counts_N.sum()
+    loss, error = ratio_and_error(losses_N, counts_N) if count else (None, None)
+    return StreamLikelihood(
+        loss_nats=loss,
+        loss_nats_error=error,
+        accuracy=float(correct_N.sum() / count) if count else None,
+        tokens=round(count),
+    )
 
 
 def task_batches(
@@ -91,15 +100,22 @@ def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) ->
         )
 
 
-def unigram_entropy_nats(manifest: Manifest, split: str, stream: str) -> float | None:
-    """Entropy of a stream's codes in a split: the loss of the best model that ignores context.
+def unigram_nats(
+    experiment: Experiment, manifest: Manifest, task: str, layout: Layout
+) -> dict[str, tuple[float, float | None]]:
+    """Output stream -> cross-entropy (nats) of the training split's unigram on what is scored, and its
+    error; {} where the store has no training clips to count.
 
-    An image is the first latent frame of a clip.  None for a stream that the store does not count.
+    All of it is read by every process, without a device.
     """
-    statistics = manifest.splits[split].statistics
-    if stream == "image" and "video" in statistics:
-        return statistics["video"].first_frame_entropy_nats
-    return statistics[stream].entropy_nats if stream in statistics else None
+    spec, known = experiment.eval, manifest.splits.get(TRAINING_SPLIT)
+    if known is None or known.clips < spec.batch:
+        return {}
+    training = eval_batches(
+        experiment, task, TRAINING_SPLIT, spec.batch, -(-unigram.TRAINING_CLIPS // spec.batch)
+    )
+    scored = eval_batches(experiment, task, spec.split, spec.batch, spec.batches)
+    return unigram.cross_entropies(training, scored, layout)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh, share: Share) -> dict[str, Any]:

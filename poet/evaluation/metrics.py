@@ -12,15 +12,19 @@ import jax
 import numpy as np
 
 from poet.evaluation import examples, resources
-from poet.evaluation.image_metrics import PSNR_CEILING_DB, mean_and_error, psnr, ssim
-from poet.evaluation.likelihood import likelihood, task_batches, unigram_entropy_nats
+from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, mean_and_error, psnr, ssim
+from poet.evaluation.likelihood import StreamLikelihood, likelihood, task_batches, unigram_nats
 from poet.evaluation.resources import Resources
 from poet.evaluation.tables import Row
+from poet.evaluation.unigram import TRAINING_CLIPS
 from poet.media import write_gif, write_png_strip
 from poet.tasks.registry import layouts
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
+# Names of the predictions that know no motion, and by how many pixels some of them are blurred.
+REPEAT = "repeat"
+BLURS = (1, 2, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class Metric:
 
 
 def measure_likelihood(r: Resources) -> Result:
-    """Loss and accuracy of every task and stream, beside the unigram entropy of the codes."""
+    """Loss and accuracy of every task and stream, beside the unigram of the training split."""
     e, rows = r.experiment, []
     with jax.set_mesh(r.mesh):
         params = r.load_params()
@@ -78,22 +82,30 @@ def measure_likelihood(r: Resources) -> Result:
             found = likelihood(
                 r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary
             )
-            rows += [
-                {
-                    "task": task,
-                    "stream": stream,
-                    "loss_nats": part.loss_nats,
-                    "unigram_entropy_nats": unigram_entropy_nats(r.manifest, e.eval.split, stream),
-                    "accuracy": part.accuracy,
-                    "tokens": part.tokens,
-                }
-                for stream, part in found.items()
-            ]
+            baseline = unigram_nats(e, r.manifest, task, layout)
+            rows += [_likelihood_row(task, stream, part, baseline) for stream, part in found.items()]
     note = (
-        f"Means over tokens of split {e.eval.split}; given frames and boundary tokens do not count. "
-        "The unigram entropy is that of all codes of the split."
+        f"Means over tokens of split {e.eval.split}, ± the standard error over batches; given frames, "
+        "boundary tokens and padding do not count. The unigram is the cross-entropy of the same tokens "
+        f"under how often each id occurs in the first {TRAINING_CLIPS:,} clips of the training split, "
+        "plus one."
     )
     return Result(rows=rows, notes=[note])
+
+
+def _likelihood_row(
+    task: str, stream: str, part: StreamLikelihood, baseline: Mapping[str, tuple[float, float | None]]
+) -> Row:
+    nats, error = baseline.get(stream, (None, None))
+    return {
+        "task": task,
+        "stream": stream,
+        **{name: getattr(part, name) for name in ("loss_nats", "loss_nats_error")},
+        "unigram_nats": nats,
+        "unigram_nats_error": error,
+        "accuracy": part.accuracy,
+        "tokens": part.tokens,
+    }
 
 
 # ------------------------------------------------------------------------------- reconstruction
@@ -102,12 +114,19 @@ def measure_likelihood(r: Resources) -> Result:
 def measure_reconstruction(r: Resources) -> Result:
     """How near the tokenizer comes to real clips when it encodes and decodes them."""
     scores = score_clips(r.videos, r.reconstructions)
-    note = f"{len(r.clips)} real clips of split {r.experiment.eval.split}, all frames. {PSNR_NOTE}"
+    note = f"All frames of {_counted(r)}. {PSNR_NOTE}"
     media = [
         _write_reconstruction(r, i, scores.psnr_db_N[i]) for i in range(min(CLIPS_SHOWN, len(r.clips)))
     ]
-    row = {"frames": "reconstruction", **scores.row()}
+    row = {"frames": "reconstruction", **scores.row(r.origins), "clips": len(r.clips)}
     return Result(rows=[row], notes=[note], media=media)
+
+
+def _counted(r: Resources) -> str:
+    """'32 clips of split validation; mean ± standard error over their 5 films, maps or episodes'."""
+    origins = len(set(r.origins))
+    over = "clips" if origins == len(r.clips) else f"the {origins} films, maps or episodes that they come from"
+    return f"{len(r.clips)} clips of split {r.experiment.eval.split}; mean ± standard error over {over}"
 
 
 def _write_reconstruction(r: Resources, index: int, psnr_db: float) -> Media:
@@ -133,17 +152,17 @@ def measure_frame_prediction(r: Resources) -> Result:
     """Drawn frames against the true ones, beside repeating the last given frame."""
     known, spec = r.known_frames, r.experiment.eval
     videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
-    result = compare(videos, known)
+    result = compare(videos, known, r.origins)
     shown = range(min(CLIPS_SHOWN, len(r.clips)))
     return dataclasses.replace(
         result,
         notes=[
             f"{known} true frames given, {r.videos.shape[1] - known} to be drawn at temperature "
-            f"{spec.temperature:g}; {len(r.clips)} clips of split {spec.split}; mean ± standard error "
-            "over clips. The gain is the PSNR less that of repeating the last given frame, clip by "
-            "clip; the win rate is the share of clips where it is positive.",
+            f"{spec.temperature:g}; {_counted(r)}. The gain is the PSNR less that of the best way to "
+            "repeat the last given frame, as it is, as the tokenizer renders it, or blurred, which is "
+            "chosen by the mean over these clips; the win rate is the share of clips where it is positive.",
             "Reconstruction is the true clip as codes and back, the best that drawn codes can reach. "
-            "Repeat reconstructed shows the last given frame as the tokenizer renders it. A mean of "
+            "A mean of "
             "samples is the pixel mean of independent draws. " + PSNR_NOTE,
         ],
         media=[_write_prediction(r, i, videos) for i in shown],
@@ -162,8 +181,9 @@ def candidates(
     return {
         "generated": drawn_NxKxTxHxWx3[:, 0],
         **means,
-        "repeat": _held(truth_NxTxHxWx3, known),
-        "repeat reconstructed": _held(reconstruction_NxTxHxWx3, known),
+        REPEAT: _held(truth_NxTxHxWx3, known),
+        f"{REPEAT} reconstructed": _held(reconstruction_NxTxHxWx3, known),
+        **{f"{REPEAT} blurred {s} px": _held(truth_NxTxHxWx3, known, s) for s in BLURS},
         "reconstruction": reconstruction_NxTxHxWx3,
     }
 
@@ -172,28 +192,37 @@ def _mean(videos_NxKxTxHxWx3: np.ndarray) -> np.ndarray:
     return np.rint(videos_NxKxTxHxWx3.mean(axis=1)).astype(np.uint8)
 
 
-def _held(videos_NxTxHxWx3: np.ndarray, known: int) -> np.ndarray:
-    """Frame known - 1 stands in the place of every later one."""
-    index = np.minimum(np.arange(videos_NxTxHxWx3.shape[1]), known - 1)
-    return videos_NxTxHxWx3[:, index]
+def _held(videos_NxTxHxWx3: np.ndarray, known: int, sigma: float = 0.0) -> np.ndarray:
+    """Frame known - 1, blurred by `sigma` pixels, stands in the place of every later one."""
+    frame_Nx1xHxWx3 = videos_NxTxHxWx3[:, known - 1 : known]
+    if sigma:
+        frame_Nx1xHxWx3 = blurred(frame_Nx1xHxWx3, sigma)
+    later = videos_NxTxHxWx3.shape[1] - known
+    return np.concatenate([videos_NxTxHxWx3[:, :known]] + [frame_Nx1xHxWx3] * later, axis=1)
 
 
-def compare(videos: Mapping[str, np.ndarray], known: int) -> Result:
+def compare(
+    videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str] | None = None
+) -> Result:
     """Rows of every candidate against "true" on the frames from `known` on.
 
     Args:
-      videos: "true", "repeat" and any others, each uint8 [N, T, H, W, 3].
+      videos: "true" and any others, each uint8 [N, T, H, W, 3].  Of those whose names begin with
+        REPEAT the one of the best mean PSNR is what gains are over.
+      origins: the film, map or episode of each clip; None: all are independent.
     """
     unknown = {name: video[:, known:] for name, video in videos.items()}
     truth = unknown.pop("true")
     scores = {name: score_clips(truth, video) for name, video in unknown.items()}
-    base_N = scores["repeat"].psnr_db_N
+    repeats = (name for name in scores if name.startswith(REPEAT))
+    best = max(repeats, key=lambda name: scores[name].psnr_db_N.mean())
+    base_N = scores[best].psnr_db_N
     rows = []
     for name, score in scores.items():
-        gain, error = mean_and_error(score.psnr_db_N - base_N)
-        wins = None if name == "repeat" else float(np.mean(score.psnr_db_N > base_N))
+        gain, error = mean_and_error(score.psnr_db_N - base_N, origins)
+        wins = None if name == best else float(np.mean(score.psnr_db_N > base_N))
         gained = {"gain_db": gain, "gain_db_error": error, "win_rate": wins}
-        rows.append({"frames": name, **score.row(), **gained, "clips": len(truth)})
+        rows.append({"frames": name, **score.row(origins), **gained, "clips": len(truth)})
     blank = [None] * known
     curves = {name: blank + score.psnr_db_U.tolist() for name, score in scores.items()}
     return Result(rows=rows, curves=curves)
@@ -253,10 +282,10 @@ class Scores:
     ssim_N: np.ndarray
     psnr_db_U: np.ndarray
 
-    def row(self) -> dict[str, Any]:
-        """Means with standard errors over clips."""
-        psnr_db, psnr_error = mean_and_error(self.psnr_db_N)
-        similarity, ssim_error = mean_and_error(self.ssim_N)
+    def row(self, origins: Sequence[str] | None = None) -> dict[str, Any]:
+        """Means with standard errors over clips, or over the films, maps or episodes they come from."""
+        psnr_db, psnr_error = mean_and_error(self.psnr_db_N, origins)
+        similarity, ssim_error = mean_and_error(self.ssim_N, origins)
         return {
             "psnr_db": psnr_db,
             "psnr_db_error": psnr_error,

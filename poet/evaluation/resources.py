@@ -22,7 +22,7 @@ from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
-from poet.store.sources import RawClip, open_source, usable
+from poet.store.sources import RawClip, open_source, origin, usable
 from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
@@ -143,6 +143,11 @@ class Resources:
     def videos(self) -> np.ndarray:
         """uint8 [N, T, H, W, 3] of `clips`."""
         return np.stack([clip.video for clip in self.clips])
+
+    @property
+    def origins(self) -> list[str]:
+        """The film, map or episode of each of `clips`."""
+        return [origin(clip.key) for clip in self.clips]
 
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:

@@ -44,7 +44,7 @@ def figures(
         rows = {r["frames"]: r for r in evaluation.rows("frame_prediction")}
         if "generated" in rows:
             gain = f"{rows['generated']['gain_db']:+.2f} dB"
-            found.append((gain, "frame prediction over repeating the last frame"))
+            found.append((gain, "frame prediction over the best way to repeat the last frame"))
     return found
 
 
@@ -118,17 +118,17 @@ def training(metrics: Path | None, evaluation: Evaluation | None, manifest: Json
     if not shown:
         return page.missing("No training curves: `poet train` writes metrics.jsonl.")
     return page.paragraph(
-        "Cross-entropy per token in nats. The dashed line is the unigram entropy of the stream's codes: "
-        "what the best model that ignores all context would reach.",
+        "Cross-entropy per token in nats. The dashed line is that of the unigram of the training split: "
+        "what a model reaches that knows how often each code occurs, and no context.",
         "soft",
     ) + page.charts(shown)
 
 
 def _entropies(evaluation: Evaluation | None, manifest: Json | None) -> dict[str, float]:
-    """Stream -> unigram entropy in nats, from the evaluation, else of the training split."""
+    """Stream -> unigram cross-entropy in nats, from the evaluation, else of the training split."""
     rows = evaluation.rows("likelihood") if evaluation else []
     found = {
-        r["stream"]: r["unigram_entropy_nats"] for r in rows if r["unigram_entropy_nats"] is not None
+        r["stream"]: r["unigram_nats"] for r in rows if r.get("unigram_nats") is not None
     }
     train = (manifest or {}).get("splits", {}).get("train", {})
     for stream, statistics in train.get("statistics", {}).items():
@@ -149,7 +149,7 @@ def _loss_charts(entries: Sequence[Json], entropies: Mapping[str, float]) -> lis
             title=f"Loss of the {stream} stream",
             x_label="step",
             y_label="nats per token",
-            levels=[Level(name="unigram entropy", y=entropies[stream])]
+            levels=[Level(name="unigram", y=entropies[stream])]
             if stream in entropies
             else (),
         )

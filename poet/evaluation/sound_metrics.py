@@ -30,6 +30,8 @@ MEL_FLOOR = 1e-4
 # An SI-SDR beyond this is told as this: 16-bit samples reach no further, and one clip shall not
 # rule a mean.
 SI_SDR_LIMIT_DB = 60.0
+# What P.862.2 makes of the lowest raw score, -0.5.
+PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 
 # (original, other), float64 (S,) -> the metric or NaN.
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -41,12 +43,14 @@ class SoundMetric:
 
     Attributes:
       score: the metric of one pair.
+      worst: what a rendering counts as that it fails on, though it is defined for the original.
       note: what it is, for readers of a table.
       module: the package it needs, '' for none.  install: how to get it.
       speech: made for speech, and says little about other sound.
     """
 
     score: Score
+    worst: float
     note: str
     module: str = ""
     install: str = ""
@@ -55,6 +59,15 @@ class SoundMetric:
     @property
     def is_installed(self) -> bool:
         return not self.module or importlib.util.find_spec(self.module) is not None
+
+    def is_defined(self, truth_S: np.ndarray) -> bool:
+        """Whether a sound can be scored against, whatever a codec makes of it: by itself."""
+        return math.isfinite(self.score(truth_S, truth_S))
+
+    def of_rendering(self, truth_S: np.ndarray, other_S: np.ndarray) -> tuple[float, bool]:
+        """The score of a pair whose original it is defined for, and whether it failed: `worst` then."""
+        value = self.score(truth_S, other_S)
+        return (value, False) if math.isfinite(value) else (self.worst, True)
 
 
 def installed(names: Sequence[str] = ()) -> tuple[dict[str, SoundMetric], dict[str, str]]:
@@ -195,15 +208,18 @@ NEEDS_COMPILER = f"{assets.install('sound')} (builds from source: needs a C++ co
 METRICS: Mapping[str, SoundMetric] = {
     "log-mel_db": SoundMetric(
         score=log_mel_distance,
+        worst=-20 * math.log10(MEL_FLOOR),  # Full scale against silence.
         note="log-mel: mean absolute difference of 64 mel bands, 64 ms windows every 16 ms, "
         "floor -80 dB of full scale; 0 is best.",
     ),
     "SI-SDR_db": SoundMetric(
         score=si_sdr_db,
+        worst=-SI_SDR_LIMIT_DB,
         note="SI-SDR: scale-invariant signal to distortion, held within ±60 dB.",
     ),
     "PESQ-wb": SoundMetric(
         score=pesq_wb,
+        worst=PESQ_WORST,
         note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
         module="pesq",
         install=NEEDS_COMPILER,
@@ -211,6 +227,7 @@ METRICS: Mapping[str, SoundMetric] = {
     ),
     "STOI": SoundMetric(
         score=stoi,
+        worst=0.0,
         note="STOI: intelligibility, 0 to 1.",
         module="pystoi",
         install="pip install pystoi",
@@ -218,12 +235,14 @@ METRICS: Mapping[str, SoundMetric] = {
     ),
     "ViSQOL": SoundMetric(
         score=visqol,
+        worst=1.0,
         note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
         module="visqol",
         install=NEEDS_COMPILER,
     ),
     "ViSQOL-speech": SoundMetric(
         score=visqol_speech,
+        worst=1.0,
         note="ViSQOL-speech: speech mode at 16 kHz, 1 to 5, for equal sounds 4 and more.",
         module="visqol",
         install=NEEDS_COMPILER,

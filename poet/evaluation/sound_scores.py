@@ -119,8 +119,9 @@ NOTES = (
     "kbit/s of the tokenizer: levels x log2(codes) x frames per second. Of Opus: bytes of its "
     "packets, no container; it was asked for as much as gives at least the rate in its name, over "
     "all sounds of a set. Mono, variable bit rate, greatest effort, its delay taken out.",
-    "Metrics are taken at 16 kHz; ± is the standard error over sounds. Sounds that a metric is not "
-    "defined on, such as silence, do not count in its mean. PESQ-wb, STOI and ViSQOL-speech are "
+    "Metrics are taken at 16 kHz; ± is the standard error over sounds, n their number. Originals that "
+    "a metric is not defined on, such as silence, count for no codec; a rendering that it fails on, as "
+    "where a codec falls silent, counts with its worst value. PESQ-wb, STOI and ViSQOL-speech are "
     "made for speech: on other sets they say little.",
     USAGE_NOTE,
 )
@@ -146,10 +147,16 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
             f"by CPU time, with {most} levels: {_cpu_factors(timed['tokenizer'][most])}."
         )
     counted = [
-        f"set {name!r}, {metric}: not defined for {most} of {found['sounds']} sounds"
+        f"set {name!r}, {metric}: not defined for {most} of {found['sounds']} originals"
         for name, found in result["sets"].items()
         for metric, most in found["undefined"].items()
         if most
+    ]
+    counted += [
+        f"set {name!r}, {metric}: {codec} failed on {most} sounds, which count as the worst value"
+        for name, found in result["sets"].items()
+        for codec, failed in found["failed"].items()
+        for metric, most in failed.items()
     ]
     skipped = [f"set {name!r}: {reason}" for name, reason in result["skipped"].items()]
     groups = (notes, counted, skipped, list(result["missing"].values()))
@@ -226,23 +233,30 @@ def _score_set(
     metrics: Mapping[str, SoundMetric],
     timed: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Rows, and how many sounds each metric is not defined for, of the row with most of them."""
+    """Rows, how many originals each metric is not defined for, and on how many each codec failed.
+
+    Every row of a metric counts the same sounds.
+    """
     truth = _at_metric_rate(sounds_NxS, spec.sample_rate_hz)
-    rows, undefined = [], dict.fromkeys(metrics, 0)
+    defined = {key: [metric.is_defined(sound) for sound in truth] for key, metric in metrics.items()}
+    rows, failed = [], {}
     for rendering in made:
         row: dict[str, Any] = {"codec": rendering.label, "kbit/s": rendering.kbit_s}
         others = _at_metric_rate(rendering.sounds_NxS, spec.sample_rate_hz)
         for key, metric in metrics.items():
-            values = np.array([metric.score(*pair) for pair in zip(truth, others, strict=True)])
-            known = values[np.isfinite(values)]
-            undefined[key] = max(undefined[key], len(values) - len(known))
-            row[key], row[f"{key}_error"] = mean_and_error(known) if len(known) else (None, None)
+            pairs = [pair for *pair, counts in zip(truth, others, defined[key], strict=True) if counts]
+            scores = [metric.of_rendering(*pair) for pair in pairs]
+            row[key], row[f"{key}_error"] = mean_and_error([s for s, _ in scores]) if scores else (None, None)
+            row[f"{key}_n"] = len(scores)
+            if worst := sum(fails for _, fails in scores):
+                failed.setdefault(rendering.label, {})[key] = worst
         rows.append(row | _speed_columns(rendering, timed))
     return {
         "sounds": len(sounds_NxS),
         "seconds": sounds_NxS.shape[1] / spec.sample_rate_hz,
         "rows": rows,
-        "undefined": undefined,
+        "undefined": {key: len(truth) - sum(known) for key, known in defined.items()},
+        "failed": failed,
         "codecs": {rendering.label: rendering.detail for rendering in made},
     }
 

@@ -1,7 +1,8 @@
 """Rows of measurements as text: one aligned table per metric, and the same cells for HTML.
 
 A row is a flat dict.  Keys end in their unit (`psnr_db`, `loss_nats`); `<key>_error` is the standard
-error of `<key>` and is shown beside it; None is a value that does not exist.
+error of `<key>` and `<key>_n` the number of values in it, which are shown beside it; None is a value
+that does not exist.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 Row = Mapping[str, Any]
 
-ERROR = "_error"
+ERROR, COUNT = "_error", "_n"
 MISSING = "–"
 UNITS = {"db": "dB", "nats": "nats", "s": "s", "hz": "Hz", "bytes": "bytes"}
 ACRONYMS = ("PSNR", "SSIM")
@@ -30,7 +31,8 @@ class Cells:
 def cells(rows: Sequence[Row]) -> Cells:
     """Cells of rows; the columns are the keys in the order of their first appearance."""
     every = dict.fromkeys(key for row in rows for key in row)
-    keys = [k for k in every if not (k.endswith(ERROR) and k.removesuffix(ERROR) in every)]
+    beside = {key + ending for key in every for ending in (ERROR, COUNT)}
+    keys = [key for key in every if key not in beside]
     return Cells(
         tuple(map(title, keys)),
         tuple(tuple(_cell(row, key) for key in keys) for row in rows),
@@ -76,8 +78,9 @@ def _line(line: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -
 
 
 def _cell(row: Row, key: str) -> str:
-    error = row.get(key + ERROR)
-    return number(row.get(key)) + (f" ± {number(error)}" if error is not None else "")
+    error, count = row.get(key + ERROR), row.get(key + COUNT)
+    spread = f" ± {number(error)}" if error is not None else ""
+    return number(row.get(key)) + spread + (f" (n {number(count)})" if count is not None else "")
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:

@@ -217,6 +217,17 @@ def too_short(key: str, frames: int, clip: ClipSpec, ingest: IngestSpec) -> Skip
     return Skipped(key=key, reason=f"{what}: {frames} frames, {clip.frames} needed")
 
 
+def origin(key: str) -> str:
+    """What a clip was cut from: a film, a map, an episode.  Clips of one are no independent ones.
+
+    >>> origin("films/a.mp4#17"), origin("validation/doom1-E1M1/00003"), origin("a/b.mp4")
+    ('films/a.mp4', 'validation/doom1-E1M1', 'a/b.mp4')
+    """
+    item = key.partition("#")[0]
+    folder, _, name = item.rpartition("/")
+    return folder if folder and name.partition(".")[0].isdigit() else item
+
+
 def usable(items: Iterable[RawClip | Skipped]) -> Iterator[RawClip]:
     """The clips among the items.  What gives none is logged, once in a process."""
     for item in items:

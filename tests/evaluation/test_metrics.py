@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from poet.evaluation import metrics
-from poet.evaluation.image_metrics import PSNR_CEILING_DB, clip_psnr
+from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, clip_psnr, mean_and_error
 from poet.specs import UserError, choose
 
 KNOWN = 2
@@ -29,14 +30,51 @@ def test_a_perfect_prediction_reaches_the_ceiling_and_wins_everywhere():
     assert row["win_rate"] == 1.0 and row["gain_db"] > 40 and row["clips"] == 3
 
 
-def test_repeating_the_last_given_frame_gains_nothing():
-    truth = videos()
-    copied = truth.copy()
-    copied[:, KNOWN:] = truth[:, KNOWN - 1 : KNOWN]
-    rows = rows_of(copied, truth)
-    assert rows["generated"]["gain_db"] == rows["repeat"]["gain_db"] == 0.0
-    assert rows["generated"]["gain_db_error"] == 0.0
-    assert rows["generated"]["win_rate"] == 0.0 and rows["repeat"]["win_rate"] is None
+def smooth(seed: int = 0) -> np.ndarray:
+    """uint8 (3, 5, 12, 12, 3): ramps that drift, on which no blur is better."""
+    t, y, x = np.mgrid[:5, :12, :12]
+    return np.stack([(75 + 10 * x + 2 * k * y - 3 * t)[..., None] + [0, 1, 2] for k in range(3)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 2, 4])
+def test_no_way_to_repeat_the_last_given_frame_gains_anything(sigma: int) -> None:
+    """On noise blurring is better than the frame itself: it is a baseline, not a gain."""
+    for truth in (videos(), smooth()):
+        drawn = truth.copy()
+        last = truth[:, KNOWN - 1 : KNOWN]
+        drawn[:, KNOWN:] = blurred(last, sigma) if sigma else last
+        rows = rows_of(drawn, truth)
+        assert rows["generated"]["gain_db"] <= 0 and rows["generated"]["win_rate"] < 1
+        [best] = [row for row in rows.values() if row["win_rate"] is None]
+        assert best["gain_db"] == best["gain_db_error"] == 0
+        assert best["psnr_db"] == max(r["psnr_db"] for name, r in rows.items() if "repeat" in name)
+
+
+def test_a_blur_is_the_gaussian_mean() -> None:
+    """Against a direct sum over the whole plane around a point."""
+    frames = np.zeros((1, 41, 41, 3), np.uint8)
+    frames[0, 20, 20] = 255
+    y, x = np.mgrid[-20:21, -20:21]
+    weights = np.exp(-(x**2 + y**2) / (2 * 2.0**2))
+    want = 255 * weights / weights.sum()
+    assert np.abs(blurred(frames, 2.0)[0, ..., 0] - want).max() <= 0.51
+    flat = np.full((1, 9, 7, 3), 137, np.uint8)
+    np.testing.assert_array_equal(blurred(flat, 4), flat)
+
+
+def test_errors_of_dependent_clips_are_those_over_their_films() -> None:
+    """Films of equal length: the standard error of the films' means; copies of clips add nothing."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 4)) + 3 * rng.normal(size=(6, 1))
+    films = np.repeat(list("abcdef"), 4)
+    mean, error = mean_and_error(values.reshape(-1), films)
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(scipy.stats.sem(values.mean(axis=1)))
+    assert error > 1.5 * mean_and_error(values.reshape(-1))[1]
+    single = mean_and_error(values[:, 0])
+    doubled = mean_and_error(np.tile(values[:, 0], 2), np.tile(films[::4], 2))
+    assert doubled == pytest.approx(single) and single[1] == pytest.approx(scipy.stats.sem(values[:, 0]))
+    assert mean_and_error(values[0], films[:4])[1] is None
 
 
 def test_given_frames_do_not_count():
@@ -47,7 +85,7 @@ def test_given_frames_do_not_count():
 
 
 def test_gain_is_paired_by_clip():
-    truth, drawn = videos(), videos(1)
+    truth, drawn = smooth(), smooth()[::-1].copy()
     drawn[0] = truth[0]
     gains = [
         clip_psnr(t[KNOWN:], d[KNOWN:]) - clip_psnr(t[KNOWN:], t[[KNOWN - 1] * 3])

@@ -60,7 +60,7 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
             entry = {"kind": kind, "key": f"map07-{i}", "caption": caption, "files": files}
             entries.append(entry | {"note": f"PSNR {psnr_db + i:.2f} dB"})
     likelihood = [
-        {"task": task, "stream": stream, "loss_nats": loss + k / 3, "unigram_entropy_nats": 7.91,
+        {"task": task, "stream": stream, "loss_nats": loss + k / 3, "unigram_nats": 7.91,
          "accuracy": 0.12, "tokens": 40_960}
         for k, (task, stream) in enumerate(
             [("text_to_video", "video"), ("text_to_image", "image"), ("frame_prediction", "video")]
@@ -222,7 +222,7 @@ def test_prompts_notes_and_specs_are_text_not_markup(page: Page):
 
 def test_charts_hold_both_losses_and_the_entropy_line(page: Page):
     assert "train: video" in page.text and "validation: frame_prediction" in page.text
-    assert "unigram entropy 7.91" in page.text
+    assert "unigram 7.91" in page.text
     assert any(a.get("class") == "level" for tag, a in page.tags if tag == "path")
 
 

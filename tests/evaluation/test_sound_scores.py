@@ -142,7 +142,7 @@ def test_silence_is_counted_and_does_not_crash(tokenizer: AudioTokenizer, tmp_pa
     assert mixed["undefined"]["SI-SDR_db"] == 1 and mixed["undefined"]["log-mel_db"] == 0
     assert mixed["rows"][0]["SI-SDR_db"] is not None and mixed["rows"][0]["SI-SDR_db_error"] is None
     assert silent["rows"][0]["SI-SDR_db"] is None
-    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 sounds" in sound_scores.summary(result)
+    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 originals" in sound_scores.summary(result)
 
 
 def test_other_sample_rates_are_scored_at_16_khz(tmp_path: Path) -> None:
@@ -236,3 +236,27 @@ def test_command(
     ):
         assert cli.main([*arguments, *wrong]) == cli.EXIT_USER
         assert told in capsys.readouterr().err
+
+
+def test_a_codec_that_falls_silent_scores_worse_and_every_row_counts_the_same_sounds(
+    tokenizer: AudioTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric that fails on silence: of the original nobody counts, of a rendering the worst counts."""
+    def loudness(truth: np.ndarray, other: np.ndarray) -> float:
+        return 5 - abs(np.std(truth) - np.std(other)) if truth.any() and other.any() else math.nan
+
+    metric = sound_metrics.SoundMetric(score=loudness, worst=1.0, note="")
+    monkeypatch.setattr(sound_metrics, "METRICS", {"loudness": metric})
+    sounds = np.concatenate([tones(3), np.zeros((1, SAMPLES), np.int16)])
+    halting = types.SimpleNamespace(sounds_NxS=sounds.copy(), bits_per_second=1.0, asked_for=1, lags=())
+    halting.sounds_NxS[1] = 0
+    monkeypatch.setattr(sound_scores, "code_opus", lambda *_: halting)
+    result = sound_scores.evaluate(
+        tokenizer, {"mixed": sounds}, tmp_path, levels=(1,), bit_rates=(6000,), speed=False
+    )
+    ours, opus = result["sets"]["mixed"]["rows"]
+    assert ours["loudness_n"] == opus["loudness_n"] == 3
+    assert opus["loudness"] == pytest.approx((5 + 1 + 5) / 3)
+    assert result["sets"]["mixed"]["undefined"] == {"loudness": 1}
+    assert result["sets"]["mixed"]["failed"]["Opus, 6 kbit/s"] == {"loudness": 1}
+    assert "Opus, 6 kbit/s failed on 1 sounds" in sound_scores.summary(result)
