@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"poet {args.command}: error: it takes no settings, got {flags}", file=sys.stderr)
         return EXIT_USER
     level = COMMANDS[args.command].log_level
-    args.log = logs.set_up(args.command, level=level, verbose=args.verbose)
+    args.log = logs.file_of(args.command)
+    if argv is None and args.log and not args.verbose:  # A process of its own.
+        logs.native_to(args.log)
+    logs.set_up(args.log, level=level, verbose=args.verbose)
     compile_cache.use()
     code = _run(args)
     if code in (EXIT_FAILED, EXIT_USER) and "poet.processes" in sys.modules:

@@ -28,10 +28,11 @@ class _Terminal(logging.Filter):
         return record.levelno >= (self._level if own else logging.ERROR)
 
 
-def set_up(command: str, *, level: int = logging.INFO, verbose: bool = False) -> Path | None:
-    """Sends records to the terminal and to a new file; returns the file, None where there can be none.
+def set_up(file: Path | None, *, level: int = logging.INFO, verbose: bool = False) -> None:
+    """Sends records to the terminal and to a file.
 
     Args:
+      file: see `file_of`.
       level: of this package's records, the least that the terminal shows.
       verbose: the terminal shows everything that the file gets.
     """
@@ -41,7 +42,6 @@ def set_up(command: str, *, level: int = logging.INFO, verbose: bool = False) ->
     if not verbose:
         terminal.addFilter(_Terminal(level))
     handlers: list[logging.Handler] = [terminal]
-    file = _file(command)
     if file is not None:
         written = logging.FileHandler(file, encoding="utf-8", delay=True)
         written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -49,10 +49,22 @@ def set_up(command: str, *, level: int = logging.INFO, verbose: bool = False) ->
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.captureWarnings(True)
     logging.getLogger("poet").setLevel(logging.DEBUG if verbose else logging.INFO)
-    return file
 
 
-def _file(command: str) -> Path | None:
+def native_to(file: Path) -> None:
+    """Sends what native code writes to file descriptor 2 to the log file, for the rest of this process.
+
+    TensorFlow and XLA speak there before anything can tell them not to.  Python's own `sys.stderr` stays
+    the terminal's.
+    """
+    with open(file, "ab", buffering=0) as log:
+        terminal = os.dup(2)
+        os.dup2(log.fileno(), 2)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def file_of(command: str) -> Path | None:
+    """The log file of a command that starts now; None where there can be none."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base).absolute() / "poet" / "logs"

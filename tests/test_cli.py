@@ -7,6 +7,8 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,7 +212,8 @@ def test_the_terminal_shows_our_words_and_the_file_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = logs.set_up("train")
+    file = logs.file_of("train")
+    logs.set_up(file)
     logging.getLogger("poet.training").info("step 1")
     logging.getLogger("jax").warning("chatter")
     logging.getLogger("py.warnings").warning("deprecated")
@@ -221,5 +224,16 @@ def test_the_terminal_shows_our_words_and_the_file_everything(
     assert all(word in kept for word in ("step 1", "chatter", "deprecated", "broken"))
     for number in range(30):
         (tmp_path / "poet/logs" / f"2000-{number:02d}.log").touch()
-    logs.set_up("train")
+    logs.set_up(logs.file_of("train"))
     assert len(list((tmp_path / "poet/logs").glob("*.log"))) < logs.KEPT_FILES + 1
+
+
+def test_native_code_speaks_to_the_file_and_python_to_the_terminal(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from poet import logs\n"
+        "logs.native_to(Path(sys.argv[1])); os.write(2, b'chatter\\n'); print('ours', file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "log")], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "ours\n" and (tmp_path / "log").read_text() == "chatter\n"
