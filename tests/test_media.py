@@ -118,7 +118,7 @@ def test_the_last_frame_must_be_there(
     if whole:
         assert indices(media.read_clip(tmp_path / "a.mp4", clip).video) == list(range(17))
     else:
-        with pytest.raises(media.MediaError, match="too short: 17 frames at 8 Hz"):
+        with pytest.raises(media.MediaError, match="too short: it gives 16 frames at 8 Hz"):
             media.read_clip(tmp_path / "a.mp4", clip)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.media import seeking, sound
+from poet.media import film, seeking, sound
 from poet.specs import ClipSpec
 
 CLIP = ClipSpec(frames=5, height=16, width=16)
@@ -65,7 +65,7 @@ def test_a_part_is_what_the_whole_gives_there(
     whole = [frame for frame, _ in media.read_frames(path, CLIP)]
     start_s = next(media.read_frames(path, CLIP))[1]
     assert len(whole) >= 70
-    monkeypatch.setattr(media, "SEEK_FROM_S", 1.0)
+    monkeypatch.setattr(film, "SEEK_FROM_S", 1.0)
     for first in (8, 40, 60, 120, len(whole) - 1, len(whole) + 40):
         part = list(media.read_frames(path, CLIP, first=first))
         assert len(part) == len(whole[first:])
@@ -84,7 +84,7 @@ def test_what_lies_before_a_part_is_not_decoded(
         frames, start_s = seek(*given)
         return (decoded.append(1) or frame for frame in frames), start_s
 
-    monkeypatch.setattr(media, "seek", counted)
+    monkeypatch.setattr(film, "seek", counted)
     first = 15 * 8  # seconds at the clip's rate
     shown = media.read_frames(folder / "x.mp4", CLIP, first=first)
     assert len(list(itertools.islice(shown, 8))) == 8

@@ -260,7 +260,7 @@ def bad_file(folder: pathlib.Path, kind: str) -> pathlib.Path:
         ("inf", "NaN or infinite samples"),
         ("film", "no audio stream"),
         ("picture", "no audio stream"),
-        ("folder", "undecodable: Is a directory"),
+        ("folder", "unreadable: a folder, not a file"),
     ],
 )
 def test_bad_files_are_refused_by_name_and_reason(

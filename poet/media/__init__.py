@@ -1,7 +1,8 @@
 """Media files: clips of one format from any file that PyAV reads; mp4, gif, png and wav out.
 
-`poet.media.sound` is what concerns sound alone, `poet.media.files` what every file has in common;
-`poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers are compared with.
+`poet.media.film` finds and decodes the frames of a file, `poet.media.colour` makes them RGB,
+`poet.media.pictures` reads still ones; `poet.media.sound` is what concerns sound alone, `poet.media.files`
+what every file has in common; `poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers are compared with.
 
 Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
 written beside its place and renamed into it, so that a killed process leaves no half-written file.
@@ -9,7 +10,6 @@ written beside its place and renamed into it, so that a killed process leaves no
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fractions
 import math
@@ -21,10 +21,13 @@ import av
 import numpy as np
 from PIL import Image
 
-from poet.media.files import MediaError, PathLike, naming_the_file, replacing, stated_seconds, write_text
-from poet.media.seeking import SEEK_FROM_S, seek
+from poet.media.colour import tag, to_yuv420p
+from poet.media.files import MediaError, PathLike, replacing, stated_seconds, write_text
+from poet.media.film import Film, Shown, open_film
 from poet.media.sound import (
     Sound,
+    Track,
+    read_runs,
     read_sound,
     read_track,
     to_int16,
@@ -39,8 +42,10 @@ __all__ = [
     "PathLike",
     "SOUND_SUFFIXES",
     "Sound",
+    "Track",
     "VIDEO_SUFFIXES",
     "picture_suffixes",
+    "read_runs",
     "read_sound",
     "read_track",
     "replacing",
@@ -75,9 +80,10 @@ def read_clip(
     """Reads the first `clip.frames / clip.rate_hz` seconds of a file in the clip's format.
 
     Frame k is the source frame whose timestamp is nearest to k / rate_hz after the first frame's.
-    Frames are rotated as the file asks, cropped to the clip's aspect and resized.  Sound is mixed
-    to mono, resampled, and aligned with the first frame; silence fills what the file does not
-    cover.  A still image is a clip of one frame.
+    Frames are turned and mirrored as the file asks, cropped to the clip's aspect and resized; of
+    several streams the container's default counts, else the best.  Sound is mixed to mono, resampled, and
+    aligned with the first frame; silence fills what the file does not cover, its gaps too.  A still
+    image is a clip of one frame.
 
     Args:
         place: where the crop lies, by default about the centre.
@@ -86,12 +92,9 @@ def read_clip(
     Raises:
         MediaError: no such file, undecodable, no video, corrupt, truncated or too short.
     """
-    with naming_the_file(path):
-        frames, start_s = _read_video(path, clip, place)
-        if sound is None:
-            audio = read_track(path, clip.sample_rate_hz, clip.samples, start_s)
-        else:
-            audio = read_track(sound, clip.sample_rate_hz, clip.samples, 0.0)
+    frames, start_s = _read_video(path, clip, place)
+    file, start_s = (path, start_s) if sound is None else (sound, 0.0)
+    audio = read_track(file, clip.sample_rate_hz, clip.samples, start_s)
     return Clip(video=frames, audio=audio)
 
 
@@ -115,22 +118,12 @@ def probe(path: PathLike) -> Picture:
     Raises:
         MediaError: no such file, undecodable, or no video.
     """
-    with naming_the_file(path), av.open(os.fspath(path)) as container:
-        if not container.streams.video:
-            raise MediaError(path, "no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        interval_s = 1 / float(stream.average_rate or 1)
-        start_s = end_s = None
-        for index, frame in enumerate(container.decode(stream)):
-            time_s = index * interval_s if frame.time is None else frame.time
-            start_s = time_s if start_s is None else start_s
-            end_s = time_s + (_duration_s(frame) or interval_s)
-        if end_s is None:
-            raise MediaError(path, "truncated: no frame could be decoded")
-        sides = frame.height, round(frame.width * float(stream.sample_aspect_ratio or 1))
-        height, width = sides[::-1] if round(frame.rotation / 90) % 2 else sides
-    return Picture(height=height, width=width, seconds=end_s - start_s)
+    with open_film(path) as film:
+        for frame, _ in film.shown():
+            last = frame
+    return Picture(
+        height=last.height, width=round(last.width * last.aspect), seconds=film.end_s - film.start_s
+    )
 
 
 def read_frames(
@@ -144,127 +137,48 @@ def read_frames(
     Raises:
         MediaError: as `read_clip`, of what was decoded so far; never for being too short.
     """
-    with naming_the_file(path), _Decoder.open(path, clip, first / clip.rate_hz) as decoder:
+    with open_film(path, clip.rate_hz, first / clip.rate_hz) as film:
         taken = first
-        for frame, until_s in decoder.shown():
+        for frame, until_s in film.shown():
             copies = _due(taken, until_s, clip)
             if copies:
-                pixels = _fit_frame(frame, clip, decoder.stream, place)
+                pixels = _fit(frame, clip, place)
             for _ in range(copies):
-                yield pixels, decoder.start_s
+                yield pixels, film.start_s
             taken += copies
 
 
 def _read_video(path: PathLike, clip: ClipSpec, place: Place) -> tuple[np.ndarray, float]:
     """The clip's frames, and the time of the first one on the file's clock in seconds."""
-    with _Decoder.open(path, clip) as decoder:
+    with open_film(path, clip.rate_hz) as film:
         chosen: list[np.ndarray] = []
-        for frame, until_s in decoder.shown():
+        for frame, until_s in film.shown():
             copies = min(_due(len(chosen), until_s, clip), clip.frames - len(chosen))
             if copies:
-                chosen.extend([_fit_frame(frame, clip, decoder.stream, place)] * copies)
+                chosen.extend([_fit(frame, clip, place)] * copies)
             if len(chosen) == clip.frames:
-                return np.stack(chosen), decoder.start_s
-        raise MediaError(path, _shortage(decoder, clip))
+                return np.stack(chosen), film.start_s
+        raise MediaError(path, _shortage(film, clip))
 
 
 def _due(taken: int, until_s: float, clip: ClipSpec) -> int:
     """Instants k / rate_hz of a clip up to `until_s`, without the first `taken` of them."""
-    copies = 0
-    while (taken + copies) / clip.rate_hz <= until_s + 1e-9:
-        copies += 1
-    return copies
+    return max(math.floor((until_s + 1e-9) * clip.rate_hz) + 1 - taken, 0)
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Decoder:
-    """The video of a file.  `end_s` is the end of the last frame that was decoded so far.
-
-    `frames` are all of them, or those from a bit before some time on; then `sought_s` is the time of
-    the file's first frame.
-    """
-
-    path: PathLike
-    container: av.container.InputContainer
-    stream: av.VideoStream
-    interval_s: float
-    frames: Iterator[av.VideoFrame]
-    sought_s: float | None = None
-    start_s: float = 0.0
-    end_s: float = 0.0
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: PathLike, clip: ClipSpec, from_s: float = 0.0) -> Iterator[_Decoder]:
-        """What is before `from_s` seconds after the first frame may be left out."""
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                raise MediaError(path, "no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            found = seek(container, stream, from_s) if from_s >= SEEK_FROM_S else None
-            if found or from_s < SEEK_FROM_S:
-                interval_s = 1 / float(stream.average_rate or clip.rate_hz)
-                frames, sought_s = found or (container.decode(stream), None)
-                yield cls(
-                    path=path,
-                    container=container,
-                    stream=stream,
-                    interval_s=interval_s,
-                    frames=frames,
-                    sought_s=sought_s,
-                )
-                return
-        with cls.open(path, clip) as decoder:
-            yield decoder
-
-    def shown(self) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Every frame, and until when it is the nearest one, in seconds after the first frame."""
-        before: tuple[float, av.VideoFrame] | None = None
-        for index, frame in enumerate(self.frames):
-            time_s = index * self.interval_s if frame.time is None else frame.time
-            if frame.is_corrupt:
-                raise MediaError(self.path, f"corrupt frame at {time_s:.2f} s")
-            if before is None:
-                self.start_s = time_s if self.sought_s is None else self.sought_s
-            else:
-                yield before[1], (before[0] + time_s) / 2 - self.start_s
-            before = (time_s, frame)
-            self.end_s = time_s + (_duration_s(frame) or self.interval_s)
-        if before is None:
-            raise MediaError(self.path, "truncated: no frame could be decoded")
-        # Strictly before the end of the last frame: a clip never shows a frame past its time.
-        yield before[1], self.end_s - self.start_s - 1e-6
+def _fit(frame: Shown, clip: ClipSpec, place: Place) -> np.ndarray:
+    return resize_image(frame.pixels(), clip.height, clip.width, frame.aspect, place)
 
 
-def _duration_s(frame: av.VideoFrame) -> float:
-    """How long the frame is shown, 0 where the file does not say."""
-    return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-
-
-def _fit_frame(
-    frame: av.VideoFrame, clip: ClipSpec, stream: av.VideoStream, place: Place
-) -> np.ndarray:
-    pixels_HxWx3 = frame.to_ndarray(format="rgb24")
-    aspect = float(stream.sample_aspect_ratio or 1)
-    turns = round(frame.rotation / 90)
-    if turns % 2:
-        aspect = 1 / aspect
-    return resize_image(np.rot90(pixels_HxWx3, turns), clip.height, clip.width, aspect, place)
-
-
-def _shortage(decoder: _Decoder, clip: ClipSpec) -> str:
+def _shortage(film: Film, clip: ClipSpec) -> str:
     """Says whether the file ends before its own header says, or was never long enough."""
-    container, end_s = decoder.container, decoder.end_s
-    stated_s = container.duration / av.time_base if container.duration else 0.0
-    if container.start_time:
-        stated_s += container.start_time / av.time_base
-    if end_s + 2 * decoder.interval_s < stated_s:
-        return f"truncated: {end_s:.2f} s of {stated_s:.2f} s could be decoded"
+    if film.end_s + 2 * film.interval_s < film.stated_s:
+        return f"truncated: {film.end_s:.2f} s of {film.stated_s:.2f} s could be decoded"
     # Frame i is taken at i / rate, before the end.
-    have = math.ceil(round((end_s - decoder.start_s) * clip.rate_hz, 6))
+    seconds = film.end_s - film.start_s
+    have = math.ceil(round(seconds * clip.rate_hz, 6))
     return (
-        f"too short: it gives {have} frames at {clip.rate_hz:g} Hz ({end_s - decoder.start_s:.3f} s), "
+        f"too short: it gives {have} frames at {clip.rate_hz:g} Hz ({seconds:.3f} s), "
         f"{clip.frames} are needed"
     )
 
@@ -329,7 +243,7 @@ def write_mp4(
     audio_S: np.ndarray | None = None,
     sample_rate_hz: int | None = None,
 ) -> None:
-    """Writes H.264 (yuv420p, even sides only) and, with audio, AAC.
+    """Writes H.264 (yuv420p in BT.709, tagged so, even sides only) and, with audio, AAC.
 
     Raises:
         UserError: a side is odd.
@@ -356,6 +270,7 @@ def _add_h264(container: Any, height: int, width: int, rate_hz: float) -> av.Vid
     rate = fractions.Fraction(rate_hz).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate, options={"crf": str(H264_CRF)})
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    tag(stream.codec_context)
     return stream
 
 
@@ -365,8 +280,7 @@ def _add_aac(container: Any, sample_rate_hz: int) -> av.AudioStream:
 
 def _encode_video(container: Any, stream: av.VideoStream, video_TxHxWx3: np.ndarray) -> None:
     for pixels_HxWx3 in video_TxHxWx3:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HxWx3), format="rgb24")
-        container.mux(stream.encode(frame))
+        container.mux(stream.encode(to_yuv420p(pixels_HxWx3)))
     container.mux(stream.encode(None))
 
 

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from poet.media import check_video
+from poet.media.colour import ACCURATE
 from poet.specs import UserError
 
 
@@ -52,9 +53,6 @@ STREAM_CODECS: dict[str, StreamCodec] = {
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 # A group of pictures longer than any stream: key frames stand where the encoder sees a cut.
 STREAM_GOP = 1 << 20
-# swscale: bicubic with full chroma interpolation and accurate rounding.  Its fast paths repeat
-# chroma samples and round coarsely, which would count against the codec.
-STREAM_SCALING = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 
 def encode_stream(
@@ -99,7 +97,7 @@ def encode_stream(
 
 def _encode_frame(context: Any, pixels_HxWx3: np.ndarray, index: int) -> list[av.Packet]:
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HxWx3), format="rgb24")
-    frame = frame.reformat(format=context.pix_fmt, interpolation=STREAM_SCALING)
+    frame = frame.reformat(format=context.pix_fmt, interpolation=ACCURATE)
     frame.pts, frame.time_base = index, context.time_base
     return context.encode(frame)
 
@@ -109,7 +107,7 @@ def decode_stream(packets: Sequence[bytes], codec: str) -> np.ndarray:
     context = av.CodecContext.create(STREAM_CODECS[codec].decoder, "r")
     frames = [f for data in packets for f in context.decode(av.Packet(data))]
     frames += context.decode(None)
-    shown = (f.reformat(format="rgb24", interpolation=STREAM_SCALING) for f in frames)
+    shown = (f.reformat(format="rgb24", interpolation=ACCURATE) for f in frames)
     return np.stack([frame.to_ndarray() for frame in shown])
 
 

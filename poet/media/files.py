@@ -1,19 +1,36 @@
-"""What all readers and writers of media share: the error that names a file, safe replacement."""
+"""What all readers and writers of media share: safe opening, the error that names a file, safe replacement."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any, NoReturn
 
 import av
 
 from poet.specs import UserError
 
 PathLike = str | os.PathLike[str]
+
+# Pixels of the largest picture that is decoded; a header of a few bytes may ask for any number.
+MOST_PIXELS = 2**27
+# Seconds between two frames of video, or of silence in a sound that is read whole: more is not believed
+# to be meant.  It bounds what the timestamps of a small file can ask for.
+MOST_GAP_S = 10.0
+# A clock that goes back by more than that was set anew.
+MOST_BACK_S = 1.0
+# Formats of FFmpeg that are lists of other files, streams of a network, devices or programs.
+_OTHER_FILES = frozenset(
+    "alias_pix alsa concat dash fbdev ffmetadata hls image2 image2pipe imf kmsgrab lavfi oss rtp rtsp sap "
+    "sdp video4linux2,v4l2 vobsub webm_dash_manifest x11grab".split()
+)
+# Bytes that FFmpeg reads at a time.
+_READ_BYTES = 2**16
 
 
 class MediaError(UserError):
@@ -26,19 +43,93 @@ class MediaError(UserError):
 
 @contextlib.contextmanager
 def naming_the_file(path: PathLike) -> Iterator[None]:
-    """Turns what PyAV raises into a MediaError."""
+    """Turns what PyAV and the file system raise into a MediaError."""
     try:
         yield
-    except FileNotFoundError:
+    except av.error.FFmpegError as error:
+        raise MediaError(path, f"undecodable: {error.strerror}") from None
+    except OSError as error:
+        raise MediaError(path, f"unreadable: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise MediaError(path, f"undecodable: {error}") from None
+
+
+@contextlib.contextmanager
+def open_media(
+    path: PathLike, wanted: str = "undecodable"
+) -> Iterator[av.container.InputContainer]:
+    """A regular file, whatever its name, opened by PyAV; nothing in it makes FFmpeg open another one.
+
+    Args:
+        wanted: the kind of reason for a file of no known format.
+
+    Raises:
+        MediaError: no such file, not a file, empty, or of no format that is read; also what PyAV raises in
+            the block.
+    """
+    _check_file(path)
+    with naming_the_file(path), open(path, "rb", buffering=0) as file:
+        try:
+            container = guarded(file, pathlib.PurePath(path).suffix)
+        except (av.error.ArgumentError, av.error.PermissionError):
+            raise MediaError(path, f"{wanted}: a list of other files") from None
+        except av.error.InvalidDataError:
+            raise MediaError(path, f"{wanted}: no known format of media, or damaged") from None
+        with container:
+            yield container
+
+
+def guarded(file: IO[bytes], suffix: str = "") -> av.container.InputContainer:
+    """An open file read by PyAV; FFmpeg may open no other."""
+    return av.open(
+        _Named(file, f"media{suffix}"),
+        options={"format_whitelist": _formats()},
+        metadata_errors="replace",
+        buffer_size=_READ_BYTES,
+        io_open=_refuse,
+    )
+
+
+def _check_file(path: PathLike) -> None:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise MediaError(path, "no such file") from None
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise MediaError(path, f"undecodable: {getattr(error, 'strerror', error)}") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(path, f"unreadable: {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+        raise MediaError(path, f"unreadable: {what}, not a file")
+    if not found.st_size:
+        raise MediaError(path, "empty: the file has no bytes")
+
+
+class _Named:
+    """A file with a name that FFmpeg sees: its suffix helps to tell the format, but neither colons nor
+    percent signs in a path mean anything."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.name, self.read, self.seek, self.tell = name, file.read, file.seek, file.tell
+
+
+def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
+    raise PermissionError("a media file opens no other")
+
+
+@functools.cache
+def _formats() -> str:
+    return ",".join(sorted(av.formats_available - _OTHER_FILES))
+
+
+def jump(path: PathLike, from_s: float, to_s: float) -> MediaError:
+    """Of two frames in a row."""
+    return MediaError(path, f"jumping timestamps: from {from_s:.6g} s to {to_s:.6g} s")
 
 
 def stated_seconds(file: IO[bytes]) -> float:
     """How long the header of an open file says it is; 0.0 where nothing can be read or nothing is said."""
     try:
-        with av.open(file) as container:
+        with guarded(file) as container:
             return max(container.duration or 0, 0) / av.time_base
     except (av.error.FFmpegError, ValueError, OSError):
         return 0.0

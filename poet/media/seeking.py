@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 
@@ -13,28 +14,54 @@ SEEK_FROM_S = 10.0
 LEAD_S = 1.0
 
 
+class Timed(NamedTuple):
+    """A frame, and when it is shown on the file's clock in seconds, if the file tells it."""
+
+    frame: av.VideoFrame
+    time_s: float | None
+
+
+def decode(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[Timed]:
+    """Frames in the order of the stream.  A packet without data shows the frame before once more."""
+    repeats: list[float] = []
+    before: av.VideoFrame | None = None
+    for packet in container.demux(stream):
+        if not packet.size and packet.pts is not None:
+            repeats.append(float(packet.pts * packet.time_base))
+            continue
+        for frame in packet.decode():
+            while before and repeats and frame.time is not None and repeats[0] < frame.time:
+                yield Timed(before, repeats.pop(0))
+            yield Timed(frame, frame.time)
+            before = frame
+    for time_s in repeats if before else ():
+        yield Timed(before, time_s)
+
+
 def seek(
     container: av.container.InputContainer, stream: av.VideoStream, from_s: float
-) -> tuple[Iterator[av.VideoFrame], float] | None:
+) -> tuple[Iterator[Timed], float] | None:
     """The frames from a key frame before `from_s` seconds after the first frame, and the first one's time.
 
     None where the file does not tell times, or a seek does not end there; the container is spent then.
     """
-    first = next(container.decode(stream), None)
-    if first is None or first.time is None:
+    first = next(decode(container, stream), None)
+    if first is None or first.time_s is None:
         return None
-    target_s = first.time + from_s
+    target_s = first.time_s + from_s
     try:
         container.seek(int((target_s - LEAD_S) / stream.time_base), stream=stream)
-        frames = container.decode(stream)
+        frames = decode(container, stream)
         landed = next(frames, None)
     except av.error.FFmpegError:  # which a reader from the start would tell of in its place
         return None
-    if landed is None or landed.time is None or landed.is_corrupt:
+    if landed is None or landed.time_s is None or landed.frame.is_corrupt:
         return None
-    if not first.time <= landed.time <= target_s:
+    if not first.time_s <= landed.time_s <= target_s:
         return None
-    return itertools.chain([landed], frames), first.time
+    return itertools.chain([landed], frames), first.time_s
 
 
 def seek_sound(

@@ -13,12 +13,21 @@ import itertools
 import math
 import os
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import av
 import numpy as np
+from av.stream import Disposition
 
-from poet.media.files import MediaError, PathLike, naming_the_file, replacing
+from poet.media.files import (
+    MOST_BACK_S,
+    MOST_GAP_S,
+    MediaError,
+    PathLike,
+    jump,
+    open_media,
+    replacing,
+)
 from poet.media.seeking import SEEK_FROM_S, seek_sound
 
 # Samples of int16 nearer to zero are silence: 8 / 32768 is -72 dB of full scale.
@@ -28,6 +37,20 @@ SILENT_BELOW = 8
 LEAST_RATE_HZ = 1000
 # A share of samples at full scale that is worth a note; a peak or two are no clipping.
 CLIPPED_SHARE = 0.001
+# Sound that comes so much earlier or later than the samples before it end is noticed (ITU-R BT.1359 says
+# 45 ms beside a picture): it begins a run of its own.  Less is the coarse clock of its container.
+SLIP_S = 0.045
+# Tracks for some listeners, or about the film.
+_NOT_MAIN = (
+    Disposition.comment
+    | Disposition.karaoke
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.clean_effects
+    | Disposition.non_diegetic
+    | Disposition.descriptions
+    | Disposition.dependent
+)
 # Least and greatest value of each type of samples that int16 has no greater one for.
 _FULL_SCALE: dict[str, tuple[float, float]] = {
     "uint8": (0, 255),
@@ -53,99 +76,195 @@ class Sound:
 
 
 def read_sound(path: PathLike, sample_rate_hz: int, max_seconds: float = 0.0) -> Sound:
-    """Reads the first sound track of a file, mixed down to mono and resampled.
+    """Reads the main sound track of a file, mixed down to mono and resampled.
 
-    A file of S samples at another rate gives S * sample_rate_hz / rate samples, rounded.
+    A file of S samples at another rate gives S * sample_rate_hz / rate samples, rounded, and silence
+    where its timestamps leave gaps.
 
     Args:
       max_seconds: takes no more than that from the start; 0 takes the whole file.
 
     Raises:
       MediaError: no such file, not a sound or media file, no audio stream, empty, shorter than a
-        few milliseconds, undecodable, or with NaN or infinite samples.
+        few milliseconds, undecodable, with NaN or infinite samples, or with a gap beyond MOST_GAP_S.
     """
-    _check_bytes(path)
     limit = max(round(max_seconds * sample_rate_hz), 1) if max_seconds > 0 else None
     facts = _Facts()
-    with naming_the_file(path):
-        with _open(path) as container:
-            if not container.streams.audio:
-                raise MediaError(path, "no audio stream")
-            frames = facts.watch(_checked(container.decode(container.streams.audio[0]), path))
-            samples = _collect(_mono(frames, sample_rate_hz), limit)
+    with open_media(path, "not audio") as container:
+        stream = _choose(path, container)
+        if stream is None:
+            raise MediaError(path, "no audio stream")
+        frames = facts.watch(_checked(container.decode(stream), path))
+        track = _collect_track(_no_jumps(_timed(frames, None), path), sample_rate_hz, 0.0, limit)
     if not facts.samples:
         raise MediaError(path, "empty: no sample could be decoded")
-    if not len(samples):  # less than the resampler's filter spans
+    if not track.runs:  # less than the resampler's filter spans
         raise MediaError(path, f"too short: {facts.samples} samples at {facts.rate_hz} Hz")
-    if limit is None or len(samples) < limit:
-        samples = _fit(samples, facts.seconds, sample_rate_hz)
+    begin = track.runs[0][0]
+    length = track.end - begin
+    if limit is None or length < limit:
+        # Resamplers give a sample more or fewer than a sound without gaps holds.
+        exact = max(round(facts.seconds * sample_rate_hz), 1)
+        length = exact if len(track.runs) == 1 else length
+    samples = track.window(begin, length if limit is None else min(length, limit))
     return Sound(samples=samples, notes=facts.notes(sample_rate_hz, samples))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Track:
+    """The sound beside a film: int16 mono samples, in runs that each begin at a sample number."""
+
+    runs: Sequence[tuple[int, np.ndarray]]
+
+    @property
+    def end(self) -> int:
+        """Number of the sample after the last one."""
+        return max((begin + len(samples) for begin, samples in self.runs), default=0)
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """int16 (length,) from sample `start` on; silence where no run is."""
+        heard = np.zeros(length, np.int16)
+        for begin, samples in self.runs:
+            first, stop = max(begin, start), min(begin + len(samples), start + length)
+            if first < stop:
+                heard[first - start : stop - start] = samples[first - begin : stop - begin]
+        return heard
+
+
 def read_track(
-    path: PathLike, sample_rate_hz: int, samples: int | None, start_s: float
+    path: PathLike, sample_rate_hz: int, samples: int, start_s: float
 ) -> np.ndarray | None:
     """int16 (samples,) from `start_s` on the file's clock; None without an audio stream.
 
-    Silence fills what the file does not cover; `samples` None takes all that there is.
+    Silence fills what the file does not cover.
+
+    Raises:
+      MediaError: as `read_runs`.
+    """
+    track = read_runs(path, sample_rate_hz, start_s, samples)
+    return None if track is None else track.window(0, samples)
+
+
+def read_runs(
+    path: PathLike, sample_rate_hz: int, start_s: float, samples: int | None = None
+) -> Track | None:
+    """The main sound track from `start_s` on the file's clock on, which is sample 0; None without one.
+
+    Args:
+      samples: no more are needed; None takes all that there is.
 
     Raises:
       MediaError: undecodable, or with NaN or infinite samples.
     """
-    with naming_the_file(path), _open_track(path, start_s) as (container, decoded):
-        if not container.streams.audio:
+    with _open_track(path, start_s) as decoded:
+        if decoded is None:
             return None
-        frames = _checked(decoded, path)
-        first = next(frames, None)
-        if first is None:
-            return np.zeros(samples or 0, np.int16)
-        first_s = start_s if first.time is None else first.time
-        offset = round((first_s - start_s) * sample_rate_hz)
-        pieces = _mono(itertools.chain([first], frames), sample_rate_hz)
-        if samples is None:
-            whole = _collect(pieces, None)
-            return place(whole, offset, max(len(whole) + offset, 0))
-        return place(_collect(pieces, max(samples - offset, 0)), offset, samples)
+        frames = _timed(_checked(decoded, path), start_s)
+        return _collect_track(frames, sample_rate_hz, start_s, samples)
 
 
 @contextlib.contextmanager
-def _open_track(
-    path: PathLike, start_s: float
-) -> Iterator[tuple[av.container.InputContainer, Iterator[av.AudioFrame]]]:
-    """A file and the frames of its sound; what is long before `start_s` may be left out."""
-    with av.open(os.fspath(path)) as container:
-        stream = container.streams.audio[0] if container.streams.audio else None
+def _open_track(path: PathLike, start_s: float) -> Iterator[Iterator[av.AudioFrame] | None]:
+    """The frames of a file's sound; what is long before `start_s` may be left out."""
+    with open_media(path) as container:
+        stream = _choose(path, container)
         begin_s = (container.start_time or 0) / av.time_base
         if stream is None or start_s - begin_s < SEEK_FROM_S:
-            yield container, container.decode(stream) if stream else iter(())
+            yield container.decode(stream) if stream else None
             return
         sought = seek_sound(container, stream, start_s)
         if sought:
-            yield container, sought
+            yield sought
             return
-    with av.open(os.fspath(path)) as container:
-        yield container, container.decode(container.streams.audio[0])
+    with open_media(path) as container:
+        yield container.decode(_choose(path, container))
 
 
 def sound_seconds(path: PathLike) -> float:
     """How long the file's header says it is; 0.0 where nothing can be read or nothing is said."""
     try:
-        with naming_the_file(path), av.open(os.fspath(path)) as container:
+        with open_media(path) as container:
             return max(container.duration or 0, 0) / av.time_base
     except MediaError:
         return 0.0
 
 
-def _check_bytes(path: PathLike) -> None:
-    if os.path.isfile(path) and not os.path.getsize(path):
-        raise MediaError(path, "empty: the file has no bytes")
+def _choose(path: PathLike, container: av.container.InputContainer) -> av.AudioStream | None:
+    """The container's default, else the one with most channels, then samples a second, then the first."""
+    known = [s for s in container.streams.audio if s.codec_context is not None]
+    if container.streams.audio and not known:
+        raise MediaError(path, "undecodable: no decoder for its sound")
+    return max(known, key=_worth, default=None)
 
 
-def _open(path: PathLike) -> av.container.InputContainer:
-    try:
-        return av.open(os.fspath(path))
-    except av.error.InvalidDataError:
-        raise MediaError(path, "not audio: no known format of sound or media") from None
+def _worth(stream: av.AudioStream) -> tuple[bool, bool, int, int, int]:
+    default = bool(stream.disposition & Disposition.default)
+    main = not stream.disposition & _NOT_MAIN
+    context = stream.codec_context
+    return default, main, context.channels, context.sample_rate or 0, -stream.index
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """A frame that begins at `begin_s` on the file's clock, in the run of frames number `run`."""
+
+    frame: av.AudioFrame
+    run: int
+    begin_s: float
+
+
+def _timed(frames: Iterable[av.AudioFrame], start_s: float | None) -> Iterator[_Timed]:
+    """The frames, each after the one before but where its timestamp leaves a gap.
+
+    A clock that was set back goes on from where it was.  `start_s` is where frames without timestamps
+    begin; None lets the first one begin at 0 whatever it says.
+    """
+    run, shift_s, due_s = 0, 0.0, None
+    for frame in frames:
+        if due_s is None:
+            begin_s = frame.time if frame.time is not None else start_s or 0.0
+            if start_s is None:
+                shift_s, begin_s = -begin_s, 0.0
+        else:
+            begin_s = due_s if frame.time is None else frame.time + shift_s
+            if begin_s < due_s - MOST_BACK_S:
+                shift_s, begin_s = shift_s + due_s - begin_s, due_s
+            elif abs(begin_s - due_s) > SLIP_S:
+                run += 1
+            else:
+                begin_s = due_s
+        frame.pts = None  # a resampler counts samples itself
+        yield _Timed(frame=frame, run=run, begin_s=begin_s)
+        due_s = begin_s + frame.samples / frame.sample_rate
+
+
+def _no_jumps(frames: Iterable[_Timed], path: PathLike) -> Iterator[_Timed]:
+    """The frames; a MediaError at a gap that is longer than MOST_GAP_S."""
+    due_s = 0.0
+    for timed in frames:
+        if timed.begin_s - due_s > MOST_GAP_S:
+            raise jump(path, due_s, timed.begin_s)
+        yield timed
+        due_s = timed.begin_s + timed.frame.samples / timed.frame.sample_rate
+
+
+def _collect_track(
+    frames: Iterator[_Timed], sample_rate_hz: int, start_s: float, limit: int | None
+) -> Track:
+    """Its runs, as far as sample `limit`."""
+    runs: list[tuple[int, np.ndarray]] = []
+    for _, group in itertools.groupby(frames, lambda timed: timed.run):
+        first = next(group)
+        begin = round((first.begin_s - start_s) * sample_rate_hz)
+        if limit is not None and begin >= limit:
+            break
+        whole = itertools.chain([first.frame], (timed.frame for timed in group))
+        samples = _collect(_mono(whole, sample_rate_hz), limit and limit - begin)
+        if len(samples):
+            runs.append((begin, samples))
+        if limit is not None and begin + len(samples) >= limit:
+            break
+    return Track(runs=runs)
 
 
 def _checked(frames: Iterable[av.AudioFrame], path: PathLike) -> Iterator[av.AudioFrame]:

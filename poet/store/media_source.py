@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -23,7 +24,6 @@ from poet.store.sources import (
     Part,
     RawClip,
     Skipped,
-    fit_samples,
     frames_of,
     ingest_of,
     is_told,
@@ -158,12 +158,12 @@ class _Track:
         self.start_s = 0.0
 
     @functools.cached_property
-    def _samples(self) -> np.ndarray | media.MediaError | None:
+    def _track(self) -> media.Track | media.MediaError | None:
         """Where it is damaged, what is wrong."""
         frames = self._frames
         samples = None if frames is None else self._sample(frames) + self._clip.samples
         try:
-            return self._read(self._first, samples)
+            return media.read_runs(*self._at(self._first), samples)
         except media.MediaError as error:
             return error
 
@@ -173,20 +173,23 @@ class _Track:
         Raises:
             MediaError: it is damaged there or before.
         """
-        samples = self._samples
-        if isinstance(samples, media.MediaError):
-            return self._read(frame, self._clip.samples)
-        if samples is None:
+        track = self._track
+        if isinstance(track, media.MediaError):
+            track = media.read_runs(*self._at(frame), self._clip.samples)
+            begin = self._sample(frame)
+        else:
+            begin = self._sample(self._first)
+        if track is None:
             return None
-        offset = self._sample(frame) - self._sample(self._first)
-        return fit_samples(samples[offset:], self._clip.samples)
+        return track.window(self._sample(frame) - begin, self._clip.samples)
 
-    def _read(self, frame: int, samples: int | None) -> np.ndarray | None:
+    def _at(self, frame: int) -> tuple[pathlib.Path, int, float]:
+        """The file of the sound, its rate, and where it begins with a frame."""
         file, start_s = self._found.video, self.start_s
         if self._found.sound:
             file, start_s = self._found.sound, 0.0
-        start_s += self._sample(frame) / self._clip.sample_rate_hz
-        return media.read_track(file, self._clip.sample_rate_hz, samples, start_s)
+        rate_hz = self._clip.sample_rate_hz
+        return file, rate_hz, start_s + self._sample(frame) / rate_hz
 
     def _sample(self, frame: int) -> int:
         return round(frame / self._clip.rate_hz * self._clip.sample_rate_hz)
