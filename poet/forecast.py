@@ -127,7 +127,7 @@ def train_forecast(
 ) -> Forecast:
     """Of a group's step, as the loop compiles it."""
     state = compiled.abstract(trainable, mesh)
-    lower = functools.partial(compiled.lower, group, state, mesh, experiment.train.seed)
+    lower = functools.partial(compiled.lower, group, state, mesh)
     at_rest = sum(
         mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state)
     )

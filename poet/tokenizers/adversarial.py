@@ -16,36 +16,41 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from poet.mesh import BATCH_AXES
-from poet.specs import Experiment
+from poet.specs import Experiment, OptimizerSpec
 from poet.tokenizers import declaration
 from poet.tokenizers.declaration import Tree
 from poet.training import optimizer
 from poet.training.trainable import Batch, Metrics, State
 
-Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+Step = Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The declared weights of the networks that learn, and an optimizer for each."""
+    """The declared weights of the networks that learn, and an optimizer for each.
+
+    `critic_rate` is the factor of the critic's learning rate.
+    """
 
     generator: Tree
     critic: Tree | None
+    optimizer: OptimizerSpec
     generator_tx: optax.GradientTransformation
     critic_tx: optax.GradientTransformation | None
+    critic_rate: float
 
 
 def networks(
     experiment: Experiment, generator: Tree, critic: Tree | None = None, critic_rate: float = 1.0
 ) -> Networks:
-    """`critic_rate` is the factor of the critic's learning rate."""
-    spec, steps = experiment.optimizer, experiment.train.steps
-    slower = spec.replace(learning_rate=spec.learning_rate * critic_rate)
+    spec = experiment.optimizer
     return Networks(
         generator=generator,
         critic=critic,
-        generator_tx=optimizer.build(spec, steps, declaration.axes(generator)),
-        critic_tx=critic and optimizer.build(slower, steps, declaration.axes(critic)),
+        optimizer=spec,
+        generator_tx=optimizer.build(spec, declaration.axes(generator)),
+        critic_tx=critic and optimizer.build(spec, declaration.axes(critic)),
+        critic_rate=critic_rate,
     )
 
 
@@ -76,10 +81,20 @@ def axes(nets: Networks) -> State:
     return state
 
 
-def update(tx: optax.GradientTransformation, state: State, grads: Tree) -> dict[str, Any]:
-    """{params, opt_state} after these gradients."""
-    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}
+def update(
+    nets: Networks, state: State, grads: dict[str, Tree | None], rate: jax.Array
+) -> tuple[dict[str, Any], Metrics]:
+    """({params, opt_state} of the generator, with a critic also `critic` with its own, metrics)."""
+    new, metrics = optimizer.apply(
+        nets.generator_tx, nets.optimizer, grads["generator"], state, rate
+    )
+    if nets.critic is not None:
+        new["critic"], told = optimizer.apply(
+            nets.critic_tx, nets.optimizer, grads["critic"], state["critic"],
+            rate * nets.critic_rate,
+        )
+        metrics["critic/grad_norm"] = told["grad_norm"]
+    return new, metrics
 
 
 def started(step: jax.Array, start: int) -> jax.Array | bool:

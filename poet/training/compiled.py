@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import logging
 import time
 from typing import Any, Callable, Mapping
@@ -12,19 +13,43 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet import compile_cache
+from poet import compile_cache, processes
 from poet.mesh import Rules, batch_sharding
 from poet.specs import UserError
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 _LOG = logging.getLogger(__name__)
 
-# (state, batch, step number on device) -> (state, metrics); the state is donated.
-Program = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
-
+# (state, batch, moment) -> (state, metrics); the state is donated.
+Program = Callable[[State, Batch, "Moment"], tuple[State, Metrics]]
 
 # Programs that the compiler works on at once: it leaves Python to others, and mostly uses one core.
 COMPILERS = 4
+# Seconds after which the programs that are still waited for are named again.
+REMIND_S = 30.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a step is told of the run: scalars on every device, inputs of the program.
+
+    Whatever a run may set otherwise without another program belongs here: its length, its seed and
+    its learning rates compile nothing anew.
+
+    Attributes:
+      seed, step: uint32; together the key of the step.
+      rate: float32, the learning rate of the step.
+    """
+
+    seed: jax.Array
+    step: jax.Array
+    rate: jax.Array
+
+    @classmethod
+    def at(cls, step: int, seed: int, rate: float, mesh: Mesh) -> Moment:
+        values = (np.uint32(seed), np.uint32(step), np.float32(rate))
+        return cls(*(processes.replicated(value, mesh) for value in values))
 
 
 def init(trainable: Trainable, key: jax.Array) -> State:
@@ -47,9 +72,10 @@ def abstract(trainable: Trainable, mesh: Mesh, rules: Rules = Rules()) -> State:
 
 
 def compile_steps(
-    groups: Mapping[str, Group], abstract_state: State, mesh: Mesh, seed: int
+    groups: Mapping[str, Group], abstract_state: State, mesh: Mesh
 ) -> dict[str, Program]:
-    """Every group's step as a program for this mesh; logs its memory and FLOPs.
+    """Every group's step as a program for this mesh, several at once; logs memory and FLOPs of each,
+    and what is being waited for.
 
     Args:
       abstract_state: ShapeDtypeStructs with shardings; the new state keeps them.
@@ -57,10 +83,31 @@ def compile_steps(
     Raises:
       UserError: a step needs more memory than a device has.
     """
-    lowered = [lower(group, abstract_state, mesh, seed) for group in groups.values()]
+    many = f"{len(groups)} programs, {', '.join(groups)}" if len(groups) > 1 else "the step's program"
+    _LOG.info("compiling %s; what was compiled before is taken from the cache", many)
     with concurrent.futures.ThreadPoolExecutor(COMPILERS) as pool:
-        programs = list(pool.map(_compile, groups.values(), lowered))
-    return dict(zip(groups, programs, strict=True))
+        # A program is compiled while the next one is traced.
+        futures = {
+            name: pool.submit(_compile, group, lower(group, abstract_state, mesh))
+            for name, group in groups.items()
+        }
+        _wait(futures)
+        return {name: future.result() for name, future in futures.items()}
+
+
+def _wait(futures: Mapping[str, concurrent.futures.Future]) -> None:
+    """Until all are done or one has failed."""
+    begin, waiting = time.perf_counter(), set(futures.values())
+    while waiting:
+        done, waiting = concurrent.futures.wait(
+            waiting, REMIND_S, concurrent.futures.FIRST_EXCEPTION
+        )
+        if any(future.exception() for future in done):
+            return
+        if waiting:
+            names = [name for name, future in futures.items() if future in waiting]
+            seconds = time.perf_counter() - begin
+            _LOG.info("still compiling %s after %.0f s", ", ".join(names), seconds)
 
 
 def _compile(group: Group, lowered: jax.stages.Lowered) -> Program:
@@ -72,26 +119,29 @@ def _compile(group: Group, lowered: jax.stages.Lowered) -> Program:
     return program
 
 
-def lower(group: Group, abstract_state: State, mesh: Mesh, seed: int) -> jax.stages.Lowered:
+def lower(group: Group, abstract_state: State, mesh: Mesh) -> jax.stages.Lowered:
     """A group's step for this mesh, whose devices need not exist; call it under `jax.set_mesh`."""
     sharding = batch_sharding(mesh)
     batch = {
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
         for key, array in group.batch.items()
     }
-    number = jax.ShapeDtypeStruct((), np.uint32, sharding=replicated(mesh))
+    moment = Moment(*(
+        jax.ShapeDtypeStruct((), kind, sharding=replicated(mesh))
+        for kind in (np.uint32, np.uint32, np.float32)
+    ))
     jitted = jax.jit(
-        _step_function(group, seed),
+        _step_function(group),
         donate_argnums=0,
         out_shardings=(shardings_of(abstract_state), None),
     )
-    return jitted.lower(abstract_state, batch, number)
+    return jitted.lower(abstract_state, batch, moment)
 
 
-def _step_function(group: Group, seed: int) -> Program:
-    def run(state: State, batch: Batch, step: jax.Array) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        state, metrics = group.step(state, batch, key)
+def _step_function(group: Group) -> Program:
+    def run(state: State, batch: Batch, moment: Moment) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(moment.seed), moment.step)
+        state, metrics = group.step(state, batch, key, moment.rate)
         return jax.tree.map(strong, state), metrics
 
     return run

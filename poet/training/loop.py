@@ -32,10 +32,10 @@ from poet import checkpoint, compat, lease, networks, processes, specs
 from poet import workdir as workdirs
 from poet.mesh import Rules, batch_sharding, check_batch
 from poet.specs import Experiment, Failure, UserError
-from poet.training import compiled, reporting
+from poet.training import compiled, optimizer, reporting
 from poet.training.reporting import Report
 from poet.training.saving import Saver
-from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable
+from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable, each
 
 # Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
 EXIT_PREEMPTED = os.EX_TEMPFAIL
@@ -227,8 +227,7 @@ class _Run:
 
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
         """One program per group, before step 0; refuses what cannot fit."""
-        groups, seed = self.trainable.groups, self.experiment.train.seed
-        return compiled.compile_steps(groups, abstract, self.mesh, seed)
+        return compiled.compile_steps(self.trainable.groups, abstract, self.mesh)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         found = checkpoint.restore(self.directory, abstract, self.experiment)
@@ -282,6 +281,21 @@ class _Run:
             self.batches[name].set_state(found.iterators[name])
         self.start = self.saved = found.step
         _LOG.info("resuming from step %d", found.step)
+        self._tell_rate(found)
+
+    def _tell_rate(self, found: checkpoint.Restored) -> None:
+        """Says so if the learning rate goes on elsewhere than where it was: the schedule is another."""
+        before, now = found.experiment, self.experiment
+        then = optimizer.learning_rate(before.optimizer, before.train.steps)(found.step)
+        rate = optimizer.learning_rate(now.optimizer, now.train.steps)(found.step)
+        if not math.isclose(then, rate, rel_tol=1e-3):
+            _LOG.warning(
+                "the learning rate jumps from %.3g to %.3g at step %d: the run was planned with "
+                "TRAIN.steps = %d and OPTIMIZER.learning_rate = %g, and now has %d and %g. To train on "
+                "without a jump, start a new run with TRAIN.init_from and a learning rate of %.2g",
+                then, rate, found.step, before.train.steps, before.optimizer.learning_rate,
+                now.train.steps, now.optimizer.learning_rate, then,
+            )
 
     # --------------------------------------------------------------------------------------- steps
 
@@ -310,9 +324,9 @@ class _Run:
             begin = time.perf_counter()
             batch = self._next_batch(group)
             waited_s = time.perf_counter() - begin
-            number = processes.replicated(np.uint32(step), self.mesh)
+            moment = self._moment(step)
             with jax.transfer_guard("disallow"):
-                state, metrics = programs[group](state, batch, number)
+                state, metrics = programs[group](state, batch, moment)
             step += 1
             if step == self.start + 1:
                 jax.block_until_ready(metrics)
@@ -321,6 +335,10 @@ class _Run:
                 step=step, group=group, metrics=metrics, waited_s=waited_s
             )
             _settle(previous, reporter)
+
+    def _moment(self, step: int) -> compiled.Moment:
+        seed, rate = self.experiment.train.seed, self.trainable.rate(step)
+        return compiled.Moment.at(step, seed, rate, self.mesh)
 
     def _hooks_due(self, step: int) -> list[Hook]:
         if step == self.start and not self.hooks_owed:
@@ -398,14 +416,16 @@ def _settle(pending: _Pending | None, reporter: reporting.Reporter) -> None:
     """Waits for a step's metrics, stops at a non-finite loss term, and hands them on."""
     if pending is None:
         return
-    values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-    if bad := [n for n, v in values.items() if "loss" in n and not math.isfinite(v)]:
+    found = {name: each(value) for name, value in pending.metrics.items()}
+    sums = {n: (float(m.total), float(m.weight)) for n, m in jax.device_get(found).items()}
+    if bad := [n for n, (value, _) in sums.items() if "loss" in n and not math.isfinite(value)]:
+        means = {name: value / weight for name, (value, weight) in sums.items() if weight}
         raise TrainingDiverged(
-            f"{', '.join(f'{name} is {values[name]}' for name in bad)} at step {pending.step}, group "
-            f"{pending.group} ({values}); nothing was saved since. Lower OPTIMIZER.learning_rate or "
+            f"{', '.join(f'{name} is {sums[name][0]}' for name in bad)} at step {pending.step}, group "
+            f"{pending.group} ({means}); nothing was saved since. Lower OPTIMIZER.learning_rate or "
             "look at the data, and resume"
         )
-    reporter.step(pending.step, pending.group, values, waited_s=pending.waited_s)
+    reporter.step(pending.step, pending.group, sums, waited_s=pending.waited_s)
 
 
 @jax.jit

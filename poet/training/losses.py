@@ -20,6 +20,7 @@ from poet.models.tables import output_tables
 from poet.models.transformer import Model, Params, Text
 from poet.tasks.layout import Layout, Span
 from poet.training.cross_entropy import Sums, cross_entropy
+from poet.training.trainable import Mean
 from poet.vocabulary import Range
 
 def stream_sums(
@@ -121,16 +122,16 @@ def span_weights(span: Span, known_B: jax.Array, labels_BxN: jax.Array) -> jax.A
     return weighted_BxN.astype(jnp.float32)
 
 
-def objective(sums: Mapping[str, Sums]) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean objective per weighted token of the global batch, with metrics.
+def total(sums: Mapping[str, Sums]) -> Sums:
+    """Over all streams, each weighing by its tokens."""
+    return jax.tree.map(lambda *leaves: sum(leaves), *sums.values())
 
-    Returns the objective (cross-entropy and z-loss) and `loss` (cross-entropy alone, nats),
-    `loss/<stream>` and `accuracy/<stream>`.
-    """
-    total = jax.tree.map(lambda *leaves: sum(leaves), *sums.values())
-    count = jnp.maximum(total.count, 1.0)
-    metrics = {"loss": total.loss / count}
+
+def means(sums: Mapping[str, Sums]) -> dict[str, Mean]:
+    """`loss` (cross-entropy in nats per token), `loss/<stream>` and `accuracy/<stream>`."""
+    every = total(sums)
+    metrics = {"loss": Mean(every.loss, every.count)}
     for stream, part in sums.items():
-        metrics[f"loss/{stream}"] = part.loss / jnp.maximum(part.count, 1.0)
-        metrics[f"accuracy/{stream}"] = part.correct / jnp.maximum(part.count, 1.0)
-    return total.objective / count, metrics
+        metrics[f"loss/{stream}"] = Mean(part.loss, part.count)
+        metrics[f"accuracy/{stream}"] = Mean(part.correct, part.count)
+    return metrics

@@ -10,24 +10,32 @@ import jax.numpy as jnp
 from poet.specs import UserError
 
 
-def mean(run: Callable[[Any], Any], batch: Any, parts: int) -> Any:
-    """Mean over `parts` equal parts of `batch` (leading dim) of `run(part)`, one after the other.
+def total(run: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """Sum over `parts` equal parts of `batch` (leading dim) of `run(part)`, one after the other.
 
-    `run` returns a pytree of floats: gradients and metrics that are means over its clips, so that
-    their mean is that of the whole batch.  A term that is no such mean (the batch entropy of a
-    quantizer, say) is taken within each part.
+    `run` returns a pytree of floats, whose sum over the parts is that of the whole batch: sums over
+    its clips or tokens and their gradients.  Several parts are added up in float32.
     """
     if parts == 1:
         return run(batch)
     pieces = jax.tree.map(lambda x: _cut(x, parts), batch)
     first = jax.eval_shape(run, jax.tree.map(lambda x: x[0], pieces))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, out_sharding=s.sharding), first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32, out_sharding=s.sharding), first)
 
-    def add(total: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, run(piece)), None
+    def add(so_far: Any, piece: Any) -> tuple[Any, None]:
+        # A sum in float32 whatever the parts are in: small terms must not vanish beside it.
+        return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), so_far, run(piece)), None
 
-    total, _ = jax.lax.scan(add, zeros, pieces)
-    return jax.tree.map(lambda x: x / parts, total)
+    return jax.lax.scan(add, zeros, pieces)[0]
+
+
+def mean(run: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """As `total`, divided by `parts`: for what `run` returns as means over as many things in each part.
+
+    A term that is no such mean (the batch entropy of a quantizer, say) is taken within each part.
+    """
+    found = total(run, batch, parts)
+    return found if parts == 1 else jax.tree.map(lambda x: x / parts, found)
 
 
 def _cut(x: jax.Array, parts: int) -> jax.Array:

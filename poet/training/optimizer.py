@@ -1,35 +1,39 @@
 """Optimizers of optax with warm-up and cosine decay, and the logical axes of their states.
 
 The papers publish no optimizer values (spec §7); every one of them is a field of `OptimizerSpec`.
+The learning rate is an input of a step: a longer run is the same program.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from poet.mesh import is_axes
 from poet.specs import OptimizerSpec, UserError
+from poet.training.trainable import Mean, Metrics
 
 
-def learning_rate(spec: OptimizerSpec, steps: int) -> optax.Schedule:
-    """Step -> rate: linear from 0 over `warmup_steps`, a cosine to `final_fraction` of the peak.
+def learning_rate(spec: OptimizerSpec, steps: int) -> Callable[[int], float]:
+    """Step number -> rate, on the host: linear up to the peak, a cosine towards `final_fraction` of it.
 
-    A warm-up longer than the run is cut to the run.
+    The warm-up reaches the peak at its last step, and the cosine would reach its end at step `steps`,
+    the first that is not done: no step has rate 0.  A warm-up longer than the run is cut to the run.
     """
-    warmup = min(spec.warmup_steps, steps)
-    peak = spec.learning_rate
-    if warmup == steps:
-        return optax.linear_schedule(0.0, peak, steps)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else peak,
-        peak_value=peak,
-        warmup_steps=warmup,
-        decay_steps=steps,
-        end_value=peak * spec.final_fraction,
-    )
+    warmup, peak = min(spec.warmup_steps, steps), spec.learning_rate
+    end = peak * spec.final_fraction
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+        return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return rate
 
 
 def decay_mask(axes: Any) -> Any:
@@ -46,11 +50,12 @@ def decay_mask(axes: Any) -> Any:
     return jax.tree.map(decays, axes, is_leaf=is_axes)
 
 
-def build(spec: OptimizerSpec, steps: int, axes: Any = None) -> optax.GradientTransformation:
-    """Global-norm clip, then the optimizer that `spec.name` says.
+def build(spec: OptimizerSpec, axes: Any = None) -> optax.GradientTransformation:
+    """Global-norm clip, then the optimizer that `spec.name` says: updates at a learning rate of 1.
+
+    Moments follow float32 parameters, whatever the parameters are in.
 
     Args:
-      steps: length of the run, where the cosine ends.
       axes: logical axes of the parameters, from which `decay_mask` is made; without them every
         leaf of two or more dims decays, which is right only where no layers are stacked.
 
@@ -61,18 +66,115 @@ def build(spec: OptimizerSpec, steps: int, axes: Any = None) -> optax.GradientTr
         mask = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)  # noqa: E731
     else:
         mask = decay_mask(axes)
-    return optax.chain(
-        optax.clip_by_global_norm(spec.clip_norm),
-        OPTIMIZERS[spec.name](spec, learning_rate(spec, steps), mask, axes),
-    )
+    clip = optax.clip_by_global_norm(spec.clip_norm)
+    tx = optax.chain(clip, OPTIMIZERS[spec.name](spec, mask, axes))
+    tx = tx if axes is None else _lazy_rows(tx, axes)
+    return optax.GradientTransformation(lambda params: tx.init(_float32(params)), tx.update)
 
 
-def _adamw(
-    spec: OptimizerSpec, rate: optax.Schedule, mask: Any, axes: Any
-) -> optax.GradientTransformation:
+def apply(
+    tx: optax.GradientTransformation,
+    spec: OptimizerSpec,
+    grads: Any,
+    state: Mapping[str, Any],
+    rate: jax.Array | float,
+    *,
+    key: jax.Array | None = None,
+    trains: jax.Array | bool = True,
+) -> tuple[dict[str, Any], Metrics]:
+    """({params, opt_state} after these gradients, metrics).
+
+    Sums are taken in float32.  Parameters in bfloat16 are rounded up or down at random, in proportion
+    to what is nearer: rounded to the nearest, most updates would be lost (spacing 2^-8 of the value).
+
+    Metrics: `grad_norm` before clipping, `clipped` (1 where it was more than `spec.clip_norm`),
+    `learning_rate`.
+
+    Args:
+      tx: of `build(spec)`.
+      state: `params` and `opt_state`.
+      key: for the rounding; needed where a parameter is in bfloat16.
+      trains: whether the step has anything to learn from; if not, nothing moves, and its norm counts
+        for nothing.
+    """
+    params, grads = state["params"], _float32(grads)
+    wide = _float32(params)
+    updates, opt_state = tx.update(grads, state["opt_state"], wide)
+    moved = jax.tree.map(lambda p, u: p + rate * u, wide, updates)
+    new = {"params": _rounded(moved, params, key), "opt_state": opt_state}
+    norm = optax.tree.norm(grads)
+    metrics = {"grad_norm": norm, "clipped": (norm > spec.clip_norm).astype(jnp.float32)}
+    if trains is not True:
+        old = {name: state[name] for name in new}
+        new = jax.tree.map(lambda a, b: jnp.where(trains, a, b), new, old)
+        weight = jnp.asarray(trains, jnp.float32)
+        metrics = {name: Mean(value * weight, weight) for name, value in metrics.items()}
+    return new, metrics | {"learning_rate": jnp.asarray(rate, jnp.float32)}
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+
+def _rounded(wide: Any, like: Any, key: jax.Array | None) -> Any:
+    """float32 leaves in the dtypes of `like`; those in bfloat16 rounded at random."""
+    leaves, tree = jax.tree.flatten(wide)
+    kinds = [leaf.dtype for leaf in jax.tree.leaves(like)]
+    return jax.tree.unflatten(tree, [
+        x if kind == jnp.float32 else _rounded_at_random(x, jax.random.fold_in(key, i))
+        for i, (x, kind) in enumerate(zip(leaves, kinds, strict=True))
+    ])
+
+
+def _rounded_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
+    """bfloat16: one of the two neighbours of each float32, whose expectation is that number."""
+    mesh, place = jax.sharding.get_abstract_mesh(), None
+    if not mesh.empty:
+        place = jax.typeof(x).sharding
+    noise = jax.random.bits(key, x.shape, jnp.uint16, out_sharding=place).astype(jnp.uint32)
+    cut = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(cut, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+
+
+def _lazy_rows(tx: optax.GradientTransformation, axes: Any) -> optax.GradientTransformation:
+    """`tx` by which rows of tables that a step does not feed keep their place and their moments.
+
+    Else a row that is fed once in many steps goes on by its momentum while its second moment fades:
+    fed every hundred steps it would move six times as far for each gradient as a row fed always.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(axes, is_leaf=is_axes)
+    tables = {path: leaf for path, leaf in flat if "vocab" in leaf}
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        fed, shapes = {}, {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+            if path in tables:
+                rows = tables[path].index("vocab")
+                others = tuple(i for i in range(leaf.ndim) if i != rows)
+                fed[path], shapes[path] = jnp.any(leaf != 0, axis=others), leaf.shape
+
+        def kept(path: Any, new: jax.Array, old: jax.Array | float) -> jax.Array:
+            own = next((path[cut:] for cut in range(len(path)) if path[cut:] in fed), None)
+            names = None if own is None else _following(tables[own], shapes[own], new.shape)
+            if names is None:
+                return new
+            if "vocab" not in names:  # Of all rows together.
+                return jnp.where(jnp.any(fed[own]), new, old)
+            rows = [1 if name != "vocab" else -1 for name in names]
+            return jnp.where(fed[own].reshape(rows), new, old)
+
+        updates, after = tx.update(grads, state, params)
+        still = jax.tree_util.tree_map_with_path(lambda path, u: kept(path, u, 0.0), updates)
+        return still, jax.tree_util.tree_map_with_path(kept, after, state)
+
+    return optax.GradientTransformation(tx.init, update) if tables else tx
+
+
+def _adamw(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTransformation:
     del axes
     return optax.adamw(
-        rate,
+        1.0,
         b1=spec.b1,
         b2=spec.b2,
         mu_dtype=spec.state_dtype,
@@ -81,9 +183,7 @@ def _adamw(
     )
 
 
-def _adafactor(
-    spec: OptimizerSpec, rate: optax.Schedule, mask: Any, axes: Any
-) -> optax.GradientTransformation:
+def _adafactor(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTransformation:
     """Second moments as one row and one column per matrix; the first moment only if b1 > 0.
 
     Decay is scaled by the rate, as AdamW's is; optax would take it per step.
@@ -96,15 +196,12 @@ def _adafactor(
             momentum=spec.b1 or None,
             dtype_momentum=spec.state_dtype,
         ),
-        optax.add_decayed_weights(-spec.weight_decay, mask),
         # The steps of optax.adafactor point downhill already.
-        optax.scale_by_learning_rate(rate, flip_sign=False),
+        optax.add_decayed_weights(-spec.weight_decay, mask),
     )
 
 
-def _muon(
-    spec: OptimizerSpec, rate: optax.Schedule, mask: Any, axes: Any
-) -> optax.GradientTransformation:
+def _muon(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTransformation:
     """Orthogonalised momentum for the matrices of the blocks, Nesterov's AdamW for all else.
 
     Updates are scaled to the size of AdamW's (root mean square 0.2; Moonlight, 2502.16982), so that
@@ -113,7 +210,7 @@ def _muon(
     if axes is None:
         raise UserError("OPTIMIZER.name = 'muon' is for the language model; use 'adamw' here")
     return _partitioned(optax.contrib.muon(
-        rate,
+        1.0,
         beta=0.95,
         weight_decay=spec.weight_decay,
         weight_decay_mask=mask,

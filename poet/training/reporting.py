@@ -32,6 +32,10 @@ from poet.training.trainable import Group
 
 _LOG = logging.getLogger(__name__)
 
+# Steps of a line that had no token to learn from; in lines that have some.
+UNFED = "steps_without_tokens"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """What a hook has to say: scalars, images (uint8, HxWx3) and texts, each by name."""
@@ -44,9 +48,10 @@ class Report:
 class Reporter:
     """Collects the metrics of finished steps and writes one line per `log_every` of them.
 
-    A line of step k speaks of the steps since the line before it, the k-th being the last.  With
-    several groups every metric is written as `<group>/<metric>`, and `loss` is the mean over all
-    steps.  A failing write (full disk) is logged and costs the line, never the run.
+    A line of step k speaks of the steps since the line before it, the k-th being the last.  Means weigh
+    by what they are over: `loss` by tokens, `grad_norm` by steps.  What there was none of is left out
+    of the line.  With several groups every metric is written as `<group>/<metric>`, and `loss` is the
+    mean over the tokens of all steps.  A failing write (full disk) is logged and costs the line, never the run.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class Reporter:
         self._log_every, self._now, self._start = log_every, now, start
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
-        # Metric -> [sum, count] over the steps since the last line.
+        # Metric -> [sum, weight] over the steps since the last line.
         self._window: dict[str, list[float]] = dict(clock.get("window", {}))
         self._seconds_before = float(clock.get("seconds", 0.0))
         self._setup_s = setup_s + float(clock.get("setup_s", 0.0))
@@ -99,14 +104,24 @@ class Reporter:
         self._board = _tensorboard(self._workdir / "tensorboard")
 
     def step(
-        self, step: int, group: str, metrics: Mapping[str, float], *, waited_s: float = 0.0
+        self,
+        step: int,
+        group: str,
+        metrics: Mapping[str, tuple[float, float]],
+        *,
+        waited_s: float = 0.0,
     ) -> None:
-        """Takes the metrics of the step that made the state number `step` (1 is the first)."""
+        """Takes the metrics of the step that made the state number `step` (1 is the first).
+
+        A metric is a sum and its weight; see `trainable.Mean`.
+        """
         many = len(self._groups) > 1
-        for name, value in metrics.items():
-            self._add(f"{group}/{name}" if many else name, value)
+        for name, (total, weight) in metrics.items():
+            self._add(f"{group}/{name}" if many else name, total, weight)
         if many:
-            self._add("loss", metrics["loss"])
+            self._add("loss", *metrics["loss"])
+        if not metrics["loss"][1]:
+            self._add(UNFED, 1, 1)
         self._work.update(
             steps=1,
             clips=self._groups[group].clips,
@@ -117,13 +132,15 @@ class Reporter:
         if step % self._log_every == 0 or step == self._steps:
             self._write_window(step)
 
-    def _add(self, name: str, value: float) -> None:
-        entry = self._window.setdefault(name, [0.0, 0])
-        entry[0] += value
-        entry[1] += 1
+    def _add(self, name: str, total: float, weight: float) -> None:
+        entry = self._window.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += weight
 
     def _write_window(self, step: int) -> None:
-        means = {name: total / count for name, (total, count) in sorted(self._window.items())}
+        unfed = {UNFED: self._window.pop(UNFED)[0]} if UNFED in self._window else {}
+        sums = sorted(self._window.items())
+        means = {name: total / weight for name, (total, weight) in sums if weight} | unfed
         speed = self._speed(step)
         self.write(step, "train", means | speed)
         if self._file is not None:

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, Mesh
 from poet import mesh as mesh_lib
 from poet.models import sequence
 from poet.models.transformer import Model, Params, build_model
-from poet.specs import Experiment, TrainSpec
+from poet.specs import Experiment, OptimizerSpec, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 from poet.training import flops, losses, microbatches, optimizer
@@ -29,10 +29,9 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
     """
     model = build_model(experiment)
     axes = model.axes()
-    tx = optimizer.build(experiment.optimizer, experiment.train.steps, axes)
+    tx = optimizer.build(experiment.optimizer, axes)
     abstract = model.abstract()
     mesh_lib.Rules().check(mesh, axes, abstract)
-    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
 
     def init(key: jax.Array) -> State:
         params = model.init(key)
@@ -48,7 +47,7 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
         microbatches.check(batches[name], parts, shards, what)
         groups[name] = Group(
             name=name,
-            step=train_step(model, layout, tx, rate, experiment.train),
+            step=train_step(model, layout, tx, experiment.optimizer, experiment.train),
             batch=batch_shapes(experiment, layout, batches[name]),
             clips=batches[name],
             tokens=batches[name] * layout.length,
@@ -57,7 +56,10 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
         )
     state_axes = optimizer.state_axes(tx, abstract, axes)
     return Trainable(
-        init=init, axes={"step": (), "params": axes, "opt_state": state_axes}, groups=groups
+        init=init,
+        axes={"step": (), "params": axes, "opt_state": state_axes},
+        rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
+        groups=groups,
     )
 
 
@@ -81,17 +83,18 @@ def train_step(
     model: Model,
     layout: Layout,
     tx: optax.GradientTransformation,
-    learning_rate: Callable[[jax.Array], Any],
+    optimizer_spec: OptimizerSpec,
     spec: TrainSpec,
-) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
-    """Pure (state, batch, key) -> (state, metrics) for one layout; the key is unused.
+) -> Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]:
+    """Pure (state, batch, key, rate) -> (state, metrics) for one layout.
 
-    With `spec.microbatches` the loss is the mean of those of the parts, each over its own tokens.
-    Metrics, float32 scalars: `loss`, `loss/<stream>`, `accuracy/<stream>` (see `losses.objective`),
-    `grad_norm` before clipping, `learning_rate` of this step, `filled` (see `losses.filled`).
+    The objective is the mean over the tokens of the whole batch, however many `spec.microbatches` it is
+    taken in.  A batch without a token to predict moves nothing.
+
+    Metrics: those of `losses.means` and `optimizer.apply`, and `filled` (see `losses.filled`).
     """
 
-    def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, dict[str, Sums]]:
         sums = losses.stream_sums(
             model,
             params,
@@ -100,18 +103,20 @@ def train_step(
             loss_vocabulary=spec.loss_vocabulary,
             z_loss=spec.z_loss,
         )
-        return losses.objective(sums)
+        return losses.total(sums).objective, sums
 
-    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        del key
+    def step(
+        state: State, batch: Batch, key: jax.Array, rate: jax.Array
+    ) -> tuple[State, Metrics]:
         gradients = functools.partial(jax.grad(loss_of, has_aux=True), state["params"])
-        grads, metrics = microbatches.mean(gradients, dict(batch), spec.microbatches)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        metrics["filled"] = losses.filled(batch, layout)
-        metrics["learning_rate"] = jnp.asarray(learning_rate(state["step"]), jnp.float32)
-        return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, metrics
+        grads, sums = microbatches.total(gradients, dict(batch), spec.microbatches)
+        count = losses.total(sums).count
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / jnp.maximum(count, 1.0), grads)
+        new, told = optimizer.apply(
+            tx, optimizer_spec, grads, state, rate, key=key, trains=count > 0
+        )
+        metrics = losses.means(sums) | told | {"filled": losses.filled(batch, layout)}
+        return {"step": state["step"] + 1, **new}, metrics
 
     return step
 

@@ -16,8 +16,33 @@ import numpy as np
 State = dict[str, Any]
 # Global batch: name -> array whose leading dim is the batch.
 Batch = Mapping[str, jax.Array]
-# Scalars by name, e.g. {"loss": ..., "loss/visual": ..., "grad_norm": ...}.
-Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A metric that is a mean over things of which a step may have none, such as tokens.
+
+    Attributes:
+      total: float32 scalar: the sum, each thing times its weight.
+      weight: float32 scalar: the sum of the weights; 0 where there is nothing to speak of.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+
+    def value(self) -> jax.Array:
+        """The mean; NaN where there is none."""
+        return self.total / self.weight
+
+
+def each(metric: jax.Array | Mean) -> Mean:
+    """A metric as a `Mean`; a scalar speaks of one step, and weighs 1."""
+    return metric if isinstance(metric, Mean) else Mean(metric, np.float32(1))
+
+
+# By name, e.g. {"loss": ..., "loss/visual": ..., "grad_norm": ...}.
+Metrics = dict[str, "jax.Array | Mean"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,15 +51,17 @@ class Group:
 
     Attributes:
       name: unique among the groups of a run; prefixes nothing, tags the metrics.
-      step: pure (state, batch, key) -> (state, metrics); jitted with the state donated by the loop.
-        Every metric with "loss" in its name must be finite, else the loop stops before saving.
+      step: pure (state, batch, key, rate) -> (state, metrics); jitted with the state donated by the
+        loop.  `rate` is the learning rate of this step, float32: what changes from run to run without
+        changing the program is an input of it.  Every metric with "loss" in its name must be finite,
+        else the loop stops before saving.
       batch: global shapes and dtypes of one batch, every array sharded over the batch axes.
       clips, tokens: samples and trained-on sequence positions per step, for throughput.
       flops: matmul FLOPs per step, forward and backward, without rematerialisation.
     """
 
     name: str
-    step: Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+    step: Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]
     batch: Mapping[str, jax.ShapeDtypeStruct]
     clips: int
     tokens: int
@@ -46,11 +73,13 @@ class Trainable:
     """A thing to train: `init(key)` is pure and jit-able; `axes` mirrors its result.
 
     `axes` holds for every leaf a tuple of logical axis names (or None), one per dim, that
-    `poet.mesh.Rules` turns into shardings; scalars have ().
+    `poet.mesh.Rules` turns into shardings; scalars have ().  `rate` gives the learning rate of the
+    step of a number, on the host.
     """
 
     init: Callable[[jax.Array], State]
     axes: State
+    rate: Callable[[int], float]
     groups: Mapping[str, Group]
 
 

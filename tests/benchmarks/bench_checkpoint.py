@@ -37,7 +37,7 @@ def poet_state() -> tuple[Any, dict[str, Any]]:
     from poet.training import optimizer
 
     experiment, model, _ = bench_train_step.poet_parts("59m")
-    tx = optimizer.build(experiment.optimizer, experiment.train.steps, model.axes())
+    tx = optimizer.build(experiment.optimizer, model.axes())
     params = jax.jit(model.init)(jax.random.key(0))
     state = {"step": jax.numpy.zeros((), "int32"), "params": params, "opt_state": tx.init(params)}
     # Moments of the first step are zeros, of which a compressor leaves nothing.

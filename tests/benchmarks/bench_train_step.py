@@ -125,11 +125,11 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
     if export:
         export_case(model, layout, tokens, pathlib.Path(folder))
         return {"wall": [], "cpu": []}
-    tx = optimizer.build(experiment.optimizer, experiment.train.steps, model.axes())
+    tx = optimizer.build(experiment.optimizer, model.axes())
     rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
     group = Group(
         name=name, clips=case["batch"], tokens=tokens.size,
-        step=step.train_step(model, layout, tx, rate, experiment.train),
+        step=step.train_step(model, layout, tx, experiment.optimizer, experiment.train),
         batch=step.batch_shapes(experiment, layout, case["batch"]),
         flops=case["batch"] * flops.train_flops(
             model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
@@ -148,19 +148,19 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        program = compiled.compile_steps({name: group}, abstract, mesh, 0)[name]
+        program = compiled.compile_steps({name: group}, abstract, mesh)[name]
         compile_s, compile_cpu_s = time.perf_counter() - begin, time.process_time() - begin_cpu
         state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
         batch = jax.device_put(
             {"tokens": tokens, "known": np.zeros((case["batch"], len(layout.loss_spans)), np.int32)},
             mesh_lib.batch_sharding(mesh))
-        number = jax.device_put(np.uint32(0), compiled.replicated(mesh))
+        moment = compiled.Moment.at(0, 0, rate(0), mesh)
         losses = []
 
         def run() -> None:
             nonlocal state
-            state, metrics = program(state, batch, number)
-            losses.append(float(metrics["loss"]))
+            state, metrics = program(state, batch, moment)
+            losses.append(float(metrics["loss"].value()))
             jax.block_until_ready(state)
 
         run()

@@ -17,7 +17,6 @@ from typing import Any
 import common
 import harness
 import jax
-import numpy as np
 import optable
 
 from poet import mesh as mesh_lib
@@ -58,7 +57,7 @@ def measure(
     with jax.set_mesh(mesh):
         abstract = compiled.abstract(trainable, mesh)
         programs = compiled.compile_steps(
-            {name: trainable.groups[name] for name in names}, abstract, mesh, experiment.train.seed
+            {name: trainable.groups[name] for name in names}, abstract, mesh
         )
         state = jax.jit(
             lambda: compiled.init(trainable, jax.random.key(0)),
@@ -70,7 +69,7 @@ def measure(
             batch = jax.device_put(
                 common.draw_batch(group.batch, layout), mesh_lib.batch_sharding(mesh)
             )
-            run = Runner(programs[name], state, batch, mesh)
+            run = Runner(programs[name], state, batch, mesh, experiment.optimizer.learning_rate)
             times = harness.timed(run, flags.steps, warm=3)
             found.append(summary(group, programs[name], run, times["wall"], device, matmul))
             if flags.profile:
@@ -82,14 +81,16 @@ def measure(
 class Runner:
     """One step after another; blocks until each is done."""
 
-    def __init__(self, program: compiled.Program, state: Any, batch: Any, mesh: jax.sharding.Mesh):
+    def __init__(
+        self, program: compiled.Program, state: Any, batch: Any, mesh: jax.sharding.Mesh, rate: float
+    ):
         self.state, self.losses = state, []
         self._program, self._batch = program, batch
-        self._number = jax.device_put(np.uint32(0), compiled.replicated(mesh))
+        self._moment = compiled.Moment.at(0, 0, rate, mesh)
 
     def __call__(self) -> None:
-        self.state, metrics = self._program(self.state, self._batch, self._number)
-        self.losses.append(float(metrics["loss"]))
+        self.state, metrics = self._program(self.state, self._batch, self._moment)
+        self.losses.append(float(metrics["loss"].value()))
         jax.block_until_ready(self.state)
 
 

@@ -55,7 +55,8 @@ def initial_params():
 
 
 def objective(params, batch):
-    return losses.objective(losses.stream_sums(MODEL, params, batch, LAYOUT, z_loss=1e-4))[0]
+    found = losses.total(losses.stream_sums(MODEL, params, batch, LAYOUT, z_loss=1e-4))
+    return found.objective / found.count
 
 
 @functools.cache

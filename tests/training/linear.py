@@ -18,7 +18,6 @@ from typing import Any, Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec as P
 
 from poet import checkpoint, mesh, processes, specs
@@ -74,13 +73,15 @@ def _params(key: jax.Array) -> dict[str, jax.Array]:
 
 def trainable(change: Callable[[Any], Any] = lambda state: state) -> Trainable:
     """`change` is applied to the state after each update."""
-    tx = optimizer.build(OPTIMIZER, HORIZON, AXES)
+    tx = optimizer.build(OPTIMIZER, AXES)
 
     def init(key: jax.Array) -> dict[str, Any]:
         params = _params(key)
         return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
 
-    def step(state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def step(
+        state: Any, batch: Any, key: jax.Array, rate: jax.Array
+    ) -> tuple[Any, dict[str, jax.Array]]:
         noise = jax.random.normal(key, ())
 
         def loss_of(params: Any) -> jax.Array:
@@ -89,19 +90,16 @@ def trainable(change: Callable[[Any], Any] = lambda state: state) -> Trainable:
             return jnp.square(y - batch["y"] + 0.1 * noise).mean()
 
         loss, grads = jax.value_and_grad(loss_of)(state["params"])
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        new = {
-            "step": state["step"] + 1,
-            "params": optax.apply_updates(state["params"], updates),
-            "opt_state": opt_state,
-        }
-        return change(new), {"loss": loss, "noise": noise}
+        new, _ = optimizer.apply(tx, OPTIMIZER, grads, state, rate)
+        return change({"step": state["step"] + 1, **new}), {"loss": loss, "noise": noise}
 
     shapes = jax.eval_shape(_params, jax.random.key(0))
     moments = optimizer.state_axes(tx, shapes, AXES)
     axes = {"step": (), "params": AXES, "opt_state": moments}
     groups = {name: _group(name, batch, step) for name, batch in BATCH.items()}
-    return Trainable(init=init, axes=axes, groups=groups)
+    return Trainable(
+        init=init, axes=axes, rate=optimizer.learning_rate(OPTIMIZER, HORIZON), groups=groups
+    )
 
 
 def _group(name: str, batch: int, step: Callable[..., Any]) -> Group:

@@ -63,12 +63,17 @@ def probe(state: dict, step: int) -> loop.Report:
     return loop.Report(scalars={"step": int(state["step"]), "w": float(state["params"]["w"].sum())})
 
 
-def test_two_halves_equal_one_run_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+def test_two_halves_equal_one_run_bit_for_bit(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said beside it: a run whose length has changed has another cosine from here on."""
     data = linear.batches()
     hook = loop.Hook(name="probe", every=3, fn=probe)
     linear.run(tmp_path, 6, data=data, hooks=[hook])
     again = linear.batches()
+    assert "jumps" not in caplog.text
     linear.run(tmp_path, 12, data=again, hooks=[hook])
+    assert "the learning rate jumps from 0.001 to 0.00689 at step 6" in caplog.text
     assert_same_run(whole, tmp_path)
     for name in linear.BATCH:
         joined = data[name].seen + again[name].seen

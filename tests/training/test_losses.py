@@ -96,9 +96,9 @@ def test_known_tokens_do_not_move_the_loss_of_earlier_positions():
     batch = make_batch([8, 8, 8])
     sums = losses.stream_sums(MODEL, params(), batch, LAYOUT)
     assert float(sums["video"].count) == 0 and float(sums["video"].loss) == 0
-    loss, metrics = losses.objective(sums)
-    assert float(loss) == pytest.approx(float(metrics["loss/audio"]))
-    assert float(metrics["loss/video"]) == 0
+    metrics = losses.means(sums)
+    assert float(metrics["loss"].value()) == pytest.approx(float(metrics["loss/audio"].value()))
+    assert float(metrics["loss/video"].weight) == 0, "absent, not a loss of 0"
 
 
 def test_objective_is_one_mean_over_the_batch():
@@ -107,10 +107,10 @@ def test_objective_is_one_mean_over_the_batch():
         "video": cross_entropy.Sums(*map(jnp.float32, (33.5, 30.0, 2.0, 10.0))),
         "audio": cross_entropy.Sums(*map(jnp.float32, (3.5, 2.0, 1.0, 30.0))),
     }
-    loss, metrics = losses.objective(sums)
-    assert float(metrics["loss"]) == pytest.approx(32 / 40)
-    assert float(loss) == pytest.approx(37 / 40)
-    assert float(metrics["accuracy/video"]) == pytest.approx(0.2)
+    metrics, found = losses.means(sums), losses.total(sums)
+    assert float(metrics["loss"].value()) == pytest.approx(32 / 40)
+    assert float(found.objective / found.count) == pytest.approx(37 / 40)
+    assert float(metrics["accuracy/video"].value()) == pytest.approx(0.2)
 
 
 def test_padding_of_texts_and_of_captions_is_no_filling():

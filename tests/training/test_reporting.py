@@ -45,12 +45,12 @@ def test_a_line_holds_means_and_rates_of_its_window(tmp_path: Path) -> None:
     reporter = make(tmp_path, clock)
     for step, name in enumerate("aaab", start=1):
         clock.now += 2.0
-        reporter.step(step, name, {"loss": float(step), "norm": 1.0}, waited_s=0.5)
+        reporter.step(step, name, {"loss": (float(step), 1), "norm": (1.0, 1)}, waited_s=0.5)
     clock.now += 100
     reporter.pause(100)
     for step, name in enumerate("bbbb", start=5):
         clock.now += 1.0
-        reporter.step(step, name, {"loss": 0.0})
+        reporter.step(step, name, {"loss": (0.0, 1)})
     first, second = lines(tmp_path)
     assert (first["step"], first["kind"]) == (4, "train")
     assert (first["a/loss"], first["b/loss"], first["loss"]) == (2.0, 4.0, 2.5)
@@ -73,7 +73,7 @@ def test_goodput_counts_what_every_restart_lost(tmp_path: Path) -> None:
         reporter = make(tmp_path, clock, "a", start=start, clock=state, setup_s=10.0)
         for step in range(start + 1, start + 5):
             clock.now += 1.0
-            reporter.step(step, "a", {"loss": 0.0})
+            reporter.step(step, "a", {"loss": (0.0, 1)})
         state = reporter.clock()
     assert [line["goodput"] for line in lines(tmp_path)] == [4 / 14, 8 / 28]
 
@@ -85,7 +85,7 @@ def test_utilisation_is_given_only_where_the_peak_is_known(tmp_path: Path) -> No
         workdir.mkdir()
         reporter = make(workdir, clock, "a", device_kind=kind, log_every=1)
         clock.now += 1
-        reporter.step(1, "a", {"loss": 1.0})
+        reporter.step(1, "a", {"loss": (1.0, 1)})
         assert lines(workdir)[0].get("mfu") == (mfu and pytest.approx(mfu))
 
 
@@ -105,17 +105,17 @@ def test_resuming_inside_a_window_gives_the_same_line(tmp_path: Path) -> None:
     losses = [0.1, 0.7, 1e-9, 3.3]
     whole = make(one, Clock())
     for step, loss in enumerate(losses, start=1):
-        whole.step(step, "a", {"loss": loss})
+        whole.step(step, "a", {"loss": (loss, 1)})
     torn = make(two, Clock())
     for step in (1, 2):
-        torn.step(step, "a", {"loss": losses[step - 1]})
+        torn.step(step, "a", {"loss": (losses[step - 1], 1)})
     saved = json.loads(json.dumps(torn.clock()))
-    torn.step(3, "a", {"loss": 99.0})
+    torn.step(3, "a", {"loss": (99.0, 1)})
     torn.report(3, "eval", Report(scalars={"x": 1.0}))
     torn.close()
     resumed = make(two, Clock(), start=2, clock=saved)
     for step in (3, 4):
-        resumed.step(step, "a", {"loss": losses[step - 1]})
+        resumed.step(step, "a", {"loss": (losses[step - 1], 1)})
     (a,), (b,) = lines(one), lines(two)
     assert a["loss"] == b["loss"] and a["a/loss"] == b["a/loss"]
 
@@ -164,14 +164,14 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(
     reporter = make(tmp_path, Clock(), log_every=1)
     reporter._file.close()
     reporter._file = open("/dev/full", "w", buffering=1)
-    reporter.step(1, "a", {"loss": 1.0})
+    reporter.step(1, "a", {"loss": (1.0, 1)})
     assert "No space left on device" in caplog.text
 
 
 @pytest.mark.usefixtures("no_tensorboard")
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     reporter = make(tmp_path, Clock(), log_every=1, writes=False)
-    reporter.step(1, "a", {"loss": 1.0})
+    reporter.step(1, "a", {"loss": (1.0, 1)})
     reporter.report(1, "x", Report(images={"i": np.zeros((2, 2, 3), np.uint8)}))
     reporter.close()
     assert not list(tmp_path.iterdir())
@@ -180,7 +180,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_tensorboard_and_png_files_read_back(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     reporter = make(tmp_path, Clock(), log_every=1)
-    reporter.step(1, "a", {"loss": 2.5})
+    reporter.step(1, "a", {"loss": (2.5, 1)})
     reporter.report(1, "sample", Report(images={"strip": image}, texts={"prompt": "a door"}))
     reporter.close()
     png = np.asarray(Image.open(tmp_path / "samples/00000001_sample_strip.png"))
@@ -207,3 +207,20 @@ def test_parameter_overview_names_shapes_and_total() -> None:
 )
 def test_si(value: float, text: str) -> None:
     assert reporting._si(value) == text
+
+
+@pytest.mark.usefixtures("no_tensorboard")
+def test_means_weigh_by_tokens_and_what_is_absent_is_left_out(tmp_path: Path) -> None:
+    """Steps of 10, 30 and no tokens: the loss is that of a token, not of a step."""
+    reporter = make(tmp_path, Clock(), steps=8)
+    for step, (name, loss) in enumerate(
+        [("a", (20.0, 10)), ("a", (30.0, 30)), ("a", (0.0, 0)), ("b", (0.0, 0))], start=1
+    ):
+        reporter.step(step, name, {"loss": loss, "grad_norm": (1.0 * bool(loss[1]), bool(loss[1]))})
+    for step in range(5, 9):
+        reporter.step(step, "b", {"loss": (0.0, 0)})
+    first, second = lines(tmp_path)
+    assert first["loss"] == first["a/loss"] == 50 / 40 and first["a/grad_norm"] == 1.0
+    assert "b/loss" not in first and "b/grad_norm" not in first
+    assert first["steps_without_tokens"] == 2 and second["steps_without_tokens"] == 4
+    assert "loss" not in second, "nothing scored is no loss of 0"

@@ -15,7 +15,6 @@ from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from poet.mesh import BATCH_AXES
@@ -24,7 +23,6 @@ from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Networks, Step, when
 from poet.tokenizers.audio import critics, rvq, soundstream, spectra
 from poet.tokenizers.declaration import Tree
-from poet.training import optimizer
 from poet.training.trainable import Batch, Metrics, State
 
 INT16 = 32768.0
@@ -67,9 +65,10 @@ def train_step(experiment: Experiment, nets: Networks, mesh: Mesh | None = None)
     gradients = adversarial.over_mesh(
         functools.partial(_gradients, experiment, mesh_axes), mesh
     )
-    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
 
-    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+    def step(
+        state: State, batch: Batch, key: jax.Array, rate: jax.Array
+    ) -> tuple[State, Metrics]:
         judge = state.get("critic")
         weights = {
             "generator": state["params"],
@@ -79,14 +78,8 @@ def train_step(experiment: Experiment, nets: Networks, mesh: Mesh | None = None)
         grads, codebooks, metrics = gradients(
             weights, dict(batch), state["step"], jax.random.key_data(key)
         )
-        new = {"step": state["step"] + 1, "codebooks": codebooks}
-        new |= adversarial.update(nets.generator_tx, state, grads["generator"])
-        metrics["grad_norm"] = optax.tree.norm(grads["generator"])
-        metrics["learning_rate"] = rate(state["step"])
-        if judge:
-            new["critic"] = adversarial.update(nets.critic_tx, judge, grads["critic"])
-            metrics["critic/grad_norm"] = optax.tree.norm(grads["critic"])
-        return new, metrics
+        new, told = adversarial.update(nets, state, grads, rate)
+        return new | {"step": state["step"] + 1, "codebooks": codebooks}, metrics | told
 
     return step
 

@@ -17,6 +17,7 @@ from poet.tokenizers.audio import critics, soundstream
 from poet.tokenizers.audio import step as steps
 from poet.tokenizers.audio.base import CODEBOOKS, AudioTokenizer
 from poet.tokenizers.declaration import Tree
+from poet.training import optimizer
 from poet.training.flops import traced_flops
 from poet.training.trainable import Group, State, Trainable
 
@@ -47,6 +48,7 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     return Trainable(
         init=functools.partial(steps.init, experiment, nets, start=_start(experiment)),
         axes=steps.axes(nets),
+        rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
         groups={GROUP: group},
     )
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from poet.mesh import BATCH_AXES
@@ -26,7 +25,7 @@ from poet.tokenizers.adversarial import Networks, Step
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, losses, magvit, perceptual
 from poet.tokenizers.video.losses import Objective
-from poet.training import microbatches, optimizer
+from poet.training import microbatches
 from poet.training.trainable import Batch, Metrics, State
 
 Shape = tuple[int, ...]
@@ -81,9 +80,10 @@ def train_step(
     gradients = adversarial.over_mesh(
         functools.partial(_gradients, experiment, objective), mesh
     )
-    rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
 
-    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+    def step(
+        state: State, batch: Batch, key: jax.Array, rate: jax.Array
+    ) -> tuple[State, Metrics]:
         judge = state.get("critic", {})
         weights = {
             "generator": state["params"],
@@ -94,19 +94,15 @@ def train_step(
         grads, averages, metrics = gradients(
             weights, batch["video"], state["step"], jax.random.key_data(key)
         )
-        new = {"step": state["step"] + 1}
-        new |= adversarial.update(nets.generator_tx, state, grads["generator"])
+        new, told = adversarial.update(nets, state, grads, rate)
+        new["step"] = state["step"] + 1
         decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
         new["ema"] = jax.tree.map(
             lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"]
         )
-        metrics["grad_norm"] = optax.tree.norm(grads["generator"])
-        metrics["learning_rate"] = rate(state["step"])
         if judge:
-            new["critic"] = adversarial.update(nets.critic_tx, judge, grads["critic"])
             new["critic"]["averages"] = averages
-            metrics["critic/grad_norm"] = optax.tree.norm(grads["critic"])
-        return new, metrics
+        return new, metrics | told
 
     return step
 

@@ -24,7 +24,7 @@ from poet.tokenizers.video import discriminator, inflation, magvit
 from poet.tokenizers.video import step as steps
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
-from poet.training import microbatches
+from poet.training import microbatches, optimizer
 from poet.training.flops import traced_flops
 from poet.training.trainable import Group, State, Trainable
 
@@ -48,6 +48,7 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     return Trainable(
         init=functools.partial(steps.init, nets, start=start),
         axes=steps.axes(nets),
+        rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
         groups={
             name: _group(experiment, mesh, name, shape, step, frozen)
             for name, shape in shapes.items()

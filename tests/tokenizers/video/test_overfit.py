@@ -75,11 +75,12 @@ def initial() -> State:
 
 def overfit(exp: Experiment, state: State) -> tuple[dict[str, float], Tree]:
     """(metrics of the last step, weights at the end)."""
-    step = jax.jit(training.trainable(exp).groups["clip"].step, donate_argnums=0)
+    trainable = training.trainable(exp)
+    step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
     batch, key = {"video": clip()}, jax.random.key(1)
     state = jax.device_put(state)
-    for _ in range(exp.train.steps):
-        state, metrics = step(state, batch, key)
+    for number in range(exp.train.steps):
+        state, metrics = step(state, batch, key, trainable.rate(number))
     return {name: float(m) for name, m in metrics.items()}, jax.device_get(state["params"])
 
 

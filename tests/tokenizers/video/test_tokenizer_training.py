@@ -75,10 +75,11 @@ def initial() -> dict:
 
 
 def run(exp: Experiment, state: dict, video: np.ndarray, steps: int) -> tuple[dict, list[dict]]:
-    history = []
-    step = jax.jit(training.trainable(exp).groups["clip"].step)
-    for _ in range(steps):
-        state, metrics = step(state, {"video": video}, jax.random.key(0))
+    history, trainable = [], training.trainable(exp)
+    step = jax.jit(trainable.groups["clip"].step)
+    for number in range(steps):
+        rate = trainable.rate(number)
+        state, metrics = step(state, {"video": video}, jax.random.key(0), rate)
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
 
@@ -138,8 +139,9 @@ def test_mesh_of_eight_devices_gives_the_single_device_result(initial: dict) -> 
         state = jax.device_put(initial, shardings)
         batch = {"video": jax.device_put(video, meshes.batch_sharding(mesh))}
         step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
-        for expected in history:
-            state, metrics = step(state, batch, jax.random.key(0))
+        for number, expected in enumerate(history):
+            rate = trainable.rate(number)
+            state, metrics = step(state, batch, jax.random.key(0), rate)
             for name in expected:
                 np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-3, atol=1e-4)
     moments = [m for m in jax.tree.leaves(state["opt_state"]) if m.shape == (3, 3, 3, 16, 16)]
@@ -160,8 +162,9 @@ def judged() -> tuple[dict, list[dict], list[dict]]:
     trainable = training.trainable(exp)
     first = state = jax.jit(trainable.init)(jax.random.key(0))
     step, states, history = jax.jit(trainable.groups["clip"].step), [], []
-    for _ in range(5):
-        state, metrics = step(state, {"video": moving_square(8)}, jax.random.key(0))
+    for number in range(5):
+        rate = trainable.rate(number)
+        state, metrics = step(state, {"video": moving_square(8)}, jax.random.key(0), rate)
         states.append(state)
         history.append({name: float(value) for name, value in metrics.items()})
     return first, states, history
@@ -197,8 +200,9 @@ def test_adversarial_training_is_the_same_on_a_mesh(judged) -> None:
         state = jax.device_put(first, meshes.Rules().shardings(mesh, trainable.axes))
         batch = {"video": jax.device_put(moving_square(8), meshes.batch_sharding(mesh))}
         step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
-        for expected in history:
-            state, metrics = step(state, batch, jax.random.key(0))
+        for number, expected in enumerate(history):
+            rate = trainable.rate(number)
+            state, metrics = step(state, batch, jax.random.key(0), rate)
             for name in expected:
                 np.testing.assert_allclose(
                     metrics[name], expected[name], rtol=2e-3, atol=1e-4, err_msg=name
@@ -235,7 +239,8 @@ def test_the_perceptual_term_joins_on_one_device_and_on_a_mesh(initial, gray_net
         trainable = training.trainable(exp, mesh)
         state = jax.device_put(initial, meshes.Rules().shardings(mesh, trainable.axes))
         batch = {"video": jax.device_put(video, meshes.batch_sharding(mesh))}
-        state, metrics = jax.jit(trainable.groups["clip"].step)(state, batch, jax.random.key(0))
+        step = jax.jit(trainable.groups["clip"].step)
+        state, metrics = step(state, batch, jax.random.key(0), trainable.rate(0))
     for name in ("loss", "loss/perceptual", "grad_norm"):
         np.testing.assert_allclose(metrics[name], alone[name], rtol=1e-3)
 
