@@ -152,7 +152,7 @@ def test_a_log_that_cannot_be_opened_does_not_end_the_run(
 ) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     reporter = make(tmp_path, Clock(), log_every=1)
-    reporter.step(1, "a", {"loss": 1.0})
+    reporter.step(1, "a", {"loss": (1.0, 1)})
     reporter.close()
     assert "no metrics are written" in caplog.text
 
