@@ -14,7 +14,7 @@ import jax
 
 from poet import mesh as mesh_lib
 from poet import outputs, processes
-from poet.specs import Experiment, Failure, UserError, choose
+from poet.specs import Experiment, ExportSpec, Failure, UserError, choose
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule
 from poet.training.trainable import BatchIterator, Trainable
@@ -416,13 +416,17 @@ def train(experiment: Experiment, workdir: str) -> int:
 
 
 def _checkpoint(args: Any, bindings: Sequence[str]) -> Experiment:
-    """Resolves `args.checkpoint`, among shipped weights too, and returns its spec with `bindings`."""
+    """Resolves `args.checkpoint`, among shipped weights too, and returns its spec with `bindings`.
+
+    What an earlier export was told is no default of this command.
+    """
     from poet import assets, checkpoint, config
 
     shipped = assets.root() / args.checkpoint
     if not Path(args.checkpoint).exists() and shipped.exists():
         args.checkpoint = str(shipped)
-    return config.override(checkpoint.load_experiment(args.checkpoint), bindings)
+    trained = checkpoint.load_experiment(args.checkpoint)
+    return config.override(trained.replace(export=ExportSpec()), bindings)
 
 
 def evaluate(args: Any, bindings: Sequence[str]) -> None:
@@ -470,8 +474,8 @@ def export(args: Any, bindings: Sequence[str]) -> None:
     print(folder)
     if not args.check:
         return
-    model = experiment.model.replace(dtype=experiment.export.dtype)
-    generator = Generator.from_checkpoint(args.checkpoint, experiment.replace(model=model))
+    experiment = exporting.in_dtype(experiment)
+    generator = Generator.from_checkpoint(args.checkpoint, experiment, experiment.export.task)
     findings = check.compare(generator, folder, Path(args.check))
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")

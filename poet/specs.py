@@ -136,13 +136,17 @@ class EvalSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSpec(Spec):
-    """`poet export`: which task's signature, at which batch, for which platforms."""
+    """`poet export`: which task's signature, at which batch, for which platforms.
+
+    `dtype` is that of the model's arithmetic, or of the weights that are released; '' leaves either as
+    trained.  Every export begins with these defaults, whatever the checkpoint was trained or written with.
+    """
 
     task: str = setting("text_to_video", changes="nothing")
     batch: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
     known_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
     platforms: tuple[str, ...] = setting(("cpu",), changes="nothing")
-    dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
+    dtype: str = setting("", changes="nothing", one_of=("", *DTYPES))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,13 +35,13 @@ def save(
     folder: str | Path,
     experiment: Experiment,
     params: Any,
-    dtype: str,
+    dtype: str | None,
     step: int,
     networks: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Writes parameters in `dtype`, the experiment and the training step they come from.
+    """Writes parameters in `dtype` (None: their own), the experiment and the training step they come from.
 
     With `overwrite`, in the place of earlier weights; a card or a log beside them stays.
 

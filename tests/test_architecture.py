@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
     "poet": 0, "poet.specs": 0, "poet.spec_base": 0, "poet.spec_tokenizers": 0, "poet.spec_ingest": 0, "poet.spec_model": 0, "poet.spec_run": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
-    "poet.manifest": 0, "poet.outputs": 0, "poet.logs": 0, "poet.compat": 0, "poet.networks": 0, "poet.lease": 0, "poet.workdir": 1, "poet.origins": 3, "poet.compile_cache": 1,
+    "poet.manifest": 0, "poet.outputs": 0, "poet.logs": 0, "poet.compat": 0, "poet.networks": 0, "poet.given": 0, "poet.lease": 0, "poet.workdir": 1, "poet.origins": 3, "poet.compile_cache": 1,
     "poet.mesh": 1, "poet.processes": 1, "poet.topologies": 1, "poet.media": 1, "poet.weights": 1, "poet.conditioning": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
     "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3, "poet.stored_arrays": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Sequence
 
@@ -13,6 +14,8 @@ from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import (
     Given,
     Request,
+    check_negative,
+    check_prompts,
     check_request,
     default_known_frames,
     read_given,
@@ -20,6 +23,8 @@ from poet.sampling.requests import (
 )
 from poet.specs import Experiment, UserError
 from poet.tasks.registry import Task, get_task
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(request: Request, experiment: Experiment) -> list[Path]:
@@ -36,12 +41,15 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         raise UserError(f"num = {request.num}, batch = {request.batch}: both must be positive")
     task = get_task(request.task)
     prompts = [*request.prompt, *read_prompts(request.prompt_file)]
+    check_prompts(prompts)
+    check_negative(task, experiment.sample, request.negative_prompt)
     known_frames = request.known_frames or default_known_frames(
         experiment, task, len(request.clip)
     )
     check_request(experiment, request.task, prompts, known_frames, len(request.clip))
     given = read_given(experiment, task, request.clip, known_frames)
-    generator = Generator.from_checkpoint(request.checkpoint, experiment)
+    generator = Generator.from_checkpoint(request.checkpoint, experiment, request.task)
+    _say_batch(experiment, request.batch)
     drawn = generator.generate(
         request.task,
         prompts,
@@ -65,6 +73,14 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     shown = _with_condition(task, drawn, given, places(len(given), items, request.num))
     labels = _labels(prompts, items * request.num)
     return write_outputs(shown, labels, request.out, experiment.clip, details)
+
+
+def _say_batch(experiment: Experiment, batch: int) -> None:
+    if experiment.model.dtype == "bfloat16":
+        _LOG.info(
+            "the model runs in bfloat16: these samples come back with the same --num, prompts and "
+            "--batch=%d; other batches round otherwise", batch,
+        )
 
 
 def _with_condition(task: Task, drawn: Drawn, given: Given, index: np.ndarray) -> Drawn:

@@ -1,7 +1,8 @@
 """From a checkpoint and a request to clips: the Python API of `poet generate`.
 
-A sample is determined by the seed and its row (its place in the request), not by the batch size:
-the last batch is filled up and every row draws its own noise.
+A sample is determined by the seed and its row (its place in the request): every row draws its own noise,
+and what else is in its batch does not matter.  In float32 the size of the batch does not matter either; in
+bfloat16 sums of another shape round otherwise, and a sample is repeated at the same batch alone.
 
 N samples, B batch, S layout length, L text positions, E width of a text state, K known codes,
 T video frames, F audio samples.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence
 
@@ -19,18 +21,21 @@ import numpy as np
 
 from poet import checkpoint as checkpoint_lib
 from poet import compat, conditioning, networks
+from poet import given as given_lib
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
-from poet.sampling.requests import Given, check_request, known_latents
+from poet.sampling.requests import Given, check_negative, check_request, known_latents
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import Experiment, SampleSpec, UserError
 from poet.tasks.layout import Layout
-from poet.tasks.registry import get_task, known_codes, run_format, run_layout
+from poet.tasks.registry import Task, get_task, known_codes, run_format, run_layout
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.vocabulary import SOURCES
+
+_LOG = logging.getLogger(__name__)
 
 
 class Text(NamedTuple):
@@ -64,7 +69,6 @@ class Generator:
     Attributes:
       experiment: the spec in the checkpoint.
       model, params: the language model; parameters in its compute dtype.
-      video_tokenizer: encodes given frames and decodes those that are drawn.
       made_with: fingerprints of the frozen networks that the model was trained with (`poet.networks`); the
         networks that are loaded must be these.  None does not say.
     """
@@ -73,7 +77,7 @@ class Generator:
         self,
         experiment: Experiment,
         params: Params,
-        video_tokenizer: VideoTokenizer,
+        video_tokenizer: VideoTokenizer | None = None,
         text_encoder: TextEncoder | None = None,
         audio_tokenizer: AudioTokenizer | None = None,
         made_with: networks.Networks | None = None,
@@ -82,16 +86,19 @@ class Generator:
         self.made_with = made_with
         self.model = build_model(experiment)
         self.params = jax.jit(self.model.compute_params)(params)
-        self.video_tokenizer = video_tokenizer
+        self._video_tokenizer = video_tokenizer
         self._text_encoder = text_encoder
         self._audio_tokenizer = audio_tokenizer
         self._decoders: dict[Plan, Decoder] = {}
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, experiment: Experiment | None = None) -> Generator:
+    def from_checkpoint(
+        cls, path: str | Path, experiment: Experiment | None = None, task: str | None = None
+    ) -> Generator:
         """Loads a checkpoint, or the newest one of a work dir, and the networks that it names.
 
-        `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
+        `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.  The networks
+        of `task` are loaded first; without one the video tokenizer is, and the others when they are needed.
 
         Raises:
           UserError: no checkpoint, or settings or networks other than those it was trained with.
@@ -102,10 +109,19 @@ class Generator:
             trained, experiment, "sample", what=str(path), remedy="leave them as they were trained"
         )
         made_with = checkpoint_lib.load_networks(path)
-        video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
-        networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=str(path))
+        video_tokenizer = None
+        if task is None or shows(get_task(task)):
+            video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
+            networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=str(path))
         params = checkpoint_lib.load_params(path, build_model(experiment).abstract())
         return cls(experiment, params, video_tokenizer, made_with=made_with)
+
+    @functools.cached_property
+    def video_tokenizer(self) -> VideoTokenizer:
+        """Encodes given frames and decodes those that are drawn; loaded when a task first needs it."""
+        found = self._video_tokenizer or load_video_tokenizer(self.experiment.video_tokenizer)
+        self._expect(networks.VIDEO, found.fingerprint)
+        return found
 
     @functools.cached_property
     def text_encoder(self) -> TextEncoder:
@@ -140,6 +156,18 @@ class Generator:
         loaded = {name: vars(self).get(attribute) for name, attribute in names.items()}
         return {name: network.fingerprint for name, network in loaded.items() if network is not None}
 
+    def load_networks(self, task: str) -> None:
+        """Loads the frozen networks of a task, so that what is missing shows before anything is drawn."""
+        declared = get_task(task)
+        wanted = {
+            "text_encoder": declared.text,
+            "video_tokenizer": shows(declared),
+            "audio_tokenizer": declared.has_audio,
+            "pieces": declared.writes,
+        }
+        for name in (name for name, needed in wanted.items() if needed):
+            getattr(self, name)
+
     def _expect(self, name: str, fingerprint: str) -> None:
         """Refuses a network that the model was not trained with; what is not known passes."""
         if self.made_with is not None:
@@ -164,7 +192,8 @@ class Generator:
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
           prompts: one or more for a task with text, none for one without.
-          negative_prompt: what guidance leads away from; empty means no text at all.
+          negative_prompt: what guidance leads away from; empty means no text at all.  It needs a
+            guidance other than 1.
           clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output, or whole
             clips for a task that is conditioned on video, from which a condition such as a mask or a
             structure is made as `CONDITIONING` says.  Prompts and clips pair up, one of either serves
@@ -185,7 +214,9 @@ class Generator:
         check_request(
             self.experiment, task, prompts, known_frames, len(given), depths is not None
         )
+        check_negative(get_task(task), sample or self.experiment.sample, negative_prompt)
         items = max(len(prompts), len(given), 1)
+        self.load_networks(task)
         text = negative = condition = known = None
         if prompts:
             text = _spread(self.encode_text(prompts), items, count)
@@ -231,6 +262,7 @@ class Generator:
                 f"positive, source must lie in 0..{SOURCES - 1}"
             )
         latents = 0 if known is None else _latents_of(self.experiment, task, known.shape[1])
+        self._check_given(task, latents, text, negative, condition or {}, known, count)
         decoder = self._decoder(task, sample, latents)
         batch, pieces = min(batch, count), []
         for start in range(0, count, batch):
@@ -242,6 +274,32 @@ class Generator:
             inputs = self._text_rows(decoder.plan, index, text, negative)
             pieces.append(decoder(self.params, given, rows, Knobs.of(sample), *inputs))
         return np.concatenate(pieces)[:count]
+
+    def _check_given(
+        self,
+        task: str,
+        latents: int,
+        text: Text | None,
+        negative: Text | None,
+        condition: Mapping[str, np.ndarray],
+        known: np.ndarray | None,
+        count: int,
+    ) -> None:
+        """Raises UserError unless all of it has `count` rows of codes and states that there are."""
+        texts = {"text": text, "negative": negative}
+        states = {name: t.states for name, t in texts.items() if t is not None}
+        given_lib.rows({**states, **condition, "known": known}, count)
+        for name, t in texts.items():
+            if t is not None:
+                given_lib.rows({"states": t.states, "lengths": t.lengths})
+                given_lib.check_text(name, t.states, t.lengths, self.experiment.text.length)
+        layout = make_layout(self.experiment, task)
+        for segment in (s for s in layout.segments if s.stream in condition and not s.forced):
+            given_lib.check_codes(segment.stream, condition[segment.stream], segment.ids.size)
+        if known is not None:
+            counts = known_codes(self.experiment, get_task(task), latents)
+            for codes, span in zip(np.split(known, np.cumsum(counts)[:-1], axis=1), layout.loss_spans):
+                given_lib.check_codes("known", codes, span.segment.ids.size)
 
     def _decoder(self, task: str, sample: SampleSpec, latents: int) -> Decoder:
         plan = make_plan(self.experiment, task, sample, latents)
@@ -265,7 +323,18 @@ class Generator:
         return Text(states, np.zeros(count, np.int32))
 
     def encode_text(self, texts: Sequence[str]) -> Text:
+        """States of texts; what the encoder has no room for is dropped and said."""
         encoded = self.text_encoder(texts)
+        dropped_B = encoded.dropped_B if encoded.dropped_B is not None else np.zeros(len(texts), int)
+        for text, dropped, length in zip(texts, dropped_B, encoded.lengths_B):
+            if dropped:
+                words = len(text.split())
+                lost = round(words * dropped / (dropped + length))
+                _LOG.warning(
+                    "a prompt of %d words is cut: its last %d of %d pieces, about %d words, are not "
+                    "read (TEXT.length = %d): %.60s...",
+                    words, dropped, dropped + length, lost, self.experiment.text.length, text,
+                )
         return Text(encoded.states_BxLxD, encoded.lengths_B)
 
     def encode_condition(
@@ -370,6 +439,11 @@ class Generator:
                 grid = next(s.segment.grid for s in layout.loss_spans if s.segment.stream == stream)
                 video = self.video_tokenizer.decode(codes_NxM.reshape(-1, *grid))
         return Drawn(video=video, audio=audio, texts=texts)
+
+
+def shows(task: Task) -> bool:
+    """Whether a task takes or gives frames, for which it needs the video tokenizer."""
+    return bool({"video", "image"} & {*task.condition, *task.output})
 
 
 def _needed(task: str, what: str, given: np.ndarray | None) -> np.ndarray:

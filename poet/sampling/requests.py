@@ -12,8 +12,9 @@ import numpy as np
 from poet import conditioning, media
 from poet.media import sound as media_sound
 from poet.sampling.decode import DEFAULT_BATCH
-from poet.specs import ClipSpec, Experiment, UserError
+from poet.specs import ClipSpec, Experiment, SampleSpec, UserError
 from poet.tasks.registry import TASKS, Task, frames_of, get_task, known_choices, known_range, run_layout
+from poet.tokenizers.text import check_texts
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +91,29 @@ def check_request(
         raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises UserError for one that says nothing, or that is no text."""
+    for number, prompt in enumerate(check_texts(prompts), 1):
+        if not prompt.strip():
+            raise UserError(
+                f"prompt {number} of {len(prompts)} is empty: say what to show, or use a task without "
+                "text, such as unconditional"
+            )
+
+
+def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None:
+    """Raises UserError for a negative prompt that would change nothing."""
+    if not negative_prompt:
+        return
+    if not task.text:
+        raise UserError(f"task {task.name} takes no text: leave the negative prompt out")
+    if sample.guidance == 1:
+        raise UserError(
+            "a negative prompt is what guidance leads away from, and SAMPLE.guidance = 1.0 means none: "
+            "set it to another value, such as --guidance=2, or leave the negative prompt out"
+        )
+
+
 def known_latents(experiment: Experiment, known_frames: int) -> int:
     """Latent frames of that many frames; UserError unless 0 or 1 + k * factor."""
     if known_frames == 0:
@@ -122,16 +146,22 @@ def _known_message(experiment: Experiment, task: Task, known_frames: int) -> str
 
 
 def read_prompts(path: str) -> list[str]:
-    """Non-empty lines of a text file; none for an empty path."""
+    """The lines of a text file, without blank ones; none for an empty path."""
     if not path:
         return []
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file():
+        raise UserError(f"prompt file {path} is no file: write one prompt per line into one")
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # With universal newlines.
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompt file {path} cannot be read as UTF-8 text: {error}") from None
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"prompt file {path} holds no prompt: write one per line")
+    blank = len(lines) - len(prompts) - (not lines[-1])
+    if blank:
+        _LOG.info("%s: %d prompts, %d blank lines left out", path, len(prompts), blank)
     return prompts
 
 

@@ -57,7 +57,7 @@ class Knobs:
     @classmethod
     def of(cls, sample: SampleSpec) -> Knobs:
         return cls(
-            seed=jnp.uint32(sample.seed % 2**32),
+            seed=jnp.uint32(sample.seed),
             temperature=jnp.float32(sample.temperature),
             top_p=jnp.float32(sample.top_p),
             guidance=jnp.float32(sample.guidance),

@@ -1,4 +1,7 @@
-"""Runs an export in a process of its own and compares it with the checkpoint, token for token."""
+"""Runs an export in a process of its own and compares it with the checkpoint, token for token.
+
+Both draw a whole batch of the export's: in bfloat16 a sample depends on the size of its batch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from poet.sampling.generate import Generator
+from poet.sampling.generate import Generator, Text
 from poet.specs import ExportSpec
 from poet.tasks.registry import get_task
 
@@ -57,35 +60,36 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
 
 
 def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
-    """One request that the task accepts."""
+    """A request that the task accepts, for as many samples as the export's programs take at once."""
     inputs: dict[str, np.ndarray] = {}
+    rows = spec.batch
     task, clip = get_task(spec.task), generator.experiment.clip
     rng = np.random.default_rng(0)
     if task.text:
-        text = generator.encode_text([PROMPT])
+        text = generator.encode_text([PROMPT] * rows)
         inputs |= {"text_states": text.states, "text_lengths": text.lengths}
     if spec.known_frames or {"video", "image"} & set(task.condition):
         name, frames = "video", 1 if "image" in task.condition else clip.frames
         if spec.known_frames:
             name, frames = "known_video", spec.known_frames
-        inputs[name] = rng.integers(0, 256, (1, frames, clip.height, clip.width, 3), np.uint8)
+        inputs[name] = rng.integers(0, 256, (rows, frames, clip.height, clip.width, 3), np.uint8)
     if "audio" in task.condition or (spec.known_frames and task.has_audio):
         name = "known_audio" if spec.known_frames else "audio"
-        inputs[name] = rng.integers(-8000, 8000, (1, clip.samples), np.int16)
-    return inputs
+        inputs[name] = rng.integers(-8000, 8000, (rows, clip.samples), np.int16)
+    return inputs or {"count": np.array(rows)}
 
 
 def _draw(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
     text = known = None
     if "text_states" in inputs:
-        text = generator.encode_text([PROMPT])
+        text = Text(inputs["text_states"], inputs["text_lengths"])
     if "known_video" in inputs:
         known = generator.encode_known(
             spec.task, spec.known_frames, inputs["known_video"], inputs.get("known_audio")
         )
     condition = _condition(generator, spec, inputs)
     return generator.tokens(
-        spec.task, 1, text=text, condition=condition, known=known, batch=spec.batch
+        spec.task, spec.batch, text=text, condition=condition, known=known, batch=spec.batch
     )
 
 

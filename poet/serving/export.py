@@ -87,20 +87,28 @@ def run(
     outputs.claim(out, kind, overwrite=overwrite, inputs=[checkpoint])
     if weights_only:
         return _release(checkpoint, experiment, out, overwrite)
-    model = experiment.model.replace(dtype=spec.dtype)
-    generator = Generator.from_checkpoint(checkpoint, experiment.replace(model=model))
+    generator = Generator.from_checkpoint(checkpoint, in_dtype(experiment), spec.task)
     return export(generator, spec, out, overwrite=overwrite)
 
 
+def in_dtype(experiment: Experiment) -> Experiment:
+    """The experiment whose model computes in EXPORT.dtype, or as it was trained where that is ''."""
+    dtype = experiment.export.dtype or experiment.model.dtype
+    return experiment.replace(model=experiment.model.replace(dtype=dtype))
+
+
 def _release(checkpoint: str, experiment: Experiment, out: str, overwrite: bool) -> Path:
-    """Parameters as safetensors in EXPORT.dtype."""
+    """Parameters as safetensors in EXPORT.dtype; settings of this command do not go with them."""
     trained = checkpoints.load_experiment(checkpoint)
     remedy = "leave them as they were trained"
     compat.check(trained, experiment, "export", what=checkpoint, remedy=remedy)
     params = checkpoints.load_params(checkpoint, build_model(experiment).abstract())
     step = checkpoints.step_of(checkpoints.find(checkpoint))
     made_with = checkpoints.load_networks(checkpoint)
-    dtype = experiment.export.dtype
+    dtype = experiment.export.dtype or None
+    experiment = experiment.replace(
+        export=ExportSpec(), sample=trained.sample, eval=trained.eval
+    )
     return weights_lib.save(out, experiment, params, dtype, step, made_with, overwrite=overwrite)
 
 
@@ -243,17 +251,19 @@ def _tokenizer_programs(
 
 
 def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
-    tokenizer, clip = generator.video_tokenizer, generator.experiment.clip
-    task, codecs = get_task(spec.task), {}
+    clip, task, codecs = generator.experiment.clip, get_task(spec.task), {}
     grids = [s.segment.grid for s in plan.layout.loss_spans if s.segment.stream != "audio"]
+    given = {"video": clip.frames, "image": 1}
+    frames = next((given[s] for s in task.condition if s in given), spec.known_frames)
+    if not grids and not frames:
+        return codecs  # Sound alone: no video tokenizer is loaded for it.
+    tokenizer = generator.video_tokenizer
     if grids:
         codecs["detokenize"] = _Codec(
             functools.partial(_to_pixels, tokenizer.spec),
             {"decoder": tokenizer.params["decoder"]}, "video_tokenizer",
             "codes", _struct((spec.batch, *grids[0]), jnp.int32), "video",
         )
-    given = {"video": clip.frames, "image": 1}
-    frames = next((given[s] for s in task.condition if s in given), spec.known_frames)
     if frames:
         shape = (spec.batch, frames, clip.height, clip.width, 3)
         codecs["tokenize"] = _Codec(

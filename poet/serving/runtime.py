@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -22,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
+from poet import given as given_lib
 from poet import manifest
-from poet.specs import UserError
+from poet.specs import SampleSpec, UserError
 
 FORMAT = 4
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
@@ -111,7 +113,9 @@ class Runtime:
         top_p: float | None = None,
         guidance: float | None = None,
     ) -> Result:
-        """Draws N samples; settings left out are the export's.
+        """Draws N samples; settings left out are the export's, and range as `SampleSpec` says.
+
+        Everything that is given has a row for each sample.
 
         Args:
           text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
@@ -122,18 +126,31 @@ class Runtime:
           known_audio: int16 [N, at least as long as its known codes].
           video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A
             painted clip, its structure and the like come as `poet.conditioning` makes them.
-          count: N, where nothing that is given tells it (default 1).
+          count: N; 1 where nothing that is given tells it.
           source: index of the data source whose look is asked for.
 
         Raises:
           UserError: what is given does not fit the programs.
         """
+        knobs = self._knobs(seed, temperature, top_p, guidance)
+        count = given_lib.rows(
+            {
+                "text_states": text_states, "text_lengths": text_lengths,
+                "negative_states": negative_states, "negative_lengths": negative_lengths,
+                "known": known, "known_video": known_video, "known_audio": known_audio,
+                "video": video, "audio": audio,
+            },
+            count,
+        )
+        if known is not None and (known_video is not None or known_audio is not None):
+            raise UserError("known and known_video are two ways to say the same: give one of them")
+        if known_audio is not None and known_video is None:
+            raise UserError("known_audio is the sound of known_video: give both")
         if known_video is not None:
             known = self._known(known_video, known_audio)
         condition = self._condition(video, audio)
-        given = [a for a in (text_states, known, *condition.values()) if a is not None]
-        count = len(given[0]) if given else count or 1
-        knobs = self._knobs(seed, temperature, top_p, guidance)
+        self._check_texts(text_states, text_lengths, negative_states, negative_lengths)
+        self._check_known(known)
         pieces = []
         for start in range(0, count, self.batch):
             rows = np.arange(start, start + self.batch, dtype=np.int32)
@@ -208,6 +225,8 @@ class Runtime:
     def tokenize_audio(self, audio: np.ndarray) -> np.ndarray:
         """Codes [N, levels * frames] of int16 sounds; what exceeds the program's input is cut."""
         (signature,) = self.spec["programs"]["tokenize_audio"]["inputs"]
+        if np.ndim(audio) != 2:
+            raise UserError(f"sounds have shape {np.shape(audio)}, expected (samples, time): mono")
         codes = self._in_batches("tokenize_audio", audio[:, : signature["shape"][1]])
         return codes.reshape(len(codes), -1)
 
@@ -215,6 +234,8 @@ class Runtime:
         """uint8 video [N, T, H, W, 3], or int16 sound [N, F], of a stream of whole sequences."""
         parts = self._segments(stream)
         codes = [tokens_NxS[:, s["start"] : s["stop"]] - s["low"] for s in parts]
+        for part, span in zip(codes, parts):
+            given_lib.check_codes(stream, part, span["high"] - span["low"])
         if stream == "audio":
             return self._in_batches("detokenize_audio", np.stack(codes, axis=1).astype(np.int32))
         grid = parts[0]["grid"]
@@ -248,9 +269,8 @@ class Runtime:
         """Inputs of `decode`; UserError for a setting that the program was not built for."""
         default = self.spec["experiment"]["sample"]
         seed = default["seed"] if seed is None else seed
-        temperature = default["temperature"] if temperature is None else temperature
+        values = {"temperature": default["temperature"] if temperature is None else temperature}
         asked = {"top_p": (top_p, "nucleus", 1.0), "guidance": (guidance, "guided", 1.0)}
-        values = {}
         for name, (value, flag, neutral) in asked.items():
             values[name] = default[name] if value is None else value
             if value is not None and value != neutral and not self.spec[flag]:
@@ -258,14 +278,36 @@ class Runtime:
                     f"{name} = {value} needs a program exported with SAMPLE.{name} other than "
                     f"{neutral:g}: export again with it"
                 )
-        if temperature < 0 or not 0 < values["top_p"] <= 1 or values["guidance"] < 0:
+        try:
+            seed, numbers = operator.index(seed), {name: float(n) for name, n in values.items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"seed is an integer, {', '.join(values)} are numbers: {error}") from None
+        asked_for = SampleSpec(seed=seed, **numbers)
+        return (np.uint32(asked_for.seed), *(np.float32(getattr(asked_for, n)) for n in numbers))
+
+    def _check_known(self, known: np.ndarray | None) -> None:
+        """Raises UserError for codes that the segments which they open do not have."""
+        if known is None:
+            return
+        given_lib.check_codes("known", known, 2**31)
+        place = 0
+        for span in (s for s in self._layout["segments"] if s["known"]):
+            opening = np.asarray(known)[:, place : place + span["known"]]
+            given_lib.check_codes("known", opening, span["high"] - span["low"])
+            place += span["known"]
+
+    def _check_texts(self, *given: np.ndarray | None) -> None:
+        length = self.spec["experiment"]["text"]["length"]
+        for name, states, lengths in (("text", *given[:2]), ("negative", *given[2:])):
+            if (states is None) != (lengths is None):
+                raise UserError("give the states of a text and their lengths together")
+            if states is not None:
+                given_lib.check_text(name, states, lengths, length)
+        if given[2] is not None and not self.spec["guided"]:
             raise UserError(
-                f"temperature = {temperature}, top_p = {values['top_p']}, guidance = "
-                f"{values['guidance']}: temperature and guidance must not be negative, top_p must "
-                "lie in (0, 1]"
+                "a negative text needs a program exported with SAMPLE.guidance other than 1: export "
+                "again with it"
             )
-        numbers = (temperature, values["top_p"], values["guidance"])
-        return (np.uint32(seed % 2**32), *(np.float32(n) for n in numbers))
 
     def _given_tokens(
         self, known_BxK: np.ndarray | None, condition: dict[str, np.ndarray], source: int
@@ -313,9 +355,7 @@ class Runtime:
 def _rows(
     index: np.ndarray, states: np.ndarray | None, lengths: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    if (states is None) != (lengths is None):
-        raise UserError("give the states of a text and their lengths together")
-    return None if states is None else (np.asarray(states)[index], np.asarray(lengths)[index])
+    return None if states is None or lengths is None else (np.asarray(states)[index], np.asarray(lengths)[index])
 
 
 def _program(blob: bytes, signature: dict[str, Any]) -> Callable:

@@ -44,11 +44,13 @@ class EncodedText:
         states_BxLxD: float32, zeros from `lengths_B` on.
         lengths_B: int32 in [0, L], the pieces of each text, control pieces included; 0 is no text.
         truncated: number of texts that were cut to L pieces.
+        dropped_B: int32, the pieces of each text that were cut off; None where that is not known.
     """
 
     states_BxLxD: np.ndarray
     lengths_B: np.ndarray
     truncated: int
+    dropped_B: np.ndarray | None = None
 
 
 class TextEncoder(Protocol):
@@ -174,8 +176,13 @@ def encode_pieces(
         real_bxl = np.arange(bucket) < lengths_b[: len(rows), None]
         states_BxLxD[rows, :bucket] = np.where(real_bxl[..., None], states_bxlxD, 0)
     check_finite(states_BxLxD)
-    truncated = sum(len(text) > length for text in pieces)
-    return EncodedText(states_BxLxD=states_BxLxD, lengths_B=lengths_B, truncated=truncated)
+    dropped_B = np.array([len(text) for text in pieces], np.int32) - lengths_B
+    return EncodedText(
+        states_BxLxD=states_BxLxD,
+        lengths_B=lengths_B,
+        truncated=int(np.count_nonzero(dropped_B)),
+        dropped_B=dropped_B,
+    )
 
 
 def check_finite(states: np.ndarray) -> None:

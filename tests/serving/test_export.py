@@ -34,7 +34,7 @@ loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "o
 assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
 assert own == [
-    "poet", "poet.manifest", "poet.serving", "poet.serving.runtime", "poet.spec_base",
+    "poet", "poet.given", "poet.manifest", "poet.serving", "poet.serving.runtime", "poet.spec_base",
     "poet.spec_ingest", "poet.spec_model", "poet.spec_run", "poet.spec_tokenizers", "poet.specs",
 ], own
 np.savez(output, tokens=result.tokens, video=result.video)
