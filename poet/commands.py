@@ -297,9 +297,18 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", action="append", default=[], metavar="FILE",
         help="what the task starts from (repeatable): a video or picture whose frames open the "
              "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
-    add("--known_frames", type=_frames, default=0, help="how many of its frames are given: 1, 5, 9, 13, ...")
+    add("--known_frames", type=_frames, default=0,
+        help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number")
+    add("--end", action="append", default=[], metavar="FILE",
+        help="what frame_interpolation ends with (repeatable): a video or picture whose first frames are the "
+             "last ones; without it those of --clip")
+    add("--region", default="", metavar="NAME",
+        help="what inpainting fills (central, top_left, dynamic_central) or outpainting keeps (horizontal, "
+             "vertical, central, top_left, dynamic_vertical)")
+    add("--depth", action="append", default=[], metavar="FILE",
+        help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
     add("--num", type=_number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
-    add("--batch", type=_number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; does not change the result")
+    add("--batch", type=_number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; changes no sample of a model in float32, those of one in bfloat16")
     for name, kind in SAMPLE_FLAGS.items():
         add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
 

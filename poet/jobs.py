@@ -445,7 +445,8 @@ def generate(args: Any, bindings: Sequence[str]) -> None:
     from poet.sampling import command
 
     experiment = _checkpoint(args, bindings)
-    output = _claim(args, outputs.GENERATION, [args.checkpoint, args.prompt_file, *args.clip])
+    given = [args.checkpoint, args.prompt_file, *args.clip, *args.end, *args.depth]
+    output = _claim(args, outputs.GENERATION, given)
     args.out = str(output.folder)
     with output:
         written = command.run(args, experiment)

@@ -19,17 +19,29 @@ from poet.specs import ConditioningSpec, UserError, choose
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a caller decides of a condition; what it leaves empty is drawn, as in training.
+
+    region: of `regions_of`.  frames: of `frames_of`, that are given.
+    """
+
+    region: str = ""
+    frames: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
     """What a condition is made from.
 
     video: uint8 (T, H, W, 3).  depth: distances (T, h, w) of any size and scale, or None.
-    choices: random numbers of this clip.  factor: frames of a latent frame.
+    choices: random numbers of this clip.  factor: frames of a latent frame.  chosen: what is not drawn.
     """
 
     video: np.ndarray
     depth: np.ndarray | None
     choices: np.random.Generator
     factor: int = 4
+    chosen: Choice = Choice()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,21 +63,25 @@ class Condition:
 
 
 def _outpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.outpaint(shown.video, str(shown.choices.choice(spec.outpainting)))
+    return regions.outpaint(
+        shown.video, shown.chosen.region or str(shown.choices.choice(spec.outpainting))
+    )
 
 
 def _inpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.inpaint(shown.video, str(shown.choices.choice(spec.inpainting)))
+    return regions.inpaint(
+        shown.video, shown.chosen.region or str(shown.choices.choice(spec.inpainting))
+    )
 
 
 def _interpolation(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.interpolate(shown.video, spec.interpolation_frames)
+    return regions.interpolate(shown.video, shown.chosen.frames or spec.interpolation_frames)
 
 
 def _prediction(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    most = min(spec.prediction_latents, (len(shown.video) - 1) // shown.factor)
-    latents = int(shown.choices.integers(1, max(most, 1) + 1))
-    return regions.hold(shown.video, 1 + (latents - 1) * shown.factor)
+    frames = frames_of("prediction", spec, len(shown.video), shown.factor)
+    drawn = frames[int(shown.choices.integers(1, len(frames) + 1)) - 1]
+    return regions.hold(shown.video, shown.chosen.frames or drawn)
 
 
 def _structure(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
@@ -83,14 +99,33 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
+def regions_of(name: str, spec: ConditioningSpec) -> tuple[str, ...]:
+    """The regions that a condition may keep or hide; () for one that knows none."""
+    return {"outpainting": spec.outpainting, "inpainting": spec.inpainting}.get(name, ())
+
+
+def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
+    """How many frames a condition may be given, of clips of `frames`; () where all are.
+
+    Those that open the clip for "prediction", those at either end for "interpolation".
+    """
+    if name == "prediction":
+        latents = max(min(spec.prediction_latents, (frames - 1) // factor), 1)
+        return tuple(1 + n * factor for n in range(latents))
+    if name == "interpolation":
+        return tuple(range(1, (frames - 1) // 2 + 1))
+    return ()
+
+
 def make(
     name: str,
     video: np.ndarray,
     spec: ConditioningSpec,
     *,
-    key: str,
+    key: str = "",
     depth: np.ndarray | None = None,
     factor: int = 4,
+    chosen: Choice = Choice(),
 ) -> np.ndarray:
     """The condition of this name for a clip: uint8 (T, H, W, 3) of uint8 (T, H, W, 3).
 
@@ -99,6 +134,7 @@ def make(
         drawn, such as the region.
       depth: distances (T, h, w), any size and scale, where the source has them.
       factor: frames of a latent frame.
+      chosen: what is decided and not drawn.
 
     Raises:
       UserError: an unknown name, or see `structure.compose`.
@@ -106,7 +142,9 @@ def make(
     condition = choose(name, CONDITIONS, "condition")
     digest = hashlib.sha256(f"{spec.seed}/{name}/{key}".encode()).digest()
     choices = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    made = condition.make(Shown(video=video, depth=depth, choices=choices, factor=factor), spec)
+    made = condition.make(
+        Shown(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec
+    )
     return np.ascontiguousarray(made)
 
 

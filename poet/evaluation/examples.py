@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from poet import media
+from poet import conditioning, media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
 from poet.store.sources import RawClip
@@ -29,12 +29,17 @@ class Example:
 
 
 def draw(r: Resources) -> list[Example]:
-    """An example of each task of the checkpoint's mixture, each of another clip where there are enough."""
+    """An example of each task of the checkpoint's mixture, each of another clip where there are enough.
+
+    Where a task knows several regions, its clip takes the one of its place in the list.
+    """
     tasks = sorted(mixture(r.experiment), key=lambda task: task.name)
-    return [_example(r, task, r.clips[i % len(r.clips)]) for i, task in enumerate(tasks)]
+    return [_example(r, task, r.clips[i % len(r.clips)], i) for i, task in enumerate(tasks)]
 
 
-def _example(r: Resources, task: Task, clip: RawClip) -> Example:
+def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
+    allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
+    region = allowed[place % len(allowed)] if allowed else ""
     generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
     heard = "audio" in task.condition or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
@@ -46,8 +51,9 @@ def _example(r: Resources, task: Task, clip: RawClip) -> Example:
         sounds=sound if heard else None,
         depths=depth if task.made == "structure" else None,
         known_frames=frames,
+        region=region,
     )
-    shown = _given(r, task, video, sound, depth, frames)
+    shown = _given(r, task, video, sound, depth, frames, region)
     true = Drawn(
         video=video[:, :1] if task.output == ("image",) else video,
         audio=sound if task.has_audio else None,
@@ -79,6 +85,7 @@ def _given(
     sound: np.ndarray,
     depth: np.ndarray | None,
     frames: int,
+    region: str,
 ) -> Drawn:
     """What the model saw and heard, text apart."""
     if "audio" in task.condition:
@@ -86,7 +93,7 @@ def _given(
     if "image" in task.condition:
         return Drawn(video=video[:, :1])
     if "video" in task.condition:
-        return Drawn(video=r.generator.show_condition(task.name, video, depth))
+        return Drawn(video=r.generator.show_condition(task.name, video, depth, region=region))
     return Drawn(video=video[:, :frames]) if frames else Drawn()
 
 

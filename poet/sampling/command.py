@@ -14,9 +14,11 @@ from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import (
     Given,
     Request,
+    check_depth,
     check_negative,
     check_prompts,
     check_request,
+    choose_condition,
     default_known_frames,
     read_given,
     read_prompts,
@@ -46,8 +48,13 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     known_frames = request.known_frames or default_known_frames(
         experiment, task, len(request.clip)
     )
-    check_request(experiment, request.task, prompts, known_frames, len(request.clip))
-    given = read_given(experiment, task, request.clip, known_frames)
+    clips = len(request.clip)
+    check_depth(experiment, task, len(request.depth), clips)
+    check_request(experiment, request.task, prompts, known_frames, clips, bool(request.depth))
+    chosen = choose_condition(
+        experiment, task, known_frames, request.region, ends=len(request.end), clips=clips
+    )
+    given = read_given(experiment, task, request.clip, known_frames, request.end, request.depth)
     generator = Generator.from_checkpoint(request.checkpoint, experiment, request.task)
     _say_batch(experiment, request.batch)
     drawn = generator.generate(
@@ -56,6 +63,9 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         negative_prompt=request.negative_prompt,
         clips=given.videos,
         sounds=given.sounds,
+        depths=given.depths,
+        ends=given.ends,
+        region=request.region,
         known_frames=known_frames,
         count=request.num,
         batch=request.batch,
@@ -66,6 +76,9 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         "negative_prompt": request.negative_prompt,
         "clips": list(request.clip),
         "known_frames": known_frames,
+        "ends": list(request.end),
+        "region": chosen.region,
+        "depth": list(request.depth),
         "sample": specs.to_dict(experiment.sample),
         "networks": generator.networks_used,
     }

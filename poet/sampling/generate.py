@@ -14,21 +14,29 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from poet import checkpoint as checkpoint_lib
 from poet import compat, conditioning, networks
-from poet import given as given_lib
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
-from poet.sampling.requests import Given, check_negative, check_request, known_latents
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.plans import Text, check_given, latents_of, make_layout, make_plan
+from poet.sampling.requests import (
+    Given,
+    check_depth,
+    check_negative,
+    check_request,
+    choose_condition,
+    known_latents,
+    opening_frames,
+    whole_clips,
+)
+from poet.sampling.samplers import Knobs
 from poet.specs import Experiment, SampleSpec, UserError
-from poet.tasks.layout import Layout
-from poet.tasks.registry import Task, get_task, known_codes, run_format, run_layout
+from poet.tasks.registry import Task, get_task, known_codes, run_format
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
@@ -36,16 +44,6 @@ from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.vocabulary import SOURCES
 
 _LOG = logging.getLogger(__name__)
-
-
-class Text(NamedTuple):
-    """Text encoder states: float32 [N, L, E], and int32 [N] pieces of each (0 is no text)."""
-
-    states: np.ndarray
-    lengths: np.ndarray
-
-    def rows(self, index: np.ndarray) -> Text:
-        return Text(self.states[index], self.lengths[index])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +181,8 @@ class Generator:
         sounds: np.ndarray | None = None,
         depths: np.ndarray | None = None,
         known_frames: int = 0,
+        ends: np.ndarray | None = None,
+        region: str = "",
         count: int = 1,
         sample: SampleSpec | None = None,
         batch: int = DEFAULT_BATCH,
@@ -196,13 +196,19 @@ class Generator:
             guidance other than 1.
           clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output, or whole
             clips for a task that is conditioned on video, from which a condition such as a mask or a
-            structure is made as `CONDITIONING` says.  Prompts and clips pair up, one of either serves
+            structure is made.  Prompts and clips pair up, one of either serves
             all of the other.
           sounds: int16 or floats in [-1, 1] [n, F] at CLIP.sample_rate_hz: those of `clips` where
             the task continues them, or the condition of a task that is conditioned on audio.
-          depths: distances [n, T, h, w] of the clips, any size and scale, for a task that takes
-            their structure with `CONDITIONING.depth` = 'dataset'.
-          known_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.
+          depths: distances [1 or n, T, h, w] of the clips, any size and scale, for a task that takes
+            their structure.
+          known_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.  For a task
+            whose prefix holds them: those at the beginning, or at both ends for frame_interpolation; 0 is
+            the fewest, or CONDITIONING.interpolation_frames.
+          ends: uint8 [1 or n, >= known_frames, H, W, 3], what frame_interpolation ends with, where `clips`
+            are not whole.
+          region: what inpainting fills or outpainting keeps, one of CONDITIONING's; it may be left out
+            where that names one alone.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
           batch: samples decoded together.
@@ -214,6 +220,8 @@ class Generator:
         check_request(
             self.experiment, task, prompts, known_frames, len(given), depths is not None
         )
+        check_depth(self.experiment, get_task(task), 0 if depths is None else len(depths), len(given))
+        opening = opening_frames(get_task(task), known_frames)
         check_negative(get_task(task), sample or self.experiment.sample, negative_prompt)
         items = max(len(prompts), len(given), 1)
         self.load_networks(task)
@@ -223,10 +231,12 @@ class Generator:
             negative = _spread(self.encode_text([negative_prompt]), items, count)
         if len(given):
             index = places(len(given), items, count)
-            found = self.encode_condition(task, clips, sounds, depths).items()
+            found = self.encode_condition(
+                task, clips, sounds, depths, known_frames=known_frames, ends=ends, region=region
+            ).items()
             condition = {name: codes[index] for name, codes in found}
-        if known_frames:
-            known = self.encode_known(task, known_frames, clips, sounds)[index]
+        if opening:
+            known = self.encode_known(task, opening, clips, sounds)[index]
         tokens_NxS = self.tokens(
             task, items * count, text=text, negative=negative, condition=condition, known=known,
             sample=sample, batch=batch,
@@ -261,8 +271,8 @@ class Generator:
                 f"batch = {batch}, count = {count}, source = {source}: batch and count must be "
                 f"positive, source must lie in 0..{SOURCES - 1}"
             )
-        latents = 0 if known is None else _latents_of(self.experiment, task, known.shape[1])
-        self._check_given(task, latents, text, negative, condition or {}, known, count)
+        latents = 0 if known is None else latents_of(self.experiment, task, known.shape[1])
+        check_given(self.experiment, task, text, negative, condition or {}, known, count)
         decoder = self._decoder(task, sample, latents)
         batch, pieces = min(batch, count), []
         for start in range(0, count, batch):
@@ -274,32 +284,6 @@ class Generator:
             inputs = self._text_rows(decoder.plan, index, text, negative)
             pieces.append(decoder(self.params, given, rows, Knobs.of(sample), *inputs))
         return np.concatenate(pieces)[:count]
-
-    def _check_given(
-        self,
-        task: str,
-        latents: int,
-        text: Text | None,
-        negative: Text | None,
-        condition: Mapping[str, np.ndarray],
-        known: np.ndarray | None,
-        count: int,
-    ) -> None:
-        """Raises UserError unless all of it has `count` rows of codes and states that there are."""
-        texts = {"text": text, "negative": negative}
-        states = {name: t.states for name, t in texts.items() if t is not None}
-        given_lib.rows({**states, **condition, "known": known}, count)
-        for name, t in texts.items():
-            if t is not None:
-                given_lib.rows({"states": t.states, "lengths": t.lengths})
-                given_lib.check_text(name, t.states, t.lengths, self.experiment.text.length)
-        layout = make_layout(self.experiment, task)
-        for segment in (s for s in layout.segments if s.stream in condition and not s.forced):
-            given_lib.check_codes(segment.stream, condition[segment.stream], segment.ids.size)
-        if known is not None:
-            counts = known_codes(self.experiment, get_task(task), latents)
-            for codes, span in zip(np.split(known, np.cumsum(counts)[:-1], axis=1), layout.loss_spans):
-                given_lib.check_codes("known", codes, span.segment.ids.size)
 
     def _decoder(self, task: str, sample: SampleSpec, latents: int) -> Decoder:
         plan = make_plan(self.experiment, task, sample, latents)
@@ -343,41 +327,73 @@ class Generator:
         clips: np.ndarray | None,
         sounds: np.ndarray | None,
         depths: np.ndarray | None = None,
+        **chosen: Any,
     ) -> dict[str, np.ndarray]:
-        """Codes [n, N] of the streams that a task is conditioned on, by name in its layout."""
+        """Codes [n, N] of the streams that a task is conditioned on, by name in its layout.
+
+        `chosen` is that of `show_condition`.
+        """
         streams = {}
         for stream in get_task(task).condition:
             if stream == "audio":
                 frames = run_format(self.experiment).audio_frames
                 codes = self.encode_sounds(_needed(task, "sound", sounds), frames)
             else:
-                shown = self.show_condition(task, _needed(task, "video", clips), depths)
+                shown = self.show_condition(task, _needed(task, "video", clips), depths, **chosen)
                 frames = 1 if stream == "image" else self.experiment.clip.frames
                 codes = self.encode_frames(shown, frames)
             streams[f"{stream}_in"] = codes
         return streams
 
     def show_condition(
-        self, task: str, clips: np.ndarray, depths: np.ndarray | None = None
+        self,
+        task: str,
+        clips: np.ndarray,
+        depths: np.ndarray | None = None,
+        *,
+        known_frames: int = 0,
+        ends: np.ndarray | None = None,
+        region: str = "",
     ) -> np.ndarray:
         """What a task sees of clips uint8 [n, T, H, W, 3]: the clips, or what is made from each.
 
-        A clip's place is its name for what `CONDITIONING` leaves to chance.
+        The arguments are those of `generate`.
         """
-        made = get_task(task).made
+        declared, spec = get_task(task), self.experiment.conditioning
+        chosen = choose_condition(
+            self.experiment, declared, known_frames, region,
+            ends=0 if ends is None else len(ends), clips=len(clips),
+        )
+        check_depth(self.experiment, declared, 0 if depths is None else len(depths), len(clips))
+        made = declared.made
         if not made:
             return clips
+        for given in (clips, ends):
+            if given is not None:
+                self._check_frames(given, chosen.frames or 1)
         if conditioning.CONDITIONS[made].learned:
-            spec, tokenizer = self.experiment.conditioning, self.video_tokenizer.fingerprint
-            self._expect(made, conditioning.fingerprint(made, spec, tokenizer))
-        factor = self.experiment.video_tokenizer.factor[0]
+            self._expect_rendering(made, depths is not None)
+        if depths is not None:
+            spec = spec.replace(depth="dataset")
+            depths = np.broadcast_to(depths, (len(clips), *depths.shape[1:]))
+        whole = whole_clips(clips, self.experiment.clip.frames, chosen, ends)
         return np.stack([
             conditioning.make(
-                made, clip, self.experiment.conditioning, key=str(row), factor=factor,
-                depth=None if depths is None else depths[row],
+                made, clip, spec, chosen=chosen, depth=None if depths is None else depths[row]
             )
-            for row, clip in enumerate(clips)
+            for row, clip in enumerate(whole)
         ])
+
+    def _expect_rendering(self, made: str, has_depth: bool) -> None:
+        """Refuses a condition that is made in another way than the model was trained with.
+
+        A caller's distances, or those of a network, may stand for the data set's.
+        """
+        spec, tokenizer = self.experiment.conditioning, self.video_tokenizer.fingerprint
+        measured = conditioning.fingerprint(made, spec.replace(depth="dataset"), tokenizer)
+        trained = (self.made_with or {}).get(made)
+        if not (has_depth or spec.depth not in spec.BUILT_IN) or trained != measured:
+            self._expect(made, conditioning.fingerprint(made, spec, tokenizer))
 
     def encode_known(
         self, task: str, known_frames: int, clips: np.ndarray | None, sounds: np.ndarray | None
@@ -399,6 +415,10 @@ class Generator:
 
     def encode_frames(self, clips: np.ndarray, frames: int) -> np.ndarray:
         """Codes [n, K] of the first frames of n clips."""
+        self._check_frames(clips, frames)
+        return self.video_tokenizer.encode(clips[:, :frames]).reshape(len(clips), -1)
+
+    def _check_frames(self, clips: np.ndarray, frames: int) -> None:
         clip = self.experiment.clip
         expected = (clip.height, clip.width, 3)
         if clips.ndim != 5 or clips.shape[2:] != expected or clips.shape[1] < frames:
@@ -406,7 +426,6 @@ class Generator:
                 f"the given clips have shape {clips.shape}, expected (n, at least {frames}, "
                 f"{', '.join(map(str, expected))}): resize them to the checkpoint's clip format"
             )
-        return self.video_tokenizer.encode(clips[:, :frames]).reshape(len(clips), -1)
 
     def encode_sounds(self, sounds: np.ndarray, frames: int) -> np.ndarray:
         """Codes [n, levels * frames], level by level, of the first frames of codes of n sounds."""
@@ -460,34 +479,3 @@ def places(given: int, items: int, count: int) -> np.ndarray:
 
 def _spread(text: Text, items: int, count: int) -> Text:
     return text.rows(places(len(text.lengths), items, count))
-
-
-def _latents_of(experiment: Experiment, task: str, codes: int) -> int:
-    """The known latents whose codes are so many, all loss spans together."""
-    latents = range(run_format(experiment).video[0])
-    totals = [sum(known_codes(experiment, get_task(task), n)) for n in latents]
-    if codes not in totals:
-        raise UserError(
-            f"{codes} known codes are no whole latent frames of task {task}: give one of {totals}"
-        )
-    return totals.index(codes)
-
-
-def make_layout(experiment: Experiment, task: str) -> Layout:
-    """The static layout of a task in a run."""
-    return run_layout(experiment, get_task(task))
-
-
-def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: int) -> Plan:
-    """The decoding program of a task; guided where there is text and the scale is not 1.
-
-    Args:
-      latents: known latent frames that open the output.
-    """
-    layout = make_layout(experiment, task)
-    return Plan(
-        layout=layout,
-        known=known_codes(experiment, get_task(task), latents),
-        guided=layout.text_span is not None and sample.guidance != 1,
-        truncation=Truncation.of(sample),
-    )

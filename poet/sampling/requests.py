@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from pathlib import Path
 from typing import Sequence
@@ -12,11 +13,15 @@ import numpy as np
 from poet import conditioning, media
 from poet.media import sound as media_sound
 from poet.sampling.decode import DEFAULT_BATCH
-from poet.specs import ClipSpec, Experiment, SampleSpec, UserError
+from poet.specs import ClipSpec, Experiment, SampleSpec, UserError, near_names
 from poet.tasks.registry import TASKS, Task, frames_of, get_task, known_choices, known_range, run_layout
 from poet.tokenizers.text import check_texts
 
 _LOG = logging.getLogger(__name__)
+
+# Conditions of which some frames are given, and in the prefix; what is done to the region of others.
+_OF_FRAMES = ("prediction", "interpolation")
+_REGION_IS = {"inpainting": "fills", "outpainting": "keeps"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,9 @@ class Request:
     negative_prompt: str = ""
     clip: Sequence[str] = ()
     known_frames: int = 0
+    end: Sequence[str] = ()
+    region: str = ""
+    depth: Sequence[str] = ()
     num: int = 1
     batch: int = DEFAULT_BATCH
 
@@ -40,10 +48,13 @@ class Given:
     """What the files of a request hold, as far as the task asks for it.
 
     videos: uint8 [n, T, H, W, 3].  sounds: int16 [n, S] at the clip's sample rate.
+    ends: uint8 [1 or n, T, H, W, 3].  depths: distances float32 [1 or n, T, H, W].
     """
 
     videos: np.ndarray | None = None
     sounds: np.ndarray | None = None
+    ends: np.ndarray | None = None
+    depths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return max(len(a) if a is not None else 0 for a in (self.videos, self.sounds))
@@ -73,22 +84,127 @@ def check_request(
         raise UserError(f"task {task} takes no text: leave the prompt out, or use one of {free}")
     if len(prompts) > 1 and clips > 1 and len(prompts) != clips:
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
-    latents = known_latents(experiment, known_frames)
+    opening = opening_frames(declared, known_frames)
+    latents = known_latents(experiment, opening)
     low, high = known_range(experiment, declared)
     if not low <= latents <= high:
         raise UserError(_known_message(experiment, declared, known_frames))
-    if latents and not clips:
+    if known_frames and not clips:
         raise UserError(f"{known_frames} known frames need a clip that shows them: give --clip")
     if declared.condition and not clips:
         what = " and ".join("sound" if s == "audio" else s for s in declared.condition)
         raise UserError(f"task {task} starts from a given {what}: give a file with it as --clip")
     if declared.made:
-        clip = experiment.clip
-        conditioning.check(
-            declared.made, experiment.conditioning, clip.frames, has_depth=has_depth
-        )
+        _check_condition(experiment, declared, has_depth)
     if clips and not latents and not declared.condition:
         raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
+
+
+def _check_condition(experiment: Experiment, task: Task, has_depth: bool) -> None:
+    spec = experiment.conditioning
+    if task.made == "structure" and spec.depth == "dataset" and not has_depth:
+        raise UserError(
+            f"task {task.name} takes the depth of a clip, and this one comes without depth: give a video or a "
+            "picture of it, near is bright, as --depth=FILE, or the ONNX file of a depth network (MiDaS, "
+            "Depth-Anything) as --gin.CONDITIONING.depth=FILE"
+        )
+    conditioning.check(task.made, spec, experiment.clip.frames, has_depth=has_depth)
+
+
+def check_depth(experiment: Experiment, task: Task, depths: int, clips: int) -> None:
+    """Raises UserError for depth that the task does not take, or for more or fewer than clips."""
+    if not depths:
+        return
+    if task.made != "structure":
+        taking = ", ".join(sorted(name for name, t in TASKS.items() if t.made == "structure"))
+        raise UserError(f"task {task.name} takes no depth; tasks that do: {taking}")
+    if experiment.conditioning.depth == "flat":
+        raise UserError(
+            "the model knows no depth: CONDITIONING.depth is 'flat'; leave the depth out, or take a model "
+            "that was trained with it"
+        )
+    _check_pairs("depths", depths, clips)
+
+
+def _check_pairs(what: str, given: int, clips: int) -> None:
+    if given not in (1, clips):
+        raise UserError(f"{given} {what} for {clips} clips: give one, or as many as clips")
+
+
+def opening_frames(task: Task, known_frames: int) -> int:
+    """Of the frames that are given, those that open the output: none where they stand in the prefix."""
+    return 0 if task.made in _OF_FRAMES else known_frames
+
+
+def choose_condition(
+    experiment: Experiment, task: Task, known_frames: int, region: str, *, ends: int = 0, clips: int = 1
+) -> conditioning.Choice:
+    """What of a task's condition is given: nothing of it is left to chance.
+
+    Args:
+      known_frames: 0 takes the fewest, or CONDITIONING.interpolation_frames.
+      region: '' where the run knows one alone.
+      ends: how many ends are given beside `clips` clips.
+
+    Raises:
+      UserError: says what is allowed.
+    """
+    spec, clip = experiment.conditioning, experiment.clip
+    known_frames = known_frames or default_known_frames(experiment, task, 1)
+    frames = conditioning.frames_of(
+        task.made, spec, clip.frames, experiment.video_tokenizer.factor[0]
+    )
+    if frames and known_frames not in frames:
+        where = " at both ends" if task.made == "interpolation" else ""
+        raise UserError(
+            f"known_frames = {known_frames}: task {task.name} takes {_listed(frames)} known frames{where} of "
+            f"{clip.frames}"
+        )
+    if ends and task.made != "interpolation":
+        raise UserError(f"task {task.name} is given no end; frame_interpolation is")
+    if ends:
+        _check_pairs("ends", ends, clips)
+    return conditioning.Choice(
+        region=_region(task, conditioning.regions_of(task.made, spec), region),
+        frames=known_frames if frames else 0,
+    )
+
+
+def _region(task: Task, allowed: Sequence[str], region: str) -> str:
+    if region and not allowed:
+        raise UserError(f"task {task.name} knows no regions; inpainting and outpainting do")
+    if not region and len(allowed) > 1:
+        raise UserError(
+            f"task {task.name} needs the region that it {_REGION_IS[task.made]}: give --region, one of "
+            f"{', '.join(allowed)}"
+        )
+    if region and region not in allowed:
+        raise UserError(f"unknown region {region!r} of task {task.name}{near_names(region, allowed)}")
+    return region or next(iter(allowed), "")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + " or " * (len(numbers) > 1) + str(numbers[-1])
+
+
+def whole_clips(
+    clips: np.ndarray, frames: int, chosen: conditioning.Choice, ends: np.ndarray | None
+) -> np.ndarray:
+    """Clips of `frames` frames of which a condition takes no more than `chosen.frames`, at one end or both.
+
+    Args:
+      clips: uint8 [n, >= chosen.frames, H, W, 3].
+      ends: uint8 [1 or n, >= chosen.frames, H, W, 3], that end them; None where the clips are whole.
+    """
+    given = chosen.frames
+    if ends is not None:
+        last = np.broadcast_to(ends[:, :given], (len(clips), given, *ends.shape[2:]))
+        between = np.repeat(clips[:, given - 1 : given], frames - 2 * given, axis=1)
+        return np.concatenate([clips[:, :given], between, last], axis=1)
+    if given and len(clips[0]) < frames:
+        rest = np.repeat(clips[:, -1:], frames - clips.shape[1], axis=1)
+        return np.concatenate([clips, rest], axis=1)
+    return clips
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -123,7 +239,14 @@ def known_latents(experiment: Experiment, known_frames: int) -> int:
 
 
 def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
-    """For clips without a number, the fewest frames that the task takes."""
+    """For clips without a number, the fewest frames that the task takes.
+
+    At the ends of an interpolation, CONDITIONING.interpolation_frames.
+    """
+    if task.made == "interpolation":
+        return experiment.conditioning.interpolation_frames if clips else 0
+    if task.made == "prediction":
+        return int(clips > 0)
     return frames_of(experiment, known_range(experiment, task)[0]) if clips else 0
 
 
@@ -166,12 +289,21 @@ def read_prompts(path: str) -> list[str]:
 
 
 def read_given(
-    experiment: Experiment, task: Task, paths: Sequence[str], known_frames: int
+    experiment: Experiment,
+    task: Task,
+    paths: Sequence[str],
+    known_frames: int,
+    ends: Sequence[str] = (),
+    depths: Sequence[str] = (),
 ) -> Given:
     """What the task takes of the files, in the run's clip format.
 
     A condition is a whole clip, and its sound is filled up with silence; known frames are read as
     far as they go, and their sound with them.
+
+    Args:
+      ends: files whose first frames end the clips.
+      depths: videos or pictures in which near is bright.
 
     Raises UserError (MediaError) for a file that does not give it.
     """
@@ -179,16 +311,32 @@ def read_given(
         return Given()
     if task.condition == ("audio",):
         return Given(sounds=np.stack([_read_sound(path, experiment.clip) for path in paths]))
-    frames = experiment.clip.frames if "video" in task.condition else max(known_frames, 1)
+    whole = "video" in task.condition and task.made != "prediction" and not ends
+    frames = experiment.clip.frames if whole else max(known_frames, 1)
     wanted = experiment.clip.replace(frames=frames)
     clips = {path: media.read_clip(path, wanted) for path in paths}
     videos = np.stack([clips[path].video for path in paths])
     if not task.has_audio or not task.known_latents[1]:
-        return Given(videos=videos)
+        return Given(
+            videos=videos,
+            ends=np.stack([media.read_clip(path, wanted).video for path in ends]) if ends else None,
+            depths=np.stack([_read_depth(p, experiment.clip) for p in depths]) if depths else None,
+        )
     for path, clip in clips.items():
         if clip.audio is None:
             raise media.MediaError(path, f"no sound, which task {task.name} continues")
     return Given(videos=videos, sounds=np.stack([clips[path].audio for path in paths]))
+
+
+def _read_depth(path: str, clip: ClipSpec) -> np.ndarray:
+    """Distances float32 (T, H, W), larger is farther, of a film or a picture in which near is bright."""
+    frames = [frame for frame, _ in itertools.islice(media.read_frames(path, clip), clip.frames)]
+    if len(frames) not in (1, clip.frames):
+        raise media.MediaError(
+            path, f"shows depth for {len(frames)} frames, expected {clip.frames}, or a picture for all of them"
+        )
+    shown = np.broadcast_to(np.stack(frames), (clip.frames, clip.height, clip.width, 3))
+    return 255 - shown.mean(axis=-1, dtype=np.float32)
 
 
 def _read_sound(path: str, clip: ClipSpec) -> np.ndarray:

@@ -297,6 +297,9 @@ class Runtime:
             place += span["known"]
 
     def _check_texts(self, *given: np.ndarray | None) -> None:
+        inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
+        if "text_states" not in inputs and any(a is not None for a in given):
+            raise UserError(f"task {self.spec['task']} takes no text")
         length = self.spec["experiment"]["text"]["length"]
         for name, states, lengths in (("text", *given[:2]), ("negative", *given[2:])):
             if (states is None) != (lengths is None):
@@ -342,8 +345,6 @@ class Runtime:
         """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
         inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
         if "text_states" not in inputs:
-            if text is not None:
-                raise UserError(f"task {self.spec['task']} takes no text")
             return ()
         shape = (self.batch, *inputs["text_states"][1:])
         none = np.zeros(shape, np.float32), np.zeros(self.batch, np.int32)

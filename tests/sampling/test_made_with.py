@@ -94,6 +94,12 @@ def test_other_settings_are_refused_before_anything_is_loaded(trained, monkeypat
         Generator.from_checkpoint(trained / "lm", changed)
 
 
+def test_sound_alone_needs_no_video_tokenizer(trained, monkeypatch) -> None:
+    monkeypatch.setattr(generation, "load_video_tokenizer", lambda *_: pytest.fail("it was loaded"))
+    made = Generator.from_checkpoint(trained / "lm", task="text_to_audio")
+    assert made.networks_used == {}
+
+
 def test_another_rendering_of_structure_is_refused(trained: Path) -> None:
     made = Generator.from_checkpoint(trained / "lm")
     spec = made.experiment

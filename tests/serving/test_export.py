@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -15,7 +16,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
-from poet.sampling.generate import Text  # noqa: E402
+from poet import jobs, weights  # noqa: E402
+from poet.sampling.generate import Drawn, Text  # noqa: E402
+from poet.serving import check  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
 from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
@@ -170,6 +173,66 @@ def test_wrong_inputs_are_named(image_to_video):
         )
     with pytest.raises(UserError, match="together"):
         runtime.generate(text_states=states, known=known)
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(known=np.full((1, 16), 5000)), "codes from 5000 to 5000: they must lie in 0..63"),
+    (dict(known=np.full((1, 16), -3)), "codes from -3"),
+    (dict(known=np.zeros((3, 16), np.int32), count=5), "known: 3, count: 5"),
+    (dict(known_video=np.zeros((3, 1, 16, 16, 3), np.uint8), count=5), "known_video: 3, count: 5"),
+    (dict(known=np.zeros((2, 16), np.int32), negative=True), "text_states: 3, text_lengths: 3, .*known: 2"),
+    (dict(temperature=float("nan")), "SAMPLE.temperature = nan: must be finite"),
+    (dict(guidance=float("inf")), "SAMPLE.guidance = inf"),
+    (dict(top_p=0.0), "SAMPLE.top_p = 0.0"),
+    (dict(seed=2**32), "SAMPLE.seed = 4294967296"),
+    (dict(seed=1.5), "seed is an integer"),
+    (dict(text_states=np.full((1, 8, 384), np.nan, np.float32), text_lengths=np.ones(1, int)), "finite"),
+    (dict(text_states=np.zeros((1, 8, 384), np.float32), text_lengths=np.full(1, 9)), "0..8"),
+])
+def test_requests_that_no_sample_could_answer_are_refused(image_to_video, monkeypatch, given, message):
+    runtime = Runtime.load(image_to_video[1])
+    monkeypatch.setattr(runtime, "_programs", {})  # Nothing is run.
+    if given.pop("negative", None):
+        given["text_states"], given["text_lengths"] = tiny.texts(3)
+    with pytest.raises(UserError, match=message):
+        runtime.generate(**given)
+
+
+def test_the_check_compares_whole_batches(image_to_video, monkeypatch, tmp_path):
+    """In bfloat16 the same sample of another batch is another one."""
+    made, folder = image_to_video
+    spec, drawn = ExportSpec(task="image_to_video", batch=2, known_frames=1), []
+    states, lengths = tiny.texts(2)
+
+    def tokens(task, count, *, batch, text, known, **_):
+        drawn.append((count, batch, len(text.states), len(known)))
+        return np.zeros((count, 1), np.int32)
+
+    monkeypatch.setattr(made, "experiment", made.experiment.replace(export=spec))
+    monkeypatch.setattr(made, "encode_text", lambda texts: Text(states[: len(texts)], lengths[: len(texts)]))
+    monkeypatch.setattr(made, "tokens", tokens)
+    monkeypatch.setattr(made, "detokenize", lambda *_: Drawn())
+    given = {}
+    monkeypatch.setattr(check, "_run_apart", lambda _, inputs: given.update(inputs) or {
+        "modules": np.array([]), "tokens": np.zeros((2, 1), np.int32)
+    })
+    assert check.compare(made, folder, tmp_path / "check.json")["tokens_equal"]
+    assert drawn == [(2, 2, 2, 2)] and {len(array) for array in given.values()} == {2}
+
+
+def test_settings_of_an_export_are_no_defaults_of_the_next(tmp_path, monkeypatch):
+    """Neither those that lie in released weights nor those of the command that releases them."""
+    trained = tiny.EXPERIMENT.replace(
+        export=ExportSpec(dtype="bfloat16", task="unconditional"), sample=SampleSpec(temperature=0.9)
+    )
+    weights.save(tmp_path / "lm", trained, tiny.params(), "float32", 1, {})
+    arguments = argparse.Namespace(checkpoint=str(tmp_path / "lm"))
+    found = jobs._checkpoint(arguments, ["SAMPLE.seed=7", "EVAL.clips=3"])
+    assert found.export == ExportSpec() and found.sample == trained.sample.replace(seed=7)
+    assert exporting.in_dtype(found).model == trained.model
+    exporting.run(str(tmp_path / "lm"), found, str(tmp_path / "again"), weights_only=True)
+    again = weights.load_experiment(tmp_path / "again")
+    assert (again.sample, again.eval, again.export) == (trained.sample, trained.eval, ExportSpec())
 
 
 def test_bad_specs_are_refused_before_anything_is_written(tmp_path):

@@ -1,0 +1,152 @@
+"""What a caller hands over is checked: rows, codes, states, prompts, seeds; before anything is drawn."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import tiny
+
+from poet import given
+from poet.sampling import command, requests
+from poet.sampling import generate as generation
+from poet.sampling.generate import Generator, Text
+from poet.sampling.requests import Request
+from poet.specs import SampleSpec, UserError
+from poet.tasks.registry import get_task
+from poet.tokenizers.text import encode_pieces
+
+CODES = np.zeros((3, 16), np.int32)
+
+
+@pytest.fixture
+def generator(monkeypatch):
+    """Refuses to decode: nothing below may come so far."""
+    made = tiny.generator(SampleSpec())
+    monkeypatch.setattr(made, "_decoder", lambda *_: pytest.fail("it was decoded"))
+    return made
+
+
+@pytest.mark.parametrize("known, count, message", [
+    (CODES, 5, "differ .known: 3, count: 5"),
+    (CODES + 64, 3, "codes from 64 to 64: they must lie in 0..63"),
+    (CODES - 3, 3, "codes from -3 to -3"),
+    (CODES.astype(np.float32), 3, "expected integers"),
+])
+def test_known_codes_are_codes_and_one_row_each(generator, known, count, message):
+    with pytest.raises(UserError, match=message):
+        generator.tokens("frame_prediction", count, known=known)
+
+
+def test_conditions_and_texts_are_checked_too(generator):
+    states, lengths = tiny.texts(2)
+    wanted = generation.make_layout(tiny.EXPERIMENT, "inpainting").streams["video_in"]
+    with pytest.raises(UserError, match="video_in holds codes from 5000 to 5000"):
+        generator.tokens("inpainting", 2, condition={"video_in": np.full((2, wanted), 5000)})
+    with pytest.raises(UserError, match="video_in: 3, count: 2"):
+        generator.tokens("inpainting", 2, condition={"video_in": np.zeros((3, wanted), np.int32)})
+    with pytest.raises(UserError, match="text: 2, count: 5"):
+        generator.tokens("text_to_image", 5, text=Text(states, lengths))
+    with pytest.raises(UserError, match="states of text must be finite"):
+        generator.tokens("text_to_image", 2, text=Text(states * np.nan, lengths))
+    with pytest.raises(UserError, match="lengths of negative are .*0..8"):
+        generator.tokens("text_to_image", 2, text=Text(states, lengths), negative=Text(states, lengths + 8))
+
+
+def test_rows_that_go_together_are_counted():
+    a, b = np.zeros((3, 2)), np.zeros((5, 2))
+    assert given.rows({"a": a, "b": None}) == 3 and given.rows({}) == 1 and given.rows({}, 4) == 4
+    for arrays, count in (({"a": a, "b": b}, None), ({"a": a}, 4), ({"a": a[:0]}, None), ({"a": 3}, None)):
+        with pytest.raises(UserError, match="a row for each|a row of everything"):
+            given.rows(arrays, count)
+
+
+# ------------------------------------------------------------------------------------- requests
+
+
+def ask(monkeypatch, experiment=tiny.EXPERIMENT, **changes):
+    monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: pytest.fail("the model was loaded"))
+    command.run(Request(checkpoint="nowhere", out="nowhere", **changes), experiment)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(prompt=["a hall", "  "]), "prompt 2 of 2 is empty"),
+    (dict(prompt=[""]), "prompt 1 of 1 is empty.*unconditional"),
+    (dict(prompt=["\udcff"]), "not valid Unicode"),
+    (dict(prompt=["a"], negative_prompt="fog"), "SAMPLE.guidance = 1.0 means none"),
+    (dict(task="unconditional", negative_prompt="fog"), "takes no text: leave the negative prompt out"),
+])
+def test_texts_that_say_nothing_are_refused(monkeypatch, changes, message):
+    with pytest.raises(UserError, match=message):
+        ask(monkeypatch, **changes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+def test_a_seed_is_never_another_one(seed):
+    with pytest.raises(UserError, match="SAMPLE.seed = .*0..4294967295"):
+        SampleSpec(seed=seed)
+
+
+def test_prompt_files_are_read_as_they_are_written(tmp_path, caplog):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa hall\r\n\r\n two\u2028lines \r\n".encode())
+    with caplog.at_level(logging.INFO, logger="poet"):
+        assert requests.read_prompts(str(file)) == ["a hall", "two\u2028lines"]
+    assert "2 prompts, 1 blank lines left out" in caplog.text
+    caplog.clear()
+    file.write_text("a hall\n")
+    with caplog.at_level(logging.INFO, logger="poet"):
+        assert requests.read_prompts(str(file)) == ["a hall"] and not caplog.text
+    with pytest.raises(UserError, match="is no file"):
+        requests.read_prompts(str(tmp_path))
+
+
+def test_what_is_cut_from_a_prompt_is_said(generator, caplog):
+    """A piece for each word, and room for eight of them."""
+
+    def encode(texts):
+        pieces = [list(range(len(text.split()))) for text in texts]
+        states = lambda ids, lengths: np.zeros((*ids.shape, 4), np.float32)  # noqa: E731
+        return encode_pieces(pieces, states, length=8, width=4)
+
+    encode.fingerprint = "words"
+    generator.text_encoder = encode
+    with caplog.at_level(logging.WARNING, logger="poet"):
+        generator.encode_text(["word " * 8, "word " * 210])
+    assert len(caplog.records) == 1
+    assert "210 words is cut: its last 202 of 210 pieces, about 202 words" in caplog.text
+
+
+# ------------------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("task, wanted", [
+    ("text_to_audio", {"text_encoder", "audio_tokenizer"}),
+    ("video_to_audio", {"video_tokenizer", "audio_tokenizer"}),
+    ("unconditional", {"video_tokenizer"}),
+    ("captioning", {"video_tokenizer", "pieces"}),
+])
+def test_a_task_loads_what_it_needs_and_before_it_draws(monkeypatch, task, wanted):
+    loaded = set()
+
+    def loader(name):
+        def load(*_):
+            loaded.add(name)
+            return Network()
+
+        return load
+
+    for name in ("video_tokenizer", "audio_tokenizer", "text_encoder", "pieces"):
+        monkeypatch.setattr(generation, f"load_{name}", loader(name))
+    Generator(tiny.WITH_SOUND, tiny.params()).load_networks(task)
+    assert loaded == wanted
+
+
+class Network:
+    fingerprint = "any"
+
+
+def test_shown_tasks_are_those_with_frames():
+    assert not generation.shows(get_task("text_to_audio"))
+    assert generation.shows(get_task("image_to_video_bidirectional"))

@@ -1,0 +1,210 @@
+"""The caller says what a conditional task is given: frames, ends, a region, depth; chance is for training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from poet import conditioning, media
+from poet.conditioning import Choice, regions
+from poet.sampling import command, requests
+from poet.sampling.generate import Drawn, Generator
+from poet.sampling.requests import Request
+from poet.specs import SampleSpec, UserError
+from poet.tasks.registry import get_task
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
+SPEC = tiny.EXPERIMENT.conditioning
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return tiny.generator(SampleSpec())
+
+
+# --------------------------------------------------------------------------- what the model sees
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_the_first_frames_are_those_that_are_given(generator, given):
+    """Clips of which no more is at hand do as well as whole ones."""
+    task = "frame_prediction_bidirectional"
+    expected = np.stack([regions.hold(clip, given) for clip in PIXELS])
+    for clips in (PIXELS, PIXELS[:, :given]):
+        shown = generator.show_condition(task, clips, known_frames=given)
+        np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_both_ends_are_those_that_are_given(generator, given):
+    expected = np.stack([regions.interpolate(clip, given) for clip in PIXELS])
+    task = "frame_interpolation"
+    np.testing.assert_array_equal(generator.show_condition(task, PIXELS, known_frames=given), expected)
+    ends = PIXELS[:, -given:]
+    shown = generator.show_condition(task, PIXELS[:, :given], known_frames=given, ends=ends)
+    np.testing.assert_array_equal(shown, expected)
+    one = generator.show_condition(task, PIXELS[:, :given], known_frames=given, ends=ends[:1])
+    np.testing.assert_array_equal(one[1, -given:], ends[0])
+
+
+@pytest.mark.parametrize("task, region", [
+    *(("inpainting", region) for region in SPEC.inpainting),
+    *(("outpainting", region) for region in SPEC.outpainting),
+])
+def test_the_region_is_the_one_that_is_named_for_every_clip(generator, task, region):
+    paint = {"inpainting": regions.inpaint, "outpainting": regions.outpaint}[task]
+    shown = generator.show_condition(task, PIXELS, region=region)
+    np.testing.assert_array_equal(shown, np.stack([paint(clip, region) for clip in PIXELS]))
+
+
+def test_nothing_is_left_to_chance(generator):
+    """The same clip in every row is shown in the same way."""
+    same = np.repeat(PIXELS[:1], 6, axis=0)
+    for task, region in (("frame_prediction_bidirectional", ""), ("inpainting", "central")):
+        shown = generator.show_condition(task, same, region=region)
+        assert len(np.unique(shown, axis=0)) == 1
+
+
+def test_one_depth_serves_every_clip(generator):
+    depth = np.random.default_rng(1).random((1, 5, 8, 8)).astype(np.float32)
+    shown = generator.show_condition("stylization", PIXELS, depth)
+    for row, clip in enumerate(PIXELS):
+        made = conditioning.make("structure", clip, SPEC, depth=depth[0])
+        np.testing.assert_array_equal(shown[row], made)
+
+
+def test_training_still_draws():
+    drawn = {conditioning.make("prediction", PIXELS[0], SPEC, key=str(k), factor=2).tobytes() for k in range(20)}
+    assert len(drawn) == 2
+    chosen = conditioning.make("prediction", PIXELS[0], SPEC, key="0", factor=2, chosen=Choice(frames=3))
+    np.testing.assert_array_equal(chosen, regions.hold(PIXELS[0], 3))
+
+
+@pytest.mark.parametrize("depth, network, has_depth, accepted", [
+    ("dataset", "dataset", True, True), ("dataset", "net.onnx", False, True), ("dataset", "flat", False, False),
+    ("flat", "flat", False, True), ("flat", "dataset", True, False), ("other", "net.onnx", False, False),
+])
+def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(
+    generator, monkeypatch, depth, network, has_depth, accepted
+):
+    """Distances stand for distances; a flat picture stands for none."""
+    monkeypatch.setattr(conditioning.networks, "file_hash", str)
+    trained = conditioning.fingerprint("structure", SPEC.replace(depth=depth), generator.video_tokenizer.fingerprint)
+    monkeypatch.setattr(generator, "made_with", {"structure": trained})
+    spec = generator.experiment.conditioning.replace(depth=network)
+    monkeypatch.setattr(generator, "experiment", generator.experiment.replace(conditioning=spec))
+    if accepted:
+        generator._expect_rendering("structure", has_depth)
+    else:
+        with pytest.raises(UserError, match="condition 'structure'"):
+            generator._expect_rendering("structure", has_depth)
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("task, changes, message", [
+    ("frame_prediction_bidirectional", dict(known_frames=2), "takes 1 or 3 known frames of 5"),
+    ("frame_prediction_bidirectional", dict(known_frames=5), "takes 1 or 3 known frames of 5"),
+    ("frame_interpolation", dict(known_frames=3), "takes 1 or 2 known frames at both ends of 5"),
+    ("inpainting", dict(), "needs the region that it fills: give --region, one of central, top_left, dynamic_central"),
+    ("outpainting", dict(prompt=["a"]), "needs the region that it keeps.*horizontal"),
+    ("inpainting", dict(region="centre"), "unknown region 'centre'.*did you mean central"),
+    ("inpainting", dict(region="horizontal"), "unknown region 'horizontal'"),
+    ("video_to_audio", dict(region="central"), "knows no regions"),
+    ("frame_prediction_bidirectional", dict(end=["e"]), "is given no end; frame_interpolation is"),
+    ("frame_interpolation", dict(end=["e", "e"]), "2 ends for 1 clips"),
+    ("stylization", dict(prompt=["a"]), "comes without depth.*--depth=FILE.*ONNX"),
+    ("stylization", dict(prompt=["a"], depth=["d", "d"]), "2 depths for 1 clips"),
+    ("inpainting", dict(region="central", depth=["d"]), "takes no depth; tasks that do: stylization"),
+])
+def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(monkeypatch, task, changes, message):
+    monkeypatch.setattr(command, "read_given", lambda *_: pytest.fail("a file was read"))
+    with pytest.raises(UserError, match=message):
+        command.run(Request(checkpoint="c", out="o", task=task, clip=["c"], **changes), tiny.WITH_SOUND)
+
+
+def test_depth_means_nothing_to_a_model_that_never_saw_it():
+    flat = tiny.EXPERIMENT.replace(conditioning=SPEC.replace(depth="flat"))
+    with pytest.raises(UserError, match="knows no depth"):
+        requests.check_depth(flat, get_task("stylization"), 1, 1)
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A clip, its beginning and end as pictures, and depth as a picture and as a clip."""
+    folder = tmp_path_factory.mktemp("given")
+    flat = np.arange(5, dtype=np.uint8)[:, None, None, None] * 40 + 20
+    media.write_mp4(folder / "clip.mp4", np.broadcast_to(flat, (5, 16, 16, 3)), 8.0)
+    media.write_png_strip(folder / "start.png", PIXELS[0, :1])
+    media.write_png_strip(folder / "end.png", PIXELS[1, :1])
+    ramp = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None] * 15, (16, 16, 3))
+    media.write_png_strip(folder / "depth.png", ramp[None])
+    media.write_mp4(folder / "depth.mp4", np.broadcast_to(ramp, (5, 16, 16, 3)), 8.0)
+    media.write_mp4(folder / "short.mp4", np.broadcast_to(ramp, (2, 16, 16, 3)), 8.0)
+    return folder
+
+
+def ask(files, tmp_path, task, clip, **changes) -> dict:
+    """What the generator is asked for by the command."""
+    for name in ("end", "depth"):
+        changes[name] = [str(files / file) for file in changes.get(name, ())]
+    request = Request(checkpoint="c", out=str(tmp_path), task=task, clip=[str(files / clip)], **changes)
+    asked = {}
+
+    class Asked:
+        networks_used: dict = {}
+
+        def generate(self, task, prompts, **given):
+            asked.update(given)
+            return Drawn(video=np.zeros((1, 5, 16, 16, 3), np.uint8))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generator, "from_checkpoint", lambda *_: Asked())
+        patch.setattr(command.checkpoint, "find", lambda path: path)
+        command.run(request, tiny.EXPERIMENT)
+    asked["record"] = json.loads((tmp_path / "generate.json").read_text())
+    return asked
+
+
+def test_two_pictures_are_the_ends_of_a_clip(files, tmp_path, generator):
+    asked = ask(files, tmp_path, "frame_interpolation", "start.png", end=["end.png"])
+    shown = generator.show_condition(
+        "frame_interpolation", asked["clips"], ends=asked["ends"], known_frames=asked["known_frames"]
+    )
+    np.testing.assert_array_equal(shown[0, [0, -1]], PIXELS[:, 0])
+    assert asked["record"]["ends"] == [str(files / "end.png")] and asked["record"]["known_frames"] == 1
+
+
+def test_a_picture_is_enough_to_be_continued(files, tmp_path, generator):
+    asked = ask(files, tmp_path, "frame_prediction_bidirectional", "start.png")
+    shown = generator.show_condition(
+        "frame_prediction_bidirectional", asked["clips"], known_frames=asked["known_frames"]
+    )
+    np.testing.assert_array_equal(shown[0], np.broadcast_to(PIXELS[0, 0], (5, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("name", ["depth.png", "depth.mp4"])
+def test_near_is_bright_in_a_depth_file_and_in_what_the_model_sees(files, tmp_path, generator, name):
+    asked = ask(files, tmp_path, "stylization", "clip.mp4", depth=[name], prompt=["a hall"])
+    assert asked["depths"].shape == (1, 5, 16, 16)
+    blue = generator.show_condition("stylization", asked["clips"], asked["depths"])[0, ..., 2].astype(int)
+    expected = np.round(np.linspace(0, 255, 16)).astype(int)
+    assert np.abs(blue - expected[None, None, :]).max() < (2 if name.endswith("png") else 25)
+    assert asked["record"]["depth"] == [str(files / name)]
+
+
+def test_a_depth_of_fewer_frames_is_refused(files, tmp_path):
+    with pytest.raises(UserError, match="short.mp4: shows depth for 2 frames, expected 5, or a picture"):
+        ask(files, tmp_path, "stylization", "clip.mp4", depth=["short.mp4"], prompt=["a hall"])
+
+
+def test_a_region_reaches_the_model_and_the_record(files, tmp_path):
+    asked = ask(files, tmp_path, "inpainting", "clip.mp4", region="top_left")
+    assert asked["region"] == asked["record"]["region"] == "top_left"
