@@ -14,11 +14,8 @@ from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import (
     Given,
     Request,
-    check_depth,
-    check_negative,
+    check_all,
     check_prompts,
-    check_request,
-    choose_condition,
     default_known_frames,
     read_given,
     read_prompts,
@@ -44,15 +41,12 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     task = get_task(request.task)
     prompts = [*request.prompt, *read_prompts(request.prompt_file)]
     check_prompts(prompts)
-    check_negative(task, experiment.sample, request.negative_prompt)
     known_frames = request.known_frames or default_known_frames(
         experiment, task, len(request.clip)
     )
-    clips = len(request.clip)
-    check_depth(experiment, task, len(request.depth), clips)
-    check_request(experiment, request.task, prompts, known_frames, clips, bool(request.depth))
-    chosen = choose_condition(
-        experiment, task, known_frames, request.region, ends=len(request.end), clips=clips
+    chosen = check_all(
+        experiment, request.task, prompts, known_frames, clips=len(request.clip), ends=len(request.end),
+        depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
     )
     given = read_given(experiment, task, request.clip, known_frames, request.end, request.depth)
     generator = Generator.from_checkpoint(request.checkpoint, experiment, request.task)

@@ -26,9 +26,8 @@ from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
 from poet.sampling.plans import Text, check_given, latents_of, make_layout, make_plan
 from poet.sampling.requests import (
     Given,
+    check_all,
     check_depth,
-    check_negative,
-    check_request,
     choose_condition,
     known_latents,
     opening_frames,
@@ -187,7 +186,7 @@ class Generator:
         sample: SampleSpec | None = None,
         batch: int = DEFAULT_BATCH,
     ) -> Drawn:
-        """Draws clips.
+        """Draws clips of what `check_all` accepts.
 
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
@@ -217,12 +216,12 @@ class Generator:
           UserError: the request does not fit the task.
         """
         given = Given(videos=clips, sounds=sounds)
-        check_request(
-            self.experiment, task, prompts, known_frames, len(given), depths is not None
+        check_all(
+            self.experiment.replace(sample=sample or self.experiment.sample), task, prompts, known_frames,
+            clips=len(given), ends=_count(ends), depths=_count(depths), region=region,
+            negative_prompt=negative_prompt,
         )
-        check_depth(self.experiment, get_task(task), 0 if depths is None else len(depths), len(given))
         opening = opening_frames(get_task(task), known_frames)
-        check_negative(get_task(task), sample or self.experiment.sample, negative_prompt)
         items = max(len(prompts), len(given), 1)
         self.load_networks(task)
         text = negative = condition = known = None
@@ -362,9 +361,9 @@ class Generator:
         declared, spec = get_task(task), self.experiment.conditioning
         chosen = choose_condition(
             self.experiment, declared, known_frames, region,
-            ends=0 if ends is None else len(ends), clips=len(clips),
+            ends=_count(ends), clips=len(clips),
         )
-        check_depth(self.experiment, declared, 0 if depths is None else len(depths), len(clips))
+        check_depth(self.experiment, declared, _count(depths), len(clips))
         made = declared.made
         if not made:
             return clips
@@ -463,6 +462,10 @@ class Generator:
 def shows(task: Task) -> bool:
     """Whether a task takes or gives frames, for which it needs the video tokenizer."""
     return bool({"video", "image"} & {*task.condition, *task.output})
+
+
+def _count(array: np.ndarray | None) -> int:
+    return 0 if array is None else len(array)
 
 
 def _needed(task: str, what: str, given: np.ndarray | None) -> np.ndarray:

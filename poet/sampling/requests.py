@@ -63,6 +63,33 @@ class Given:
 # -------------------------------------------------------------------------------------- checks
 
 
+def check_all(
+    experiment: Experiment,
+    task: str,
+    prompts: Sequence[str],
+    known_frames: int,
+    *,
+    clips: int,
+    ends: int,
+    depths: int,
+    region: str,
+    negative_prompt: str,
+) -> conditioning.Choice:
+    """Everything that can be checked of a request before files are read; what its condition is given.
+
+    Args:
+      clips, ends, depths: how many of each are given.
+
+    Raises:
+      UserError: as `check_request`, `check_negative`, `check_depth` and `choose_condition`.
+    """
+    declared = get_task(task)
+    check_negative(declared, experiment.sample, negative_prompt)
+    check_depth(experiment, declared, depths, clips)
+    check_request(experiment, task, prompts, known_frames, clips, depths > 0)
+    return choose_condition(experiment, declared, known_frames, region, ends=ends, clips=clips)
+
+
 def check_request(
     experiment: Experiment,
     task: str,
