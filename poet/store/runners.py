@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from poet.processes import check_index
+from poet.specs import Failure
 from poet.store.encode import Encoders, PartialShard, encode_range
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped
