@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from poet import mesh as mesh_lib
-from poet.specs import MeshSpec, UserError
+from poet.specs import Failure, MeshSpec, UserError
 
 T = TypeVar("T")
 AUTO = "auto"
