@@ -62,8 +62,9 @@ def coded(samples_HxWx3: np.ndarray, format: str = "yuv444p") -> av.VideoFrame:
     frame = av.VideoFrame(width, height, format)
     kind = np.uint16 if "10" in format else np.uint8
     for plane, values in zip(frame.planes, np.moveaxis(samples_HxWx3, -1, 0), strict=True):
-        lines = np.zeros((height, plane.line_size // kind().itemsize), kind)
-        lines[:, :width] = np.rint(values)
+        values = values[:: height // plane.height, :: width // plane.width]
+        lines = np.zeros((plane.height, plane.line_size // kind().itemsize), kind)
+        lines[:, : plane.width] = np.rint(values)
         plane.update(lines.tobytes())
     return frame
 
@@ -130,13 +131,14 @@ def test_hdr_shows_the_colours_that_were_meant() -> None:
     """Patches of BT.709 colours, coded at 203 nits for white (BT.2408), look as they do in SDR."""
     patches = np.array([[230, 230, 230], [120, 120, 120], [40, 40, 40], [200, 30, 30], [30, 180, 30]])
     light = (patches / 255.0) ** 2.4 @ np.array(TO_BT2020).T
-    frame = coded(np.repeat(ycbcr(pq(203 * light)[None], 9, False, 10), 32, 0), "yuv444p10le")
+    samples = ycbcr(pq(203 * light)[None], 9, False, 10).repeat(64, 0).repeat(16, 1)
+    frame = coded(samples, "yuv420p10le")
     frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc = 9, 1, 9, 16
-    shown = colour.ToRGB()(frame)[16].astype(int)
+    shown = colour.ToRGB()(frame)[16, 8::16].astype(int)
     assert np.ptp(shown[:3], axis=1).max() <= 4, "grey stays grey"
     assert np.abs(shown - patches).max() <= 45
     frame.color_trc = frame.color_primaries = 2
-    assert np.abs(colour.ToRGB()(frame)[16].astype(int) - patches).max() > 80, "as without mapping"
+    assert np.abs(colour.ToRGB()(frame)[16, 8::16].astype(int) - patches).max() > 80, "as without mapping"
 
 
 def test_what_is_transparent_lies_on_white(tmp_path: pathlib.Path) -> None:

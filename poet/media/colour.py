@@ -84,7 +84,8 @@ class ToRGB:
             src_colorspace=_matrix(frame),
             dst_color_trc=ColorTrc.BT709 if mapped else None,
             dst_color_primaries=ColorPrimaries.BT709 if mapped else None,
-            interpolation=_READING,
+            # Mapping 4:2:0 with bilinear filters, libswscale 9.5 gives wrong colours.
+            interpolation=ACCURATE if mapped else _READING,
             threads=1,
         )
         pixels = shown.to_ndarray()
