@@ -12,7 +12,6 @@ import atexit
 import dataclasses
 import functools
 import os
-import struct
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 from poet.data.backend import tensorflow
 from poet.data.permutation import permuted
 from poet.specs import UserError
+from poet.store.framing import FOOTER, HEADER, masked_checksum
 
 # Positions int64 [N] of an endless or finite reading -> epochs and indices in the split, int64 [N].
 Order = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -33,8 +33,6 @@ _CHUNK = 16
 _BLOCK = 1024
 # Files that stay open.
 _OPEN_FILES = 256
-# TFRecord: length uint64, its checksum uint32, the bytes, their checksum uint32; little-endian.
-_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +117,11 @@ class Records:
             if number not in self._offsets:
                 self._offsets[number] = _offsets(file, self._files.lengths[number])
             start, stop = self._offsets[number][place : place + 2].tolist()
-            data = file.read(start + _HEADER.size, stop - start - _HEADER.size)
+            data = file.read(start + HEADER.size, stop - start - HEADER.size)
         except OSError as error:
             raise UserError(f"the shard {path} cannot be read: {error.strerror}") from None
-        record, (checksum,) = data[: -_FOOTER.size], _FOOTER.unpack(data[-_FOOTER.size :])
-        if _masked_checksum(record) != checksum:
+        record, (checksum,) = data[: -FOOTER.size], FOOTER.unpack(data[-FOOTER.size :])
+        if masked_checksum(record) != checksum:
             raise damaged(path, f"record {place}, at byte {start}, is not what its checksum says")
         return record
 
@@ -158,20 +156,12 @@ def _offsets(file: _File, records: int) -> np.ndarray:
     offsets = np.zeros(records + 1, np.int64)
     for place in range(records):
         start = int(offsets[place])
-        header = file.read(start, _HEADER.size)
-        length, checksum = _HEADER.unpack(header)
-        if _masked_checksum(header[:8]) != checksum:
+        header = file.read(start, HEADER.size)
+        length, checksum = HEADER.unpack(header)
+        if masked_checksum(header[:8]) != checksum:
             raise damaged(file.path, f"record {place}, at byte {start}, has no header")
-        offsets[place + 1] = start + _HEADER.size + length + _FOOTER.size
+        offsets[place + 1] = start + HEADER.size + length + FOOTER.size
     return offsets
-
-
-def _masked_checksum(data: bytes) -> int:
-    """TFRecord's checksum: CRC-32C, rotated and moved so that the checksum of one is no fixed point."""
-    import google_crc32c
-
-    value = google_crc32c.value(data)
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 # ----------------------------------------------------------------------------------------- order

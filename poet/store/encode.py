@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import json
 import pathlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -77,7 +79,7 @@ class Encoders:
 class PartialShard:
     """The intermediate file of one range: serialized examples end to end, and an index of them.
 
-    `clips` are (key, size in bytes) in the order of the source; `silent` of them have no sound
+    `clips` are (key, size in bytes) in the order of the source, `checksums` the CRC-32 of each; `silent` of them have no sound
     track, which counts in stores with audio alone.  `hashes` are theirs, where duplicates are looked
     for.  `notes` count what was done to clips, by its kind.  `seconds` are those of
     `poet.store.stages`.
@@ -85,12 +87,23 @@ class PartialShard:
 
     file: pathlib.Path
     clips: tuple[tuple[str, int], ...]
+    checksums: tuple[int, ...]
     skipped: tuple[SkippedInfo, ...]
     truncated_captions: int
     silent: int = 0
     hashes: tuple[filters.Hash, ...] = ()
     notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def is_intact(self) -> bool:
+        """Whether the file holds what was written; reads it."""
+        try:
+            with open(self.file, "rb") as stream:
+                pairs = zip(self.clips, self.checksums, strict=True)
+                intact = all(zlib.crc32(stream.read(size)) == known for (_, size), known in pairs)
+                return intact and not stream.read(1)
+        except OSError:
+            return False
 
 
 def encode_range(
@@ -121,6 +134,7 @@ def encode_range(
                 for example in examples:
                     record = reader.serialize(example)
                     made.clips.append((example["key"], out.write(record)))
+                    made.checksums.append(zlib.crc32(record))
             on_progress(len(run))
     partial = made.partial(file, stages)
     _save_index(partial)
@@ -132,6 +146,7 @@ class _Made:
     """What a range has given so far; see `PartialShard`."""
 
     clips: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    checksums: list[int] = dataclasses.field(default_factory=list)
     skipped: list[SkippedInfo] = dataclasses.field(default_factory=list)
     hashes: list[filters.Hash] = dataclasses.field(default_factory=list)
     notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -151,6 +166,7 @@ class _Made:
         return PartialShard(
             file=file,
             clips=tuple(self.clips),
+            checksums=tuple(self.checksums),
             skipped=tuple(self.skipped),
             truncated_captions=self.truncated_captions,
             silent=self.silent,
@@ -304,14 +320,18 @@ def _checked(codes: np.ndarray, stream: StreamInfo) -> np.ndarray:
     return codes.reshape(len(codes), -1).astype(np.int32)
 
 
-def _index_file(file: pathlib.Path) -> pathlib.Path:
+def index_file(file: pathlib.Path) -> pathlib.Path:
     return file.with_suffix(".json")
 
 
 def _save_index(partial: PartialShard) -> None:
-    """Written after the examples: where an index stands, its range is complete."""
+    """Written after the examples: where an index stands, its range is complete.
+
+    Its second line is the SHA-256 of the first.
+    """
     index = {
         "clips": partial.clips,
+        "checksums": partial.checksums,
         "skipped": [[s.key, s.reason] for s in partial.skipped],
         "truncated_captions": partial.truncated_captions,
         "silent": partial.silent,
@@ -319,17 +339,24 @@ def _save_index(partial: PartialShard) -> None:
         "hashes": [[f"{value:016x}" for value in values] for values in partial.hashes],
         "seconds": dict(partial.seconds),
     }
-    media.write_text(_index_file(partial.file), json.dumps(index))
+    line = json.dumps(index)
+    digest = hashlib.sha256(line.encode()).hexdigest()
+    media.write_text(index_file(partial.file), f"{line}\n{digest}\n")
 
 
 def load_partial(file: pathlib.Path) -> PartialShard | None:
-    """The intermediate file of a range, or None where it is not complete."""
-    if not _index_file(file).exists():
+    """The intermediate file of a range, or None where it is not complete or its index is damaged."""
+    try:
+        line, _, digest = index_file(file).read_bytes().partition(b"\n")
+    except FileNotFoundError:
         return None
-    index = json.loads(_index_file(file).read_text())
+    if hashlib.sha256(line).hexdigest().encode() != digest.strip():
+        return None
+    index = json.loads(line)
     return PartialShard(
         file=file,
         clips=tuple((key, size) for key, size in index["clips"]),
+        checksums=tuple(index["checksums"]),
         skipped=tuple(SkippedInfo(key=key, reason=reason) for key, reason in index["skipped"]),
         truncated_captions=index["truncated_captions"],
         silent=index.get("silent", 0),

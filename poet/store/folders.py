@@ -111,7 +111,8 @@ def not_read(name: str, why: str, left: Sequence[str]) -> tuple[str, ...]:
 
 def _described(line: Line, folder: remote.Folder) -> str:
     size = -1 if line.broken else folder.size(line.file)
-    return json.dumps([line.file, line.caption or line.broken, size])
+    sample = "" if size < 0 else remote.content_sample(os.path.join(folder.name, line.file))
+    return json.dumps([line.file, line.caption or line.broken, size, sample])
 
 
 class NoSplit(UserError):

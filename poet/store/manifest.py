@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from poet.specs import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
 
 VERSION = 2
 MANIFEST_FILE = "manifest.json"
+DIGEST = "sha256"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,11 +131,15 @@ class SplitInfo(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest(Spec):
-    """A complete store."""
+    """A complete store.
+
+    `metadata` are the SHA-256 of what TFDS keeps beside the shards.
+    """
 
     source: str
     plan: Plan
     splits: dict[str, SplitInfo]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def clip(self) -> ClipSpec:
@@ -191,8 +199,8 @@ def text_info(encoder: _Described) -> TextInfo:
 def to_json(spec: Spec) -> str:
     """Deterministic, so that equal stores have equal bytes.
 
-    `silent` and `notes` stand only where they count something; `ingest` only where it differs from its
-    defaults.
+    `silent`, `notes` and `metadata` stand only where they say something; `ingest` only where it differs
+    from its defaults.  `sha256` is that of the text without it.
     """
     values = to_dict(spec)
     plan = values.get("plan", values)
@@ -202,18 +210,32 @@ def to_json(spec: Spec) -> str:
         for field in ("silent", "notes"):
             if not split[field]:
                 del split[field]
+    if not values.get("metadata", True):
+        del values["metadata"]
+    return _text(values | {DIGEST: hashlib.sha256(_text(values).encode()).hexdigest()})
+
+
+def _text(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 def read_json(cls: type, path: pathlib.Path) -> Any:
-    """Inverse of `to_json`; a file that is not one is a UserError that names it."""
+    """Inverse of `to_json`; a file that is not one is a UserError that names it.
+
+    One from before there were hashes in it is read with a warning.
+    """
     try:
         values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        digest = values.pop(DIGEST, None)
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}; write the store again") from None
     version = values.get("plan", values).get("version")
     if version != VERSION:
         raise UserError(f"{path} has version {version}, this program reads {VERSION}; run poet tokenize again")
+    if digest is None:
+        _LOG.warning("%s has no hash of itself: whether it was edited cannot be told", path)
+    elif hashlib.sha256(_text(values).encode()).hexdigest() != digest:
+        raise UserError(f"{path} is damaged or was edited: its hash differs; write the store again")
     try:
         return from_dict(cls, values)
     except TypeError as error:

@@ -7,13 +7,14 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from poet import media
 from poet.specs import UserError
-from poet.store import filters, reader
+from poet.store import filters, framing, reader
 from poet.store.encode import PartialShard
 from poet.store.manifest import (
     CodeStatistics,
@@ -59,6 +60,7 @@ class _Record:
     file: pathlib.Path
     offset: int
     size: int
+    checksum: int
 
 
 def merge_split(
@@ -131,13 +133,13 @@ def _shuffled(
     duplicates = []
     for partial in partials:
         offset = 0
-        for key, size in partial.clips:
+        for (key, size), checksum in zip(partial.clips, partial.checksums, strict=True):
             if key in records:
                 duplicates.append(SkippedInfo(key=key, reason="duplicate key"))
             else:
                 rank = hashlib.blake2b(f"{seed}/{split}/{key}".encode(), digest_size=16).digest()
                 records[key] = _Record(
-                    rank=rank, key=key, file=partial.file, offset=offset, size=size
+                    rank=rank, key=key, file=partial.file, offset=offset, size=size, checksum=checksum
                 )
             offset += size
     return sorted(records.values()), duplicates
@@ -149,22 +151,25 @@ def _write_shard(
     import tensorflow as tf
 
     examples = _read_records(records)
-    with media.replacing(file) as temporary:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for example in examples:
-                writer.write(example)
-        with open(temporary, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        size_bytes = temporary.stat().st_size
+    # Of what is meant to be written: a bit that flips on the way to the disk is no part of it.
+    digest, size_bytes = hashlib.sha256(), 0
+    with media.replacing(file) as temporary, open(temporary, "wb") as out:
+        for framed in map(framing.frame, examples):
+            digest.update(framed)
+            size_bytes += out.write(framed)
     for example in examples:
         features = tf.train.Example.FromString(example).features.feature
         for name, counter in counters.items():
             counter.add(np.frombuffer(features[name].bytes_list.value[0], np.int32))
-    return ShardInfo(file=file.name, clips=len(records), size_bytes=size_bytes, sha256=digest)
+    return ShardInfo(file=file.name, clips=len(records), size_bytes=size_bytes, sha256=digest.hexdigest())
 
 
 def _read_records(records: Sequence[_Record]) -> list[bytes]:
-    """The records' bytes in the given order; every file is opened once and read forwards."""
+    """The records' bytes in the given order; every file is opened once and read forwards.
+
+    Raises:
+        UserError: a record is not what was written.
+    """
     found: dict[str, bytes] = {}
     by_place = sorted(records, key=lambda r: (r.file, r.offset))
     for file, group in itertools.groupby(by_place, key=lambda r: r.file):
@@ -172,6 +177,11 @@ def _read_records(records: Sequence[_Record]) -> list[bytes]:
             for record in group:
                 stream.seek(record.offset)
                 found[record.key] = stream.read(record.size)
+                if zlib.crc32(found[record.key]) != record.checksum:
+                    raise UserError(
+                        f"the intermediate file {file} is damaged at clip {record.key!r}, byte "
+                        f"{record.offset}: run poet tokenize again, which makes this file anew"
+                    )
     return [found[record.key] for record in records]
 
 

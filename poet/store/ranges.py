@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from poet.store.encode import PartialShard, load_partial
+from poet.store.encode import PartialShard, index_file, load_partial
 from poet.store.manifest import Plan
 from poet.store.sources import Part
 
@@ -36,9 +36,19 @@ class Range:
     def done(self) -> bool:
         return self.partial() is not None
 
+    @property
+    def intact(self) -> bool:
+        """Whether it is done, and its file holds what was written; reads the file."""
+        partial = self.partial()
+        return partial is not None and partial.is_intact()
+
     def partial(self) -> PartialShard | None:
         """What it became; None where it is not complete."""
         return load_partial(self.file)
+
+    def forget(self) -> None:
+        """Makes a damaged range one that is to be done, for every process that looks."""
+        index_file(self.file).unlink(missing_ok=True)
 
     def __str__(self) -> str:
         if self.part is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poet.specs import UserError
+from poet.store import framing
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
 
 if TYPE_CHECKING:
@@ -40,7 +41,20 @@ def load_manifest(path: str) -> Manifest:
     manifest = read_json(Manifest, file)
     for shard in _shards(manifest):
         _check_size(folder, shard)
+    found = metadata_hashes(folder) if manifest.metadata else {}
+    for name, known in manifest.metadata.items():
+        if found.get(name) != known:
+            raise UserError(
+                f"{folder / name} is missing, damaged or was edited: its hash is not the manifest's; "
+                "tokenize again into an empty folder"
+            )
     return manifest
+
+
+def metadata_hashes(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of the files that TFDS keeps beside the shards, as far as they are there."""
+    files = (folder / name for name in ("dataset_info.json", "features.json"))
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
 def _shards(manifest: Manifest) -> list[ShardInfo]:
@@ -60,18 +74,31 @@ def _check_size(folder: pathlib.Path, shard: ShardInfo) -> None:
 
 
 def verify(path: str) -> Manifest:
-    """`load_manifest`, and every shard's bytes against their hash; reads the whole store."""
+    """`load_manifest`, and every shard's bytes against their hash; reads the whole store.
+
+    Raises:
+        UserError: as of `load_manifest`; or shards are damaged: all of them are named, each with the
+            first record that is.
+    """
     manifest = load_manifest(path)
-    for shard in _shards(manifest):
-        file = pathlib.Path(path, shard.file)
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != shard.sha256:
-            raise UserError(
-                f"the shard {file} is corrupt: its hash is not the manifest's; tokenize again "
-                "into an empty folder"
-            )
+    damaged = [what for shard in _shards(manifest) if (what := _damage(pathlib.Path(path), shard))]
+    if damaged:
+        raise UserError(f"{'; '.join(damaged)}. Tokenize again into an empty folder")
     return manifest
+
+
+def _damage(folder: pathlib.Path, shard: ShardInfo) -> str:
+    """What is wrong with the bytes of a shard; '' for nothing."""
+    file = folder / shard.file
+    with open(file, "rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() == shard.sha256:
+            return ""
+        stream.seek(0)
+        for record in range(shard.clips):
+            start = stream.tell()
+            if not framing.is_intact(stream):
+                return f"the shard {file} is corrupt at record {record}, byte {start}"
+    return f"the shard {file} is corrupt: its hash is not the manifest's"
 
 
 def features(plan: Plan) -> Any:

@@ -164,6 +164,7 @@ def open_tars(
     left = list(itertools.chain.from_iterable(left for _, left in listed))
     notes += folders.not_read(path, "as no sample shows, tells or sounds by them", left)
     described = [json.dumps([s.key, sorted(s.parts.items())]) for s in samples]
+    described += [remote.content_sample(url) for url in chosen.values()]
     return TarCollection(
         samples=samples,
         fingerprint=folders.digest(described),

@@ -264,16 +264,19 @@ def make_job(
 
 
 def _encode_all(job: Job, runner: Runner, progress: bool) -> None:
-    """Brings every range into its intermediate file; those that are done stay."""
+    """Brings every range into its intermediate file; those that are done and intact stay."""
     todo = []
     total = sum(item.clips for item in job.ranges)
     with tqdm.tqdm(total=total, unit="clip", disable=not progress) as bar:
         told = runners.Bar(job, bar)
         for item in job.ranges:
-            if item.done:
+            if item.intact:
                 told.finished(item)
-            else:
-                todo.append(item)
+                continue
+            if item.done:
+                _LOG.warning("the intermediate file %s is damaged: it is made anew", item.file)
+                item.forget()
+            todo.append(item)
         bar.unpause()
         runner(job, todo, told)
     remote.forget_copies()
@@ -302,6 +305,7 @@ def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=reader.features(manifest.plan), split_infos=infos
     )
+    manifest = manifest.replace(metadata=reader.metadata_hashes(folder))
     media.write_text(folder / manifests.MANIFEST_FILE, manifests.to_json(manifest))
     shutil.rmtree(folder / PARTIAL_FOLDER, ignore_errors=True)
     return manifest

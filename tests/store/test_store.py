@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import os
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import seqio
 
 from poet.specs import StoreSpec, UserError
 from poet.store import manifest as manifests
-from poet.store import reader, writer
+from poet.store import framing, reader, writer
 import store_fakes as fakes
 
 CLIP = fakes.CLIP
@@ -406,6 +407,108 @@ def test_a_damaged_or_foreign_manifest_is_refused(copy: pathlib.Path) -> None:
     file.write_text(whole.replace('"version": 2', '"version": 99'))
     with pytest.raises(UserError, match="version 99"):
         reader.load_manifest(str(copy))
+
+
+@pytest.mark.parametrize("edit", [('"seed": 0', '"seed": 1'), ('"source": "', '"source": "x'), ('"clips": 6', '"clips": 5')])
+def test_an_edited_manifest_is_refused(copy: pathlib.Path, edit: tuple[str, str]) -> None:
+    file = copy / "manifest.json"
+    whole = file.read_text()
+    assert edit[0] in whole
+    file.write_text(whole.replace(*edit, 1))
+    with pytest.raises(UserError, match="manifest.json is damaged or was edited"):
+        reader.load_manifest(str(copy))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_edited_metadata_is_refused(copy: pathlib.Path, name: str) -> None:
+    whole = (copy / name).read_text()
+    for change in (whole + " ", None):
+        (copy / name).write_text(change) if change else (copy / name).unlink()
+        with pytest.raises(UserError, match=f"{name} is missing, damaged or was edited"):
+            reader.load_manifest(str(copy))
+
+
+def test_a_store_from_before_its_manifest_had_a_hash_is_read_with_a_warning(
+    copy: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = json.loads((copy / "manifest.json").read_text())
+    known = reader.load_manifest(str(copy))
+    del values["sha256"], values["metadata"]
+    (copy / "manifest.json").write_text(json.dumps(values))
+    assert reader.load_manifest(str(copy)).replace(metadata=known.metadata) == known
+    assert "has no hash of itself" in caplog.text
+
+
+def test_verify_names_every_damaged_shard_and_record(copy: pathlib.Path) -> None:
+    """A bit of the third record of one shard, and the last bytes of another."""
+    first, second, *_ = sorted(copy.glob("*train.tfrecord*"))
+    ends = np.cumsum([len(framing.frame(r)) for r in tf_records(first)])
+    last = len(tf_records(second)) - 1
+    flip(first, int(ends[1]) + 20)
+    flip(second, second.stat().st_size - 1)
+    with pytest.raises(UserError) as refused:
+        reader.verify(str(copy))
+    message = str(refused.value)
+    assert f"{first} is corrupt at record 2, byte {ends[1]};" in message
+    assert f"{second} is corrupt at record {last}, byte" in message
+
+
+def tf_records(file: pathlib.Path) -> list[bytes]:
+    import tensorflow as tf
+
+    return list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+
+
+def flip(file: pathlib.Path, place: int, bit: int = 3) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1 << bit
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["examples", "json"])
+def test_a_flipped_bit_in_a_finished_intermediate_file_is_found_and_redone(
+    source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path, suffix: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = store_spec(source, tmp_path / "s")
+    with pytest.raises(fakes.Killed):
+        tokenize(spec, killed_at=5)
+    made = sorted((tmp_path / "s" / ".partial").glob(f"*/*.{suffix}"))
+    for number, file in enumerate(made):
+        flip(file, file.stat().st_size * (number + 1) // (len(made) + 2), number % 8)
+    tokenize(spec)
+    assert contents(tmp_path / "s") == contents(store)
+    assert made and (suffix == "json" or "is damaged: it is made anew" in caplog.text)
+
+
+def test_damage_after_that_look_does_not_enter_the_store(
+    source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+    spec, merge = store_spec(source, tmp_path / "s"), writer.merge_split
+
+    def damaged_first(folder: pathlib.Path, *given: Any) -> Any:
+        file = sorted((folder / ".partial").glob("train/*.examples"))[0]
+        flip(file, file.stat().st_size // 2)
+        return merge(folder, *given)
+
+    monkeypatch.setattr(writer, "merge_split", damaged_first)
+    with pytest.raises(UserError, match="intermediate file .* is damaged at clip .* makes this file anew"):
+        tokenize(spec)
+    monkeypatch.setattr(writer, "merge_split", merge)
+    tokenize(spec)
+    assert contents(tmp_path / "s") == contents(store)
+
+
+def test_a_source_that_changed_at_equal_size_is_another_one(
+    source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    changed = shutil.copytree(source, tmp_path / "clips")
+    spec = store_spec(changed, tmp_path / "s")
+    with pytest.raises(fakes.Killed):
+        tokenize(spec, killed_at=3)
+    flip(changed / "clip_015.mp4", -1)
+    with pytest.raises(UserError, match="another configuration: sources.train is"):
+        tokenize(spec)
 
 
 def test_manifest_json_round_trip(store: pathlib.Path) -> None:

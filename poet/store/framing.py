@@ -1,0 +1,35 @@
+"""The bytes of a TFRecord file: each record with its length, and checksums of both."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+# Length uint64, its checksum uint32, the bytes, their checksum uint32; little-endian.
+HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+
+
+def masked_checksum(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated and moved so that the checksum of one is no fixed point."""
+    import google_crc32c
+
+    value = google_crc32c.value(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(record: bytes) -> bytes:
+    """A record as it stands in a file."""
+    length = struct.pack("<Q", len(record))
+    header = length + FOOTER.pack(masked_checksum(length))
+    return header + record + FOOTER.pack(masked_checksum(record))
+
+
+def is_intact(stream: BinaryIO) -> bool:
+    """Reads the next record; whether it is whole, and as its checksums say."""
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size or HEADER.unpack(header)[1] != masked_checksum(header[:8]):
+        return False
+    length = HEADER.unpack(header)[0]
+    record, footer = stream.read(length), stream.read(FOOTER.size)
+    whole = len(record) == length and len(footer) == FOOTER.size
+    return whole and FOOTER.unpack(footer)[0] == masked_checksum(record)
