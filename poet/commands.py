@@ -265,6 +265,17 @@ def _tokenize(args: argparse.Namespace) -> None:
     jobs.tokenize(experiment, args)
 
 
+def _store_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("verify",), help="verify: compare every byte with its hash")
+    parser.add_argument("store", metavar="STORE", help="folder of a token store")
+
+
+def _store(args: argparse.Namespace) -> None:
+    from poet import jobs
+
+    jobs.verify_store(args.store)
+
+
 def _train(args: argparse.Namespace) -> int:
     from poet import jobs
 
@@ -396,6 +407,13 @@ COMMANDS: dict[str, Command] = {
         example="--gin_file=gin/experiments/quickstart.gin --gin.STORE.source=CLIPS"
         " --gin.STORE.path=CODES --gin.CONDITIONING.depth=flat",
         log_level=logging.INFO,
+    ),
+    "store": Command(
+        summary="Check a token store: damaged shards and records are named.",
+        run=_store,
+        arguments=_store_arguments,
+        settings=NONE,
+        example="verify CODES",
     ),
     "train": Command(
         summary="Pretrain the language model on a token store.",

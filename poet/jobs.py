@@ -346,6 +346,17 @@ def tokenize(experiment: Experiment, args: Any) -> None:
     )
 
 
+def verify_store(path: str) -> None:
+    """Compares every byte of a token store with its hash, and says what was compared."""
+    from poet.store import reader
+
+    manifest = reader.verify(path)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    size_bytes = sum(shard.size_bytes for shard in shards)
+    clips = sum(shard.clips for shard in shards)
+    print(f"{path} is intact: {clips:,} clips in {len(shards):,} shards, {size_bytes:,} bytes")
+
+
 def _store_runner(experiment: Experiment, encoders: Any, args: Any) -> Any:
     """Who encodes: a Beam runner, worker processes or this process, alone or as one of several."""
     from poet.store import beam, runners

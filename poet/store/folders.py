@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -17,6 +18,8 @@ from poet.store.captions import CAPTIONS_FILE, Line
 
 # It is read whole; lines of twenty million clips.
 MAX_CAPTIONS_BYTES = 2**32
+# Files that are sampled at a time: remote ones answer slowly.
+THREADS = 16
 # What is said of the suffixes of media.
 _COMMON = (".wav", ".mp3", ".mp4", ".mkv", ".gif", ".png")
 # Names that a user may have meant to be CAPTIONS_FILE, in lower case.
@@ -93,7 +96,8 @@ def _lines(
         notes = not_read(folder.name, "no media by their names", left)
     check_split(split, sorted({line.split for line in lines}), folder.name, field)
     lines = [line for line in lines if line.split == split]
-    described = [_described(line, folder) for line in lines]
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        described = list(pool.map(lambda line: _described(line, folder), lines))
     return lines, digest(described), notes + _mended(folder.name, lines) + listed.notes
 
 
@@ -111,7 +115,7 @@ def not_read(name: str, why: str, left: Sequence[str]) -> tuple[str, ...]:
 
 def _described(line: Line, folder: remote.Folder) -> str:
     size = -1 if line.broken else folder.size(line.file)
-    sample = "" if size < 0 else remote.content_sample(os.path.join(folder.name, line.file))
+    sample = "" if size < 0 else remote.content_sample(lambda: folder.open(line.file))
     return json.dumps([line.file, line.caption or line.broken, size, sample])
 
 

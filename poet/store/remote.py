@@ -15,7 +15,7 @@ import os
 import pathlib
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
 from poet import assets
@@ -113,17 +113,15 @@ def filesystem(path: str, field: str) -> tuple[Any, str]:
         raise UserError(f"{field} = {path!r}: {error}; give a folder, gs:// or s3://") from None
 
 
-def content_sample(path: str) -> str:
-    """16 hex digits of the first, middle and last 4 KiB of a file; '' of a URL, whose size must do.
+def content_sample(open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]]) -> str:
+    """16 hex digits of a file's length and its first, middle and last 4 KiB; '' if it cannot be read.
 
-    Containers keep at their ends what changes with any other content of the same size.
+    Containers keep at their ends what changes with any other content of the same length.
     """
-    if is_url(path):
-        return ""
-    digest = hashlib.sha256()
     try:
-        size = os.stat(path).st_size
-        with open(path, "rb") as file:
+        with open_file() as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(size).encode())
             for start in sorted({0, max(size // 2 - SAMPLE_BYTES // 2, 0), max(size - SAMPLE_BYTES, 0)}):
                 file.seek(start)
                 digest.update(file.read(SAMPLE_BYTES))

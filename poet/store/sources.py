@@ -400,7 +400,10 @@ def tfds_split(folder: str | pathlib.Path, split: str, field: str) -> tuple[Any,
     info = _tfds_builder(str(folder)).info
     check_split(split, sorted(info.splits), folder, field)
     files = map(epath.Path, info.splits[split].filepaths)
-    described = [f"{f.name} {f.stat().length} {remote.content_sample(str(f))}" for f in files]
+    described = [
+        f"{file.name} {file.stat().length} {remote.content_sample(functools.partial(file.open, 'rb'))}"
+        for file in files
+    ]
     place = epath.Path(folder)
     metadata = [(place / name).read_text() for name in ("dataset_info.json", "features.json")]
     return info, digest(described + metadata)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -164,13 +165,18 @@ def open_tars(
     left = list(itertools.chain.from_iterable(left for _, left in listed))
     notes += folders.not_read(path, "as no sample shows, tells or sounds by them", left)
     described = [json.dumps([s.key, sorted(s.parts.items())]) for s in samples]
-    described += [remote.content_sample(url) for url in chosen.values()]
+    described += [remote.content_sample(functools.partial(_open, url)) for url in chosen.values()]
     return TarCollection(
         samples=samples,
         fingerprint=folders.digest(described),
         notes=notes,
         max_copied_gb=max_copied_gb,
     )
+
+
+def _open(url: str) -> Any:
+    files, path = remote.filesystem(url, FIELD)
+    return files.open(path, "rb")
 
 
 def split_of(name: str) -> str:

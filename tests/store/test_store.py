@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import seqio
 
+from poet import cli
 from poet.specs import StoreSpec, UserError
 from poet.store import manifest as manifests
 from poet.store import framing, reader, writer
@@ -451,6 +452,15 @@ def test_verify_names_every_damaged_shard_and_record(copy: pathlib.Path) -> None
     message = str(refused.value)
     assert f"{first} is corrupt at record 2, byte {ends[1]};" in message
     assert f"{second} is corrupt at record {last}, byte" in message
+
+
+def test_the_command_verifies(copy: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "verify", str(copy)]) == 0
+    assert "is intact: 26 clips in 5 shards" in capsys.readouterr().out
+    flip(copy / "poet-validation.tfrecord-00000-of-00001", 100)
+    assert cli.main(["store", "verify", str(copy)]) == cli.EXIT_USER
+    said = capsys.readouterr().err
+    assert "corrupt at record 0, byte 0" in said and said.count("\n") == 1
 
 
 def tf_records(file: pathlib.Path) -> list[bytes]:
