@@ -80,8 +80,8 @@ class VideoTokenizerSpec(Spec):
         if frames < 1 or (frames - 1) % t:
             low = 1 + max(frames - 1, 0) // t * t
             raise UserError(
-                f"a clip of {frames} frames cannot be tokenized: frames must be 1 + {t}k; "
-                f"nearest are {low} and {low + t}"
+                f"a clip of {frames} frames cannot be tokenized: their number must be 1 more than a "
+                f"multiple of {t}; nearest are {low} and {low + t}"
             )
         for side, name, f in ((height, "height", h), (width, "width", w)):
             if side < f or side % f:

@@ -63,6 +63,7 @@ def test_mistakes_end_with_code_2_and_a_clear_line(
         (["train", "--workdri=w"], "poet train: error: unknown flag --workdri (did you mean --workdir"),
         (["generate", "--temprature", "1"], "poet generate: error: unknown flag --temprature (did you mean --temp"),
         (["reconstruct", "--fps=1e999"], "poet reconstruct: error: argument --fps: 1e999: must lie in (0, 1000]"),
+        (["reconstruct", "--fps=0"], "poet reconstruct: error: argument --fps: 0: must lie in (0, 1000]"),
         (["reconstruct", "--fps=nan"], "poet reconstruct: error: argument --fps: nan: must lie in"),
         (["reconstruct", "--height=1000000000"], "poet reconstruct: error: argument --height: 1000000000: must"),
         (["reconstruct", "--tile=-1"], "poet reconstruct: error: argument --tile: -1: must lie in 0.."),

@@ -23,13 +23,16 @@ class Reconstruction:
     """One clip, encoded and decoded.
 
     Attributes:
-      codes: integers that stand for the clip, of `bits` bits each.
-      psnr_db: mean over frames.
+      frames: those of the clip, all of which are rebuilt.
+      coded_frames: those and the repeats of the last one that fill the last latent.
+      codes: integers that stand for the coded frames, of `bits` bits each.
+      psnr_db: mean over the clip's frames.
       encode_s, decode_s: wall time of a second run, so that compilation is not in it.
     """
 
     path: Path
     frames: int
+    coded_frames: int
     height: int
     width: int
     codes: int
@@ -47,8 +50,10 @@ class Reconstruction:
             f"{name} {self.frames / seconds:.1f} frames/s, {self.codes / seconds:.0f} codes/s"
             for name, seconds in (("encode", self.encode_s), ("decode", self.decode_s))
         )
+        repeats = self.coded_frames - self.frames
+        coded = f" (coded as {self.coded_frames}: the last one repeated {repeats} more)" if repeats else ""
         return (
-            f"{self.path}: {self.frames} frames of {self.height}x{self.width}, {self.codes} codes, "
+            f"{self.path}: {self.frames} frames of {self.height}x{self.width}{coded}, {self.codes} codes, "
             f"{self.bits_per_pixel:.4f} bits per pixel, PSNR {self.psnr_db:.2f} dB; "
             + "; ".join(speeds)
         )
@@ -134,6 +139,7 @@ def reconstruct(
     return Reconstruction(
         path=path,
         frames=frames,
+        coded_frames=len(filled),
         height=height,
         width=width,
         codes=ids.size,

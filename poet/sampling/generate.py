@@ -191,7 +191,7 @@ class Generator:
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
           prompts: one or more for a task with text, none for one without.
-          negative_prompt: what guidance leads away from; empty means no text at all.  It needs a
+          negative_prompt: the text that guidance steers away from; empty means no text at all.  It needs a
             guidance other than 1.
           clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output, or whole
             clips for a task that is conditioned on video, from which a condition such as a mask or a

@@ -119,7 +119,7 @@ class Runtime:
 
         Args:
           text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
-          negative_states, negative_lengths: what guidance leads away from; absent means no text.
+          negative_states, negative_lengths: the text that guidance steers away from; absent means no text.
           known: codes [N, K] that open the output, segment by segment; or
           known_video: uint8 [N, known frames, H, W, 3], which is tokenized, and with it, where the
             output has sound,

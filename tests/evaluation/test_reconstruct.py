@@ -28,10 +28,16 @@ def test_a_long_large_clip_is_rebuilt_and_measured(
     out = tmp_path / "new" / "out" / "clip.mp4"
     command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out.parent}"]
     sizes = ["--chunk_frames=4", "--tile=8", "--overlap=2"]
-    assert cli.main([*command, *sizes, str(tmp_path / "clip.mp4")]) == 0
+    write(tmp_path / "sixteen.mp4", 16, 32, 48)
+    assert cli.main([*command, *sizes, str(tmp_path / "clip.mp4"), str(tmp_path / "sixteen.mp4")]) == 0
     # 40 frames at 24 Hz are 1.67 s: 14 instants at 8 Hz, coded as 17 = 1 + 4 * 4 frames.
     printed, said = capsys.readouterr()
-    assert "14 frames of 32x48, 480 codes, 0.2232 bits per pixel" in printed
+    printed, second = printed.splitlines()
+    assert "14 frames of 32x48 (coded as 17: the last one repeated 3 more), 480 codes, 0.2232 bits" in printed
+    assert "16 frames of 32x48 (coded as 17: the last one repeated 1 more), 480 codes" in second
+    for name, frames in (("clip.mp4", 14), ("sixteen.mp4", 16)):
+        for path in (out.with_name(name), reconstruct.beside(out.with_name(name))):
+            assert media.probe(path).frames(8.0) == frames
     assert "34x50 pixels are cropped to 32x48" in said
     speeds = re.findall(r"([\d.]+) frames/s, (\d+) codes/s", printed)
     assert len(speeds) == 2 and all(float(f) > 0 and int(c) > 0 for f, c in speeds)

@@ -331,7 +331,7 @@ def test_equal_keys_are_stored_once(tmp_path: pathlib.Path, monkeypatch: Any) ->
 def test_a_clip_that_the_tokenizer_cannot_take_is_refused_first(
     source: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    with pytest.raises(UserError, match="frames must be 1 \\+ 4k; nearest are 5 and 9"):
+    with pytest.raises(UserError, match="1 more than a multiple of 4; nearest are 5 and 9"):
         tokenize(store_spec(source, tmp_path / "s"), clip=CLIP.replace(frames=6))
     assert not (tmp_path / "s").exists()
 
