@@ -391,6 +391,7 @@ COMMANDS: dict[str, Command] = {
         settings=FILES,
         example="--gin_file=gin/experiments/tokenizer_64.gin"
         " --tokenizer=data/pretrained/magvit_v2_64 --gin.EVAL.source=CLIPS --out=scores",
+        log_level=logging.INFO,
     ),
     "reconstruct": Command(
         summary="Encode and decode clips with a video tokenizer.",
@@ -429,6 +430,7 @@ COMMANDS: dict[str, Command] = {
         arguments=_eval_arguments,
         settings=OVERRIDES,
         example="--checkpoint=runs/mine --out=scores",
+        log_level=logging.INFO,
     ),
     "generate": Command(
         summary="Make clips and sound from text, frames and sound.",
@@ -436,6 +438,7 @@ COMMANDS: dict[str, Command] = {
         arguments=_generate_arguments,
         settings=OVERRIDES,
         example='--checkpoint=data/pretrained/lm_64 --prompt="the player walks forward" --out=clips',
+        log_level=logging.INFO,
     ),
     "export": Command(
         summary="Write programs and weights that run without this package.",
@@ -443,6 +446,7 @@ COMMANDS: dict[str, Command] = {
         arguments=_export_arguments,
         settings=OVERRIDES,
         example="--checkpoint=data/pretrained/lm_64 --out=exported",
+        log_level=logging.INFO,
     ),
     "report": Command(
         summary="Write the report page of a quickstart run.",

@@ -251,7 +251,20 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
 
+# A type as gin writes it, for people who do not write Python.
+_TYPE_WORDS = {
+    int: "a whole number (int)",
+    float: "a number (float)",
+    str: "text (str)",
+    bool: "True or False (bool)",
+    tuple[str, ...]: "names, as ('train', 'validation') or 'train' alone",
+    dict[str, float]: "names with numbers, as {'text_to_video': 1.0}",
+}
+
+
 def _type_name(hint: Any) -> str:
+    if hint in _TYPE_WORDS:
+        return _TYPE_WORDS[hint]
     return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
 
 

@@ -274,6 +274,10 @@ class Generator:
         check_given(self.experiment, task, text, negative, condition or {}, known, count)
         decoder = self._decoder(task, sample, latents)
         batch, pieces = min(batch, count), []
+        _LOG.info(
+            "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
+            "from seconds to some minutes", count, task, batch,
+        )
         for start in range(0, count, batch):
             rows = np.arange(start, start + batch)
             index = np.minimum(rows, count - 1)
