@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,14 @@ from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
+from poet.store.merge import DUPLICATE_KEY
 from poet.store.sources import RawClip, open_source, origin, usable
 from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
+
+_LOG = logging.getLogger(__name__)
 
 STORE, SOURCE, TOKENIZER, EXAMPLES = "store", "source", "tokenizer", "examples"
 PREDICTION = "frame_prediction"
@@ -52,7 +57,7 @@ class Resources:
         if need == STORE:
             return None if e.data.store else "DATA.store is empty"
         if need == SOURCE:
-            return None if self.source_path else "EVAL.source and STORE.source are empty"
+            return None if self.source_path else self._no_source()
         if need == TOKENIZER:
             return None if e.video_tokenizer.path else "VIDEO_TOKENIZER.path is empty"
         if need == EXAMPLES:
@@ -61,9 +66,28 @@ class Resources:
         trained = e.data.rates.get(need, 0) > 0
         return None if trained else f"the checkpoint was not trained on {need} (DATA.rates)"
 
-    @property
+    @functools.cached_property
     def source_path(self) -> str:
-        return self.experiment.eval.source or self.experiment.store.source
+        """EVAL.source or STORE.source, else what the store was made from, if that is still there."""
+        given = self.experiment.eval.source or self.experiment.store.source
+        if given or self.lacks(STORE):
+            return given
+        made_from = self.manifest.source
+        return made_from if Path(made_from).exists() else ""
+
+    def _no_source(self) -> str:
+        if self.lacks(STORE):
+            return "EVAL.source and STORE.source are empty"
+        return f"EVAL.source is empty, and {self.manifest.source}, which the store was made from, is not there"
+
+    @functools.cached_property
+    def dropped(self) -> frozenset[str]:
+        """Keys of the split's clips that the store left out, of which no pixels are scored either."""
+        if self.lacks(STORE) or not _same(self.manifest.source, self.source_path):
+            return frozenset()
+        split = self.manifest.splits.get(self.experiment.eval.split)
+        skipped = split.skipped if split else ()
+        return frozenset(clip.key for clip in skipped if clip.reason != DUPLICATE_KEY)
 
     def check(self) -> None:
         """Opens everything that is configured, so that a mistake shows before any device work."""
@@ -130,11 +154,20 @@ class Resources:
 
     @functools.cached_property
     def clips(self) -> list[RawClip]:
-        """EVAL.clips clips of the split, spread evenly over it; those that cannot be read are absent."""
+        """EVAL.clips clips of the split, spread evenly over it.
+
+        Those that cannot be read, or that the store left out, are absent, and are told.
+        """
         count = min(self.experiment.eval.clips, len(self.source))
         places = [len(self.source) * i // count for i in range(count)]
         items = itertools.chain.from_iterable(self.source.read(i, i + 1) for i in places)
-        clips = list(usable(items))
+        read = list(usable(items))
+        # Whole files are read here; where the store cut them, the clip is the first of its file.
+        clips = [c for c in read if not {c.key, f"{c.key}#0"} & self.dropped]
+        if len(clips) < len(read):
+            _LOG.warning(
+                "%d of %d clips are not scored, as the store left them out", len(read) - len(clips), len(read)
+            )
         if not clips:
             raise UserError(f"none of the {count} clips tried in {self.source_path} can be read")
         return clips
@@ -200,3 +233,8 @@ class Resources:
             count=e.eval.samples,
         ).video
         return drawn.reshape(-1, e.eval.samples, *drawn.shape[1:])
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two paths name one folder; URLs are compared as they are."""
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))

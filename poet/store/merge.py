@@ -28,6 +28,10 @@ from poet.store.manifest import (
 )
 
 
+# Of clips whose key an earlier one has, which stays.
+DUPLICATE_KEY = "duplicate key"
+# What is noted of clips that look and sound, as codes, like one of a split before theirs.
+COPIES = "an exact copy in another split"
 # Any number of reading hosts up to this, if a power of two, gets equally many shards each.
 SHARD_MULTIPLE = 256
 
@@ -70,8 +74,12 @@ def merge_split(
     partials: Sequence[PartialShard],
     max_skipped: float,
     deduplicator: filters.Deduplicator | None = None,
+    seen: set[bytes] | None = None,
 ) -> SplitInfo:
     """Copies the examples of a split into its final shards, in the shuffled order.
+
+    `seen` are hashes of the codes of the splits before this one, which those of this one join: clips
+    with the same codes of video and sound stay, and are noted.
 
     `deduplicator` knows the clips of the splits before this one, which are not stored again.
     """
@@ -93,10 +101,15 @@ def merge_split(
         name: (_LevelCounter if name == "audio" else _Counter)(stream)
         for name, stream in plan.streams.items()
     }
+    copies = _Copies(frozenset(seen or ()))
     shards = []
     for index, (start, stop) in enumerate(itertools.pairwise(bounds)):
         name = f"{reader.DATASET_NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"
-        shards.append(_write_shard(folder / name, records[start:stop], counters))
+        shards.append(_write_shard(folder / name, records[start:stop], counters, copies))
+    if seen is not None:
+        seen |= copies.found
+    notes = sum((collections.Counter(p.notes) for p in partials), collections.Counter())
+    notes += collections.Counter({COPIES: copies.count})
     return SplitInfo(
         clips=len(records),
         shards=tuple(shards),
@@ -104,7 +117,7 @@ def merge_split(
         truncated_captions=sum(p.truncated_captions for p in partials),
         statistics={name: counter.statistics() for name, counter in counters.items()},
         silent=sum(p.silent for p in partials),
-        notes=dict(sorted(sum((collections.Counter(p.notes) for p in partials), collections.Counter()).items())),
+        notes=dict(sorted(notes.items())),
     )
 
 
@@ -135,7 +148,7 @@ def _shuffled(
         offset = 0
         for (key, size), checksum in zip(partial.clips, partial.checksums, strict=True):
             if key in records:
-                duplicates.append(SkippedInfo(key=key, reason="duplicate key"))
+                duplicates.append(SkippedInfo(key=key, reason=DUPLICATE_KEY))
             else:
                 rank = hashlib.blake2b(f"{seed}/{split}/{key}".encode(), digest_size=16).digest()
                 records[key] = _Record(
@@ -146,7 +159,7 @@ def _shuffled(
 
 
 def _write_shard(
-    file: pathlib.Path, records: Sequence[_Record], counters: dict[str, _Counter]
+    file: pathlib.Path, records: Sequence[_Record], counters: dict[str, _Counter], copies: _Copies
 ) -> ShardInfo:
     import tensorflow as tf
 
@@ -159,8 +172,10 @@ def _write_shard(
             size_bytes += out.write(framed)
     for example in examples:
         features = tf.train.Example.FromString(example).features.feature
+        codes = {name: features[name].bytes_list.value[0] for name in counters}
         for name, counter in counters.items():
-            counter.add(np.frombuffer(features[name].bytes_list.value[0], np.int32))
+            counter.add(np.frombuffer(codes[name], np.int32))
+        copies.add([codes[name] for name in ("video", "audio") if name in codes])
     return ShardInfo(file=file.name, clips=len(records), size_bytes=size_bytes, sha256=digest.hexdigest())
 
 
@@ -183,6 +198,18 @@ def _read_records(records: Sequence[_Record]) -> list[bytes]:
                         f"{record.offset}: run poet tokenize again, which makes this file anew"
                     )
     return [found[record.key] for record in records]
+
+
+class _Copies:
+    """Counts clips whose codes were seen in a split before."""
+
+    def __init__(self, seen: frozenset[bytes]) -> None:
+        self._seen, self.found, self.count = seen, set[bytes](), 0
+
+    def add(self, codes: Sequence[bytes]) -> None:
+        value = hashlib.blake2b(b"".join(codes), digest_size=16).digest()
+        self.found.add(value)
+        self.count += value in self._seen
 
 
 class _Counter:

@@ -117,9 +117,10 @@ def _merge(
     """Phase 2: the final shards of all splits, and what the store says of itself."""
     partials, bits = job.partials(), job.plan.ingest.deduplicate
     deduplicator = filters.Deduplicator(bits) if bits >= 0 else None
+    seen: set[bytes] = set()
     splits = {
         split: merge_split(
-            folder, job.plan, split, partials[split], spec.max_skipped, deduplicator
+            folder, job.plan, split, partials[split], spec.max_skipped, deduplicator, seen
         )
         for split in job.plan.items
     }

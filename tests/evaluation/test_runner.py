@@ -20,6 +20,7 @@ from poet.evaluation.likelihood import likelihood
 from poet.evaluation.resources import Resources
 from poet.mesh import build
 from poet.specs import Experiment, UserError
+from poet.store.manifest import SkippedInfo
 from poet.store.reader import dataset, load_manifest
 from poet.store.sources import open_source
 from poet.tasks.registry import layouts, run_format
@@ -132,6 +133,25 @@ def test_files_hold_what_was_returned_and_the_pictures_it_names(run, evaluated, 
     text = runner.render(report)
     for said in ("LIKELIHOOD", "FRAME PREDICTION", "repeat reconstructed", "unigram (nats)"):
         assert said in text
+
+
+def test_the_source_is_that_of_the_store_and_what_it_left_out_is_not_scored(run, tmp_path, caplog):
+    """A run that was trained from a store alone; two clips of its split were left out of it."""
+    e = run.experiment
+    e = changed(changed(e, "store", source="", path=""), "eval", clips=17)
+    whole = Resources(run.path, e, tmp_path)
+    keys = [clip.key for clip in whole.clips]
+    assert whole.source_path == run.experiment.store.source and len(keys) == 17
+    left = Resources(run.path, e, tmp_path)
+    split = left.manifest.splits["validation"]
+    skipped = tuple(SkippedInfo(key=key, reason="static: 0") for key in (keys[3], f"{keys[8]}#0"))
+    splits = left.manifest.splits | {"validation": split.replace(skipped=skipped)}
+    left.__dict__["manifest"] = left.manifest.replace(splits=splits)
+    assert [clip.key for clip in left.clips] == [k for i, k in enumerate(keys) if i not in (3, 8)]
+    assert "2 of 17 clips are not scored, as the store left them out" in caplog.text
+    gone = Resources(run.path, e, tmp_path)
+    gone.__dict__["manifest"] = left.manifest.replace(source=str(tmp_path / "gone"))
+    assert "which the store was made from, is not there" in gone.lacks("source")
 
 
 def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):

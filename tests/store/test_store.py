@@ -314,6 +314,18 @@ def test_too_many_unusable_clips_fail_and_are_named(
         tokenize(strict)
 
 
+def test_copies_of_training_clips_in_validation_are_counted_and_said(tmp_path: pathlib.Path) -> None:
+    """Under other names and captions: what counts is what a model would see."""
+    folder, said = tmp_path / "clips", []
+    fakes.write_folder(folder, [10 * k for k in range(8)])
+    fakes.write_folder(folder, [20, 35, 70], "validation", "v")
+    found = tokenize(store_spec(folder, tmp_path / "s"), tell=said.append)
+    assert found.splits["train"].notes == {}
+    assert found.splits["validation"].notes == {"an exact copy in another split": 2}
+    assert found.splits["validation"].clips == 3
+    assert any("2 with an exact copy in another split" in line for line in said)
+
+
 def test_equal_keys_are_stored_once(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     fakes.write_tfds(tmp_path / "d", {"train": [fakes.flat_video(k) for k in range(10)]})
     from poet.store import sources
