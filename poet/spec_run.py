@@ -70,8 +70,8 @@ class TrainSpec(Spec):
     `init_from` is a checkpoint, or the work dir of a run, whose parameters training starts with
     (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own, and
     nothing else that its ids and positions stand for may differ.
-    `microbatches` > 1 cuts every batch into that many parts whose gradients are averaged before the
-    update: the memory of one part, for the same batch.
+    `microbatches` > 1 cuts every batch into that many parts, whose gradients are added up and divided by
+    the tokens of all of them before the update: the memory of one part, for the same batch.
     """
 
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
