@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-import types
 
 import jax
 import numpy as np
@@ -22,6 +21,7 @@ from poet.specs import to_dict  # noqa: E402
 from poet.store.reader import load_manifest  # noqa: E402
 from poet.tasks.registry import TASKS, group_name, run_format  # noqa: E402
 from poet.tokenizers import text  # noqa: E402
+from poet.tokenizers.text import EncodedText  # noqa: E402
 
 SOUND_TASKS = sorted(name for name, task in TASKS.items() if task.has_audio)
 CLIPS = 4  # Of each split.
@@ -53,7 +53,7 @@ def load(spec, mesh=None):
         for row, letters in enumerate(texts):
             codes = [ord(c) / 100 for c in letters[: spec.length]]
             states[row, : len(codes)] = np.array(codes)[:, None]
-        return types.SimpleNamespace(states_BxLxD=states, lengths_B=lengths, truncated=0)
+        return EncodedText(states_BxLxD=states, lengths_B=lengths, truncated=0)
 
     for name, value in dict(
         name="letters", length=spec.length, width=spec.width, fingerprint="letters-1"

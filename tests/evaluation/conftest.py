@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from pathlib import Path
 
 import jax
@@ -28,6 +27,7 @@ from poet.specs import (
     VocabularySpec,
 )
 from poet.store.writer import tokenize
+from poet.tokenizers.text import EncodedText
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.models.transformer import build_model
@@ -73,13 +73,13 @@ class LetterEncoder:
     width: int = EXPERIMENT.text.width
     fingerprint: str = "letters-1"
 
-    def __call__(self, texts) -> types.SimpleNamespace:
+    def __call__(self, texts) -> EncodedText:
         lengths = np.array([min(len(t), self.length) for t in texts], np.int32)
         states = np.zeros((len(texts), self.length, self.width), np.float32)
         for row, text in enumerate(texts):
             letters = np.array([ord(c) / 100 for c in text[: self.length]])
             states[row, : lengths[row]] = letters[:, None] * np.arange(1, self.width + 1)
-        return types.SimpleNamespace(states_BxLxD=states, lengths_B=lengths, truncated=0)
+        return EncodedText(states_BxLxD=states, lengths_B=lengths, truncated=0)
 
 
 def moving_square(index: int) -> np.ndarray:
