@@ -211,9 +211,9 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-    from poet import jobs
+    from poet import tokenizer_jobs
 
-    jobs.reconstruct(args)
+    tokenizer_jobs.reconstruct(args)
 
 
 TOKENIZER_SETS = ("source", "atari", "natural", "game", "speech", "music", "effects")
@@ -238,9 +238,9 @@ def _tokenizer_eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tokenizer_eval(args: argparse.Namespace) -> None:
-    from poet import jobs
+    from poet import tokenizer_jobs
 
-    jobs.tokenizer_evaluate(_experiment(args), args)
+    tokenizer_jobs.tokenizer_evaluate(_experiment(args), args)
 
 
 def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:

@@ -168,105 +168,6 @@ def _audio_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
     )
 
 
-def reconstruct(args: Any) -> None:
-    """Writes clips as a tokenizer rebuilds them, and prints rate, PSNR and speed."""
-    from poet.evaluation import reconstruct as rebuilding
-    from poet.tokenizers.video.base import VideoTokenizer
-
-    clips = [Path(clip) for clip in args.clips]
-    names = rebuilding.names(clips)
-    output = _claim(args, outputs.RECONSTRUCTION, [args.tokenizer, *clips])
-    options = {name: getattr(args, name) for name in ("chunk_frames", "tile", "overlap")}
-    tokenizer = VideoTokenizer.load(args.tokenizer, **options)
-    if args.dtype:
-        tokenizer = tokenizer.in_dtype(args.dtype)
-    size = {name: getattr(args, name) for name in ("height", "width", "frames")}
-    with output:
-        for clip, name in zip(clips, names):
-            video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
-            done = rebuilding.reconstruct(
-                tokenizer, video, output.folder / name, name=str(clip), rate_hz=args.fps
-            )
-            print(dataclasses.replace(done, path=output.where(done.path)))
-
-
-def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
-    """Scores the tokenizer of TOKENIZER_TRAIN.modality: writes OUT/tokenizer_scores.json and
-    pictures, and prints the tables."""
-    evaluate_one = {"video": _evaluate_video_tokenizer, "audio": _evaluate_audio_tokenizer}
-    evaluate_one[experiment.tokenizer_train.modality](experiment, args)
-
-
-def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], modality: str) -> None:
-    for name in given:
-        if name not in allowed:
-            raise UserError(
-                f"--{flag}={name} is not for TOKENIZER_TRAIN.modality = {modality!r}; give one of "
-                f"{', '.join(allowed)}, or the configuration of another modality"
-            )
-
-
-def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
-    from poet.evaluation import sound_scores, sound_sets
-    from poet.tokenizers.audio.base import AudioTokenizer
-
-    _refuse_others("set", args.sets, list(sound_sets.SETS), "audio")
-    _refuse_others("codec", args.codecs, ["opus", "none"], "audio")
-    path = args.tokenizer or experiment.audio_tokenizer.path
-    if not path:
-        raise UserError("AUDIO_TOKENIZER.path is empty: give --tokenizer=FOLDER")
-    output = _claim(args, outputs.TOKENIZER_EVALUATION, [path, experiment.eval.source])
-    tokenizer = AudioTokenizer.load(path)
-    clip = experiment.clip.replace(sample_rate_hz=tokenizer.spec.sample_rate_hz)
-    sets, skipped = sound_sets.open_sets(
-        args.sets, tokenizer.spec, experiment.eval, clip.samples
-    )
-    with output:
-        result = sound_scores.evaluate(
-            tokenizer,
-            sets,
-            output.folder,
-            bit_rates=() if "none" in args.codecs else sound_scores.OPUS_BIT_RATES,
-            skipped=skipped,
-        )
-    print(sound_scores.summary(result))
-
-
-def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
-    from poet.evaluation import clip_sets, tokenizer_scores
-    from poet.tokenizers.video import perceptual
-    from poet.tokenizers.video.base import VideoTokenizer
-
-    _refuse_others("set", args.sets, list(clip_sets.SETS), "video")
-    _refuse_others("codec", args.codecs, ["x264", "x265", "none"], "video")
-    if args.perceptual:
-        choose(args.perceptual, perceptual.NETWORKS, "--perceptual")
-    spec = experiment.eval
-    path = args.tokenizer or experiment.video_tokenizer.path
-    output = _claim(args, outputs.TOKENIZER_EVALUATION, [path, spec.source])
-    names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
-    sets, skipped = clip_sets.open_sets(
-        names, experiment.clip, spec.clips, spec.source, spec.split
-    )
-    with output:
-        result = tokenizer_scores.evaluate(
-            VideoTokenizer.load(path),
-            sets,
-            output.folder,
-            perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
-            comparators=[name for name in args.codecs or ("x264", "x265") if name != "none"],
-            rate_hz=experiment.clip.rate_hz,
-            preset=args.preset,
-            skipped=skipped,
-        )
-    print(tokenizer_scores.summary(result))
-
-
-def _claim(args: Any, kind: str, inputs: Sequence[str | Path] = ()) -> outputs.Output:
-    """The folder of --out, if this kind of output may go there."""
-    return outputs.claim(args.out, kind, overwrite=args.overwrite, inputs=inputs)
-
-
 def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
     from poet.tokenizers.video.base import load_video_tokenizer
 
@@ -318,9 +219,6 @@ def tokenize(experiment: Experiment, args: Any) -> None:
     It holds sound if AUDIO_TOKENIZER.path is set, captions to be written if TEXT.pieces is, and the
     conditions that the tasks of DATA.rates take.
     """
-    from poet.tasks import registry
-    from poet.store.writer import tokenize as write_store
-
     for field in ("source", "path"):
         if not getattr(experiment.store, field):
             raise UserError(f"STORE.{field} is empty: pass --gin.STORE.{field}=FOLDER")
@@ -330,6 +228,15 @@ def tokenize(experiment: Experiment, args: Any) -> None:
             "look at that function, then pass --allow_code, or --gin.INGEST.nsfw= to do without"
         )
     encoders = load_encoders(experiment)
+    _write_store(experiment, encoders, _store_runner(experiment, encoders, args), print)
+
+
+def _write_store(
+    experiment: Experiment, encoders: Any, runner: Any, tell: Callable[[str], Any]
+) -> None:
+    from poet.store.writer import tokenize as write_store
+    from poet.tasks import registry
+
     write_store(
         experiment.store,
         experiment.clip,
@@ -341,8 +248,8 @@ def tokenize(experiment: Experiment, args: Any) -> None:
         conditions=registry.made_conditions(experiment),
         conditioning_spec=encoders.conditioning,
         ingest=experiment.ingest,
-        runner=_store_runner(experiment, encoders, args),
-        tell=print,
+        runner=runner,
+        tell=tell,
     )
 
 
@@ -442,12 +349,16 @@ def _checkpoint(args: Any, bindings: Sequence[str]) -> Experiment:
 
 def evaluate(args: Any, bindings: Sequence[str]) -> None:
     """Writes OUT/eval.json and prints the table."""
+    from poet import built_in
     from poet.evaluation import runner
 
     experiment = _checkpoint(args, bindings)
     inputs = [args.checkpoint, experiment.data.store, experiment.eval.source]
-    processes.from_first(lambda: _claim(args, outputs.EVALUATION, inputs) and None)
-    with _claim(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
+    processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)
+    experiment = built_in.supply(
+        args.checkpoint, experiment, lambda e: _write_store(e, load_encoders(e), None, _LOG.info)
+    )
+    with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
         runner.evaluate(args.checkpoint, experiment, output.folder if output else args.out)
 
 
@@ -457,7 +368,7 @@ def generate(args: Any, bindings: Sequence[str]) -> None:
 
     experiment = _checkpoint(args, bindings)
     given = [args.checkpoint, args.prompt_file, *args.clip, *args.end, *args.depth]
-    output = _claim(args, outputs.GENERATION, given)
+    output = outputs.claim_of(args, outputs.GENERATION, given)
     args.out = str(output.folder)
     with output:
         written = command.run(args, experiment)

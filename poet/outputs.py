@@ -121,6 +121,11 @@ def claim(
     return Output(final=final, kind=kind, replaced=replaced)
 
 
+def claim_of(args: Any, kind: str, inputs: Sequence[str | os.PathLike[str]] = ()) -> Output:
+    """`claim` for a command's --out and --overwrite."""
+    return claim(args.out, kind, overwrite=args.overwrite, inputs=inputs)
+
+
 def claim_file(path: str | os.PathLike[str], *, overwrite: bool = False, flag: str = "--out") -> Path:
     """Checks that one new file may be written; the path of it.
 

@@ -24,7 +24,7 @@ FLOORS = {
     "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3, "poet.tokenizers.video.losses": 3,
     "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,
     "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4, "poet.forecast": 4,
-    "poet.config": 5, "poet.jobs": 5, "poet.cli": 5, "poet.commands": 5,
+    "poet.config": 5, "poet.jobs": 5, "poet.tokenizer_jobs": 5, "poet.built_in": 5, "poet.cli": 5, "poet.commands": 5,
 }
 # Third-party package -> the only modules that may import it.
 OWNERS = {

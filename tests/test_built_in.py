@@ -1,0 +1,48 @@
+"""Clips that stand in where shipped weights are evaluated and nobody names any."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from poet import assets, built_in, checkpoint
+from poet.specs import UserError
+
+LM = str(assets.root() / "data/pretrained/lm_64")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done, in order; nothing is rendered."""
+    done: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(built_in, "_render", lambda folder: done.append(f"rendered {folder.name}"))
+    return done
+
+
+def test_shipped_weights_get_a_store_and_its_clips(made: list[str], tmp_path: Path) -> None:
+    trained, stores = checkpoint.load_experiment(LM), []
+    for _ in range(2):
+        found = built_in.supply(LM, trained, lambda e: stores.append(e.store))
+        assert found.eval.source == str(tmp_path / "poet/clips/freedoom_av/1.0.0") == stores[-1].source
+        assert found.data.store == stores[-1].path and stores[-1].splits == ("train", "validation")
+    assert made == ["rendered clips"] * 2 and stores[0] == stores[1]
+    other = trained.replace(data=trained.data.replace(rates={"text_to_video": 1.0}))
+    assert built_in.supply(LM, other, lambda e: None).data.store != found.data.store
+
+
+def test_what_the_user_names_and_what_does_not_ship_is_left_as_it_is(made: list[str], tmp_path: Path) -> None:
+    trained = checkpoint.load_experiment(LM)
+    named = trained.replace(data=trained.data.replace(store="codes"))
+    assert built_in.supply(LM, named, pytest.fail) == named
+    assert built_in.supply(str(tmp_path), trained, pytest.fail) == trained and not made
+
+
+def test_a_missing_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    failed = subprocess.CompletedProcess([], 2, "", "bar\nerror: rendering needs vizdoom: pip install it\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(UserError, match="pip install it; or name your own"):
+        built_in.supply(LM, checkpoint.load_experiment(LM), pytest.fail)
