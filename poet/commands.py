@@ -266,14 +266,25 @@ def _tokenize(args: argparse.Namespace) -> None:
 
 
 def _store_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("verify",), help="verify: compare every byte with its hash")
+    parser.add_argument(
+        "action", choices=("verify", "repair"),
+        help="verify: compare every byte with its hash, without settings; repair: make damaged shards again "
+        "from the source, with the settings that `poet tokenize` made the store with",
+    )
     parser.add_argument("store", metavar="STORE", help="folder of a token store")
+    _config_arguments(parser)
 
 
 def _store(args: argparse.Namespace) -> None:
     from poet import jobs
 
-    jobs.verify_store(args.store)
+    if args.action == "repair":
+        args.bindings = [*args.bindings, f"STORE.path={args.store}"]
+        jobs.repair_store(_experiment(args))
+    elif args.gin_file or args.bindings or args.size:
+        raise UserError("verify takes no settings: the store says what it is")
+    else:
+        jobs.verify_store(args.store)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -410,11 +421,12 @@ COMMANDS: dict[str, Command] = {
         log_level=logging.INFO,
     ),
     "store": Command(
-        summary="Check a token store: damaged shards and records are named.",
+        summary="Check a token store, or mend it: damaged shards and records are named.",
         run=_store,
         arguments=_store_arguments,
-        settings=NONE,
+        settings=FILES,
         example="verify CODES",
+        log_level=logging.INFO,
     ),
     "train": Command(
         summary="Pretrain the language model on a token store.",

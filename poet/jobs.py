@@ -233,11 +233,11 @@ def tokenize(experiment: Experiment, args: Any) -> None:
 
 def _write_store(
     experiment: Experiment, encoders: Any, runner: Any, tell: Callable[[str], Any]
-) -> None:
+) -> Any:
     from poet.store.writer import tokenize as write_store
     from poet.tasks import registry
 
-    write_store(
+    return write_store(
         experiment.store,
         experiment.clip,
         tokenizer=encoders.tokenizer,
@@ -262,6 +262,19 @@ def verify_store(path: str) -> None:
     size_bytes = sum(shard.size_bytes for shard in shards)
     clips = sum(shard.clips for shard in shards)
     print(f"{path} is intact: {clips:,} clips in {len(shards):,} shards, {size_bytes:,} bytes")
+
+
+def repair_store(experiment: Experiment) -> None:
+    """Makes the damaged shards of STORE.path again, and says which."""
+    from poet.store.repair import repair
+
+    def rebuild(path: str) -> Any:
+        there = experiment.replace(store=experiment.store.replace(path=path))
+        return _write_store(there, load_encoders(there), None, _LOG.info)
+
+    path = experiment.store.path
+    mended = repair(path, rebuild)
+    print(f"{path}: made again: {', '.join(mended)}" if mended else f"{path} is intact")
 
 
 def _store_runner(experiment: Experiment, encoders: Any, args: Any) -> Any:

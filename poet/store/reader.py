@@ -83,8 +83,17 @@ def verify(path: str) -> Manifest:
     manifest = load_manifest(path)
     damaged = [what for shard in _shards(manifest) if (what := _damage(pathlib.Path(path), shard))]
     if damaged:
-        raise UserError(f"{'; '.join(damaged)}. Tokenize again into an empty folder")
+        raise UserError(f"{'; '.join(damaged)}. `poet store repair` makes them again from the source")
     return manifest
+
+
+def damaged_files(folder: pathlib.Path, manifest: Manifest) -> list[str]:
+    """Names of the shards and TFDS files in a folder that are missing or not as a manifest says."""
+    metadata = metadata_hashes(folder) if manifest.metadata else {}
+    return [
+        *(s.file for s in _shards(manifest) if not (folder / s.file).is_file() or _damage(folder, s)),
+        *(name for name, known in manifest.metadata.items() if metadata.get(name) != known),
+    ]
 
 
 def _damage(folder: pathlib.Path, shard: ShardInfo) -> str:

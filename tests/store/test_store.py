@@ -17,6 +17,7 @@ from poet import cli
 from poet.specs import StoreSpec, UserError
 from poet.store import manifest as manifests
 from poet.store import framing, reader, writer
+from poet.store import repair as repairing
 import store_fakes as fakes
 
 CLIP = fakes.CLIP
@@ -473,6 +474,36 @@ def test_the_command_verifies(copy: pathlib.Path, capsys: pytest.CaptureFixture[
     assert cli.main(["store", "verify", str(copy)]) == cli.EXIT_USER
     said = capsys.readouterr().err
     assert "corrupt at record 0, byte 0" in said and said.count("\n") == 1
+
+
+def test_damaged_and_lost_files_are_made_again(
+    source: pathlib.Path, copy: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    whole = contents(copy)
+
+    def rebuild(path: str) -> manifests.Manifest:
+        return tokenize(store_spec(source, pathlib.Path(path)))
+
+    assert repairing.repair(str(copy), pytest.fail) == []
+    flip(copy / "poet-validation.tfrecord-00000-of-00001", 100)
+    lost = sorted(copy.glob("poet-train*"))[1]
+    lost.unlink()
+    (copy / "features.json").write_text("{}")
+    mended = repairing.repair(str(copy), rebuild)
+    assert set(mended) == {"poet-validation.tfrecord-00000-of-00001", lost.name, "features.json"}
+    assert contents(copy) == whole and not list(copy.parent.glob(".*"))
+
+
+def test_a_source_that_gives_other_bytes_repairs_nothing(
+    source: pathlib.Path, copy: pathlib.Path
+) -> None:
+    flip(copy / "poet-validation.tfrecord-00000-of-00001", 100)
+    before = contents(copy)
+    with pytest.raises(UserError, match="other bytes"):
+        repairing.repair(
+            str(copy), lambda path: tokenize(store_spec(source, pathlib.Path(path), seed=1))
+        )
+    assert contents(copy) == before and not list(copy.parent.glob(".*"))
 
 
 def tf_records(file: pathlib.Path) -> list[bytes]:
