@@ -107,6 +107,8 @@ class DataSpec(Spec):
     when `equal_tokens` is set, in multiples of `batch_multiple`, or of `batch` where that is 0: the
     devices that share a batch must divide it.  `text_dropout` hides the text of that share of samples, so that
     classifier-free guidance has an unconditional branch (spec §1.3: 10 %).
+    `silent_clips`: what tasks with sound do with clips that have no sound track: 'skip' gives such a clip
+    whole, so that nothing is learnt from it; 'train' takes it as a clip whose sound is silence.
     """
 
     store: str = setting("", changes="nothing")
@@ -120,6 +122,7 @@ class DataSpec(Spec):
         (), changes="course", at_least=0, at_most=1
     )
     text_dropout: float = setting(0.1, changes="course", at_least=0, below=1)
+    silent_clips: str = setting("skip", changes="course", one_of=("skip", "train"))
     seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
 
     def validate(self) -> None:

@@ -48,7 +48,8 @@ def check(
     Raises:
       UserError: no complete store; an unknown task; a stream that a task needs and the store lacks;
         a task with sound in a run or with a store without it; another clip format, grid, code
-        size, text encoder or tokenizer; a split that is missing.  A split smaller than a batch feeds it
+        size, text encoder or tokenizer; a split that is missing; tasks with sound and no clip that has a
+        sound track.  How many clips have none is logged.  A split smaller than a batch feeds it
         by repeating its clips, which is logged.
     """
     table = groups(experiment)
@@ -69,6 +70,7 @@ def check(
         streams=_other_streams(experiment, tokenizer, audio_tokenizer, pieces),
     )
     _check_split(experiment, manifest, split)
+    _check_silent(experiment, manifest, split)
     return manifest
 
 
@@ -128,6 +130,25 @@ def _check_split(experiment: Experiment, manifest: Manifest, split: str) -> None
             "a step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
             group, batch, split, experiment.data.store, info.clips,
         )
+
+
+def _check_silent(experiment: Experiment, manifest: Manifest, split: str) -> None:
+    """Refuses tasks with sound that would have nothing to learn from; says what becomes of silent clips."""
+    names = ", ".join(task.name for task in mixture(experiment) if task.has_audio)
+    info, skipped = manifest.splits[split], experiment.data.silent_clips == "skip"
+    if not names or not info.silent:
+        return
+    where = f"clips of split {split!r} of {experiment.data.store}"
+    if skipped and info.silent >= info.clips:
+        raise UserError(
+            f"none of the {info.clips} {where} has a sound track, so {names} would have nothing to learn: "
+            "tokenize clips with sound, set these rates of DATA.rates to 0, or take their sound as silence "
+            "with DATA.silent_clips = 'train'"
+        )
+    _LOG.info(
+        "%d of %d %s have no sound track: %s %s (DATA.silent_clips = %r)", info.silent, info.clips, where,
+        names, "skip them" if skipped else "take their sound as silence", experiment.data.silent_clips,
+    )
 
 
 def networks_of(experiment: Experiment, manifest: Manifest) -> dict[str, str]:

@@ -195,7 +195,7 @@ def _build(
     layout = run_layout(experiment, task)
     codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
     steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"))]
-    if task.has_audio:
+    if task.has_audio and experiment.data.silent_clips == "skip":
         steps.append(skip_silent(layout))
     if layout.text_span:
         steps.append(hide_text(dropout, seed_2("text")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import jax
 import numpy as np
@@ -122,6 +123,33 @@ def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path
                 assert given == (seen in silent and task != "unconditional")
                 seen += 1
         assert seen == 10
+
+
+def test_silent_clips_are_learnt_from_where_the_run_says_so(tmp_path):
+    store = write_store(tmp_path / "s", sound=True, silent=(1, 6))
+    run = with_sound(make_experiment(store.path))
+    run = run.replace(data=run.data.replace(silent_clips="train"))
+    whole = [span.segment.length for span in layouts(run)["video_to_audio"].loss_spans]
+    batches = eval_batches(run, "video_to_audio", "validation", 5, 9)
+    assert all((known < whole).all() for batch in batches for known in batch["known"])
+
+
+def test_a_run_with_sound_on_a_store_of_silent_clips_is_refused(tmp_path, caplog):
+    """Before, video_to_audio alone "finished" with a loss of 0."""
+    caplog.set_level(logging.INFO)
+    some = with_sound(make_experiment(write_store(tmp_path / "s", sound=True, silent=(1, 6)).path))
+    check(some)
+    assert "2 of 29 clips of split 'train'" in caplog.text and "skip them" in caplog.text
+    mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
+    alone = mute.replace(data=mute.data.replace(rates={"video_to_audio": 1.0}))
+    with pytest.raises(UserError, match=r"none of the 29 clips.* so video_to_audio would.*silent_clips"):
+        check(alone)
+    with pytest.raises(UserError, match="none of the 29 clips"):
+        check(mute.replace(data=mute.data.replace(rates=SOUND_RATES | {"unconditional": 1.0})))
+    caplog.clear()
+    check(alone.replace(data=alone.data.replace(silent_clips="train")))
+    assert "29 of 29" in caplog.text and "take their sound as silence" in caplog.text
+    check(mute.replace(data=mute.data.replace(rates={"unconditional": 1.0})))
 
 
 def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path):

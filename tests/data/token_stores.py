@@ -133,7 +133,12 @@ def write_store(
         ]
         files = write_files(template, lengths, records[split], features)
         splits[split] = SplitInfo(
-            clips=sum(lengths), shards=files, skipped=(), truncated_captions=0, statistics={}
+            clips=sum(lengths),
+            shards=files,
+            skipped=(),
+            truncated_captions=0,
+            statistics={},
+            silent=sum(1 - int(record.get("sounding", 1)) for record in records[split]),
         )
         tfds_splits.append(
             tfds.core.SplitInfo(
