@@ -16,7 +16,7 @@ from poet import mesh as mesh_lib
 from poet import outputs, processes
 from poet.specs import Experiment, ExportSpec, Failure, UserError, choose
 from poet.training import loop
-from poet.training.schedule import GroupSchedule, PhasedSchedule
+from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 from poet.training.trainable import BatchIterator, Trainable
 
 _LOG = logging.getLogger(__name__)
@@ -328,12 +328,14 @@ def train(experiment: Experiment, workdir: str) -> int:
     made_with = networks_of(experiment, manifest)
     origins.check_text(experiment, made_with)
     origins.check_start(experiment, made_with)
+    order = PhasedSchedule(registry.group_shares(experiment), experiment.data.seed)
+    check_all_trained(experiment, order)
     with _mesh(experiment) as mesh:
         choose_kernel(experiment.model.attention, experiment.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
             language_model(experiment, mesh),
             batches(experiment, share=processes.batch_share(mesh)),
-            PhasedSchedule(registry.group_shares(experiment), experiment.data.seed),
+            order,
             workdir=Path(workdir),
             mesh=mesh,
             experiment=experiment,

@@ -11,12 +11,15 @@ from __future__ import annotations
 import bisect
 import functools
 import math
+from collections import Counter
 from fractions import Fraction
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from poet.specs import UserError, as_written
+from poet.data.mixture import BLOCK, group_taken
+from poet.specs import Experiment, UserError, as_written
+from poet.tasks.registry import group_batches, groups
 
 
 class GroupSchedule:
@@ -76,6 +79,40 @@ class PhasedSchedule:
         phase = min(bisect.bisect_right(self._ends, step), len(self._ends) - 1)
         start = self._ends[phase - 1] if phase else 0
         return self._schedules[phase](step - start)
+
+
+def check_all_trained(experiment: Experiment, order: Callable[[int], str]) -> None:
+    """Raises UserError naming the tasks of which a run of TRAIN.steps takes no example.
+
+    Args:
+      order: step -> group.
+    """
+    table, sizes, steps = groups(experiment), group_batches(experiment), experiment.train.steps
+    # A block of a group holds every task of it.
+    enough = {g: math.ceil(BLOCK / sizes[g]) if len(r) > 1 else 1 for g, (_, r) in table.items()}
+    counts, waiting = Counter(), set(table)
+    for group in map(order, range(steps)):
+        counts[group] += 1
+        if counts[group] == enough[group]:
+            waiting.discard(group)
+        if not waiting:
+            return
+    missing = [
+        task
+        for group in sorted(waiting)
+        for task, examples in group_taken(
+            experiment, group, table[group][1], counts[group] * sizes[group]
+        ).items()
+        if not examples
+    ]
+    if missing:
+        data = experiment.data
+        phases = f" with DATA.image_shares = {data.image_shares}" if data.image_shares else ""
+        raise UserError(
+            f"DATA.rates = { {task: data.rates[task] for task in missing} }: the {steps} steps of the run"
+            f"{phases} take no example of {', '.join(missing)}: set TRAIN.steps or the rates higher, or "
+            "these rates to 0"
+        )
 
 
 def _coprime_integers(shares: Sequence[float | Fraction]) -> list[int]:

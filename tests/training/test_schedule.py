@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poet import config
 from poet.specs import DataSpec, Experiment, TrainSpec, UserError
 from poet.tasks import registry
-from poet.training.schedule import GroupSchedule, PhasedSchedule
+from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 
 # Decimals as a person writes them, some of them zero.
 SHARES = st.dictionaries(
@@ -92,6 +93,30 @@ def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> 
     silent = MIXTURE.data.replace(rates={"text_to_video": 1.0})
     with pytest.raises(UserError, match="0.9 of a phase to images, which no task"):
         registry.group_shares(MIXTURE.replace(data=silent))
+
+
+@pytest.mark.parametrize(
+    ("rates", "shares", "steps", "missing"),
+    [
+        ({"unconditional": 1.0, "text_to_image": 0.001}, (), 100, "text_to_image"),  # A group.
+        ({"text_to_video": 1.0, "image_to_video": 0.001}, (), 3, "image_to_video"),  # Within a group.
+        ({"unconditional": 1.0, "text_to_image": 1.0}, ((1.0, 0.0),), 100, "text_to_image"),
+        ({"unconditional": 1.0, "text_to_image": 1.0}, ((0.001, 0.5), (1.0, 1.0)), 100, "unconditional"),
+    ],
+)
+def test_tasks_that_a_run_never_trains_are_named(rates, shares, steps, missing) -> None:
+    """Before, they were left out without a word."""
+    run = MIXTURE.replace(data=DataSpec(rates=rates, image_shares=shares, batch=4))
+    run = run.replace(train=TrainSpec(steps=steps))
+    with pytest.raises(UserError, match=f"the {steps} steps.* take no example of {missing}: set TRAIN"):
+        check_all_trained(run, PhasedSchedule(registry.group_shares(run)))
+
+
+def test_runs_that_train_every_task_pass() -> None:
+    check_all_trained(MIXTURE, PhasedSchedule(registry.group_shares(MIXTURE)))
+    for name in ("quickstart", "pretrain", "adapt_300m", "visual_head"):
+        run = config.load([f"gin/experiments/{name}.gin"])
+        check_all_trained(run, PhasedSchedule(registry.group_shares(run), run.data.seed))
 
 
 @pytest.mark.parametrize("shares", [((0.5, 0.9),), ((0.5, 0.9), (0.25, 0.1), (1.0, 0.1)), ((1.0, 1.2),)])
