@@ -209,10 +209,12 @@ class Spec:
     Numbers are finite; `setting` declares what else a field may hold, `validate` has the rules between
     fields.
 
-    `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed.
+    `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed; `REMOVED`
+    those that stored specs may hold and that say nothing any more.
     """
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = ()
+    REMOVED: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -299,8 +301,9 @@ def read_json(cls: type, file: pathlib.Path) -> Any:
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Inverse of `to_dict`; an unknown key is an error with near names."""
+    """Inverse of `to_dict`; an unknown key is an error with near names, one of `cls.REMOVED` is left out."""
     names = [f.name for f in dataclasses.fields(cls)]
+    values = {key: value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())}
     for key in values:
         if key not in names:
             raise UserError(f"{cls.__name__} has no field {key!r}{near_names(key, names)}")

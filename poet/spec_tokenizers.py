@@ -242,8 +242,8 @@ class AudioTrainSpec(Spec):
     Batches: random excerpts of `samples` samples.  Every excerpt is mixed with one of `noise_source`
     at a gain drawn from `noise_gain_db`, when given; the network then learns its denoise switch.
 
-    Quantizer: moving averages of `codebook_decay`; vectors used less than `dead_below` times a step,
-    on that average, are replaced; `dropout` is the share of excerpts that are quantized with a
+    Quantizer: moving averages of `codebook_decay`; vectors used less, on that average, than
+    `dead_share` of what a vector of their level is used are replaced; `dropout` is the share of excerpts that are quantized with a
     random number of levels, the others with all.
 
     Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;
@@ -256,6 +256,8 @@ class AudioTrainSpec(Spec):
     `wave_channels_max`.  `critic_rate` is a factor on `OPTIMIZER.learning_rate`.
     """
 
+    REMOVED = ("dead_below",)
+
     samples: int = setting(16_000, changes="meaning", at_least=1, at_most=2**26)
     noise_source: str = setting("", changes="course")
     noise_gain_db: tuple[float, float] = setting(
@@ -267,7 +269,7 @@ class AudioTrainSpec(Spec):
     feature_weight: float = setting(100.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     commitment_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     codebook_decay: float = setting(0.99, changes="course", at_least=0, below=1)
-    dead_below: float = setting(2.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    dead_share: float = setting(0.05, changes="course", at_least=0, below=1)
     dropout: float = setting(1.0, changes="course", at_least=0, at_most=1)
     kmeans_iterations: int = setting(10, changes="nothing", at_least=1, at_most=10_000)
     wave_scales: int = setting(3, changes="arrays", at_least=1, at_most=16)

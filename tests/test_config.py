@@ -100,6 +100,14 @@ def test_unknown_keys_of_a_stored_spec_are_refused() -> None:
         from_dict(Experiment, values)
 
 
+def test_a_setting_of_before_is_read_from_a_stored_spec_and_refused_in_gin() -> None:
+    values = to_dict(Experiment())
+    values["audio_train"]["dead_below"] = 2.0
+    assert from_dict(Experiment, values) == Experiment()
+    with pytest.raises(UserError, match="dead_below.*did you mean dead_share"):
+        config.override(Experiment(), ["AUDIO_TRAIN.dead_below=2.0"])
+
+
 @pytest.mark.parametrize("spec, devices", [(MeshSpec(tensor=3), 8), (MeshSpec(fsdp=4), 8)])
 def test_a_mesh_that_does_not_fit_the_devices(spec: MeshSpec, devices: int) -> None:
     with pytest.raises(UserError, match=f"{devices} present"):

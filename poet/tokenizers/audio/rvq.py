@@ -1,7 +1,8 @@
 """Residual vector quantizer: every level quantizes what the levels before left over (spec §3.2).
 
 Codebooks are moving averages of the vectors that chose them, so they take no gradient.  They start
-from k-means on the first batch; a code that is used too rarely is replaced by a vector of the batch.
+from k-means on the first batch; a code that is used less than a share of what the codes of its level
+are used on average is replaced by a vector of the batch.
 On a mesh every statistic is that of the global batch, and all shards hold equal codebooks.
 
 A state of codebooks is {'vectors': (L, N, D), 'sums': (L, N, D), 'usage': (L, N)}, float32; `usage`
@@ -158,10 +159,11 @@ def update(
         counts_N, sums_NxD = _sums(ids_P, rest_PxD, weight_P, book["usage"].shape[0], axes)
         usage = decay * book["usage"] + (1 - decay) * counts_N
         sums = decay * book["sums"] + (1 - decay) * sums_NxD
-        dead_N = usage < train.dead_below
+        alike = jnp.mean(usage)
+        dead_N = usage < train.dead_share * alike
         fresh_NxD = _draw(rest_PxD, weight_P, key, dead_N.shape[0], axes)
-        # A replaced code starts with the usage that keeps it alive.
-        usage = jnp.where(dead_N, train.dead_below, usage)
+        # As if it had been used like the others: it has ln(1 / share) / (1 - decay) steps to be chosen.
+        usage = jnp.where(dead_N, alike, usage)
         vectors = jnp.where(
             dead_N[:, None], fresh_NxD, sums / jnp.maximum(usage, 1e-8)[:, None]
         )

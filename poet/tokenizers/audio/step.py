@@ -48,7 +48,7 @@ def init(
     spec, batch = experiment.audio_tokenizer, experiment.tokenizer_train.batch
     # As if every code had been used alike: trained codebooks neither jump nor count as dead.
     alike = batch * spec.frames(experiment.audio_train.samples) / spec.codes
-    usage = jnp.full(vectors.shape[:2], max(alike, 2 * experiment.audio_train.dead_below))
+    usage = jnp.full(vectors.shape[:2], alike)
     books = {"vectors": vectors, "usage": usage, "sums": vectors * usage[..., None]}
     return adversarial.init(nets, key, weights) | {"codebooks": books}
 
