@@ -3,7 +3,8 @@
 The prefix length is static.  Prefix queries see every prefix key; output queries see the prefix and
 the output up to themselves.  Output queries run in static blocks that read only the keys a block
 can see, so about half of the causal square is never computed and no score matrix larger than
-[block, sequence] exists.  Padded text is the one dynamic mask, given per key.
+[block, sequence] exists.  Queries of a long prefix run in blocks too, one after the other, whose scores
+are computed again for the gradient.  Padded text is the one dynamic mask, given per key.
 
 Shape suffixes: B batch, S sequence, Q queries, K key-value heads, G query heads per key-value head,
 H head dim, C cache length.
@@ -19,6 +20,8 @@ MASKED = -1e30
 # Queries per causal block.  Short blocks skip more of the causal square, long ones feed wider
 # matmuls.
 QUERY_BLOCK = 128
+# Queries of a long prefix that are scored at once; shorter prefixes are scored in one piece.
+PREFIX_BLOCK = 256
 
 
 def attend(
@@ -42,12 +45,30 @@ def attend(
         if start >= prefix_length:
             causal = _causal(start, stop)
             mask = causal if mask is None else mask & causal
-        outputs.append(
-            scaled_dot_product(
-                q_BxSxKxGxH[:, start:stop], k_BxSxKxH[:, :stop], v_BxSxKxH[:, :stop], mask
-            )
-        )
+        part = q_BxSxKxGxH[:, start:stop], k_BxSxKxH[:, :stop], v_BxSxKxH[:, :stop], mask
+        long = start < prefix_length and stop - start > PREFIX_BLOCK
+        outputs.append(_blockwise(*part) if long else scaled_dot_product(*part))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+
+
+def _blockwise(
+    q_BxQxKxGxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, mask_Bx1xS: jax.Array | None
+) -> jax.Array:
+    """`scaled_dot_product` over blocks of queries in turn: the scores of one block are there at a time,
+    in the backward pass too."""
+    queries = q_BxQxKxGxH.shape[1]
+    count = -(-queries // PREFIX_BLOCK)
+    block = -(-queries // count)
+    room = ((0, 0), (0, count * block - queries), (0, 0), (0, 0), (0, 0))
+    batch, _, *heads = q_BxQxKxGxH.shape
+    blocks = jnp.pad(q_BxQxKxGxH, room).reshape(batch, count, block, *heads).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def score(carry: None, q_BxNxKxGxH: jax.Array) -> tuple[None, jax.Array]:
+        return carry, scaled_dot_product(q_BxNxKxGxH, k_BxSxKxH, v_BxSxKxH, mask_Bx1xS)
+
+    _, out = jax.lax.scan(score, None, blocks)
+    return out.swapaxes(0, 1).reshape(batch, count * block, *heads)[:, :queries]
 
 
 def query_blocks(prefix_length: int, length: int) -> list[tuple[int, int]]:

@@ -51,6 +51,7 @@ def by_blocks(block):
     def attend(q, k, v, **settings):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(attention, "QUERY_BLOCK", block)
+            patch.setattr(attention, "PREFIX_BLOCK", block)
             return attention.attend(q, k, v, **settings)
 
     return attend
@@ -154,6 +155,23 @@ def test_cached_attention_reads_only_visible_keys():
                                   jnp.asarray(visible))
     want = dense(q, k, v, layout.visible()[None] & mask[:, None])[:, position]
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_memory_grows_with_the_prefix_and_not_with_its_square(gradient):
+    def temporary_bytes(prefix, heads=2, head=8):
+        shapes = [(1, prefix, heads, 1, head), *[(1, prefix, heads, head)] * 2]
+        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+        def run(q, k, v):
+            return attention.attend(q, k, v, prefix_length=prefix).sum()
+
+        program = jax.jit(jax.grad(run, argnums=(0, 1, 2)) if gradient else run)
+        return program.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+    short, long = temporary_bytes(2048), temporary_bytes(8192)
+    assert long < 5 * short and long < 8192**2 * 2 * 4 / 2
+
 
 
 @pytest.mark.parametrize("prefix, length", ((0, 300), (7, 7), (7, 8), (70, 391), (9, 5)))
