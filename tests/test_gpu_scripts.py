@@ -50,7 +50,7 @@ def brought(names: tuple[str, ...]) -> set[str]:
 
 def refused() -> list[str]:
     """Importable names that none of those distributions provides, this project aside."""
-    enough = brought(ENOUGH) | {"poet"}
+    enough = brought(ENOUGH) | {"videopoet-jax"}
     return sorted(
         name for name, owners in importlib.metadata.packages_distributions().items()
         if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & enough
