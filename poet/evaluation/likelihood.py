@@ -7,7 +7,7 @@ tokens are forced and known frames are given, so neither counts.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,11 +18,12 @@ from poet.evaluation import unigram
 from poet.evaluation.image_metrics import ratio_and_error
 from poet.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
-from poet.processes import Share, batch_share, global_array
+from poet.processes import Share, batch_share, global_array, whole
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.reader import check_split
 from poet.tasks.layout import Layout
+from poet.training.losses import TokenScores
 from poet.training.step import evaluate_step
 
 TRAINING_SPLIT = "train"
@@ -59,12 +60,39 @@ def likelihood(
     """
     parts: dict[str, list[np.ndarray]] = {}
     for batch in batches:
-        placed = place(batch, mesh, batch_share(mesh))
-        sums = jax.device_get(_STEP(model, params, placed, layout, loss_vocabulary))
-        for stream, part in sums.items():
-            values = np.array([part.loss, part.correct, part.count], np.float64)
-            parts.setdefault(stream, []).append(values)
+        scores = token_scores(model, params, batch, layout, mesh, loss_vocabulary)
+        for stream, found in by_stream(scores, layout).items():
+            values = (found.loss, found.correct, found.count)
+            parts.setdefault(stream, []).append(np.array([x.sum(dtype=np.float64) for x in values]))
     return {stream: _means(*np.array(values).T) for stream, values in parts.items()}
+
+
+def token_scores(
+    model: Model,
+    params: Params,
+    batch: Mapping[str, np.ndarray],
+    layout: Layout,
+    mesh: Mesh,
+    loss_vocabulary: str,
+) -> tuple[TokenScores, ...]:
+    """The tokens of a global batch, float32 [B, N] of each loss span, whole on every process.
+
+    Args:
+      batch: this process's share of it.
+    """
+    placed = place(batch, mesh, batch_share(mesh))
+    return jax.tree.map(whole, _STEP(model, params, placed, layout, loss_vocabulary))
+
+
+def by_stream(scores: Sequence[TokenScores], layout: Layout) -> dict[str, TokenScores]:
+    """Output stream -> the tokens of its spans, one after the other."""
+    parts: dict[str, list[TokenScores]] = {}
+    for span, found in zip(layout.loss_spans, scores, strict=True):
+        parts.setdefault(span.segment.stream, []).append(found)
+    return {
+        stream: jax.tree.map(lambda *each: np.concatenate(each, axis=1), *found)
+        for stream, found in parts.items()
+    }
 
 
 def _means(losses_N: np.ndarray, correct_N: np.ndarray, counts_N: np.ndarray) -> StreamLikelihood:

@@ -57,8 +57,21 @@ class Sums:
         return jax.tree.map(jnp.add, self, other)
 
 
-# Sums, and the hits [B, N].
-Values = tuple[Sums, jax.Array]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Every token by itself, float32 [B, N], whatever its weight; without gradients.
+
+    Attributes:
+      loss: cross-entropy in nats.
+      hit: 1 where the label has the largest logit (ties count).
+    """
+
+    loss: jax.Array
+    hit: jax.Array
+
+
+Values = tuple[Sums, Tokens]
 
 
 def cross_entropy(
@@ -70,9 +83,7 @@ def cross_entropy(
     ranges: tuple[Range, ...],
     z_loss: float = 0.0,
 ) -> Values:
-    """Sums over a span whose softmax runs over the union of `ranges`, and hit_BxN.
-
-    hit_BxN is float32, 1 where the label has the largest logit (ties count), whatever its weight.
+    """Sums over a span whose softmax runs over the union of `ranges`, and its tokens one by one.
 
     Args:
       x_BxNxD: states in the compute dtype, which is that of the products and of what is moved.
@@ -88,8 +99,9 @@ def cross_entropy(
     # What fills a span up to be divisible has weight 0.
     tokens = (sequence.split(sequence.filled(a, 1)) for a in (x_BxNxD, labels_BxN, weights_BxN))
     x, labels, weights = tokens
-    sums, hit = _cross_entropy(_Plan(ranges, z_loss), x, used, labels, weights)
-    return sums, constrain(hit, "batch", None)[:, : labels_BxN.shape[1]]
+    sums, each = _cross_entropy(_Plan(ranges, z_loss), x, used, labels, weights)
+    length = labels_BxN.shape[1]
+    return sums, jax.tree.map(lambda a: constrain(a, "batch", None)[:, :length], each)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +193,7 @@ def _gathered(ids: Range, table_VxD: jax.Array, dtype: jnp.dtype) -> _Head:
 def _local(
     plan: _Plan, derive: bool, x: jax.Array, tables: Any, labels: Any, weights: Any
 ) -> tuple[Values, Any]:
-    """Sums of the whole mesh, this device's hits, and its shards of the objective's gradients."""
+    """Sums of the whole mesh, this device's tokens, and its shards of the objective's gradients."""
     heads = [_gathered(ids, table, x.dtype) for ids, table in zip(plan.ranges, tables)]
     rows = sum(head.rows_VxD.shape[0] for head in heads)
     chunks = chunk_count(x.shape[1], x.shape[0] * rows)
@@ -189,16 +201,16 @@ def _local(
     drows = [jnp.zeros(h.rows_VxD.shape, jnp.float32) for h in heads] if derive else []
 
     def add(so_far: Any, piece: Any) -> tuple[Any, Any]:
-        sums, hit, dx, parts = _chunk(plan, heads, derive, *piece)
-        return (so_far[0] + sums, jax.tree.map(jnp.add, so_far[1], parts)), (hit, dx)
+        sums, each, dx, parts = _chunk(plan, heads, derive, *piece)
+        return (so_far[0] + sums, jax.tree.map(jnp.add, so_far[1], parts)), (each, dx)
 
     if chunks == 1:
-        (sums, drows), (hit, dx) = add((zero, drows), (x, labels, weights))
+        (sums, drows), (each, dx) = add((zero, drows), (x, labels, weights))
     else:
         pieces = jax.tree.map(lambda a: _cut(a, chunks), (x, labels, weights))
         (sums, drows), per_chunk = jax.lax.scan(add, (zero, drows), pieces)
-        hit, dx = jax.tree.map(_join, per_chunk)
-    values = jax.tree.map(lambda s: total(s, TOKEN_AXES), sums), hit
+        each, dx = jax.tree.map(_join, per_chunk)
+    values = jax.tree.map(lambda s: total(s, TOKEN_AXES), sums), each
     if not derive:
         return values, None
     dtables = tuple(
@@ -210,8 +222,8 @@ def _local(
 
 def _chunk(
     plan: _Plan, heads: list[_Head], derive: bool, x: jax.Array, labels: Any, weights: Any
-) -> tuple[Sums, jax.Array, jax.Array | None, list[jax.Array]]:
-    """Sums over the chunk on this device, its hits, the states' gradient (this device's rows' share of it, in
+) -> tuple[Sums, Tokens, jax.Array | None, list[jax.Array]]:
+    """Sums over the chunk on this device, its tokens, the states' gradient (this device's rows' share of it, in
     the dtype of x), and the rows' gradients in float32."""
     logits = [head.logits(x) for head in heads]
     peak = _largest(functools.reduce(jnp.maximum, (jnp.max(part, axis=-1) for part in logits)), ROWS_AXIS)
@@ -222,16 +234,16 @@ def _chunk(
         sum(jnp.sum(jnp.where(i, part, 0.0), axis=-1) for i, part in zip(is_label, logits)), ROWS_AXIS
     )
     log_z = jnp.log(mass) + peak
-    loss = jnp.sum((log_z - label) * weights)
-    hit = (label >= peak).astype(jnp.float32)
+    each = Tokens(loss=log_z - label, hit=(label >= peak).astype(jnp.float32))
+    loss = jnp.sum(each.loss * weights)
     sums = Sums(
         objective=loss + plan.z_loss * jnp.sum(log_z**2 * weights),
         loss=loss,
-        correct=jnp.sum(hit * weights),
+        correct=jnp.sum(each.hit * weights),
         count=jnp.sum(weights),
     )
     if not derive:
-        return sums, hit, None, []
+        return sums, each, None, []
     scale = (weights * (1 + 2 * plan.z_loss * log_z) / mass)[..., None]
     dlogits = [
         (part * scale - jnp.where(i, weights[..., None], 0.0)).astype(x.dtype)
@@ -244,7 +256,7 @@ def _chunk(
     drows = [
         jnp.einsum("bnv,bnd->vd", d, x, preferred_element_type=jnp.float32) for d in dlogits
     ]
-    return sums, hit, dx.astype(x.dtype), drows
+    return sums, each, dx.astype(x.dtype), drows
 
 
 def _scattered(ids: Range, table_VxD: jax.Array, drows_VxD: jax.Array) -> jax.Array:

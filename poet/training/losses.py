@@ -11,7 +11,9 @@ Shape suffixes: B batch, S sequence, N positions of a span, D width.
 
 from __future__ import annotations
 
-from typing import Mapping
+import dataclasses
+import functools
+from typing import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,26 @@ import jax.numpy as jnp
 from poet.models.tables import output_tables
 from poet.models.transformer import Model, Params, Text
 from poet.tasks.layout import Layout, Span
-from poet.training.cross_entropy import Sums, cross_entropy
+from poet.training.cross_entropy import Sums, Tokens, Values, cross_entropy
 from poet.training.trainable import Mean
 from poet.vocabulary import Range
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenScores:
+    """Tokens of one loss span, float32 [B, N]; all three are 0 where a token carries no loss.
+
+    Attributes:
+      loss: cross-entropy in nats.
+      correct: 1 where the label has the largest logit (ties count).
+      count: 1 where the token carries loss.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
 
 def stream_sums(
     model: Model,
@@ -40,9 +59,38 @@ def stream_sums(
       loss_vocabulary: "legal" or "full" (see the module).
       z_loss: coefficient of the squared log-partition in the objective.
     """
+    sums: dict[str, Sums] = {}
+    for span, part, _ in _scored(model, params, batch, layout, loss_vocabulary, z_loss):
+        stream = span.segment.stream
+        sums[stream] = sums[stream] + part if stream in sums else part
+    return sums
+
+
+def token_scores(
+    model: Model,
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    layout: Layout,
+    *,
+    loss_vocabulary: str = "legal",
+) -> tuple[TokenScores, ...]:
+    """Of each of `layout.loss_spans`, what `stream_sums` adds up, token by token."""
+    return tuple(
+        scores for _, _, scores in _scored(model, params, batch, layout, loss_vocabulary, 0.0)
+    )
+
+
+def _scored(
+    model: Model,
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    layout: Layout,
+    loss_vocabulary: str,
+    z_loss: float,
+) -> Iterator[tuple[Span, Sums, TokenScores]]:
+    """Every loss span with its sums and its tokens."""
     tokens_BxS = batch["tokens"]
     x_BxOxD = model.hidden(params, tokens_BxS, layout, text_of(batch, layout))
-    sums: dict[str, Sums] = {}
     for index, span in enumerate(layout.loss_spans):
         start, stop = span.start - layout.prefix_length, span.stop - layout.prefix_length
         labels_BxN = tokens_BxS[:, span.start : span.stop]
@@ -50,15 +98,13 @@ def stream_sums(
         x_BxNxD = x_BxOxD[:, start:stop]
         if loss_vocabulary == "legal":
             ids = span.segment.ids
-            part = chain_sums(model, params, x_BxNxD, labels_BxN, weights_BxN, ids, z_loss)
+            part, each = chain_sums(model, params, x_BxNxD, labels_BxN, weights_BxN, ids, z_loss)
         else:
             ranges = tuple(model.vocabulary.tables.values())
-            part, _ = cross_entropy(
+            part, each = cross_entropy(
                 x_BxNxD, output_tables(params), labels_BxN, weights_BxN, ranges=ranges, z_loss=z_loss
             )
-        stream = span.segment.stream
-        sums[stream] = sums[stream] + part if stream in sums else part
-    return sums
+        yield span, part, TokenScores(each.loss * weights_BxN, each.hit * weights_BxN, weights_BxN)
 
 
 def chain_sums(
@@ -69,27 +115,30 @@ def chain_sums(
     weights_BxN: jax.Array,
     ids: Range,
     z_loss: float,
-) -> Sums:
-    """Sums over labels of one range, by the chain rule over what is drawn for each.
+) -> Values:
+    """Sums over labels of one range and the labels one by one, by the chain rule over what is drawn for each.
 
     A label is correct if every draw would be, the later ones given the label's own leading bits:
     those that greedy decoding finds.
     """
-    chain, sums, right_BxN = model.chain(ids), [], weights_BxN
+    chain, sums, tokens, right_BxN = model.chain(ids), [], [], weights_BxN
     for draw, drawn_BxN in zip(chain.draws, chain.split(labels_BxN)):
-        part, hit_BxN = cross_entropy(
+        part, each = cross_entropy(
             x_BxNxD, output_tables(params), drawn_BxN, weights_BxN, ranges=(draw,), z_loss=z_loss
         )
         sums.append(part)
-        right_BxN = right_BxN * hit_BxN
+        tokens.append(each)
+        right_BxN = right_BxN * each.hit
         if draw is not chain.draws[-1]:
             x_BxNxD = model.given(params, x_BxNxD, drawn_BxN)
-    return Sums(
+    found = Sums(
         objective=sum(part.objective for part in sums),
         loss=sum(part.loss for part in sums),
         correct=jnp.sum(right_BxN),
         count=sums[0].count,
     )
+    hits = (each.hit for each in tokens)
+    return found, Tokens(sum(each.loss for each in tokens), functools.reduce(jnp.multiply, hits))
 
 
 def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:

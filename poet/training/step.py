@@ -124,6 +124,6 @@ def train_step(
 def evaluate_step(
     model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout,
     loss_vocabulary: str = "legal",
-) -> dict[str, Sums]:
-    """Sums of loss, hits and tokens per output stream; add them over batches, then divide."""
-    return losses.stream_sums(model, params, batch, layout, loss_vocabulary=loss_vocabulary)
+) -> tuple[losses.TokenScores, ...]:
+    """Loss and hit of every token of each loss span, over the mesh's batch axes."""
+    return losses.token_scores(model, params, batch, layout, loss_vocabulary=loss_vocabulary)

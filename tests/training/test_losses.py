@@ -129,3 +129,26 @@ def test_padding_of_texts_and_of_captions_is_no_filling():
     empty = (4 - 1) + 0 + (5 - 3) + 5
     assert float(losses.filled(batch, layout)) == pytest.approx(1 - empty / (2 * layout.length))
     assert float(losses.filled(make_batch([0, 3, 8]), LAYOUT)) == 1
+
+
+@pytest.mark.parametrize("head", ("full", "factorised"))
+@pytest.mark.parametrize("vocabulary", ("legal", "full"))
+def test_tokens_add_up_to_the_sums(vocabulary, head):
+    """Each clip scored alone, and the sums of a batch, against its tokens; what is given is 0."""
+    if (vocabulary, head) == ("full", "factorised"):
+        pytest.skip("a factorised head has no softmax over all ids")
+    model = transformer.build(SPEC.replace(visual_head=head), VOCABULARY, 8)
+    values = jax.jit(model.init)(jax.random.key(3))
+    batch = make_batch([0, 3, 8], audio=[0, 1, 2])
+    run = functools.partial(losses.stream_sums, model, values, layout=LAYOUT, loss_vocabulary=vocabulary)
+    found = losses.token_scores(model, values, batch, LAYOUT, loss_vocabulary=vocabulary)
+    alone = [run({name: x[i : i + 1] for name, x in batch.items()}) for i in range(3)]
+    for stream, sums in run(batch).items():
+        spans = [s for s, at in zip(found, LAYOUT.loss_spans) if at.segment.stream == stream]
+        for name in ("loss", "correct", "count"):
+            per_clip = sum(np.asarray(getattr(s, name)).sum(axis=1) for s in spans)
+            np.testing.assert_allclose(per_clip, [getattr(a[stream], name) for a in alone], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(per_clip.sum(), getattr(sums, name), rtol=1e-5)
+    given = np.arange(8)[None] < np.array([0, 3, 8])[:, None]
+    assert not np.asarray(found[0].loss)[given].any() and not np.asarray(found[0].count)[given].any()
+    assert (np.asarray(found[0].loss)[~given] > 0).all()
