@@ -298,6 +298,8 @@ def _train(args: argparse.Namespace) -> int:
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     _checkpoint_arguments(parser)
     _out_argument(parser)
+    parser.add_argument("--scores", default="", metavar="FILE",
+        help="write the numbers that a card quotes (likelihood, condition gain) to this JSON file too")
     _process_arguments(parser)
 
 

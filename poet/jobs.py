@@ -370,11 +370,18 @@ def evaluate(args: Any, bindings: Sequence[str]) -> None:
     experiment = _checkpoint(args, bindings)
     inputs = [args.checkpoint, experiment.data.store, experiment.eval.source]
     processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)
+    scores = processes.from_first(lambda: _claimed_file(args.scores, args, "--scores"))
     experiment = built_in.supply(
         args.checkpoint, experiment, lambda e: _write_store(e, load_encoders(e), None, _LOG.info)
     )
     with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
-        runner.evaluate(args.checkpoint, experiment, output.folder if output else args.out)
+        out = output.folder if output else args.out
+        runner.evaluate(args.checkpoint, experiment, out, scores_file=Path(scores) if scores else None)
+
+
+def _claimed_file(path: str, args: Any, flag: str) -> str:
+    """The absolute path of a file that may be written; '' for none."""
+    return str(outputs.claim_file(path, overwrite=args.overwrite, flag=flag)) if path else ""
 
 
 def generate(args: Any, bindings: Sequence[str]) -> None:

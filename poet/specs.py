@@ -120,6 +120,7 @@ class EvalSpec(Spec):
     one of them.  `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
     itself, and with more of them their mean too, the prediction that a squared error asks for.
     `examples` draws one example of every task of the mixture, to be looked at.
+    `gain_clips` clips, in whole batches, are scored with the conditions of others (`condition_gain`); 0: none.
     """
 
     split: str = setting("validation", changes="nothing")
@@ -132,6 +133,7 @@ class EvalSpec(Spec):
     temperature: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
     samples: int = setting(1, changes="nothing", at_least=1, at_most=1024)
     examples: bool = setting(False, changes="nothing")
+    gain_clips: int = setting(64, changes="nothing", at_least=0, at_most=MOST_STEPS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

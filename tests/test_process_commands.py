@@ -47,7 +47,7 @@ from poet.models.transformer import build_model
 out, workdir, *arguments = sys.argv[1:]
 code = cli.main(["train", f"--workdir={workdir}", *arguments])
 if not code:
-    runner.evaluate(workdir, None, out, ["likelihood"])
+    runner.evaluate(workdir, None, out, ["likelihood", "condition_gain"])
     if processes.first():
         checkpoint.load_params(workdir, build_model(checkpoint.load_experiment(workdir)).abstract())
         print("loaded by one of them")
@@ -74,8 +74,8 @@ def gin_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def scores(out: pathlib.Path) -> list[dict]:
-    return json.loads((out / runner.RESULT_FILE).read_text())["metrics"]["likelihood"]["rows"]
+def scores(out: pathlib.Path, metric: str = "likelihood") -> list[dict]:
+    return json.loads((out / runner.RESULT_FILE).read_text())["metrics"][metric]["rows"]
 
 
 def numbers(workdir: pathlib.Path, kind: str) -> dict[str, float]:
@@ -105,13 +105,17 @@ def test_two_processes_train_evaluate_and_sample_as_one(
     assert "step " not in output[1] and "LIKELIHOOD" not in output[1], output[1]
 
     assert cli.main(["train", f"--workdir={tmp_path / 'one'}", *options]) == 0
-    runner.evaluate(tmp_path / "one", None, tmp_path / "scores_of_one", ["likelihood"])
+    measured = ["likelihood", "condition_gain"]
+    runner.evaluate(tmp_path / "one", None, tmp_path / "scores_of_one", measured)
     for kind in ("train", "validation"):
         one, two = numbers(tmp_path / "one", kind), numbers(tmp_path / "two", kind)
         assert any("loss" in key for key in one) and two == pytest.approx(one, rel=1e-6)
     for one, two in zip(*(scores(tmp_path / f"scores_of_{n}") for n in ("one", "two")), strict=True):
         assert (two["task"], two["stream"], two["tokens"]) == (one["task"], one["stream"], one["tokens"])
         assert two["loss_nats"] == pytest.approx(one["loss_nats"], rel=1e-6)
+    one, two = (scores(tmp_path / f"scores_of_{n}", "condition_gain")[0] for n in ("one", "two"))
+    assert one["condition"] == two["condition"] == "text" and one["clips"] == two["clips"]
+    assert two["nats_per_clip"] == pytest.approx(one["nats_per_clip"], rel=1e-3, abs=1e-4)
     pictures = [sorted(p.name for p in (tmp_path / n).glob("samples/*")) for n in ("one", "two")]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
     written = manifest.read(checkpoint.latest(tmp_path / "two" / "checkpoints"))

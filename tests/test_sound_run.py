@@ -138,7 +138,7 @@ def test_training_reports_every_group_and_stream(run):
 def test_evaluation_gives_the_likelihood_of_every_stream_and_examples(run):
     out = run / "eval"
     command = ["eval", f"--checkpoint={run / 'lm'}", f"--out={out}", "--gin.EVAL.examples=True"]
-    assert cli.main(command) == 0
+    assert cli.main([*command, f"--scores={run / 'scores.json'}"]) == 0
     report = json.loads((out / "eval.json").read_text())
     files = {entry["caption"].replace(" ", "_"): entry["files"] for entry in report["media"]}
     assert {files[task]["drawn"].rpartition(".")[2] for task in SOUND_TASKS} == {"mp4", "wav"}
@@ -153,6 +153,12 @@ def test_evaluation_gives_the_likelihood_of_every_stream_and_examples(run):
     assert tokens["audio_video_continuation", "video"] == 48 - 2 * 16
     assert tokens["audio_video_continuation", "audio"] == 30 - 2 * 9
     assert all(row["unigram_nats"] > 0 for row in rows)
+    gains = json.loads((run / "scores.json").read_text())["condition_gain"]
+    assert set(gains) == set(SOUND_TASKS)
+    assert list(gains["audio_to_video"]) == ["sound"] and list(gains["video_to_audio"]) == ["video"]
+    assert set(gains["audio_video_continuation"]["opening sound"]) == {"video", "audio"}
+    clips = {found["clips"] for task in gains.values() for kind in task.values() for found in kind.values()}
+    assert clips == {CLIPS - 1}, "without the silent one"
 
 
 @pytest.mark.parametrize("task", SOUND_TASKS)

@@ -20,11 +20,13 @@ from jax.sharding import Mesh
 from poet import checkpoint, mesh as mesh_lib, networks
 from poet.data.checks import check, networks_of
 from poet.evaluation import likelihood
+from poet.evaluation.condition_gain import kinds
 from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
 from poet.specs import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.merge import DUPLICATE_KEY
+from poet.store.reader import dataset
 from poet.store.sources import RawClip, open_source, origin, usable
 from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
@@ -34,6 +36,7 @@ from poet.models.transformer import build_model
 _LOG = logging.getLogger(__name__)
 
 STORE, SOURCE, TOKENIZER, EXAMPLES = "store", "source", "tokenizer", "examples"
+OTHERS = "others"
 PREDICTION = "frame_prediction"
 
 
@@ -60,6 +63,8 @@ class Resources:
             return None if self.source_path else self._no_source()
         if need == TOKENIZER:
             return None if e.video_tokenizer.path else "VIDEO_TOKENIZER.path is empty"
+        if need == OTHERS:
+            return self._no_others()
         if need == EXAMPLES:
             return None if e.eval.examples else "EVAL.examples is False"
         get_task(need)
@@ -79,6 +84,27 @@ class Resources:
         if self.lacks(STORE):
             return "EVAL.source and STORE.source are empty"
         return f"EVAL.source is empty, and {self.manifest.source}, which the store was made from, is not there"
+
+    def _no_others(self) -> str | None:
+        """Why no clip can be scored with another one's condition, or None."""
+        spec = self.experiment.eval
+        if not spec.gain_clips:
+            return "EVAL.gain_clips is 0"
+        if not any(kinds(self.experiment, task) for task in mixture(self.experiment)):
+            return "no task of DATA.rates is given a condition"
+        if not self.lacks(STORE) and self.gain_batches * spec.batch == 1:
+            return (
+                "one clip has no other one whose condition it could be given: set EVAL.gain_clips and "
+                f"EVAL.batch so that two or more of split {spec.split!r} are taken"
+            )
+        return None
+
+    @property
+    def gain_batches(self) -> int:
+        """Batches of EVAL.batch that hold EVAL.gain_clips clips, as far as the split has them."""
+        spec = self.experiment.eval
+        split = self.manifest.splits.get(spec.split)
+        return min(-(-spec.gain_clips // spec.batch), split.clips // spec.batch if split else 0)
 
     @functools.cached_property
     def dropped(self) -> frozenset[str]:
@@ -119,6 +145,13 @@ class Resources:
         # Likelihoods are those of any split of any store that the same networks made.
         self._expect({name: value for name, value in made.items() if name != networks.STORE})
         return manifest
+
+    def clip_names(self, count: int) -> tuple[list[str], list[str]]:
+        """Keys and captions of the leading clips of EVAL.split in the store."""
+        e = self.experiment
+        read = dataset(e.data.store, e.eval.split).take(count).as_numpy_iterator()
+        names = [(clip["key"].decode(), clip["caption"].decode()) for clip in read]
+        return [key for key, _ in names], [caption for _, caption in names]
 
     @functools.cached_property
     def tokenizer(self) -> VideoTokenizer:

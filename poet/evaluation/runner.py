@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from poet import checkpoint, compat, processes
-from poet.evaluation import tables
+from poet.evaluation import scores, tables
 from poet.evaluation.metrics import METRICS, Metric
 from poet.evaluation.resources import Resources
 from poet.media import replacing
@@ -28,6 +28,7 @@ def evaluate(
     experiment: Experiment | None,
     out: str | Path,
     metrics: Sequence[str] | None = None,
+    scores_file: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint, writes OUT/eval.json and OUT/media, prints the tables.
 
@@ -38,6 +39,7 @@ def evaluate(
       experiment: the checkpoint's own with changes laid over it; None: its own.
       metrics: names of `METRICS`, all by default.  One that is named but lacks what it needs is an
         error; among all, it is skipped and the reason kept.
+      scores_file: where `scores.record` is written as JSON; what it needs must then be measured.
 
     Returns what eval.json holds: `checkpoint`, `step`, `split`, `metrics` (name -> rows, notes, curves),
     `skipped` (name -> why), `media`, `seconds` per metric, `networks` (that it was trained with), `experiment`; on other processes than the
@@ -58,13 +60,18 @@ def evaluate(
     if skipped and (metrics or len(skipped) == len(chosen)):
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise UserError(f"cannot measure {reasons}")
+    if scores_file:
+        scores.check(chosen, skipped)
     resources.check()
     first = processes.first()
     todo = {n: m for n, m in chosen.items() if n not in skipped and (first or m.shared)}
     report = _measure(todo, resources)
     report["skipped"] = skipped
     if first:
-        _write(resources.out, report)
+        resources.out.mkdir(parents=True, exist_ok=True)
+        _write(resources.out / RESULT_FILE, report)
+        if scores_file:
+            _write(scores_file, scores.record(report))
         print(render(report))
     return report
 
@@ -100,10 +107,9 @@ def _measure(chosen: dict[str, Metric], resources: Resources) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, report: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_jsonable(report), indent=2, allow_nan=False) + "\n"
-    with replacing(out / RESULT_FILE) as file:
+def _write(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+    with replacing(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
@@ -122,6 +128,7 @@ def render(report: dict[str, Any]) -> str:
     """The report as aligned text tables, skipped metrics said at the end."""
     blocks = [f"{report['checkpoint']}, step {report['step']:,}, split {report['split']}"]
     for name, result in report["metrics"].items():
-        blocks.append(tables.format_table(result["rows"], name.replace("_", " ").upper()))
+        rows = METRICS[name].shown(result["rows"])
+        blocks.append(tables.format_table(rows, name.replace("_", " ").upper()))
     blocks += [f"{name} skipped: {why}" for name, why in report["skipped"].items()]
     return "\n\n".join(blocks)

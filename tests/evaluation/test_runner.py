@@ -98,6 +98,21 @@ def test_the_unigram_is_counted_in_training_and_scored_on_what_the_model_is(run,
     assert row["loss_nats_error"] >= 0
 
 
+def test_every_condition_of_every_task_has_its_gain(run, evaluated, tmp_path):
+    rows = evaluated[0]["metrics"]["condition_gain"]["rows"]
+    found = {(r["task"], r["condition"], r["stream"]) for r in rows}
+    texts = {("text_to_image", "text", "image"), ("text_to_video", "text", "video")}
+    assert found == texts | {("frame_prediction", "first 5 frames", "video")}
+    assert {r["clips"] for r in rows} == {16}, "all whole batches that the split has"
+    assert all(r["nats_per_token"] != 0 for r in rows)
+    off = changed(run.experiment, "eval", gain_clips=0)
+    with pytest.raises(UserError, match="condition_gain: EVAL.gain_clips is 0"):
+        runner.evaluate(run.path, off, tmp_path, scores_file=tmp_path / "scores.json")
+    alone = changed(run.experiment, "eval", gain_clips=1, batch=1)
+    assert "two or more" in Resources(run.path, alone, tmp_path).lacks("others")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pixel_metrics_equal_scikit_image_on_the_same_clips(run, evaluated):
     e, metrics = run.experiment, evaluated[0]["metrics"]
     source = open_source(e.store.source, "validation", e.clip)
@@ -162,7 +177,8 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
         runner.evaluate(run.path, bare, tmp_path)
     no_store = changed(changed(run.experiment, "data", store=""), "eval", clips=1)
     skipped = runner._skipped(runner.METRICS, Resources(run.path, no_store, tmp_path))
-    assert skipped == {"likelihood": "DATA.store is empty"} | NOT_ASKED_FOR
+    no_codes = dict.fromkeys(("likelihood", "condition_gain"), "DATA.store is empty")
+    assert skipped == no_codes | NOT_ASKED_FOR
     untrained = changed(run.experiment, "data", rates={"text_to_video": 1.0})
     skipped = runner._skipped(runner.METRICS, Resources(run.path, untrained, tmp_path))
     assert "not trained on frame_prediction" in skipped["frame_prediction"]

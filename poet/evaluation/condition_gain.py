@@ -1,0 +1,320 @@
+"""Condition gain: what a condition is worth to the model, in nats.
+
+For each task and each kind of condition it has, one kind at a time is exchanged for another clip's.
+The gain is the loss with the exchanged condition less the loss with the right one, on the tokens
+that are to be predicted: 0 for a condition that is ignored.
+
+Shape suffixes: N clips, S sequence, O tokens of an output stream, P loss spans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from poet.evaluation.intervals import ratio_interval
+from poet.evaluation.likelihood import by_stream, token_scores
+from poet.evaluation.tables import Row, number
+from poet.models.transformer import Model, Params
+from poet.processes import batch_share
+from poet.specs import Experiment
+from poet.store.sources import origin
+from poet.tasks.layout import TEXT_STREAM, Layout, Segment, Span
+from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, run_layout
+from poet.training.losses import TokenScores
+
+# Examples of one task, each array [N, ...]; see `poet.data.loader`.
+Batch = Mapping[str, np.ndarray]
+
+# What a condition is called, by what it is made from, else by its stream.
+MADE = {
+    "inpainting": "clip with a hole",
+    "outpainting": "part of a clip",
+    "structure": "flow and depth",
+    "prediction": "first frames",
+    "interpolation": "both ends",
+}
+STREAMS = {"video_in": "video", "image_in": "first frame", "audio_in": "sound"}
+# Condition streams that say nothing of the clip.
+CONSTANT = ("source", "duration")
+# A condition stream that repeats what opens an output stream is one condition with it.
+OPENING = "opening_"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of condition, exchanged by itself.
+
+    Attributes:
+      name: what it is to a user.
+      text: whether it is the text.
+      spans: where it stands in the prefix.
+      openings: loss spans (by index) that open with it.
+    """
+
+    name: str
+    text: bool = False
+    spans: tuple[Span, ...] = ()
+    openings: tuple[int, ...] = ()
+
+
+def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
+    """The kinds of condition that a task is given in evaluation; () for an unconditional one."""
+    layout = run_layout(experiment, task)
+    found = [Kind(name=TEXT_STREAM, text=True)] if layout.text_span else []
+    openings = dict(_openings(experiment, task, layout))
+    for stream in layout.condition_streams:
+        opened = stream.removesuffix("_in").removeprefix(OPENING)
+        spans = tuple(s for s in layout.spans if s.segment.stream == stream)
+        if stream in CONSTANT:
+            continue
+        if stream.startswith(OPENING) and opened in openings:
+            openings[opened] = dataclasses.replace(openings[opened], spans=spans)
+        else:
+            made = MADE.get(task.made, task.made) if stream == "video_in" else ""
+            found.append(Kind(name=made or STREAMS.get(stream, stream), spans=spans))
+    return (*found, *openings.values())
+
+
+def _openings(experiment: Experiment, task: Task, layout: Layout) -> Iterator[tuple[str, Kind]]:
+    """Output stream -> what opens it as given."""
+    latents = eval_latents(experiment, task)
+    frames = frames_of(experiment, latents)
+    names = {"audio": "opening sound"}
+    given = known_codes(experiment, task, latents)
+    for stream in layout.output_streams:
+        indices = tuple(
+            i
+            for i, span in enumerate(layout.loss_spans)
+            if span.segment.stream == stream and given[i]
+        )
+        if indices:
+            frame = "first frame" if frames == 1 else f"first {frames} frames"
+            yield stream, Kind(name=names.get(stream, frame), openings=indices)
+
+
+# ------------------------------------------------------------------------------------- exchanging
+
+
+def partners(keys: Sequence[str], captions: Sequence[str], usable_N: np.ndarray) -> np.ndarray:
+    """For each clip the index of another one, int64 [N]: the next whose caption and origin differ.
+
+    A clip that is not usable (no token of it is scored) is taken last, one of the same caption before
+    that, one of the same origin before both.
+    """
+    places = np.array([origin(key) for key in keys])
+    texts = np.array(captions)
+    cost_NxN = (
+        (places[:, None] == places[None]) + 2 * (texts[:, None] == texts[None]) + 4 * ~usable_N[None]
+    )
+    clips = len(keys)
+    following_NxN = (np.arange(clips)[:, None] + np.arange(1, clips)) % clips
+    best_N = np.take_along_axis(cost_NxN, following_NxN, axis=1).argmin(axis=1)
+    return following_NxN[np.arange(clips), best_N]
+
+
+def exchanged(batch: Batch, partners_N: np.ndarray, kind: Kind, layout: Layout) -> dict[str, Any]:
+    """The examples with one kind of condition taken from their partners; what is predicted stays."""
+    result = dict(batch)
+    if kind.text:
+        result |= {n: batch[n][partners_N] for n in ("text_states", "text_length")}
+    tokens_NxS = np.array(batch["tokens"])
+    other_NxS = tokens_NxS[partners_N]
+    for span in kind.spans:
+        tokens_NxS[:, span.start : span.stop] = other_NxS[:, span.start : span.stop]
+    for index in kind.openings:
+        span = layout.loss_spans[index]
+        given_NxO = np.arange(span.segment.length) < batch["known"][:, index, None]
+        place = slice(span.start, span.stop)
+        tokens_NxS[:, place] = np.where(given_NxO, other_NxS[:, place], tokens_NxS[:, place])
+    return result | {"tokens": tokens_NxS}
+
+
+# ------------------------------------------------------------------------------ what can be copied
+
+
+def copyable(batch: Batch, kind: Kind, layout: Layout) -> dict[str, np.ndarray]:
+    """Output stream -> bool [N, O]: where the right code is the condition's at the same place.
+
+    Of an opening that is the last given latent frame.  Streams that nothing could be copied to from
+    this kind of condition (text, sound for a picture) are absent.
+    """
+    found: dict[str, list[np.ndarray | None]] = {}
+    for index, span in enumerate(layout.loss_spans):
+        masks = [_same(batch, span, given) for given in kind.spans if _alike(span.segment, given.segment)]
+        if index in kind.openings and span.segment.ids.table == "visual":
+            masks.append(_held(batch, index, span))
+        empty = np.zeros((len(batch["tokens"]), span.segment.length), bool)
+        parts = found.setdefault(span.segment.stream, [])
+        parts.append(np.logical_or.reduce([empty, *masks]) if masks else None)
+    return {stream: np.concatenate(p, axis=1) for stream, p in found.items() if p[0] is not None}
+
+
+def _alike(one: Segment, other: Segment) -> bool:
+    return one.ids == other.ids and one.grid[1:] == other.grid[1:]
+
+
+def _same(batch: Batch, span: Span, given: Span) -> np.ndarray:
+    """bool [N, O]; both begin at the clip's first latent."""
+    both = min(span.segment.length, given.segment.length)
+    tokens_NxS, mask = batch["tokens"], np.zeros((len(batch["tokens"]), span.segment.length), bool)
+    right = tokens_NxS[:, span.start : span.start + both]
+    mask[:, :both] = right == tokens_NxS[:, given.start : given.start + both]
+    return mask
+
+
+def _held(batch: Batch, index: int, span: Span) -> np.ndarray:
+    """bool [N, O]: equal to the last given latent frame; False where none is given."""
+    latents, *place = span.segment.grid
+    codes_NxTxP = batch["tokens"][:, span.start : span.stop].reshape(-1, latents, np.prod(place))
+    given_N = batch["known"][:, index] // codes_NxTxP.shape[2]
+    last_NxP = codes_NxTxP[np.arange(len(codes_NxTxP)), np.maximum(given_N, 1) - 1]
+    equal = (codes_NxTxP == last_NxP[:, None]) & (given_N > 0)[:, None, None]
+    return equal.reshape(len(equal), -1)
+
+
+# -------------------------------------------------------------------------------------- measuring
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gain:
+    """One output stream under its right and under an exchanged condition.
+
+    Attributes:
+      condition, stream: names.
+      right, wrong: tokens of each clip, [N, O].
+      copyable_NxO: see `copyable`; None where nothing can be copied.
+    """
+
+    condition: str
+    stream: str
+    right: TokenScores
+    wrong: TokenScores
+    copyable_NxO: np.ndarray | None
+
+    @property
+    def nats_N(self) -> np.ndarray:
+        """float64: the gain of each clip."""
+        return _sums(self.wrong.loss) - _sums(self.right.loss)
+
+    @property
+    def counts_N(self) -> np.ndarray:
+        """float64: predicted tokens of each clip."""
+        return _sums(self.right.count)
+
+
+def gains(
+    model: Model,
+    params: Params,
+    batch: Batch,
+    layout: Layout,
+    kinds: Sequence[Kind],
+    partners_N: np.ndarray,
+    mesh: Mesh,
+    *,
+    size: int,
+    loss_vocabulary: str = "legal",
+) -> list[Gain]:
+    """The gain of every kind for every output stream; call under `jax.set_mesh(mesh)`.
+
+    Args:
+      params: on the mesh, as `mesh.Rules` place them.
+      batch: N examples, all of them on every process.
+      size: examples scored at once, which divide N; one program serves all kinds.
+    """
+
+    def score(examples: Batch) -> dict[str, TokenScores]:
+        parts = []
+        rows = batch_share(mesh).rows(size)
+        for start in range(0, len(examples["tokens"]), size):
+            own = {name: x[start : start + size][rows] for name, x in examples.items()}
+            parts.append(token_scores(model, params, own, layout, mesh, loss_vocabulary))
+        return by_stream(jax.tree.map(lambda *each: np.concatenate(each), *parts), layout)
+
+    right, found = score(batch), []
+    for kind in kinds:
+        wrong, copied = score(exchanged(batch, partners_N, kind, layout)), copyable(batch, kind, layout)
+        found += [
+            Gain(
+                condition=kind.name,
+                stream=stream,
+                right=scores,
+                wrong=wrong[stream],
+                copyable_NxO=copied.get(stream),
+            )
+            for stream, scores in right.items()
+        ]
+    return found
+
+
+def row(task: str, gain: Gain) -> Row:
+    """The measurements of one gain; those that do not exist are None.
+
+    `<key>_low` and `<key>_high` bound <key> in 95 % of bootstrap resamples over clips.  `copyable` is the
+    share of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
+    and of the others, accuracies with the right condition.
+    """
+    scored = gain.counts_N > 0
+    ones_N = scored.astype(np.float64)
+    return {
+        "task": task,
+        "condition": gain.condition,
+        "stream": gain.stream,
+        **_with_interval("nats_per_token", gain.nats_N, gain.counts_N),
+        **_with_interval("nats_per_clip", gain.nats_N, ones_N),
+        **_apart(gain),
+        "clips": int(scored.sum()),
+    }
+
+
+def _with_interval(name: str, sums_N: np.ndarray, counts_N: np.ndarray) -> dict[str, Any]:
+    low, high = ratio_interval(sums_N, counts_N) or (None, None)
+    return {name: _ratio(sums_N, counts_N), f"{name}_low": low, f"{name}_high": high}
+
+
+def _apart(gain: Gain) -> dict[str, float | None]:
+    """Copyable tokens and the rest."""
+    names = ("copyable", "copyable_nats", "copyable_accuracy", "rest_nats", "rest_accuracy")
+    if gain.copyable_NxO is None:
+        return dict.fromkeys(names)
+    count, more = gain.right.count, gain.wrong.loss - gain.right.loss
+    found = [_ratio(count * gain.copyable_NxO, count)]
+    for mask in (gain.copyable_NxO, ~gain.copyable_NxO):
+        found += [_ratio(x * mask, count * mask) for x in (more, gain.right.correct)]
+    return dict(zip(names, found, strict=True))
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> float | None:
+    total = counts.sum(dtype=np.float64)
+    return float(sums.sum(dtype=np.float64) / total) if total else None
+
+
+def _sums(values_NxO: np.ndarray) -> np.ndarray:
+    return values_NxO.sum(axis=1, dtype=np.float64)
+
+
+def shown(rows: Sequence[Row]) -> list[Row]:
+    """Rows as a terminal shows them: gains with their intervals, one line each."""
+    return [
+        {
+            "task": r["task"],
+            "condition → stream": f"{r['condition']} → {r['stream']}",
+            "nats/token": r["nats_per_token"],
+            "nats/clip [95 %]": _bounded(r, "nats_per_clip"),
+            "copyable": "" if r["copyable"] is None else f"{r['copyable']:.0%}",
+            "there": r["copyable_nats"],
+            "right": "" if r["copyable_accuracy"] is None else f"{r['copyable_accuracy']:.0%}",
+        }
+        for r in rows
+    ]
+
+
+def _bounded(r: Row, key: str) -> str:
+    if r[key] is None:
+        return number(None)
+    spread = "" if r[f"{key}_low"] is None else f" [{r[f'{key}_low']:.2f}, {r[f'{key}_high']:.2f}]"
+    return f"{r[key]:.2f}{spread}"
