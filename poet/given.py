@@ -34,16 +34,16 @@ def _length(name: str, array: Any) -> int:
     return len(array)
 
 
-def check_codes(name: str, codes_NxK: Any, size: int) -> None:
-    """Raises UserError unless all are integers in 0..size - 1."""
+def check_codes(name: str, codes_NxK: Any, size: int, least: int = 0) -> None:
+    """Raises UserError unless all are integers in least..size - 1; -1 stands for a code that is not given."""
     codes = np.asarray(codes_NxK)
     if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
         raise UserError(
             f"{name} is {codes.dtype}{list(codes.shape)}, expected integers [samples, codes]"
         )
-    if codes.size and not 0 <= codes.min() <= codes.max() < size:
+    if codes.size and not least <= codes.min() <= codes.max() < size:
         raise UserError(
-            f"{name} holds codes from {codes.min()} to {codes.max()}: they must lie in 0..{size - 1}"
+            f"{name} holds codes from {codes.min()} to {codes.max()}: they must lie in {least}..{size - 1}"
         )
 
 

@@ -210,9 +210,11 @@ class Spec:
     fields.
 
     `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed; `REMOVED`
-    those that stored specs may hold and that say nothing any more.
+    those that stored specs may hold and that say nothing any more.  `BEFORE` has, for fields that a stored
+    spec may lack, the value that stands for what was done before they existed, where it is not the default.
     """
 
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
     ADDED_LATER: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar[tuple[str, ...]] = ()
 
@@ -295,9 +297,20 @@ def read_json(cls: type, file: pathlib.Path) -> Any:
     """The spec in a JSON file of `to_dict`; UserError, naming the file, for whatever else is there."""
     values = read_object(file)
     try:
-        return from_dict(cls, values)
+        return from_dict(cls, _as_stored(cls, values))
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def _as_stored(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored spec, and the specs in it, with what their `BEFORE` says of fields that they lack."""
+    hints = type_hints(cls)
+    inner = {
+        key: _as_stored(hints[key], value)
+        for key, value in values.items()
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints.get(key))
+    }
+    return {**getattr(cls, "BEFORE", {}), **values, **inner}
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ Imported through `poet.specs`, like every other spec.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Mapping
 
 from poet.spec_base import DTYPES, MOST_FRAMES, MOST_SEED, MOST_SIDE, Spec, setting
 
@@ -74,8 +74,11 @@ class ConditioningSpec(Spec):
     first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
     `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
     source's own), 'flat', or the ONNX file of a network such as MiDaS.
+    `given_sound` is where a task that draws picture and sound has its given sound: in the 'prefix', so that the
+    drawn picture sees it, and again where it opens the output; or in the 'output' alone, behind the picture.
     """
 
+    BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output"}
     BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
 
     outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="course", one_of=OUTPAINTING)
@@ -87,6 +90,7 @@ class ConditioningSpec(Spec):
     flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
     depth: str = setting("dataset", changes="nothing")
     seed: int = setting(0, changes="course", at_least=0, at_most=MOST_SEED)
+    given_sound: str = setting("prefix", changes="meaning", one_of=("prefix", "output"))
 
     def validate(self) -> None:
         for field in ("outpainting", "inpainting"):
@@ -106,7 +110,25 @@ class ModelSpec(Spec):
     `visual_head` is how a visual code is embedded and scored: 'full' has a row for each; 'factorised'
     takes its `visual_leading` most significant bits (0: half of them), then the rest given these, with
     rows that do both (`poet/models/tables.py`).
+    `tables`: 'tied', a row embeds an id and scores it; 'untied', two tables.  Embedded rows are multiplied by
+    `embedding_scale`; 0 stands for the square root of the width, which gives them the size of the residual
+    stream.
+    `axes`: 'shared', what shows one place at one time has one rotary position in whatever stream it stands,
+    and sound the time of its picture; 'separate', every segment begins where the one before it ends.
+    `query_place`: queries are rotated to the place of the token that they predict ('target') or to that of
+    the token that they come from ('own').
+    `condition_marker`: learnt vectors tell given codes, and cells that are not given, from what is drawn.
+    The defaults are measured: `poet/models/conditions.md`.
     """
+
+    # Of models that were trained before these fields existed.
+    BEFORE: ClassVar[Mapping[str, Any]] = {
+        "tables": "untied",
+        "embedding_scale": 1.0,
+        "axes": "separate",
+        "query_place": "own",
+        "condition_marker": False,
+    }
 
     layers: int = setting(4, changes="arrays", at_least=1, at_most=1024)
     width: int = setting(128, changes="arrays", at_least=1, at_most=2**17)
@@ -114,7 +136,12 @@ class ModelSpec(Spec):
     kv_heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
     head_dim: int = setting(32, changes="arrays", at_least=8, at_most=4096)
     mlp_width: int = setting(512, changes="arrays", at_least=1, at_most=2**20)
-    rope_base: float = setting(10_000.0, changes="meaning", above=1, at_most=1e9)
+    rope_base: float = setting(100.0, changes="meaning", above=1, at_most=1e9)
+    axes: str = setting("shared", changes="meaning", one_of=("shared", "separate"))
+    query_place: str = setting("target", changes="meaning", one_of=("target", "own"))
+    tables: str = setting("tied", changes="arrays", one_of=("tied", "untied"))
+    embedding_scale: float = setting(0.0, changes="meaning", at_least=0, at_most=1e4)
+    condition_marker: bool = setting(True, changes="arrays")
     dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
     param_dtype: str = setting("float32", changes="course", one_of=DTYPES)
     remat: str = setting("full", changes="nothing", one_of=("none", "dots", "offload", "full"))

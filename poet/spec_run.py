@@ -72,7 +72,12 @@ class TrainSpec(Spec):
     nothing else that its ids and positions stand for may differ.
     `microbatches` > 1 cuts every batch into that many parts, whose gradients are added up and divided by
     the tokens of all of them before the update: the memory of one part, for the same batch.
+    `step_weight`: 'steps', every step counts the same, whatever its group; 'tokens', it counts by the tokens
+    that it predicts, beside the mean over the groups' steps.
+    `bit_flips`: up to this share of the bits of given and earlier visual codes are flipped in what the model reads,
+    not in what it is to predict; a share is drawn for each clip (InfinityStar's self-correction, 2511.04675).
     """
+
 
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
     init_from: str = setting("", changes="nothing")
@@ -83,6 +88,8 @@ class TrainSpec(Spec):
     eval_batches: int = setting(4, changes="nothing", at_least=1, at_most=MOST_STEPS)
     z_loss: float = setting(1e-4, changes="course", at_least=0, at_most=1)
     loss_vocabulary: str = setting("legal", changes="course", one_of=("legal", "full"))
+    step_weight: str = setting("steps", changes="course", one_of=("steps", "tokens"))
+    bit_flips: float = setting(0.0, changes="course", at_least=0, at_most=0.5)
     sample_every: int = setting(0, changes="nothing", at_least=0, at_most=MOST_STEPS)
 
 

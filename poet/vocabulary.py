@@ -36,6 +36,7 @@ class Special(enum.IntEnum):
     EOA_O = 13
     BOT_O = 14
     EOT_O = 15
+    HIDDEN = 16  # Holds a position of a condition whose code is not given.
     TASK_VIDEO = 32
     TASK_AUDIO = 33
     TASK_VIDEO_AUDIO = 34

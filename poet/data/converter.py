@@ -59,6 +59,7 @@ def _convert(layout: Layout, text: TextSpec, example: Example) -> Example:
     tokens = layout.assemble(
         {name: example[name] for name in layout.streams},
         concatenate=lambda pieces, axis: tf.concat(pieces, axis),
+        where=tf.where,
     )
     result = {
         "tokens": tf.ensure_shape(tokens, [layout.length]),

@@ -14,8 +14,8 @@ import numpy as np
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
 from poet.specs import Experiment
-from poet.tasks.layout import TEXT_STREAM, Layout
-from poet.tasks.registry import Task, eval_latents, known_codes, known_range, run_layout
+from poet.tasks.layout import HIDDEN, OPENING_STREAM, TEXT_STREAM, Layout
+from poet.tasks.registry import Task, eval_latents, known_codes, known_range, opening_audio, run_layout
 
 Example = dict[str, Any]
 Preprocessor = Callable[[Any], Any]
@@ -86,9 +86,17 @@ def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
     """Adds every stream of the layout: int32 [elements] of local codes."""
     tf = tensorflow()
 
+    levels = sum(s.stream == OPENING_STREAM for s in layout.segments)
+
     def cut(name: str, size: int, example: Example) -> Any:
         stored = task.stored(name)
-        codes = tf.zeros([size], tf.int32) if stored is None else example[stored][:size]
+        if stored is None:
+            codes = tf.zeros([size], tf.int32)
+        elif name == OPENING_STREAM:
+            frames = tf.reshape(example[stored], [levels, -1])[:, : size // levels]
+            codes = tf.reshape(frames, [-1])
+        else:
+            codes = example[stored][:size]
         return tf.ensure_shape(tf.cast(codes, tf.int32), [size])
 
     def function(example: Example) -> Example:
@@ -99,12 +107,17 @@ def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
 
 
 def give_latents(
-    low: int, high: int, codes_LxP: Sequence[Sequence[int]], seed_2: Any
+    low: int,
+    high: int,
+    codes_LxP: Sequence[Sequence[int]],
+    seed_2: Any,
+    opening_LxN: np.ndarray | None = None,
 ) -> Callable[[Example], Example]:
     """Adds `known`, int32 [P]: leading codes of each loss span that are given.
 
     They are those of `codes_LxP` for a number of latents low..high, which is uniform and drawn anew
-    in every epoch.
+    in every epoch.  `opening_LxN` says which codes of the sound in the prefix are given with them; the others
+    are hidden.
     """
     tf = tensorflow()
     table = np.asarray(codes_LxP, np.int32)
@@ -112,9 +125,24 @@ def give_latents(
     def function(example: Example) -> Example:
         seed = example_seed(seed_2, example["epoch"], example["index"])
         latents = tf.random.stateless_uniform([], seed, low, high + 1, tf.int32)
-        return {**example, "known": tf.constant(table)[latents]}
+        found = {**example, "known": tf.constant(table)[latents]}
+        if opening_LxN is not None:
+            given_N = tf.constant(opening_LxN)[latents]
+            found[OPENING_STREAM] = tf.where(given_N, example[OPENING_STREAM], HIDDEN)
+        return found
 
     return function
+
+
+def opening_given(
+    experiment: Experiment, task: Task, layout: Layout, latents: int
+) -> np.ndarray | None:
+    """bool [L + 1, N]: which codes of "opening_audio_in" are given with 0..L known latents; None without it."""
+    if OPENING_STREAM not in layout.streams:
+        return None
+    lengths = [s.length for s in layout.segments if s.stream == OPENING_STREAM]
+    given = [opening_audio(experiment, task, n) for n in range(latents + 1)]
+    return np.array([np.concatenate([np.arange(m) < n for m in lengths]) for n in given])
 
 
 def skip_silent(layout: Layout) -> Callable[[Example], Example]:
@@ -194,7 +222,8 @@ def _build(
 ) -> Any:
     layout = run_layout(experiment, task)
     codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
-    steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"))]
+    opening = opening_given(experiment, task, layout, latents[1])
+    steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), opening)]
     if task.has_audio and experiment.data.silent_clips == "skip":
         steps.append(skip_silent(layout))
     if layout.text_span:

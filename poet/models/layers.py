@@ -146,12 +146,15 @@ class Attention(nnx.Module):
     def project(
         self, x_BxSxD: jax.Array, rotary: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Normalised, rotated queries [B, S, K, G, H] and keys, and values [B, S, K, H]."""
+        """Normalised, rotated queries [B, S, K, G, H] and keys, and values [B, S, K, H].
+
+        `rotary` [2, 2, S, H // 2] has a `rotary_table` for queries, then one for keys.
+        """
         dtype = x_BxSxD.dtype
         q = jnp.einsum("bsd,dkgh->bskgh", x_BxSxD, gathered(self.query, dtype))
         k = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.key, dtype))
         v = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
-        return rotate(self.query_norm(q), rotary), rotate(self.key_norm(k), rotary), v
+        return rotate(self.query_norm(q), rotary[0]), rotate(self.key_norm(k), rotary[1]), v
 
     def merge(self, o_BxSxKxGxH: jax.Array, place: PartitionSpec | None) -> jax.Array:
         """Heads back to the width; sums over tensor shards."""

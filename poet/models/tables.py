@@ -1,9 +1,13 @@
 """The tables of the vocabulary: rows that embed an id, and rows that score it.
 
-One table for every range of ids, the output's apart from the embedding's.  Visual codes may be taken
-as two factors instead (`MODEL.visual_head = 'factorised'`): the leading bits, then the rest given
-the leading ones, so that 2^18 rows become 2^9 + 2^9 or 2^6 + 2^12 and the likelihood stays exact.
-The rows of factors are tied: the same embed and score (MAGVIT-v2, 2310.05737 §3.2).
+One table for every range of ids; its rows embed and score (`MODEL.tables = 'tied'`), or the output has
+tables of its own.  Visual codes may be taken as two factors instead (`MODEL.visual_head =
+'factorised'`): the leading bits, then the rest given the leading ones, so that 2^18 rows become 2^9 + 2^9
+or 2^6 + 2^12 and the likelihood stays exact.  The rows of factors are always tied (MAGVIT-v2, 2310.05737
+§3.2).
+
+Rows begin with a deviation of width^-0.5: a normalised state scores them with a deviation of 1, and times
+the square root of the width they are as large as what a block adds to (T5, Gemma).
 
 Shape suffixes: V rows of a table, D width, E width of text states.
 """
@@ -20,11 +24,12 @@ from flax import nnx
 from poet.models import layers
 from poet.models.lookup import lookup
 from poet.specs import ModelSpec
-from poet.vocabulary import Range, Vocabulary
+from poet.vocabulary import Range, Special, Vocabulary
 
-TABLE_STDDEV = 0.02
 LEADING, REST, GIVEN = "visual_leading", "visual_rest", "visual_given"
-TIED = (LEADING, REST)
+FACTORS = (LEADING, REST)
+# Of the markers' elements, beside embedded codes of 1.
+MARKER_STDDEV = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +75,17 @@ def chain(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Chain:
 
 
 class Embedding(nnx.Module):
-    """Rows of every range, and the linear layer into the width for text states."""
+    """Rows of every range, the linear layer into the width for text states, and the markers [2, D] of
+    conditions: the first is added to given codes, the second stands where a code is not given."""
 
     def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
         dtype = jnp.dtype(spec.param_dtype)
+        self.scale = spec.embedding_scale or spec.width**0.5
         self.tables = _tables(spec, _sizes(spec, vocabulary), rngs)
+        if spec.condition_marker:
+            self.markers = layers.normal(
+                rngs.params(), (2, spec.width), (None, None), MARKER_STDDEV, dtype
+            )
         self.text_states = layers.normal(
             rngs.params(), (text_width, spec.width), ("text", "table_embed"), text_width**-0.5, dtype
         )
@@ -82,7 +93,17 @@ class Embedding(nnx.Module):
     def rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Embedded ids of a range, [B, N, D]: the sum over its factors."""
         pairs = zip(chain.draws, chain.split(tokens_BxN))
-        return sum(lookup(self.tables[d.table][...], ids - d.table_low, dtype) for d, ids in pairs)
+        found = (lookup(self.tables[d.table][...], ids - d.table_low, dtype) for d, ids in pairs)
+        return sum(found) * jnp.asarray(self.scale, dtype)
+
+    def given_rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Embedded ids of a condition, [B, N, D]; `Special.HIDDEN` among them where none is given."""
+        hidden_BxN = tokens_BxN == Special.HIDDEN
+        x_BxNxD = self.rows(chain, jnp.where(hidden_BxN, chain.ids.low, tokens_BxN), dtype)
+        given_D = none_D = jnp.zeros((), dtype)
+        if hasattr(self, "markers"):
+            given_D, none_D = self.markers[...].astype(dtype)
+        return jnp.where(hidden_BxN[..., None], none_D, x_BxNxD + given_D)
 
 
 class Head(nnx.Module):
@@ -91,15 +112,15 @@ class Head(nnx.Module):
     def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs):
         self.norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
         sizes = _sizes(spec, vocabulary)
+        own = {} if spec.tables == "tied" else {k: v for k, v in sizes.items() if k not in FACTORS}
         if LEADING in sizes:
-            sizes[GIVEN] = sizes[LEADING]
-        self.tables = _tables(spec, {k: v for k, v in sizes.items() if k not in TIED}, rngs)
+            own[GIVEN] = sizes[LEADING]
+        self.tables = _tables(spec, own, rngs)
 
 
 def output_tables(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Output rows by the table's name, of a model's parameters."""
-    embedding = params["embedding"]["tables"]
-    return {**params["head"]["tables"], **{name: embedding[name] for name in TIED if name in embedding}}
+    """Output rows by the table's name, of a model's parameters: those of the head, or else tied ones."""
+    return {**params["embedding"]["tables"], **params["head"].get("tables", {})}
 
 
 def given_leading(params: Mapping[str, Any], x: jax.Array, leading: jax.Array) -> jax.Array:
@@ -122,7 +143,7 @@ def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Di
     return nnx.Dict(
         {
             name: layers.normal(
-                rngs.params(), (size, spec.width), ("vocab", "table_embed"), TABLE_STDDEV, dtype
+                rngs.params(), (size, spec.width), ("vocab", "table_embed"), spec.width**-0.5, dtype
             )
             for name, size in sizes.items()
         }

@@ -17,12 +17,13 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from poet.models import attention, kernels, layers, sequence, tables
 from poet.models.layers import constrain
 from poet.specs import Experiment, ModelSpec, UserError
-from poet.tasks.layout import Layout, Span
+from poet.tasks.layout import Layout, Segment, Span
 from poet.vocabulary import Range, Vocabulary
 
 Params = dict[str, Any]
@@ -154,7 +155,7 @@ class Model:
             key_mask_BxS=_key_mask(layout, text, length),
         )
         given = tokens_BxN.shape[1]
-        rotary = sequence.filled(self._rotary(layout)[:, :given], 1)
+        rotary = sequence.filled(self._rotary(layout)[:, :, :given], 2)
 
         def body(x_BxNxD, block_params):
             def mix(q_split, k, v):
@@ -177,16 +178,26 @@ class Model:
         """Each run of positions through its own table; text positions through the linear layer."""
         embedding = self._bind("embedding", params["embedding"])
         pieces = []
-        for table, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
-            if table is None:
+        for segment, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
+            if segment.is_text:
                 pieces.append(_embed_text(embedding.text_states, text, self.dtype))
             else:
-                pieces.append(embedding.rows(self.chain(table), tokens_BxN[:, start:stop], self.dtype))
+                rows = embedding.given_rows if segment.may_hide else embedding.rows
+                pieces.append(rows(self.chain(segment.ids), tokens_BxN[:, start:stop], self.dtype))
         return jnp.concatenate([sequence.whole(x_BxNxD) for x_BxNxD in pieces], axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
-        table = layers.rotary_table(layout.positions(), self.spec.head_dim, self.spec.rope_base)
-        return jnp.asarray(table)
+        """Rotary tables of queries and of keys, [2, 2, S, head_dim // 2]."""
+        keys_Sx3 = layout.positions(shared=self.spec.axes == "shared")
+        queries_Sx3 = keys_Sx3.copy()
+        if self.spec.query_place == "target":
+            first = layout.prefix_length - 1
+            queries_Sx3[first:-1] = keys_Sx3[first + 1 :]
+        tables_of = (
+            layers.rotary_table(positions, self.spec.head_dim, self.spec.rope_base)
+            for positions in (queries_Sx3, keys_Sx3)
+        )
+        return jnp.asarray(np.stack(list(tables_of)))
 
     def _final_norm(self, params: Params, x: jax.Array) -> jax.Array:
         return self._bind("head", params["head"]).norm(x)
@@ -231,8 +242,9 @@ class Model:
         """
         cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
         for part in ("embedding", "head"):
-            whole = {name: constrain(rows, "vocab", None) for name, rows in cast[part]["tables"].items()}
-            cast[part] = {**cast[part], "tables": whole}
+            found = cast[part].get("tables", {})
+            whole = {name: constrain(rows, "vocab", None) for name, rows in found.items()}
+            cast[part] = {**cast[part], "tables": whole} if found else cast[part]
         return cast
 
     def by_layer(self, params: Params) -> Params:
@@ -295,7 +307,7 @@ class Model:
         """
         embedding = self._bind("embedding", params["embedding"])
         x_Bx1xD = embedding.rows(self.chain(ids), token_B[:, None], self.dtype)
-        rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=1)
+        rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 
         def body(carry, layer):
@@ -370,18 +382,18 @@ def _key_mask(layout: Layout, text: Text | None, length: int) -> jax.Array | Non
     return jnp.pad(text[1], room, constant_values=True)
 
 
-def _table_runs(layout: Layout, length: int) -> list[tuple[Range | None, int, int]]:
-    """Maximal runs [start, stop) below `length` that share an embedding table; None for text."""
+def _table_runs(layout: Layout, length: int) -> list[tuple[Segment, int, int]]:
+    """Maximal runs [start, stop) below `length` that are embedded alike, each with its first segment."""
 
-    def key(span: Span) -> str | None:
-        return None if span.segment.is_text else span.segment.ids.table
+    def key(span: Span) -> tuple[str, bool, bool]:
+        return span.segment.ids.table, span.segment.is_text, span.segment.may_hide
 
     runs = []
-    for table, spans in itertools.groupby(layout.spans, key):
+    for _, spans in itertools.groupby(layout.spans, key):
         members = list(spans)
         start, stop = members[0].start, min(members[-1].stop, length)
         if start < stop:
-            runs.append((members[0].segment.ids if table else None, start, stop))
+            runs.append((members[0].segment, start, stop))
     return runs
 
 

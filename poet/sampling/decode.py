@@ -30,7 +30,7 @@ from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.samplers import Knobs, Truncation
 from poet.specs import UserError
-from poet.tasks.layout import Layout, Span
+from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
 
 # Samples that are drawn together where nobody says how many.
 DEFAULT_BATCH = 8
@@ -129,10 +129,12 @@ def given_tokens(
     """Ids of the given positions, int32 [B, G] in the order of `plan.given`.
 
     Args:
-      streams: local codes [B, n] of every stream of the condition (`source` among them).
+      streams: local codes [B, n] of every stream of the condition (`source` among them), -1 where a code
+        is not given.  The sound that opens the output is taken from `known_BxK`.
       known_BxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
     """
     layout, batch = plan.layout, len(next(iter(streams.values())))
+    streams = {**streams, **_opening_sound(plan, batch, known_BxK)}
     filled = {n: np.zeros((batch, size), np.int32) for n, size in layout.streams.items()}
     for name in layout.condition_streams:
         expected = (batch, layout.streams[name])
@@ -149,6 +151,21 @@ def given_tokens(
         part = slice(span.segment.part, span.segment.part + known)
         filled[span.segment.stream][:, part] = known_BxK[:, stop - known : stop]
     return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
+
+
+def _opening_sound(plan: Plan, batch: int, known_BxK: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The stream of the prefix that holds the sound which opens the output; {} for a layout without one."""
+    parts = [s for s in plan.layout.segments if s.stream == OPENING_STREAM]
+    if not parts:
+        return {}
+    codes = np.full((batch, sum(s.length for s in parts)), HIDDEN, np.int32)
+    stops = np.cumsum(plan.known)
+    sound = [(known, stop) for span, known, stop in zip(plan.layout.loss_spans, plan.known, stops)
+             if span.segment.stream == "audio"]
+    for part, (known, stop) in zip(parts, sound, strict=True):
+        if known:
+            codes[:, part.part : part.part + known] = known_BxK[:, stop - known : stop]
+    return {OPENING_STREAM: codes}
 
 
 def prefill(

@@ -13,7 +13,7 @@ from poet import given
 from poet.sampling.decode import Plan
 from poet.sampling.samplers import Truncation
 from poet.specs import Experiment, SampleSpec, UserError
-from poet.tasks.layout import Layout
+from poet.tasks.layout import HIDDEN, Layout
 from poet.tasks.registry import get_task, known_codes, run_format, run_layout
 
 
@@ -79,7 +79,8 @@ def check_given(
     if states and layout.text_span is None:
         raise UserError(f"task {task} takes no text")
     for segment in (s for s in layout.segments if s.stream in condition and not s.forced):
-        given.check_codes(segment.stream, condition[segment.stream], segment.ids.size)
+        least = HIDDEN if segment.may_hide else 0
+        given.check_codes(segment.stream, condition[segment.stream], segment.ids.size, least)
     if known is not None:
         opening = known_codes(experiment, get_task(task), latents_of(experiment, task, known.shape[1]))
         parts = np.split(known, np.cumsum(opening)[:-1], axis=1)

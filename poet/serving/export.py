@@ -37,9 +37,11 @@ from poet.sampling.generate import Generator, make_plan
 from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
 from poet.specs import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
+from poet.tasks.layout import OPENING_STREAM
 from poet.tasks.registry import get_task, known_codes, run_format
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
+from poet.vocabulary import Special
 
 FORMAT = 4
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -373,7 +375,8 @@ def _signature(program: Program) -> dict[str, Any]:
 def _describe_layout(plan: Plan) -> dict[str, Any]:
     """Segments, and what a client needs to build the given tokens and to read the drawn ones.
 
-    `known` of a segment counts its leading codes that are given.
+    `known` of a segment counts its leading codes that are given; `hidden` is the id of what a condition does
+    not give.
     """
     known = dict(zip(plan.layout.loss_spans, plan.known))
     return {
@@ -381,7 +384,7 @@ def _describe_layout(plan: Plan) -> dict[str, Any]:
         "prefix_length": plan.layout.prefix_length,
         "prefilled": plan.prefilled,
         "output": list(plan.layout.output_streams),
-        "condition": [s for s in plan.layout.condition_streams if s != "source"],
+        "condition": [s for s in plan.layout.condition_streams if s not in ("source", OPENING_STREAM)],
         "segments": [
             {
                 "stream": span.segment.stream,
@@ -393,6 +396,7 @@ def _describe_layout(plan: Plan) -> dict[str, Any]:
                 "high": span.segment.ids.high,
                 "grid": list(span.segment.grid),
                 "known": known.get(span, 0),
+                "hidden": int(Special.HIDDEN) if span.segment.may_hide else None,
             }
             for span in plan.layout.spans
         ],

@@ -27,7 +27,9 @@ from poet import given as given_lib
 from poet import manifest
 from poet.specs import SampleSpec, UserError
 
-FORMAT = 4
+FORMAT = 5
+# The stream of the prefix that repeats the sound which opens the output, and the code of what is not given.
+OPENING, HIDDEN = "opening_audio_in", -1
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 
 
@@ -106,6 +108,7 @@ class Runtime:
         known_audio: np.ndarray | None = None,
         video: np.ndarray | None = None,
         audio: np.ndarray | None = None,
+        cells: np.ndarray | None = None,
         count: int | None = None,
         source: int = 0,
         seed: int | None = None,
@@ -125,7 +128,8 @@ class Runtime:
             output has sound,
           known_audio: int16 [N, at least as long as its known codes].
           video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A
-            painted clip, its structure and the like come as `poet.conditioning` makes them.
+            painted clip, its structure and the like come as `poet.conditioning` makes them, with
+          cells: bool [N, t, h, w], which latent cells of `video` are given; absent means all of them.
           count: N; 1 where nothing that is given tells it.
           source: index of the data source whose look is asked for.
 
@@ -138,7 +142,7 @@ class Runtime:
                 "text_states": text_states, "text_lengths": text_lengths,
                 "negative_states": negative_states, "negative_lengths": negative_lengths,
                 "known": known, "known_video": known_video, "known_audio": known_audio,
-                "video": video, "audio": audio,
+                "video": video, "audio": audio, "cells": cells,
             },
             count,
         )
@@ -148,7 +152,7 @@ class Runtime:
             raise UserError("known_audio is the sound of known_video: give both")
         if known_video is not None:
             known = self._known(known_video, known_audio)
-        condition = self._condition(video, audio)
+        condition = self._condition(video, audio, cells)
         self._check_texts(text_states, text_lengths, negative_states, negative_lengths)
         self._check_known(known)
         pieces = []
@@ -202,9 +206,9 @@ class Runtime:
         return np.concatenate(codes, axis=1)
 
     def _condition(
-        self, video: np.ndarray | None, audio: np.ndarray | None
+        self, video: np.ndarray | None, audio: np.ndarray | None, cells: np.ndarray | None
     ) -> dict[str, np.ndarray]:
-        """Codes [N, n] of the streams that the task is conditioned on."""
+        """Codes [N, n] of the streams that the task is conditioned on, `HIDDEN` where none is given."""
         wanted = self._layout["condition"]
         shown = "image_in" if "image_in" in wanted else "video_in"
         given = {shown: (video, self.tokenize), "audio_in": (audio, self.tokenize_audio)}
@@ -215,7 +219,32 @@ class Runtime:
                 if name in wanted:
                     says = f"starts from a given {what}: pass {what}"
                 raise UserError(f"task {self.spec['task']} {says}")
-        return {name: given[name][1](given[name][0]) for name in wanted}
+        codes = {name: given[name][1](given[name][0]) for name in wanted}
+        if cells is not None:
+            codes[shown] = self._hidden(shown, codes.get(shown), np.asarray(cells))
+        return codes
+
+    def _hidden(self, name: str, codes_NxK: np.ndarray | None, cells: np.ndarray) -> np.ndarray:
+        """Codes of a clip, `HIDDEN` where its cells are not given."""
+        if codes_NxK is None:
+            raise UserError(f"task {self.spec['task']} is given no clip: drop cells")
+        expected = (len(codes_NxK), *self._segments(name)[0]["grid"])
+        if cells.shape != expected or cells.dtype != bool:
+            raise UserError(f"cells are {cells.dtype}{list(cells.shape)}, expected bool{list(expected)}")
+        return np.where(cells.reshape(codes_NxK.shape), codes_NxK, HIDDEN)
+
+    def _opening(self, known_BxK: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The stream of the prefix that holds the known sound; {} for a task without one."""
+        parts = self._segments(OPENING)
+        if not parts:
+            return {}
+        codes = np.full((self.batch, sum(s["stop"] - s["start"] for s in parts)), HIDDEN, np.int32)
+        spans = [s for s in self._layout["segments"] if s["known"]]
+        stops = np.cumsum([s["known"] for s in spans])
+        sound = [(s["known"], end) for s, end in zip(spans, stops) if s["stream"] == "audio"]
+        for part, (known, end) in zip(parts, sound):
+            codes[:, part["part"] : part["part"] + known] = known_BxK[:, end - known : end]
+        return {OPENING: codes}
 
     def tokenize(self, video: np.ndarray) -> np.ndarray:
         """Codes [N, K] of uint8 clips: of the known frames, or of the whole condition."""
@@ -324,6 +353,7 @@ class Runtime:
                 f"{count} known codes were given; this export takes {total} "
                 f"({self.spec['experiment']['export']['known_frames']} frames)"
             )
+        condition = {**condition, **self._opening(known_BxK)}
         tokens, place = np.zeros((self.batch, self._layout["length"]), np.int32), 0
         for span in segments:
             tokens[:, span["start"] : span["stop"]] = span["low"]
@@ -334,7 +364,9 @@ class Runtime:
                 tokens[:, span["start"]] += source
             if span["stream"] in condition:
                 part = slice(span["part"], span["part"] + span["stop"] - span["start"])
-                tokens[:, span["start"] : span["stop"]] += condition[span["stream"]][:, part]
+                codes = condition[span["stream"]][:, part]
+                ids = np.where(codes == HIDDEN, span["hidden"], span["low"] + codes)
+                tokens[:, span["start"] : span["stop"]] = ids
             if span["known"]:
                 opening = known_BxK[:, place : place + span["known"]]
                 tokens[:, span["start"] : span["start"] + span["known"]] += opening

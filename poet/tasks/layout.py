@@ -22,8 +22,17 @@ from poet.specs import UserError
 from poet.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
+# Where positions that belong to no place and time are counted from: away from every clip, whose own places
+# begin at 0.
+TEXT_ORIGIN = -128
+# Rows and columns of sound, outside every picture; a level takes the row before that of the one before it.
+SOUND_ROW, SOUND_COLUMN = -2, -2
+# The local code of what a condition does not give.
+HIDDEN = -1
 TEXT_STREAM = "text"  # States of a text encoder, which are given.
 PIECES_STREAM = "pieces"  # Pieces of a text vocabulary, which are drawn.
+OPENING_AUDIO = "opening_audio"  # Given sound that opens the output, where it stands in the prefix too.
+OPENING_STREAM = f"{OPENING_AUDIO}_in"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Segment:
       role: "condition" (bidirectional prefix) or "output" (causal).
       ids: legal ids; a range of one id is forced: no loss, no sampling.
       grid: (t, h, w) whose product is `length`; rotary positions count along it.
+      time: of sound, the place of its first position on the latent frames' axis, and the step to the next.
     """
 
     stream: str
@@ -45,6 +55,12 @@ class Segment:
     role: str
     ids: Range
     grid: tuple[int, int, int]
+    time: tuple[float, float] | None = None
+
+    @property
+    def may_hide(self) -> bool:
+        """Whether a position may hold `Special.HIDDEN` instead of a code: those of given streams may."""
+        return self.role == CONDITION and self.ids.table in ("visual", "audio")
 
     @property
     def forced(self) -> bool:
@@ -137,13 +153,32 @@ class Layout:
     def output_streams(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.segment.stream for s in self.loss_spans))
 
-    def positions(self) -> np.ndarray:
-        """Rotary positions, int32 [length, 3] in (t, h, w).
+    def positions(self, *, shared: bool = True) -> np.ndarray:
+        """Rotary positions, float64 [length, 3] in (t, h, w).
 
-        One-dimensional segments advance all three together; a grid counts along its own axes from
-        a common base, and the next segment starts after the grid's largest extent, so that relative
-        positions inside a clip do not depend on what stands before it.
+        Pictures count along their grid from 0, in condition and output alike, so that the same place of
+        the same clip is at distance 0; sound has the time of its picture, in latent frames.  All else
+        advances the three together, from `TEXT_ORIGIN` on.
+
+        With `shared` False every segment begins after the largest extent of the one before it.
         """
+        if not shared:
+            return self._separate_positions()
+        rows, count = [], TEXT_ORIGIN
+        for s in self.segments:
+            if s.ids.table == "visual":
+                rows.append(np.indices(s.grid).reshape(3, -1).T)
+            elif s.time is not None:
+                first, step = s.time
+                row = SOUND_ROW - s.part // s.length
+                places = [[first + step * i, row, SOUND_COLUMN] for i in range(s.length)]
+                rows.append(np.array(places))
+            else:
+                rows.append(count + np.arange(s.length)[:, None] + np.zeros(3))
+                count += s.length
+        return np.concatenate(rows).astype(np.float64)
+
+    def _separate_positions(self) -> np.ndarray:
         rows, base = [], 0
         for s in self.segments:
             if s.grid == (s.length, 1, 1):
@@ -152,16 +187,19 @@ class Layout:
                 steps = np.indices(s.grid, dtype=np.int32).reshape(3, -1).T
             rows.append(base + steps)
             base += max(s.grid)
-        return np.concatenate(rows).astype(np.int32)
+        return np.concatenate(rows).astype(np.float64)
 
     def assemble(
         self,
         streams: Mapping[str, Any],
         concatenate: Callable[[Sequence[Any], int], Any] = np.concatenate,
+        where: Callable[[Any, Any, Any], Any] = np.where,
     ) -> Any:
         """Ids [..., length] from local codes (0-based) [..., n] of each stream, int32.
 
-        Works on NumPy, JAX and, with `concatenate=tf.concat`, unbatched TensorFlow arrays.
+        A code of a condition may be `HIDDEN`: not given.
+
+        Works on NumPy, JAX and, with `tf.concat` and `tf.where`, unbatched TensorFlow arrays.
         """
         missing = [name for name in self.streams if name not in streams]
         if missing:
@@ -175,8 +213,9 @@ class Layout:
             if s.forced:
                 pieces.append(np.full((*batch, s.length), s.ids.low, np.int32))
             else:
-                codes = streams[s.stream]
-                pieces.append(codes[..., s.part : s.part + s.length] + np.int32(s.ids.low))
+                codes = streams[s.stream][..., s.part : s.part + s.length]
+                ids = codes + np.int32(s.ids.low)
+                pieces.append(where(codes < 0, np.int32(Special.HIDDEN), ids) if s.may_hide else ids)
         return concatenate(pieces, -1)
 
     def _batch_shape(self, streams: Mapping[str, Any]) -> tuple[int, ...]:
@@ -194,13 +233,14 @@ class Layout:
         parts: dict[str, list[np.ndarray]] = {}
         for span in self.spans:
             s, ids = span.segment, tokens[..., span.start : span.stop]
-            if ids.size and (ids.min() < s.ids.low or ids.max() >= s.ids.high):
+            hidden = (ids == Special.HIDDEN) & s.may_hide
+            if not np.all(hidden | (ids >= s.ids.low) & (ids < s.ids.high)):
                 raise UserError(
                     f"positions {span.start}..{span.stop - 1} ({s.stream}) hold an id outside "
                     f"[{s.ids.low}, {s.ids.high})"
                 )
             if not s.forced:
-                parts.setdefault(s.stream, []).append(ids - s.ids.low)
+                parts.setdefault(s.stream, []).append(np.where(hidden, HIDDEN, ids - s.ids.low))
         return {name: np.concatenate(p, -1).astype(np.int32) for name, p in parts.items()}
 
     def is_prefix_of(self, other: Layout) -> bool:
@@ -243,6 +283,9 @@ class Format:
       long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
         `<res>` means square ones.  An image says both as the clip that it opens does.
       pieces_length: positions of a text that is written; 0 if the run writes none.
+      audio_time: place of the first audio frame on the axis of latent frames, and the step to the next.
+      opening_audio: audio frames within the time of 0, 1, 2... latent frames, where the sound that opens an
+        output with a picture stands in the prefix too; () where it does not.
     """
 
     video: tuple[int, int, int]
@@ -251,6 +294,8 @@ class Format:
     portrait: bool = False
     long: bool = False
     pieces_length: int = 0
+    audio_time: tuple[float, float] = (0.0, 1.0)
+    opening_audio: tuple[int, ...] = ()
 
 
 def _token(token: Special, role: str, vocabulary: Vocabulary) -> Segment:
@@ -264,10 +309,12 @@ def _visual(
     return (Segment(stream, 0, length, role, vocabulary.visual, grid),)
 
 
-def _audio(stream: str, frames: int, role: str, vocabulary: Vocabulary) -> tuple[Segment, ...]:
+def _audio(
+    stream: str, frames: int, role: str, vocabulary: Vocabulary, time: tuple[float, float]
+) -> tuple[Segment, ...]:
     """Level-major order (VideoPoet §5.2: slightly better than interleaved)."""
     return tuple(
-        Segment(stream, level * frames, frames, role, vocabulary.audio(level), (frames, 1, 1))
+        Segment(stream, level * frames, frames, role, vocabulary.audio(level), (frames, 1, 1), time)
         for level in range(vocabulary.spec.audio_levels)
     )
 
@@ -280,11 +327,12 @@ def build_layout(
     output: Sequence[str],
     fmt: Format,
     vocabulary: Vocabulary,
+    opening_audio: int = 0,
 ) -> Layout:
     """The layout of a task.
 
     Streams are "image", "video", "audio" and "pieces"; in the condition they are named
-    "<stream>_in".  An image output omits `<eov_o>` and `<eos>`, so that it is a literal prefix of video output
+    "<stream>_in".  "opening_audio" is a condition of the first `opening_audio` frames of audio.  An image output omits `<eov_o>` and `<eos>`, so that it is a literal prefix of video output
     (VideoPoet §3.2).
     """
     v = vocabulary
@@ -298,7 +346,7 @@ def build_layout(
             _token(Special.BOT_I, CONDITION, v), states, _token(Special.EOT_I, CONDITION, v)
         ]
     for stream in condition:
-        segments += _wrapped(stream, CONDITION, fmt, v)
+        segments += _wrapped(stream, CONDITION, fmt, v, opening_audio)
     segments.append(Segment("source", 0, 1, CONDITION, v.source, (1, 1, 1)))
     visual = not {"video", "image"}.isdisjoint(output)
     if fmt.portrait and visual:
@@ -313,12 +361,15 @@ def build_layout(
     return Layout(tuple(segments))
 
 
-def _wrapped(stream: str, role: str, fmt: Format, v: Vocabulary) -> list[Segment]:
+def _wrapped(
+    stream: str, role: str, fmt: Format, v: Vocabulary, opening_audio: int = 0
+) -> list[Segment]:
     """A stream between its boundary tokens."""
     suffix = "_in" if role == CONDITION else ""
     io = "I" if role == CONDITION else "O"
-    if stream == "audio":
-        body = _audio("audio" + suffix, fmt.audio_frames, role, v)
+    if stream in ("audio", OPENING_AUDIO):
+        frames = fmt.audio_frames if stream == "audio" else opening_audio
+        body = _audio(stream + suffix, frames, role, v, fmt.audio_time)
         begin, end = Special[f"BOA_{io}"], Special[f"EOA_{io}"]
     elif stream == PIECES_STREAM:
         grid = (fmt.pieces_length, 1, 1)

@@ -11,7 +11,7 @@ import fractions
 import math
 
 from poet.specs import Experiment, UserError, as_written, choose
-from poet.tasks.layout import Format, Layout, build_layout
+from poet.tasks.layout import OPENING_AUDIO, Format, Layout, build_layout
 from poet.vocabulary import DURATIONS, Special, Vocabulary
 
 # The paper's short clip: longer ones say how long they are.
@@ -62,7 +62,12 @@ class Task:
         if stream == "video_in" and self.made:
             return self.made
         name = stream.removesuffix("_in")
-        return "video" if name == "image" else name
+        return {"image": "video", OPENING_AUDIO: "audio"}.get(name, name)
+
+    @property
+    def continues_sound(self) -> bool:
+        """Whether given sound opens an output that has a picture before it."""
+        return {"video", "audio"} <= {*self.output} and self.known_latents[1] > 0
 
 
 TASKS: dict[str, Task] = {
@@ -200,7 +205,25 @@ def run_format(experiment: Experiment) -> Format:
         portrait=clip.portrait,
         long=clip.frames > SHORT_FRAMES,
         pieces_length=experiment.text.length if experiment.text.pieces else 0,
+        audio_time=_audio_time(experiment),
+        opening_audio=_opening_audio(experiment, video[0]),
     )
+
+
+def _audio_time(experiment: Experiment) -> tuple[float, float]:
+    """Where audio frames lie on the axis of latent frames: the first one's middle, and the step.
+
+    Latent frame k > 0 shows the k-th run of `factor` video frames after the first frame; its middle is k.
+    """
+    audio, factor = experiment.audio_tokenizer, experiment.video_tokenizer.factor[0]
+    frames = audio.hop / audio.sample_rate_hz * experiment.clip.rate_hz
+    return (frames / 2 - 1) / factor + 0.5, frames / factor
+
+
+def _opening_audio(experiment: Experiment, latents: int) -> tuple[int, ...]:
+    if not experiment.audio_tokenizer.path or experiment.conditioning.given_sound == "output":
+        return ()
+    return tuple(_known_audio_frames(experiment, n) for n in range(latents))
 
 
 def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
@@ -219,14 +242,30 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
             "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
             "text_pieces to its size, and make the token store with both"
         )
+    opening = _opening_frames(task, fmt)
     return build_layout(
         task_token=task.token,
         text=task.text,
-        condition=task.condition,
+        condition=(*task.condition, *((OPENING_AUDIO,) if opening else ())),
         output=task.output,
         fmt=fmt,
         vocabulary=vocabulary,
+        opening_audio=opening,
     )
+
+
+def _opening_frames(task: Task, fmt: Format) -> int:
+    """Audio frames that the prefix holds of the sound that opens the output: those of the most that is given."""
+    if not task.continues_sound or not fmt.opening_audio:
+        return 0
+    return fmt.opening_audio[min(task.known_latents[1], fmt.video[0] - 1)]
+
+
+def opening_audio(experiment: Experiment, task: Task, latents: int) -> int | None:
+    """How many audio frames of the stream "opening_audio_in" are given with so many known latents; None for a
+    task without that stream."""
+    fmt = run_format(experiment)
+    return fmt.opening_audio[latents] if _opening_frames(task, fmt) else None
 
 
 def run_layout(experiment: Experiment, task: Task) -> Layout:
@@ -308,7 +347,7 @@ def _known_audio_frames(experiment: Experiment, latents: int) -> int:
     frames = frames_of(experiment, latents)
     hop_s = fractions.Fraction(audio.hop, audio.sample_rate_hz)
     whole = math.floor(frames / fractions.Fraction(clip.rate_hz) / hop_s)
-    return min(whole, run_format(experiment).audio_frames)
+    return min(whole, audio.frames(clip.samples))
 
 
 def layouts(experiment: Experiment) -> dict[str, Layout]:

@@ -55,7 +55,8 @@ def stream_sums(
 
     Args:
       batch: `tokens` int32 [B, S]; `known` int32 [B, P], leading tokens of each of P loss spans
-        that are given; for text layouts `text_states` [B, L, E] and `text_length` int32 [B].
+        that are given; for text layouts `text_states` [B, L, E] and `text_length` int32 [B].  `read` int32
+        [B, S], where it is given, is what the model reads instead of the tokens.
       loss_vocabulary: "legal" or "full" (see the module).
       z_loss: coefficient of the squared log-partition in the objective.
     """
@@ -90,7 +91,7 @@ def _scored(
 ) -> Iterator[tuple[Span, Sums, TokenScores]]:
     """Every loss span with its sums and its tokens."""
     tokens_BxS = batch["tokens"]
-    x_BxOxD = model.hidden(params, tokens_BxS, layout, text_of(batch, layout))
+    x_BxOxD = model.hidden(params, batch.get("read", tokens_BxS), layout, text_of(batch, layout))
     for index, span in enumerate(layout.loss_spans):
         start, stop = span.start - layout.prefix_length, span.stop - layout.prefix_length
         labels_BxN = tokens_BxS[:, span.start : span.stop]

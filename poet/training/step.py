@@ -16,7 +16,7 @@ from poet.models.transformer import Model, Params, build_model
 from poet.specs import Experiment, OptimizerSpec, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
-from poet.training import flops, losses, microbatches, optimizer
+from poet.training import bit_flips, flops, losses, microbatches, optimizer
 from poet.training.cross_entropy import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
@@ -38,6 +38,7 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
         return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
 
     batches = registry.group_batches(experiment)
+    usual = usual_tokens(experiment)
     groups = {}
     for name, (layout, _) in registry.groups(experiment).items():
         what = f"DATA.batch, group {name!r}"
@@ -47,7 +48,7 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
         microbatches.check(batches[name], parts, shards, what)
         groups[name] = Group(
             name=name,
-            step=train_step(model, layout, tx, experiment.optimizer, experiment.train),
+            step=train_step(model, layout, tx, experiment.optimizer, experiment.train, usual),
             batch=batch_shapes(experiment, layout, batches[name]),
             clips=batches[name],
             tokens=batches[name] * layout.length,
@@ -79,17 +80,27 @@ def batch_shapes(
     return shapes
 
 
+def usual_tokens(experiment: Experiment) -> float:
+    """Tokens that a step predicts where nothing is known, the mean over the steps of all groups."""
+    batches, table = registry.group_batches(experiment), registry.groups(experiment)
+    shares = {name: sum(tasks.values()) for name, (_, tasks) in table.items()}
+    predicted = {name: batches[name] * layout.loss_length for name, (layout, _) in table.items()}
+    return sum(shares[name] * predicted[name] for name in table) / sum(shares.values())
+
+
 def train_step(
     model: Model,
     layout: Layout,
     tx: optax.GradientTransformation,
     optimizer_spec: OptimizerSpec,
     spec: TrainSpec,
+    usual: float = 1.0,
 ) -> Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]:
     """Pure (state, batch, key, rate) -> (state, metrics) for one layout.
 
     The objective is the mean over the tokens of the whole batch, however many `spec.microbatches` it is
-    taken in.  A batch without a token to predict moves nothing.
+    taken in.  A batch without a token to predict moves nothing.  With `spec.step_weight = 'tokens'` it is the
+    sum over them divided by `usual`, see `usual_tokens`.
 
     Metrics: those of `losses.means` and `optimizer.apply`, and `filled` (see `losses.filled`).
     """
@@ -109,11 +120,16 @@ def train_step(
         state: State, batch: Batch, key: jax.Array, rate: jax.Array
     ) -> tuple[State, Metrics]:
         gradients = functools.partial(jax.grad(loss_of, has_aux=True), state["params"])
-        grads, sums = microbatches.total(gradients, dict(batch), spec.microbatches)
+        batch, update_key = dict(batch), key
+        if spec.bit_flips:
+            update_key, flip_key = jax.random.split(key)
+            batch["read"] = bit_flips.flipped(flip_key, batch["tokens"], layout, spec.bit_flips)
+        grads, sums = microbatches.total(gradients, batch, spec.microbatches)
         count = losses.total(sums).count
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / jnp.maximum(count, 1.0), grads)
+        over = usual if spec.step_weight == "tokens" else jnp.maximum(count, 1.0)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / over, grads)
         new, told = optimizer.apply(
-            tx, optimizer_spec, grads, state, rate, key=key, trains=count > 0
+            tx, optimizer_spec, grads, state, rate, key=update_key, trains=count > 0
         )
         metrics = losses.means(sums) | told | {"filled": losses.filled(batch, layout)}
         return {"step": state["step"] + 1, **new}, metrics

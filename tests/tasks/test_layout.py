@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from poet.specs import (
     AudioTokenizerSpec,
     ClipSpec,
+    ConditioningSpec,
     DataSpec,
     Experiment,
     TextSpec,
@@ -87,8 +88,18 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
     ],
 )
 def test_sequence_lengths_of_the_paper(name: str, square: int, portrait: int) -> None:
-    assert layouts(experiment(SQUARE))[name].length == square
-    assert layouts(experiment(PORTRAIT))[name].length == portrait
+    given = ConditioningSpec(given_sound="output")
+    assert layouts(experiment(SQUARE).replace(conditioning=given))[name].length == square
+    assert layouts(experiment(PORTRAIT).replace(conditioning=given))[name].length == portrait
+
+
+def test_given_sound_stands_before_the_drawn_picture() -> None:
+    layout = layouts(experiment())["audio_video_continuation"]
+    # Of 9 frames, 1.125 s: 56 frames of 20 ms at 4 levels, between two boundary tokens.
+    assert layout.length == 1712 + 4 * 56 + 2 and layout.streams["opening_audio_in"] == 4 * 56
+    last = max(s.stop for s in layout.spans if s.segment.stream == "opening_audio_in")
+    assert last < layout.prefix_length
+    assert "opening_audio_in" not in layouts(experiment())["text_to_video_with_audio"].streams
 
 
 @pytest.mark.parametrize(
@@ -184,13 +195,50 @@ def test_text_to_image_opens_text_to_video(size: tuple[int, int], frames: int) -
     assert "eov_o" not in names and "eos" not in names
 
 
-def test_positions_keep_the_grid_and_never_collide_across_segments() -> None:
+def places(layout, stream: str) -> np.ndarray:
+    """Rotary positions of all segments of a stream."""
+    positions = layout.positions()
+    return np.concatenate([positions[s.start : s.stop] for s in layout.spans if s.segment.stream == stream])
+
+
+def test_a_condition_stands_where_its_clip_is_drawn() -> None:
+    layout = layouts(experiment())["inpainting"]
+    grid = np.indices((5, 16, 16)).reshape(3, -1).T
+    np.testing.assert_array_equal(places(layout, "video"), grid)
+    np.testing.assert_array_equal(places(layout, "video_in"), grid)
+
+
+def test_sound_has_the_time_of_its_picture_in_prefix_and_output() -> None:
+    table, run = layouts(experiment()), experiment()
+    hop_s = run.audio_tokenizer.hop / run.audio_tokenizer.sample_rate_hz
+    # The middle of audio frame i, and of latent frame k: 4 video frames, the last of them frame 4 k.
+    middle_s = (np.arange(106) + 0.5) * hop_s
+    latents_s = np.array([(4 * k + 1 - 2) / run.clip.rate_hz for k in range(3)])
+    for name, stream in (("video_to_audio", "audio"), ("audio_to_video", "audio_in")):
+        levels = places(table[name], stream).reshape(4, 106, 3)
+        expected = (middle_s - latents_s[1]) / (latents_s[2] - latents_s[1]) + 1
+        np.testing.assert_allclose(levels[0, :, 0], expected)
+        assert (levels[:, :, 0] == levels[0, :, 0]).all()
+        assert len({tuple(row) for level in levels for row in level[:, 1:]}) == 4, "a row for each level"
+    opening = places(table["audio_video_continuation"], "opening_audio_in").reshape(4, -1, 3)
+    drawn = places(table["audio_video_continuation"], "audio").reshape(4, -1, 3)
+    np.testing.assert_array_equal(opening, drawn[:, : opening.shape[1]])
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_no_two_output_positions_share_a_place(name) -> None:
+    layout = layouts(experiment())[name]
+    drawn = layout.positions()[layout.prefix_length :]
+    assert len({tuple(row) for row in drawn.tolist()}) == len(drawn)
+
+
+def test_separate_positions_never_collide_across_segments() -> None:
     layout = layouts(experiment())["text_to_video"]
-    span = layout.loss_spans[0]
-    grid = layout.positions()[span.start : span.stop].reshape(5, 16, 16, 3)
+    span, positions = layout.loss_spans[0], layout.positions(shared=False)
+    grid = positions[span.start : span.stop].reshape(5, 16, 16, 3)
     t, h, w = np.indices((5, 16, 16))
     np.testing.assert_array_equal(grid - grid[0, 0, 0], np.stack([t, h, w], -1))
-    after, before = layout.positions()[span.stop :], layout.positions()[: span.start]
+    after, before = positions[span.stop :], positions[: span.start]
     assert after.min() > grid.max() and before.max() < grid.min()
 
 

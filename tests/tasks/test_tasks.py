@@ -51,6 +51,7 @@ RANGES = {
     "video": [(1280, VOCABULARY.visual)],
     "image": [(256, VOCABULARY.visual)],
     "audio": [(106, VOCABULARY.audio(level)) for level in range(4)],
+    "opening_audio": [(56, VOCABULARY.audio(level)) for level in range(4)],
     "source": [(1, VOCABULARY.source)],
     "pieces": [(64, VOCABULARY.text)],
 }
@@ -74,7 +75,8 @@ def expected_ids(codes: np.ndarray, stream: str) -> np.ndarray:
 def test_codes_stand_in_the_order_of_the_declaration_and_come_back(name):
     task, layout = TASKS[name], layouts(PAPER)[name]
     rng = np.random.default_rng(0)
-    names = [f"{s}_in" for s in task.condition] + ["source", *task.output]
+    opening = ["opening_audio_in"] if task.continues_sound else []
+    names = [f"{s}_in" for s in task.condition] + [*opening, "source", *task.output]
     codes = {stream: random_codes(stream, rng) for stream in names}
     tokens = layout.assemble(codes)
     parsed = layout.parse(tokens)

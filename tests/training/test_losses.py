@@ -36,7 +36,8 @@ def params():
     """NumPy parameters whose logits are far from uniform."""
     with jax.ensure_compile_time_eval():  # The first caller may be under a trace.
         made = jax.device_get(jax.jit(MODEL.init)(jax.random.key(1)))
-    made["head"]["tables"] = jax.tree.map(lambda t: 30 * t, made["head"]["tables"])
+    tables = made["embedding"]["tables"]
+    made["embedding"]["tables"] = jax.tree.map(lambda t: 5 * t, tables)
     return made
 
 
@@ -54,7 +55,7 @@ def make_batch(video, audio=(0, 0, 0)):
 def oracle(batch, vocabulary):
     """stream -> (objective, loss, correct, count), one position at a time, from the hidden states."""
     x = np.asarray(MODEL.hidden(params(), batch["tokens"], LAYOUT), np.float64)
-    tables = params()["head"]["tables"]
+    tables = params()["embedding"]["tables"]
     every = np.concatenate([np.asarray(tables[n], np.float64) for n in VOCABULARY.tables])
     tokens, known = np.asarray(batch["tokens"]), np.asarray(batch["known"])
     sums = {"video": np.zeros(4), "audio": np.zeros(4)}

@@ -69,8 +69,9 @@ def test_a_fixed_batch_is_learnt():
     for _ in range(30):
         state, metrics = run(state, batch, jax.random.key(0), 1e-2)
         history.append(float(metrics["loss"].value()))
-    assert history[0] == pytest.approx(np.log(64), rel=0.05)
-    assert history[-1] < 0.5 * history[0], history
+    # Above the uniform: a row that embeds a code scores it too, until the blocks say otherwise.
+    assert np.log(64) < history[0] < 2 * np.log(64)
+    assert history[-1] < 0.5 * np.log(64), history
     assert int(state["step"]) == 30
     assert {"loss/video", "accuracy/video", "grad_norm", "learning_rate"} <= metrics.keys()
     evaluate = functools.partial(step.evaluate_step, step.build_model(RUN), layout=layout)
