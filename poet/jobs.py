@@ -105,11 +105,15 @@ def _refuse_frozen(name: str, experiment: Experiment) -> None:
 
 def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun:
     from poet import checkpoint
-    from poet.data.pixels import pixel_batches
+    from poet.data.pixels import Derived, pixel_batches
     from poet.evaluation import hooks
     from poet.tokenizers.video import training
 
     spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
+    derived = None
+    if spec.derived_share:
+        factor = experiment.video_tokenizer.factor
+        derived = Derived(share=spec.derived_share, spec=experiment.conditioning, factor=factor)
     batches = {
         name: pixel_batches(
             spec.folders,
@@ -118,6 +122,7 @@ def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
             *group.batch["video"].shape[:4],
             seed=experiment.train.seed,
             share=processes.batch_share(mesh),
+            derived=derived,
         )
         for name, group in trainable.groups.items()
     }

@@ -74,11 +74,13 @@ class ConditioningSpec(Spec):
     first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
     `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
     source's own), 'flat', or the ONNX file of a network such as MiDaS.
+    `fill` is what holes of inpainting are filled with; with `hide_cells` the model is told which latents hold
+    nothing that was filled in, and of the others it is given nothing.
     `given_sound` is where a task that draws picture and sound has its given sound: in the 'prefix', so that the
     drawn picture sees it, and again where it opens the output; or in the 'output' alone, behind the picture.
     """
 
-    BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output"}
+    BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output", "fill": "black", "hide_cells": False}
     BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
 
     outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="course", one_of=OUTPAINTING)
@@ -90,6 +92,8 @@ class ConditioningSpec(Spec):
     flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
     depth: str = setting("dataset", changes="nothing")
     seed: int = setting(0, changes="course", at_least=0, at_most=MOST_SEED)
+    fill: str = setting("edge", changes="course", one_of=("black", "grey", "mean", "edge", "noise"))
+    hide_cells: bool = setting(True, changes="meaning")
     given_sound: str = setting("prefix", changes="meaning", one_of=("prefix", "output"))
 
     def validate(self) -> None:

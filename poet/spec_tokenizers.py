@@ -162,6 +162,12 @@ class TokenizerTrainSpec(Spec):
     `perceptual_path` holds weights that the user brings; `perceptual_frames` = 0 compares every
     frame, else that many random ones of each clip.
 
+    Round trip: `round_trip_weight` is that of the loss between the bits of a clip and those of its reconstruction,
+    encoded again; 0 leaves it out.
+
+    Derived pictures: `derived_share` of the examples are not clips but conditions made from them (`CONDITIONING`):
+    structure where the source has depth, clips with holes, with held frames, so that their codes are as good.
+
     Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
     step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
     many times as strong.
@@ -193,6 +199,8 @@ class TokenizerTrainSpec(Spec):
     perceptual_path: str = setting("", changes="nothing")
     perceptual_weight: float = setting(0.1, changes="course", at_least=0, at_most=MOST_WEIGHT)
     perceptual_frames: int = setting(0, changes="course", at_least=0, at_most=MOST_FRAMES)
+    round_trip_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    derived_share: float = setting(0.0, changes="course", at_least=0, at_most=1)
     adversarial_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     gan_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)
     r1_weight: float = setting(10.0, changes="course", at_least=0, at_most=MOST_WEIGHT)

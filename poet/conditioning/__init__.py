@@ -15,7 +15,9 @@ from typing import Callable
 import numpy as np
 
 from poet.conditioning import networks, regions, structure
+from poet.conditioning.regions import Grid
 from poet.specs import ConditioningSpec, UserError, choose
+from poet.tasks.layout import HIDDEN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,14 +36,27 @@ class Shown:
     """What a condition is made from.
 
     video: uint8 (T, H, W, 3).  depth: distances (T, h, w) of any size and scale, or None.
-    choices: random numbers of this clip.  factor: frames of a latent frame.  chosen: what is not drawn.
+    choices: random numbers of this clip.  factor: frames, rows and columns of a latent.  chosen: what is not
+    drawn.
     """
 
     video: np.ndarray
     depth: np.ndarray | None
     choices: np.random.Generator
-    factor: int = 4
+    factor: Grid
     chosen: Choice = Choice()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A condition that was made.
+
+    video: uint8 (T, H, W, 3).  cells: bool (t, h, w) on the latent grid, which of them are given: those that
+    hold nothing that was filled in.
+    """
+
+    video: np.ndarray
+    cells: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,54 +64,87 @@ class Condition:
     """One condition.
 
     Attributes:
-      make: from what is shown, uint8 (T, H, W, 3).
+      make: from what is shown; `Made`, or uint8 (T, H, W, 3) alone where all of it is given.
+      masks: whether some of it may not be given.
       fields: of `CONDITIONING` that it depends on.
       version: raised when its output changes.
       learned: a model knows only the rendering that it was trained with; of the others it is given a part
         of the clip itself, and any part will do.
     """
 
-    make: Callable[[Shown, ConditioningSpec], np.ndarray]
+    make: Callable[[Shown, ConditioningSpec], Made | np.ndarray]
     fields: tuple[str, ...]
     version: int = 1
     learned: bool = False
+    masks: bool = True
 
 
-def _outpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.outpaint(
-        shown.video, shown.chosen.region or str(shown.choices.choice(spec.outpainting))
-    )
+def _outpainting(shown: Shown, spec: ConditioningSpec) -> Made:
+    region = shown.chosen.region or str(shown.choices.choice(spec.outpainting))
+    return _with_hole(shown, ~regions.area(region, shown.video.shape[:3]), spec)
 
 
-def _inpainting(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.inpaint(
-        shown.video, shown.chosen.region or str(shown.choices.choice(spec.inpainting))
-    )
+def _inpainting(shown: Shown, spec: ConditioningSpec) -> Made:
+    region = shown.chosen.region or str(shown.choices.choice(spec.inpainting))
+    return _with_hole(shown, regions.area(region, shown.video.shape[:3]), spec)
 
 
-def _interpolation(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return regions.interpolate(shown.video, shown.chosen.frames or spec.interpolation_frames)
+def _with_hole(shown: Shown, hole: np.ndarray, spec: ConditioningSpec) -> Made:
+    video = regions.fill(shown.video, hole, spec.fill)
+    return Made(video=video, cells=regions.whole_cells(~hole, shown.factor))
 
 
-def _prediction(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    frames = frames_of("prediction", spec, len(shown.video), shown.factor)
+def _interpolation(shown: Shown, spec: ConditioningSpec) -> Made:
+    frames = shown.chosen.frames or spec.interpolation_frames
+    given = np.arange(len(shown.video))
+    given = (given < frames) | (given >= len(shown.video) - frames)
+    video = regions.interpolate(shown.video, frames)
+    return _of_frames(video, given, shown.factor)
+
+
+def _prediction(shown: Shown, spec: ConditioningSpec) -> Made:
+    frames = frames_of("prediction", spec, len(shown.video), shown.factor[0])
     drawn = frames[int(shown.choices.integers(1, len(frames) + 1)) - 1]
-    return regions.hold(shown.video, shown.chosen.frames or drawn)
+    frames = shown.chosen.frames or drawn
+    given = np.arange(len(shown.video)) < frames
+    return _of_frames(regions.hold(shown.video, frames), given, shown.factor)
+
+
+def _of_frames(video: np.ndarray, given_T: np.ndarray, factor: Grid) -> Made:
+    """Some frames are given: every latent frame that has one, in which the nearest of them fills the others."""
+    video, latents_t = regions.hold_in_latents(video, given_T, factor[0])
+    shape = regions.latent_grid(video.shape[:3], factor)
+    return Made(video=video, cells=np.broadcast_to(latents_t[:, None, None], shape))
 
 
 def _structure(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return structure.compose(shown.video, shown.depth, spec)
+    return structure.compose(shown.video, shown.depth, spec, regions.latent_grid(shown.video.shape[:3], shown.factor))
 
 
 CONDITIONS: dict[str, Condition] = {
-    "outpainting": Condition(make=_outpainting, fields=("outpainting", "seed")),
-    "inpainting": Condition(make=_inpainting, fields=("inpainting", "seed")),
-    "interpolation": Condition(make=_interpolation, fields=("interpolation_frames",)),
-    "prediction": Condition(make=_prediction, fields=("prediction_latents", "seed")),
+    "outpainting": Condition(make=_outpainting, fields=("outpainting", "fill", "hide_cells", "seed")),
+    "inpainting": Condition(make=_inpainting, fields=("inpainting", "fill", "hide_cells", "seed")),
+    "interpolation": Condition(
+        make=_interpolation, fields=("interpolation_frames", "hide_cells"), version=2
+    ),
+    "prediction": Condition(make=_prediction, fields=("prediction_latents", "hide_cells", "seed"), version=2),
     "structure": Condition(
-        make=_structure, fields=("flow", "flow_scale", "depth"), learned=True
+        make=_structure, fields=("flow", "flow_scale", "depth"), version=2, learned=True, masks=False
     ),
 }
+
+
+def possible(spec: ConditioningSpec, frames: int, *, has_depth: bool) -> tuple[str, ...]:
+    """Names of the conditions that can be made from clips of so many frames."""
+    found = []
+    for name in CONDITIONS:
+        try:
+            check(name, spec, frames, has_depth=has_depth)
+        except UserError:
+            continue
+        if frames > 1 or name in ("inpainting", "outpainting"):
+            found.append(name)
+    return tuple(found)
 
 
 def regions_of(name: str, spec: ConditioningSpec) -> tuple[str, ...]:
@@ -123,17 +171,17 @@ def make(
     spec: ConditioningSpec,
     *,
     key: str = "",
+    factor: Grid,
     depth: np.ndarray | None = None,
-    factor: int = 4,
     chosen: Choice = Choice(),
-) -> np.ndarray:
-    """The condition of this name for a clip: uint8 (T, H, W, 3) of uint8 (T, H, W, 3).
+) -> Made:
+    """The condition of this name for a clip uint8 (T, H, W, 3).
 
     Args:
       key: the clip's name: with the spec's seed and the condition's name it determines what is
         drawn, such as the region.
       depth: distances (T, h, w), any size and scale, where the source has them.
-      factor: frames of a latent frame.
+      factor: frames, rows and columns of a latent.
       chosen: what is decided and not drawn.
 
     Raises:
@@ -145,7 +193,14 @@ def make(
     made = condition.make(
         Shown(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec
     )
-    return np.ascontiguousarray(made)
+    if not isinstance(made, Made):
+        made = Made(video=made, cells=np.ones(regions.latent_grid(video.shape[:3], factor), bool))
+    return dataclasses.replace(made, video=np.ascontiguousarray(made.video))
+
+
+def hide_codes(codes: np.ndarray, cells: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
+    """Codes of latents shaped alike, -1 where a cell is not given and the spec hides such cells."""
+    return np.where(cells, codes, HIDDEN) if spec.hide_cells else codes
 
 
 def fingerprint(name: str, spec: ConditioningSpec, tokenizer: str) -> str:

@@ -56,25 +56,85 @@ def area(region: str, grid: Grid) -> np.ndarray:
     return np.broadcast_to(_AREAS[region](grid), grid)
 
 
-def outpaint(video: np.ndarray, region: str) -> np.ndarray:
-    """Keeps a region of a clip (T, H, W, C); around it, its edge repeats, or 0 where it moves."""
-    kept = area(region, video.shape[:3])
-    if region.startswith("dynamic"):
-        return np.where(kept[..., None], video, 0).astype(video.dtype)
-    rows, columns = np.flatnonzero(kept[0].any(1)), np.flatnonzero(kept[0].any(0))
-    nearest_H = np.clip(np.arange(video.shape[1]), rows[0], rows[-1])
-    nearest_W = np.clip(np.arange(video.shape[2]), columns[0], columns[-1])
-    return video[:, nearest_H][:, :, nearest_W]
+def fill(video: np.ndarray, hole: np.ndarray, by: str) -> np.ndarray:
+    """A clip uint8 (T, H, W, 3) whose hole, bool (T, H, W) or (H, W), is filled.
+
+    by: 'black', 'grey', 'mean' (of what each frame keeps), 'edge' (the nearest kept pixel of the frame) or 'noise'
+    (uniform, the same in every clip).  A frame of which nothing is kept becomes grey.
+    """
+    hole = np.broadcast_to(hole, video.shape[:3])
+    return np.where(hole[..., None], _FILLS[by](video, hole), video).astype(video.dtype)
 
 
-def inpaint(video: np.ndarray, region: str) -> np.ndarray:
-    """Sets a region of a clip (T, H, W, C) to 0."""
-    return np.where(area(region, video.shape[:3])[..., None], 0, video).astype(video.dtype)
+def _mean(video: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    kept = ~hole[..., None]
+    count = kept.sum((1, 2), keepdims=True)
+    total = (video * kept).sum((1, 2), keepdims=True)
+    return np.where(count, np.round(total / np.maximum(count, 1)), GREY)
 
 
-def hide(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Sets what a mask marks, bool (T, H, W) or (H, W), to 0: inpainting of a region of one's own."""
-    return np.where(np.broadcast_to(mask, video.shape[:3])[..., None], 0, video).astype(video.dtype)
+def _edge(video: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    import cv2
+
+    filled = np.full_like(video, GREY)
+    for frame, covered, out in zip(video, hole, filled):
+        if covered.all():
+            continue
+        _, labels = cv2.distanceTransformWithLabels(
+            covered.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        # A label numbers a kept pixel; each kept pixel has its own.
+        colours = np.zeros((labels.max() + 1, 3), video.dtype)
+        colours[labels[~covered]] = frame[~covered]
+        out[:] = colours[labels]
+    return filled
+
+
+def _noise(video: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, video.shape)
+
+
+GREY = 128
+_FILLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | int]] = {
+    "black": lambda video, hole: 0,
+    "grey": lambda video, hole: GREY,
+    "mean": _mean,
+    "edge": _edge,
+    "noise": _noise,
+}
+
+
+def latent_grid(grid: Grid, factor: Grid) -> Grid:
+    """Latents (t, h, w) of pixels (T, H, W); the first latent frame holds one frame."""
+    return 1 + (grid[0] - 1) // factor[0], grid[1] // factor[1], grid[2] // factor[2]
+
+
+def whole_cells(given: np.ndarray, factor: Grid) -> np.ndarray:
+    """bool (t, h, w): the latents all of whose pixels are given, bool (T, H, W)."""
+    t, h, w = latent_grid(given.shape, factor)
+    frames = np.stack([given[part].all(0) for part in _latents(t, factor[0])])
+    return frames.reshape(t, h, factor[1], w, factor[2]).all((2, 4))
+
+
+def _latents(t: int, frames: int) -> list[slice]:
+    """The frames of each latent frame."""
+    return [slice(0, 1), *(slice(1 + k * frames, 1 + (k + 1) * frames) for k in range(t - 1))]
+
+
+def hold_in_latents(
+    video: np.ndarray, given_T: np.ndarray, frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A clip (T, H, W, C) where, in every latent frame that has a given frame, the nearest of these stands for
+    the others; and bool (t,), which latent frames have one."""
+    t = 1 + (len(video) - 1) // frames
+    source, latents = np.arange(len(video)), np.zeros(t, bool)
+    for number, part in enumerate(_latents(t, frames)):
+        here = source[part]
+        known = here[given_T[part]]
+        latents[number] = known.size > 0
+        if known.size:
+            source[part] = known[np.abs(here[:, None] - known).argmin(1)]
+    return video[source], latents
 
 
 def interpolate(video: np.ndarray, frames: int) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""The structure of a clip, as three channels that a video tokenizer takes like any picture.
+"""The structure of a clip, as a picture that a video tokenizer takes like any other.
 
-Red and green are the optical flow in x and y, blue is the depth (VideoPoet, spec §1.4; A16).  The
-papers give no constants; ours are
+The papers give no constants (VideoPoet, spec §1.4; A16).  A tokenizer keeps lightness best, coarse hues less and
+fine hues not at all, so ours is drawn that way:
 
-*   flow: motion to a frame from the one before it, zero at the first; `flow_scale` times the width
-    of a clip and more is white, as much in the other direction black, no motion 128;
-*   depth: inverse, so that near is bright, stretched to 0..255 over each clip, 128 where it is flat.
+*   lightness is the depth: near is bright, stretched over each clip, middle grey where it is flat;
+*   hue is the optical flow, motion to a frame from the one before it, none at the first: red against blue is
+    motion in x, green against purple motion in y; `flow_scale` times the width of a clip and more is the
+    strongest hue.  Slow motion counts: hue goes with the square root of the speed;
+*   flow has no more detail than the latent grid, depth no more than twice that.
 """
 
 from __future__ import annotations
@@ -15,23 +17,54 @@ import numpy as np
 from poet.conditioning import networks
 from poet.specs import ConditioningSpec, UserError
 
-CENTRE = 128
+# Lightness of the farthest and the nearest, and the strongest hue: no channel leaves 0..255.
+FAR, NEAR, HUE = 56.0, 200.0, 36.0
 
 
 def compose(
-    video_TxHxWx3: np.ndarray, depth_Txhxw: np.ndarray | None, spec: ConditioningSpec
+    video_TxHxWx3: np.ndarray, depth_Txhxw: np.ndarray | None, spec: ConditioningSpec, grid: tuple[int, int, int]
 ) -> np.ndarray:
     """uint8 (T, H, W, 3) of a clip uint8 (T, H, W, 3).
 
     Args:
         depth_Txhxw: distances, any size, type and scale; None where the source has none.
+        grid: latents (t, h, w) of the clip.
 
     Raises:
         UserError: `spec.depth` is 'dataset' and there is none, or a network does not fit.
     """
+    _, height, width, _ = video_TxHxWx3.shape
     motion = motion_channels(flow(video_TxHxWx3, spec), spec.flow_scale)
-    depth = depth_channel(_nearness(video_TxHxWx3, depth_Txhxw, spec), video_TxHxWx3.shape[1:3])
-    return np.concatenate([motion, depth[..., None]], axis=-1)
+    near = depth_channel(_nearness(video_TxHxWx3, depth_Txhxw, spec), (height, width))
+    fine = min(2 * grid[1], height), min(2 * grid[2], width)
+    coarse = np.stack([_smooth(frame, grid[1:]) for frame in motion])
+    lightness = FAR + (NEAR - FAR) * np.stack([_smooth(frame, fine) for frame in near])
+    return draw(lightness, HUE * coarse)
+
+
+def draw(lightness_TxHxW: np.ndarray, hues_TxHxWx2: np.ndarray) -> np.ndarray:
+    """uint8 (T, H, W, 3): two hues, red against blue and green against purple, that leave lightness alone."""
+    x, y = hues_TxHxWx2[..., 0], hues_TxHxWx2[..., 1]
+    channels = [lightness_TxHxW + x - y / 2, lightness_TxHxW + y, lightness_TxHxW - x - y / 2]
+    return np.clip(np.round(np.stack(channels, axis=-1)), 0, 255).astype(np.uint8)
+
+
+def read(picture_TxHxWx3: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The reverse of drawing: motion in pixels (T, H, W, 2), and nearness (T, H, W), 0 to 1 in each clip."""
+    red, green, blue = np.moveaxis(picture_TxHxWx3.astype(np.float64), -1, 0)
+    hues = np.stack([(red - blue) / 2, (green - (red + blue) / 2) * 2 / 3], axis=-1) / HUE
+    lightness = (red + green + blue) / 3
+    motion = np.sign(hues) * hues**2 * scale * picture_TxHxWx3.shape[2]
+    return motion, (lightness - FAR) / (NEAR - FAR)
+
+
+def _smooth(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame (H, W) or (H, W, C) with no more detail than one of `size` (h, w) has."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    small = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def flow(video_TxHxWx3: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
@@ -39,6 +72,8 @@ def flow(video_TxHxWx3: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
 
     OpenCV's DIS in its medium setting (T. Kroeger and others, arXiv 1603.03590), or a network.
     """
+    if len(video_TxHxWx3) == 1:
+        return np.zeros((0, *video_TxHxWx3.shape[1:3], 2), np.float32)
     if spec.flow != "dis":
         return networks.flow(spec.flow, video_TxHxWx3)
     import cv2
@@ -49,22 +84,22 @@ def flow(video_TxHxWx3: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
 
 
 def motion_channels(flow_NxHxWx2: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 (N + 1, H, W, 2): 128 is no motion, 128 +- 127 is `scale` times the width or more."""
-    still = np.zeros_like(flow_NxHxWx2[:1])
+    """float32 (N + 1, H, W, 2), still at first: +-1 is `scale` times the width or more, and roots of what is less."""
+    still = np.zeros((1, *flow_NxHxWx2.shape[1:]), np.float32)
     whole = np.concatenate([still, flow_NxHxWx2]) / (scale * flow_NxHxWx2.shape[2])
-    return np.round(CENTRE + 127 * np.clip(whole, -1, 1)).astype(np.uint8)
+    return (np.sign(whole) * np.sqrt(np.minimum(np.abs(whole), 1))).astype(np.float32)
 
 
 def depth_channel(nearness_Txhxw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (T, H, W): stretched to 0..255 over the clip and brought to (H, W), nearest sample."""
+    """float32 (T, H, W): stretched to 0..1 over the clip and brought to (H, W), nearest sample."""
     low, high = float(nearness_Txhxw.min()), float(nearness_Txhxw.max())
     if high > low:
-        stretched = np.round((nearness_Txhxw - low) * (255 / (high - low)))
+        stretched = (nearness_Txhxw - low) / (high - low)
     else:
-        stretched = np.full(nearness_Txhxw.shape, CENTRE)
+        stretched = np.full(nearness_Txhxw.shape, 0.5)
     _, h, w = nearness_Txhxw.shape
     rows, columns = (np.arange(n) * own // n for n, own in zip(size, (h, w)))
-    return stretched.astype(np.uint8)[:, rows][:, :, columns]
+    return stretched.astype(np.float32)[:, rows][:, :, columns]
 
 
 def _nearness(

@@ -6,15 +6,18 @@ position alone.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from poet import conditioning
 from poet.data.backend import tensorflow
 from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.processes import Share
-from poet.specs import ClipSpec, UserError
+from poet.specs import ClipSpec, ConditioningSpec, UserError
 from poet.store.sources import Source, TfdsSource, open_source, say_once, usable
 
 BLOCK_CLIPS = 64
@@ -34,6 +37,7 @@ def pixel_batches(
     *,
     share: Share = Share(),
     window_bytes: int = WINDOW_BYTES,
+    derived: Derived | None = None,
 ) -> PositionIterator:
     """Endless batches {"video": uint8 [B, frames, height, width, 3]} of one or several sources.
 
@@ -44,6 +48,7 @@ def pixel_batches(
       batch: clips per step, of all processes; may be more than the split holds.
       frames, height, width: size of a random excerpt of each clip; 0 takes all of it, and
         `frames` = 1 gives images.
+      derived: what makes other pictures of some of the examples.
 
     Raises:
       UserError: no source, a weight below 1, no such source or split, an empty split, an excerpt
@@ -57,7 +62,8 @@ def pixel_batches(
         )
     check_weights(sources, "clips")
     rows = share.rows(batch, "the batch of clips").tolist()
-    pools = [_pool(_open(path, split, clip), clip, window_bytes) for path in sources]
+    opened = [_open(path, split, clip) for path in sources]
+    pools = [_pool(source, clip, window_bytes) for source in opened]
     weights = tuple(sources.values())
     seed %= 2**32
 
@@ -68,9 +74,43 @@ def pixel_batches(
 
     def example(index: int) -> np.ndarray:
         source, position = mixed(seed, index, weights)
-        return _excerpt(pools[source].item(seed, position), size, (seed, index))
+        item = pools[source].item(seed, position)
+        video = _excerpt(item.video, size, (seed, index))
+        if derived is None:
+            return video
+        depth = None if item.depth is None else _excerpt(_as_large(item.depth, item.video), size, (seed, index))
+        return derived(video, depth, (seed, index))
 
     return PositionIterator(build, batch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Derived:
+    """Makes conditions (`poet.conditioning`) of a share of the excerpts, each kind equally often.
+
+    Attributes:
+      share: of the examples, 0 to 1.
+      factor: frames, rows and columns of a latent.
+    """
+
+    share: float
+    spec: ConditioningSpec
+    factor: tuple[int, int, int]
+
+    def __call__(self, video: np.ndarray, depth: np.ndarray | None, place: tuple[int, int]) -> np.ndarray:
+        """uint8 (T, H, W, 3) of an excerpt, by its place in the order of examples."""
+        draw = np.random.default_rng((*place, 5))
+        kinds = conditioning.possible(self.spec, len(video), has_depth=depth is not None)
+        if draw.random() >= self.share or not kinds:
+            return video
+        name, key = str(draw.choice(kinds)), "/".join(map(str, place))
+        return conditioning.make(name, video, self.spec, key=key, depth=depth, factor=self.factor).video
+
+
+def _as_large(depth_Txhxw: np.ndarray, video: np.ndarray) -> np.ndarray:
+    """Distances (T, H, W) of a clip, the nearest sample of each pixel."""
+    rows, columns = (np.arange(n) * own // n for n, own in zip(video.shape[1:3], depth_Txhxw.shape[1:]))
+    return depth_Txhxw[: len(video), rows][:, :, columns]
 
 
 def _open(path: str, split: str, clip: ClipSpec) -> Source:
@@ -92,15 +132,22 @@ def _excerpt(
     return video[tuple(slice(start, start + taken) for start, taken in zip(starts, size))]
 
 
-def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> Pool[np.ndarray]:
+class _Item(NamedTuple):
+    """A clip, uint8 (T, H, W, 3), and its distances (T, h, w), None where the source has none."""
+
+    video: np.ndarray
+    depth: np.ndarray | None
+
+
+def _pool(source: Source, clip: ClipSpec, window_bytes: int) -> Pool[_Item]:
     clip_bytes = clip.frames * clip.height * clip.width * 3
     return open_pool(source, _load, BLOCK_CLIPS, window_bytes, clip_bytes)
 
 
-def _load(source: Source, ranges: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """uint8 (T, H, W, 3) of every item that can be read."""
+def _load(source: Source, ranges: Sequence[tuple[int, int]]) -> list[_Item]:
+    """Every item that can be read."""
     items = (item for start, stop in ranges for item in source.read(start, stop))
-    clips = [item.video for item in usable(items)]
+    clips = [_Item(item.video, item.depth) for item in usable(items)]
     if not clips:
         raise UserError(
             f"none of the items from {ranges[0][0]} on of the source can be read as a clip"

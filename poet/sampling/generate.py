@@ -342,13 +342,22 @@ class Generator:
                 frames = run_format(self.experiment).audio_frames
                 codes = self.encode_sounds(_needed(task, "sound", sounds), frames)
             else:
-                shown = self.show_condition(task, _needed(task, "video", clips), depths, **chosen)
+                shown, cells = self.make_condition(
+                    task, _needed(task, "video", clips), depths, **chosen
+                )
                 frames = 1 if stream == "image" else self.experiment.clip.frames
                 codes = self.encode_frames(shown, frames)
+                if cells is not None:
+                    cells = cells.reshape(codes.shape)
+                    codes = conditioning.hide_codes(codes, cells, self.experiment.conditioning)
             streams[f"{stream}_in"] = codes
         return streams
 
-    def show_condition(
+    def show_condition(self, task: str, *arguments: Any, **chosen: Any) -> np.ndarray:
+        """The first of what `make_condition` gives."""
+        return self.make_condition(task, *arguments, **chosen)[0]
+
+    def make_condition(
         self,
         task: str,
         clips: np.ndarray,
@@ -357,8 +366,9 @@ class Generator:
         known_frames: int = 0,
         ends: np.ndarray | None = None,
         region: str = "",
-    ) -> np.ndarray:
-        """What a task sees of clips uint8 [n, T, H, W, 3]: the clips, or what is made from each.
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a task sees of clips uint8 [n, T, H, W, 3]: the clips, or what is made from each; and the latents
+        that are given, bool [n, t, h, w], None for all.
 
         The arguments are those of `generate`.
         """
@@ -370,7 +380,7 @@ class Generator:
         check_depth(self.experiment, declared, _count(depths), len(clips))
         made = declared.made
         if not made:
-            return clips
+            return clips, None
         for given in (clips, ends):
             if given is not None:
                 self._check_frames(given, chosen.frames or 1)
@@ -380,12 +390,14 @@ class Generator:
             spec = spec.replace(depth="dataset")
             depths = np.broadcast_to(depths, (len(clips), *depths.shape[1:]))
         whole = whole_clips(clips, self.experiment.clip.frames, chosen, ends)
-        return np.stack([
+        found = [
             conditioning.make(
-                made, clip, spec, chosen=chosen, depth=None if depths is None else depths[row]
+                made, clip, spec, chosen=chosen, depth=None if depths is None else depths[row],
+                factor=self.experiment.video_tokenizer.factor,
             )
             for row, clip in enumerate(whole)
-        ])
+        ]
+        return np.stack([m.video for m in found]), np.stack([m.cells for m in found])
 
     def _expect_rendering(self, made: str, has_depth: bool) -> None:
         """Refuses a condition that is made in another way than the model was trained with.

@@ -270,22 +270,24 @@ def _encode_video(
 
     The last clip fills the batch up, so that one program is compiled.
     """
-    shown = [_shown(name, clip, encoders) for clip in clips]
-    codes = np.asarray(encoders.tokenizer.encode(_filled(shown, plan.batch)))
-    return _checked(codes, plan.streams[name])[: len(clips)]
-
-
-def _shown(name: str, clip: RawClip, encoders: Encoders) -> np.ndarray:
     if name == "video":
-        return clip.video
-    return conditioning.make(
-        name,
-        clip.video,
-        encoders.conditioning,
-        key=clip.key,
-        depth=clip.depth,
-        factor=encoders.tokenizer.spec.factor[0],
-    )
+        codes = np.asarray(encoders.tokenizer.encode(_filled([clip.video for clip in clips], plan.batch)))
+        return _checked(codes, plan.streams[name])[: len(clips)]
+    made = [
+        conditioning.make(
+            name,
+            clip.video,
+            encoders.conditioning,
+            key=clip.key,
+            depth=clip.depth,
+            factor=encoders.tokenizer.spec.factor,
+        )
+        for clip in clips
+    ]
+    codes = np.asarray(encoders.tokenizer.encode(_filled([m.video for m in made], plan.batch)))
+    codes_BxN = _checked(codes, plan.streams[name])[: len(clips)]
+    cells_BxN = np.stack([m.cells for m in made]).reshape(codes_BxN.shape)
+    return conditioning.hide_codes(codes_BxN, cells_BxN, encoders.conditioning)
 
 
 def _encode_pieces(clips: Sequence[RawClip], plan: Plan, pieces: Pieces) -> np.ndarray:

@@ -24,6 +24,8 @@ from poet.tokenizers.video.perceptual import Perceptual
 # Float video (B, T, H, W, 3) -> one logit per clip.
 Critic = Callable[[jax.Array], jax.Array]
 Metrics = dict[str, jax.Array]
+# Log-odds of a bit for each unit of its latent: commitment draws latents to +-1, where a bit is then 98 % sure.
+ROUND_TRIP_SLOPE = 4.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ def tokenizer_loss(
         "commitment": (train.commitment_weight, quantizer.commitment),
         "entropy": (train.entropy_weight * anneal, quantizer.entropy),
     }
+    extra = {}
+    if train.round_trip_weight:
+        misses, match = round_trip(objective, params, output, z)
+        terms["round_trip"] = (train.round_trip_weight, misses)
+        extra = {"round_trip_match": match}
     if objective.perceptual is not None:
         distance = _perceptual_distance(objective, output, target, key)
         terms["perceptual"] = (train.perceptual_weight, mean(distance))
@@ -99,8 +106,27 @@ def tokenizer_loss(
         "psnr_db": -10 * jnp.log10(jnp.maximum(clipped, 1e-10)),
         "entropy_sample_bits": quantizer.sample_entropy / math.log(2),
         "entropy_batch_bits": quantizer.batch_entropy / math.log(2),
+        **extra,
     }
     return loss, (metrics | code_statistics(ids, spec.bits, axes), output)
+
+
+def round_trip(
+    objective: Objective, params: Tree, output_BxTxHxWx3: jax.Array, z: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(loss, share of codes that come back) of encoding the reconstruction again.
+
+    The loss is the binary cross-entropy of the clip's own bits under the latents of its reconstruction, as an
+    8-bit picture; it reaches both networks (the fine-tuning of wmar, 2506.16349, with both of them free).
+    """
+    spec = objective.spec
+    picture = jnp.round(jnp.clip(output_BxTxHxWx3, 0, 1) * 255) / 255
+    picture = output_BxTxHxWx3 + jax.lax.stop_gradient(picture - output_BxTxHxWx3)
+    again = magvit.encode(spec, params, picture)
+    signs = jax.lax.stop_gradient(jnp.where(z >= 0, 1.0, -1.0))
+    misses = jnp.mean(jax.nn.softplus(-ROUND_TRIP_SLOPE * signs * again))
+    match = jnp.mean(jnp.all((again >= 0) == (z >= 0), axis=-1).astype(jnp.float32))
+    return objective.mean(misses), objective.mean(match)
 
 
 def critic_loss(
