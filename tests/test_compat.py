@@ -121,7 +121,7 @@ def test_a_refusal_names_all_that_differs_and_what_to_do() -> None:
     with pytest.raises(UserError) as error:
         compat.check(BASE, ours, "resume", what="the checkpoint X", remedy="set them back")
     assert str(error.value) == (
-        "the checkpoint X was trained with CLIP.rate_hz = 8.0 (now 4.0), MODEL.rope_base = 10000.0 "
+        "the checkpoint X was trained with CLIP.rate_hz = 8.0 (now 4.0), MODEL.rope_base = 100.0 "
         "(now 500000.0); set them back"
     )
 

@@ -198,6 +198,7 @@ WIDTH, COLUMNS = ("fsdp", "sequence"), ("sequence", "fsdp")
 PLACED = {
     "embedding.tables.*": ("tensor", COLUMNS),
     "embedding.text_states": (None, COLUMNS),
+    "embedding.markers": (None, None),
     "blocks.attention.query": (None, WIDTH, "tensor", None, None),
     "blocks.attention.key": (None, WIDTH, "tensor", None),
     "blocks.attention.value": (None, WIDTH, "tensor", None),
@@ -212,7 +213,7 @@ PLACED = {
 
 @pytest.mark.parametrize("size", ("tiny", "300m", "1b", "8b"))
 def test_every_parameter_lies_where_the_design_says(size):
-    spec = config.load([f"gin/models/{size}.gin"]).model
+    spec = config.load([f"gin/models/{size}.gin"], ["MODEL.tables='untied'"]).model
     axes = transformer.build(spec, Vocabulary(), 2048).axes()
     leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=mesh_lib.is_axes)
     used = set()

@@ -140,7 +140,7 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
 
 
 def test_a_state_that_is_too_large_is_refused_before_compiling(monkeypatch):
-    """9.4 billion parameters with two moments, 105 GiB, on 8 GPUs of 71 GiB: yes; on one: no."""
+    """8.2 billion parameters with two moments, 92 GiB, on 8 GPUs of 71 GiB: yes; on one: no."""
     monkeypatch.setattr(forecast, "_forecast", lambda *_: None)
     monkeypatch.setattr(forecast, "decode_forecast", lambda *_: None)
     run = config.load(["gin/experiments/pretrain_8b.gin"], ["DATA.batch=8", "DATA.batch_multiple=8"])
@@ -151,7 +151,7 @@ def test_a_state_that_is_too_large_is_refused_before_compiling(monkeypatch):
         return next(forecast.forecasts(spec, target, jax.devices()[:gpus], ["text-to-image"]))
 
     found = train(1, 1)
-    assert found.fits is False and found.needed == pytest.approx(9_445_584_896 * 12, rel=1e-6)
+    assert found.fits is False and found.needed == pytest.approx(8_216_793_088 * 12, rel=1e-4)
     assert train(8, 4) is None  # Left to the compiler.
 
 

@@ -213,15 +213,16 @@ class _Copies:
 
 
 class _Counter:
-    """Counts a stream's codes, apart for the first latent frame."""
+    """Counts a stream's codes, apart for the first latent frame; those that are not given do not count."""
 
     def __init__(self, stream: StreamInfo) -> None:
         self._first = stream.length // stream.grid[0]
         self._counts_FxC = np.zeros((2, 2**stream.bits), np.int64)
 
     def add(self, codes_N: np.ndarray) -> None:
-        np.add.at(self._counts_FxC[0], codes_N[: self._first], 1)
-        np.add.at(self._counts_FxC[1], codes_N[self._first :], 1)
+        parts = codes_N[: self._first], codes_N[self._first :]
+        for counts_C, codes in zip(self._counts_FxC, parts):
+            np.add.at(counts_C, codes[codes >= 0], 1)
 
     def statistics(self) -> CodeStatistics:
         return code_statistics(self._counts_FxC)

@@ -11,7 +11,7 @@ WIDTH, ROW, BAR, MARGIN = 1160, 46, 20, 12
 SMALLEST = 7  # Of a boundary token, in pixels.
 COLOURS = {
     "text": "#8e6bbf", "pieces": "#8e6bbf", "video": "#2f7ebc", "image": "#2f7ebc",
-    "audio": "#2a9d6f", "source": "#9aa5b1",
+    "audio": "#2a9d6f", "opening_audio": "#2a9d6f", "source": "#9aa5b1",
 }
 TOKEN = "#9aa5b1"
 

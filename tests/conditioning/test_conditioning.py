@@ -8,10 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poet import conditioning
-from poet.conditioning import CONDITIONS, regions, structure
+from poet.conditioning import CONDITIONS, Choice, regions, structure
 from poet.specs import ConditioningSpec, UserError
 
 SPEC = ConditioningSpec()
+FACTOR = (4, 8, 8)
+
+
+def make(name: str, clip: np.ndarray, spec: ConditioningSpec = SPEC, **arguments) -> conditioning.Made:
+    return conditioning.make(name, clip, spec, **({"factor": FACTOR} | arguments))
+
+
+def compose(clip: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    return structure.compose(clip, depth, SPEC, regions.latent_grid(clip.shape[:3], FACTOR))
 
 
 def noise(t: int = 17, h: int = 16, w: int = 24, seed: int = 0) -> np.ndarray:
@@ -45,28 +54,62 @@ def test_areas_are_those_of_the_paper_on_pixels_and_on_latents(region, grid):
     np.testing.assert_array_equal(regions.area(region, grid), expected)
 
 
-@pytest.mark.parametrize("region", SPEC.outpainting)
-def test_outpainting_keeps_its_area_and_repeats_the_edge_around_it(region):
-    clip = noise()
-    kept, shown = regions.area(region, clip.shape[:3]), regions.outpaint(clip, region)
-    np.testing.assert_array_equal(shown[kept], clip[kept])
-    if region.startswith("dynamic"):
-        assert not shown[~kept].any()
-        return
-    frame = kept[0]
-    places = np.argwhere(frame)
-    for y, x in np.argwhere(~frame):
-        nearest = places[np.abs(places - (y, x)).sum(1).argmin()]
-        np.testing.assert_array_equal(shown[:, y, x], clip[:, nearest[0], nearest[1]])
+def test_the_edge_fills_a_hole_with_what_is_nearest():
+    clip, hole = noise(t=2, h=9, w=11), np.zeros((2, 9, 11), bool)
+    hole[0, 2:6, 3:9], hole[1] = True, True
+    shown = regions.fill(clip, hole, "edge")
+    places = np.argwhere(~hole[0])
+    for y, x in np.argwhere(hole[0]):
+        far = np.hypot(*(places - (y, x)).T)
+        # OpenCV's distances are good to a few per cent: any of the nearest few will do.
+        near = places[far <= far.min() * 1.1]
+        assert any((shown[0, y, x] == clip[0, b, a]).all() for b, a in near)
+    np.testing.assert_array_equal(shown[~hole], clip[~hole])
+    assert (shown[1] == regions.GREY).all(), "nothing is kept of this frame"
 
 
-@pytest.mark.parametrize("region", SPEC.inpainting)
-def test_inpainting_hides_its_area_alone(region):
-    clip = noise() // 2 + 1
-    hidden, shown = regions.area(region, clip.shape[:3]), regions.inpaint(clip, region)
-    assert hidden.any() and not shown[hidden].any()
-    np.testing.assert_array_equal(shown[~hidden], clip[~hidden])
-    np.testing.assert_array_equal(regions.hide(clip, hidden), shown)
+@pytest.mark.parametrize("by, value", [("black", 0), ("grey", 128), ("mean", 30)])
+def test_holes_are_filled_with_one_colour(by, value):
+    clip = np.full((3, 8, 8, 3), 30, np.uint8)
+    hole = regions.area("central", (3, 8, 8))
+    shown = regions.fill(clip, hole, by)
+    assert (shown[hole] == value).all() and (shown[~hole] == 30).all()
+
+
+@given(data=st.data(), factor=st.sampled_from([(4, 8, 8), (2, 4, 2), (1, 3, 5)]))
+@settings(deadline=None, max_examples=20)
+def test_a_cell_is_given_if_nothing_of_it_is_filled(data, factor):
+    t, h, w = (data.draw(st.integers(1, 3)) for _ in range(3))
+    grid = (1 + (t - 1) * factor[0], h * factor[1], w * factor[2])
+    seed, holes = data.draw(st.integers(0, 99)), data.draw(st.integers(0, 6))
+    given_pixels, rng = np.ones(grid, bool), np.random.default_rng(seed)
+    for _ in range(holes):
+        given_pixels[tuple(rng.integers(0, grid))] = False
+    expected = np.ones((t, h, w), bool)
+    for frame, y, x in np.argwhere(~given_pixels):
+        expected[-(-frame // factor[0]), y // factor[1], x // factor[2]] = False
+    np.testing.assert_array_equal(regions.whole_cells(given_pixels, factor), expected)
+
+
+@pytest.mark.parametrize("name", ["inpainting", "outpainting"])
+def test_a_painted_clip_is_itself_where_its_cells_are_given(name):
+    clip = noise(h=32, w=32)
+    for key in range(8):
+        made = make(name, clip, key=str(key))
+        assert 0 < made.cells.sum() < made.cells.size
+        for k, y, x in np.argwhere(made.cells):
+            block = np.s_[max(4 * k - 3, 0) : 4 * k + 1, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+            np.testing.assert_array_equal(made.video[block], clip[block])
+
+
+def test_the_last_of_two_given_frames_fills_its_latent_frame():
+    clip = noise(h=32, w=32)
+    made = make("interpolation", clip)
+    assert made.cells.all((1, 2)).tolist() == [True, False, False, False, True]
+    np.testing.assert_array_equal(made.video[13:], clip[[16] * 4])
+    np.testing.assert_array_equal(made.video[0], clip[0])
+    more = make("interpolation", clip, chosen=Choice(frames=5)).cells.all((1, 2))
+    assert more.tolist() == [True, True, False, True, True]
 
 
 @given(frames=st.integers(1, 8), seed=st.integers(0, 99))
@@ -85,10 +128,12 @@ def test_interpolation_keeps_both_ends_and_blends_between_them(frames, seed):
 def test_prediction_holds_the_last_given_frame_and_gives_whole_latents():
     clip, seen = noise(), set()
     for key in range(40):
-        shown = conditioning.make("prediction", clip, SPEC, key=str(key))
+        made = make("prediction", clip, key=str(key))
+        shown = made.video
         given_frames = 1 + max(t for t in range(16) if (shown[t] == clip[t]).all())
         assert (shown[given_frames:] == clip[given_frames - 1]).all()
         seen.add(given_frames)
+        assert made.cells.all((1, 2)).sum() == made.cells.any((1, 2)).sum() == 1 + (given_frames - 1) // 4
     assert seen == {1, 5, 9}
 
 
@@ -96,9 +141,9 @@ def test_prediction_holds_the_last_given_frame_and_gives_whole_latents():
 def test_a_condition_is_a_clip_that_its_key_and_seed_determine(name):
     clip, depth = noise(h=32, w=32), noise(h=8, w=8)[..., 0]
     made = [
-        conditioning.make(name, clip, SPEC, key=str(key), depth=depth) for key in range(12)
+        make(name, clip, key=str(key), depth=depth).video for key in range(12)
     ]
-    again = conditioning.make(name, clip.copy(), SPEC, key="3", depth=depth)
+    again = make(name, clip.copy(), key="3", depth=depth).video
     np.testing.assert_array_equal(made[3], again)
     assert all(m.dtype == np.uint8 and m.shape == clip.shape for m in made)
     assert not (made[0] == clip).all()
@@ -113,7 +158,8 @@ def test_a_stream_is_named_after_all_that_shapes_it_and_nothing_else():
         assert base != conditioning.fingerprint(name, SPEC, "another")
         changed = {
             "outpainting": ("central",), "inpainting": ("central",), "interpolation_frames": 2,
-            "prediction_latents": 2, "flow_scale": 0.2, "depth": "flat", "seed": 1,
+            "prediction_latents": 2, "flow_scale": 0.2, "depth": "flat", "seed": 1, "fill": "mean",
+            "hide_cells": False,
         }
         for field, value in changed.items():
             other = conditioning.fingerprint(name, SPEC.replace(**{field: value}), "tokenizer")
@@ -135,39 +181,52 @@ def moving(dx: int, dy: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dx, dy", [(2, 0), (0, -3), (-1, 2)])
 def test_the_flow_of_a_moving_texture_is_its_motion(dx, dy):
-    shown = structure.compose(moving(dx, dy), np.zeros((5, 4, 4)), SPEC)
-    inside = np.median(shown[1:, 8:-8, 8:-8].reshape(-1, 3), axis=0)
-    expected = [128 + 127 * d / (0.1 * 64) for d in (dx, dy)]
-    np.testing.assert_allclose(inside[:2], expected, atol=6)
-    assert (shown[0, ..., :2] == 128).all()  # nothing stands before the first frame
+    shown = compose(moving(dx, dy), np.zeros((5, 4, 4)))
+    motion, _ = structure.read(shown, SPEC.flow_scale)
+    inside = np.median(motion[1:, 8:-8, 8:-8].reshape(-1, 2), axis=0)
+    np.testing.assert_allclose(inside, (dx, dy), atol=0.4)
+    assert (shown[0] == shown[0, 0, 0]).all()  # nothing stands before the first frame
 
 
 def test_motion_saturates_and_its_sign_is_kept():
     flow = np.zeros((1, 2, 40, 2), np.float32)
     flow[0, 0, :, 0], flow[0, 1, :, 1] = 100, -100
     channels = structure.motion_channels(flow, 0.1)
-    assert (channels[1, 0, :, 0] == 255).all() and (channels[1, 1, :, 1] == 1).all()
-    assert (channels[0] == 128).all()
+    assert (channels[1, 0, :, 0] == 1).all() and (channels[1, 1, :, 1] == -1).all()
+    assert (channels[0] == 0).all()
+
+
+@given(seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=10)
+def test_lightness_and_hues_are_read_as_they_are_drawn(seed):
+    rng = np.random.default_rng(seed)
+    near, hues = rng.random((2, 4, 4)), rng.uniform(-1, 1, (2, 4, 4, 2))
+    lightness = structure.FAR + (structure.NEAR - structure.FAR) * near
+    motion, read = structure.read(structure.draw(lightness, structure.HUE * hues), 0.1)
+    np.testing.assert_allclose(read, near, atol=0.01)
+    np.testing.assert_allclose(motion, np.sign(hues) * hues**2 * 0.4, atol=0.03)
 
 
 @given(low=st.integers(0, 100), span=st.integers(1, 100))
 @settings(deadline=None, max_examples=20)
 def test_depth_is_bright_where_it_is_near_and_fills_the_range(low, span):
     depth = low + span * np.linspace(0, 1, 4 * 8 * 8).reshape(4, 8, 8)
-    shown = structure.compose(noise(t=4, h=32, w=32), depth, SPEC)[..., 2]
-    assert shown.shape == (4, 32, 32) and shown[0, 0, 0] == 255 and shown[-1, -1, -1] == 0
-    assert (np.diff(shown[:, ::4, ::4].reshape(-1).astype(int)) <= 0).all()
-    flat = structure.compose(noise(t=4, h=32, w=32), np.full((4, 8, 8), low), SPEC)[..., 2]
-    assert (flat == 128).all()
+    still = np.zeros((4, 64, 64, 3), np.uint8)
+    shown = compose(still, depth)[..., 1]
+    assert shown.shape == (4, 64, 64)
+    assert shown[0, 0, 0] >= structure.NEAR - 5 and shown[-1, -1, -1] <= structure.FAR + 5
+    assert (np.diff(shown[:, :, 32].mean(1)) < 0).all()
+    flat = compose(still, np.full((4, 8, 8), low))
+    assert (flat == (structure.FAR + structure.NEAR) / 2).all()
 
 
 def test_clips_without_depth_are_refused_unless_the_user_goes_without():
     with pytest.raises(UserError, match="without depth.*CONDITIONING.depth.*'flat'"):
-        conditioning.make("structure", noise(), SPEC, key="a")
+        make("structure", noise(), key="a")
     with pytest.raises(UserError, match="without depth"):
         conditioning.check("structure", SPEC, 17, has_depth=False)
-    flat = conditioning.make("structure", noise(), SPEC.replace(depth="flat"), key="a")
-    assert (flat[..., 2] == 128).all()
+    flat = make("structure", np.zeros((5, 16, 24, 3), np.uint8), SPEC.replace(depth="flat"), key="a").video
+    assert (flat == 128).all()
 
 
 @pytest.mark.parametrize(

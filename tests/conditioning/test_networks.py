@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from poet import conditioning
-from poet.conditioning import networks
+from poet.conditioning import networks, structure
 from poet.specs import ConditioningSpec, UserError
 
 CLIP = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), np.uint8)
@@ -57,9 +57,10 @@ def test_a_depth_network_gets_images_as_imagenet_networks_do(tmp_path):
     path = depth_network(tmp_path / "depth.onnx", FREE)
     expected = ((CLIP / 255 - networks.MEAN) / networks.DEVIATION).mean(-1)
     np.testing.assert_allclose(networks.inverse_depth(path, CLIP), expected, atol=1e-5)
-    shown = conditioning.make("structure", CLIP, ConditioningSpec(depth=path), key="a")[..., 2]
-    spread = (expected - expected.min()) / (expected.max() - expected.min()) * 255
-    assert np.abs(shown - spread).max() <= 0.5 + 1e-3
+    spec = ConditioningSpec(depth=path)
+    shown = conditioning.make("structure", CLIP, spec, key="a", factor=(1, 1, 1)).video
+    spread = (expected - expected.min()) / (expected.max() - expected.min())
+    assert np.abs(structure.read(shown, spec.flow_scale)[1] - spread).max() < 0.01
 
 
 def test_a_flow_network_gets_every_pair_of_frames_in_order(tmp_path):

@@ -23,6 +23,7 @@ from poet.data.loader import batches, eval_batches
 from poet.evaluation import hooks
 from poet.mesh import build
 from poet.specs import UserError
+from poet.tasks.layout import HIDDEN
 from poet.tasks.registry import groups, layouts
 
 FRAME = GRID[1] * GRID[2]
@@ -49,6 +50,10 @@ def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
             record = store.records["validation"][seen]
             for name, codes in streams.items():
                 stored = record.get(name.removesuffix("_in"), np.zeros(1))
+                if name == "opening_audio_in":
+                    levels = stored.reshape(LEVELS, -1)[:, : OPENING[2]].copy()
+                    levels[:, OPENING[1] :] = HIDDEN  # In evaluation the fewest frames are given.
+                    stored = levels.reshape(-1)
                 np.testing.assert_array_equal(codes, stored)
             seen += 1
     assert seen == 8

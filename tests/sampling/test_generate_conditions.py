@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from poet import conditioning, media
+from poet.conditioning import regions
 from poet.sampling import command
 from poet.sampling.generate import Generator, make_layout
 from poet.sampling.requests import Request
@@ -37,9 +38,14 @@ def clip(tmp_path_factory):
 def test_the_prefix_holds_the_codes_of_the_made_clip(generator):
     task = "inpainting"
     condition = generator.encode_condition(task, PIXELS, None)
-    hidden = PIXELS.copy()
-    hidden[:, :, 4:12, 4:12] = 0  # COMMIT's central region
-    expected = generator.video_tokenizer.encode(hidden).reshape(2, -1)
+    hole = np.zeros((5, 16, 16), bool)
+    hole[:, 4:12, 4:12] = True  # COMMIT's central region
+    hidden = np.stack([regions.fill(clip, hole, "edge") for clip in PIXELS])
+    codes = generator.video_tokenizer.encode(hidden)
+    t, h, w = codes.shape[1:]
+    cells = np.ones((t, h, w), bool)
+    cells[:, h // 4 : h * 3 // 4, w // 4 : w * 3 // 4] = False
+    expected = np.where(cells, codes, -1).reshape(2, -1)
     np.testing.assert_array_equal(condition["video_in"], expected)
     streams = make_layout(WRITES, task).parse(generator.tokens(task, 2, condition=condition))
     np.testing.assert_array_equal(streams["video_in"], expected)
@@ -56,9 +62,10 @@ def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
     shown = generator.show_condition("stylization", PIXELS, depths)
     for row in range(2):
         made = conditioning.make(
-            "structure", PIXELS[row], WRITES.conditioning, key=str(row), depth=depths[row]
+            "structure", PIXELS[row], WRITES.conditioning, key=str(row), depth=depths[row],
+            factor=WRITES.video_tokenizer.factor,
         )
-        np.testing.assert_array_equal(shown[row], made)
+        np.testing.assert_array_equal(shown[row], made.video)
 
 
 def run(monkeypatch, generator, clip, out, task, **changes):
