@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from poet.data import pixels
 from poet.data.pixels import pixel_batches
 from poet.processes import Share
-from poet.specs import ClipSpec, TokenizerTrainSpec, UserError
+from poet.specs import ClipSpec, ConditioningSpec, TokenizerTrainSpec, UserError
 from poet.store.sources import RawClip, Skipped
 
 CLIP = ClipSpec(frames=5, height=2, width=3)
@@ -312,3 +312,71 @@ def test_clips_of_a_tfds_folder_are_read(tmp_path):
     )
     batch = next(pixel_batches({str(tmp_path): 1}, "train", CLIP, batch=6))["video"]
     assert sorted(v.tobytes() for v in batch) == sorted(v.tobytes() for v in videos)
+
+
+# ------------------------------------------------------------------------------- derived pictures
+
+DERIVED_CLIP = ClipSpec(frames=5, height=16, width=16)
+
+
+class WithDepth:
+    """Clips of noise; the odd ones come with distances of half their size."""
+
+    fingerprint = "depth"
+    notes = ()
+
+    def __len__(self) -> int:
+        return 12
+
+    def read(self, start, stop):
+        for i in range(start, stop):
+            rng = np.random.default_rng(i)
+            video = rng.integers(0, 256, (5, 16, 16, 3), np.uint8)
+            depth = rng.random((5, 8, 8)) if i % 2 else None
+            yield RawClip(key=str(i), caption="", video=video, audio=None, depth=depth)
+
+
+def derived_batches(monkeypatch, share: float, frames: int = 0):
+    source = WithDepth()
+    monkeypatch.setattr(pixels, "open_source", lambda path, split, clip: source)
+    made = pixels.Derived(share=share, spec=ConditioningSpec(), factor=(4, 4, 4))
+    return pixel_batches({"path": 1}, "train", DERIVED_CLIP, 24, frames, seed=1, derived=made)
+
+
+def test_a_share_of_the_examples_is_derived_pictures(monkeypatch):
+    plain = next(derived_batches(monkeypatch, 0.0))["video"]
+    clips = {clip.video.tobytes() for clip in WithDepth().read(0, 12)}
+    assert {clip.tobytes() for clip in plain} == clips
+    half = next(derived_batches(monkeypatch, 0.5))["video"]
+    changed = (half != plain).any((1, 2, 3, 4))
+    assert 6 <= changed.sum() <= 18, "of 24, by half a chance"
+    every = next(derived_batches(monkeypatch, 1.0))["video"]
+    assert (every != plain).any((1, 2, 3, 4)).all() and every.dtype == np.uint8
+
+
+def test_a_clip_without_depth_never_becomes_a_structure(monkeypatch):
+    names = []
+    real = pixels.conditioning.make
+    monkeypatch.setattr(
+        pixels.conditioning, "make",
+        lambda name, video, spec, **options: names.append((name, options["depth"] is None))
+        or real(name, video, spec, **options),
+    )
+    batches = derived_batches(monkeypatch, 1.0)
+    for _ in range(3):
+        next(batches)
+    assert ("structure", False) in names and ("structure", True) not in names
+    assert len({name for name, _ in names}) == 5
+
+
+def test_derived_examples_are_told_by_their_place(monkeypatch):
+    first = derived_batches(monkeypatch, 0.7)
+    batches = [next(first)["video"] for _ in range(3)]
+    again = derived_batches(monkeypatch, 0.7)
+    next(again)
+    np.testing.assert_array_equal(next(again)["video"], batches[1])
+
+
+def test_derived_images_have_holes_alone(monkeypatch):
+    """Of one frame there is no motion to show and none to continue."""
+    assert next(derived_batches(monkeypatch, 1.0, frames=1))["video"].shape == (24, 1, 16, 16, 3)

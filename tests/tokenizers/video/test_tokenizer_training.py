@@ -107,6 +107,33 @@ def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
                                   state["ema"]["encoder"]["out"]["kernel"])
 
 
+def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> None:
+    """The loss by its definition, and gradients in both networks; codes of the clip are no free target."""
+    train, video = experiment(round_trip_weight=1.0).tokenizer_train, moving_square(2)
+    objective = Objective(spec=SPEC, train=train)
+    params = initial["params"]
+
+    def loss(params):
+        output, z, _ = magvit.reconstruct(SPEC, params, video / 255.0)
+        return losses.round_trip(objective, params, output, jax.lax.stop_gradient(z))
+
+    (value, match), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    output, z, _ = magvit.reconstruct(SPEC, params, video / 255.0)
+    picture = np.round(np.clip(output, 0, 1) * 255) / 255
+    again = np.asarray(magvit.encode(SPEC, params, picture), np.float64)
+    signs = np.where(np.asarray(z) >= 0, 1, -1)
+    expected = np.log1p(np.exp(-losses.ROUND_TRIP_SLOPE * signs * again)).mean()
+    assert float(value) == pytest.approx(expected, rel=1e-4)
+    assert float(match) == pytest.approx(((again >= 0) == (signs > 0)).all(-1).mean())
+    for part in ("encoder", "decoder"):
+        assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads[part])) > 0
+    total, (metrics, _) = losses.tokenizer_loss(objective, params, video, 0, jax.random.key(0))
+    without, _ = losses.tokenizer_loss(
+        Objective(spec=SPEC, train=experiment().tokenizer_train), params, video, 0, jax.random.key(0)
+    )
+    assert float(total - without) == pytest.approx(float(metrics["loss/round_trip"]), rel=1e-3)
+
+
 def test_total_is_the_weighted_sum_of_its_terms(initial: dict) -> None:
     train = TokenizerTrainSpec(entropy_anneal_steps=100)
     loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, Objective(spec=SPEC, train=train)))
