@@ -25,6 +25,7 @@ from poet.evaluation import codec
 from poet.evaluation.codes import USAGE_NOTE, usage_statistics
 from poet.evaluation.image_metrics import PEAK, PSNR_CEILING_DB, SSIM_WINDOW, mean_and_error
 from poet.evaluation.metrics import PSNR_NOTE, score_clips
+from poet.evaluation.round_trips import ROUND_TRIP_NOTE, round_trips
 from poet.evaluation.tables import format_table
 from poet.media import bitstreams
 from poet.specs import UserError
@@ -125,16 +126,19 @@ NOTES = (
     "is the lowest found that is not below the tokenizer's. 'per clip': each clip is a stream of "
     "its own with the tokenizer's bits; 'one stream': all clips are one stream of one rate factor.",
     USAGE_NOTE,
+    ROUND_TRIP_NOTE,
 )
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """The result as text: two tables, how to read them, and which sets were skipped."""
+    """The result as text: its tables, how to read them, and which sets were skipped."""
     rows = [
         {"set": name, **row} for name, found in result["sets"].items() for row in found["rows"]
     ]
     codes = [{"set": name, **found["codes"]} for name, found in result["sets"].items()]
-    parts = [format_table(rows), format_table(codes), "\n".join(result["notes"])]
+    rounds = [{"set": name, **found["round_trips"]} for name, found in result["sets"].items()]
+    tables = [format_table(table) for table in (rows, codes, rounds)]
+    parts = [*tables, "\n".join(result["notes"])]
     parts += [f"set {name!r}: {reason}" for name, reason in result["skipped"].items()]
     return "\n\n".join(parts)
 
@@ -168,7 +172,8 @@ def _score_set(
     bits = ids[0].size * tokenizer.spec.bits
     pixels = math.prod(clips_NxTxHxWx3.shape[1:4])
     ours = {"codec": TOKENIZER, "bits_per_pixel": bits / pixels}
-    candidates = [Candidate(name=TOKENIZER, video_NxTxHxWx3=tokenizer.decode(ids), row=ours)]
+    rebuilt = tokenizer.decode(ids)
+    candidates = [Candidate(name=TOKENIZER, video_NxTxHxWx3=rebuilt, row=ours)]
     for coding in codings:
         candidates.append(_coded(clips_NxTxHxWx3, coding, bits, rate_hz))
     rows = [_row(clips_NxTxHxWx3, c, title, distance) for c in candidates]
@@ -177,6 +182,7 @@ def _score_set(
         "shape": list(clips_NxTxHxWx3.shape[1:4]),
         "rows": rows,
         "codes": code_statistics(ids, tokenizer.spec.bits),
+        "round_trips": round_trips(tokenizer, clips_NxTxHxWx3, ids, rebuilt),
         "codecs": {c.row["codec"]: c.detail for c in candidates if c.detail},
     }
     return found, candidates
