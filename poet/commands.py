@@ -301,6 +301,8 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", default="", metavar="FILE",
         help="write the numbers that a card quotes (likelihood, condition gain) to this JSON file too")
     _process_arguments(parser)
+    parser.add_argument("--metric", action="append", default=[], dest="metrics", metavar="NAME",
+        help="measure this one alone (repeatable; default: all that what is given allows)")
 
 
 def _eval(args: argparse.Namespace) -> None:

@@ -381,7 +381,8 @@ def evaluate(args: Any, bindings: Sequence[str]) -> None:
     )
     with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
         out = output.folder if output else args.out
-        runner.evaluate(args.checkpoint, experiment, out, scores_file=Path(scores) if scores else None)
+        kept = Path(scores) if scores else None
+        runner.evaluate(args.checkpoint, experiment, out, args.metrics or None, scores_file=kept)
 
 
 def _claimed_file(path: str, args: Any, flag: str) -> str:

@@ -160,5 +160,5 @@ def test_the_whole_chain_at_toy_sizes_survives_a_kill(tmp_path: Path) -> None:
     subprocess.run(command, env=environment, check=True)
     released = tmp_path / "release/data/pretrained"
     scores = json.loads((released / stages.LM / "scores.json").read_text())
-    assert scores["step"] == 8 and "likelihood" in scores["metrics"]
+    assert scores["step"] == 8 and "video" in scores["condition_gain"]["text_to_video"]["text"]
     assert (released / stages.TOKENIZER / "scores.json").exists()

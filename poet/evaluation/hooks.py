@@ -179,7 +179,7 @@ def reconstructions(experiment: Experiment) -> Hook:
     """Clips of TOKENIZER_TRAIN.source above what the averaged weights make of them, and their PSNR.
 
     The clips are of EVAL.split where the source has it, else of the training split.  Nothing is read
-    if TRAIN.sample_every is 0.
+    if TRAIN.sample_every is 0.  Weights that training starts from are looked at before the first step.
     """
     clips = _pixel_clips(experiment) if experiment.train.sample_every else None
 
@@ -194,7 +194,8 @@ def reconstructions(experiment: Experiment) -> Hook:
         psnr_db = float(np.mean([clip_psnr(a, b) for a, b in zip(clips, rebuilt)]))
         return Report(scalars={"psnr_db": psnr_db}, images={"clips": _stacked(clips, rebuilt)})
 
-    return Hook(name="reconstruction", every=experiment.train.sample_every, fn=run)
+    trained = bool(experiment.tokenizer_train.init_from)
+    return Hook(name="reconstruction", every=experiment.train.sample_every, fn=run, at_start=trained)
 
 
 def _pixel_clips(experiment: Experiment) -> np.ndarray:

@@ -55,7 +55,7 @@ class TrainingDiverged(Failure):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hook:
-    """Something to do every `every` steps and at the end: evaluate, sample.
+    """Something to do every `every` steps and at the end: evaluate, sample; before the first step too if `at_start`.
 
     `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it:
     its buffers are reused by the next step.
@@ -64,9 +64,12 @@ class Hook:
     name: str
     every: int
     fn: Callable[[State, int], Report]
+    at_start: bool = False
 
     def due(self, step: int, steps: int) -> bool:
-        return self.every > 0 and step > 0 and (step % self.every == 0 or step == steps)
+        if step == 0 and not self.at_start:
+            return False
+        return self.every > 0 and (step % self.every == 0 or step == steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -341,7 +344,7 @@ class _Run:
         return compiled.Moment.at(step, seed, rate, self.mesh)
 
     def _hooks_due(self, step: int) -> list[Hook]:
-        if step == self.start and not self.hooks_owed:
+        if step == self.start > 0 and not self.hooks_owed:
             return []
         return [hook for hook in self.hooks if hook.due(step, self.steps)]
 

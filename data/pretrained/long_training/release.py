@@ -38,7 +38,7 @@ def finish(work: pathlib.Path, released: pathlib.Path) -> None:
         work / "scores" / TOKENIZER / "tokenizer_scores.json": released / TOKENIZER / "scores.json",
         work / "lm" / "metrics.jsonl": released / LM / "log.jsonl",
         work / "adapt" / "metrics.jsonl": released / LM / "log_adapt.jsonl",
-        work / "scores" / LM / "eval.json": released / LM / "scores.json",
+        work / "scores.json": released / LM / "scores.json",
     }
     for source, target in copies.items():
         shutil.copyfile(source, target)

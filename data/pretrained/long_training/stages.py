@@ -162,7 +162,7 @@ class _Maker:
             self._here("export", f"--checkpoint={self.work / 'adapt'}", f"--out={weights}", "--weights_only",
                        "--overwrite", "--gin.EXPORT.dtype=bfloat16", *map("--gin.{}".format, paths)),
             self._here("eval", f"--checkpoint={weights}", f"--out={self.work / 'scores' / LM}", "--overwrite",
-                       *map("--gin.{}".format, scored)),
+                       f"--scores={self.work / 'scores.json'}", *map("--gin.{}".format, scored)),
             self._here("tokenizer-eval", f"--gin_file=gin/models/{TOKENIZER}.gin",
                        f"--tokenizer=data/pretrained/{TOKENIZER}", "--set=source", "--overwrite",
                        f"--out={self.work / 'scores' / TOKENIZER}", f"--gin.EVAL.source={self.clips}",
