@@ -414,7 +414,8 @@ def export(args: Any, bindings: Sequence[str]) -> None:
     if args.weights_only and args.check:
         raise UserError("--check runs the exported programs, which --weights_only does not write")
     if args.check:
-        outputs.claim_file(args.check, overwrite=args.overwrite, flag="--check")
+        for written in (Path(args.check), Path(args.check).with_suffix(".gif")):
+            outputs.claim_file(written, overwrite=args.overwrite, flag="--check")
     folder = exporting.run(
         args.checkpoint,
         experiment,
@@ -435,8 +436,10 @@ def export(args: Any, bindings: Sequence[str]) -> None:
 
 
 def report(workdir: str) -> None:
-    """Writes WORKDIR/report.html."""
-    from poet.evaluation.report import check_workdir, write_report
+    """Writes WORKDIR/report.html; prints its path and the numbers of its head."""
+    from poet.evaluation import report as reports
 
-    check_workdir(Path(workdir))
-    print(write_report(Path(workdir)))
+    reports.check_workdir(Path(workdir))
+    print(reports.write_report(Path(workdir)))
+    for number, meaning in reports.figures(reports.ReportInputs.from_workdir(Path(workdir))):
+        print(f"  {number:>12s}  {meaning}.")

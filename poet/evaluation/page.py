@@ -28,7 +28,7 @@ p { margin: 6px 0 12px; max-width: 75ch; overflow-wrap: anywhere; }
 .missing { border-left: 3px solid var(--line); padding-left: 10px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0; font-size: .92rem; }
 a { color: var(--link); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px;
   margin: 16px 0; padding: 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 12px 14px; }
@@ -55,7 +55,7 @@ figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
 .strip { overflow-x: auto; margin: 0 0 2px; }
 .strip img { height: 72px; width: auto; max-width: none; display: block; border-radius: 4px; }
 .strip span { position: sticky; left: 0; font-size: .8rem; color: var(--soft); }
-.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 160px)); gap: 10px; }
+.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 192px)); gap: 10px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
   gap: 20px; }
 .chart svg { width: 100%; height: auto; display: block; }
@@ -122,7 +122,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
-    """Figures at the head of a page: (number, what it is)."""
+    """Figures at the head of a page: (number, a sentence that says what it means)."""
     cards = (f'<div class="tile"><b>{text(n)}</b><span>{text(w)}</span></div>' for n, w in values)
     return f'<div class="tiles">{"".join(cards)}</div>'
 

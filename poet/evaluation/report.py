@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from poet.evaluation import artifacts, page, sections
+from poet.evaluation import artifacts, headlines, page, sections
 from poet.media import replacing
 from poet.specs import UserError
 
@@ -22,29 +22,24 @@ class ReportInputs:
       title: heading of the page.
       stages: `stages.json` (a list of {name, seconds, status, note}) or a folder with one JSON object
         per file.
+      shipped: folder that `poet eval --metric=examples` wrote for the weights that ship.
       metrics: `metrics.jsonl` of the language model.
-      tokenizer_metrics: `metrics.jsonl` of a tokenizer training.
+      tokenizer_metrics: `metrics.jsonl` of a tokenizer training, its pictures in `samples` beside it.
       store: token store with its `manifest.json`.
       spec: `spec.json`.
-      evaluation: folder that `poet eval` wrote.
-      generated: folder that `poet generate` wrote.
-      export_check: JSON object saying how the exported artefacts compare.
-      longer_evaluation, longer_generated, longer_metrics: of a checkpoint of the same experiment that
-        was trained for longer.
+      evaluation: folder that `poet eval` wrote for the model that was trained.
+      export_check: JSON object saying how the exported artefacts compare, a GIF of that name beside it.
     """
 
     title: str = "poet: a quickstart run"
     stages: Path | None = None
+    shipped: Path | None = None
     metrics: Path | None = None
     tokenizer_metrics: Path | None = None
     store: Path | None = None
     spec: Path | None = None
     evaluation: Path | None = None
-    generated: Path | None = None
     export_check: Path | None = None
-    longer_evaluation: Path | None = None
-    longer_generated: Path | None = None
-    longer_metrics: Path | None = None
 
     @classmethod
     def from_workdir(cls, workdir: Path) -> ReportInputs:
@@ -52,16 +47,13 @@ class ReportInputs:
         stages = workdir / "stages.json"
         return cls(
             stages=stages if stages.exists() else workdir / "stages",
+            shipped=workdir / "first",
             metrics=workdir / "lm" / "metrics.jsonl",
             tokenizer_metrics=workdir / "tokenizer" / "metrics.jsonl",
             store=workdir / "store",
             spec=workdir / "lm" / "spec.json",
             evaluation=workdir / "eval",
-            generated=workdir / "generated",
             export_check=workdir / "export_check.json",
-            longer_evaluation=workdir / "eval_trained",
-            longer_generated=workdir / "generated_trained",
-            longer_metrics=workdir / "trained_metrics.jsonl",
         )
 
 
@@ -91,31 +83,33 @@ def write_report(
 
 def render(inputs: ReportInputs) -> str:
     """The page as text."""
+    shipped = artifacts.read_evaluation(inputs.shipped)
     evaluation = artifacts.read_evaluation(inputs.evaluation)
-    longer = artifacts.read_evaluation(inputs.longer_evaluation)
     manifest = artifacts.read_manifest(inputs.store)
-    stages = artifacts.read_stages(inputs.stages)
     lead = page.paragraph(
-        "Raw clips were turned into codes by a frozen tokenizer, a language model was trained on the "
-        "codes, and clips were generated from it. Every number and picture below was read from what "
-        "the run wrote.",
+        "A frozen tokenizer turns clips into codes, a language model draws codes, and the tokenizer turns "
+        "them into clips again. Every number and picture below was read from what the run wrote.",
         "soft",
     )
     parts = [
-        ("Stages", sections.stages(stages)),
-        ("Data", sections.data(manifest, evaluation)),
-        ("Training", sections.training(inputs.metrics, evaluation, manifest)),
+        ("Clips", headlines.clips(shipped, evaluation)),
         ("Evaluation", sections.evaluations({"this run": evaluation})),
-        ("Reconstructions", sections.reconstructions(evaluation)),
         ("Frame prediction", sections.predictions(evaluation)),
-        ("Generated clips", sections.generated(inputs.generated, "this run")),
-        (
-            "Trained for longer",
-            sections.longer(evaluation, longer, inputs.longer_generated, inputs.longer_metrics),
-        ),
-        ("Tokenizer training", sections.tokenizer_training(inputs.tokenizer_metrics)),
+        ("Training", sections.training(inputs.metrics, evaluation, manifest)),
+        ("Tokenizer training", headlines.tokenizer_training(inputs.tokenizer_metrics)),
+        ("Reconstructions", sections.reconstructions(evaluation)),
+        ("Data", sections.data(manifest, evaluation)),
         ("Export", sections.export(inputs.export_check)),
+        ("Stages", sections.stages(artifacts.read_stages(inputs.stages))),
         ("Spec", sections.spec(inputs.spec)),
     ]
-    figures = page.tiles(sections.figures(stages, manifest, evaluation))
-    return page.document(inputs.title, lead + figures, parts)
+    return page.document(inputs.title, lead + page.tiles(figures(inputs)), parts)
+
+
+def figures(inputs: ReportInputs) -> list[headlines.Figure]:
+    """The numbers of the page's head, (number, what it means), as far as they exist."""
+    return headlines.figures(
+        artifacts.read_stages(inputs.stages),
+        inputs.tokenizer_metrics,
+        artifacts.read_evaluation(inputs.evaluation),
+    )

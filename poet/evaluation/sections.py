@@ -19,33 +19,11 @@ CAPTIONS_SHOWN = 8
 SKIPPED_SHOWN = 5
 # Lines with fewer points show them.
 MARKED_POINTS = 30
-# What is shown of a sample: a GIF moves by itself everywhere, an MP4 alone has the sound, and a strip
-# of frames is the last resort.
-SILENT = (".gif", ".mp4", ".png")
-SOUNDING = (".mp4", ".wav", ".gif", ".png")
+# Metrics that are clips or a chart of their own rather than a table.
+SHOWN_APART = ("examples", "condition_gain")
 
 
 # ---------------------------------------------------------------------------- what was done
-
-
-def figures(
-    stages: Sequence[Json], manifest: Json | None, evaluation: Evaluation | None
-) -> list[tuple[str, str]]:
-    """Numbers for the head of the page, as far as they exist."""
-    found = []
-    if stages:
-        seconds = sum(stage["seconds"] for stage in stages)
-        found.append((duration(seconds), f"for {len(stages)} stages"))
-    if manifest:
-        clips = sum(split["clips"] for split in manifest["splits"].values())
-        found.append((f"{clips:,}", "clips in the token store"))
-    if evaluation:
-        found.append((f"{evaluation.step:,}", "training steps of the language model"))
-        rows = {r["frames"]: r for r in evaluation.rows("frame_prediction")}
-        if "generated" in rows:
-            gain = f"{rows['generated']['gain_db']:+.2f} dB"
-            found.append((gain, "frame prediction over the best way to repeat the last frame"))
-    return found
 
 
 def stages(stages: Sequence[Json]) -> str:
@@ -57,6 +35,7 @@ def stages(stages: Sequence[Json]) -> str:
                 "stage": s["name"],
                 "status": s.get("status", "done"),
                 "time": duration(s["seconds"]),
+                "CPU time": duration(s["cpu_seconds"]) if "cpu_seconds" in s else "",
                 "what": s.get("note", ""),
             }
             for s in stages
@@ -197,7 +176,7 @@ def evaluations(named: Mapping[str, Evaluation | None]) -> str:
     found = {name: e for name, e in named.items() if e}
     if not found:
         return page.missing("No evaluation: `poet eval` writes eval.json.")
-    metrics = dict.fromkeys(m for e in found.values() for m in e.content["metrics"])
+    metrics = dict.fromkeys(m for e in found.values() for m in e.content["metrics"] if m not in SHOWN_APART)
     return "".join(_metric(metric, found) for metric in metrics) + "".join(
         page.missing(f"{metric.replace('_', ' ')} was not measured ({name}): {why}")
         for name, e in found.items()
@@ -249,15 +228,9 @@ def predictions(evaluation: Evaluation | None) -> str:
     return lead + _frame_curves(evaluation) + _side_by_side(evaluation, "frame_prediction")
 
 
-def examples(evaluation: Evaluation | None) -> str:
+def examples_of(evaluation: Evaluation) -> str:
     """A row per task: what was given, what was drawn, the true clip."""
-    found = evaluation.media("example") if evaluation else []
-    if not found:
-        return page.missing("No examples: `poet eval` with EVAL.examples = True draws them.")
-    lead = page.paragraph(
-        "One draw of every task, the first that came. A text that was given stands in the heading.", "soft"
-    )
-    return lead + _side_by_side(evaluation, "example")
+    return _side_by_side(evaluation, "example")
 
 
 def _frame_curves(evaluation: Evaluation) -> str:
@@ -294,60 +267,13 @@ def _heading(entry: Json) -> str:
 # ----------------------------------------------------------------------------- what came out
 
 
-def generated(folder: Path | None, whose: str) -> str:
-    clips = list(_clips(folder))
-    if not clips:
-        return page.missing(f"No generated clips of {whose}: `poet generate` writes them.")
-    return page.cards(
-        page.card(path, caption, f"generated clip: {caption}") for path, caption in clips
-    )
-
-
-def _clips(folder: Path | None) -> Iterator[tuple[Path, str]]:
-    """Each sample of `generate.json` with what it was made from."""
-    made = read_json(folder / "generate.json" if folder else None) or {}
-    for sample in made.get("samples", ()):
-        suffixes = [Path(file).suffix for file in sample["files"]]
-        order = SOUNDING if ".wav" in suffixes else SILENT
-        best = min(sample["files"], key=lambda file: _rank(Path(file).suffix, order))
-        yield folder / best, sample["prompt"] or made["task"].replace("_", " ")
-
-
-def _rank(suffix: str, order: Sequence[str]) -> int:
-    return order.index(suffix) if suffix in order else len(order)
-
-
-def longer(
-    evaluation: Evaluation | None,
-    trained: Evaluation | None,
-    clips: Path | None,
-    metrics: Path | None,
-) -> str:
-    """A checkpoint of the same experiment that was trained for longer, beside this run."""
-    entries = read_metrics(metrics)
-    if not (trained or entries or any(_clips(clips))):
-        return page.missing(
-            "No evaluation or clips of a checkpoint of the same experiment that was trained for longer."
-        )
-    body = page.paragraph("The same experiment, trained for longer by the same code.", "soft")
-    if trained:
-        ours = {f"this run, {evaluation.step:,} steps": evaluation} if evaluation else {}
-        body += evaluations({**ours, f"trained for {trained.step:,} steps": trained})
-        if trained.media("frame_prediction"):
-            body += "<h3>Frame prediction</h3>" + _frame_curves(trained)
-            body += _side_by_side(trained, "frame_prediction")
-        if trained.media("example"):
-            body += "<h3>Every task once</h3>" + examples(trained)
-    if entries:
-        body += page.charts(_loss_charts(entries, _entropies(trained, None)))
-    return body + "<h3>Generated clips</h3>" + generated(clips, "the longer-trained checkpoint")
-
-
 def export(check: Path | None) -> str:
     found = read_json(check)
     if found is None:
         return page.missing("No export check: `poet export --check FILE` writes it.")
-    return page.table(
+    clip = check.with_suffix(".gif")
+    shown = page.card(clip, "drawn by the exported programs alone", "clip of the export") if clip.is_file() else ""
+    return shown + page.table(
         [{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()]
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from poet import media
 from poet.sampling.generate import Generator, Text
 from poet.specs import ExportSpec
 from poet.tasks.registry import get_task
@@ -25,6 +26,8 @@ FOREIGN = ("flax", "optax", "orbax", "tensorflow", "seqio", "gin")
 
 def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
     """Draws the export's task once by each, writes the findings to `out` as JSON, returns them.
+
+    The clip that the export drew, if any, lies beside it as a GIF.
 
     Findings: whether tokens, pixels and samples of sound are equal (as far as the task draws them),
     how many tokens there are, seconds and bytes, and which of the packages that training needs were
@@ -56,6 +59,8 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
         "size_mib": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
     }
     out.write_text(json.dumps(findings, indent=2) + "\n")
+    if len(theirs.get("video", ())):
+        media.write_gif(out.with_suffix(".gif"), theirs["video"][0], generator.experiment.clip.rate_hz)
     return findings
 
 

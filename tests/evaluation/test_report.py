@@ -18,8 +18,8 @@ from poet.specs import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 HEADINGS = (
-    "Stages", "Data", "Training", "Evaluation", "Reconstructions", "Frame prediction",
-    "Generated clips", "Trained for longer", "Tokenizer training", "Export", "Spec",
+    "Clips", "Evaluation", "Frame prediction", "Training", "Tokenizer training", "Reconstructions",
+    "Data", "Export", "Stages", "Spec",
 )
 
 
@@ -89,13 +89,18 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
     write_json(folder / "eval.json", content)
 
 
-def write_generated(folder: Path, prompts: list[str]) -> None:
-    samples = []
-    for row, prompt in enumerate(prompts):
-        media.write_gif(folder / f"{row:03d}.gif", clip(row, 25), 8)
-        media.write_mp4(folder / f"{row:03d}.mp4", clip(row, 25), 8)
-        samples.append({"row": row, "prompt": prompt, "files": [f"{row:03d}.mp4", f"{row:03d}.gif"]})
-    write_json(folder / "generate.json", {"task": "text_to_video", "samples": samples})
+def write_examples(folder: Path, tasks: dict[str, str]) -> None:
+    """A folder as of `poet eval --metric=examples`: task -> what was given."""
+    entries = []
+    for i, (task, given) in enumerate(tasks.items()):
+        files = {"given": f"media/{i}_given.gif", "drawn": f"media/{i}_drawn.mp4", "true": f"media/{i}_true.gif"}
+        for file, noise in zip(files.values(), (40, 25, 0)):
+            write = media.write_gif if file.endswith(".gif") else media.write_mp4
+            write(folder / file, clip(i, noise), 8)
+        entries.append({"kind": "example", "key": f"basic-{i} {given}", "caption": task, "note": f"given {given}", "files": files})
+    content = {"format": 1, "checkpoint": "lm", "step": 855, "split": "validation", "metrics": {}, "skipped": {},
+               "media": entries, "seconds": {}, "experiment": {}}
+    write_json(folder / "eval.json", content)
 
 
 def write_metrics(path: Path) -> None:
@@ -138,14 +143,16 @@ def write_run(workdir: Path) -> Path:
     write_json(workdir / "lm" / "spec.json", {"train": {"steps": 1500}, "note": ATTACK})
     write_json(workdir / "export_check.json", {"equal_tokens": True, "compared_tokens": 320})
     write_evaluation(workdir / "eval", 1500, 6.3, 18.2)
-    write_evaluation(workdir / "eval_trained", 20_000, 5.1, 19.4)
-    prompts = ["the player turns left", ATTACK, "an imp in view"]
-    write_generated(workdir / "generated", prompts)
-    write_generated(workdir / "generated_trained", prompts[:1])
-    tokenizer = workdir / "tokenizer" / "metrics.jsonl"
-    tokenizer.parent.mkdir(parents=True)
-    lines = [{"step": s, "kind": "train", "loss": 1 / s} for s in range(1, 7)]
-    tokenizer.write_text("\n".join(map(json.dumps, lines)))
+    write_examples(workdir / "first", {"inpainting": "a hole", "text to video": ATTACK})
+    media.write_gif(workdir / "export_check.gif", clip(3), 8)
+    tokenizer = workdir / "tokenizer"
+    lines = [{"step": 0, "kind": "reconstruction", "reconstruction/psnr_db": 22.5},
+             {"step": 10, "kind": "train", "loss": 0.1},
+             {"step": 80, "kind": "reconstruction", "reconstruction/psnr_db": 23.75}]
+    (tokenizer / "samples").mkdir(parents=True)
+    (tokenizer / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for step in (0, 40, 80):
+        media.write_png_strip(tokenizer / "samples" / f"{step:08d}_reconstruction_clips.png", clip(step), 4)
     return workdir
 
 
@@ -185,21 +192,43 @@ def test_every_section_shows_what_its_file_says(page: Page):
     for heading in HEADINGS:
         assert page.words.count(heading) >= 2, f"{heading}: link and heading"
     for said in (
-        "4 min 04 s", "1,420", "too short: 9 frames, 17 needed", "the player walks forward, clip 1",
-        "unigram entropy (nats)", "7.910", "18.200 ± 0.310", "trained for 20,000 steps",
-        "the checkpoint has no sound", "equal tokens", '"steps": 1500', "+0.80 dB", "6 steps.",
+        "4 min 04 s", "1,260", "too short: 9 frames, 17 needed", "the player walks forward, clip 1",
+        "unigram entropy (nats)", "7.910", "18.200 ± 0.310", "the checkpoint has no sound", "equal tokens",
+        '"steps": 1500', "inpainting (given a hole)", "after 80 steps",
     ):
         assert said in page.text, said
     assert not [a for _, a in page.tags if a.get("class") == "missing" and "No " in str(a)]
 
 
-def test_pictures_are_inside_the_page_and_described(page: Page, run_folder: Path):
+def test_the_page_opens_with_clips_beside_what_they_were_drawn_from(page: Page, run_folder: Path):
+    """The first section's files in the page, in the order given, drawn, true."""
+    expected = [run_folder / "first" / file for i in range(2)
+                for file in (f"media/{i}_given.gif", f"media/{i}_drawn.mp4", f"media/{i}_true.gif")]
+    shown = [a["src"] for tag, a in page.tags if tag in ("img", "video")]
+    for path, source in zip(expected, shown):
+        assert source.endswith(base64.b64encode(path.read_bytes()).decode()), path
+    headings = [tag for tag, _ in page.tags if tag in ("h2", "img", "video")]
+    assert headings[0] == "h2" and headings.count("h2") == len(HEADINGS)
+
+
+def test_every_headline_says_what_it_means(page: Page):
+    """A number stands in bold, the sentence beside it: no dB without its baseline."""
+    text = re.sub(r"\s+", " ", page.text)
+    for said in (
+        "5 min 15 s from the first rendered frame to this page",
+        r"\+1\.25 dB of PSNR: how much nearer the video tokenizer comes .* 80 steps .*22\.5 dB before, 23\.8 dB after",
+        r"6\.30 nats is what one code of an unseen clip costs .*1,500 steps \(text to video\).*pays 7\.91",
+        r"\+0\.8 dB of PSNR: .* nearer to the true ones than the last given frame",
+    ):
+        assert re.search(said, text), said
+
+
+def test_pictures_are_inside_the_page_and_described(page: Page):
     images = [a for tag, a in page.tags if tag == "img"]
-    # Per evaluation 2 x 2 strips (shown once) and 2 x 3 clips, and 3 + 1 generated clips.
-    assert len(images) == 4 + 2 * 6 + 4
+    # Two examples' two GIFs, 2 x 2 strips, 2 x 3 predicted clips, the tokenizer before and after, the export's clip.
+    assert len(images) == 4 + 4 + 6 + 2 + 1
     assert all(a["alt"] for a in images)
-    wanted = base64.b64encode((run_folder / "generated" / "002.gif").read_bytes()).decode()
-    assert f"data:image/gif;base64,{wanted}" in [a["src"] for a in images]
+    assert len([tag for tag, _ in page.tags if tag == "video"]) == 2
 
 
 def test_nothing_is_fetched_and_nothing_runs(page: Page):
@@ -231,33 +260,15 @@ def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path):
     missing = [a for tag, a in page.tags if a.get("class") == "missing"]
     assert len(missing) == len(HEADINGS)
     assert not [tag for tag, _ in page.tags if tag in ("img", "svg", "table")]
-    for command in ("poet train", "poet eval", "poet tokenize", "poet generate", "poet export"):
+    for command in ("poet train", "poet eval", "poet tokenize", "poet tokenizer-train", "poet export"):
         assert command in page.text
 
 
 def test_a_lost_picture_is_said_not_faked(tmp_path: Path):
-    write_generated(tmp_path / "generated", ["a prompt"])
-    (tmp_path / "generated" / "000.gif").unlink()
+    write_examples(tmp_path / "first", {"inpainting": "a hole"})
+    (tmp_path / "first" / "media" / "0_drawn.mp4").unlink()
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "000.gif is missing" in page.text and "img" not in [tag for tag, _ in page.tags]
-
-
-def test_samples_with_sound_are_shown_by_what_sounds(tmp_path: Path):
-    """A silent sample moves by itself; one with a wav beside it has controls to hear it with."""
-    folder = tmp_path / "generated"
-    write_generated(folder, ["mute", "a door", "rain"])
-    record = json.loads((folder / "generate.json").read_text())
-    for name in ("001.wav", "002.wav"):
-        media.write_wav(folder / name, np.arange(800, dtype=np.int16), 8000)
-    record["samples"][1]["files"].append("001.wav")
-    record["samples"][2]["files"] = ["002.wav"]
-    write_json(folder / "generate.json", record)
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    shown = {tag: attrs for tag, attrs in page.tags if tag in ("img", "video", "audio")}
-    assert "controls" in shown["video"] and "controls" in shown["audio"]
-    for tag, name in (("img", "000.gif"), ("video", "001.mp4"), ("audio", "002.wav")):
-        data = base64.b64encode((folder / name).read_bytes()).decode()
-        assert shown[tag]["src"].endswith(data)
+    assert "0_drawn.mp4 is missing" in page.text and "video" not in [tag for tag, _ in page.tags]
 
 
 def test_stages_may_be_one_file_each_in_the_order_they_ended(tmp_path: Path):

@@ -54,7 +54,7 @@ RECIPES = {
             "codes": ("VIDEO_TOKENIZER.base_channels=16", "STORE.batch=4"),
             "lm": (*_SMALL_LM, "TRAIN.steps=12"),
             "adapt": (*_SMALL_LM, "TRAIN.steps=8"),
-            "release": ("EVAL.batch=2", "EVAL.batches=1", "EVAL.clips=2", "EVAL.samples=1"),
+            "release": ("EVAL.batch=2", "EVAL.batches=1", "EVAL.clips=2", "EVAL.samples=1", "EVAL.gain_clips=2"),
         },
         arenas=("--arena=basic", "--clips_per_arena=8", "--workers=2"),
     ),
