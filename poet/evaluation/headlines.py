@@ -105,11 +105,11 @@ def tokenizer_training(metrics: Path | None) -> str:
         [Series(name="validation clips", points=points, marks=True)],
         title="PSNR of clips that it does not learn from", x_label="step", y_label="dB",
     )
-    pictures = sorted((metrics.parent / "samples").glob("*.png"))
-    ends = [path for path in pictures if _PICTURE.fullmatch(path.name)]
-    strips = "".join(
-        page.strip(path, f"after {int(_PICTURE.fullmatch(path.name)[1]):,} steps: originals over reconstructions",
-                   f"originals over reconstructions, {path.stem}")
+    found = sorted((metrics.parent / "samples").glob("*.png"))
+    ends = [path for path in found if _PICTURE.fullmatch(path.name)]
+    shown = [
+        page.picture(path, f"after {int(_PICTURE.fullmatch(path.name)[1]):,} steps: originals over reconstructions",
+                     f"originals over reconstructions, {path.stem}")
         for path in dict.fromkeys(ends[:1] + ends[-1:])
-    )
-    return page.charts([chart]) + strips
+    ]
+    return page.charts([chart, *shown])

@@ -50,6 +50,7 @@ figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
 .card audio { width: 100%; max-width: 256px; }
 .card img, .card video { width: 100%; max-width: 256px; border-radius: 8px; display: block;
   image-rendering: auto; background: var(--card); }
+.picture img { max-width: 100%; height: auto; display: block; border-radius: 4px; }
 .row { margin: 0 0 18px; }
 .row p { margin: 0 0 4px; font-size: .92rem; }
 .strip { overflow-x: auto; margin: 0 0 2px; }
@@ -173,6 +174,11 @@ def cards(items: Iterable[str]) -> str:
 def strip(path: Path, label: str, alt: str) -> str:
     """A wide row of frames that scrolls sideways."""
     return f'<div class="strip"><span>{text(label)}</span>{media(path, alt)}</div>'
+
+
+def picture(path: Path, caption: str, alt: str) -> str:
+    """One picture at its own size over its caption."""
+    return f'<figure class="picture">{media(path, alt)}<figcaption>{text(caption)}</figcaption></figure>'
 
 
 def row(heading: str, content: str) -> str:

@@ -94,6 +94,13 @@ def test_hooks_see_the_state_of_their_step_and_lines_never_repeat(whole: Path) -
     assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(1, 13))
 
 
+def test_what_training_starts_from_is_looked_at_once_where_a_hook_asks(tmp_path: Path) -> None:
+    hooks = [loop.Hook(name="probe", every=3, fn=probe, at_start=True)]
+    linear.run(tmp_path, 3, hooks=hooks)
+    linear.run(tmp_path, 6, hooks=hooks)
+    assert [x["step"] for x in log(tmp_path) if x["kind"] == "probe"] == [0, 3, 6]
+
+
 def test_each_step_draws_its_own_key_from_seed_and_step(whole: Path) -> None:
     for line in log(whole):
         if line["kind"] == "train":
