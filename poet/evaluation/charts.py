@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: text only, coloured by the classes of the page's style sheet."""
+"""Line and bar charts as inline SVG: text only, coloured by the classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import math
 from typing import Sequence
 
 Point = tuple[float, float]
+
+# Of one bar with its name above it.
+BAR_ROW, BAR_HEIGHT = 40, 12
 
 # Classes `series-0` .. of the style sheet; further series start again.
 COLOURS = 6
@@ -31,6 +34,17 @@ class Level:
 
     name: str
     y: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A named value with its interval, if there is one; bars of one group share a colour."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +90,64 @@ def line_chart(
         f'aria-label="{name}">{"".join(parts)}</svg>'
         f"<figcaption>{name}{_legend(lines, levels)}</figcaption></figure>"
     )
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
+    """A `<figure>` with a horizontal bar for each value from 0, and a whisker from low to high.
+
+    The axis is linear up to about 1 and logarithmic beyond, to both sides, so that 0.5 and 500 are both
+    seen and 0 has its place.
+
+    Raises:
+      ValueError: nothing to draw.
+    """
+    if not bars:
+        raise ValueError(f"chart {title!r} has no bars")
+    ends = [x for bar in bars for x in (0.0, bar.value, bar.low, bar.high) if x is not None]
+    frame = _Frame(_widened(_bent(min(ends)), _bent(max(ends))), (0.0, 1.0))
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+    height = BAR_ROW * len(bars) + BOTTOM
+    parts = [*_bar_ticks(frame, min(ends), max(ends), height)]
+    for i, bar in enumerate(bars):
+        parts += _bar(frame, bar, BAR_ROW * i, f"series-{groups.index(bar.group) % COLOURS}")
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 6, x_label, "middle"))
+    name, legend = html.escape(title), _legend([Series(name=g, points=()) for g in groups if g], ())
+    return (
+        f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{name}">{"".join(parts)}</svg><figcaption>{name}{legend}</figcaption></figure>'
+    )
+
+
+def _bent(value: float) -> float:
+    """Symmetric logarithm."""
+    return math.copysign(math.log10(1 + abs(value)), value)
+
+
+def _bar(frame: _Frame, bar: Bar, top: float, colour: str) -> list[str]:
+    zero, end = sorted((frame.px(0.0), frame.px(_bent(bar.value))))
+    y = top + BAR_ROW - BAR_HEIGHT - 6
+    parts = [
+        _text(LEFT, y - 6, bar.name, "start"),
+        _text(WIDTH - RIGHT, y - 6, f"{bar.value:,.4g}", "end"),
+        f'<rect class="bar {colour}" x="{zero:.1f}" y="{y}" width="{end - zero:.1f}" height="{BAR_HEIGHT}"/>',
+    ]
+    if bar.low is not None and bar.high is not None:
+        low, high, middle = frame.px(_bent(bar.low)), frame.px(_bent(bar.high)), y + BAR_HEIGHT / 2
+        caps = "".join(f"M{x:.1f} {y + 2}V{y + BAR_HEIGHT - 2}" for x in (low, high))
+        parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{caps}"/>')
+    return parts
+
+
+def _bar_ticks(frame: _Frame, low: float, high: float, height: float) -> list[str]:
+    """0 and the powers of ten inside the range."""
+    powers = [10.0**n for n in range(7)]
+    parts = []
+    for x in (*(-p for p in powers), 0.0, *powers):
+        if low <= x <= high:
+            at = frame.px(_bent(x))
+            parts.append(f'<path class="grid" d="M{at:.1f} 0V{height - BOTTOM}"/>')
+            parts.append(_text(at, height - BOTTOM + 18, _tick(x), "middle"))
+    return parts
 
 
 def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:

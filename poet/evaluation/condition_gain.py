@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from poet.evaluation.intervals import ratio_interval
 from poet.evaluation.likelihood import by_stream, token_scores
-from poet.evaluation.tables import Row, number
+from poet.evaluation.tables import Row
 from poet.models.transformer import Model, Params
 from poet.processes import batch_share
 from poet.specs import Experiment
@@ -295,26 +295,3 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> float | None:
 
 def _sums(values_NxO: np.ndarray) -> np.ndarray:
     return values_NxO.sum(axis=1, dtype=np.float64)
-
-
-def shown(rows: Sequence[Row]) -> list[Row]:
-    """Rows as a terminal shows them: gains with their intervals, one line each."""
-    return [
-        {
-            "task": r["task"],
-            "condition → stream": f"{r['condition']} → {r['stream']}",
-            "nats/token": r["nats_per_token"],
-            "nats/clip [95 %]": _bounded(r, "nats_per_clip"),
-            "copyable": "" if r["copyable"] is None else f"{r['copyable']:.0%}",
-            "there": r["copyable_nats"],
-            "right": "" if r["copyable_accuracy"] is None else f"{r['copyable_accuracy']:.0%}",
-        }
-        for r in rows
-    ]
-
-
-def _bounded(r: Row, key: str) -> str:
-    if r[key] is None:
-        return number(None)
-    spread = "" if r[f"{key}_low"] is None else f" [{r[f'{key}_low']:.2f}, {r[f'{key}_high']:.2f}]"
-    return f"{r[key]:.2f}{spread}"

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from poet.data.loader import eval_batches
-from poet.evaluation import condition_gain, examples, resources
+from poet.evaluation import condition_gain, examples, gain_view, resources
 from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, mean_and_error, psnr, ssim
 from poet.evaluation.likelihood import StreamLikelihood, likelihood, task_batches, unigram_nats
 from poet.evaluation.resources import Resources
@@ -353,7 +353,7 @@ METRICS: dict[str, Metric] = {
         needs=(resources.STORE, resources.OTHERS),
         measure=measure_condition_gain,
         shared=True,
-        shown=condition_gain.shown,
+        shown=gain_view.shown,
     ),
     "reconstruction": Metric(
         needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction

@@ -67,7 +67,8 @@ figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
 .level { stroke: var(--soft); stroke-dasharray: 6 5; stroke-width: 1.4; fill: none; }
 .series-0 { --c: var(--c0); } .series-1 { --c: var(--c1); } .series-2 { --c: var(--c2); }
 .series-3 { --c: var(--c3); } .series-4 { --c: var(--c4); } .series-5 { --c: var(--c5); }
-.line { stroke: var(--c); } circle { fill: var(--c); }
+.line { stroke: var(--c); } circle, .bar { fill: var(--c); }
+.whisker { stroke: var(--soft); stroke-width: 1.6; fill: none; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 4px 0; }
 .key { display: inline-block; width: 18px; border-top: 3px solid var(--c); margin-right: 6px;
   vertical-align: middle; }

@@ -93,6 +93,7 @@ def render(inputs: ReportInputs) -> str:
     )
     parts = [
         ("Clips", headlines.clips(shipped, evaluation)),
+        ("Conditions", sections.conditions(evaluation)),
         ("Evaluation", sections.evaluations({"this run": evaluation})),
         ("Frame prediction", sections.predictions(evaluation)),
         ("Training", sections.training(inputs.metrics, evaluation, manifest)),

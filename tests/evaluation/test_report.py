@@ -18,7 +18,7 @@ from poet.specs import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 HEADINGS = (
-    "Clips", "Evaluation", "Frame prediction", "Training", "Tokenizer training", "Reconstructions",
+    "Clips", "Conditions", "Evaluation", "Frame prediction", "Training", "Tokenizer training", "Reconstructions",
     "Data", "Export", "Stages", "Spec",
 )
 
@@ -73,6 +73,14 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
             ("generated", 0.8, 0.72), ("repeat", 0.0, None), ("reconstruction", 5.1, 1.0)
         )
     ]
+    gains = [
+        {"task": task, "condition": condition, "stream": "video", "nats_per_token": nats / 320,
+         "nats_per_clip": nats, "nats_per_clip_low": nats - 2, "nats_per_clip_high": nats + 3,
+         "copyable": None, "copyable_nats": None, "copyable_accuracy": None, "clips": 64}
+        for task, condition, nats in (
+            ("text_to_video", "text", 12.9), ("inpainting", "clip with a hole", 338.0), ("stylization", "text", -1.5)
+        )
+    ]
     curves = {
         name: [None] * known + [psnr_db + gain - 0.3 * f for f in range(12)]
         for name, gain in (("generated", 2.0), ("repeat", 1.0), ("reconstruction", 6.0))
@@ -81,6 +89,7 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
         "format": 1, "checkpoint": "lm", "step": step, "split": "validation",
         "metrics": {
             "likelihood": {"rows": likelihood, "notes": ["Means over tokens."], "curves": {}},
+            "condition_gain": {"rows": gains, "notes": [], "curves": {}},
             "frame_prediction": {"rows": predicted, "notes": [], "curves": curves},
         },
         "skipped": {"audio_distance": "the checkpoint has no sound"},
@@ -253,6 +262,28 @@ def test_charts_hold_both_losses_and_the_entropy_line(page: Page):
     assert "train: video" in page.text and "validation: frame_prediction" in page.text
     assert "unigram 7.91" in page.text
     assert any(a.get("class") == "level" for tag, a in page.tags if tag == "path")
+
+
+def test_bars_begin_at_zero_and_whiskers_hold_their_ends() -> None:
+    """By the pixels of the drawing: longer for more, to the left for less than nothing."""
+    values = (-3.0, 0.0, 0.5, 12.0, 600.0)
+    drawn = charts.bar_chart(
+        [charts.Bar(name=f"<{v}>", value=v, low=v - 1, high=v + 1) for v in values], title="bars", x_label="nats"
+    )
+    def found(pattern: str) -> list[tuple[float, float]]:
+        return [tuple(map(float, pair)) for pair in re.findall(pattern, drawn)]
+
+    bars = found(r'<rect class="bar series-0" x="(.*?)" y=".*?" width="(.*?)"')
+    whiskers = found(r'<path class="whisker" d="M(.*?) .*?H([\d.]+)M')
+    zero = bars[1][0]
+    assert bars[1][1] == 0 and bars[0][0] + bars[0][1] == pytest.approx(zero, abs=0.2) and bars[0][1] > 0
+    assert all(x == zero for x, _ in bars[1:]) and bars[2][1] < bars[3][1] < bars[4][1]
+    for (x, width), (low, high), value in zip(bars, whiskers, values, strict=True):
+        assert low < (x if value < 0 else x + width) < high
+    assert 0 <= whiskers[0][0] and whiskers[-1][1] <= charts.WIDTH
+    assert "&lt;12.0&gt;" in drawn and "<12.0>" not in drawn
+    with pytest.raises(ValueError, match="no bars"):
+        charts.bar_chart([], title="none", x_label="")
 
 
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path):
