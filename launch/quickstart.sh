@@ -31,20 +31,21 @@ left() {
 
 show() { if [ -t 1 ]; then printf '\r\033[K%s' "$1"; fi; }
 
-# CPU seconds of all commands that have ended.
-cpu_seconds() {
+# Sets CPU to the CPU seconds of all commands that have ended (in a subshell `times` would know of none).
+count_cpu() {
   times > "$WORK/stages/.times"
-  sed -n '2s/[ms]/ /gp' "$WORK/stages/.times" | awk '{printf "%.1f", $1 * 60 + $2 + $3 * 60 + $4}'
+  CPU=$(sed -n '2s/[ms]/ /gp' "$WORK/stages/.times" | awk '{printf "%.1f", $1 * 60 + $2 + $3 * 60 + $4}')
 }
 
 # stage NAME NOTE COMMAND...: runs the command, its output in a log file, unless it finished in an earlier run; keeps its time.
 stage() {
-  local name=$1 note=$2 record=$WORK/stages/$1.json log=$WORK/logs/$1.log start=$SECONDS number cpu
+  local name=$1 note=$2 record=$WORK/stages/$1.json log=$WORK/logs/$1.log start=$SECONDS number before
   shift 2
   number=$(printf '%s\n' "${NAMES[@]}" | grep -nx "$name" | cut -d: -f1)
   local title="[$number/${#NAMES[@]}] $name: $note"
   if [ -f "$record" ]; then echo "$title: finished earlier"; return; fi
-  cpu=$(cpu_seconds)
+  count_cpu
+  before=$CPU
   if [ ! -t 1 ]; then printf '%s ... %s ... ' "$title" "$(left 0)"; fi
   "$@" > "$log" 2>&1 &
   RUNNING=$!
@@ -58,9 +59,9 @@ stage() {
     tail -n 15 "$log"
     exit 1
   fi
-  cpu=$(awk "BEGIN {printf \"%.1f\", $(cpu_seconds) - $cpu}")
+  count_cpu
   printf '{"name": "%s", "seconds": %d, "cpu_seconds": %s, "status": "done", "note": "%s"}\n' \
-    "$name" $((SECONDS - start)) "$cpu" "$note" > "$record.tmp"
+    "$name" $((SECONDS - start)) "$(awk "BEGIN {printf \"%.1f\", $CPU - $before}")" "$note" > "$record.tmp"
   mv "$record.tmp" "$record"
   DONE_S=$((DONE_S + EXPECTED[$name])) SPENT_S=$((SPENT_S + SECONDS - start))
   show "$title: "

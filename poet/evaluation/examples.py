@@ -43,13 +43,13 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
     heard = "audio" in task.condition or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
-    depth = None if clip.depth is None else clip.depth[None]
+    depth = clip.depth[None] if task.made == "structure" and clip.depth is not None else None
     drawn = generator.generate(
         task.name,
         [clip.caption] if task.text else (),
         clips=video if frames or {"video", "image"} & set(task.condition) else None,
         sounds=sound if heard else None,
-        depths=depth if task.made == "structure" else None,
+        depths=depth,
         known_frames=frames,
         region=region,
     )
