@@ -93,6 +93,24 @@ def clips(shipped: Evaluation | None, ours: Evaluation | None) -> str:
     return lead + "".join(shown)
 
 
+# ---------------------------------------------------------------------------------- conditions
+
+
+def shipped_conditions(scores: Json | None) -> str:
+    """A bar for each condition of the weights that ship, from their `scores.json`; nothing without one."""
+    bars = [
+        charts.Bar(name=f"{task}: {condition} → {stream}", group=stream, **found["nats_per_clip"])
+        for task, conditions in (scores or {}).get("condition_gain", {}).items()
+        for condition, streams in conditions.items()
+        for stream, found in streams.items()
+        if found["nats_per_clip"]["value"] is not None
+    ]
+    if not bars:
+        return ""
+    chart = charts.bar_chart(bars, title="The same for the weights that ship, on their validation clips", x_label="nats per clip")
+    return page.charts([chart])
+
+
 # --------------------------------------------------------------------------- tokenizer training
 
 

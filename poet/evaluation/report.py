@@ -23,6 +23,7 @@ class ReportInputs:
       stages: `stages.json` (a list of {name, seconds, status, note}) or a folder with one JSON object
         per file.
       shipped: folder that `poet eval --metric=examples` wrote for the weights that ship.
+      shipped_scores: their `scores.json`.
       metrics: `metrics.jsonl` of the language model.
       tokenizer_metrics: `metrics.jsonl` of a tokenizer training, its pictures in `samples` beside it.
       store: token store with its `manifest.json`.
@@ -34,6 +35,7 @@ class ReportInputs:
     title: str = "poet: a quickstart run"
     stages: Path | None = None
     shipped: Path | None = None
+    shipped_scores: Path | None = None
     metrics: Path | None = None
     tokenizer_metrics: Path | None = None
     store: Path | None = None
@@ -48,6 +50,7 @@ class ReportInputs:
         return cls(
             stages=stages if stages.exists() else workdir / "stages",
             shipped=workdir / "first",
+            shipped_scores=workdir / "shipped_scores.json",
             metrics=workdir / "lm" / "metrics.jsonl",
             tokenizer_metrics=workdir / "tokenizer" / "metrics.jsonl",
             store=workdir / "store",
@@ -93,7 +96,8 @@ def render(inputs: ReportInputs) -> str:
     )
     parts = [
         ("Clips", headlines.clips(shipped, evaluation)),
-        ("Conditions", sections.conditions(evaluation)),
+        ("Conditions", sections.conditions(evaluation)
+            + headlines.shipped_conditions(artifacts.read_json(inputs.shipped_scores))),
         ("Evaluation", sections.evaluations({"this run": evaluation})),
         ("Frame prediction", sections.predictions(evaluation)),
         ("Training", sections.training(inputs.metrics, evaluation, manifest)),

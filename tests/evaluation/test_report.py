@@ -154,6 +154,8 @@ def write_run(workdir: Path) -> Path:
     write_evaluation(workdir / "eval", 1500, 6.3, 18.2)
     write_examples(workdir / "first", {"inpainting": "a hole", "text to video": ATTACK})
     media.write_gif(workdir / "export_check.gif", clip(3), 8)
+    gain = {"nats_per_clip": {"value": 21.5, "low": 17.0, "high": 26.0}}
+    write_json(workdir / "shipped_scores.json", {"condition_gain": {"video_to_audio": {"video": {"audio": gain}}}})
     tokenizer = workdir / "tokenizer"
     lines = [{"step": 0, "kind": "reconstruction", "reconstruction/psnr_db": 22.5},
              {"step": 10, "kind": "train", "loss": 0.1},
@@ -204,6 +206,7 @@ def test_every_section_shows_what_its_file_says(page: Page):
         "4 min 04 s", "1,260", "too short: 9 frames, 17 needed", "the player walks forward, clip 1",
         "unigram entropy (nats)", "7.910", "18.200 ± 0.310", "the checkpoint has no sound", "equal tokens",
         '"steps": 1500', "inpainting (given a hole)", "after 80 steps",
+        "video_to_audio: video → audio",
     ):
         assert said in page.text, said
     assert not [a for _, a in page.tags if a.get("class") == "missing" and "No " in str(a)]
