@@ -72,7 +72,7 @@ stage() {
 RUNNING=
 trap 'if [ -n "$RUNNING" ]; then kill -TERM "$RUNNING" 2>/dev/null; wait "$RUNNING" 2>/dev/null; fi; echo; echo "stopped; run it again to go on"; exit 130' INT TERM
 
-report() { poet report --workdir="$WORK" > "$WORK/logs/report.log" 2>&1 || { tail -n 5 "$WORK/logs/report.log"; exit 1; }; }
+report() { poet report --workdir="$WORK" > "$WORK/logs/report.log" 2> "$WORK/logs/report_errors.log" || { tail -n 5 "$WORK/logs/report_errors.log"; exit 1; }; }
 
 common=(--gin_file=gin/experiments/quickstart_train.gin --gin_file="$NETWORK" --gin.VIDEO_TOKENIZER.path="$WORK/tokenizer/tokenizer"
         --gin.STORE.source="$SOURCE" --gin.STORE.path="$WORK/store" --gin.DATA.store="$WORK/store" --gin.EVAL.source="$SOURCE")
