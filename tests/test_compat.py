@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poet import compat, networks
 from poet.spec_base import setting_of, type_hints
-from poet.specs import Experiment, UserError
+from poet.specs import ConditioningSpec, Experiment, ModelSpec, UserError, read_json, to_dict
 
 BASE = Experiment().replace(
     audio_tokenizer=Experiment().audio_tokenizer.replace(path="somewhere"),
@@ -136,3 +138,24 @@ def test_networks_are_compared_where_both_name_them(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         networks.check(None, {"video": "a"}, what="X")
     assert len(caplog.records) == 1 and "none was compared" in caplog.text
+
+
+def test_a_model_from_before_is_read_as_it_was_made_and_refused_with_what_differs(tmp_path: Path) -> None:
+    """A stored spec that lacks a field was made when nothing else was done than what `BEFORE` says."""
+    values = to_dict(Experiment())
+    for section, cls in (("model", ModelSpec), ("conditioning", ConditioningSpec)):
+        assert cls.BEFORE
+        for field in cls.BEFORE:
+            del values[section][field]
+    (tmp_path / "spec.json").write_text(json.dumps(values))
+    old = read_json(Experiment, tmp_path / "spec.json")
+    assert {field: getattr(old.model, field) for field in ModelSpec.BEFORE} == ModelSpec.BEFORE
+    with pytest.raises(UserError) as refusal:
+        compat.check(old, Experiment(), "sample", what="the checkpoint X", remedy="train anew")
+    message = str(refusal.value)
+    for told in ("MODEL.tables = 'untied' (now 'tied')", "MODEL.axes = 'separate'", "MODEL.query_place = 'own'",
+                 "CONDITIONING.hide_cells = False", "CONDITIONING.given_sound = 'output'"):
+        assert told in message, told
+    # What is written in full is taken as it is written.
+    (tmp_path / "spec.json").write_text(json.dumps(to_dict(Experiment())))
+    assert read_json(Experiment, tmp_path / "spec.json") == Experiment()

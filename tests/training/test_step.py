@@ -220,3 +220,20 @@ def test_step_runs_in_bfloat16_with_float32_masters():
         shapes["params"], batch,
     )
     assert hidden.dtype == jnp.bfloat16
+
+
+def test_a_step_counts_by_its_tokens_where_it_is_told_to():
+    """Gradients of the mean over tokens, or of the sum over what a step usually predicts."""
+    layout = registry.layouts(RUN)["text_to_video"]
+    usual, found = step.usual_tokens(RUN), {}
+    for kind in ("steps", "tokens"):
+        run = RUN.replace(train=RUN.train.replace(step_weight=kind))
+        trainable = step.language_model(run, ONE)
+        group = trainable.groups["text-to-video"]
+        batch = make_batch(group.batch, layout)
+        state = jax.jit(trainable.init)(jax.random.key(0))
+        _, metrics = jax.jit(group.step)(state, batch, jax.random.key(0), 1e-3)
+        found[kind] = float(metrics["grad_norm"].value())
+    tokens = batch["tokens"].shape[0] * layout.loss_length
+    assert usual != tokens, "nothing would be seen"
+    assert found["tokens"] == pytest.approx(found["steps"] * tokens / usual, rel=1e-4)
