@@ -43,7 +43,7 @@ from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
 from poet.vocabulary import Special
 
-FORMAT = 4
+FORMAT = 5
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 KNOBS = ("seed", "temperature", "top_p", "guidance")

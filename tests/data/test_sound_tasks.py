@@ -45,14 +45,14 @@ def experiment(store):
 def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
     layout, seen = layouts(experiment)[task], 0
     for batch in eval_batches(experiment, task, "validation", 4, 9):
-        for tokens in batch["tokens"]:
+        for tokens, known in zip(batch["tokens"], batch["known"]):
             streams = layout.parse(tokens)
             record = store.records["validation"][seen]
             for name, codes in streams.items():
                 stored = record.get(name.removesuffix("_in"), np.zeros(1))
                 if name == "opening_audio_in":
-                    levels = stored.reshape(LEVELS, -1)[:, : OPENING[2]].copy()
-                    levels[:, OPENING[1] :] = HIDDEN  # In evaluation the fewest frames are given.
+                    levels = record["audio"].reshape(LEVELS, -1)[:, : OPENING[2]].copy()
+                    levels[:, known[-1] :] = HIDDEN
                     stored = levels.reshape(-1)
                 np.testing.assert_array_equal(codes, stored)
             seen += 1
@@ -64,10 +64,17 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
     task = "audio_video_continuation"
     alone = experiment.replace(data=experiment.data.replace(rates={task: 1.0}, batch=20))
     (iterator,) = batches(alone).values()
-    rows = np.concatenate([batch["known"] for batch in itertools.islice(iterator, 4)])
+    taken = list(itertools.islice(iterator, 4))
+    rows = np.concatenate([batch["known"] for batch in taken])
     assert rows.dtype == np.int32 and rows.shape == (80, 1 + LEVELS)
     expected = {(n * FRAME, *[frames] * LEVELS) for n, frames in OPENING.items()}
     assert set(map(tuple, rows.tolist())) == expected
+    # The prefix holds the same sound as what opens the output, and hides what follows.
+    streams = layouts(experiment)[task].parse(np.concatenate([batch["tokens"] for batch in taken]))
+    for known, opening, sound in zip(rows, streams["opening_audio_in"], streams["audio"]):
+        levels = sound.reshape(LEVELS, -1)[:, : OPENING[2]].copy()
+        levels[:, known[-1] :] = HIDDEN
+        np.testing.assert_array_equal(opening, levels.reshape(-1))
     (batch,) = eval_batches(experiment, task, "train", 8, 1)
     assert np.all(batch["known"] == [2 * FRAME, *[31] * LEVELS]), "EVAL.known_frames = 5"
 

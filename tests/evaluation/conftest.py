@@ -135,7 +135,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     params = jax.jit(build_model(experiment).init)(jax.random.key(2))
     # Rows as long as trained ones, so that losses differ from those of a uniform model.
-    params["head"]["tables"] = jax.tree.map(lambda x: 20 * x, params["head"]["tables"])
+    tables = params["embedding"]["tables"]
+    params["embedding"]["tables"] = jax.tree.map(lambda x: 3 * x, tables)
     path = checkpoint.save(
         base / "lm" / "checkpoints",
         step=STEP,

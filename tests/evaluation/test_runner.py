@@ -48,7 +48,7 @@ def numpy_likelihood(run, task: str) -> tuple[float, float, int]:
     e, layout = run.experiment, layouts(run.experiment)[task]
     model, span = build_model(e), layout.loss_spans[0]
     ids, start = span.segment.ids, span.start - layout.prefix_length
-    table = run.params["head"]["tables"][ids.table].astype(np.float64)
+    table = run.params["embedding"]["tables"][ids.table].astype(np.float64)
     rows = table[ids.low - ids.table_low :][: ids.size]
     hidden = jax.jit(lambda b: model.hidden(run.params, b["tokens"], layout, text_of(b, layout)))
     losses, hits = [], []

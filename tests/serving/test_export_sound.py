@@ -69,6 +69,20 @@ def test_a_condition_is_tokenized_and_leads_the_output(generator, tmp_path, task
         runtime.generate()
 
 
+def test_what_is_not_given_of_a_clip_is_hidden_in_an_export_too(generator, tmp_path):
+    spec = ExportSpec(task="inpainting", batch=2)
+    runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
+    video, cells = generator.make_condition("inpainting", PIXELS, region="central")
+    result = runtime.generate(video=video, cells=cells)
+    condition = generator.encode_condition("inpainting", PIXELS, None, region="central")
+    assert (condition["video_in"] < 0).any()
+    tokens = generator.tokens("inpainting", len(PIXELS), condition=condition, batch=2)
+    np.testing.assert_array_equal(result.tokens, tokens)
+    assert (runtime.generate(video=video).tokens != tokens).any()
+    with pytest.raises(UserError, match=r"cells are bool\[3, 1\], expected bool\[3, 3, 4, 4\]"):
+        runtime.generate(video=video, cells=np.ones((3, 1), bool))
+
+
 def test_sound_without_an_audio_tokenizer_is_refused(generator):
     silent = generator.experiment.audio_tokenizer.replace(path="")
     with pytest.raises(UserError, match="text_to_audio needs sound"):
