@@ -90,6 +90,11 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
     sets, skipped = clip_sets.open_sets(
         names, experiment.clip, spec.clips, spec.source, spec.split
     )
+    depths = {
+        name: clip_sets.source_depths(experiment.clip, spec.clips, spec.source, spec.split)
+        for name in sets
+        if name == "source"
+    }
     with output:
         result = tokenizer_scores.evaluate(
             VideoTokenizer.load(path),
@@ -100,5 +105,7 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
             rate_hz=experiment.clip.rate_hz,
             preset=args.preset,
             skipped=skipped,
+            conditions=experiment.conditioning,
+            depths=depths,
         )
     print(tokenizer_scores.summary(result))

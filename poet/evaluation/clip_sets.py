@@ -19,7 +19,7 @@ import numpy as np
 from poet import assets, media
 from poet.evaluation import atari
 from poet.specs import ClipSpec, UserError, choose
-from poet.store.sources import open_source, usable
+from poet.store.sources import RawClip, open_source, usable
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ def open_sets(
     return opened, skipped
 
 
+def source_depths(clip: ClipSpec, clips: int, source: str, split: str) -> list[np.ndarray | None]:
+    """Distances (T, h, w) of the clips of the set 'source', None of those that come without."""
+    return [item.depth for item in _source_items(clip, clips, source, split)]
+
+
 def _require(module: str, name: str, extra: str) -> pathlib.Path:
     """The folder of an installed module, which is not imported."""
     found = importlib.util.find_spec(module)
@@ -82,11 +87,15 @@ def _require(module: str, name: str, extra: str) -> pathlib.Path:
 
 
 def _source_clips(clip: ClipSpec, clips: int, source: str, split: str) -> Iterable[np.ndarray]:
+    return (item.video for item in _source_items(clip, clips, source, split))
+
+
+def _source_items(clip: ClipSpec, clips: int, source: str, split: str) -> Iterable[RawClip]:
     if not source:
         raise UserError("the set 'source' needs a TFDS folder or a folder of clips")
     opened = open_source(source, split, clip)
     items = opened.read(0, len(opened))
-    return itertools.islice((item.video for item in usable(items)), clips)
+    return itertools.islice(usable(items), clips)
 
 
 def _atari_clips(clip: ClipSpec, clips: int, source: str, split: str) -> Iterable[np.ndarray]:

@@ -23,12 +23,13 @@ from PIL import Image, ImageDraw
 from poet import media
 from poet.evaluation import codec
 from poet.evaluation.codes import USAGE_NOTE, usage_statistics
+from poet.evaluation.derived_scores import DERIVED_NOTE, derived_scores
 from poet.evaluation.image_metrics import PEAK, PSNR_CEILING_DB, SSIM_WINDOW, mean_and_error
 from poet.evaluation.metrics import PSNR_NOTE, score_clips
 from poet.evaluation.round_trips import ROUND_TRIP_NOTE, round_trips
 from poet.evaluation.tables import format_table
 from poet.media import bitstreams
-from poet.specs import UserError
+from poet.specs import ConditioningSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
 
@@ -74,6 +75,8 @@ def evaluate(
     rate_hz: float = 8.0,
     preset: str = "slow",
     skipped: Mapping[str, str] | None = None,
+    conditions: ConditioningSpec | None = None,
+    depths: Mapping[str, Sequence[np.ndarray | None]] | None = None,
 ) -> dict[str, Any]:
     """Scores a tokenizer on sets of clips, each uint8 (N, T, H, W, 3), and codecs beside it.
 
@@ -86,6 +89,8 @@ def evaluate(
       comparators: of `bitstreams.STREAM_CODECS`; () leaves codecs out.
       rate_hz: frame rate that codecs are told.  preset: of the codecs.
       skipped: sets that could not be opened -> why; they are passed on to the result.
+      conditions: how the conditions are made whose round trips are scored; None leaves them out.
+      depths: set -> distances (T, h, w) of its clips, which structure is made from.
 
     Raises:
       UserError: no set, an unknown codec, or clips that the tokenizer, SSIM or a codec cannot take.
@@ -111,6 +116,8 @@ def evaluate(
     for name, clips in sets.items():
         _LOG.info("scoring %d clips of set %s", len(clips), name)
         found, candidates = _score_set(tokenizer, clips, codings, rate_hz, title, distance)
+        if conditions is not None:
+            found["derived"] = derived_scores(tokenizer, clips, conditions, (depths or {}).get(name, ()))
         shown = _shown(found["rows"], candidates, title)
         media.write_png_strip(out / f"{name}.png", _picture(clips, shown)[None])
         result["sets"][name] = found
@@ -127,6 +134,7 @@ NOTES = (
     "its own with the tokenizer's bits; 'one stream': all clips are one stream of one rate factor.",
     USAGE_NOTE,
     ROUND_TRIP_NOTE,
+    DERIVED_NOTE,
 )
 
 
@@ -137,7 +145,10 @@ def summary(result: Mapping[str, Any]) -> str:
     ]
     codes = [{"set": name, **found["codes"]} for name, found in result["sets"].items()]
     rounds = [{"set": name, **found["round_trips"]} for name, found in result["sets"].items()]
-    tables = [format_table(table) for table in (rows, codes, rounds)]
+    derived = [
+        {"set": name, **row} for name, found in result["sets"].items() for row in found.get("derived", ())
+    ]
+    tables = [format_table(table) for table in (rows, codes, rounds, derived) if table]
     parts = [*tables, "\n".join(result["notes"])]
     parts += [f"set {name!r}: {reason}" for name, reason in result["skipped"].items()]
     return "\n\n".join(parts)

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from poet.conditioning import CONDITIONS
 from poet.evaluation import tokenizer_scores
 from poet.evaluation.codes import reachable_codes
 from poet.evaluation.image_metrics import clip_psnr, clip_ssim
-from poet.specs import UserError, VideoTokenizerSpec
+from poet.specs import ConditioningSpec, UserError, VideoTokenizerSpec
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 
@@ -57,7 +58,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespace:
     out, tokenizer = tmp_path_factory.mktemp("scores") / "new", random_tokenizer()
     sets = {"waves": waves(2), "flipped": waves(1)[..., ::-1].copy()}
     result = tokenizer_scores.evaluate(
-        tokenizer, sets, out, perceptual=PERCEPTUAL, preset="fast", skipped={"atari": "no ale"}
+        tokenizer, sets, out, perceptual=PERCEPTUAL, preset="fast", skipped={"atari": "no ale"},
+        conditions=ConditioningSpec(), depths={"waves": list(waves(2)[..., 0])},
     )
     return types.SimpleNamespace(out=out, tokenizer=tokenizer, sets=sets, result=result)
 
@@ -90,6 +92,14 @@ def test_round_trips_begin_where_the_scores_are(scored: types.SimpleNamespace) -
         assert found["round_trips"]["psnr_after_1_db"] == pytest.approx(found["rows"][0]["psnr_db"])
 
 
+def test_conditions_are_scored_that_each_set_has(scored: types.SimpleNamespace) -> None:
+    names = {
+        name: [row["condition"] for row in found["derived"]] for name, found in scored.result["sets"].items()
+    }
+    assert names["waves"] == list(CONDITIONS), "with depth"
+    assert names["flipped"] == [name for name in CONDITIONS if name != "structure"]
+
+
 def test_codecs_get_the_bits_of_the_codes_and_a_little_more(scored: types.SimpleNamespace) -> None:
     """9x32x32 pixels are 5x8x8 codes of 10 bits."""
     for found in scored.result["sets"].values():
@@ -115,7 +125,7 @@ def test_pictures_stand_beside_the_file(scored: types.SimpleNamespace) -> None:
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
     text = tokenizer_scores.summary(scored.result)
-    for word in ("waves", "flipped", "x264 yuv420p, per clip", "mean abs", "PSNR (dB)", "PSNR after 12 (dB)", "no ale"):
+    for word in ("waves", "flipped", "x264 yuv420p, per clip", "mean abs", "PSNR (dB)", "PSNR after 12 (dB)", "inpainting", "no ale"):
         assert word in text
 
 
