@@ -370,8 +370,10 @@ def _checkpoint(args: Any, bindings: Sequence[str]) -> Experiment:
 def evaluate(args: Any, bindings: Sequence[str]) -> None:
     """Writes OUT/eval.json and prints the table."""
     from poet import built_in
-    from poet.evaluation import runner
+    from poet.evaluation import metrics, runner
 
+    for name in args.metrics:
+        choose(name, metrics.METRICS, "--metric")
     experiment = _checkpoint(args, bindings)
     inputs = [args.checkpoint, experiment.data.store, experiment.eval.source]
     processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)

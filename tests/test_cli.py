@@ -176,6 +176,7 @@ HOSTILE = [
      "--perceptual=", "--out=new"],
     ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt_file=folder.gin"],
     ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt=a", "--gin.NONSENSE.q=1"],
+    ["eval", "--checkpoint=data/pretrained/lm_64", "--out=new", "--metric=likelyhood"],
     ["tokenize", QUICKSTART, "--gin.STORE.path=new", "--gin.STORE.source=text.txt"],
     ["tokenize", QUICKSTART, "--gin.STORE.path=text.txt", "--gin.STORE.source=folder.gin"],
     ["train", QUICKSTART, "--gin.DATA.store=text.txt", "--workdir=new"],

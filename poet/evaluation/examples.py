@@ -17,6 +17,16 @@ from poet.store.sources import RawClip
 from poet.tasks.registry import Task, eval_latents, frames_of, mixture
 
 
+# What is made of a clip for a task -> how a page says so.
+_MADE = {
+    "inpainting": "the clip with a hole",
+    "outpainting": "a part of the picture",
+    "interpolation": "the first and the last frame",
+    "prediction": "the first frames",
+    "structure": "its motion and depth",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
     """One task's: label -> file below the output folder, and what was given and drawn as text."""
@@ -129,8 +139,8 @@ def _write(r: Resources, stem: str, what: Drawn) -> str | None:
 
 
 def _words(task: Task, clip: RawClip, frames: int) -> str:
-    """'a text; 5 frames', 'structure', 'nothing'."""
+    """'the text “...”; 5 frames', 'the clip with a hole', 'nothing'."""
     parts = [f"the text “{clip.caption}”"] if task.text else []
-    parts += [task.made or {"audio": "sound", "image": "the first frame"}.get(s, "the clip") for s in task.condition]
+    parts += [_MADE.get(task.made, task.made) or {"audio": "sound", "image": "the first frame"}.get(s, "the clip") for s in task.condition]
     parts += [f"{frames} frame{'s' if frames > 1 else ''}"] if frames else []
     return "; ".join(parts) or "nothing"
