@@ -33,7 +33,7 @@ def finish(work: pathlib.Path, released: pathlib.Path) -> None:
     Raises ValueError: the folders hold more than `MOST_BYTES`.
     """
     copies = {
-        work / "tokenizer" / "metrics.jsonl": released / TOKENIZER / "log.jsonl",
+        work / "tokenizer" / "metrics.jsonl": released / TOKENIZER / "log_scratch.jsonl",
         work / "round" / "metrics.jsonl": released / TOKENIZER / "log_round.jsonl",
         work / "scores" / TOKENIZER / "tokenizer_scores.json": released / TOKENIZER / "scores.json",
         work / "lm" / "metrics.jsonl": released / LM / "log.jsonl",
