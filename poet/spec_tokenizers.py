@@ -163,7 +163,7 @@ class TokenizerTrainSpec(Spec):
     frame, else that many random ones of each clip.
 
     Round trip: `round_trip_weight` is that of the loss between the bits of a clip and those of its reconstruction,
-    encoded again; 0 leaves it out.
+    encoded again; 0 leaves it out, and so do the steps before `round_trip_start`.
 
     Derived pictures: `derived_share` of the examples are not clips but conditions made from them (`CONDITIONING`):
     structure where the source has depth, clips with holes, with held frames, so that their codes are as good.
@@ -200,6 +200,7 @@ class TokenizerTrainSpec(Spec):
     perceptual_weight: float = setting(0.1, changes="course", at_least=0, at_most=MOST_WEIGHT)
     perceptual_frames: int = setting(0, changes="course", at_least=0, at_most=MOST_FRAMES)
     round_trip_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
+    round_trip_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)
     derived_share: float = setting(0.0, changes="course", at_least=0, at_most=1)
     adversarial_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     gan_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)

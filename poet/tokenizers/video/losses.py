@@ -84,7 +84,9 @@ def tokenizer_loss(
     }
     extra = {}
     if train.round_trip_weight:
-        misses, match = round_trip(objective, params, output, z)
+        misses, match = when(
+            started(step, train.round_trip_start), lambda: round_trip(objective, params, output, z)
+        )
         terms["round_trip"] = (train.round_trip_weight, misses)
         extra = {"round_trip_match": match}
     if objective.perceptual is not None:

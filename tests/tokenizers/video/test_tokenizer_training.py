@@ -134,6 +134,28 @@ def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> 
     assert float(total - without) == pytest.approx(float(metrics["loss/round_trip"]), rel=1e-3)
 
 
+def test_round_trips_rest_before_their_start(initial: dict) -> None:
+    """Loss and gradients are those of a run without them; from the start on they are not."""
+    video, params = moving_square(2), initial["params"]
+
+    def gradients(step: int, **train: float) -> tuple:
+        objective = Objective(spec=SPEC, train=experiment(**train).tokenizer_train)
+        loss = jax.value_and_grad(functools.partial(losses.tokenizer_loss, objective), has_aux=True)
+        found, grads = jax.jit(loss)(params, video, jnp.int32(step), jax.random.key(0))
+        return [np.asarray(found[0]), *map(np.asarray, jax.tree.leaves(grads))]
+
+    def equal(one: list, other: list) -> bool:
+        return all((a == b).all() for a, b in zip(one, other, strict=True))
+
+    without = gradients(4)
+    assert equal(without, gradients(4, round_trip_start=2))
+    assert all(
+        np.allclose(a, b, rtol=1e-5, atol=1e-8)
+        for a, b in zip(without, gradients(4, round_trip_weight=1.0, round_trip_start=5), strict=True)
+    )
+    assert not np.allclose(without[0], gradients(5, round_trip_weight=1.0, round_trip_start=5)[0])
+
+
 def test_total_is_the_weighted_sum_of_its_terms(initial: dict) -> None:
     train = TokenizerTrainSpec(entropy_anneal_steps=100)
     loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, Objective(spec=SPEC, train=train)))
