@@ -15,7 +15,7 @@ mkdir -p "$WORK/stages" "$WORK/logs"
 
 # Stage -> seconds on two idle cores, from which the time left is told.
 NAMES=(data clips tokenizer tokenize train eval export)
-declare -A EXPECTED=([data]=15 [clips]=50 [tokenizer]=75 [tokenize]=25 [train]=100 [eval]=45 [export]=30)
+declare -A EXPECTED=([data]=15 [clips]=45 [tokenizer]=75 [tokenize]=25 [train]=125 [eval]=45 [export]=30)
 DONE_S=0 SPENT_S=0
 
 # How long the stages without a record will take, at the speed of those that were run.
