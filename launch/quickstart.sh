@@ -70,7 +70,7 @@ stage() {
 
 # A training that is asked to stop saves first.
 RUNNING=
-trap 'if [ -n "$RUNNING" ]; then kill -TERM "$RUNNING" 2>/dev/null; wait "$RUNNING" 2>/dev/null; fi; echo; echo "stopped; run it again to go on"; exit 130' INT TERM
+trap 'if [ -n "$RUNNING" ]; then kill -TERM "$RUNNING" 2>/dev/null || true; wait "$RUNNING" 2>/dev/null || true; fi; echo; echo "stopped; run it again to go on"; exit 130' INT TERM
 
 report() { poet report --workdir="$WORK" > "$WORK/logs/report.log" 2> "$WORK/logs/report_errors.log" || { tail -n 5 "$WORK/logs/report_errors.log"; exit 1; }; }
 

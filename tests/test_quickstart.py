@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ NAMES = ["data", "clips", "tokenizer", "tokenize", "train", "eval", "export"]
 COMMAND = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then echo data/pretrained/some_tokenizer; exit; fi
 echo "$*" >> "$CALLS"; for i in 1 2 3; do echo "chatter $i of $1"; done; echo "warning" >&2
+if [ "$1" = "${SLEEPS:-}" ]; then trap 'echo saved >> "$CALLS"; exit 75' TERM; sleep 20 & wait; fi
 if [ "$1" = "${FAILS:-}" ]; then echo "no such clips"; exit 3; fi
 """
 
@@ -68,6 +70,18 @@ def test_a_failure_shows_the_end_of_its_log_and_the_next_run_goes_on_there(check
     assert done.returncode == 0 and done.stdout.count("finished earlier") == 3
     again = (checkout / "calls").read_text().splitlines()[len(before):]
     assert [line.split()[0] for line in again] == ["report", "tokenize", "train", "report", "eval", "export", "report"]
+
+
+def test_a_signal_lets_the_training_save_first(checkout: Path) -> None:
+    environment = os.environ | {"CALLS": str(checkout / "calls"), "SLEEPS": "train"}
+    started = subprocess.Popen(["bash", "launch/quickstart.sh", "work"], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
+    while not (checkout / "work/logs/train.log").exists() or "chatter 3" not in (checkout / "work/logs/train.log").read_text():
+        time.sleep(0.1)
+    time.sleep(0.5)
+    started.terminate()
+    said, _ = started.communicate(timeout=20)
+    assert started.returncode == 130 and "stopped; run it again to go on" in said
+    assert "saved" in (checkout / "calls").read_text() and not (checkout / "work/stages/train.json").exists()
 
 
 def test_it_fits_the_weights_that_ship() -> None:
