@@ -5,7 +5,8 @@ gains (`poet eval`) are to be read.
 
 For every question two networks of one form are trained, one that sees what a language model knows anyway
 (what came before), and one that sees the condition too.  What the second saves on the validation split is
-a lower bound of what the condition tells: a model that gains much less does not listen.  Codes are
+a lower bound of what the condition tells: a model that gains much less does not listen.  A gain below 0, or
+one that shrinks by far when the network is told more, says that `--seconds` or the clips were too few.  Codes are
 predicted as their bits, so that a small network can; the sound's as they are.  Trained for so many
 seconds each, the best state on a tenth of the training clips is kept.
 
@@ -85,7 +86,7 @@ def bits_of(codes: np.ndarray, count: int) -> np.ndarray:
 
 def sound(data: dict[str, np.ndarray], bits: int, codes: int, event: bool = False) -> Question:
     """The first level's next code, or whether it is the commonest one, from its past and the video around it."""
-    level_NxF = data["audio"][:, 0]
+    level_NxF = data["audio"][:, 0, :, 0]
     clips, frames = level_NxF.shape
     latents = data["video"].shape[1]
     video_NxTxX = np.pad(bits_of(data["video"], bits).reshape(clips, latents, -1), ((0, 0), (1, 1), (0, 0)))

@@ -116,21 +116,29 @@ def write_store(
     silent: Sequence[int] = (),
     fingerprint: str = "abc",
 ) -> Store:
-    import tensorflow_datasets as tfds
-
     items = {split: sum(lengths) for split, lengths in shards.items()}
     plan = make_plan(items, sound, conditions, fingerprint)
+    rng = np.random.default_rng(seed)
+    records = {
+        split: [make_record(rng, i, sound, conditions, silent) for i in range(count)]
+        for split, count in items.items()
+    }
+    return write_records(path, plan, records, shards)
+
+
+def write_records(
+    path: Path, plan: Plan, records: dict[str, list[dict]], shards: dict[str, tuple[int, ...]]
+) -> Store:
+    """A store of these records, per split in shards of so many."""
+    import tensorflow_datasets as tfds
+
     features = store_features(plan)
     path.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    records, tfds_splits, splits = {}, [], {}
+    tfds_splits, splits = [], {}
     for split, lengths in shards.items():
         template = tfds.core.ShardedFileTemplate(
             data_dir=path, dataset_name="store", split=split, filetype_suffix="tfrecord"
         )
-        records[split] = [
-            make_record(rng, i, sound, conditions, silent) for i in range(sum(lengths))
-        ]
         files = write_files(template, lengths, records[split], features)
         splits[split] = SplitInfo(
             clips=sum(lengths),

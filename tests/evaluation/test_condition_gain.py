@@ -57,13 +57,14 @@ def make_params() -> dict:
 
 def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
     """(condition, stream) -> Gain, on so many devices."""
-    declared, batch = TASKS[task], make_batch(task)
+    declared, batch, layout = TASKS[task], make_batch(task), run_layout(RUN, TASKS[task])
     shape = {"fsdp": devices} if devices < 8 else {"data": 2, "fsdp": 2, "tensor": 2}
     mesh = build(MeshSpec(**{a: 1 for a in AXES} | shape), jax.devices()[:devices])
     model = build_model(RUN)
     with jax.set_mesh(mesh):
         found = condition_gain.gains(
-            model, jax.device_put(params, Rules().shardings(mesh, model.axes())), batch, run_layout(RUN, declared), condition_gain.kinds(RUN, declared),
+            model, jax.device_put(params, Rules().shardings(mesh, model.axes())), batch, layout,
+            condition_gain.kinds(RUN, declared),
             condition_gain.partners(KEYS, CAPTIONS, np.ones(CLIPS, bool)), mesh, size=size,
         )
     return {(gain.condition, gain.stream): gain for gain in found}
