@@ -38,8 +38,8 @@ OBEYED = {
     ("audio_video_continuation", "opening sound", "audio"),
     ("captioning", "video", "pieces"),
 }
-# Seen, but not learnt in a minute: the given sound tells where the square will go, 2.1 nats a clip, of which
-# the drawn picture has none yet; of the sound that follows the picture drawn before it tells more.
+# Seen, but worth nothing yet after a minute: the given sound tells the direction and the speed of the square,
+# 2.1 nats a clip, and the sound to be drawn has the drawn picture to listen to.
 SEEN = {
     ("audio_video_continuation", "opening sound", "video"),
     ("audio_video_continuation", "first frame", "audio"),
