@@ -224,6 +224,7 @@ def gif_seconds(path: Path) -> float:
 def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     rates = {"unconditional": 1.0, "frame_prediction": 1.0, "inpainting": 1.0}
     e = changed(run.experiment, "data", store="", rates=rates)
+    e = changed(e, "conditioning", fill="black")
     report = runner.evaluate(run.path, changed(e, "eval", examples=True), tmp_path, ["examples"])
     media = {entry["caption"].replace(" ", "_"): entry for entry in report["media"]}
     assert set(media) == set(rates)
