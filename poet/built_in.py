@@ -15,9 +15,9 @@ from poet import assets, manifest, processes
 from poet.specs import Experiment, UserError, to_dict
 
 _LOG = logging.getLogger(__name__)
-RECIPE = "data/freedoom_av/build.py"
-# 32 clips of each split: two batches of the shipped EVAL.batch, and enough to count codes in.
-MAPS, CLIPS_PER_MAP = 4, 8
+RECIPE, NAME = "data/arenas_av/build.py", "arenas_av"
+# 33 clips of each split, of all places: two batches of the shipped EVAL.batch, and enough to count codes in.
+CLIPS_PER_ARENA, ARENAS = 3, 11
 # What of an experiment decides the codes of its clips.
 _CODED_BY = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "conditioning", "data")
 
@@ -50,11 +50,11 @@ def _make(
     checkpoint: Path, experiment: Experiment, tokenize: Callable[[Experiment], object]
 ) -> tuple[str, str]:
     folder = _cache_folder()
-    source = folder / "freedoom_av" / "1.0.0"
+    source = folder / NAME / "1.0.0"
     store = folder / f"codes-{_key(checkpoint, experiment)}"
     _LOG.info(
         "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
-        "rendered and coded the first time, a few minutes", 2 * MAPS * CLIPS_PER_MAP, folder,
+        "rendered and coded the first time, a minute or two", 2 * ARENAS * CLIPS_PER_ARENA, folder,
     )
     _render(folder)
     spec = experiment.store.replace(
@@ -80,7 +80,7 @@ def _render(folder: Path) -> None:
     """Builds the data set unless it is there."""
     command = [
         sys.executable, str(assets.root() / RECIPE), f"--data_dir={folder}",
-        f"--max_maps={MAPS}", f"--clips_per_map={CLIPS_PER_MAP}",
+        f"--clips_per_arena={CLIPS_PER_ARENA}",
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

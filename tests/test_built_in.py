@@ -26,7 +26,7 @@ def test_shipped_weights_get_a_store_and_its_clips(made: list[str], tmp_path: Pa
     trained, stores = checkpoint.load_experiment(LM), []
     for _ in range(2):
         found = built_in.supply(LM, trained, lambda e: stores.append(e.store))
-        assert found.eval.source == str(tmp_path / "poet/clips/freedoom_av/1.0.0") == stores[-1].source
+        assert found.eval.source == str(tmp_path / "poet/clips/arenas_av/1.0.0") == stores[-1].source
         assert found.data.store == stores[-1].path and stores[-1].splits == ("train", "validation")
     assert made == ["rendered clips"] * 2 and stores[0] == stores[1]
     other = trained.replace(data=trained.data.replace(rates={"text_to_video": 1.0}))
