@@ -36,6 +36,9 @@ import numpy as np
 
 RATE, B2, DECAY = 1e-4, 0.95, 0.1
 AGREEMENT = 1e-4
+# The peers' networks: tables of their own for scores, one rotary position for queries and keys.
+LIKE_PEERS = {"tables": "untied", "embedding_scale": 1.0, "axes": "separate", "query_place": "own",
+              "condition_marker": False}
 # name -> fields of the model, batch, what the sequence is, and bits of the visual codes
 CASES: dict[str, dict[str, Any]] = {
     "7m": {"layers": 4, "width": 256, "heads": 8, "head_dim": 32, "mlp_width": 704, "batch": 2,
@@ -76,7 +79,7 @@ def poet_parts(name: str) -> tuple[Any, Any, Any]:
     audio = {"audio_levels": 1, "audio_codes": 1} if plain else {}
     experiment = Experiment(
         model=ModelSpec(
-            **shape, **case.get("model", {}), kv_heads=case["heads"], dtype="float32", remat="none"),
+            **shape, **LIKE_PEERS, **case.get("model", {}), kv_heads=case["heads"], dtype="float32", remat="none"),
         vocabulary=VocabularySpec(visual_bits=case["bits"], text_pieces=1, **audio),
         video_tokenizer=VideoTokenizerSpec(bits=case["bits"]),
         text=TextSpec(width=8),
@@ -180,7 +183,7 @@ def export_case(model: Any, layout: Any, tokens: np.ndarray, folder: pathlib.Pat
     arrays = {k: v for k, v in flat.items() if "tables" not in k}
     for part, name in (("embedding", "embed_rows"), ("head", "head_rows")):
         arrays[name] = np.concatenate([params[part]["tables"][t] for t in model.vocabulary.tables])
-    arrays["rotary"] = np.asarray(model._rotary(layout))
+    arrays["rotary"] = np.asarray(model._rotary(layout)[1])
     np.savez(folder / "weights.npz", **arrays)
     # Row i of the labels is to be predicted at position i - 1; its legal ids are [low, high).
     legal = np.zeros((layout.length, 2), np.int64)
