@@ -57,6 +57,8 @@ def make_inputs(layout, batch=2):
     tokens = np.concatenate(
         [rng.integers(s.ids.low, s.ids.high, (batch, s.length)) for s in layout.segments], axis=1
     ).astype(np.int32)
+    for span in (s for s in layout.spans if s.segment.may_hide):
+        tokens[:, span.start + 1 : span.stop : 4] = Special.HIDDEN
     text = None
     if layout.text_span:
         states = rng.normal(size=(batch, 4, TEXT_WIDTH)).astype(np.float32)
@@ -90,6 +92,38 @@ def test_each_output_depends_on_exactly_what_precedes_it(name):
         first = max(position - layout.prefix_length + 1, 0)
         np.testing.assert_array_equal(change[:first], 0)
         assert np.all(change[first:] > 1e-5), position
+
+
+def test_given_codes_and_hidden_cells_are_told_apart_from_what_is_drawn():
+    """One vector is added to every given code, another stands where none is given."""
+    layout = LAYOUTS["video_to_video_and_audio"]
+    tokens, _ = make_inputs(layout)
+    embedded = np.asarray(MODEL._embed(params(), tokens, layout, None))
+    given, none = params()["embedding"]["markers"]
+    rows = params()["embedding"]["tables"]["visual"] * SPEC.width**0.5
+    condition, drawn = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
+    codes = tokens - VOCABULARY.visual.low
+    for position in range(condition.start, condition.stop):
+        for row in range(2):
+            hidden = tokens[row, position] == Special.HIDDEN
+            expected = none if hidden else rows[codes[row, position]] + given
+            np.testing.assert_allclose(embedded[row, position], expected, atol=1e-4)
+    np.testing.assert_allclose(embedded[:, drawn.start], rows[codes[:, drawn.start]], atol=1e-4)
+
+
+def test_a_query_stands_at_the_place_of_the_token_that_it_predicts():
+    layout = LAYOUTS["video_to_video_and_audio"]
+    queries, keys = np.asarray(MODEL._rotary(layout)).swapaxes(1, 2)  # [S, 2, pairs] each.
+    first = layout.prefix_length - 1
+    np.testing.assert_array_equal(queries[:first], keys[:first])
+    np.testing.assert_array_equal(queries[first:-1], keys[first + 1 :])
+    own = transformer.build(SPEC.replace(query_place="own"), VOCABULARY, TEXT_WIDTH)._rotary(layout)
+    np.testing.assert_array_equal(own[0], own[1])
+    # So the same place of the clip, where it is given and where it is predicted, is at distance 0.
+    condition, drawn = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
+    np.testing.assert_array_equal(
+        queries[drawn.start - 1 : drawn.stop - 1], keys[condition.start : condition.stop]
+    )
 
 
 def test_a_prefix_position_reads_later_prefix_positions():
