@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 # The language model that ships; its spec names its tokenizer, and gin/models/ has a file of that one's name.
-SHIPPED=data/pretrained/lm_64
+SHIPPED=data/pretrained/lm_arenas
 WORK=${1:-runs/quickstart}
 SOURCE=$WORK/data/arenas_av/1.0.0
 TOKENIZER=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['video_tokenizer']['path'])" "$SHIPPED/spec.json")

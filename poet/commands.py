@@ -453,7 +453,7 @@ COMMANDS: dict[str, Command] = {
         run=_generate,
         arguments=_generate_arguments,
         settings=OVERRIDES,
-        example='--checkpoint=data/pretrained/lm_64 --prompt="the player walks forward" --out=clips',
+        example='--checkpoint=data/pretrained/lm_arenas --prompt="the player walks forward" --out=clips',
         log_level=logging.INFO,
     ),
     "export": Command(
@@ -461,7 +461,7 @@ COMMANDS: dict[str, Command] = {
         run=_export,
         arguments=_export_arguments,
         settings=OVERRIDES,
-        example="--checkpoint=data/pretrained/lm_64 --out=exported",
+        example="--checkpoint=data/pretrained/lm_arenas --out=exported",
         log_level=logging.INFO,
     ),
     "report": Command(

@@ -10,7 +10,7 @@ import pytest
 from poet import assets, built_in, checkpoint
 from poet.specs import UserError
 
-LM = str(assets.root() / "data/pretrained/lm_64")
+LM = str(assets.root() / "data/pretrained/lm_arenas")
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def make_hostile(folder: Path) -> None:
         (folder / name).mkdir()
         for file in ("spec.json", "model.safetensors"):
             (folder / name / file).write_text(text)
-    shutil.copytree(assets.root() / "data/pretrained/lm_64", folder / "flipped")
+    shutil.copytree(assets.root() / "data/pretrained/lm_arenas", folder / "flipped")
     data = bytearray((folder / "flipped/spec.json").read_bytes())
     data[40] ^= 1
     (folder / "flipped/spec.json").write_bytes(data)
@@ -169,14 +169,14 @@ HOSTILE = [
        for command, more in (("eval", []), ("generate", ["--prompt=a"]), ("export", []))
        for name in ("broken", "list", "number", "deep", "flipped", "text.txt", "folder.gin")]),
     *([["reconstruct", "text.txt", f"--tokenizer={name}", "--out=new"]
-       for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_64")]),
+       for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_arenas")]),
     ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=magvit_v2_64",
      "--perceptual=nope", "--out=new"],
     ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=soundstream_16k",
      "--perceptual=", "--out=new"],
-    ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt_file=folder.gin"],
-    ["generate", "--checkpoint=data/pretrained/lm_64", "--out=new", "--prompt=a", "--gin.NONSENSE.q=1"],
-    ["eval", "--checkpoint=data/pretrained/lm_64", "--out=new", "--metric=likelyhood"],
+    ["generate", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--prompt_file=folder.gin"],
+    ["generate", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--prompt=a", "--gin.NONSENSE.q=1"],
+    ["eval", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--metric=likelyhood"],
     ["tokenize", QUICKSTART, "--gin.STORE.path=new", "--gin.STORE.source=text.txt"],
     ["tokenize", QUICKSTART, "--gin.STORE.path=text.txt", "--gin.STORE.source=folder.gin"],
     ["train", QUICKSTART, "--gin.DATA.store=text.txt", "--workdir=new"],

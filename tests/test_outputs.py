@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from poet import cli, manifest, outputs
 from poet.specs import UserError
 
-LM, MAGVIT = "data/pretrained/lm_64", "data/pretrained/magvit_v2_64"
+LM, MAGVIT = "data/pretrained/lm_arenas", "data/pretrained/magvit_v2_64"
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -218,14 +218,14 @@ def test_scores_hold_what_was_measured_or_are_refused() -> None:
     gain = measured("stylization", make_params())["flow and depth", "video"]
     row = condition_gain.row("stylization", gain)
     report = {
-        "checkpoint": "/somewhere/lm_64", "step": 7, "split": "validation", "networks": {"video": "abc"},
+        "checkpoint": "/somewhere/lm_arenas", "step": 7, "split": "validation", "networks": {"video": "abc"},
         "metrics": {
             "condition_gain": {"rows": [row]},
             "likelihood": {"rows": [{"task": "stylization", "stream": "video", "loss_nats": 2.5, "tokens": 64}]},
         },
     }
     made = scores.record(report)
-    assert (made["checkpoint"], made["step"]) == ("lm_64", 7)
+    assert (made["checkpoint"], made["step"]) == ("lm_arenas", 7)
     found = made["condition_gain"]["stylization"]["flow and depth"]["video"]
     assert found["nats_per_clip"] == {
         "value": row["nats_per_clip"], "low": row["nats_per_clip_low"], "high": row["nats_per_clip_high"]

@@ -215,7 +215,7 @@ def test_a_tokenizer_is_no_checkpoint_and_is_never_replaced_by_one(tmp_path: Pat
         weights.save(tmp_path / "t", Experiment(), PARAMS, "float32", 7)
 
 
-SHIPPED = ("magvit_v2_64", "soundstream_16k", "pieces_512", "lm_64")
+SHIPPED = ("magvit_v2_64", "magvit_v2_64x8", "soundstream_16k", "pieces_512", "lm_arenas")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -227,8 +227,8 @@ def test_shipped_weights_are_hashed(name: str) -> None:
 def test_shipped_weights_name_the_networks_they_were_trained_with() -> None:
     """Fingerprints of the cards, which are those of the shipped folders."""
     root = assets.root() / "data" / "pretrained"
-    named = manifest.read(root / "lm_64")["networks"]
-    for name, folder in (("video", "magvit_v2_64"), ("audio", "soundstream_16k"), ("pieces", "pieces_512")):
+    named = manifest.read(root / "lm_arenas")["networks"]
+    for name, folder in (("video", "magvit_v2_64x8"), ("audio", "soundstream_16k"), ("pieces", "pieces_512")):
         assert f"| fingerprint | `{named[name]}` |" in (root / folder / "README.md").read_text()
 
 
