@@ -54,7 +54,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def sums(p, x_BxNxD, labels_BxN, weights_BxN):
     ids = VOCABULARY.visual
-    return losses.chain_sums(MODEL, p, x_BxNxD, labels_BxN, weights_BxN, ids, z_loss=0.0)
+    return losses.chain_sums(MODEL, p, x_BxNxD, labels_BxN, weights_BxN, ids, z_loss=0.0)[0]
 
 
 def test_the_loss_of_every_code_is_its_log_likelihood():
