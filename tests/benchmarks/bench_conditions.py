@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_conditions.py --store=CODES --config=gin/experiments/arenas.gin     # hours -> results/conditions.json
     python tests/benchmarks/bench_conditions.py --store=CODES --config=... --only="as shipped"         # one variant, for the others' page
-    python tests/benchmarks/bench_conditions.py --page                                  # -> poet/models/conditions.md
+    python tests/benchmarks/bench_conditions.py --page                                  # -> poet/models/conditions_by_choice.md
 
 Every variant is a model of 4 layers of 128, trained from one seed on the same batches of four tasks (painting, prediction,
 structure, sound with picture), in a process of its own; then `poet.evaluation.condition_gain` of validation clips.
@@ -20,7 +20,7 @@ from typing import Any, Iterator
 
 HERE = pathlib.Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "conditions.json"
-PAGE = HERE.parents[2] / "poet" / "models" / "conditions.md"
+PAGE = HERE.parents[2] / "poet" / "models" / "conditions_by_choice.md"
 SMALL = (
     "MODEL.layers=4", "MODEL.width=128", "MODEL.heads=4", "MODEL.kv_heads=4", "MODEL.head_dim=32",
     "MODEL.mlp_width=384", "MODEL.dtype='float32'", "MODEL.remat='none'",
