@@ -8,6 +8,7 @@ A task names a condition in `Task.condition`; `poet tokenize` makes those that i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Callable
@@ -134,6 +135,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
+# Asked for every example of a training; looking into a network's file once is enough.
+@functools.lru_cache(maxsize=64)
 def possible(spec: ConditioningSpec, frames: int, *, has_depth: bool) -> tuple[str, ...]:
     """Names of the conditions that can be made from clips of so many frames."""
     found = []

@@ -100,8 +100,10 @@ class Derived:
     def __call__(self, video: np.ndarray, depth: np.ndarray | None, place: tuple[int, int]) -> np.ndarray:
         """uint8 (T, H, W, 3) of an excerpt, by its place in the order of examples."""
         draw = np.random.default_rng((*place, 5))
+        if draw.random() >= self.share:
+            return video
         kinds = conditioning.possible(self.spec, len(video), has_depth=depth is not None)
-        if draw.random() >= self.share or not kinds:
+        if not kinds:
             return video
         name, key = str(draw.choice(kinds)), "/".join(map(str, place))
         return conditioning.make(name, video, self.spec, key=key, depth=depth, factor=self.factor).video

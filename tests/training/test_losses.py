@@ -132,12 +132,10 @@ def test_padding_of_texts_and_of_captions_is_no_filling():
     assert float(losses.filled(make_batch([0, 3, 8]), LAYOUT)) == 1
 
 
-@pytest.mark.parametrize("head", ("full", "factorised"))
-@pytest.mark.parametrize("vocabulary", ("legal", "full"))
+# A factorised head has no softmax over all ids.
+@pytest.mark.parametrize("vocabulary, head", (("legal", "full"), ("full", "full"), ("legal", "factorised")))
 def test_tokens_add_up_to_the_sums(vocabulary, head):
     """Each clip scored alone, and the sums of a batch, against its tokens; what is given is 0."""
-    if (vocabulary, head) == ("full", "factorised"):
-        pytest.skip("a factorised head has no softmax over all ids")
     model = transformer.build(SPEC.replace(visual_head=head), VOCABULARY, 8)
     values = jax.jit(model.init)(jax.random.key(3))
     batch = make_batch([0, 3, 8], audio=[0, 1, 2])
