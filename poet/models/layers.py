@@ -11,6 +11,8 @@ key-value head, H head dim.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,38 @@ def like(x: jax.Array) -> PartitionSpec | None:
 def gathered(param: nnx.Param, dtype: jnp.dtype) -> jax.Array:
     """A parameter in the compute dtype, whole over fsdp and sequence."""
     return constrain(param[...].astype(dtype), *param.axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def dense(
+    equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None = None
+) -> jax.Array:
+    """`jnp.einsum(equation, x, weight)` of activations and a weight, laid out at `place` if one is given.
+
+    Its gradients are einsums of their own.  What automatic differentiation writes instead, XLA's CPU
+    compiler fuses with the transposed activations: a gated MLP's step takes 1.8 times as long.
+    """
+    return jnp.einsum(equation, x, weight, out_sharding=place)
+
+
+def _dense_forward(
+    equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return dense(equation, x, weight, place), (x, weight)
+
+
+def _dense_backward(
+    equation: str, place: PartitionSpec | None, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, weight = saved
+    operands, y_dims = equation.split("->")
+    x_dims, weight_dims = operands.split(",")
+    dx = jnp.einsum(f"{y_dims},{weight_dims}->{x_dims}", dy, weight, out_sharding=like(x))
+    dweight = jnp.einsum(f"{x_dims},{y_dims}->{weight_dims}", x, dy, out_sharding=like(weight))
+    return dx, dweight
+
+
+dense.defvjp(_dense_forward, _dense_backward)
 
 
 def normal(
@@ -151,19 +185,14 @@ class Attention(nnx.Module):
         `rotary` [2, 2, S, H // 2] has a `rotary_table` for queries, then one for keys.
         """
         dtype = x_BxSxD.dtype
-        q = jnp.einsum("bsd,dkgh->bskgh", x_BxSxD, gathered(self.query, dtype))
-        k = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.key, dtype))
-        v = jnp.einsum("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
+        q = dense("bsd,dkgh->bskgh", x_BxSxD, gathered(self.query, dtype))
+        k = dense("bsd,dkh->bskh", x_BxSxD, gathered(self.key, dtype))
+        v = dense("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
         return rotate(self.query_norm(q), rotary[0]), rotate(self.key_norm(k), rotary[1]), v
 
     def merge(self, o_BxSxKxGxH: jax.Array, place: PartitionSpec | None) -> jax.Array:
         """Heads back to the width; sums over tensor shards."""
-        return jnp.einsum(
-            "bskgh,kghd->bsd",
-            o_BxSxKxGxH,
-            gathered(self.out, o_BxSxKxGxH.dtype),
-            out_sharding=place,
-        )
+        return dense("bskgh,kghd->bsd", o_BxSxKxGxH, gathered(self.out, o_BxSxKxGxH.dtype), place)
 
 
 class GatedMLP(nnx.Module):
@@ -179,14 +208,10 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         dtype = x_BxSxD.dtype
-        gate_BxSxF = jnp.einsum("bsd,df->bsf", x_BxSxD, gathered(self.gate, dtype))
-        up_BxSxF = jnp.einsum("bsd,df->bsf", x_BxSxD, gathered(self.up, dtype))
-        return jnp.einsum(
-            "bsf,fd->bsd",
-            jax.nn.silu(gate_BxSxF) * up_BxSxF,
-            gathered(self.down, dtype),
-            out_sharding=like(x_BxSxD),
-        )
+        gate_BxSxF = dense("bsd,df->bsf", x_BxSxD, gathered(self.gate, dtype))
+        up_BxSxF = dense("bsd,df->bsf", x_BxSxD, gathered(self.up, dtype))
+        hidden_BxSxF = jax.nn.silu(gate_BxSxF) * up_BxSxF
+        return dense("bsf,fd->bsd", hidden_BxSxF, gathered(self.down, dtype), like(x_BxSxD))
 
 
 class Block(nnx.Module):
