@@ -414,8 +414,11 @@ def _remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
         return body
     policies = jax.checkpoint_policies
     kept = {
-        "dots": policies.dots_with_no_batch_dims_saveable,
-        "offload": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+        "dots": policies.save_only_these_names(layers.PRODUCT),
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=(), names_which_can_be_offloaded=(layers.PRODUCT,),
+            offload_src="device", offload_dst="pinned_host",
+        ),
         "full": policies.nothing_saveable,
     }[policy]
     # The scan already keeps the recomputation apart from the forward pass.
