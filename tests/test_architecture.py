@@ -14,22 +14,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
-    "poet": 0, "poet.specs": 0, "poet.spec_base": 0, "poet.spec_tokenizers": 0, "poet.spec_ingest": 0, "poet.spec_model": 0, "poet.spec_run": 0, "poet.vocabulary": 0, "poet.assets": 0, "poet.tasks": 0,
-    "poet.manifest": 0, "poet.outputs": 0, "poet.logs": 0, "poet.compat": 0, "poet.networks": 0, "poet.given": 0, "poet.lease": 0, "poet.workdir": 1, "poet.origins": 3, "poet.compile_cache": 1,
-    "poet.mesh": 1, "poet.processes": 1, "poet.topologies": 1, "poet.media": 1, "poet.weights": 1, "poet.conditioning": 1,
+    "poet": 0, "poet.spec": 0, "poet.tasks": 0, "poet.runs": 0, "poet.cli.logs": 0,
+    "poet.distributed": 1, "poet.media": 1, "poet.conditioning": 1, "poet.planning": 1,
+    "poet.runs.workdir": 1, "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
-    "poet.training": 3, "poet.sampling": 3, "poet.checkpoint": 3, "poet.stored_arrays": 3,
-    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.saving": 4,
+    "poet.training": 3, "poet.sampling": 3, "poet.checkpoints": 3, "poet.runs.origins": 3,
     "poet.tokenizers.adversarial": 3,
     "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3, "poet.tokenizers.video.losses": 3,
     "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,
-    "poet.evaluation": 4, "poet.serving": 4, "poet.describe": 4, "poet.forecast": 4,
-    "poet.config": 5, "poet.jobs": 5, "poet.tokenizer_jobs": 5, "poet.built_in": 5, "poet.cli": 5, "poet.commands": 5,
+    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.saving": 4,
+    "poet.evaluation": 4, "poet.serving": 4, "poet.planning.describe": 4, "poet.planning.forecast": 4,
+    "poet.spec.config": 5, "poet.cli": 5,
 }
 # Third-party package -> the only modules that may import it.
 OWNERS = {
-    "gin": {"poet.config"},
-    "orbax": {"poet.checkpoint"},
+    "gin": {"poet.spec.config"},
+    "orbax": {"poet.checkpoints.checkpoint"},
     "clu": {"poet.training.reporting"},
     "seqio": {"poet.data"},
     "tensorflow": {"poet.data", "poet.store"},
@@ -124,7 +124,7 @@ def test_model_step_sampling_and_runtime_run_without_tensorflow() -> None:
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "import poet.models.transformer, poet.training.step, poet.sampling.generate\n"
-        "import poet.checkpoint, poet.serving.runtime, poet.tokenizers.video.base\n"
+        "import poet.checkpoints.checkpoint, poet.serving.runtime, poet.tokenizers.video.base\n"
         "print('ok')"
     )
     assert run_python(code).strip().endswith("ok")

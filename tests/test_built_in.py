@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from poet import assets, built_in, checkpoint
-from poet.specs import UserError
+from poet.checkpoints import checkpoint
+from poet.cli import built_in
+from poet.runs import assets
+from poet.spec import UserError
 
 LM = str(assets.root() / "data/pretrained/lm_arenas")
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from poet import checkpoint, manifest, mesh
-from poet.specs import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserError
+from poet.checkpoints import checkpoint
+from poet.distributed import mesh
+from poet.runs import manifest
+from poet.spec import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserError
 
 EXPERIMENT = Experiment(model=ModelSpec(width=96), checkpoint=CheckpointSpec(every=7))
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from poet import assets, cli, commands, logs
+from poet import cli
+from poet.cli import commands, logs
+from poet.runs import assets
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
 
@@ -98,7 +100,7 @@ def test_a_crash_is_code_1_with_its_cause_last(
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("the disk caught fire")
 
-    monkeypatch.setattr("poet.describe.run", crash)
+    monkeypatch.setattr("poet.planning.describe.run", crash)
     assert cli.main(["describe", QUICKSTART]) == cli.EXIT_FAILED
     assert "the disk caught fire" in capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -205,7 +207,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "clips/000.mp4")
 
-    monkeypatch.setattr("poet.describe.run", full)
+    monkeypatch.setattr("poet.planning.describe.run", full)
     assert cli.main(["describe", QUICKSTART]) == cli.EXIT_USER
     assert capsys.readouterr().err == "poet describe: error: clips/000.mp4: No space left on device\n"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from poet import compile_cache
+from poet.runs import compile_cache
 
 COMPILE = """
-from poet import compile_cache
+from poet.runs import compile_cache
 compile_cache.use()
 import jax
 shape = jax.ShapeDtypeStruct((8, 8), "float32")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from poet import assets, config
-from poet.spec_base import setting_of, type_hints
-from poet.specs import (
+from poet.runs import assets
+from poet.spec import config
+from poet.spec.base import setting_of, type_hints
+from poet.spec import (
     GIN_NAMES, Experiment, MeshSpec, ModelSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
 )
 

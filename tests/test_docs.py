@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poet import assets, config, media, mesh
+from poet import media
+from poet.distributed import mesh
+from poet.runs import assets
+from poet.spec import config
 from poet.models import placement
 from poet.models.transformer import build_model
 from poet.tasks import picture, registry

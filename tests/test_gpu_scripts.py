@@ -12,8 +12,8 @@ import sys
 
 import pytest
 
-from poet import config
-from poet.specs import MeshSpec
+from poet.spec import config
+from poet.spec import MeshSpec
 
 SCRIPTS = pathlib.Path(__file__).parent / "gpu"
 ENOUGH = ("jax", "flax", "optax", "orbax-checkpoint")

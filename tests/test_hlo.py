@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from poet import hlo
-from poet import mesh as mesh_lib
-from poet.specs import MeshSpec
+from poet.planning import hlo
+from poet.distributed import mesh as mesh_lib
+from poet.spec import MeshSpec
 
 BATCH = PartitionSpec(mesh_lib.BATCH_AXES)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from poet import compat, config
+from poet.spec import compat, config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT / "data/pretrained"))

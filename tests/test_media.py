@@ -19,7 +19,7 @@ from PIL import Image
 
 from poet import media
 from poet.media import bitstreams
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 
 SAMPLE_RATE_HZ = 16_000
 

@@ -18,7 +18,7 @@ from poet import media
 from poet.media import colour, film
 from poet.media.files import MOST_GAP_S
 from poet.media.sound import read_sound
-from poet.specs import ClipSpec
+from poet.spec import ClipSpec
 
 RATE_HZ = 16_000
 SIDE = 32

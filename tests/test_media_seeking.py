@@ -12,7 +12,7 @@ import pytest
 
 from poet import media
 from poet.media import film, seeking, sound
-from poet.specs import ClipSpec
+from poet.spec import ClipSpec
 
 CLIP = ClipSpec(frames=5, height=16, width=16)
 FRAMES, RATE_HZ = 240, 12

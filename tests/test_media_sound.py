@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.media.sound import is_silent, read_sound, resample, to_sound
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 
 RATE_HZ = 16_000
 LOSSLESS = ("pcm_s16le", "pcm_s16be", "flac")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poet import origins, weights
-from poet.specs import Experiment, UserError
+from poet.checkpoints import weights
+from poet.runs import origins
+from poet.spec import Experiment, UserError
 
 MADE_WITH = {"video": "v", "text": "t", "pieces": "p", "store": "s", "structure": "c"}
 PARAMS = {"w": np.ones(2, np.float32)}

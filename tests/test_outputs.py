@@ -9,8 +9,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from poet import cli, manifest, outputs
-from poet.specs import UserError
+from poet import cli
+from poet.runs import manifest, outputs
+from poet.spec import UserError
 
 LM, MAGVIT = "data/pretrained/lm_arenas", "data/pretrained/magvit_v2_64"
 

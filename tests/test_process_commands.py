@@ -15,9 +15,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "data"))
 import process_runs  # noqa: E402
 import token_stores  # noqa: E402
 
-from poet import checkpoint, cli, config, jobs, manifest  # noqa: E402
+from poet import cli, manifest  # noqa: E402
+from poet.checkpoints import checkpoint
+from poet.cli import jobs
+from poet.spec import config
 from poet.evaluation import runner  # noqa: E402
-from poet.specs import UserError, VideoTokenizerSpec, to_dict  # noqa: E402
+from poet.spec import UserError, VideoTokenizerSpec, to_dict  # noqa: E402
 from poet.tokenizers.video import magvit  # noqa: E402
 from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 from poet.training import reporting  # noqa: E402
@@ -41,7 +44,9 @@ SETTINGS = {
 # What one of the processes runs: training by the command line, then an evaluation among the same ones.
 PROGRAM = """
 import sys
-from poet import checkpoint, cli, processes
+from poet import cli
+from poet.checkpoints import checkpoint
+from poet.distributed import processes
 from poet.evaluation import runner
 from poet.models.transformer import build_model
 out, workdir, *arguments = sys.argv[1:]

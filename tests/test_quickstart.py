@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from poet import config
+from poet.spec import config
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "launch/quickstart.sh"

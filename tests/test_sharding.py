@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from poet import assets, config
-from poet import mesh as mesh_lib
+from poet.runs import assets
+from poet.spec import config
+from poet.distributed import mesh as mesh_lib
 from poet.models import transformer
-from poet.specs import (
+from poet.spec import (
     ClipSpec,
     DataSpec,
     Experiment,
@@ -28,7 +29,7 @@ from poet.specs import (
 )
 from poet.tasks import registry
 from poet.training import losses, optimizer, step
-from poet.vocabulary import Vocabulary
+from poet.spec.vocabulary import Vocabulary
 
 BATCH = 8
 

@@ -8,10 +8,12 @@ import hypothesis.strategies as st
 import jax
 import pytest
 
-from poet import cli, config, sizes
+from poet import cli
+from poet.planning import sizes
+from poet.spec import config
 from poet.models import transformer
-from poet.specs import UserError
-from poet.vocabulary import Vocabulary
+from poet.spec import UserError
+from poet.spec.vocabulary import Vocabulary
 
 
 @hypothesis.settings(max_examples=200, deadline=None)

@@ -8,7 +8,7 @@ import scipy.signal
 
 from poet.evaluation import opus
 from poet.media.sound_streams import OPUS_RATES_HZ, OpusStream, decode_opus, encode_opus
-from poet.specs import UserError
+from poet.spec import UserError
 
 RATE_HZ = 16_000
 

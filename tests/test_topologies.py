@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from poet import cli, commands, config, forecast, topologies
-from poet import mesh as mesh_lib
+from poet import cli
+from poet.cli import commands
+from poet.planning import forecast, topologies
+from poet.spec import config
+from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
-from poet.specs import (
+from poet.spec import (
     ClipSpec, DataSpec, Experiment, MeshSpec, ModelSpec, OptimizerSpec, SampleSpec, TextSpec, UserError,
     VideoTokenizerSpec, VocabularySpec,
 )

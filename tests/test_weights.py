@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import checkpoint, weights
-from poet.specs import Experiment, ModelSpec, UserError
+from poet.checkpoints import checkpoint, weights
+from poet.spec import Experiment, ModelSpec, UserError
 
 PARAMS = {
     "b": {"w": np.arange(12, dtype=np.float32).reshape(3, 4) / 7},

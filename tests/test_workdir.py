@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from poet import checkpoint, manifest, specs, workdir
-from poet.specs import Experiment, UserError
+from poet import spec as specs
+from poet.checkpoints import checkpoint
+from poet.runs import manifest, workdir
+from poet.spec import Experiment, UserError
 
 RUN = {"spec.json": json.dumps(specs.to_dict(Experiment()))}
 ACCEPTED = {

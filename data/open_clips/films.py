@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from poet import media
-from poet.specs import ClipSpec
+from poet.spec import ClipSpec
 
 CLIP_FRAMES = 17
 STRIDE_FRAMES = 8  # about half a clip: neighbouring clips of a film share the other half

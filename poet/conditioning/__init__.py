@@ -17,7 +17,7 @@ import numpy as np
 
 from poet.conditioning import networks, regions, structure
 from poet.conditioning.regions import Grid
-from poet.specs import ConditioningSpec, UserError, choose
+from poet.spec import ConditioningSpec, UserError, choose
 from poet.tasks.layout import HIDDEN
 
 

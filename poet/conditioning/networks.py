@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from poet import assets
-from poet.specs import UserError
+from poet.runs import assets
+from poet.spec import UserError
 
 INSTALL = assets.install("onnx")
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

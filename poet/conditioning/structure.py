@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from poet.conditioning import networks
-from poet.specs import ConditioningSpec, UserError
+from poet.spec import ConditioningSpec, UserError
 
 # Lightness of the farthest and the nearest, and the strongest hue: no channel leaves 0..255.
 FAR, NEAR, HUE = 56.0, 200.0, 36.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from poet import conditioning, networks
+from poet import conditioning
+from poet.runs import networks
 from poet.data.tasks import stored_features
-from poet.specs import Experiment, UserError
+from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest, TextInfo, check_store, code_bits
 from poet.store.reader import check_split, load_manifest
 from poet.tasks.registry import (
@@ -154,7 +155,7 @@ def _check_silent(experiment: Experiment, manifest: Manifest, split: str) -> Non
 def networks_of(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
     """Fingerprints of what the mixture's codes and texts come from, and of the codes themselves.
 
-    They go into every checkpoint of the run (`poet.networks`); networks of the store that no task of
+    They go into every checkpoint of the run (`poet.runs.networks`); networks of the store that no task of
     the mixture uses are left out.
     """
     used = {networks.VIDEO, *made_conditions(experiment)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.tasks import Example, mapped, task_features
-from poet.specs import TextSpec
+from poet.spec import TextSpec
 from poet.tasks.layout import Layout
 
 

@@ -8,8 +8,8 @@ from typing import Any, Callable, Iterator, Mapping
 import numpy as np
 
 from poet.data.backend import tensorflow
-from poet.processes import Share
-from poet.specs import UserError
+from poet.distributed.processes import Share
+from poet.spec import UserError
 
 Batches = Iterator[Mapping[str, np.ndarray]]
 

@@ -16,8 +16,8 @@ from poet.data.iterator import Batches, owns
 from poet.data.mixture import MixtureIterator, group_mixture, group_taken
 from poet.data.records import batches_of
 from poet.data.tasks import evaluation_task
-from poet.processes import Share
-from poet.specs import Experiment, UserError
+from poet.distributed.processes import Share
+from poet.spec import Experiment, UserError
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task, group_batches, groups, run_layout
 

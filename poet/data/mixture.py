@@ -17,7 +17,7 @@ from poet.data import iterator
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import only, stream_seed
 from poet.data.tasks import training_task
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.tasks.registry import get_task
 
 _LOG = logging.getLogger(__name__)

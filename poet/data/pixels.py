@@ -16,8 +16,8 @@ from poet import conditioning
 from poet.data.backend import tensorflow
 from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
-from poet.processes import Share
-from poet.specs import ClipSpec, ConditioningSpec, UserError
+from poet.distributed.processes import Share
+from poet.spec import ClipSpec, ConditioningSpec, UserError
 from poet.store.sources import Source, TfdsSource, open_source, say_once, usable
 
 BLOCK_CLIPS = 64

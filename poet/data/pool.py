@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 Item = TypeVar("Item")
 # Source, and ranges of it (start, stop) -> the usable items in there in their order, one at least.

@@ -21,7 +21,7 @@ import numpy as np
 
 from poet.data.backend import tensorflow
 from poet.data.permutation import permuted
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store.framing import FOOTER, HEADER, masked_checksum
 
 # Positions int64 [N] of an endless or finite reading -> epochs and indices in the split, int64 [N].

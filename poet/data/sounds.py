@@ -15,8 +15,8 @@ from poet.data.backend import tensorflow
 from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.media.sound import is_silent, place
-from poet.processes import Share
-from poet.specs import AudioTokenizerSpec, AudioTrainSpec
+from poet.distributed.processes import Share
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec
 from poet.store.sounds import RawSound, SoundSource, TfdsSounds, open_sounds, usable
 
 BLOCK_SOUNDS = 64

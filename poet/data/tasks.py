@@ -13,7 +13,7 @@ import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.tasks.layout import HIDDEN, OPENING_STREAM, TEXT_STREAM, Layout
 from poet.tasks.registry import Task, eval_latents, known_codes, known_range, opening_audio, run_layout
 

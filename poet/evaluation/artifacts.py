@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Mapping
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.training import reporting
 
 Json = Mapping[str, Any]

@@ -18,7 +18,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, UserError, from_dict, to_dict
+from poet.spec import ClipSpec, UserError, from_dict, to_dict
 
 _LOG = logging.getLogger(__name__)
 

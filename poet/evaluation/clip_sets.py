@@ -16,9 +16,10 @@ from typing import Callable, Iterable, Sequence
 
 import numpy as np
 
-from poet import assets, media
+from poet import media
+from poet.runs import assets
 from poet.evaluation import atari
-from poet.specs import ClipSpec, UserError, choose
+from poet.spec import ClipSpec, UserError, choose
 from poet.store.sources import RawClip, open_source, usable
 
 _LOG = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from poet.evaluation.intervals import ratio_interval
 from poet.evaluation.likelihood import by_stream, token_scores
 from poet.evaluation.tables import Row
 from poet.models.transformer import Model, Params
-from poet.processes import batch_share
-from poet.specs import Experiment
+from poet.distributed.processes import batch_share
+from poet.spec import Experiment
 from poet.store.sources import origin
 from poet.tasks.layout import TEXT_STREAM, Layout, Segment, Span
 from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, run_layout

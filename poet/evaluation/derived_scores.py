@@ -13,7 +13,7 @@ import numpy as np
 from poet import conditioning
 from poet.conditioning import CONDITIONS, Made, structure
 from poet.evaluation.image_metrics import clip_psnr, mean_and_error
-from poet.specs import ConditioningSpec
+from poet.spec import ConditioningSpec
 from poet.tokenizers.video.base import VideoTokenizer
 
 # Motion in pixels and depth in shares of its range that are not there: hues are drawn in whole levels.

@@ -18,11 +18,11 @@ from poet.data.loader import eval_batches
 from poet.evaluation.image_metrics import clip_psnr
 from poet.evaluation.likelihood import check_split_feeds, likelihood, place, task_batches
 from poet.media import frame_strip
-from poet import processes
-from poet.mesh import batch_ways
+from poet.distributed import processes
+from poet.distributed.mesh import batch_ways
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import Experiment, UserError
+from poet.spec import Experiment, UserError
 from poet.store.reader import check_split, load_manifest
 from poet.store.sources import open_source, usable
 from poet.tasks.layout import Layout

@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from poet.data.loader import eval_batches
 from poet.evaluation import unigram
 from poet.evaluation.image_metrics import ratio_and_error
-from poet.mesh import batch_sharding, check_batch
+from poet.distributed.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
-from poet.processes import Share, batch_share, global_array, whole
-from poet.specs import Experiment, UserError
+from poet.distributed.processes import Share, batch_share, global_array, whole
+from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.reader import check_split
 from poet.tasks.layout import Layout

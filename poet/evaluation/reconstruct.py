@@ -12,7 +12,7 @@ import numpy as np
 
 from poet import media
 from poet.evaluation.image_metrics import clip_psnr
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 
 _LOG = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from poet.evaluation import artifacts, headlines, page, sections
 from poet.media import replacing
-from poet.specs import UserError
+from poet.spec import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

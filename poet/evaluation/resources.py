@@ -17,13 +17,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, mesh as mesh_lib, networks
+from poet.checkpoints import checkpoint
+from poet.distributed import mesh as mesh_lib
+from poet.runs import networks
 from poet.data.checks import check, networks_of
 from poet.evaluation import likelihood
 from poet.evaluation.condition_gain import kinds
 from poet.models.transformer import Model, Params
 from poet.sampling.generate import Generator
-from poet.specs import Experiment, UserError
+from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.merge import DUPLICATE_KEY
 from poet.store.reader import dataset

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Sequence
 
-from poet import checkpoint, compat, processes
+from poet.checkpoints import checkpoint
+from poet.distributed import processes
+from poet.spec import compat
 from poet.evaluation import scores, tables
 from poet.evaluation.metrics import METRICS, Metric
 from poet.evaluation.resources import Resources
 from poet.media import replacing
-from poet.specs import Experiment, UserError, choose, to_dict
+from poet.spec import Experiment, UserError, choose, to_dict
 
 _LOG = logging.getLogger(__name__)
 

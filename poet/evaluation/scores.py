@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 FORMAT = 1
 # Metrics that it is made from.

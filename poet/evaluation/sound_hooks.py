@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from poet import processes
+from poet.distributed import processes
 from poet.data.sounds import sound_batches
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.tokenizers.audio import spectra, training
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.training.loop import Hook, Report

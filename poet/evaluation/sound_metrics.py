@@ -17,8 +17,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from poet import assets
-from poet.specs import choose
+from poet.runs import assets
+from poet.spec import choose
 from poet.tokenizers.audio.spectra import mel_matrix
 
 RATE_HZ = 16_000

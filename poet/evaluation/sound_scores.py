@@ -26,7 +26,7 @@ from poet.evaluation.sound_metrics import RATE_HZ, SoundMetric, to_float
 from poet.evaluation.spectrograms import write_spectrograms
 from poet.evaluation.tables import format_table
 from poet.media.sound import resample
-from poet.specs import AudioTokenizerSpec, UserError
+from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer
 
 _LOG = logging.getLogger(__name__)

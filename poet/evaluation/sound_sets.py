@@ -10,7 +10,7 @@ from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from poet.specs import AudioTokenizerSpec, EvalSpec, UserError, choose
+from poet.spec import AudioTokenizerSpec, EvalSpec, UserError, choose
 from poet.store.sounds import RawSound, open_sounds, usable
 
 # Set -> the kind of sound in the folder of EVAL.sounds; '' takes all of EVAL.source.

@@ -29,7 +29,7 @@ from poet.evaluation.metrics import PSNR_NOTE, score_clips
 from poet.evaluation.round_trips import ROUND_TRIP_NOTE, round_trips
 from poet.evaluation.tables import format_table
 from poet.media import bitstreams
-from poet.specs import ConditioningSpec, UserError
+from poet.spec import ConditioningSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
 

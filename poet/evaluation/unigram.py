@@ -14,7 +14,7 @@ import numpy as np
 
 from poet.evaluation.image_metrics import ratio_and_error
 from poet.tasks.layout import Layout
-from poet.vocabulary import Range
+from poet.spec.vocabulary import Range
 
 # Training clips that are counted, at most, for each task.
 TRAINING_CLIPS = 2048

@@ -34,7 +34,7 @@ from poet.media.sound import (
     write_wav,
 )
 from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 
 # The whole house imports these from here.
 __all__ = [

@@ -12,7 +12,7 @@ import numpy as np
 
 from poet.media import check_video
 from poet.media.colour import ACCURATE
-from poet.specs import UserError
+from poet.spec import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import IO, Any, NoReturn
 
 import av
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 PathLike = str | os.PathLike[str]
 

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from poet.media.sound import place, resample, to_int16
-from poet.specs import UserError
+from poet.spec import UserError
 
 # Sample rates that an Opus encoder takes, and the one that its decoders write (RFC 6716, 2.1.3).
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from poet.mesh import BATCH_AXES
-from poet.specs import UserError
+from poet.distributed.mesh import BATCH_AXES
+from poet.spec import UserError
 
 # The kernel of each platform where `MODEL.attention` is "auto".
 KERNELS = {"tpu": "splash", "cuda": "cudnn", "gpu": "cudnn", "rocm": "xla", "cpu": "xla"}

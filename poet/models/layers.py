@@ -1,6 +1,6 @@
 """The parts of a transformer block, and how their arrays lie on the mesh.
 
-Every parameter declares its logical axes where it is made; `poet.mesh.Rules` turns them into
+Every parameter declares its logical axes where it is made; `poet.distributed.mesh.Rules` turns them into
 shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts one to the compute
 dtype and then collects its shards of fsdp and sequence, so that the collective moves compute-dtype
 bytes and its transpose reduces gradients in the same dtype.
@@ -20,8 +20,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec, reshard
 
-from poet import mesh as mesh_lib
-from poet.specs import ModelSpec
+from poet.distributed import mesh as mesh_lib
+from poet.spec import ModelSpec
 
 NORM_EPSILON = 1e-6
 PRODUCT = "product"

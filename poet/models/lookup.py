@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from poet.mesh import BATCH_AXES, several, total
+from poet.distributed.mesh import BATCH_AXES, several, total
 
 
 def lookup(rows_VxD: jax.Array, ids_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any, Iterator
 import jax
 from jax.sharding import AbstractMesh
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models.layers import COMPUTE_RULES
 from poet.models.transformer import Model
 

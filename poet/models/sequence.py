@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, reshard
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models.layers import constrain
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tasks.layout import Layout
 
 AXIS = "sequence"

@@ -23,8 +23,8 @@ from flax import nnx
 
 from poet.models import layers
 from poet.models.lookup import lookup
-from poet.specs import ModelSpec
-from poet.vocabulary import Range, Special, Vocabulary
+from poet.spec import ModelSpec
+from poet.spec.vocabulary import Range, Special, Vocabulary
 
 LEADING, REST, GIVEN = "visual_leading", "visual_rest", "visual_given"
 FACTORS = (LEADING, REST)

@@ -22,9 +22,9 @@ from flax import nnx
 
 from poet.models import attention, kernels, layers, sequence, tables
 from poet.models.layers import constrain
-from poet.specs import Experiment, ModelSpec, UserError
+from poet.spec import Experiment, ModelSpec, UserError
 from poet.tasks.layout import Layout, Segment, Span
-from poet.vocabulary import Range, Vocabulary
+from poet.spec.vocabulary import Range, Vocabulary
 
 Params = dict[str, Any]
 # States [B, L, E] of the frozen text encoder, and bool [B, L]: True where a piece stands.

@@ -8,7 +8,8 @@ from typing import Sequence
 
 import numpy as np
 
-from poet import checkpoint, specs
+from poet import spec as specs
+from poet.checkpoints import checkpoint
 from poet.sampling.generate import Drawn, Generator, places
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import (
@@ -20,7 +21,7 @@ from poet.sampling.requests import (
     read_given,
     read_prompts,
 )
-from poet.specs import Experiment, UserError
+from poet.spec import Experiment, UserError
 from poet.tasks.registry import Task, get_task
 
 _LOG = logging.getLogger(__name__)

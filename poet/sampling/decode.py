@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from poet.mesh import BATCH_AXES
+from poet.distributed.mesh import BATCH_AXES
 from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
 
 # Samples that are drawn together where nobody says how many.

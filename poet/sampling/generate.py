@@ -19,8 +19,10 @@ from typing import Any, Mapping, Sequence
 import jax
 import numpy as np
 
-from poet import checkpoint as checkpoint_lib
-from poet import compat, conditioning, networks
+from poet.checkpoints import checkpoint as checkpoint_lib
+from poet import conditioning
+from poet.runs import networks
+from poet.spec import compat
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
 from poet.sampling.plans import Text, check_given, latents_of, make_layout, make_plan
@@ -34,13 +36,13 @@ from poet.sampling.requests import (
     whole_clips,
 )
 from poet.sampling.samplers import Knobs
-from poet.specs import Experiment, SampleSpec, UserError
+from poet.spec import Experiment, SampleSpec, UserError
 from poet.tasks.registry import Task, get_task, known_codes, run_format
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
-from poet.vocabulary import SOURCES
+from poet.spec.vocabulary import SOURCES
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Generator:
     Attributes:
       experiment: the spec in the checkpoint.
       model, params: the language model; parameters in its compute dtype.
-      made_with: fingerprints of the frozen networks that the model was trained with (`poet.networks`); the
+      made_with: fingerprints of the frozen networks that the model was trained with (`poet.runs.networks`); the
         networks that are loaded must be these.  None does not say.
     """
 

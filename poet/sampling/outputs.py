@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec
+from poet.spec import ClipSpec
 
 
 def write_outputs(

@@ -9,10 +9,10 @@ from typing import Mapping, NamedTuple
 
 import numpy as np
 
-from poet import given
+from poet.tasks import given
 from poet.sampling.decode import Plan
 from poet.sampling.samplers import Truncation
-from poet.specs import Experiment, SampleSpec, UserError
+from poet.spec import Experiment, SampleSpec, UserError
 from poet.tasks.layout import HIDDEN, Layout
 from poet.tasks.registry import get_task, known_codes, run_format, run_layout
 

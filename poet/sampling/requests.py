@@ -13,7 +13,7 @@ import numpy as np
 from poet import conditioning, media
 from poet.media import sound as media_sound
 from poet.sampling.decode import DEFAULT_BATCH
-from poet.specs import ClipSpec, Experiment, SampleSpec, UserError, near_names
+from poet.spec import ClipSpec, Experiment, SampleSpec, UserError, near_names
 from poet.tasks.registry import TASKS, Task, frames_of, get_task, known_choices, known_range, run_layout
 from poet.tokenizers.text import check_texts
 

@@ -14,7 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from poet.specs import SampleSpec
+from poet.spec import SampleSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

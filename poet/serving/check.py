@@ -17,7 +17,7 @@ import numpy as np
 
 from poet import media
 from poet.sampling.generate import Generator, Text
-from poet.specs import ExportSpec
+from poet.spec import ExportSpec
 from poet.tasks.registry import get_task
 
 PROMPT = "the player walks forward"

@@ -27,21 +27,23 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from poet import checkpoint as checkpoints
-from poet import compat, manifest, outputs, specs
-from poet import weights as weights_lib
+from poet.checkpoints import checkpoint as checkpoints
+from poet import spec as specs
+from poet.runs import manifest, outputs
+from poet.spec import compat
+from poet.checkpoints import weights as weights_lib
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
 from poet.sampling.decode import Plan
 from poet.sampling.generate import Generator, make_plan
 from poet.sampling.requests import check_request, known_latents
 from poet.sampling.samplers import Knobs
-from poet.specs import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
+from poet.spec import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
 from poet.tasks.layout import OPENING_STREAM
 from poet.tasks.registry import get_task, known_codes, run_format
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
-from poet.vocabulary import Special
+from poet.spec.vocabulary import Special
 
 FORMAT = 5
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
-from poet import given as given_lib
-from poet import manifest
-from poet.specs import SampleSpec, UserError
+from poet.tasks import given as given_lib
+from poet.runs import manifest
+from poet.spec import SampleSpec, UserError
 
 FORMAT = 5
 # The stream of the prefix that repeats the sound which opens the output, and the code of what is not given.

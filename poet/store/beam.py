@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store.ranges import Range
 from poet.store.runners import Factory, Job, Progress
 

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from poet.specs import UserError, near_names
+from poet.spec import UserError, near_names
 from poet.store import texts
 
 CAPTIONS_FILE = "captions.jsonl"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from poet import media
-from poet.specs import IngestSpec
+from poet.spec import IngestSpec
 
 # A frame opens a shot if its colours differ from those of the frame before by SHOT_DISTANCE (0 is
 # equal, 1 has no colour in common), and by SHOT_RATIO times the mean distance of the shot's last

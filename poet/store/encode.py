@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from poet import conditioning, media
-from poet.specs import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTokenizerSpec
+from poet.spec import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTokenizerSpec
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
 from poet.store.sources import RawClip, Skipped

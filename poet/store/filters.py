@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from PIL import Image
 
-from poet.specs import IngestSpec, UserError
+from poet.spec import IngestSpec, UserError
 
 CHOSEN = ("short shot", "static", "black", "quiet", "nsfw", "near duplicate")
 OTHER = ("no video stream",)

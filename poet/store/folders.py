@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import captions, remote, texts
 from poet.store.captions import CAPTIONS_FILE, Line
 

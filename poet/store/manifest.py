@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from poet import networks
-from poet.specs import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
+from poet.runs import networks
+from poet.spec import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
 
 VERSION = 2
 MANIFEST_FILE = "manifest.json"
@@ -160,7 +160,7 @@ class Manifest(Spec):
 
     @property
     def networks(self) -> dict[str, str]:
-        """Fingerprints of the frozen networks (`poet.networks`): one per stream, and the text encoder's."""
+        """Fingerprints of the frozen networks (`poet.runs.networks`): one per stream, and the text encoder's."""
         streams = {name: stream.fingerprint for name, stream in self.plan.streams.items()}
         return {**streams, networks.TEXT: self.text.fingerprint}
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, IngestSpec
+from poet.spec import ClipSpec, IngestSpec
 from poet.store import remote
 from poet.store.cutting import crop_place, cut
 from poet.store.sources import (

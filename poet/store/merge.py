@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import filters, framing, reader
 from poet.store.encode import PartialShard
 from poet.store.manifest import (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import framing
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
 

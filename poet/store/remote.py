@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
-from poet import assets
-from poet.specs import UserError
+from poet.runs import assets
+from poet.spec import UserError
 from poet.store import texts
 
 GB = 10**9

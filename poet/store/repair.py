@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 from typing import Callable
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import reader
 from poet.store.manifest import MANIFEST_FILE, Manifest, read_json
 

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from poet.processes import check_index
-from poet.specs import Failure
+from poet.distributed.processes import check_index
+from poet.spec import Failure
 from poet.store.encode import Encoders, PartialShard, encode_range
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped

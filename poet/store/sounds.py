@@ -19,7 +19,7 @@ import numpy as np
 
 from poet import media
 from poet.media.sound import to_sound
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import folders, sources
 from poet.store.sources import Skipped
 

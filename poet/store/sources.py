@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from poet import media
-from poet.specs import ClipSpec, IngestSpec, StoreSpec, UserError, near_names
+from poet.spec import ClipSpec, IngestSpec, StoreSpec, UserError, near_names
 from poet.store import remote, texts, webdataset
 from poet.store.cutting import Cut, crop_place, cut
 from poet.store.folders import NoSplit, check_split, digest, open_media

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from poet import compile_cache
+from poet.runs import compile_cache
 
 STAGES = ("read", "encode video", "encode sound", "text", "write")
 # Compiling, and loading what the first range of a process needs.

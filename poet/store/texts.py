@@ -7,7 +7,7 @@ import collections
 import pathlib
 from collections.abc import Iterable
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 # Names that a line of a report gives of each kind.
 NAMED = 3

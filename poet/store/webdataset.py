@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import folders, remote, texts
 from poet.store.captions import CAPTIONS_FILE
 

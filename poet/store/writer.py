@@ -21,8 +21,9 @@ from typing import Any
 
 import tqdm
 
-from poet import conditioning, lease, media
-from poet.specs import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
+from poet import conditioning, media
+from poet.runs import lease
+from poet.spec import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
 from poet.store import filters, reader, remote, report, runners, texts
 from poet.store import manifest as manifests
 from poet.store.encode import (

@@ -18,8 +18,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from poet.specs import UserError
-from poet.vocabulary import Range, Special, Vocabulary
+from poet.spec import UserError
+from poet.spec.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
 # Where positions that belong to no place and time are counted from: away from every clip, whose own places

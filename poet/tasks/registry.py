@@ -10,9 +10,9 @@ import dataclasses
 import fractions
 import math
 
-from poet.specs import Experiment, UserError, as_written, choose
+from poet.spec import Experiment, UserError, as_written, choose
 from poet.tasks.layout import OPENING_AUDIO, Format, Layout, build_layout
-from poet.vocabulary import DURATIONS, Special, Vocabulary
+from poet.spec.vocabulary import DURATIONS, Special, Vocabulary
 
 # The paper's short clip: longer ones say how long they are.
 SHORT_FRAMES = 17

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from poet.mesh import BATCH_AXES
-from poet.specs import Experiment, OptimizerSpec
+from poet.distributed.mesh import BATCH_AXES
+from poet.spec import Experiment, OptimizerSpec
 from poet.tokenizers import declaration
 from poet.tokenizers.declaration import Tree
 from poet.training import optimizer

@@ -13,7 +13,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
-from poet.mesh import LogicalAxes
+from poet.distributed.mesh import LogicalAxes
 
 Tree = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
-from poet import assets, manifest
-from poet.specs import (
+from poet.runs import assets, manifest
+from poet.spec import (
     AudioTokenizerSpec,
     Experiment,
     Spec,
@@ -23,7 +23,7 @@ from poet.specs import (
     to_dict,
 )
 from poet.tokenizers.declaration import Tree
-from poet.weights import check_arrays, flatten, read_arrays, write_arrays
+from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS, SPEC = "model.safetensors", "spec.json"

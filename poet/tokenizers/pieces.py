@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from poet import assets, manifest
-from poet.specs import UserError
+from poet.runs import assets, manifest
+from poet.spec import UserError
 from poet.tokenizers import text as text_lib
 
 PAD, EOS, UNKNOWN = 0, 1, 2

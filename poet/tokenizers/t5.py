@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models.layers import constrain, placement
-from poet.specs import MeshSpec, TextSpec, UserError
+from poet.spec import MeshSpec, TextSpec, UserError
 from poet.tokenizers import t5_files, t5_shape, t5_weights, text as text_lib
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.t5_shape import T5Shape

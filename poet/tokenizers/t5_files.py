@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import safetensors
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 CONFIG = "config.json"
 VOCABULARY = "spiece.model"

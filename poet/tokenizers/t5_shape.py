@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tokenizers.t5_files import CONFIG, PIECES, Tensors
 
 _LOG = logging.getLogger(__name__)

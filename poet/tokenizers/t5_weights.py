@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from poet.mesh import LogicalAxes, Rules
-from poet.specs import UserError
+from poet.distributed.mesh import LogicalAxes, Rules
+from poet.spec import UserError
 from poet.tokenizers.t5_files import CONFIG, PIECES, Tensors
 from poet.tokenizers.t5_shape import POSITIONS, T5Shape
-from poet.weights import check_arrays
+from poet.checkpoints.weights import check_arrays
 
 FINAL_NORM = "encoder.final_layer_norm.weight"
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from poet.specs import TextSpec, UserError, near_names
+from poet.spec import TextSpec, UserError, near_names
 
 # Name of an encoder -> the module that offers `load(spec: TextSpec, mesh: Mesh | None)`, which gives
 # a TextEncoder, and `fingerprint_of(spec)`. Modules are imported when asked for, so that one encoder's dependencies are not a

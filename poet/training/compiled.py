@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet import compile_cache, processes
-from poet.mesh import Rules, batch_sharding
-from poet.specs import UserError
+from poet.distributed import processes
+from poet.runs import compile_cache
+from poet.distributed.mesh import Rules, batch_sharding
+from poet.spec import UserError
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 _LOG = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from poet.mesh import BATCH_AXES, DEFAULT_RULES, Rules, several, total
+from poet.distributed.mesh import BATCH_AXES, DEFAULT_RULES, Rules, several, total
 from poet.models import sequence
 from poet.models.layers import constrain
-from poet.vocabulary import Range
+from poet.spec.vocabulary import Range
 
 # Logits of one device that may exist at once, in elements (float32: 1 GiB).
 LOGITS_BUDGET = 2**28

@@ -20,7 +20,7 @@ import jax
 import jax.extend.core as jax_core
 
 from poet.models.transformer import Model
-from poet.specs import ModelSpec
+from poet.spec import ModelSpec
 from poet.tasks.layout import Layout
 
 

@@ -28,10 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from poet import checkpoint, compat, lease, networks, processes, specs
-from poet import workdir as workdirs
-from poet.mesh import Rules, batch_sharding, check_batch
-from poet.specs import Experiment, Failure, UserError
+from poet import spec as specs
+from poet.checkpoints import checkpoint
+from poet.distributed import processes
+from poet.runs import lease, networks
+from poet.spec import compat
+from poet.runs import workdir as workdirs
+from poet.distributed.mesh import Rules, batch_sharding, check_batch
+from poet.spec import Experiment, Failure, UserError
 from poet.training import compiled, optimizer, reporting
 from poet.training.reporting import Report
 from poet.training.saving import Saver
@@ -101,8 +105,8 @@ def train(
       batches: one iterator per group; each process yields its share (`processes.batch_share`) of
         the global batch.
       schedule: step -> group, pure.
-      made_with: fingerprints of what the batches come from (`poet.networks`), for every checkpoint.
-      purpose: the settings that an earlier run must share (`poet.compat`).
+      made_with: fingerprints of what the batches come from (`poet.runs.networks`), for every checkpoint.
+      purpose: the settings that an earlier run must share (`poet.spec.compat`).
 
     Raises:
       UserError: the folder is no work dir or in use, the mesh does not divide the model or a batch, a

@@ -23,7 +23,7 @@ from poet.models.transformer import Model, Params, Text
 from poet.tasks.layout import Layout, Span
 from poet.training.cross_entropy import Sums, Tokens, Values, cross_entropy
 from poet.training.trainable import Mean
-from poet.vocabulary import Range
+from poet.spec.vocabulary import Range
 
 
 @jax.tree_util.register_dataclass

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 
 def total(run: Callable[[Any], Any], batch: Any, parts: int) -> Any:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from poet.mesh import is_axes
-from poet.specs import OptimizerSpec, UserError
+from poet.distributed.mesh import is_axes
+from poet.spec import OptimizerSpec, UserError
 from poet.training.trainable import Mean, Metrics
 
 

@@ -27,7 +27,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
-from poet.topologies import peak_flops
+from poet.planning.topologies import peak_flops
 from poet.training.trainable import Group
 
 _LOG = logging.getLogger(__name__)

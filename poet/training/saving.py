@@ -8,8 +8,9 @@ from typing import Any, Mapping
 
 from jax.sharding import Mesh
 
-from poet import checkpoint, processes
-from poet.specs import Experiment
+from poet.checkpoints import checkpoint
+from poet.distributed import processes
+from poet.spec import Experiment
 from poet.training.reporting import Reporter
 from poet.training.trainable import State
 

@@ -18,7 +18,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from poet.data.mixture import BLOCK, group_taken
-from poet.specs import Experiment, UserError, as_written
+from poet.spec import Experiment, UserError, as_written
 from poet.tasks.registry import group_batches, groups
 
 

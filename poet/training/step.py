@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models import sequence
 from poet.models.transformer import Model, Params, build_model
-from poet.specs import Experiment, OptimizerSpec, TrainSpec
+from poet.spec import Experiment, OptimizerSpec, TrainSpec
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 from poet.training import bit_flips, flops, losses, microbatches, optimizer

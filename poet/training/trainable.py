@@ -73,7 +73,7 @@ class Trainable:
     """A thing to train: `init(key)` is pure and jit-able; `axes` mirrors its result.
 
     `axes` holds for every leaf a tuple of logical axis names (or None), one per dim, that
-    `poet.mesh.Rules` turns into shardings; scalars have ().  `rate` gives the learning rate of the
+    `poet.distributed.mesh.Rules` turns into shardings; scalars have ().  `rate` gives the learning rate of the
     step of a number, on the host.
     """
 

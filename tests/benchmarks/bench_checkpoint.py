@@ -55,7 +55,7 @@ def drawn(x: Any) -> Any:
 def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
     import jax
 
-    from poet import checkpoint
+    from poet.checkpoints import checkpoint
 
     experiment, state = poet_state()
     abstract = jax.tree.map(

@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def experiment(config_file: str, store: str, steps: int, variant: str) -> Any:
-    from poet import config
+    from poet.spec import config
 
     # A run of the small model on the store; weights of the tokenizers are not read.
     bindings = [*SMALL, f"DATA.store={store!r}", f"TRAIN.steps={steps}", *VARIANTS[variant]]
@@ -67,7 +67,7 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
     import jax
     import numpy as np
 
-    from poet import mesh as mesh_lib
+    from poet.distributed import mesh as mesh_lib
     from poet.data import loader
     from poet.tasks import registry
     from poet.training import schedule, step

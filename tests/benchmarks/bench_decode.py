@@ -39,9 +39,9 @@ def poet_case(name: str) -> dict[str, Any]:
     from poet.models.transformer import build
     from poet.sampling.decode import Decoder, Plan
     from poet.sampling.samplers import Knobs
-    from poet.specs import ModelSpec, SampleSpec, VocabularySpec
+    from poet.spec import ModelSpec, SampleSpec, VocabularySpec
     from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
-    from poet.vocabulary import Special, Vocabulary
+    from poet.spec.vocabulary import Special, Vocabulary
 
     case = dict(CASES[name])
     words = Vocabulary(VocabularySpec(

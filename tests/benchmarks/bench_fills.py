@@ -25,7 +25,7 @@ def measure(source: str, tokenizer_folder: str, count: int) -> dict:
     import numpy as np
 
     from poet.evaluation.derived_scores import derived_scores
-    from poet.specs import ClipSpec, ConditioningSpec
+    from poet.spec import ClipSpec, ConditioningSpec
     from poet.store.sources import open_source
     from poet.tokenizers.video.base import VideoTokenizer
 

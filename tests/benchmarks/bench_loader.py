@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from poet import config, conditioning
+from poet import conditioning
+from poet.spec import config
 from poet.data.loader import batches
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.store import reader
 from poet.store.manifest import (
     MANIFEST_FILE, Manifest, Plan, ShardInfo, SplitInfo, StreamInfo, TextInfo, to_json,

@@ -48,7 +48,7 @@ def clip() -> np.ndarray:
 def poet_case(who: str) -> dict[str, Any]:
     import jax
 
-    from poet.specs import VideoTokenizerSpec
+    from poet.spec import VideoTokenizerSpec
     from poet.tokenizers.video import lfq, magvit
 
     spec = VideoTokenizerSpec(**SPECS[who], bits=BITS)

@@ -30,8 +30,8 @@ import harness
 import numpy as np
 from loader_peers import Reader, grain_reader, seqio_reader, write_array_record
 
-from poet import config
-from poet.specs import Experiment
+from poet.spec import config
+from poet.spec import Experiment
 
 TOKENS, RUNS, CLIPS = 1_000_000, 3, 512
 BATCH, SOAK_BATCH = 8, 1  # Sequences of the longest group; few, so that many batches cost little.

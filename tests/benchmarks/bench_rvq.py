@@ -49,7 +49,7 @@ def poet_case(case: str, folder: str) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from poet.specs import AudioTrainSpec
+    from poet.spec import AudioTrainSpec
     from poet.tokenizers.audio import rvq
 
     z, vectors, usage = map(jnp.asarray, inputs(case))

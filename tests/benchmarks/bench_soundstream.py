@@ -52,7 +52,7 @@ def sound(seconds: float) -> np.ndarray:
 def poet_codec(name: str, wave_S: np.ndarray) -> Codec:
     import jax
 
-    from poet.specs import AudioTokenizerSpec
+    from poet.spec import AudioTokenizerSpec
     from poet.tokenizers.audio.base import AudioTokenizer, random_params
 
     spec = AudioTokenizerSpec(levels=LEVELS, **POET_SPECS[name])

@@ -67,11 +67,11 @@ PEERS_OF = {"59m": ("qwen3", "qwen3 compiled"), "video": ("qwen3",), "sound": ("
 def poet_parts(name: str) -> tuple[Any, Any, Any]:
     """(experiment, model, layout) of a case."""
     from poet.models.transformer import build_model
-    from poet.specs import (
+    from poet.spec import (
         Experiment, ModelSpec, OptimizerSpec, TextSpec, TrainSpec, VideoTokenizerSpec, VocabularySpec,
     )
     from poet.tasks.layout import CONDITION, OUTPUT, Format, Layout, Segment, build_layout
-    from poet.vocabulary import Special, Vocabulary
+    from poet.spec.vocabulary import Special, Vocabulary
 
     case = CASES[name]
     shape = {k: case[k] for k in ("layers", "width", "heads", "head_dim", "mlp_width")}
@@ -116,8 +116,8 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
     """Times the step; with `export` leaves what the peer needs in the folder instead of timing."""
     import jax
 
-    from poet import mesh as mesh_lib
-    from poet.mesh import Rules
+    from poet.distributed import mesh as mesh_lib
+    from poet.distributed.mesh import Rules
     from poet.training import compiled, flops, optimizer, step
     from poet.training.trainable import Group
 

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 
 from poet.data.tasks import cut_streams, stored_features
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from poet import topologies
+from poet.planning import topologies
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -154,7 +154,7 @@ groups take as many tokens a step in shorter sequences. "Fits" is the compiler's
 """
 FOOT = """
 
-Rates of the chips stand in [poet/topologies.py](../../poet/topologies.py), assumptions in [poet/forecast.py](../../poet/forecast.py).
+Rates of the chips stand in [poet/planning/topologies.py](../../poet/planning/topologies.py), assumptions in [poet/planning/forecast.py](../../poet/planning/forecast.py).
 [How tensors lie on the mesh](../../poet/models/sharding.md) says what moves and why.
 """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from poet import conditioning
 from poet.conditioning import CONDITIONS, Choice, regions, structure
-from poet.specs import ConditioningSpec, UserError
+from poet.spec import ConditioningSpec, UserError
 
 SPEC = ConditioningSpec()
 FACTOR = (4, 8, 8)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, save
 
 from poet import conditioning
 from poet.conditioning import networks, structure
-from poet.specs import ConditioningSpec, UserError
+from poet.spec import ConditioningSpec, UserError
 
 CLIP = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), np.uint8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from token_stores import Store, make_experiment, write_store
 
-from poet.specs import Experiment
+from poet.spec import Experiment
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from token_stores import BITS, CLIP, TEXT, make_experiment
 from poet.data import checks
 from poet.data.checks import check
 from poet.data.loader import batches
-from poet.specs import UserError, VideoTokenizerSpec, VocabularySpec
+from poet.spec import UserError, VideoTokenizerSpec, VocabularySpec
 
 
 def test_a_fitting_store_passes_and_its_manifest_is_returned(experiment):

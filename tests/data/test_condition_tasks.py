@@ -10,7 +10,7 @@ from token_stores import GRID, make_experiment, write_store
 
 from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tasks.registry import TASKS, groups, layouts
 
 RATES = {name: 1.0 for name, task in TASKS.items() if task.made}

@@ -12,8 +12,8 @@ from token_stores import BITS, GRID, RATES, SHARDS, TEXT, make_experiment
 
 from poet.data.loader import batches, eval_batches
 from poet.data.mixture import BLOCK, block_counts
-from poet.processes import Share
-from poet.specs import UserError
+from poet.distributed.processes import Share
+from poet.spec import UserError
 from poet.tasks.registry import TASKS, groups, layouts
 
 FRAME = GRID[1] * GRID[2]

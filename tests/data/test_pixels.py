@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from poet.data import pixels
 from poet.data.pixels import pixel_batches
-from poet.processes import Share
-from poet.specs import ClipSpec, ConditioningSpec, TokenizerTrainSpec, UserError
+from poet.distributed.processes import Share
+from poet.spec import ClipSpec, ConditioningSpec, TokenizerTrainSpec, UserError
 from poet.store.sources import RawClip, Skipped
 
 CLIP = ClipSpec(frames=5, height=2, width=3)

@@ -22,8 +22,8 @@ from poet.data import records
 from poet.data.loader import batches, eval_batches
 from poet.data.mixture import BLOCK
 from poet.data.permutation import permuted
-from poet.processes import Share
-from poet.specs import UserError
+from poet.distributed.processes import Share
+from poet.spec import UserError
 
 
 def order(size: int, key: tuple[int, ...]) -> np.ndarray:

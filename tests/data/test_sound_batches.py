@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from poet.data import sounds
 from poet.data.pool import _joined
 from poet.data.sounds import excerpt, sound_batches
-from poet.processes import Share
-from poet.specs import AudioTokenizerSpec, AudioTrainSpec, UserError
+from poet.distributed.processes import Share
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec, UserError
 from poet.store.sounds import RawSound
 from poet.store.sources import Skipped
 

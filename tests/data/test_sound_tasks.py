@@ -21,8 +21,8 @@ from token_stores import (
 from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
 from poet.evaluation import hooks
-from poet.mesh import build
-from poet.specs import UserError
+from poet.distributed.mesh import build
+from poet.spec import UserError
 from poet.tasks.layout import HIDDEN
 from poet.tasks.registry import groups, layouts
 

@@ -10,7 +10,7 @@ from typing import Sequence
 import numpy as np
 
 from poet import conditioning
-from poet.specs import (
+from poet.spec import (
     AudioTokenizerSpec,
     ClipSpec,
     ConditioningSpec,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.specs import ClipSpec
+from poet.spec import ClipSpec
 
 FOLDER = pathlib.Path(__file__).parents[2] / "data" / "open_clips"
 FREE_LICENCES = {

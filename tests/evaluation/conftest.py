@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import checkpoint, media
-from poet.specs import (
+from poet import media
+from poet.checkpoints import checkpoint
+from poet.spec import (
     CheckpointSpec,
     ClipSpec,
     DataSpec,

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
 import token_stores  # noqa: E402
 
-from poet.specs import (  # noqa: E402
+from poet.spec import (  # noqa: E402
     AudioTokenizerSpec, ClipSpec, DataSpec, EvalSpec, Experiment, ModelSpec, OptimizerSpec, TextSpec, TrainSpec,
     VideoTokenizerSpec, VocabularySpec,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from poet.evaluation import atari
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 
 needs_ale = pytest.mark.skipif(
     importlib.util.find_spec("ale_py") is None, reason="needs ale-py: pip install -e '.[atari]'"

@@ -11,7 +11,7 @@ from conftest import CLIPS, EXPERIMENT, write_clips
 
 from poet import media
 from poet.evaluation import clip_sets
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 from poet.store.sources import open_source
 
 needs_natural = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import scipy.stats
 
 from poet.evaluation import condition_gain, gain_view, scores, tables
 from poet.evaluation.intervals import ratio_interval
-from poet.mesh import AXES, Rules, build
+from poet.distributed.mesh import AXES, Rules, build
 from poet.models.transformer import build_model
-from poet.specs import (
+from poet.spec import (
     ClipSpec, DataSpec, EvalSpec, Experiment, MeshSpec, ModelSpec, TextSpec, UserError, VideoTokenizerSpec,
     VocabularySpec,
 )

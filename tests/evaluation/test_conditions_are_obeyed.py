@@ -16,9 +16,9 @@ from poet.data.loader import batches
 from poet.evaluation.likelihood import place
 from poet.evaluation.metrics import measure_condition_gain
 from poet.evaluation.resources import Resources
-from poet.mesh import Rules, build
-from poet.processes import Share
-from poet.specs import Experiment
+from poet.distributed.mesh import Rules, build
+from poet.distributed.processes import Share
+from poet.spec import Experiment
 from poet.store.reader import load_manifest
 from poet.tasks.registry import groups
 from poet.training.step import language_model

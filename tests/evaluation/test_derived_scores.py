@@ -9,7 +9,7 @@ import pytest
 
 from poet.conditioning import structure
 from poet.evaluation.derived_scores import derived_scores, structure_errors
-from poet.specs import ConditioningSpec
+from poet.spec import ConditioningSpec
 
 SPEC = ConditioningSpec()
 FACTOR = (4, 8, 8)

@@ -8,7 +8,7 @@ import scipy.stats
 
 from poet.evaluation import metrics
 from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, clip_psnr, mean_and_error
-from poet.specs import UserError, choose
+from poet.spec import UserError, choose
 
 KNOWN = 2
 

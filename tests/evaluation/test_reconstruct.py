@@ -11,7 +11,7 @@ import pytest
 from poet import cli, media
 from poet.evaluation import reconstruct
 from poet.evaluation.image_metrics import clip_psnr
-from poet.specs import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError
 
 
 def write(path: pathlib.Path, frames: int, height: int, width: int, rate_hz: float = 8.0) -> None:

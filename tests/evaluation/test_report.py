@@ -14,7 +14,7 @@ import pytest
 from poet import media
 from poet.evaluation import charts, tables
 from poet.evaluation.report import ReportInputs, write_report
-from poet.specs import UserError
+from poet.spec import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 HEADINGS = (

@@ -18,8 +18,8 @@ from poet.data.loader import eval_batches
 from poet.evaluation import hooks, runner, tables
 from poet.evaluation.likelihood import likelihood
 from poet.evaluation.resources import Resources
-from poet.mesh import build
-from poet.specs import Experiment, UserError
+from poet.distributed.mesh import build
+from poet.spec import Experiment, UserError
 from poet.store.manifest import SkippedInfo
 from poet.store.reader import dataset, load_manifest
 from poet.store.sources import open_source

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poet.evaluation import sound_metrics, spectrograms
 from poet.evaluation.sound_metrics import METRICS, RATE_HZ, SI_SDR_LIMIT_DB
-from poet.specs import UserError
+from poet.spec import UserError
 
 needs = {
     name: pytest.mark.skipif(not metric.is_installed, reason=metric.install)

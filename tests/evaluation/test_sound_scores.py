@@ -19,7 +19,7 @@ from PIL import Image
 from poet import cli, media
 from poet.evaluation import sound_metrics, sound_scores, sound_speed
 from poet.evaluation.codes import usage_statistics
-from poet.specs import AudioTokenizerSpec, UserError
+from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio import base
 from poet.tokenizers.audio.base import AudioTokenizer
 

@@ -10,7 +10,7 @@ import pytest
 
 from poet import media
 from poet.evaluation import sound_sets
-from poet.specs import AudioTokenizerSpec, EvalSpec, UserError
+from poet.spec import AudioTokenizerSpec, EvalSpec, UserError
 
 SPEC = AudioTokenizerSpec()
 LONG, SHORT = 4000, 3000

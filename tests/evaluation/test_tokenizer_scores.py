@@ -21,7 +21,7 @@ from poet.conditioning import CONDITIONS
 from poet.evaluation import tokenizer_scores
 from poet.evaluation.codes import reachable_codes
 from poet.evaluation.image_metrics import clip_psnr, clip_ssim
-from poet.specs import ConditioningSpec, UserError, VideoTokenizerSpec
+from poet.spec import ConditioningSpec, UserError, VideoTokenizerSpec
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 

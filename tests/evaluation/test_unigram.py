@@ -7,7 +7,7 @@ import pytest
 
 from poet.evaluation import unigram
 from poet.tasks.layout import Layout, Segment
-from poet.vocabulary import Range
+from poet.spec.vocabulary import Range
 
 CODES, LENGTH, PAD = 100, 50, 100
 

@@ -4,7 +4,7 @@
 
 The programs are those of `poet generate`: one prefill, then one loop over the rest of the layout, drawn
 parameters in bfloat16, guided samples as twice the rows.  Bytes per token are what must be read at
-least: the layers, the legal rows of the head, the whole cache (`poet.forecast.decode_cost`).
+least: the layers, the legal rows of the head, the whole cache (`poet.planning.forecast.decode_cost`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet import mesh as mesh_lib
-from poet.forecast import decode_cost
+from poet.distributed import mesh as mesh_lib
+from poet.planning.forecast import decode_cost
 from poet.models.transformer import build_model
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import Experiment, choose
+from poet.spec import Experiment, choose
 from poet.tasks import registry
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from attention_oracle import dense, dense_gradients
 
 from poet.models import attention, kernels
-from poet.specs import choose
+from poet.spec import choose
 from poet.tasks import registry
 from poet.tasks.layout import Layout
 

@@ -14,7 +14,7 @@ from typing import Iterator
 
 import jax
 
-from poet.hlo import KINDS as COLLECTIVES
+from poet.planning.hlo import KINDS as COLLECTIVES
 
 # Kind -> files whose operations are of it; the first match wins, before matrix products elsewhere.
 FILES = {

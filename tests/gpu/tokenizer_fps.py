@@ -17,7 +17,7 @@ import harness
 import jax
 import numpy as np
 
-from poet.specs import Experiment
+from poet.spec import Experiment
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer

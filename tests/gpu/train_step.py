@@ -19,10 +19,10 @@ import harness
 import jax
 import optable
 
-from poet import mesh as mesh_lib
-from poet.specs import Experiment, choose
+from poet.distributed import mesh as mesh_lib
+from poet.spec import Experiment, choose
 from poet.tasks import registry
-from poet.topologies import peak_flops
+from poet.planning.topologies import peak_flops
 from poet.training import compiled
 from poet.training.step import language_model
 

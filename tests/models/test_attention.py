@@ -11,11 +11,11 @@ import pytest
 from attention_oracle import dense, dense_gradients
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models import attention, kernels, layers
-from poet.specs import MeshSpec, UserError
+from poet.spec import MeshSpec, UserError
 from poet.tasks.layout import Format, build_layout
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 KV, GROUP, HEAD = 2, 3, 8
 LAYOUTS = {

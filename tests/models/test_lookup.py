@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import hlo
-from poet import mesh as mesh_lib
+from poet.planning import hlo
+from poet.distributed import mesh as mesh_lib
 from poet.models.lookup import lookup
-from poet.specs import MeshSpec
+from poet.spec import MeshSpec
 
 ROWS, WIDTH, BATCH, LENGTH = 64, 16, 8, 5
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from poet.models import tables, transformer
 from poet.sampling import samplers
-from poet.specs import Experiment, ModelSpec, SampleSpec, UserError, VideoTokenizerSpec, VocabularySpec
+from poet.spec import Experiment, ModelSpec, SampleSpec, UserError, VideoTokenizerSpec, VocabularySpec
 from poet.training import losses
-from poet.vocabulary import Vocabulary
+from poet.spec.vocabulary import Vocabulary
 
 BITS, LEADING_BITS, WIDTH = 5, 2, 8
 SPEC = ModelSpec(

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import assets, config
+from poet.runs import assets
+from poet.spec import config
 from poet.models import transformer
-from poet.specs import ModelSpec, UserError, VocabularySpec
+from poet.spec import ModelSpec, UserError, VocabularySpec
 from poet.tasks.layout import Format, build_layout
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_codes=16, text_pieces=8))
 SPEC = ModelSpec(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import mesh as mesh_lib
-from poet.mesh import batch_sharding
+from poet.distributed import mesh as mesh_lib
+from poet.distributed.mesh import batch_sharding
 from poet.sampling.decode import Decoder, Plan, given_tokens
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import MeshSpec, SampleSpec, UserError
+from poet.spec import MeshSpec, SampleSpec, UserError
 from poet.tasks.layout import Format, build_layout
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 GREEDY = SampleSpec(temperature=0.0)
 LATENT = 16  # Codes of one latent frame of the tiny run.

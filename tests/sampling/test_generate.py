@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import checkpoint, media
+from poet import media
+from poet.checkpoints import checkpoint
 from poet.sampling import command
 from poet.sampling import generate as generation
 from poet.sampling.generate import Drawn, Text
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_request
-from poet.specs import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError
 from poet.tokenizers.text import EncodedText
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16, 3)).astype(np.uint8)

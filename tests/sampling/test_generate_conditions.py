@@ -13,7 +13,7 @@ from poet.conditioning import regions
 from poet.sampling import command
 from poet.sampling.generate import Generator, make_layout
 from poet.sampling.requests import Request
-from poet.specs import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
 WRITES = tiny.EXPERIMENT.replace(

@@ -10,12 +10,13 @@ import pytest
 import tiny
 from test_generate import HashedStates
 
-from poet import checkpoint, media
+from poet import media
+from poet.checkpoints import checkpoint
 from poet.media.sound import read_sound
 from poet.sampling import command
 from poet.sampling.generate import Generator, make_layout
 from poet.sampling.requests import Request, check_request
-from poet.specs import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError
 
 E = tiny.WITH_SOUND
 SAMPLES, FRAMES, LEVELS = 5000, 15, 2

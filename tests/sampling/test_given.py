@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import given
+from poet.tasks import given
 from poet.sampling import command, requests
 from poet.sampling import generate as generation
 from poet.sampling.generate import Generator, Text
 from poet.sampling.requests import Request
-from poet.specs import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task
 from poet.tokenizers.text import encode_pieces
 

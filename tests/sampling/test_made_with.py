@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import checkpoint, conditioning, weights
+from poet import conditioning
+from poet.checkpoints import checkpoint, weights
 from poet.sampling import generate as generation
 from poet.sampling.generate import Generator
 from poet.serving import export
-from poet.specs import Experiment, UserError
+from poet.spec import Experiment, UserError
 
 CLIPS = np.zeros((1, 5, 16, 16, 3), np.uint8)
 

@@ -12,7 +12,7 @@ import pytest
 
 from poet.sampling import samplers
 from poet.sampling.samplers import Knobs, Truncation
-from poet.specs import SampleSpec
+from poet.spec import SampleSpec
 
 FAST = hypothesis.settings(max_examples=40, deadline=None)
 SIZE = 12

@@ -13,7 +13,7 @@ from poet.conditioning import Choice, regions, structure
 from poet.sampling import command, requests
 from poet.sampling.generate import Drawn, Generator
 from poet.sampling.requests import Request
-from poet.specs import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)

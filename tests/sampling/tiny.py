@@ -9,7 +9,7 @@ import numpy as np
 
 from poet.models import transformer
 from poet.sampling.generate import Generator
-from poet.specs import (
+from poet.spec import (
     AudioTokenizerSpec,
     ClipSpec,
     Experiment,
@@ -25,7 +25,7 @@ from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.base import init as init_audio
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.vocabulary import Vocabulary
+from poet.spec.vocabulary import Vocabulary
 
 TEXT_WIDTH = 384
 

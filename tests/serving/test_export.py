@@ -16,12 +16,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
-from poet import jobs, weights  # noqa: E402
+from poet import weights  # noqa: E402
+from poet.cli import jobs
 from poet.sampling.generate import Drawn, Text  # noqa: E402
 from poet.serving import check  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
-from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
+from poet.spec import ExportSpec, SampleSpec, UserError  # noqa: E402
 
 SAMPLE = SampleSpec(temperature=0.9, top_k=24, top_p=0.95, guidance=2.0, seed=5)
 CLIENT = """
@@ -37,8 +38,8 @@ loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "o
 assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
 assert own == [
-    "poet", "poet.given", "poet.manifest", "poet.serving", "poet.serving.runtime", "poet.spec_base",
-    "poet.spec_ingest", "poet.spec_model", "poet.spec_run", "poet.spec_tokenizers", "poet.specs",
+    "poet", "poet.tasks.given", "poet.runs.manifest", "poet.serving", "poet.serving.runtime", "poet.spec.base",
+    "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.tokenizers", "poet.spec",
 ], own
 np.savez(output, tokens=result.tokens, video=result.video)
 """

@@ -14,7 +14,7 @@ import tiny  # noqa: E402
 
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
-from poet.specs import ExportSpec, SampleSpec, UserError  # noqa: E402
+from poet.spec import ExportSpec, SampleSpec, UserError  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (3, 5, 16, 16, 3)).astype(np.uint8)

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from poet.specs import StoreSpec
+from poet.spec import StoreSpec
 from poet.store import runners, writer
 from poet.store.encode import Encoders
 import store_fakes as fakes

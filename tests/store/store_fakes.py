@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from poet import media
-from poet.specs import AudioTokenizerSpec, ClipSpec, VideoTokenizerSpec
+from poet.spec import AudioTokenizerSpec, ClipSpec, VideoTokenizerSpec
 
 CLIP = ClipSpec(frames=5, height=16, width=16)
 # Factor (4, 8, 8): the grid of CLIP is (2, 2, 2).

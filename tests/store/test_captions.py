@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poet import media
-from poet.specs import ClipSpec, StoreSpec, UserError
+from poet.spec import ClipSpec, StoreSpec, UserError
 from poet.store import captions, writer
 from poet.store.sources import RawClip, Skipped, open_source, usable
 import store_fakes as fakes

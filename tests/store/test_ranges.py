@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poet import media
-from poet.specs import IngestSpec, StoreSpec, UserError
+from poet.spec import IngestSpec, StoreSpec, UserError
 from poet.store import ranges, reader, remote, runners, sources, stages, writer
 from poet.store.manifest import Plan
 from poet.store.sources import Part, RawClip, Skipped, open_source

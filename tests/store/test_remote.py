@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from poet.specs import IngestSpec, UserError
+from poet.spec import IngestSpec, UserError
 from poet.store.sources import RawClip, Skipped, open_source
 import store_fakes as fakes
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import reader, runners
 import runner_fakes
 import store_fakes as fakes

@@ -14,7 +14,7 @@ import pytest
 import scipy.io.wavfile
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import sounds
 from poet.store.sounds import RawSound, open_sounds, summary, usable
 from poet.store.sources import Skipped

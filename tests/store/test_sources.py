@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store.sources import RawClip, Skipped, open_source
 import store_fakes as fakes
 

@@ -14,7 +14,7 @@ import pytest
 import seqio
 
 from poet import cli
-from poet.specs import StoreSpec, UserError
+from poet.spec import StoreSpec, UserError
 from poet.store import manifest as manifests
 from poet.store import framing, reader, writer
 from poet.store import repair as repairing

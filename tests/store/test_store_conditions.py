@@ -10,7 +10,7 @@ import pytest
 import store_fakes as fakes
 
 from poet import conditioning
-from poet.specs import ConditioningSpec, StoreSpec, UserError
+from poet.spec import ConditioningSpec, StoreSpec, UserError
 from poet.store import manifest as manifests
 from poet.store import reader, writer
 

@@ -11,7 +11,7 @@ import pytest
 import store_fakes as fakes
 
 from poet import media
-from poet.specs import StoreSpec, UserError
+from poet.spec import StoreSpec, UserError
 from poet.store import manifest as manifests
 from poet.store import reader, writer
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poet import media
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.store import webdataset
 from poet.store.remote import copied
 from poet.store.sources import RawClip, Skipped, open_source

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet.specs import (
+from poet.spec import (
     AudioTokenizerSpec,
     ClipSpec,
     ConditioningSpec,
@@ -20,7 +20,7 @@ from poet.specs import (
 )
 from poet.tasks.layout import Format, build_layout
 from poet.tasks.registry import TASKS, group_batches, groups, layouts, run_format, task_layout
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 SQUARE, PORTRAIT = (128, 128), (224, 128)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.specs import (
+from poet.spec import (
     AudioTokenizerSpec,
     ClipSpec,
     DataSpec,
@@ -30,7 +30,7 @@ from poet.tasks.registry import (
     run_layout,
 )
 from poet.training.losses import span_weights
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 PAPER = Experiment(
     audio_tokenizer=AudioTokenizerSpec(path="trained"),

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from poet import assets, manifest, weights
-from poet.specs import AudioTokenizerSpec, Experiment, UserError, VideoTokenizerSpec
+from poet.checkpoints import weights
+from poet.runs import assets, manifest
+from poet.spec import AudioTokenizerSpec, Experiment, UserError, VideoTokenizerSpec
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.pieces import load_pieces

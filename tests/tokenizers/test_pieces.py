@@ -10,8 +10,8 @@ import pytest
 import t5_folders
 from hypothesis import strategies as st
 
-from poet import assets
-from poet.specs import UserError
+from poet.runs import assets
+from poet.spec import UserError
 from poet.tokenizers import pieces as pieces_lib
 from poet.tokenizers.pieces import EOS, PAD, UNKNOWN, load_pieces
 

@@ -21,8 +21,8 @@ import safetensors.numpy
 import t5_folders
 import t5_weights_random as weights
 
-from poet import mesh as mesh_lib
-from poet.specs import MeshSpec, TextSpec, UserError
+from poet.distributed import mesh as mesh_lib
+from poet.spec import MeshSpec, TextSpec, UserError
 from poet.tokenizers import t5, t5_files, t5_shape, t5_weights, text as text_lib
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "t5_states.npz"

@@ -34,7 +34,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import strategies as st
 
-from poet.specs import TextSpec, UserError
+from poet.spec import TextSpec, UserError
 from poet.tokenizers import minilm, text as text_lib
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "minilm_states.npz"
@@ -253,7 +253,7 @@ def test_fingerprint_covers_every_part():
 
 def test_loading_leaves_heavy_packages_alone():
     script = (
-        "import json, sys; from poet.specs import TextSpec; from poet.tokenizers import text;"
+        "import json, sys; from poet.spec import TextSpec; from poet.tokenizers import text;"
         "text.load_text_encoder(TextSpec());"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )

@@ -20,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from poet import checkpoint, mesh, processes, specs
+from poet import spec as specs
+from poet.checkpoints import checkpoint
+from poet.distributed import mesh, processes
 from poet.training import loop, optimizer
 from poet.training.schedule import GroupSchedule
 from poet.training.trainable import Group, Trainable

@@ -20,8 +20,9 @@ import linear
 import numpy as np
 import pytest
 
-from poet import checkpoint, lease
-from poet.specs import UserError
+from poet.checkpoints import checkpoint
+from poet.runs import lease
+from poet.spec import UserError
 from poet.training import compiled, loop, reporting
 from poet.training.schedule import GroupSchedule
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from poet.models import transformer
-from poet.specs import ModelSpec, VocabularySpec
+from poet.spec import ModelSpec, VocabularySpec
 from poet.tasks.layout import Format, build_layout
 from poet.training import cross_entropy, losses
-from poet.vocabulary import Special, Vocabulary
+from poet.spec.vocabulary import Special, Vocabulary
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=4, audio_codes=8, text_pieces=4))
 Z_LOSS = 1e-2

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from poet import mesh
-from poet.specs import MeshSpec, OptimizerSpec
+from poet.distributed import mesh
+from poet.spec import MeshSpec, OptimizerSpec
 from poet.training import optimizer
 
 AXES = {

@@ -13,8 +13,10 @@ import numpy as np
 import process_runs
 import pytest
 
-from poet import checkpoint, cli, processes
-from poet.specs import UserError
+from poet import cli
+from poet.checkpoints import checkpoint
+from poet.distributed import processes
+from poet.spec import UserError
 from poet.training import loop, reporting
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -148,8 +150,9 @@ def test_flags_may_stand_in_the_environment(
 
 START = """
 import sys
-from poet import cli, processes
-from poet.specs import UserError
+from poet import cli
+from poet.distributed import processes
+from poet.spec import UserError
 try:
     processes.start(sys.argv[1], 2, int(sys.argv[2]), wait_s=float(sys.argv[3]))
 except UserError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from poet.topologies import peak_flops
+from poet.planning.topologies import peak_flops
 from poet.training import reporting
 from poet.training.reporting import Report, Reporter
 from poet.training.trainable import Group

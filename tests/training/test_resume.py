@@ -10,8 +10,8 @@ from pathlib import Path
 import linear
 import pytest
 
-from poet import checkpoint
-from poet.specs import UserError
+from poet.checkpoints import checkpoint
+from poet.spec import UserError
 from poet.training import compiled, loop
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")

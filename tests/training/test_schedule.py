@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet import config
-from poet.specs import DataSpec, Experiment, TrainSpec, UserError
+from poet.spec import config
+from poet.spec import DataSpec, Experiment, TrainSpec, UserError
 from poet.tasks import registry
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 

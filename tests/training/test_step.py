@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from poet import mesh as mesh_lib
+from poet.distributed import mesh as mesh_lib
 from poet.models import transformer
-from poet.specs import (
+from poet.spec import (
     ClipSpec,
     DataSpec,
     Experiment,

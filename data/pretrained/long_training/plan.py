@@ -38,7 +38,7 @@ def lines(stages: Sequence[Stage], device: str) -> Iterator[str]:
 
 def _work(job: Job) -> tuple[str, int, float]:
     """(kind, steps, mean FLOPs of a step) of a training."""
-    from poet import config
+    from poet.spec import config
 
     files = [a.partition("=")[2] for a in job.command if a.startswith("--gin_file=")]
     bindings = [a[len("--gin."):] for a in job.command if a.startswith("--gin.") and ".init_from=" not in a]
@@ -50,7 +50,7 @@ def _work(job: Job) -> tuple[str, int, float]:
 
 
 def _lm_flops(experiment) -> float:
-    from poet import mesh
+    from poet.distributed import mesh
     from poet.tasks import registry
     from poet.training.step import language_model
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet.mesh import BATCH_AXES, batch_sharding, batch_ways
-from poet.specs import AudioTokenizerSpec, UserError
+from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers import frozen
 from poet.tokenizers.audio import rvq, soundstream
 from poet.tokenizers.audio.soundstream import Stored

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from poet.specs import AudioTrainSpec, UserError
+from poet.spec import AudioTrainSpec, UserError
 from poet.tokenizers import declaration
 from poet.tokenizers.audio import spectra
 from poet.tokenizers.declaration import Tree, Weight

@@ -20,7 +20,7 @@ from typing import Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.specs import AudioTokenizerSpec, AudioTrainSpec
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec
 from poet.tokenizers.declaration import Tree
 
 

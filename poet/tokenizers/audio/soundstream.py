@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from poet.specs import AudioTokenizerSpec
+from poet.spec import AudioTokenizerSpec
 from poet.tokenizers import declaration
 from poet.tokenizers.audio import layers
 from poet.tokenizers.audio.layers import Past

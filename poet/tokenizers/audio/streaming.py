@@ -13,7 +13,7 @@ from typing import Any, Callable
 import jax
 import numpy as np
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tokenizers.audio.base import AudioTokenizer, decode_chunk, encode_chunk
 
 # Shared by all streams, so that a new one compiles nothing that another has compiled.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet import mesh as mesh_lib
-from poet.specs import Experiment, UserError
+from poet.distributed import mesh as mesh_lib
+from poet.spec import Experiment, UserError
 from poet.tokenizers.audio import critics, soundstream
 from poet.tokenizers.audio import step as steps
 from poet.tokenizers.audio.base import CODEBOOKS, AudioTokenizer

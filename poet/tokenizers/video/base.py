@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet.mesh import BATCH_AXES, batch_sharding, batch_ways
-from poet.specs import UserError, VideoTokenizerSpec
+from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.spec import UserError, VideoTokenizerSpec
 from poet.tokenizers import frozen
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import lfq, magvit, tiling

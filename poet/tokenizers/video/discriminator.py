@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet.specs import DiscriminatorSpec, UserError
+from poet.spec import DiscriminatorSpec, UserError
 from poet.tokenizers import declaration
 from poet.tokenizers.declaration import Tree, Weight, dense
 from poet.tokenizers.video import layers

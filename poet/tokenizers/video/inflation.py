@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from poet.specs import UserError, VideoTokenizerSpec, to_dict
+from poet.spec import UserError, VideoTokenizerSpec, to_dict
 from poet.tokenizers import declaration
 from poet.tokenizers.declaration import Tree, Weight
 from poet.tokenizers.video import magvit

@@ -25,7 +25,7 @@ from typing import Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 # Keeps log and its gradient finite where a probability underflows.
 TINY = 1e-20

@@ -15,7 +15,7 @@ from typing import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.specs import TokenizerTrainSpec, VideoTokenizerSpec
+from poet.spec import TokenizerTrainSpec, VideoTokenizerSpec
 from poet.tokenizers.adversarial import started, when
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, lfq, magvit

@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from poet.specs import VideoTokenizerSpec
+from poet.spec import VideoTokenizerSpec
 from poet.tokenizers import declaration
 from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import layers, lfq

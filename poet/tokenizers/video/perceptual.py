@@ -11,8 +11,8 @@ from typing import Any, Callable, Mapping
 
 import jax
 
-from poet.spec_base import choose
-from poet.specs import UserError
+from poet.spec.base import choose
+from poet.spec import UserError
 from poet.tokenizers.video import resnet, vgg
 
 Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from poet.specs import UserError
-from poet.weights import check_arrays
+from poet.spec import UserError
+from poet.checkpoints.weights import check_arrays
 
 SIDE = 224
 CLASSES = 1000

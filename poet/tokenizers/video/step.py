@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet.mesh import BATCH_AXES
-from poet.specs import Experiment
+from poet.distributed.mesh import BATCH_AXES
+from poet.spec import Experiment
 from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Networks, Step
 from poet.tokenizers.declaration import Tree

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from poet.specs import UserError
+from poet.spec import UserError
 
 
 def chunks(length: int, size: int) -> list[slice]:

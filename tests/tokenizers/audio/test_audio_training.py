@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from poet import checkpoint, jobs
-from poet import mesh as meshes
+from poet.checkpoints import checkpoint
+from poet.cli import jobs
+from poet.distributed import mesh as meshes
 from poet.media.sound import write_wav
-from poet.specs import (
+from poet.spec import (
     AudioTokenizerSpec,
     AudioTrainSpec,
     CheckpointSpec,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.specs import AudioTrainSpec, UserError
+from poet.spec import AudioTrainSpec, UserError
 from poet.tokenizers import declaration
 from poet.tokenizers.audio import critics, spectra
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from poet import mesh as meshes
-from poet.mesh import BATCH_AXES
-from poet.specs import AudioTokenizerSpec, AudioTrainSpec, MeshSpec
+from poet.distributed import mesh as meshes
+from poet.distributed.mesh import BATCH_AXES
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec, MeshSpec
 from poet.tokenizers.audio import rvq
 
 SPEC = AudioTokenizerSpec(levels=4, codes=16, dim=5)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from poet import config
+from poet.spec import config
 from poet.tokenizers import frozen
 from poet.tokenizers.audio import soundstream, spectra
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from poet import mesh as meshes
-from poet.specs import MeshSpec, UserError, VideoTokenizerSpec
+from poet.distributed import mesh as meshes
+from poet.spec import MeshSpec, UserError, VideoTokenizerSpec
 from poet.tokenizers.video import magvit, tiling
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet.specs import UserError, VideoTokenizerSpec
+from poet.spec import UserError, VideoTokenizerSpec
 from poet.tokenizers.video import base, layers, lfq, magvit, tiling
 from poet.tokenizers.video.base import VideoTokenizer
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from poet.specs import DiscriminatorSpec, UserError
+from poet.spec import DiscriminatorSpec, UserError
 from poet.tokenizers import declaration
 from poet.tokenizers.video import discriminator, layers
 

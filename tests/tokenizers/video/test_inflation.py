@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from poet.specs import UserError, VideoTokenizerSpec
+from poet.spec import UserError, VideoTokenizerSpec
 from poet.tokenizers.video import inflation, lfq, magvit
 from poet.tokenizers.video.base import VideoTokenizer
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
-from poet import mesh as meshes
-from poet.specs import MeshSpec, UserError
+from poet.distributed import mesh as meshes
+from poet.spec import MeshSpec, UserError
 from poet.tokenizers.video import lfq
 
 

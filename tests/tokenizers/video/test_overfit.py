@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from poet.specs import (
+from poet.spec import (
     ClipSpec,
     Experiment,
     OptimizerSpec,

@@ -31,7 +31,7 @@ import safetensors.numpy
 import scipy.ndimage
 import skimage.data
 
-from poet.specs import UserError
+from poet.spec import UserError
 from poet.tokenizers.video import perceptual, resnet, vgg
 
 BLOCKS, CLASSES = (1, 2, 1, 1), 10

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from poet import checkpoint, jobs, media
-from poet.specs import (
+from poet import media
+from poet.checkpoints import checkpoint
+from poet.cli import jobs
+from poet.spec import (
     CheckpointSpec,
     ClipSpec,
     DiscriminatorSpec,

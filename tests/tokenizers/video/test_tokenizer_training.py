@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import mesh as meshes
-from poet.specs import (
+from poet.distributed import mesh as meshes
+from poet.spec import (
     ClipSpec,
     DiscriminatorSpec,
     Experiment,

@@ -1,0 +1,445 @@
+"""Checkpoints: written atomically, hashed file by file, restored onto any mesh.
+
+A folder of checkpoints holds one folder per step (`00000200/`):
+
+    state/        one Orbax checkpointable per top-level key of the state (params, opt_state, ...)
+    iterators/    the position of every batch iterator, the same for all processes
+    spec.json     the resolved experiment
+    clock.json    what else the loop needs to go on
+    MANIFEST      step, shape and dtype of every array, fingerprints of the frozen networks that the codes
+                  come from (`poet.runs.networks`), SHA-256 of every file; then its own SHA-256
+
+All of it is written under a temporary name, made durable and renamed: a folder with its final name
+is complete.  Every process writes its arrays, in a folder that all of them see; process 0 writes the
+rest after them.  Orbax restores flipped bits without complaint, hence the hashes.
+
+A save holds its caller up until the arrays are copied to host memory; a thread does the rest.  It
+meets the other processes at barriers of Orbax's alone, which are no programs on devices, so that
+nothing can come between the collectives of training steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Mapping
+from urllib.parse import quote, unquote
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from poet.runs import manifest as manifests
+from poet import spec as specs
+from poet.checkpoints import stored_arrays, weights
+from poet.distributed import processes
+from poet.runs import workdir
+from poet.spec import Experiment, Failure, UserError
+
+FORMAT = 1
+# What the names of iterator files end in: the process that wrote them.
+_ITERATOR = ".0"
+# How long processes that have written their arrays wait for one that has not, or failed to.
+_STRAGGLER_S = 300
+# A file of a checkpoint is missing, truncated or altered; the message names it.
+CorruptCheckpoint = manifests.Corrupt
+_LOG = logging.getLogger(__name__)
+
+
+class SaveError(Failure):
+    """A checkpoint could not be written (disk full, ...); earlier checkpoints are untouched."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What `restore` found: `state` lives on the devices of the abstract target."""
+
+    step: int
+    state: dict[str, Any]
+    iterators: dict[str, bytes]
+    clock: dict[str, Any]
+    experiment: Experiment
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+class Saving:
+    """A checkpoint on its way to the disk."""
+
+    def __init__(self, final: Path, temporary: Path, work: Callable[[], None]):
+        self._final, self._temporary = final, temporary
+        self._error: Exception | None = None
+        # A daemon: a run that is interrupted at once leaves what a killed one does.
+        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        try:
+            work()
+        except Exception as error:  # Orbax raises many types for one full disk.
+            self._error = error
+            self._discard()
+        else:
+            _LOG.info("wrote %s in %.1f s", self._final, time.perf_counter() - begin)
+
+    def _discard(self) -> None:
+        if processes.first():
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def done(self) -> bool:
+        """Whether this process has done its part; the part of process 0 ends after all others."""
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Waits for the part of this process, however it ends."""
+        self._thread.join()
+
+    def wait(self) -> Path:
+        """Returns the new folder once it is whole.  Every process of the run calls it.
+
+        Raises:
+          SaveError: nothing of this checkpoint remains, and no older one was deleted.
+        """
+        self.join()
+        try:
+            processes.together(self._raise)
+        except Exception as error:
+            self._discard()  # Again: now nobody writes there any more.
+            raise _save_error(self._final, error) from error
+        return self._final
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error
+
+
+def start_save(
+    directory: Path,
+    *,
+    step: int,
+    state: Mapping[str, Any],
+    iterators: Mapping[str, bytes],
+    experiment: Experiment,
+    clock: Mapping[str, Any],
+    keep: int,
+    networks: Mapping[str, str] | None = None,
+) -> Saving:
+    """Begins to write `directory/<step>`; all but the newest `keep` checkpoints are deleted after it.
+
+    `networks` are the fingerprints of what the run's codes come from; None does not say.
+
+    Returns as soon as `state` is copied and may be donated.  Every process of a run calls it, and
+    waits for a save before it begins the next one.
+
+    Raises:
+      SaveError: it could not be begun; as that of `Saving.wait`.
+    """
+    final = directory.absolute() / f"{step:08d}"  # Orbax refuses relative paths.
+    temporary = final.with_suffix(".tmp")
+    fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
+    fields["arrays"] = stored_arrays.describe(state)
+    if networks is not None:
+        fields["networks"] = dict(networks)
+
+    def finish() -> None:
+        arrays.result()
+        if not processes.first():
+            return
+        _write_iterators(temporary, iterators)
+        _write_json(temporary / "spec.json", specs.to_dict(experiment))
+        _write_json(temporary / "clock.json", dict(clock))
+        manifests.write(temporary, fields)
+        _commit(temporary, final)
+        _delete_old(directory, keep)
+
+    try:
+        processes.from_first(lambda: _prepare(temporary))
+        arrays = processes.together(lambda: _start_arrays(temporary / "state", state))
+    except Exception as error:
+        if processes.first():
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise _save_error(final, error) from error
+    return Saving(final, temporary, finish)
+
+
+def save(directory: Path, **options: Any) -> Path:
+    """`start_save` and the wait for it; returns the new folder."""
+    return start_save(directory, **options).wait()
+
+
+def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
+    """Copies the arrays to host memory and returns Orbax's response, whose `result()` waits for the files.
+
+    A host that is the device is not copied from: Orbax would read the buffers that the next step
+    reuses, and that step would have to copy them, one by one.
+    """
+    if jax.default_backend() == "cpu":
+        shardings = jax.tree.map(lambda x: x.sharding, dict(state))
+        state = jax.device_put(dict(state), shardings, may_alias=False)
+    context = ocp.Context()
+    # Weights and moments are noise to a compressor: 15 % fewer bytes for three times the CPU seconds.
+    context.array.saving.use_compression = False
+    context.asynchronous.timeout_secs = _STRAGGLER_S
+    with context:
+        return ocp.save_checkpointables_async(path, {k: {"value": v} for k, v in state.items()})
+
+
+def _save_error(final: Path, error: Exception) -> SaveError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SaveError(
+        f"checkpoint of step {int(final.name)} could not be written to {final.parent}: {reason[:300]}; "
+        f"earlier checkpoints ({_names(steps(final.parent))}) are intact"
+    )
+
+
+def _prepare(temporary: Path) -> None:
+    """An empty temporary folder, and nothing of what earlier saves left behind."""
+    clean(temporary.parent)
+    (temporary / "iterators").mkdir(parents=True)
+
+
+def _write_iterators(temporary: Path, iterators: Mapping[str, bytes]) -> None:
+    for name, position in iterators.items():
+        (temporary / "iterators" / f"{quote(name, safe='')}{_ITERATOR}").write_bytes(position)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _commit(temporary: Path, final: Path) -> None:
+    if final.exists():
+        _delete(final)
+    os.rename(temporary, final)
+    manifests.sync_folder(final.parent)
+
+
+def _delete_old(directory: Path, keep: int) -> None:
+    for step in steps(directory)[:-keep]:
+        try:
+            _delete(directory / f"{step:08d}")
+        except OSError as error:
+            _LOG.warning("old checkpoint %08d could not be deleted: %s", step, error)
+
+
+def _delete(path: Path) -> None:
+    """Renames first, so that a half-deleted folder never carries a checkpoint's name."""
+    trash = path.with_suffix(".trash")
+    shutil.rmtree(trash, ignore_errors=True)
+    os.rename(path, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def clean(directory: Path) -> None:
+    """Removes what interrupted saves and deletions left; only for the owner of the work dir."""
+    for path in workdir.leftovers(directory):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+steps = workdir.steps
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest committed checkpoint of a folder."""
+    found = steps(directory)
+    return directory / f"{found[-1]:08d}" if found else None
+
+
+def find(path: str | Path) -> Path:
+    """What a user's path means: a checkpoint, the newest of a work dir, or released weights.
+
+    Raises:
+      UserError: nothing there is a checkpoint.
+    """
+    path = Path(path).expanduser().absolute()
+    if weights.is_released(path):
+        return path
+    if path.name.isdigit() and path.is_dir() and not (path / "checkpoints").is_dir():
+        return path
+    for directory in (path / "checkpoints", path):
+        if newest := latest(directory):
+            return newest
+    raise UserError(
+        f"{path} is not a checkpoint: "
+        + ("it holds no step folder such as 00000200" if path.is_dir() else "no such folder")
+        + "; give a work dir, or one step below its checkpoints/"
+    )
+
+
+def step_of(path: Path) -> int:
+    """Training steps behind what `find` returned."""
+    return weights.step_of(path) if weights.is_released(path) else int(path.name)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Compares every file of a checkpoint with its manifest and returns the manifest.
+
+    Raises:
+      CorruptCheckpoint: names the first file that is missing, altered or not listed.
+    """
+    _check_format(path)
+    return manifests.verify(path)
+
+
+def _check_format(path: Path) -> dict[str, Any]:
+    manifest = manifests.read(path)
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}"
+        )
+    return manifest
+
+
+def restore(
+    directory: Path, abstract_state: Mapping[str, Any], experiment: Experiment | None = None
+) -> Restored | None:
+    """The newest usable checkpoint of a folder, or None if it holds none.
+
+    A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
+    Process 0 looks, all processes read the same one.
+
+    Args:
+      abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ
+        from the mesh that wrote the checkpoint.
+      experiment: the current one, to say what differs when the model does not fit.
+
+    Raises:
+      UserError: all checkpoints are damaged, or the newest is of another model.
+    """
+    step = processes.from_first(lambda: _newest_usable(directory, abstract_state, experiment))
+    if step is None:
+        return None
+    return _read(directory.absolute() / f"{step:08d}", step, abstract_state)
+
+
+def _newest_usable(
+    directory: Path, abstract_state: Mapping[str, Any], experiment: Experiment | None
+) -> int | None:
+    found = steps(directory)
+    for step in reversed(found):
+        path = directory.absolute() / f"{step:08d}"
+        try:
+            manifest = verify(path)
+        except CorruptCheckpoint as error:
+            _LOG.warning("%s; falling back to the checkpoint before it", error)
+            _set_aside(path)
+            continue
+        stored_arrays.check(
+            path, manifest["arrays"], abstract_state, _experiment_of(path), experiment, exact=True
+        )
+        return step
+    if found:
+        raise UserError(
+            f"every checkpoint in {directory} is damaged (steps {_names(found)}); restore the "
+            "folder from a copy, or delete it to start from step 0"
+        )
+    return None
+
+
+def _set_aside(path: Path) -> None:
+    target = path.with_suffix(".corrupt")
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(path, target)
+
+
+def _read(path: Path, step: int, abstract_state: Mapping[str, Any]) -> Restored:
+    files = (path / "iterators").glob(f"*{_ITERATOR}")
+    return Restored(
+        step=step,
+        state=_load(path, abstract_state),
+        iterators={unquote(file.name.removesuffix(_ITERATOR)): file.read_bytes() for file in files},
+        clock=json.loads((path / "clock.json").read_text()),
+        experiment=_experiment_of(path),
+    )
+
+
+def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """All processes call it, unless the arrays lie on devices of this one alone."""
+    here, leaves = jax.process_index(), jax.tree.leaves(dict(abstract))
+    context = ocp.Context()
+    if jax.process_count() > 1 and all(x.sharding.is_fully_addressable for x in leaves):
+        context.multiprocessing.primary_host = here
+        context.multiprocessing.active_processes = {here}
+    with context:
+        loaded = ocp.load_checkpointables(
+            path / "state", {key: {"value": value} for key, value in abstract.items()}
+        )
+    return {key: loaded[key]["value"] for key in abstract}
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """The experiment of a checkpoint, of the newest one of a work dir, or of released weights."""
+    path = find(path)
+    if weights.is_released(path):
+        return weights.load_experiment(path)
+    manifests.check_file(path, "spec.json", _check_format(path))
+    return _experiment_of(path)
+
+
+def load_networks(path: str | Path) -> dict[str, str] | None:
+    """Fingerprints of the frozen networks that a checkpoint or released weights were trained with.
+
+    None where they do not say (written before this was kept).
+    """
+    path = find(path)
+    return manifests.read(path).get("networks")
+
+
+def trained_with(directory: Path) -> tuple[Path, Experiment] | None:
+    """The newest checkpoint of a folder whose manifest and experiment are whole, and that experiment."""
+    for step in reversed(steps(directory)):
+        path = directory.absolute() / f"{step:08d}"
+        try:
+            return path, load_experiment(path)
+        except CorruptCheckpoint:
+            continue  # Restoring will set it aside and say so.
+    return None
+
+
+def _experiment_of(path: Path) -> Experiment:
+    return specs.read_json(Experiment, path / "spec.json")
+
+
+def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> Any:
+    """One top-level subtree of the state (`params`, `ema`), for evaluation, sampling and export.
+
+    Args:
+      path: a checkpoint, a work dir (its newest checkpoint), or released weights (`params` alone).
+      abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
+        and a leaf of another dtype is cast.
+
+    Raises:
+      UserError: not a checkpoint, damaged, no such subtree, or another model size.
+    """
+    path = find(path)
+    if weights.is_released(path):
+        if key != "params":
+            raise UserError(f"{path} holds released weights: params alone, no {key!r}")
+        return weights.load_params(path, abstract_params)
+    manifest = verify(path)
+    keys = sorted(p.name for p in (path / "state").iterdir() if p.is_dir())
+    if key not in keys:
+        raise UserError(f"checkpoint {path} has no {key!r}{specs.near_names(key, keys)}")
+    target = {key: jax.tree.map(_placed, abstract_params)}
+    stored_arrays.check(path, manifest["arrays"], target, _experiment_of(path), exact=False)
+    return _load(path, target)[key]
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _names(found: list[int]) -> str:
+    return ", ".join(map(str, found)) or "none"

@@ -1,0 +1,163 @@
+"""`poet COMMAND`: arguments in, one room called, errors as one clear message.
+
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given, 75 stopped by a signal after
+saving (run the same command again to go on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import re
+import sys
+from typing import NoReturn, Sequence
+
+from poet import __version__
+from poet.cli import logs
+from poet.runs import compile_cache
+from poet.cli.commands import COMMANDS, NONE, SETTINGS
+from poet.spec import Failure, UserError, near_names
+
+EXIT_FAILED, EXIT_USER = 1, 2
+# What the user's disks and folders refuse, wherever it shows.
+_OF_THE_PLACE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ELOOP,
+})
+GIN_PREFIX = "--gin."
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    bindings = [a[len(GIN_PREFIX) :] for a in arguments if a.startswith(GIN_PREFIX)]
+    args = _parse([a for a in arguments if not a.startswith(GIN_PREFIX)])
+    args.bindings = bindings
+    if bindings and COMMANDS[args.command].settings == NONE:
+        flags = " ".join(GIN_PREFIX + binding for binding in bindings)
+        print(f"poet {args.command}: error: it takes no settings, got {flags}", file=sys.stderr)
+        return EXIT_USER
+    level = COMMANDS[args.command].log_level
+    args.log = logs.file_of(args.command)
+    if argv is None and args.log and not args.verbose:  # A process of its own.
+        logs.native_to(args.log)
+    logs.set_up(args.log, level=level, verbose=args.verbose)
+    compile_cache.use()
+    code = _run(args)
+    if code in (EXIT_FAILED, EXIT_USER) and "poet.distributed.processes" in sys.modules:
+        sys.modules["poet.distributed.processes"].leave(code)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"poet {args.command}: error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "poet":
+            raise
+        print(f"poet {args.command}: error: {_missing_package(error)}", file=sys.stderr)
+        return EXIT_USER
+    except Failure as error:
+        print(f"poet {args.command}: failed: {error}{_log_of(args)}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            return _crash(args, error)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"poet {args.command}: error: {where}{error.strerror}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print(f"poet {args.command}: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:
+        return _crash(args, error)
+
+
+def _crash(args: argparse.Namespace, error: Exception) -> int:
+    """The traceback first, the cause alone on the last line."""
+    logging.getLogger("poet").exception("%s failed", args.command)
+    cause = f"{type(error).__name__}: {error}{_log_of(args)}"
+    print(f"poet {args.command}: failed: {cause}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _log_of(args: argparse.Namespace) -> str:
+    return f" (log: {args.log})" if args.log is not None and args.log.exists() else ""
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    from poet.runs import assets
+
+    extras = {
+        "vizdoom": "freedoom", "apache_beam": "beam", "libtpu": "tpu", "ale_py": "atari",
+        "gcsfs": "gcs", "s3fs": "s3",
+    }
+    package = (error.name or "").split(".")[0]
+    command = assets.install(extras[package]) if package in extras else f"pip install {package}"
+    return f"the package {package!r} is missing: {command}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER, f"{self.prog}: error: {message}\n")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """A command or a flag that there is not is refused with those of near names, before all else."""
+    parser = _parser()
+    command = next((a for a in arguments if not a.startswith("-")), None)
+    if command is None:
+        if not arguments:
+            parser.print_help(sys.stderr)
+            parser.exit(EXIT_USER)
+        return parser.parse_args(arguments)
+    if command not in COMMANDS:
+        parser.error(f"unknown command {command!r}{near_names(command, sorted(COMMANDS))}")
+    own = _command_parser(command)
+    allowed = sorted(set(re.findall(r"--[\w-]+", own.format_usage())) | {"--help"})
+    for flag in (a.partition("=")[0] for a in arguments if a.startswith("--") and a != "--"):
+        if not any(known.startswith(flag) for known in [*allowed, "--version"]):
+            own.error(_unknown_flag(command, flag, allowed))
+    return parser.parse_args(arguments)
+
+
+def _unknown_flag(command: str, flag: str, allowed: Sequence[str]) -> str:
+    said = f"unknown flag {flag}{near_names(flag, allowed)}"
+    if COMMANDS[command].settings == NONE:
+        return said
+    return f"{said}; settings are {GIN_PREFIX}NAME.field=value"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="poet",
+        description="Train, evaluate and serve a VideoPoet-class model.",
+        epilog="`poet COMMAND --help` explains a command and gives an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"poet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        lines = [f"example:\n  poet {name} {command.example}", SETTINGS[command.settings]]
+        sub = commands.add_parser(
+            name, help=command.summary, description=command.summary, parents=[_command_parser(name)],
+            add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="\n\n".join(filter(None, lines)),
+        )
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"poet {name}")
+    parser.add_argument("--verbose", action="store_true", help="show the whole log")
+    COMMANDS[name].arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m poet.cli`."""
+
+import sys
+
+from poet.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""Clips for shipped weights to be evaluated on, made on the spot where the user names none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+from poet.distributed import processes
+from poet.runs import assets, manifest
+from poet.spec import Experiment, UserError, to_dict
+
+_LOG = logging.getLogger(__name__)
+RECIPE, NAME = "data/arenas_av/build.py", "arenas_av"
+# 33 clips of each split, of all places: two batches of the shipped EVAL.batch, and enough to count codes in.
+CLIPS_PER_ARENA, ARENAS = 3, 11
+# What of an experiment decides the codes of its clips.
+_CODED_BY = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "conditioning", "data")
+
+
+def supply(checkpoint: str, experiment: Experiment, tokenize: Callable[[Experiment], object]) -> Experiment:
+    """The experiment, with a store and a source if it names neither and `checkpoint` ships with poet.
+
+    They are kept in the user's cache folder, so that they are made once.
+
+    Args:
+      tokenize: writes the store STORE.path from STORE.source.
+
+    Raises:
+      UserError: the game engine is not installed, or nothing can be written to the cache folder.
+    """
+    named = experiment.data.store or experiment.eval.source or experiment.store.source
+    if named or not _ships(Path(checkpoint)) or not (assets.root() / RECIPE).is_file():
+        return experiment
+    source, store = processes.from_first(lambda: _make(Path(checkpoint), experiment, tokenize))
+    return experiment.replace(
+        data=experiment.data.replace(store=store), eval=experiment.eval.replace(source=source)
+    )
+
+
+def _ships(checkpoint: Path) -> bool:
+    return (assets.root() / "data" / "pretrained").resolve() in checkpoint.resolve().parents
+
+
+def _make(
+    checkpoint: Path, experiment: Experiment, tokenize: Callable[[Experiment], object]
+) -> tuple[str, str]:
+    folder = _cache_folder()
+    source = folder / NAME / "1.0.0"
+    store = folder / f"codes-{_key(checkpoint, experiment)}"
+    _LOG.info(
+        "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
+        "rendered and coded the first time, a minute or two", 2 * ARENAS * CLIPS_PER_ARENA, folder,
+    )
+    _render(folder)
+    spec = experiment.store.replace(
+        source=str(source), path=str(store), splits=("train", "validation"), batch=8
+    )
+    tokenize(experiment.replace(store=spec))
+    return str(source), str(store)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "poet" / "clips"
+
+
+def _key(checkpoint: Path, experiment: Experiment) -> str:
+    parts = {name: to_dict(getattr(experiment, name)) for name in _CODED_BY}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    digest.update((checkpoint / manifest.NAME).read_bytes())  # The networks that it was trained with.
+    return digest.hexdigest()[:12]
+
+
+def _render(folder: Path) -> None:
+    """Builds the data set unless it is there."""
+    command = [
+        sys.executable, str(assets.root() / RECIPE), f"--data_dir={folder}",
+        f"--clips_per_arena={CLIPS_PER_ARENA}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
+        raise UserError(
+            f"the clips that stand in could not be made: {said.removeprefix('error: ')}; or name your own by "
+            "--gin.DATA.store=CODES --gin.EVAL.source=CLIPS"
+        )

@@ -1,0 +1,235 @@
+"""`poet describe`: what a run is, before any device is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import jax
+
+from poet import media, spec as specs
+from poet.planning import topologies
+from poet.distributed import mesh as mesh_lib
+from poet.distributed.mesh import Rules, local_bytes
+from poet.spec import Experiment, UserError
+from poet.tasks import picture, registry
+from poet.planning.topologies import GIB, Topology
+from poet.training.trainable import State, Trainable
+
+if TYPE_CHECKING:
+    from poet.planning.forecast import Forecast
+
+
+def run(
+    experiment: Experiment,
+    *,
+    devices: int = 0,
+    topology: str = "",
+    groups: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:
+    """Prints the plan of a run for `devices` devices (0: the smallest mesh that the spec allows).
+
+    With a topology (`poet.planning.topologies`) its programs are compiled too, those of `groups` or of all, and
+    each is printed when it is done; as JSON then one line a program.
+
+    Raises UserError, before compiling: a name that is not known, a library that is not installed, a
+    mesh that does not divide what it must.
+    """
+    if not topology:
+        if groups:
+            raise UserError("--group chooses what --topology compiles: give a topology")
+        shown = [json.dumps(specs.to_dict(experiment), indent=2)] if as_json else lines(experiment, devices)
+        print("\n".join(shown))
+        return
+    if devices:
+        raise UserError("--topology says how many devices there are: leave --devices out")
+    target = topologies.parse(topology)
+    # Nothing runs, so no accelerator of this machine need be claimed.
+    jax.config.update("jax_platforms", "cpu")
+    there = topologies.devices(target)
+    page = forecast_json if as_json else forecast_lines
+    plan = [] if as_json else lines(experiment, target.size)
+    for line in itertools.chain(plan, page(experiment, target, there, groups)):
+        print(line, flush=True)
+
+
+def write_picture(experiment: Experiment, path: str) -> None:
+    """Draws the layouts of the mixture's tasks into an SVG file."""
+    drawn = picture.draw(registry.layouts(experiment))
+    with media.replacing(Path(path)) as file:
+        file.write_text(drawn, encoding="utf-8")
+    print(path)
+
+
+def write_placement(experiment: Experiment, path: str, devices: int = 0) -> None:
+    """Draws how the parameters lie on the mesh of a run into an SVG file."""
+    from poet.models import placement
+    from poet.models.transformer import build_model
+
+    mesh = mesh_lib.abstract(experiment.mesh, devices or _smallest(experiment))
+    with media.replacing(Path(path)) as file:
+        file.write_text(placement.draw(build_model(experiment), mesh), encoding="utf-8")
+    print(path)
+
+
+def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
+    """The page, line by line.
+
+    Raises:
+      UserError: the mesh does not divide the devices, a parameter or a batch.
+    """
+    from poet.training.step import language_model
+
+    devices = devices or _smallest(experiment)
+    mesh = mesh_lib.abstract(experiment.mesh, devices)
+    yield from _title(f"Mesh of {devices} device(s)")
+    yield "  " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield from _tasks(experiment)
+    if not experiment.data.rates:
+        return
+    trainable = language_model(experiment, mesh)
+    state = jax.eval_shape(trainable.init, jax.random.key(0))
+    yield from _groups(experiment, trainable)
+    yield from _parameters(state, trainable, mesh)
+
+
+def _smallest(experiment: Experiment) -> int:
+    m = experiment.mesh
+    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.sequence, m.tensor))
+
+
+def _title(text: str) -> Iterator[str]:
+    yield ""
+    yield text
+    yield "-" * len(text)
+
+
+def _tasks(experiment: Experiment) -> Iterator[str]:
+    fmt = registry.run_format(experiment)
+    yield from _title("Tasks (condition -> output)")
+    rates = experiment.data.rates
+    total = sum(rates.values()) or 1.0
+    for name, task in registry.TASKS.items():
+        share = f"{rates.get(name, 0) / total:6.1%}" if rates else "      "
+        yield f"  {share} {name:24s} {registry.group_name(task)}"
+    clip = experiment.clip
+    yield (
+        f"  clip {clip.frames} x {clip.height} x {clip.width} at {clip.rate_hz:g} Hz -> "
+        f"latents {fmt.video[0]} x {fmt.video[1]} x {fmt.video[2]} of "
+        f"{experiment.vocabulary.visual_bits} bits"
+    )
+    if fmt.audio_frames:
+        levels, codes = experiment.vocabulary.audio_levels, experiment.vocabulary.audio_codes
+        yield (
+            f"  its sound, {clip.samples} samples at {clip.sample_rate_hz} Hz -> {fmt.audio_frames} "
+            f"frames x {levels} levels of {codes} codes"
+        )
+
+
+def _groups(experiment: Experiment, trainable: Trainable) -> Iterator[str]:
+    """Shares are those of the steps, a column for each phase; padding can only stand in text."""
+    yield from _title("Groups (one compiled step each)")
+    phases, table = registry.group_shares(experiment), registry.groups(experiment)
+    ends = "".join(f"{f'<{end}':>9s}" for end, _ in phases)
+    yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s} {'text':>6s}{ends}"
+    for name, group in trainable.groups.items():
+        shares = "".join(
+            f"{float(shares.get(name, 0) / sum(shares.values())):9.1%}" for _, shares in phases
+        )
+        layout = table[name][0]
+        text = sum(s.length for s in layout.segments if s.is_text or s.padding is not None)
+        yield (
+            f"  {name:24s} {group.clips:7d} {group.tokens:9d} {group.flops / 1e12:11.4f} "
+            f"{text / layout.length:6.1%}{shares}"
+        )
+
+
+def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractMesh) -> Iterator[str]:
+    shardings = Rules().shardings(mesh, trainable.axes)
+    yield from _title("Parameters")
+    yield f"  {'name':44s} {'shape':>24s} {'sharding':>28s} {'MiB/device':>11s}"
+    rows = list(_leaves(state["params"], shardings["params"]))
+    for name, leaf, sharding in rows:
+        size = local_bytes(sharding, leaf.shape, leaf.dtype) / 2**20
+        cuts = ("+".join(mesh_lib.several(entry, mesh)) or "-" for entry in sharding.spec)
+        placed = f"({', '.join(cuts)})"
+        yield f"  {name:44s} {str(leaf.shape):>24s} {placed:>28s} {size:11.2f}"
+    count = sum(math.prod(leaf.shape) for _, leaf, _ in rows)
+    tables = sum(math.prod(leaf.shape) for name, leaf, _ in rows if ".tables." in name)
+    yield f"  {count:,} parameters, {tables:,} of them in embedding and head tables"
+    yield from _title("Bytes per device at rest")
+    for part in ("params", "opt_state"):
+        size = sum(
+            local_bytes(s, leaf.shape, leaf.dtype) for _, leaf, s in _leaves(state[part], shardings[part])
+        )
+        yield f"  {part:10s} {size / GIB:9.3f} GiB"
+    full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    yield f"  whole state on one device would be {full / GIB:.3f} GiB"
+
+
+def forecast_json(
+    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+) -> Iterator[str]:
+    """One JSON object a program: the fields of `forecast.Forecast`, its time and its bound."""
+    from poet.planning import forecast
+
+    for found in forecast.forecasts(experiment, target, devices, groups):
+        known = {"topology": target.name, "time_s": found.time_s, "bound": found.bound}
+        yield json.dumps(known | dataclasses.asdict(found))
+
+
+def forecast_lines(
+    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+) -> Iterator[str]:
+    """What every program needs on a topology, line by line, as each is compiled."""
+    from poet.planning import forecast
+
+    chip = target.chip
+    yield from _title(f"Compiled for {target.name}: {target.size} x {chip.kind}")
+    if chip.flops:
+        yield (
+            f"  of each: {chip.flops / 1e12:.0f} TFLOP/s, {forecast.EFFICIENCY:.0%} of it reached; "
+            f"{chip.memory / GIB:.2f} GiB at {chip.memory_rate / 1e12:.2f} TB/s; links take in "
+            f"{target.link_rate / 1e9:.0f} GB/s; a step takes as long as the slowest of the three"
+        )
+    mesh = mesh_lib.abstract(experiment.mesh, target.size)
+    for found in forecast.forecasts(experiment, target, devices, groups):
+        yield f"  {found.program}: {_room(found)}"
+        for change in forecast.advice(experiment, found, target, mesh):
+            yield f"      change: {change}"
+        if found.refusal:
+            continue
+        moved = ", ".join(f"{size / GIB:.3f} GiB {kind}" for kind, size in sorted(found.moved.items()))
+        across = f", {found.across / GIB:.3f} GiB between slices" if found.across else ""
+        yield f"      moves {moved or 'nothing'}{across}; {found.in_loops / GIB:.3f} GiB of it in loops"
+        yield f"      {found.flops / 1e12:.3f} TFLOP per device; {_time(found)}"
+
+
+def _room(found: Forecast) -> str:
+    needed, available = f"{found.needed / GIB:.2f}", f"{found.available / GIB:.2f}"
+    taken = f"{found.temporary / GIB:.2f} GiB of it temporary; compiled in {found.compile_s:.0f} s"
+    if found.refusal:
+        return f"DOES NOT FIT: needs at least {needed} of {available} GiB on each device ({found.refusal})"
+    if found.fits is None:
+        return f"needs {needed} GiB on each device, {taken}"
+    verdict = "fits" if found.fits else "DOES NOT FIT"
+    return f"{verdict}: needs {needed} of {available} GiB on each device, {taken}"
+
+
+def _time(found: Forecast) -> str:
+    if not found.seconds:
+        return "no figures of this device to predict a time from"
+    each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.seconds.items())
+    per = f" ({1e3 * found.time_s / found.calls:.3g} ms a token)" if found.calls > 1 else ""
+    return f"predicted {found.time_s:.3g} s{per}, bound by {found.bound} ({each})"
+
+
+def _leaves(tree: Any, shardings: Any) -> Iterator[tuple[str, jax.ShapeDtypeStruct, Any]]:
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf, sharding

@@ -1,0 +1,318 @@
+"""What the programs of a run will need on devices that need not be here (`poet describe --topology`).
+
+The real step of every group, and the real decoding loop, are compiled ahead of time for the devices
+of a topology.  Whether a program fits, its peak and what it moves between devices are the compiler's
+word; FLOPs are analytic.  The predicted time is the longest of what each resource needs alone, all
+others hidden behind it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import re
+import time
+from typing import Any, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from poet.planning import hlo
+from poet.runs import assets
+from poet.distributed import mesh as mesh_lib
+from poet.models.layers import COMPUTE_RULES
+from poet.models.transformer import Model, build_model
+from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan
+from poet.sampling.samplers import Knobs, Truncation
+from poet.spec import Experiment, UserError, choose
+from poet.tasks import registry
+from poet.planning.topologies import GIB, Topology
+from poet.training import compiled, flops
+from poet.training.step import language_model
+from poet.training.trainable import Group
+
+# Share of the peak that matrix products reach, rematerialisation not counted: published training runs
+# of 1 to 8 billion parameters reach 0.42 to 0.60 (Levanter, llm-foundry, MaxText).
+EFFICIENCY = 0.5
+# An all-reduce is a scatter and a gather.  On some slices libtpu 0.0.42 makes all-reduces of scatters,
+# even of explicit ones, and of gathers: they are priced as they are compiled.
+TRIPS = collections.defaultdict(lambda: 1, {"all-reduce": 2})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a program asks of one device; bytes and FLOPs of one call.
+
+    Attributes:
+      flops: of matrix products, without rematerialisation.
+      traffic: bytes that memory must move at the very least.
+    """
+
+    flops: float
+    traffic: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """One program on one topology.
+
+    Attributes:
+      program: "train GROUP" or "decode GROUP".
+      fits: None if the memory of the devices is not known.
+      needed, available: bytes of one device; of a refused program the compiler names what it needs at
+        the least.  0 is unknown.
+      temporary: of `needed`, what is neither input nor output.
+      moved: bytes of one device by kind of collective, inside a slice.
+      across: bytes of one device that collectives along `data` move, between slices.
+      in_loops: of both, bytes that move inside loops.
+      flops: of one device, analytic.
+      seconds: what each resource needs alone; those of unknown rate are left out.
+      calls: of the loop's body, for a decoding program; 1 for a step.
+      compile_s: seconds of lowering and compiling.
+      refusal: the compiler's words, if it found no room; ours, if no compiler need be asked.
+    """
+
+    program: str
+    fits: bool | None
+    needed: float
+    available: float
+    temporary: float = 0.0
+    moved: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    across: int = 0
+    in_loops: int = 0
+    flops: float
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    calls: int = 1
+    compile_s: float
+    refusal: str = ""
+
+    @property
+    def bound(self) -> str:
+        """The resource that takes longest, "" if no rate is known."""
+        return max(self.seconds, key=self.seconds.__getitem__, default="")
+
+    @property
+    def time_s(self) -> float:
+        """Predicted seconds, 0 if no rate is known."""
+        return self.seconds.get(self.bound, 0.0)
+
+
+def forecasts(
+    experiment: Experiment, topology: Topology, devices: Sequence[jax.Device],
+    groups: Sequence[str] = (), decode: bool = True,
+) -> Iterator[Forecast]:
+    """Of the step of each group (default: all, the longest first), then of decoding the longest one.
+
+    Raises UserError, before compiling, if the mesh divides the devices, a parameter or a batch badly,
+    or a group is not known.
+    """
+    mesh = mesh_lib.build(experiment.mesh, devices)
+    trainable = language_model(experiment, mesh)
+    layouts = {name: layout for name, (layout, _) in registry.groups(experiment).items()}
+    chosen = {name: choose(name, layouts, "group") for name in groups or layouts}
+    order = sorted(chosen, key=lambda name: -chosen[name].length)
+    with jax.set_mesh(mesh):
+        for name in order:
+            yield train_forecast(experiment, trainable.groups[name], mesh, topology, trainable)
+        if decode:
+            yield decode_forecast(experiment, order[0], mesh, topology)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def train_forecast(
+    experiment: Experiment, group: Group, mesh: Mesh, topology: Topology, trainable: Any
+) -> Forecast:
+    """Of a group's step, as the loop compiles it."""
+    state = compiled.abstract(trainable, mesh)
+    lower = functools.partial(compiled.lower, group, state, mesh)
+    at_rest = sum(
+        mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state)
+    )
+    model = build_model(experiment)
+    cost = Cost(
+        flops=group.flops / mesh.size,
+        # The state is read and written; layers are written when gathered, and read twice or thrice.
+        traffic=2 * at_rest + (3 + (model.spec.remat == "full")) * _bytes(model, mesh, "blocks"),
+    )
+    if at_rest > topology.chip.memory > 0:
+        return Forecast(
+            program=f"train {group.name}", fits=False, needed=at_rest, available=topology.chip.memory,
+            flops=cost.flops, compile_s=0.0,
+            refusal="parameters and optimizer alone take more; nothing was compiled",
+        )
+    return _forecast(f"train {group.name}", lower, cost, mesh, topology)
+
+
+def _bytes(model: Model, mesh: Mesh, part: str) -> int:
+    """Bytes of a part of the model on one device, whole over fsdp, in the compute dtype."""
+    shardings = COMPUTE_RULES.shardings(mesh, model.axes()[part])
+    leaves = zip(jax.tree.leaves(model.abstract()[part]), jax.tree.leaves(shardings), strict=True)
+    return sum(mesh_lib.local_bytes(s, x.shape, model.dtype) for x, s in leaves)
+
+
+# ------------------------------------------------------------------------------------- decoding
+
+
+def decode_forecast(experiment: Experiment, name: str, mesh: Mesh, topology: Topology) -> Forecast:
+    """Of drawing one batch of a group's layout: the loops of `sampling.decode`, after the prefill.
+
+    Every share of the batch axes draws `DEFAULT_BATCH` clips with parameters of its own, in the
+    compute dtype and split over `tensor` alone.
+    """
+    layout, sample = registry.groups(experiment)[name][0], experiment.sample
+    guided = layout.text_span is not None and sample.guidance != 1
+    plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(sample))
+    decoder = Decoder(build_model(experiment), plan)
+    batch = DEFAULT_BATCH * mesh_lib.batch_ways(mesh)
+    lower = functools.partial(_lower_decode, experiment, decoder, mesh, batch)
+    cost = decode_cost(experiment, plan, mesh, DEFAULT_BATCH)
+    forecast = _forecast(f"decode {name}", lower, cost, mesh, topology)
+    return dataclasses.replace(forecast, calls=plan.drawn_stop - plan.prefilled)
+
+
+def _lower_decode(
+    experiment: Experiment, decoder: Decoder, mesh: Mesh, batch: int
+) -> jax.stages.Lowered:
+    model, plan = build_model(experiment), decoder.plan
+    sharding = mesh_lib.batch_sharding(mesh)
+
+    def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape[0] * batch, *shape[1:]), dtype, sharding=sharding)
+
+    params = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
+        model.abstract(),
+        COMPUTE_RULES.shardings(mesh, model.axes()),
+    )
+    text = ()
+    if plan.layout.text_span is not None:
+        states = (plan.fan, experiment.text.length, experiment.text.width)
+        text = (rows(states, jnp.float32), rows((plan.fan,), jnp.int32))
+    tokens = rows((1, plan.prefilled), jnp.int32)
+    cache, x_RxD = jax.eval_shape(decoder.prefill, params, tokens, *text)
+    knobs = jax.eval_shape(lambda: Knobs.of(experiment.sample))
+    return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), knobs)
+
+
+def decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh, batch: int) -> Cost:
+    """Of all that follows the prefill, for `batch` samples of one share of the batch axes.
+
+    Every token reads the layers, the rows of the head that are legal there, and the whole cache.  A
+    sequence axis splits the cache, and attention over it, alone.
+    """
+    model, spec = build_model(experiment), experiment.model
+    rows, tensor, ways = batch * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
+    size, length = model.dtype.itemsize, plan.drawn_stop
+    keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
+    blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0
+    for span, _ in plan.steps:
+        positions = span.stop - span.start
+        head = 0 if span.segment.forced else 2 * spec.width * model.chain(span.segment.ids).rows
+        attention = 4 * length * spec.heads * spec.head_dim / ways
+        products += positions * rows * (spec.layers * (flops.block_flops(spec) + attention) + head)
+        traffic += positions * (blocks + (keys / ways + head * size / 2) / tensor)
+    return Cost(flops=products / tensor, traffic=traffic)
+
+
+# ------------------------------------------------------------------------------------ any program
+
+
+def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topology) -> Forecast:
+    """Compiles what `lower` lowers; no room is a result, any other failure is raised."""
+    begin, chip = time.perf_counter(), topology.chip
+    try:
+        lowered = lower()
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise UserError(
+            f"{program}: attention by cuDNN is compiled with NVIDIA's library ({error}): install it "
+            f"({assets.install('gpu')}), or set MODEL.attention = 'xla'"
+        ) from error
+    try:
+        done = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Forecast(
+            program=program, fits=False, needed=_refused_bytes(str(error)), available=chip.memory,
+            flops=cost.flops, compile_s=time.perf_counter() - begin,
+            refusal=str(error).splitlines()[0],
+        )
+    seconds, usage = time.perf_counter() - begin, done.memory_analysis()
+    # A TPU's compiler has placed every buffer; elsewhere the sum of what is kept apart is all there is.
+    needed = usage.peak_memory_in_bytes if chip.platform == "tpu" else compiled.needed_bytes(usage)
+    found = hlo.collectives(done.as_text())
+    shape = tuple(mesh.shape.values())
+    outer = [c for c in found if topology.slices > 1 and c.crosses(shape, 0)]
+    inner = [c for c in found if c not in outer]
+    return Forecast(
+        program=program,
+        fits=needed <= chip.memory if chip.memory else None,
+        needed=needed,
+        available=chip.memory,
+        temporary=usage.temp_size_in_bytes,
+        moved=hlo.totals(inner),
+        across=sum(hlo.totals(outer).values()),
+        in_loops=sum(hlo.totals([c for c in found if c.in_loop]).values()),
+        flops=cost.flops,
+        seconds=_seconds(cost, hlo.totals(inner), hlo.totals(outer), topology),
+        compile_s=seconds,
+    )
+
+
+def _seconds(
+    cost: Cost, inner: Mapping[str, int], outer: Mapping[str, int], topology: Topology
+) -> dict[str, float]:
+    chip = topology.chip
+    needs = {
+        "compute": (cost.flops, EFFICIENCY * chip.flops),
+        "ICI" if chip.platform == "tpu" else "NVLink": (_transported(inner), topology.link_rate),
+        "HBM": (cost.traffic, chip.memory_rate),
+        "network": (_transported(outer), chip.network_rate),
+    }
+    return {name: amount / rate for name, (amount, rate) in needs.items() if rate}
+
+
+def _transported(moved: Mapping[str, int]) -> float:
+    return sum(TRIPS[kind] * size for kind, size in moved.items())
+
+
+def _refused_bytes(message: str) -> float:
+    """The largest size that the compiler's refusal names, 0 if it names none."""
+    units = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**10 * GIB}
+    sizes = re.findall(r"\b(\d+(?:\.\d+)?)([KMGT])(?:i?B)?\b", message)
+    return max((float(number) * units[unit] for number, unit in sizes), default=0.0)
+
+
+# ----------------------------------------------------------------------------------------- advice
+
+
+def advice(experiment: Experiment, forecast: Forecast, topology: Topology, mesh: Mesh) -> list[str]:
+    """What to change where a program does not fit, the cheapest change first."""
+    if forecast.fits is not False:
+        return []
+    if forecast.program.startswith("decode"):
+        return ["MESH.tensor higher: decoding splits parameters over it alone", *_more(topology)]
+    changes = []
+    if experiment.model.remat != "full":
+        changes.append("MODEL.remat = 'full'")
+    ways, parts = mesh_lib.batch_ways(mesh), experiment.train.microbatches
+    if experiment.data.batch // parts > ways:
+        changes.append(f"TRAIN.microbatches = {2 * parts}, or a smaller DATA.batch (at least {ways})")
+    width, length_ways = mesh.shape["tensor"], mesh.shape["sequence"]
+    if experiment.model.kv_heads % (2 * width * length_ways) == 0:
+        changes.append(f"MESH.tensor = {2 * width}")
+        # Every device holds one clip, or its part of one: only shorter parts take less.
+        if experiment.data.batch // parts == ways and ways % 2 == 0:
+            batch = experiment.data.batch // 2
+            changes.append(f"MESH.sequence = {2 * length_ways} with DATA.batch = {batch}")
+    return changes + _more(topology)
+
+
+def _more(topology: Topology) -> list[str]:
+    return [f"more devices or larger ones than {topology.size} of {topology.name}"]

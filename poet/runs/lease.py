@@ -1,0 +1,82 @@
+"""One writer for a folder: a lock that the kernel drops when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Iterator
+
+from poet.spec import UserError
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "lease.json"
+# A file system that knows no locks: the lease is then left out, and that is said.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def hold(
+    folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool = False
+) -> Iterator[None]:
+    """Holds the lease `folder/name` for the duration of the block.
+
+    The lock is a POSIX record lock, so the lease of a dead process is free at once, however it
+    died, and forked data workers do not prolong it.  The content only says who holds it.
+
+    Args:
+      what: the user's name of what the folder is.
+      shared: several processes may hold it at once, all of them shared.
+
+    Raises:
+      UserError: another process holds it, or the lease cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / name, "a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"the {what} {folder} cannot be written to: {error.strerror}") from None
+    with file:
+        _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder, what)
+        if shared:  # Its content is that of none of them.
+            yield
+            return
+        file.truncate(0)
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, file)
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _lock(file: IO[str], kind: int, folder: Path, what: str) -> None:
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            _LOG.warning(
+                "%s lies on a file system without locks: start no second process on it", folder
+            )
+            return
+        file.seek(0)
+        raise UserError(
+            f"the {what} {folder} is in use by another process ({_holder(file.read())}); stop it first, "
+            f"or choose another {what}"
+        ) from None
+
+
+def _holder(text: str) -> str:
+    try:
+        lease = json.loads(text)
+        return f"pid {lease['pid']} on {lease['host']}, started {lease['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "holder unknown"

@@ -1,0 +1,133 @@
+"""A folder whose every file is hashed: what was flipped, cut, lost or added is found and named.
+
+The `MANIFEST` holds one line of JSON (the caller's fields, and the SHA-256 of every file) and one
+line with the SHA-256 of the first.  It is written last, after every file is on the disk.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+from poet.spec import UserError
+
+NAME = "MANIFEST"
+_BLOCK_BYTES = 1 << 20
+# Files hashed at once: hashing leaves Python's lock to others, and waits for the disk.
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+class Corrupt(UserError):
+    """A file is missing, altered or not listed; the message names it."""
+
+
+def write(folder: Path, fields: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
+    """Hashes and makes durable the files below `folder`, then writes its manifest.
+
+    Args:
+      fields: what else the manifest says.
+      names: the files, relative to the folder; None: all that are there.
+    """
+    names = _files(folder) if names is None else sorted(names)
+    files = dict(zip(names, _each(lambda name: _digest(folder / name, sync=True), names), strict=True))
+    body = json.dumps(dict(fields) | {"files": files}, sort_keys=True).encode()
+    with open(folder / NAME, "wb") as file:
+        file.write(body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    for root, _, _ in os.walk(folder):
+        sync_folder(Path(root))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest itself, verified; the files are not looked at.
+
+    Raises:
+      Corrupt: it is missing or altered.
+    """
+    try:
+        body, digest, end = (folder / NAME).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
+    except OSError as error:
+        raise Corrupt(f"{folder} is damaged: {NAME}: {error.strerror}") from None
+    except ValueError:
+        body, digest, end = b"", b"", b""
+    if end or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise Corrupt(f"{folder} is damaged: {NAME} was altered or truncated")
+    fields = json.loads(body)
+    if not isinstance(fields, dict) or not isinstance(fields.get("files"), dict):
+        raise Corrupt(f"{folder} is damaged: {NAME} lists no files")
+    return fields
+
+
+def check_listed(folder: Path) -> dict[str, Any]:
+    """Compares the files that the manifest lists, whatever else lies beside them, and returns it.
+
+    Raises:
+      Corrupt: names the first that is missing or altered.
+    """
+    manifest = read(folder)
+    _each(functools.partial(check_file, folder, manifest=manifest), manifest["files"])
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compares every file with the manifest and returns the manifest.
+
+    Raises:
+      Corrupt: names the first file that is missing, altered or not listed.
+    """
+    manifest = read(folder)
+    present, listed = set(_files(folder)), manifest["files"]
+    for name in sorted(present ^ set(listed)):
+        state = "not listed in its manifest" if name in present else "missing"
+        raise Corrupt(f"{folder} is damaged: {name} is {state}")
+    _each(functools.partial(check_file, folder, manifest=manifest), listed)
+    return manifest
+
+
+def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises Corrupt unless this one file is as the manifest lists it."""
+    try:
+        actual = _digest(folder / name)
+    except OSError as error:
+        raise Corrupt(f"{folder} is damaged: {name}: {error.strerror}") from None
+    if actual != manifest["files"].get(name):
+        raise Corrupt(f"{folder} is damaged: {name} was altered or truncated (SHA-256 differs)")
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable, as fsync does for the contents of a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file below the folder but the manifest, as sorted relative POSIX paths."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in found if name != NAME)
+
+
+def _each(work: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+    """Results in order; the first error in that order is raised."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, names))
+
+
+def _digest(path: Path, *, sync: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+        if sync:
+            os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""Every configuration of a run: frozen, typed, validated dataclasses that import nothing heavy.
+
+Gin binds these classes and nothing else (`poet.spec.config`); the resolved `Experiment` is written as JSON
+into the work dir and into every checkpoint, so that later commands need only a checkpoint path.
+A wrong name, type or value raises `UserError` at construction, before any device work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from poet.spec.base import (
+    DTYPES,
+    Failure,
+    MOST_BATCH,
+    MOST_FRAMES,
+    MOST_SEED,
+    MOST_STEPS,
+    Spec,
+    UserError,
+    as_written,
+    choose,
+    from_dict,
+    near_names,
+    read_json,
+    read_object,
+    setting,
+    to_dict,
+    type_hints,
+)
+from poet.spec.ingest import IngestSpec
+from poet.spec.model import ClipSpec, ConditioningSpec, ModelSpec, TextSpec, VocabularySpec
+from poet.spec.run import CheckpointSpec, DataSpec, MeshSpec, OptimizerSpec, TrainSpec
+from poet.spec.tokenizers import (
+    AudioTokenizerSpec,
+    AudioTrainSpec,
+    DiscriminatorSpec,
+    TokenizerTrainSpec,
+    VideoTokenizerSpec,
+)
+
+# The whole house imports these from here.
+__all__ = [
+    "AudioTokenizerSpec",
+    "AudioTrainSpec",
+    "CheckpointSpec",
+    "ClipSpec",
+    "ConditioningSpec",
+    "DataSpec",
+    "DiscriminatorSpec",
+    "Failure",
+    "IngestSpec",
+    "MeshSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Spec",
+    "TextSpec",
+    "TokenizerTrainSpec",
+    "TrainSpec",
+    "UserError",
+    "VideoTokenizerSpec",
+    "VocabularySpec",
+    "as_written",
+    "choose",
+    "from_dict",
+    "near_names",
+    "read_json",
+    "read_object",
+    "to_dict",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreSpec(Spec):
+    """`poet tokenize`: what is read, what is written, and how much damage is accepted.
+
+    `source` is a TFDS folder (`.../name/1.0.0`) or name (`tfds:name/config:version`, prepared in
+    `data_dir`), a folder of clips with `captions.jsonl`, or WebDataset shards (a folder or pattern of
+    `*.tar`).  `splits` are read; () takes train, and validation where the source has one.  `workers` processes encode, each with encoders of its own.  `wait_s` is how long
+    processes that share the work wait without seeing any progress of the others.
+    """
+
+    source: str = setting("", changes="nothing")
+    data_dir: str = setting("", changes="nothing")
+    path: str = setting("", changes="nothing")
+    splits: tuple[str, ...] = setting((), changes="nothing")
+    clips_per_shard: int = setting(256, changes="meaning", at_least=1, at_most=2**20)
+    batch: int = setting(32, changes="nothing", at_least=1, at_most=MOST_BATCH)
+    seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
+    max_skipped: float = setting(0.05, changes="nothing", at_least=0, at_most=1)
+    workers: int = setting(1, changes="nothing", at_least=1, at_most=4096)
+    wait_s: float = setting(3600.0, changes="nothing", above=0, at_most=1e7)
+
+
+# -------------------------------------------------------------------------- what a checkpoint does
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSpec(Spec):
+    """`poet generate`.  The paper's sampling values are unpublished (spec §1.10); all are exposed.
+
+    guidance: logits = uncond + guidance * (cond - uncond); 1.0 means no guidance, one pass.
+    top_k = 0 and top_p = 1.0 mean no truncation; temperature 0 is greedy.
+    """
+
+    temperature: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    top_k: int = setting(0, changes="nothing", at_least=0, at_most=2**24)
+    top_p: float = setting(1.0, changes="nothing", above=0, at_most=1)
+    guidance: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSpec(Spec):
+    """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
+
+    `source` empty means `STORE.source`.  `sounds` is what `poet tokenizer-eval` scores an audio
+    tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
+    `known_frames` open a clip in evaluation where a task can be given several numbers of frames; it must be
+    one of them.  `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
+    itself, and with more of them their mean too, the prediction that a squared error asks for.
+    `examples` draws one example of every task of the mixture, to be looked at.
+    `gain_clips` clips, in whole batches, are scored with the conditions of others (`condition_gain`); 0: none.
+    """
+
+    split: str = setting("validation", changes="nothing")
+    source: str = setting("", changes="nothing")
+    sounds: str = setting("", changes="nothing")
+    batch: int = setting(16, changes="nothing", at_least=1, at_most=MOST_BATCH)
+    batches: int = setting(8, changes="nothing", at_least=1, at_most=MOST_STEPS)
+    clips: int = setting(32, changes="nothing", at_least=1, at_most=MOST_STEPS)
+    known_frames: int = setting(5, changes="nothing", at_least=1, at_most=MOST_FRAMES)
+    temperature: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    samples: int = setting(1, changes="nothing", at_least=1, at_most=1024)
+    examples: bool = setting(False, changes="nothing")
+    gain_clips: int = setting(64, changes="nothing", at_least=0, at_most=MOST_STEPS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSpec(Spec):
+    """`poet export`: which task's signature, at which batch, for which platforms.
+
+    `dtype` is that of the model's arithmetic, or of the weights that are released; '' leaves either as
+    trained.  Every export begins with these defaults, whatever the checkpoint was trained or written with.
+    """
+
+    task: str = setting("text_to_video", changes="nothing")
+    batch: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
+    known_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
+    platforms: tuple[str, ...] = setting(("cpu",), changes="nothing")
+    dtype: str = setting("", changes="nothing", one_of=("", *DTYPES))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Spec):
+    """Everything that describes a run.  Field names are the lower-case gin names."""
+
+    clip: ClipSpec = ClipSpec()
+    vocabulary: VocabularySpec = VocabularySpec()
+    video_tokenizer: VideoTokenizerSpec = VideoTokenizerSpec()
+    audio_tokenizer: AudioTokenizerSpec = AudioTokenizerSpec()
+    text: TextSpec = TextSpec()
+    conditioning: ConditioningSpec = ConditioningSpec()
+    model: ModelSpec = ModelSpec()
+    mesh: MeshSpec = MeshSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    train: TrainSpec = TrainSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    data: DataSpec = DataSpec()
+    store: StoreSpec = StoreSpec()
+    ingest: IngestSpec = IngestSpec()
+    tokenizer_train: TokenizerTrainSpec = TokenizerTrainSpec()
+    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+    audio_train: AudioTrainSpec = AudioTrainSpec()
+    sample: SampleSpec = SampleSpec()
+    eval: EvalSpec = EvalSpec()
+    export: ExportSpec = ExportSpec()
+
+    def validate(self) -> None:
+        if self.video_tokenizer.bits != self.vocabulary.visual_bits:
+            raise UserError(
+                f"VOCABULARY.visual_bits = {self.vocabulary.visual_bits} but VIDEO_TOKENIZER.bits "
+                f"= {self.video_tokenizer.bits}: the visual id range holds the tokenizer's codes, "
+                "so both must be equal"
+            )
+        if self.model.visual_head == "factorised":
+            self._check_factors()
+        if self.audio_tokenizer.path:
+            self._check_audio()
+
+    def _check_factors(self) -> None:
+        """Both factors of a visual code have bits, and nothing asks for a row of a whole code."""
+        bits, leading = self.vocabulary.visual_bits, self.model.visual_leading
+        if bits < 2 or leading >= bits:
+            raise UserError(
+                f"MODEL.visual_leading = {leading} of VOCABULARY.visual_bits = {bits} leaves no two "
+                f"factors: expected 1..{max(bits - 1, 1)} (0: half), or MODEL.visual_head = 'full'"
+            )
+        if self.train.loss_vocabulary == "full":
+            raise UserError(
+                "TRAIN.loss_vocabulary = 'full' needs a row for every id, which MODEL.visual_head = "
+                "'factorised' has not; use 'legal', or MODEL.visual_head = 'full'"
+            )
+
+    def _check_audio(self) -> None:
+        """The vocabulary holds the codes of the tokenizer's first levels; clips have its rate."""
+        audio, vocabulary = self.audio_tokenizer, self.vocabulary
+        if vocabulary.audio_levels > audio.levels:
+            raise UserError(
+                f"VOCABULARY.audio_levels = {vocabulary.audio_levels} but AUDIO_TOKENIZER.levels = "
+                f"{audio.levels}: the model takes the tokenizer's first levels, so at most as many"
+            )
+        for name, ours, theirs in (
+            ("VOCABULARY.audio_codes", vocabulary.audio_codes, "codes"),
+            ("CLIP.sample_rate_hz", self.clip.sample_rate_hz, "sample_rate_hz"),
+        ):
+            if ours != getattr(audio, theirs):
+                raise UserError(
+                    f"{name} = {ours} but AUDIO_TOKENIZER.{theirs} = {getattr(audio, theirs)}: "
+                    "both must be equal in a run with sound (AUDIO_TOKENIZER.path is set)"
+                )
+
+
+# Class name -> gin name: MODEL.layers = 24, --gin.TRAIN.steps=100.
+GIN_NAMES: dict[str, str] = {
+    hint.__name__: hint.gin_name() for hint in type_hints(Experiment).values()
+}

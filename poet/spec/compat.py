@@ -1,0 +1,106 @@
+"""Which settings may differ from those that a model was trained with: one comparison for all commands.
+
+Every field declares what another value of it changes (`poet.spec.base.setting`); a purpose says which
+sections matter to it and which changes it refuses.  No command compares settings by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Collection
+
+from poet.spec.base import Spec, setting_of
+from poet.spec import Experiment, UserError, choose
+
+# The sections that say what the ids, positions and weights of a language model stand for.
+_MODEL = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "model")
+_TOKENIZER = ("clip", "video_tokenizer", "audio_tokenizer", "tokenizer_train", "discriminator", "audio_train")
+_RUN = ("optimizer", "train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Purpose:
+    """What a trained model is wanted for: the sections that matter, and the changes that are refused."""
+
+    sections: tuple[str, ...]
+    refused: tuple[str, ...] = ("arrays", "meaning", "layout")
+
+
+PURPOSES: dict[str, Purpose] = {
+    "resume": Purpose(sections=(*_MODEL, "conditioning", *_RUN, "data")),
+    "resume_tokenizer": Purpose(sections=(*_TOKENIZER, *_RUN)),
+    # Longer or larger clips of the same kind are what a model may be adapted to.
+    "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning")),
+    "sample": Purpose(sections=(*_MODEL, "conditioning")),
+    "evaluate": Purpose(sections=(*_MODEL, "conditioning")),
+    "export": Purpose(sections=(*_MODEL, "conditioning")),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting, by its gin name, that two experiments do not share, and what that changes."""
+
+    name: str
+    theirs: Any
+    ours: Any
+    changes: str
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.theirs!r} (now {self.ours!r})"
+
+
+def differences(
+    theirs: Experiment,
+    ours: Experiment,
+    purpose: str,
+    changes: Collection[str] | None = None,
+) -> list[Difference]:
+    """The settings in which what was trained differs from what is asked for, in order of declaration.
+
+    Args:
+      theirs: the experiment that something was trained with.
+      ours: that of this command.
+      purpose: a name in `PURPOSES`; what it does not look at is not compared.
+      changes: those that count; by default those that the purpose refuses.  What a run without sound
+        says of sound never counts.
+    """
+    wanted = choose(purpose, PURPOSES, "purpose")
+    counted = wanted.refused if changes is None else changes
+    silent = not (theirs.audio_tokenizer.path and ours.audio_tokenizer.path)
+    return [
+        difference
+        for section in wanted.sections
+        for difference in _of_section(getattr(theirs, section), getattr(ours, section))
+        if difference.changes in counted and not (silent and _of_sound(difference.name))
+    ]
+
+
+def check(theirs: Experiment, ours: Experiment, purpose: str, *, what: str, remedy: str) -> None:
+    """Raises UserError naming every setting that a purpose refuses to differ.
+
+    Args:
+      what: was trained with `theirs`, such as 'the checkpoint PATH'.
+      remedy: what to do about it.
+    """
+    found = differences(theirs, ours, purpose)
+    if found:
+        raise UserError(f"{what} was trained with {', '.join(map(str, found))}; {remedy}")
+
+
+def _of_section(theirs: Spec, ours: Spec) -> list[Difference]:
+    return [
+        Difference(
+            name=f"{ours.gin_name()}.{field.name}",
+            theirs=getattr(theirs, field.name),
+            ours=getattr(ours, field.name),
+            changes=declared.changes,
+        )
+        for field in dataclasses.fields(ours)
+        if (declared := setting_of(field))
+        and getattr(theirs, field.name) != getattr(ours, field.name)
+    ]
+
+
+def _of_sound(name: str) -> bool:
+    return name == "CLIP.sample_rate_hz" or name.startswith("AUDIO_TOKENIZER.")

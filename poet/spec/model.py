@@ -1,0 +1,163 @@
+"""What the language model sees and is: clips, ids, texts, conditions, and the network itself.
+
+Imported through `poet.spec`, like every other spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Mapping
+
+from poet.spec.base import DTYPES, MOST_FRAMES, MOST_SEED, MOST_SIDE, Spec, setting
+
+OUTPAINTING = ("horizontal", "vertical", "central", "top_left", "dynamic_vertical")
+INPAINTING = ("central", "top_left", "dynamic_central")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSpec(Spec):
+    """The media format of a run.  VideoPoet §1.5: 17 or 41 frames at 8 fps, 128x128 or 224x128."""
+
+    frames: int = setting(17, changes="layout", at_least=1, at_most=MOST_FRAMES)
+    height: int = setting(128, changes="layout", at_least=1, at_most=MOST_SIDE)
+    width: int = setting(128, changes="layout", at_least=1, at_most=MOST_SIDE)
+    rate_hz: float = setting(8.0, changes="meaning", above=0, at_most=1000)
+    sample_rate_hz: int = setting(16_000, changes="meaning", at_least=1, at_most=384_000)
+
+    @property
+    def portrait(self) -> bool:
+        return self.height > self.width
+
+    @property
+    def samples(self) -> int:
+        """Audio samples of the clip: 17 frames at 8 fps and 16 kHz are 34,000."""
+        return round(self.frames / self.rate_hz * self.sample_rate_hz)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularySpec(Spec):
+    """Sizes of the one id space (VideoPoet §1.2): specials | visual | audio levels | text pieces.
+
+    The text range is sized so that the default total is 300,000 ids.
+    """
+
+    specials: int = setting(256, changes="arrays", at_least=256, at_most=65_536)
+    visual_bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
+    audio_levels: int = setting(4, changes="arrays", at_least=1, at_most=64)
+    audio_codes: int = setting(1024, changes="arrays", at_least=1, at_most=65_536)
+    text_pieces: int = setting(33_504, changes="arrays", at_least=1, at_most=2**22)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSpec(Spec):
+    """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper).
+
+    `pieces` is the SentencePiece model of text that is *written* (captions), at `length` positions
+    too; empty for a run that writes none.
+    `dtype` is that of the encoder's matrix products; its states are float32 whatever it is.
+    """
+
+    encoder: str = setting("minilm", changes="meaning")
+    length: int = setting(64, changes="layout", at_least=1, at_most=8192)
+    width: int = setting(384, changes="arrays", at_least=1, at_most=65_536)
+    path: str = setting("", changes="nothing")
+    pieces: str = setting("", changes="nothing")
+    dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditioningSpec(Spec):
+    """Conditions made from a clip's pixels (`poet.conditioning`; spec §1.4, §2.6).
+
+    `outpainting` and `inpainting` list regions, one of which is drawn for each clip by its key;
+    `interpolation_frames` are given at both ends; of `prediction_latents` latent frames at most the
+    first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
+    `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
+    source's own), 'flat', or the ONNX file of a network such as MiDaS.
+    `fill` is what holes of inpainting are filled with; with `hide_cells` the model is told which latents hold
+    nothing that was filled in, and of the others it is given nothing.
+    `given_sound` is where a task that draws picture and sound has its given sound: in the 'prefix', so that the
+    drawn picture sees it, and again where it opens the output; or in the 'output' alone, behind the picture.
+    """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output", "fill": "black", "hide_cells": False}
+    BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
+
+    outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="course", one_of=OUTPAINTING)
+    inpainting: tuple[str, ...] = setting(INPAINTING, changes="course", one_of=INPAINTING)
+    interpolation_frames: int = setting(1, changes="course", at_least=1, at_most=MOST_FRAMES)
+    prediction_latents: int = setting(3, changes="course", at_least=1, at_most=MOST_FRAMES)
+    # Paths change nothing: what the networks are is in the fingerprint of the condition.
+    flow: str = setting("dis", changes="nothing")
+    flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
+    depth: str = setting("dataset", changes="nothing")
+    seed: int = setting(0, changes="course", at_least=0, at_most=MOST_SEED)
+    fill: str = setting("edge", changes="course", one_of=("black", "grey", "mean", "edge", "noise"))
+    hide_cells: bool = setting(True, changes="meaning")
+    given_sound: str = setting("prefix", changes="meaning", one_of=("prefix", "output"))
+
+    def validate(self) -> None:
+        for field in ("outpainting", "inpainting"):
+            self.require(len(getattr(self, field)) > 0, field, "names one region at least")
+        self.require(self.flow not in ("", "dataset", "flat"), "flow", "is 'dis' or an ONNX file")
+        self.require(self.depth not in ("", "dis"), "depth", "is 'dataset', 'flat' or an ONNX file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec(Spec):
+    """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
+
+    `remat` is what of a block is kept for the backward pass: 'none' recomputes nothing, 'dots' keeps the
+    results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
+    `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
+    XLA's own products elsewhere (`poet/models/kernels.py`).
+    `visual_head` is how a visual code is embedded and scored: 'full' has a row for each; 'factorised'
+    takes its `visual_leading` most significant bits (0: half of them), then the rest given these, with
+    rows that do both (`poet/models/tables.py`).
+    `tables`: 'tied', a row embeds an id and scores it; 'untied', two tables.  Embedded rows are multiplied by
+    `embedding_scale`; 0 stands for the square root of the width, which gives them the size of the residual
+    stream.
+    `axes`: 'shared', what shows one place at one time has one rotary position in whatever stream it stands,
+    and sound the time of its picture; 'separate', every segment begins where the one before it ends.
+    `query_place`: queries are rotated to the place of the token that they predict ('target') or to that of
+    the token that they come from ('own').
+    `condition_marker`: learnt vectors tell given codes, and cells that are not given, from what is drawn.
+    The defaults are measured: `poet/models/conditions.md`.
+    """
+
+    # Of models that were trained before these fields existed.
+    BEFORE: ClassVar[Mapping[str, Any]] = {
+        "tables": "untied",
+        "embedding_scale": 1.0,
+        "axes": "separate",
+        "query_place": "own",
+        "condition_marker": False,
+    }
+
+    layers: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    width: int = setting(128, changes="arrays", at_least=1, at_most=2**17)
+    heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    kv_heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    head_dim: int = setting(32, changes="arrays", at_least=8, at_most=4096)
+    mlp_width: int = setting(512, changes="arrays", at_least=1, at_most=2**20)
+    rope_base: float = setting(100.0, changes="meaning", above=1, at_most=1e9)
+    axes: str = setting("shared", changes="meaning", one_of=("shared", "separate"))
+    query_place: str = setting("target", changes="meaning", one_of=("target", "own"))
+    tables: str = setting("tied", changes="arrays", one_of=("tied", "untied"))
+    embedding_scale: float = setting(0.0, changes="meaning", at_least=0, at_most=1e4)
+    condition_marker: bool = setting(True, changes="arrays")
+    dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
+    param_dtype: str = setting("float32", changes="course", one_of=DTYPES)
+    remat: str = setting("full", changes="nothing", one_of=("none", "dots", "offload", "full"))
+    attention: str = setting("auto", changes="nothing", one_of=("auto", "xla", "splash", "cudnn"))
+    visual_head: str = setting("full", changes="arrays", one_of=("full", "factorised"))
+    visual_leading: int = setting(0, changes="arrays", at_least=0, at_most=17)
+
+    def validate(self) -> None:
+        self.require(self.heads % self.kv_heads == 0, "kv_heads", f"must divide heads={self.heads}")
+        self.require(self.head_dim % 2 == 0, "head_dim", "must be even (rotary pairs over t, h and w)")
+        self.require(
+            not self.visual_leading or self.visual_head == "factorised",
+            "visual_leading",
+            "is read with visual_head='factorised' alone",
+        )
