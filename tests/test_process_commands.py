@@ -15,7 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "data"))
 import process_runs  # noqa: E402
 import token_stores  # noqa: E402
 
-from poet import cli, manifest  # noqa: E402
+from poet import cli  # noqa: E402
+from poet.runs import manifest  # noqa: E402
 from poet.checkpoints import checkpoint
 from poet.cli import jobs
 from poet.spec import config

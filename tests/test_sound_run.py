@@ -14,7 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "sampling"))
 
 import tiny  # noqa: E402
 
-from poet import cli, media  # noqa: E402
+from poet import cli  # noqa: E402
+from poet import media  # noqa: E402
 from poet.runs import assets
 from poet.spec import config
 from poet.distributed import mesh as mesh_lib  # noqa: E402

@@ -23,7 +23,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "benchmarks"), str(TESTS / "models")]
 import harness  # noqa: E402
 
-from poet import sizes  # noqa: E402
+from poet.planning import sizes  # noqa: E402
 from poet.runs import assets
 from poet.spec import Experiment, from_dict  # noqa: E402
 from poet.tasks.layout import Layout  # noqa: E402

@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
-from poet import weights  # noqa: E402
+from poet.checkpoints import weights  # noqa: E402
 from poet.cli import jobs
 from poet.sampling.generate import Drawn, Text  # noqa: E402
 from poet.serving import check  # noqa: E402
@@ -38,8 +38,8 @@ loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "o
 assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
 assert own == [
-    "poet", "poet.tasks.given", "poet.runs.manifest", "poet.serving", "poet.serving.runtime", "poet.spec.base",
-    "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.tokenizers", "poet.spec",
+    "poet", "poet.runs", "poet.runs.manifest", "poet.serving", "poet.serving.runtime", "poet.spec", "poet.spec.base",
+    "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.tokenizers", "poet.tasks", "poet.tasks.given",
 ], own
 np.savez(output, tokens=result.tokens, video=result.video)
 """
