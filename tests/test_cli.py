@@ -234,7 +234,7 @@ def test_the_terminal_shows_our_words_and_the_file_everything(
 
 def test_native_code_speaks_to_the_file_and_python_to_the_terminal(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from poet import logs\n"
+        "import os, sys; from pathlib import Path; from poet.cli import logs\n"
         "logs.native_to(Path(sys.argv[1])); os.write(2, b'chatter\\n'); print('ours', file=sys.stderr)"
     )
     done = subprocess.run(

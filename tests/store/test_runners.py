@@ -50,7 +50,7 @@ def test_a_store_has_one_writer(source: pathlib.Path, serial: dict[str, bytes], 
     """A second one is refused with the first one's name; so is one that shares work, of a lone one."""
     path = tmp_path / "s"
     code = (
-        "import pathlib, sys; from poet import lease\n"
+        "import pathlib, sys; from poet.runs import lease\n"
         "with lease.hold(pathlib.Path(sys.argv[1]), what='store'): print('held', flush=True); sys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -337,7 +337,7 @@ def test_a_step_that_cannot_fit_is_refused(
 
 def test_one_trainer_per_workdir(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from poet import lease\n"
+        "import sys; from pathlib import Path; from poet.runs import lease\n"
         "with lease.hold(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
