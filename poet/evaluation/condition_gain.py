@@ -24,7 +24,7 @@ from poet.distributed.processes import batch_share
 from poet.spec import Experiment
 from poet.store.sources import origin
 from poet.tasks.layout import TEXT_STREAM, Layout, Segment, Span
-from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, run_layout
+from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, known_range, run_layout
 from poet.training.losses import TokenScores
 
 # Examples of one task, each array [N, ...]; see `poet.data.loader`.
@@ -54,9 +54,11 @@ class Kind:
       text: whether it is the text.
       spans: where it stands in the prefix.
       openings: loss spans (by index) that open with it.
+      alone: whether the frames that open the output in evaluation are not given, in a task that also does without.
     """
 
     name: str
+    alone: bool = False
     text: bool = False
     spans: tuple[Span, ...] = ()
     openings: tuple[int, ...] = ()
@@ -77,6 +79,8 @@ def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
         else:
             made = MADE.get(task.made, task.made) if stream == "video_in" else ""
             found.append(Kind(name=made or STREAMS.get(stream, stream), spans=spans))
+    if openings and known_range(experiment, task)[0] == 0:
+        found += [dataclasses.replace(k, name=f"{k.name} alone", alone=True) for k in found]
     return (*found, *openings.values())
 
 
@@ -235,9 +239,12 @@ def gains(
             parts.append(token_scores(model, params, own, layout, mesh, loss_vocabulary))
         return by_stream(jax.tree.map(lambda *each: np.concatenate(each), *parts), layout)
 
-    right, found = score(batch), []
+    given = {False: batch, True: dict(batch) | {"known": np.zeros_like(batch["known"])}}
+    rights = {alone: score(given[alone]) for alone in {kind.alone for kind in kinds}}
+    found = []
     for kind in kinds:
-        wrong, copied = score(exchanged(batch, partners_N, kind, layout)), copyable(batch, kind, layout)
+        examples, right = given[kind.alone], rights[kind.alone]
+        wrong, copied = score(exchanged(examples, partners_N, kind, layout)), copyable(examples, kind, layout)
         found += [
             Gain(
                 condition=kind.name,

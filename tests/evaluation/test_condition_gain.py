@@ -79,7 +79,9 @@ def test_every_task_names_each_condition_that_it_is_given() -> None:
     assert names("image_to_video") == ["text", "first frame"]
     assert names("frame_prediction") == ["first 5 frames"]
     assert names("inpainting") == ["clip with a hole"]
-    assert names("stylization") == ["text", "flow and depth", "first frame"]
+    assert names("stylization") == [
+        "text", "flow and depth", "text alone", "flow and depth alone", "first frame",
+    ]
     assert names("image_to_video_bidirectional") == ["text", "first frame"]
 
 
@@ -107,9 +109,9 @@ def test_one_kind_of_condition_is_exchanged_and_nothing_else() -> None:
         made = condition_gain.exchanged(batch, partners_N, kind, layout)
         want = {name: codes.copy() for name, codes in streams.items()}
         states = batch["text_states"]
-        if kind.name == "text":
+        if kind.name.startswith("text"):
             states = states[partners_N]
-        elif kind.name == "flow and depth":
+        elif kind.name.startswith("flow and depth"):
             want["video_in"] = streams["video_in"][partners_N]
         else:
             want["video"][:, :given] = streams["video"][partners_N, :given]
@@ -127,7 +129,7 @@ def test_what_can_be_copied_by_plain_loops(task: str) -> None:
     given = eval_latents(RUN, TASKS[task])
     for kind in condition_gain.kinds(RUN, TASKS[task]):
         found = condition_gain.copyable(batch, kind, layout)
-        if kind.name == "text":
+        if kind.text:
             assert found == {}
             continue
         mask = found["video"].reshape(video.shape)
@@ -142,6 +144,15 @@ def test_what_can_be_copied_by_plain_loops(task: str) -> None:
             hidden["tokens"][:, span.start : span.stop] = 16
             kind = condition_gain.Kind(name="hidden", spans=(span,))
             assert not condition_gain.copyable(hidden, kind, layout)["video"].any()
+
+
+def test_a_condition_alone_is_scored_on_the_frames_that_are_given_beside_others() -> None:
+    found = measured("stylization", make_params())
+    beside, alone = (found[f"flow and depth{more}", "video"] for more in ("", " alone"))
+    length = run_layout(RUN, TASKS["stylization"]).streams["video"]
+    assert (alone.counts_N == length).all() and (beside.counts_N == length - 16).all()
+    np.testing.assert_array_equal(alone.right.loss[:, 16:], found["text alone", "video"].right.loss[:, 16:])
+    assert (alone.right.loss[:, :16] > 0).all() and (beside.right.loss[:, :16] == 0).all()
 
 
 def test_a_condition_that_is_not_seen_is_worth_nothing_at_all() -> None:
@@ -173,7 +184,8 @@ def test_rows_add_up_and_fit_the_terminal() -> None:
         condition_gain.row("stylization", gain) for gain in measured("stylization", make_params()).values()
     ]
     for row in rows:
-        assert row["nats_per_clip"] == pytest.approx(32 * row["nats_per_token"]), "two latents of 16 codes"
+        codes = 16 * (3 if "alone" in row["condition"] else 2)
+        assert row["nats_per_clip"] == pytest.approx(codes * row["nats_per_token"]), "latents of 16 codes"
         assert row["nats_per_clip_low"] <= row["nats_per_clip"] <= row["nats_per_clip_high"]
         if row["copyable"] is not None:
             share = row["copyable"]
