@@ -12,7 +12,7 @@ from poet.runs import assets
 from poet.spec import config
 from poet.spec.base import setting_of, type_hints
 from poet.spec import (
-    GIN_NAMES, Experiment, MeshSpec, ModelSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
+    GIN_NAMES, Experiment, MeshSpec, ModelSpec, TokenizerTrainSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
 )
 
 GIN_FILES = sorted((assets.root() / "gin").rglob("*.gin"))
@@ -105,8 +105,24 @@ def test_a_setting_of_before_is_read_from_a_stored_spec_and_refused_in_gin() -> 
     values = to_dict(Experiment())
     values["audio_train"]["dead_below"] = 2.0
     assert from_dict(Experiment, values) == Experiment()
-    with pytest.raises(UserError, match="dead_below.*did you mean dead_share"):
+    with pytest.raises(UserError, match="dead_below.*allowed: samples"):
         config.override(Experiment(), ["AUDIO_TRAIN.dead_below=2.0"])
+
+
+def test_the_name_that_a_setting_had_is_read_and_in_gin_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    new = Experiment(tokenizer_train=TokenizerTrainSpec(derived_fraction=0.25))
+    values = to_dict(new)
+    values["tokenizer_train"]["derived_share"] = values["tokenizer_train"].pop("derived_fraction")
+    assert from_dict(Experiment, values) == new and not caplog.records
+    written = config.override(Experiment(), ["TOKENIZER_TRAIN.derived_share=0.25"])
+    assert written == new
+    assert "TOKENIZER_TRAIN.derived_share is called TOKENIZER_TRAIN.derived_fraction now" in caplog.text
+
+
+def test_names_that_settings_had_stand_for_settings_that_there_are() -> None:
+    for spec in type_hints(Experiment).values():
+        fields = {field.name for field in dataclasses.fields(spec)}
+        assert set(spec.RENAMED.values()) <= fields and not fields & set(spec.RENAMED)
 
 
 @pytest.mark.parametrize("spec, devices", [(MeshSpec(tensor=3), 8), (MeshSpec(fsdp=4), 8)])
@@ -161,7 +177,7 @@ def test_every_field_says_its_range_and_what_it_changes(name: str, cls: type) ->
      "TRAIN.eval_every=-3", "TRAIN.sample_every=-1", "TRAIN.z_loss=-1", "TRAIN.seed=-1",
      "TRAIN.seed=4294967296", "CLIP.height=1000000000", "CLIP.rate_hz=1e999", "CLIP.rate_hz=0",
      "DATA.rates={'text_to_video': 1e999}", "DATA.rates={'text_to_video': -1}", "DATA.text_dropout=1.0",
-     "DATA.image_shares=((0.5, 2.0), (1.0, 0.1))", "SAMPLE.temperature=1e999", "SAMPLE.top_p=0",
+     "DATA.image_fractions=((0.5, 2.0), (1.0, 0.1))", "SAMPLE.temperature=1e999", "SAMPLE.top_p=0",
      "SAMPLE.seed=100000000000000000000000", "VIDEO_TOKENIZER.stem=(0, 4, 4)", "VIDEO_TOKENIZER.blocks=0",
      "VIDEO_TOKENIZER.multipliers=(-1,)", "AUDIO_TOKENIZER.strides=(2, 0)", "MESH.fsdp=-2",
      "TOKENIZER_TRAIN.crops=((0, 64),)", "TOKENIZER_TRAIN.l2_weight=-5", "TOKENIZER_TRAIN.gan_start=-1",

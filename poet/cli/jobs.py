@@ -112,9 +112,9 @@ def _video_run(experiment: Experiment, mesh: jax.sharding.Mesh) -> _TokenizerRun
 
     spec, trainable = experiment.tokenizer_train, training.trainable(experiment, mesh)
     derived = None
-    if spec.derived_share:
+    if spec.derived_fraction:
         factor = experiment.video_tokenizer.factor
-        derived = Derived(share=spec.derived_share, spec=experiment.conditioning, factor=factor)
+        derived = Derived(share=spec.derived_fraction, spec=experiment.conditioning, factor=factor)
     batches = {
         name: pixel_batches(
             spec.folders,

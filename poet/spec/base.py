@@ -212,11 +212,14 @@ class Spec:
     `ADDED_LATER` names fields that weights were fingerprinted without before the fields existed; `REMOVED`
     those that stored specs may hold and that say nothing any more.  `BEFORE` has, for fields that a stored
     spec may lack, the value that stands for what was done before they existed, where it is not the default.
+    `RENAMED` has the present name of fields by the name that they had in the release before: stored specs are
+    read by it in silence, gin by it with a warning.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = {}
     ADDED_LATER: ClassVar[tuple[str, ...]] = ()
     REMOVED: ClassVar[tuple[str, ...]] = ()
+    RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -316,7 +319,10 @@ def _as_stored(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     """Inverse of `to_dict`; an unknown key is an error with near names, one of `cls.REMOVED` is left out."""
     names = [f.name for f in dataclasses.fields(cls)]
-    values = {key: value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())}
+    renamed = getattr(cls, "RENAMED", {})
+    values = {
+        renamed.get(key, key): value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())
+    }
     for key in values:
         if key not in names:
             raise UserError(f"{cls.__name__} has no field {key!r}{near_names(key, names)}")

@@ -11,9 +11,10 @@ import ast
 import dataclasses
 import functools
 import io
+import logging
 import tokenize
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import gin
 from gin import config_parser
@@ -23,6 +24,7 @@ from poet.planning import sizes
 from poet.runs import assets
 from poet.spec import Experiment, UserError, near_names
 
+_LOG = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 20
 
 SPECS: Mapping[str, type] = {
@@ -171,6 +173,7 @@ def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatemen
     """Checked statements of a config text, in order."""
     try:
         for statement in config_parser.ConfigParser(io.StringIO(text), _NoReferences()):
+            statement = _present_name(statement, place)
             _check(statement, place)
             yield statement
     except UserError as error:
@@ -179,6 +182,17 @@ def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatemen
         raise UserError(f"{place}: not valid gin: {_one_line(error)}") from None
     except (RecursionError, MemoryError):
         raise UserError(f"{place}: not valid gin: its brackets are nested too deeply") from None
+
+
+def _present_name(statement: Any, place: str) -> Any:
+    """The statement with the name that its field has now; a field's earlier name costs a warning."""
+    spec = SPECS.get(getattr(statement, "selector", None))
+    now = spec.RENAMED.get(statement.arg_name) if spec else None
+    if now is None:
+        return statement
+    _LOG.warning("%s: %s.%s is called %s.%s now; the old name goes with the next release",
+                 place, statement.selector, statement.arg_name, statement.selector, now)
+    return statement._replace(arg_name=now)
 
 
 def _one_line(error: Exception) -> str:

@@ -107,7 +107,7 @@ class DataSpec(Spec):
 
     A step trains one group of tasks, each as often as the sum of its tasks' rates says.  A run that goes on
     with other rates of the same groups goes on with each task where it stood.
-    `image_shares` are phases of a run, (until which share of its steps, share of the steps that train
+    `image_fractions` are phases of a run, (until which share of its steps, share of the steps that train
     images): ((0.25, 0.9), (1.0, 0.1)) is the paper's (VideoPoet §5.1); () leaves it to the rates.
 
     `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
@@ -118,6 +118,8 @@ class DataSpec(Spec):
     whole, so that nothing is learnt from it; 'train' takes it as a clip whose sound is silence.
     """
 
+    RENAMED = {"image_shares": "image_fractions"}
+
     store: str = setting("", changes="nothing")
     rates: dict[str, float] = setting(
         default_factory=dict, changes="course", at_least=0, at_most=1e6
@@ -125,7 +127,7 @@ class DataSpec(Spec):
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
     batch_multiple: int = setting(0, changes="meaning", at_least=0, at_most=MOST_BATCH)
     equal_tokens: bool = setting(True, changes="meaning")
-    image_shares: tuple[tuple[float, float], ...] = setting(
+    image_fractions: tuple[tuple[float, float], ...] = setting(
         (), changes="course", at_least=0, at_most=1
     )
     text_dropout: float = setting(0.1, changes="course", at_least=0, below=1)
@@ -138,8 +140,8 @@ class DataSpec(Spec):
             self.require(sum(self.rates.values()) > 0, "rates", "must not all be zero")
 
     def _check_image_shares(self) -> None:
-        ends = [0.0, *(until for until, _ in self.image_shares)]
+        ends = [0.0, *(until for until, _ in self.image_fractions)]
         rising = all(a < b for a, b in zip(ends, ends[1:])) and ends[-1] in (0.0, 1.0)
         self.require(
-            rising, "image_shares", "needs rising shares of the steps, the last of them 1.0"
+            rising, "image_fractions", "needs rising shares of the steps, the last of them 1.0"
         )

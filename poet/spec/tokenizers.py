@@ -145,7 +145,7 @@ class TokenizerTrainSpec(Spec):
     Clips: of `source`, one folder, or of `sources`, folder -> weight: of sum(weights) examples each
     folder gives exactly its weight.  A folder is a TFDS folder (`.../name/1.0.0`) or one of clips.
 
-    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_share` is the share of steps on
+    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_fraction` is the share of steps on
     one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
     equally often at an equal number of pixels per step, () takes whole frames.
 
@@ -165,13 +165,15 @@ class TokenizerTrainSpec(Spec):
     Round trip: `round_trip_weight` is that of the loss between the bits of a clip and those of its reconstruction,
     encoded again; 0 leaves it out, and so do the steps before `round_trip_start`.
 
-    Derived pictures: `derived_share` of the examples are not clips but conditions made from them (`CONDITIONING`):
+    Derived pictures: `derived_fraction` of the examples are not clips but conditions made from them (`CONDITIONING`):
     structure where the source has depth, clips with holes, with held frames, so that their codes are as good.
 
     Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
     step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
     many times as strong.
     """
+
+    RENAMED = {"image_share": "image_fraction", "derived_share": "derived_fraction"}
 
     modality: str = setting("video", changes="arrays", one_of=("video", "audio"))
     source: str = setting("", changes="course")
@@ -181,7 +183,7 @@ class TokenizerTrainSpec(Spec):
     split: str = setting("train", changes="course")
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
     frames: int = setting(0, changes="meaning", at_least=0, at_most=MOST_FRAMES)
-    image_share: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
+    image_fraction: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
     crops: tuple[tuple[int, int], ...] = setting(
         (), changes="meaning", at_least=1, at_most=MOST_SIDE
     )
@@ -201,7 +203,7 @@ class TokenizerTrainSpec(Spec):
     perceptual_frames: int = setting(0, changes="course", at_least=0, at_most=MOST_FRAMES)
     round_trip_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     round_trip_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)
-    derived_share: float = setting(0.0, changes="course", at_least=0, at_most=1)
+    derived_fraction: float = setting(0.0, changes="course", at_least=0, at_most=1)
     adversarial_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     gan_start: int = setting(0, changes="course", at_least=0, at_most=MOST_STEPS)
     r1_weight: float = setting(10.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
@@ -252,7 +254,7 @@ class AudioTrainSpec(Spec):
     at a gain drawn from `noise_gain_db`, when given; the network then learns its denoise switch.
 
     Quantizer: moving averages of `codebook_decay`; vectors used less, on that average, than
-    `dead_share` of what a vector of their level is used are replaced; `dropout` is the share of excerpts that are quantized with a
+    `dead_fraction` of what a vector of their level is used are replaced; `dropout` is the share of excerpts that are quantized with a
     random number of levels, the others with all.
 
     Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;
@@ -266,6 +268,7 @@ class AudioTrainSpec(Spec):
     """
 
     REMOVED = ("dead_below",)
+    RENAMED = {"dead_share": "dead_fraction"}
 
     samples: int = setting(16_000, changes="meaning", at_least=1, at_most=2**26)
     noise_source: str = setting("", changes="course")
@@ -278,7 +281,7 @@ class AudioTrainSpec(Spec):
     feature_weight: float = setting(100.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     commitment_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     codebook_decay: float = setting(0.99, changes="course", at_least=0, below=1)
-    dead_share: float = setting(0.05, changes="course", at_least=0, below=1)
+    dead_fraction: float = setting(0.05, changes="course", at_least=0, below=1)
     dropout: float = setting(1.0, changes="course", at_least=0, at_most=1)
     kmeans_iterations: int = setting(10, changes="nothing", at_least=1, at_most=10_000)
     wave_scales: int = setting(3, changes="arrays", at_least=1, at_most=16)

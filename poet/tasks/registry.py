@@ -412,12 +412,12 @@ def group_shares(experiment: Experiment) -> list[tuple[int, Shares]]:
     """
     table, steps = groups(experiment), experiment.train.steps
     rates = {name: sum(map(as_written, tasks.values())) for name, (_, tasks) in table.items()}
-    if not experiment.data.image_shares:
+    if not experiment.data.image_fractions:
         return [(steps, rates)]
     images = {n: rate for n, rate in rates.items() if table[n][0].output_streams == ("image",)}
     others = {n: rate for n, rate in rates.items() if n not in images}
     phases = []
-    for until, share in experiment.data.image_shares:
+    for until, share in experiment.data.image_fractions:
         parts = ((images, as_written(share), "images"), (others, 1 - as_written(share), "anything else"))
         phases.append((round(until * steps), {
             name: rate * part / sum(members.values())
@@ -431,7 +431,7 @@ def group_shares(experiment: Experiment) -> list[tuple[int, Shares]]:
 def _asked(part: fractions.Fraction, members: Shares, what: str, experiment: Experiment) -> bool:
     if part and not members:
         raise UserError(
-            f"DATA.image_shares = {experiment.data.image_shares} gives {float(part):g} of a phase to "
+            f"DATA.image_fractions = {experiment.data.image_fractions} gives {float(part):g} of a phase to "
             f"{what}, which no task of DATA.rates makes: give such a task a rate, or change the share"
         )
     return part > 0

@@ -107,7 +107,7 @@ def check_all_trained(experiment: Experiment, order: Callable[[int], str]) -> No
     ]
     if missing:
         data = experiment.data
-        phases = f" with DATA.image_shares = {data.image_shares}" if data.image_shares else ""
+        phases = f" with DATA.image_fractions = {data.image_fractions}" if data.image_fractions else ""
         raise UserError(
             f"DATA.rates = { {task: data.rates[task] for task in missing} }: the {steps} steps of the run"
             f"{phases} take no example of {', '.join(missing)}: set TRAIN.steps or the rates higher, or "

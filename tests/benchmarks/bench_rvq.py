@@ -53,7 +53,7 @@ def poet_case(case: str, folder: str) -> dict[str, Any]:
     from poet.tokenizers.audio import rvq
 
     z, vectors, usage = map(jnp.asarray, inputs(case))
-    train = AudioTrainSpec(codebook_decay=DECAY, dead_share=0.0)
+    train = AudioTrainSpec(codebook_decay=DECAY, dead_fraction=0.0)
 
     def learn(z: jax.Array, books: dict, key: jax.Array) -> tuple:
         def commitment(z: jax.Array) -> tuple:

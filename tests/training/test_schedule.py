@@ -65,7 +65,7 @@ def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
 MIXTURE = Experiment(
     data=DataSpec(
         rates={"text_to_image": 0.1, "text_to_video": 0.3, "image_to_video": 0.3, "unconditional": 0.2},
-        image_shares=((0.25, 0.9), (1.0, 0.1)),
+        image_fractions=((0.25, 0.9), (1.0, 0.1)),
     ),
     train=TrainSpec(steps=2000),
 )
@@ -86,7 +86,7 @@ def test_images_come_first_and_videos_later_as_in_the_paper() -> None:
 
 
 def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> None:
-    plain = MIXTURE.replace(data=MIXTURE.data.replace(image_shares=()))
+    plain = MIXTURE.replace(data=MIXTURE.data.replace(image_fractions=()))
     assert registry.group_shares(plain) == [
         (2000, {"text-to-image": Fraction(1, 10), "text-to-video": Fraction(3, 5), "video": Fraction(1, 5)})
     ]
@@ -106,7 +106,7 @@ def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> 
 )
 def test_tasks_that_a_run_never_trains_are_named(rates, shares, steps, missing) -> None:
     """Before, they were left out without a word."""
-    run = MIXTURE.replace(data=DataSpec(rates=rates, image_shares=shares, batch=4))
+    run = MIXTURE.replace(data=DataSpec(rates=rates, image_fractions=shares, batch=4))
     run = run.replace(train=TrainSpec(steps=steps))
     with pytest.raises(UserError, match=f"the {steps} steps.* take no example of {missing}: set TRAIN"):
         check_all_trained(run, PhasedSchedule(registry.group_shares(run)))
@@ -121,5 +121,5 @@ def test_runs_that_train_every_task_pass() -> None:
 
 @pytest.mark.parametrize("shares", [((0.5, 0.9),), ((0.5, 0.9), (0.25, 0.1), (1.0, 0.1)), ((1.0, 1.2),)])
 def test_phases_that_do_not_cover_a_run_are_refused(shares) -> None:
-    with pytest.raises(UserError, match="DATA.image_shares"):
-        DataSpec(image_shares=shares)
+    with pytest.raises(UserError, match="DATA.image_fractions"):
+        DataSpec(image_fractions=shares)

@@ -160,7 +160,7 @@ def update(
         usage = decay * book["usage"] + (1 - decay) * counts_N
         sums = decay * book["sums"] + (1 - decay) * sums_NxD
         alike = jnp.mean(usage)
-        dead_N = usage < train.dead_share * alike
+        dead_N = usage < train.dead_fraction * alike
         fresh_NxD = _draw(rest_PxD, weight_P, key, dead_N.shape[0], axes)
         # As if it had been used like the others: it has ln(1 / share) / (1 - decay) steps to be chosen.
         usage = jnp.where(dead_N, alike, usage)

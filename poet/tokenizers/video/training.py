@@ -59,7 +59,7 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
 def shares(experiment: Experiment) -> dict[str, float]:
     """Share of the steps that each group gets; crops share alike."""
     train = experiment.tokenizer_train
-    kinds = {CLIP: 1.0 - train.image_share, IMAGE: train.image_share}
+    kinds = {CLIP: 1.0 - train.image_fraction, IMAGE: train.image_fraction}
     crops = _crops(experiment)
     return {
         _name(kind, crop, crops): share / len(crops)
@@ -105,7 +105,7 @@ def _critic_shape(experiment: Experiment, shapes: Mapping[str, Shape]) -> Shape:
         raise UserError(
             f"DISCRIMINATOR.head = 'flatten' reads clips of one shape, and this run has {sizes} "
             "(frames, height, width): set DISCRIMINATOR.head = 'mean', or leave TOKENIZER_TRAIN."
-            "crops and .image_share alone"
+            "crops and .image_fraction alone"
         )
     return sizes[-1]
 

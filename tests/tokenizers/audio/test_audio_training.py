@@ -51,7 +51,7 @@ def sounds(tmp_path_factory) -> Path:
 def experiment(source: Path | str = "", batch: int = 8, **train) -> Experiment:
     given = dict(
         samples=1280, wave_scales=1, wave_channels=4, wave_channels_max=8, stft_channels=2,
-        dead_share=0.01, wave_weight=1.0, kmeans_iterations=2,
+        dead_fraction=0.01, wave_weight=1.0, kmeans_iterations=2,
     )
     return Experiment(
         audio_tokenizer=AudioTokenizerSpec(
@@ -79,7 +79,7 @@ def batch(size: int = 8, samples: int = 1280) -> dict[str, np.ndarray]:
 
 def test_a_mesh_takes_the_step_that_one_device_takes() -> None:
     """Nothing drawn: no dropout, no dead codes, codebooks there; every term on, no branch."""
-    exp = experiment(dropout=0.0, dead_share=0.0)
+    exp = experiment(dropout=0.0, dead_fraction=0.0)
     exp = exp.replace(tokenizer_train=exp.tokenizer_train.replace(gan_start=0))
     nets = steps.networks(exp)
 
@@ -175,7 +175,7 @@ def test_every_term_is_logged_and_the_tokenizer_is_written(finished) -> None:
 
 def test_a_run_starts_from_a_trained_tokenizer(finished, sounds, tmp_path) -> None:
     trained = finished[1] / jobs.TOKENIZER_FOLDER
-    exp = experiment(sounds, adversarial_weight=0.0, dead_share=0.0, codebook_decay=0.999999)
+    exp = experiment(sounds, adversarial_weight=0.0, dead_fraction=0.0, codebook_decay=0.999999)
     exp = exp.replace(
         tokenizer_train=exp.tokenizer_train.replace(init_from=str(trained)),
         optimizer=OptimizerSpec(learning_rate=1e-12, warmup_steps=0, weight_decay=0.0),

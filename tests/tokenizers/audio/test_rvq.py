@@ -111,7 +111,7 @@ def test_k_means_halves_the_error_of_random_codes_and_uses_every_code() -> None:
 
 
 def test_update_is_a_moving_average_and_dead_codes_come_back_from_the_batch() -> None:
-    train = AudioTrainSpec(codebook_decay=0.9, dead_share=0.5)
+    train = AudioTrainSpec(codebook_decay=0.9, dead_fraction=0.5)
     z = latents()
     state = {k: np.array(v) for k, v in books().items()}
     state["usage"][1, 3], state["vectors"][1, 3] = 0.0, 50.0  # far from everything, never chosen
@@ -164,7 +164,7 @@ def test_few_codes_are_replaced_in_a_step_and_a_replaced_one_stays_a_while() -> 
 
 
 def test_dropped_levels_leave_their_codebooks_alone() -> None:
-    train = AudioTrainSpec(codebook_decay=0.9, dead_share=0.0)
+    train = AudioTrainSpec(codebook_decay=0.9, dead_fraction=0.0)
     quantized = rvq.quantize(latents(seed=9), books()["vectors"], np.full(8, 2))
     new = rvq.update(books(), quantized, jax.random.key(0), train)
     np.testing.assert_allclose(new["vectors"][2:], books()["vectors"][2:], rtol=1e-4, atol=1e-5)
@@ -191,10 +191,10 @@ def test_statistics_count_codes_by_level() -> None:
 # ------------------------------------------------------------------------------------------- mesh
 
 
-@pytest.mark.parametrize("dead_share", [0.0, 0.5])
-def test_a_mesh_learns_what_one_device_learns(dead_share: float) -> None:
+@pytest.mark.parametrize("dead_fraction", [0.0, 0.5])
+def test_a_mesh_learns_what_one_device_learns(dead_fraction: float) -> None:
     mesh = meshes.build(MeshSpec(data=2, fsdp=4))
-    train = AudioTrainSpec(dead_share=dead_share)
+    train = AudioTrainSpec(dead_fraction=dead_fraction)
     parts, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
 
     def learn(z: jax.Array, axes: tuple[str, ...]) -> tuple:
@@ -214,7 +214,7 @@ def test_a_mesh_learns_what_one_device_learns(dead_share: float) -> None:
     np.testing.assert_allclose(sharded[2]["usage"], alone[2]["usage"])
     counts = uses(rvq.quantize(latents(), books()["vectors"]).ids)
     usage = 0.99 * np.asarray(books()["usage"]) + 0.01 * counts
-    alive = usage > dead_share * usage.mean(axis=1, keepdims=True)
+    alive = usage > dead_fraction * usage.mean(axis=1, keepdims=True)
     assert alive.mean() > 0.5
     np.testing.assert_allclose(
         np.asarray(sharded[0]["vectors"])[alive], np.asarray(alone[0]["vectors"])[alive], atol=1e-5
@@ -261,7 +261,7 @@ def test_every_term_equals_vector_quantize_pytorchs() -> None:
     }
     decay = float(peer["decay"])
     new = rvq.update(
-        state, quantized, jax.random.key(0), AudioTrainSpec(codebook_decay=decay, dead_share=0.0)
+        state, quantized, jax.random.key(0), AudioTrainSpec(codebook_decay=decay, dead_fraction=0.0)
     )
     np.testing.assert_allclose(new["usage"], peer["usage_after"], rtol=1e-4, atol=1e-5)
     used = peer["usage_after"] > 1e-2

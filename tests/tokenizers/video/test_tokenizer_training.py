@@ -315,7 +315,7 @@ def test_microbatches_must_divide_every_shard() -> None:
 
 
 def test_crops_make_a_group_each_of_equal_pixels() -> None:
-    exp = experiment(image_share=0.5, crops=((16, 16), (8, 8)), batch=2)
+    exp = experiment(image_fraction=0.5, crops=((16, 16), (8, 8)), batch=2)
     shapes = training.group_shapes(exp)
     assert shapes == {
         "clip_16x16": (2, 5, 16, 16, 3),
@@ -327,7 +327,7 @@ def test_crops_make_a_group_each_of_equal_pixels() -> None:
 
 
 def test_a_discriminator_with_a_flat_head_refuses_several_shapes() -> None:
-    exp = adversarial(image_share=0.5)
+    exp = adversarial(image_fraction=0.5)
     with pytest.raises(UserError, match="DISCRIMINATOR.head = 'mean'"):
         training.trainable(exp)
     mixed = exp.replace(discriminator=exp.discriminator.replace(head="mean"))
@@ -340,7 +340,7 @@ def test_crops_larger_than_the_clip_are_refused() -> None:
 
 
 def test_groups_declare_legal_batches() -> None:
-    groups = training.trainable(experiment(image_share=0.2)).groups
+    groups = training.trainable(experiment(image_fraction=0.2)).groups
     assert groups["clip"].batch["video"].shape == (8, 5, 16, 16, 3)
     assert groups["image"].batch["video"].shape == (16, 1, 16, 16, 3)
     assert groups["clip"].tokens == groups["image"].tokens == 8 * 2 * 4 * 4
