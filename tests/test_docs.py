@@ -105,3 +105,11 @@ def test_no_text_tells_to_install_the_package_that_somebody_else_owns():
 def test_an_installed_package_is_extended_by_its_own_name(monkeypatch):
     monkeypatch.setattr(assets, "CHECKOUT", ROOT / "nowhere")
     assert assets.install("tpu") == "pip install 'videopoet-jax[tpu]'"
+
+
+def test_every_relative_link_of_a_page_leads_somewhere():
+    tops = ("poet", "gin", "data", "tests", "launch")
+    pages = [*ROOT.glob("*.md"), *(page for top in tops for page in (ROOT / top).rglob("*.md"))]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
+    assert len(links) > 50
+    assert not [(page, link) for page, link in links if "://" not in link and not (page.parent / link).exists()]

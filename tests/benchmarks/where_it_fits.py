@@ -155,7 +155,7 @@ groups take as many tokens a step in shorter sequences. "Fits" is the compiler's
 FOOT = """
 
 Rates of the chips stand in [poet/planning/topologies.py](../../poet/planning/topologies.py), assumptions in [poet/planning/forecast.py](../../poet/planning/forecast.py).
-[How tensors lie on the mesh](../../poet/models/sharding.md) says what moves and why.
+[Sharding](../../poet/models/sharding.md) says what moves and why.
 """
 
 if __name__ == "__main__":
