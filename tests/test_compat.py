@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from poet.runs import networks
-from poet.spec import compat
+from poet.spec import ConditioningSpec, Experiment, ModelSpec, UserError, compat, read_json, to_dict
 from poet.spec.base import setting_of, type_hints
-from poet.spec import ConditioningSpec, Experiment, ModelSpec, UserError, read_json, to_dict
 
 BASE = Experiment().replace(
     audio_tokenizer=Experiment().audio_tokenizer.replace(path="somewhere"),

@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 
 from poet.runs import assets
-from poet.spec import config
-from poet.spec.base import setting_of, type_hints
 from poet.spec import (
-    GIN_NAMES, Experiment, MeshSpec, ModelSpec, TokenizerTrainSpec, UserError, VideoTokenizerSpec, from_dict, to_dict,
+    GIN_NAMES,
+    Experiment,
+    MeshSpec,
+    ModelSpec,
+    TokenizerTrainSpec,
+    UserError,
+    VideoTokenizerSpec,
+    config,
+    from_dict,
+    to_dict,
 )
+from poet.spec.base import setting_of, type_hints
 
 GIN_FILES = sorted((assets.root() / "gin").rglob("*.gin"))
 

@@ -15,10 +15,10 @@ import pytest
 
 from poet import media
 from poet.distributed import mesh
-from poet.runs import assets
-from poet.spec import config
 from poet.models import placement
 from poet.models.transformer import build_model
+from poet.runs import assets
+from poet.spec import config
 from poet.tasks import picture, registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,8 @@ def test_the_picture_of_the_shards_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_8b.gin"])
     drawn = placement.draw(build_model(experiment), mesh.abstract(experiment.mesh, 128))
     assert (ROOT / "poet/models/sharding.svg").read_text() == drawn, (
-        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 --placement=poet/models/sharding.svg --overwrite"
+        "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 "
+        "--placement=poet/models/sharding.svg --overwrite"
     )
 
 
@@ -83,7 +84,8 @@ def test_the_page_of_what_fits_is_that_of_its_cells():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     found = script.cells()
-    assert (ROOT / "gin/models/where_it_fits.md").read_text() == script.page(found), "python tests/benchmarks/where_it_fits.py --page"
+    page = (ROOT / "gin/models/where_it_fits.md").read_text()
+    assert page == script.page(found), "python tests/benchmarks/where_it_fits.py --page"
     computed = {(cell["size"], cell["topology"]) for cell in found}
     missing = len(script.SIZES) * len(script.NAMES) - len(computed)
     assert script.page(found).count("not computed |" + " |" * 7) == missing

@@ -12,8 +12,7 @@ import sys
 
 import pytest
 
-from poet.spec import config
-from poet.spec import MeshSpec
+from poet.spec import MeshSpec, config
 
 SCRIPTS = pathlib.Path(__file__).parent / "gpu"
 ENOUGH = ("jax", "flax", "optax", "orbax-checkpoint")

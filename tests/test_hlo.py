@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from poet.planning import hlo
 from poet.distributed import mesh as mesh_lib
+from poet.planning import hlo
 from poet.spec import MeshSpec
 
 BATCH = PartitionSpec(mesh_lib.BATCH_AXES)
@@ -58,7 +58,7 @@ ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {
   %s = (bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[32,8]{1,0:T(8,128)(2,1)}) all-gather-start(%p), replica_groups=[1,8]<=[8], dimensions={0}
   ROOT %d = bf16[32,8]{1,0} all-gather-done(%s)
 }
-"""
+"""  # noqa: E501
     assert hlo.totals(hlo.collectives(text)) == {"all-gather": 32 * 8 * 2}
     scatter = text.replace("(bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[32,8]", "(bf16[32,8]{1,0:T(8,128)(2,1)}, bf16[4,8]")
     scatter = scatter.replace("all-gather-start", "reduce-scatter-start")

@@ -30,7 +30,8 @@ n = int(count.read_text()) if count.exists() else 0
 with open(folder / "starts", "a") as file: file.write(f"{n}\\n")
 while n < 60 and not asked:
     time.sleep(0.05); n += 1
-    with open(folder / "metrics.jsonl", "a") as file: file.write(json.dumps({"step": n, "kind": "train", "loss": 1 / n}) + "\\n")
+    line = json.dumps({"step": n, "kind": "train", "loss": 1 / n})
+    with open(folder / "metrics.jsonl", "a") as file: file.write(line + "\\n")
 count.write_text(str(n)); sys.exit(0 if n == 60 else 75)
 """
 DRIVER = """
@@ -41,8 +42,9 @@ count = lambda name: Job(command=(sys.executable, str(work / "counter.py"), str(
 note = Job(command=(sys.executable, "-c", f"open({str(work / 'once')!r}, 'a').write('x')"))
 with held(work) as lock:
     deadline = time.monotonic() + hours_s if hours_s else None
-    sys.exit(Runner(work, work, lock, {"recipe": "cpu"}, deadline).run(
-        [Stage(name="first", note="a note", jobs=(note,)), Stage(name="second", note="counting", jobs=(count("a"), count("b")))]))
+    stages = [Stage(name="first", note="a note", jobs=(note,)),
+              Stage(name="second", note="counting", jobs=(count("a"), count("b")))]
+    sys.exit(Runner(work, work, lock, {"recipe": "cpu"}, deadline).run(stages))
 """
 
 

@@ -16,12 +16,11 @@ import process_runs  # noqa: E402
 import token_stores  # noqa: E402
 
 from poet import cli  # noqa: E402
-from poet.runs import manifest  # noqa: E402
 from poet.checkpoints import checkpoint
 from poet.cli import jobs
-from poet.spec import config
 from poet.evaluation import runner  # noqa: E402
-from poet.spec import UserError, VideoTokenizerSpec, to_dict  # noqa: E402
+from poet.runs import manifest  # noqa: E402
+from poet.spec import UserError, VideoTokenizerSpec, config, to_dict  # noqa: E402
 from poet.tokenizers.video import magvit  # noqa: E402
 from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 from poet.training import reporting  # noqa: E402

@@ -74,8 +74,9 @@ def test_a_failure_shows_the_end_of_its_log_and_the_next_run_goes_on_there(check
 
 def test_a_signal_lets_the_training_save_first(checkout: Path) -> None:
     environment = os.environ | {"CALLS": str(checkout / "calls"), "SLEEPS": "train"}
-    started = subprocess.Popen(["bash", "launch/quickstart.sh", "work"], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
-    while not (checkout / "work/logs/train.log").exists() or "chatter 3" not in (checkout / "work/logs/train.log").read_text():
+    command, log = ["bash", "launch/quickstart.sh", "work"], checkout / "work/logs/train.log"
+    started = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
+    while not log.exists() or "chatter 3" not in log.read_text():
         time.sleep(0.1)
     time.sleep(0.5)
     started.terminate()

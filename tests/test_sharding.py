@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from poet.runs import assets
-from poet.spec import config
 from poet.distributed import mesh as mesh_lib
 from poet.models import transformer
+from poet.runs import assets
 from poet.spec import (
     ClipSpec,
     DataSpec,
@@ -26,10 +25,11 @@ from poet.spec import (
     UserError,
     VideoTokenizerSpec,
     VocabularySpec,
+    config,
 )
+from poet.spec.vocabulary import Vocabulary
 from poet.tasks import registry
 from poet.training import losses, optimizer, step
-from poet.spec.vocabulary import Vocabulary
 
 BATCH = 8
 

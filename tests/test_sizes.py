@@ -9,10 +9,9 @@ import jax
 import pytest
 
 from poet import cli
-from poet.planning import sizes
-from poet.spec import config
 from poet.models import transformer
-from poet.spec import UserError
+from poet.planning import sizes
+from poet.spec import UserError, config
 from poet.spec.vocabulary import Vocabulary
 
 

@@ -14,13 +14,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "sampling"))
 
 import tiny  # noqa: E402
 
-from poet import cli  # noqa: E402
-from poet import media  # noqa: E402
-from poet.runs import assets
-from poet.spec import config
+from poet import (
+    cli,  # noqa: E402
+    media,  # noqa: E402
+)
 from poet.distributed import mesh as mesh_lib  # noqa: E402
 from poet.media.sound import read_sound  # noqa: E402
-from poet.spec import to_dict  # noqa: E402
+from poet.runs import assets
+from poet.spec import (
+    config,
+    to_dict,  # noqa: E402
+)
 from poet.store.reader import load_manifest  # noqa: E402
 from poet.tasks.registry import TASKS, group_name, run_format  # noqa: E402
 from poet.tokenizers import text  # noqa: E402

@@ -13,13 +13,22 @@ import pytest
 
 from poet import cli
 from poet.cli import commands
-from poet.planning import forecast, topologies
-from poet.spec import config
 from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
+from poet.planning import forecast, topologies
 from poet.spec import (
-    ClipSpec, DataSpec, Experiment, MeshSpec, ModelSpec, OptimizerSpec, SampleSpec, TextSpec, UserError,
-    VideoTokenizerSpec, VocabularySpec,
+    ClipSpec,
+    DataSpec,
+    Experiment,
+    MeshSpec,
+    ModelSpec,
+    OptimizerSpec,
+    SampleSpec,
+    TextSpec,
+    UserError,
+    VideoTokenizerSpec,
+    VocabularySpec,
+    config,
 )
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"

@@ -8,8 +8,8 @@ import sys
 import types
 from typing import Any
 
-from etils import epath
 import tensorflow_datasets as tfds
+from etils import epath
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(1, str(_FOLDER.parent))  # game_clips

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))  # game_clips
 

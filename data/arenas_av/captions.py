@@ -6,10 +6,10 @@ is, how the camera moves (measured from the poses), what happens, and what comes
 
 from __future__ import annotations
 
-from collections import defaultdict
 import math
 import pathlib
 import sys
+from collections import defaultdict
 from typing import Any
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))  # game_clips

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,7 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))  # game_cli
 import arenas  # noqa: E402
 from captions import camera, caption  # noqa: E402
 from game_clips.agent import Habits, Wanderer  # noqa: E402
-from game_clips.recording import (GAINS, Recorder, configured_game, is_lively,  # noqa: E402
-                                  look_around, serve, warm_up)
+from game_clips.recording import GAINS, Recorder, configured_game, is_lively, look_around, serve, warm_up  # noqa: E402
 
 CLIPS_PER_STRETCH = 3
 STRETCHES_PER_EPISODE = 3

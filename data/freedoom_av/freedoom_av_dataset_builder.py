@@ -7,8 +7,8 @@ import pathlib
 import sys
 from typing import Any
 
-from etils import epath
 import tensorflow_datasets as tfds
+from etils import epath
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(1, str(_FOLDER.parent))  # game_clips

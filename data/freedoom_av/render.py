@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ import vizdoom
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))  # game_clips
 
-from game_clips.agent import Wanderer  # noqa: E402
 from captions import caption  # noqa: E402
-from game_clips.recording import (Recorder, configured_game, is_lively,  # noqa: E402
-                                  look_around, serve, warm_up)
+from game_clips.agent import Wanderer  # noqa: E402
+from game_clips.recording import Recorder, configured_game, is_lively, look_around, serve, warm_up  # noqa: E402
 
 CLIPS_PER_PLACE = 4
 PLACES_PER_EPISODE = 5

@@ -5,7 +5,6 @@ Shape legend: T frames of a clip, H/W engine rows/columns, S resized side, D dep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 import functools
 import json
 import math
@@ -13,15 +12,22 @@ import os
 import pickle
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import vizdoom
 
 from game_clips.agent import BUTTONS, Wanderer
-from game_clips.resampling import (FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_TIC,
-                                   area_resize, point_resize, resample_audio,
-                                   tics_of_step)
+from game_clips.resampling import (
+    FRAME_RATE_HZ,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_TIC,
+    area_resize,
+    point_resize,
+    resample_audio,
+    tics_of_step,
+)
 
 CLIP_FRAMES = 17
 CLIP_SAMPLES = CLIP_FRAMES * SAMPLE_RATE_HZ // FRAME_RATE_HZ

@@ -9,9 +9,9 @@ A record holds, among other things (see `recording.Recorder`):
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 import math
 import re
+from collections import Counter, defaultdict
 from typing import Any
 
 MIN_STEP_UNITS = 8.0  # a walking player covers about 36 map units in a step

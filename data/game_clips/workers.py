@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 import ctypes
 import importlib.util
 import json
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _QUEUE_CLIPS = 64

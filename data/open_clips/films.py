@@ -5,10 +5,10 @@ Shape legend: T frames, H/W rows/columns, M side of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import pathlib
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import importlib.util
 import pathlib
 import sys
 import tempfile
 import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 _FOLDER = pathlib.Path(__file__).parent
 CLIP_FRAMES = 17

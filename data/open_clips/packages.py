@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import pathlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 
 
 class PackageError(ValueError):

@@ -5,13 +5,13 @@ Sound is int16 mono at 16 kHz.  Shape legend: S samples.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent import futures
 import dataclasses
 import math
 import os
 import pathlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent import futures
 from typing import Protocol
 
 import av

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import importlib.util
 import pathlib
 import sys
 import tempfile
 import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 _FOLDER = pathlib.Path(__file__).parent
 SAMPLE_RATE_HZ = 16_000

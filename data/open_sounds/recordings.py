@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Callable, Iterator
 
 Roots = dict[str, pathlib.Path]  # folders of the unpacked packages by name
 

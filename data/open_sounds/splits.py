@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 import hashlib
 import pathlib
+from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from poet.media.sound import sound_seconds

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

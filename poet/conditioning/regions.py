@@ -7,7 +7,7 @@ on any grid (t, h, w), pixels and latents alike.
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

@@ -8,7 +8,8 @@ a type error at trace time, and optimizer moments inherit the shardings of their
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils

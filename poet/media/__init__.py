@@ -2,7 +2,8 @@
 
 `poet.media.film` finds and decodes the frames of a file, `poet.media.colour` makes them RGB,
 `poet.media.pictures` reads still ones; `poet.media.sound` is what concerns sound alone, `poet.media.files`
-what every file has in common; `poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers are compared with.
+what every file has in common; `poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers
+are compared with.
 
 Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
 written beside its place and renamed into it, so that a killed process leaves no half-written file.

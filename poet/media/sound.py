@@ -258,7 +258,7 @@ def _collect_track(
         begin = round((first.begin_s - start_s) * sample_rate_hz)
         if limit is not None and begin >= limit:
             break
-        whole = itertools.chain([first.frame], (timed.frame for timed in group))
+        whole = itertools.chain([first.frame], (timed.frame for timed in group))  # noqa: B031  its rest
         samples = _collect(_mono(whole, sample_rate_hz), limit and limit - begin)
         if len(samples):
             runs.append((begin, samples))

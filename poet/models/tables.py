@@ -15,7 +15,8 @@ Shape suffixes: V rows of a table, D width, E width of text states.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp

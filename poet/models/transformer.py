@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ from flax import nnx
 from poet.models import attention, kernels, layers, sequence, tables
 from poet.models.layers import constrain
 from poet.spec import Experiment, ModelSpec, UserError
-from poet.tasks.layout import Layout, Segment, Span
 from poet.spec.vocabulary import Range, Vocabulary
+from poet.tasks.layout import Layout, Segment, Span
 
 Params = dict[str, Any]
 # States [B, L, E] of the frozen text encoder, and bool [B, L]: True where a piece stands.
@@ -109,7 +110,7 @@ class Model:
             return tables.Head(self.spec, self.vocabulary, rngs)
         return layers.Block(self.spec, rngs=rngs)
 
-    @functools.lru_cache(maxsize=64)
+    @functools.lru_cache(maxsize=64)  # noqa: B019  a process has few models
     def _template(self, part: str) -> tuple[Any, Any]:
         return nnx.split(nnx.eval_shape(lambda: self._make(part, jax.random.key(0))))
 

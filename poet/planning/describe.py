@@ -6,18 +6,20 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from poet import media, spec as specs
-from poet.planning import topologies
+from poet import media
+from poet import spec as specs
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import Rules, local_bytes
+from poet.planning import topologies
+from poet.planning.topologies import GIB, Topology
 from poet.spec import Experiment, UserError
 from poet.tasks import picture, registry
-from poet.planning.topologies import GIB, Topology
 from poet.training.trainable import State, Trainable
 
 if TYPE_CHECKING:

@@ -13,22 +13,23 @@ import dataclasses
 import functools
 import re
 import time
-from typing import Any, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet.planning import hlo
-from poet.runs import assets
 from poet.distributed import mesh as mesh_lib
 from poet.models.layers import COMPUTE_RULES
 from poet.models.transformer import Model, build_model
+from poet.planning import hlo
+from poet.planning.topologies import GIB, Topology
+from poet.runs import assets
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import Experiment, UserError, choose
 from poet.tasks import registry
-from poet.planning.topologies import GIB, Topology
 from poet.training import compiled, flops
 from poet.training.step import language_model
 from poet.training.trainable import Group

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import math
 import re
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 

@@ -11,11 +11,11 @@ import dataclasses
 
 from poet.spec.base import (
     DTYPES,
-    Failure,
     MOST_BATCH,
     MOST_FRAMES,
     MOST_SEED,
     MOST_STEPS,
+    Failure,
     Spec,
     UserError,
     as_written,
@@ -76,8 +76,9 @@ class StoreSpec(Spec):
 
     `source` is a TFDS folder (`.../name/1.0.0`) or name (`tfds:name/config:version`, prepared in
     `data_dir`), a folder of clips with `captions.jsonl`, or WebDataset shards (a folder or pattern of
-    `*.tar`).  `splits` are read; () takes train, and validation where the source has one.  `workers` processes encode, each with encoders of its own.  `wait_s` is how long
-    processes that share the work wait without seeing any progress of the others.
+    `*.tar`).  `splits` are read; () takes train, and validation where the source has one.  `workers`
+    processes encode, each with encoders of its own.  `wait_s` is how long processes that share the
+    work wait without seeing any progress of the others.
     """
 
     source: str = setting("", changes="nothing")

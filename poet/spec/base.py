@@ -16,7 +16,8 @@ import re
 import reprlib
 import types
 import typing
-from typing import Any, ClassVar, Iterator, Mapping, Self, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 DTYPES = ("float32", "bfloat16")
 # What numbers of a kind can be at most, whatever they count.

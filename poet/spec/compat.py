@@ -7,10 +7,11 @@ sections matter to it and which changes it refuses.  No command compares setting
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Collection
+from collections.abc import Collection
+from typing import Any
 
-from poet.spec.base import Spec, setting_of
 from poet.spec import Experiment, UserError, choose
+from poet.spec.base import Spec, setting_of
 
 # The sections that say what the ids, positions and weights of a language model stand for.
 _MODEL = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "model")

@@ -13,12 +13,12 @@ import functools
 import io
 import logging
 import tokenize
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 from gin import config_parser
-
 from poet import spec as specs
 from poet.planning import sizes
 from poet.runs import assets

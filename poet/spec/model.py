@@ -6,7 +6,8 @@ Imported through `poet.spec`, like every other spec.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Mapping
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from poet.spec.base import DTYPES, MOST_FRAMES, MOST_SEED, MOST_SIDE, Spec, setting
 

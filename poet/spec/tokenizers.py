@@ -254,8 +254,8 @@ class AudioTrainSpec(Spec):
     at a gain drawn from `noise_gain_db`, when given; the network then learns its denoise switch.
 
     Quantizer: moving averages of `codebook_decay`; vectors used less, on that average, than
-    `dead_fraction` of what a vector of their level is used are replaced; `dropout` is the share of excerpts that are quantized with a
-    random number of levels, the others with all.
+    `dead_fraction` of what a vector of their level is used are replaced; `dropout` is the share of
+    excerpts that are quantized with a random number of levels, the others with all.
 
     Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;
     it states no `commitment_weight`.  `wave_weight` is that of the mean absolute difference of the

@@ -7,11 +7,13 @@ import hashlib
 import json
 import logging
 import pathlib
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 from poet.runs import assets, manifest
 from poet.spec import (
     AudioTokenizerSpec,
@@ -23,7 +25,6 @@ from poet.spec import (
     to_dict,
 )
 from poet.tokenizers.declaration import Tree
-from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 
 _LOG = logging.getLogger(__name__)
 WEIGHTS, SPEC = "model.safetensors", "spec.json"

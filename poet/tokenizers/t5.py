@@ -24,7 +24,8 @@ from jax.sharding import Mesh
 from poet.distributed import mesh as mesh_lib
 from poet.models.layers import constrain, placement
 from poet.spec import MeshSpec, TextSpec, UserError
-from poet.tokenizers import t5_files, t5_shape, t5_weights, text as text_lib
+from poet.tokenizers import t5_files, t5_shape, t5_weights
+from poet.tokenizers import text as text_lib
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.t5_shape import T5Shape
 from poet.tokenizers.t5_weights import Params

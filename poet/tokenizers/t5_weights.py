@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from poet.checkpoints.weights import check_arrays
 from poet.distributed.mesh import LogicalAxes, Rules
 from poet.spec import UserError
 from poet.tokenizers.t5_files import CONFIG, PIECES, Tensors
 from poet.tokenizers.t5_shape import POSITIONS, T5Shape
-from poet.checkpoints.weights import check_arrays
 
 FINAL_NORM = "encoder.final_layer_norm.weight"
 

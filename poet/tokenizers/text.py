@@ -26,8 +26,8 @@ from jax.sharding import Mesh
 from poet.spec import TextSpec, UserError, near_names
 
 # Name of an encoder -> the module that offers `load(spec: TextSpec, mesh: Mesh | None)`, which gives
-# a TextEncoder, and `fingerprint_of(spec)`. Modules are imported when asked for, so that one encoder's dependencies are not a
-# need of the others.
+# a TextEncoder, and `fingerprint_of(spec)`.  Modules are imported when asked for, so that one encoder's
+# dependencies are not a need of the others.
 ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm", "t5": "poet.tokenizers.t5"}
 
 # Sizes that batches are computed at: one compiled program for each pair in use. Short texts are

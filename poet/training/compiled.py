@@ -6,7 +6,8 @@ import concurrent.futures
 import dataclasses
 import logging
 import time
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from poet.distributed import processes
-from poet.runs import compile_cache
 from poet.distributed.mesh import Rules, batch_sharding
+from poet.runs import compile_cache
 from poet.spec import UserError
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 

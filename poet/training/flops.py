@@ -14,7 +14,8 @@ the forward pass, so a step is three times it.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend.core as jax_core

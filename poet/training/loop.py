@@ -20,8 +20,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,10 @@ from jax.sharding import Mesh
 from poet import spec as specs
 from poet.checkpoints import checkpoint
 from poet.distributed import processes
-from poet.runs import lease, networks
-from poet.spec import compat
-from poet.runs import workdir as workdirs
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
-from poet.spec import Experiment, Failure, UserError
+from poet.runs import lease, networks
+from poet.runs import workdir as workdirs
+from poet.spec import Experiment, Failure, UserError, compat
 from poet.training import compiled, optimizer, reporting
 from poet.training.reporting import Report
 from poet.training.saving import Saver

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from poet.models.tables import output_tables
 from poet.models.transformer import Model, Params, Text
+from poet.spec.vocabulary import Range
 from poet.tasks.layout import Layout, Span
 from poet.training.cross_entropy import Sums, Tokens, Values, cross_entropy
 from poet.training.trainable import Mean
-from poet.spec.vocabulary import Range
 
 
 @jax.tree_util.register_dataclass

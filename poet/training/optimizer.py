@@ -7,7 +7,8 @@ The learning rate is an input of a step: a longer run is the same program.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp

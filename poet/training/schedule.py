@@ -12,8 +12,8 @@ import bisect
 import functools
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Callable, Mapping, Sequence
 
 import numpy as np
 

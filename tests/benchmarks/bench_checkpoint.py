@@ -22,7 +22,8 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import harness
 
@@ -31,9 +32,9 @@ RUNS = 2
 
 def poet_state() -> tuple[Any, dict[str, Any]]:
     """(experiment, state) of the 59 M case."""
+    import bench_train_step
     import jax
 
-    import bench_train_step
     from poet.training import optimizer
 
     experiment, model, _ = bench_train_step.poet_parts("59m")
@@ -94,9 +95,8 @@ def orbax_case(folder: pathlib.Path, what: str, wait: bool = True) -> dict[str, 
 
 
 def torch_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
-    import torch
-
     import bench_train_step
+    import torch
 
     case = bench_train_step.CASES["59m"]
     import peer_lm

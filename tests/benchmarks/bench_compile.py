@@ -11,7 +11,6 @@ that Inductor starts.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys

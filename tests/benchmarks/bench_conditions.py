@@ -16,7 +16,8 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "conditions.json"
@@ -67,8 +68,8 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
     import jax
     import numpy as np
 
-    from poet.distributed import mesh as mesh_lib
     from poet.data import loader
+    from poet.distributed import mesh as mesh_lib
     from poet.tasks import registry
     from poet.training import schedule, step
 

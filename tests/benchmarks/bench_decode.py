@@ -40,8 +40,8 @@ def poet_case(name: str) -> dict[str, Any]:
     from poet.sampling.decode import Decoder, Plan
     from poet.sampling.samplers import Knobs
     from poet.spec import ModelSpec, SampleSpec, VocabularySpec
-    from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
     from poet.spec.vocabulary import Special, Vocabulary
+    from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
 
     case = dict(CASES[name])
     words = Vocabulary(VocabularySpec(

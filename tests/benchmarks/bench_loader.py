@@ -23,16 +23,22 @@ from pathlib import Path
 import numpy as np
 
 from poet import conditioning
-from poet.spec import config
 from poet.data.loader import batches
-from poet.spec import Experiment
+from poet.models.transformer import build_model
+from poet.spec import Experiment, config
 from poet.store import reader
 from poet.store.manifest import (
-    MANIFEST_FILE, Manifest, Plan, ShardInfo, SplitInfo, StreamInfo, TextInfo, to_json,
+    MANIFEST_FILE,
+    Manifest,
+    Plan,
+    ShardInfo,
+    SplitInfo,
+    StreamInfo,
+    TextInfo,
+    to_json,
 )
 from poet.tasks import registry
 from poet.training import flops
-from poet.models.transformer import build_model
 
 SHARDS = 16
 

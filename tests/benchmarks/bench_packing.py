@@ -23,15 +23,15 @@ import pathlib
 import sys
 import tempfile
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import bench_loader
 import harness
 import numpy as np
 from loader_peers import Reader, grain_reader, seqio_reader, write_array_record
 
-from poet.spec import config
-from poet.spec import Experiment
+from poet.spec import Experiment, config
 
 TOKENS, RUNS, CLIPS = 1_000_000, 3, 512
 BATCH, SOAK_BATCH = 8, 1  # Sequences of the longest group; few, so that many batches cost little.

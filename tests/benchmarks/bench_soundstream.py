@@ -22,7 +22,8 @@ import json
 import pathlib
 import statistics
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest

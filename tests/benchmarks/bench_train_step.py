@@ -68,10 +68,16 @@ def poet_parts(name: str) -> tuple[Any, Any, Any]:
     """(experiment, model, layout) of a case."""
     from poet.models.transformer import build_model
     from poet.spec import (
-        Experiment, ModelSpec, OptimizerSpec, TextSpec, TrainSpec, VideoTokenizerSpec, VocabularySpec,
+        Experiment,
+        ModelSpec,
+        OptimizerSpec,
+        TextSpec,
+        TrainSpec,
+        VideoTokenizerSpec,
+        VocabularySpec,
     )
-    from poet.tasks.layout import CONDITION, OUTPUT, Format, Layout, Segment, build_layout
     from poet.spec.vocabulary import Special, Vocabulary
+    from poet.tasks.layout import CONDITION, OUTPUT, Format, Layout, Segment, build_layout
 
     case = CASES[name]
     shape = {k: case[k] for k in ("layers", "width", "heads", "head_dim", "mlp_width")}

@@ -23,7 +23,8 @@ import shlex
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROUNDS = 3

@@ -11,7 +11,8 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 

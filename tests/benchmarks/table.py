@@ -11,7 +11,8 @@ import json
 import pathlib
 import statistics
 import sys
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 HERE = pathlib.Path(__file__).parent
 README = HERE / "README.md"

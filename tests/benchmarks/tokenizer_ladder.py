@@ -17,7 +17,7 @@ import json
 import pathlib
 import subprocess
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 from poet.evaluation.tables import format_table
 from poet.evaluation.tokenizer_scores import RESULT_FILE

@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 DATA = pathlib.Path(__file__).parents[2] / "data"
 FOLDER = DATA / "freedoom_av"

@@ -12,9 +12,9 @@ import sys
 import types
 
 import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from poet import media
 from poet.spec import ClipSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 import functools
 import importlib.util
 import pathlib
@@ -10,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import types
+from collections import Counter
 
 import av
 import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from poet import media
 

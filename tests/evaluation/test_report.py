@@ -106,7 +106,8 @@ def write_examples(folder: Path, tasks: dict[str, str]) -> None:
         for file, noise in zip(files.values(), (40, 25, 0)):
             write = media.write_gif if file.endswith(".gif") else media.write_mp4
             write(folder / file, clip(i, noise), 8)
-        entries.append({"kind": "example", "key": f"basic-{i} {given}", "caption": task, "note": f"given {given}", "files": files})
+        entries.append({"kind": "example", "key": f"basic-{i} {given}", "caption": task,
+                        "note": f"given {given}", "files": files})
     content = {"format": 1, "checkpoint": "lm", "step": 855, "split": "validation", "metrics": {}, "skipped": {},
                "media": entries, "seconds": {}, "experiment": {}}
     write_json(folder / "eval.json", content)

@@ -125,7 +125,8 @@ def test_pictures_stand_beside_the_file(scored: types.SimpleNamespace) -> None:
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
     text = tokenizer_scores.summary(scored.result)
-    for word in ("waves", "flipped", "x264 yuv420p, per clip", "mean abs", "PSNR (dB)", "PSNR after 12 (dB)", "inpainting", "no ale"):
+    for word in ("waves", "flipped", "x264 yuv420p, per clip", "mean abs", "PSNR (dB)", "PSNR after 12 (dB)",
+                 "inpainting", "no ale"):
         assert word in text
 
 

@@ -13,7 +13,8 @@ import os
 import pathlib
 import statistics
 import sys
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,12 @@ import numpy as np
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "benchmarks"), str(TESTS / "models")]
-import harness  # noqa: E402
+import harness
 
-from poet.planning import sizes  # noqa: E402
+from poet.planning import sizes
 from poet.runs import assets
-from poet.spec import Experiment, from_dict  # noqa: E402
-from poet.tasks.layout import Layout  # noqa: E402
+from poet.spec import Experiment, from_dict
+from poet.tasks.layout import Layout
 
 SHIPPED = ("300m", "1b", "8b")
 # With whole tables, moments and a batch of 4, four of its 32 layers need 60 GiB (compiled for an H100).

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from poet.distributed import mesh as mesh_lib
-from poet.planning.forecast import decode_cost
 from poet.models.transformer import build_model
+from poet.planning.forecast import decode_cost
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import Experiment, choose

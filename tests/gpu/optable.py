@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import pathlib
 import re
-from typing import Iterator
+from collections.abc import Iterator
 
 import jax
 

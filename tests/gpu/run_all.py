@@ -15,7 +15,8 @@ import json
 import pathlib
 import subprocess
 import sys
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 HERE = pathlib.Path(__file__).parent
 # name -> arguments; the script is the part of the name before the first dot.

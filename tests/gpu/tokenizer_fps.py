@@ -10,7 +10,8 @@ codes come back within the time.  `--size` matters as 'tiny' alone.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import common
 import harness

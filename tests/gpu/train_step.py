@@ -20,9 +20,9 @@ import jax
 import optable
 
 from poet.distributed import mesh as mesh_lib
+from poet.planning.topologies import peak_flops
 from poet.spec import Experiment, choose
 from poet.tasks import registry
-from poet.planning.topologies import peak_flops
 from poet.training import compiled
 from poet.training.step import language_model
 

@@ -14,8 +14,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from poet.distributed import mesh as mesh_lib
 from poet.models import attention, kernels, layers
 from poet.spec import MeshSpec, UserError
-from poet.tasks.layout import Format, build_layout
 from poet.spec.vocabulary import Special, Vocabulary
+from poet.tasks.layout import Format, build_layout
 
 KV, GROUP, HEAD = 2, 3, 8
 LAYOUTS = {

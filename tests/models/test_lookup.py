@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.planning import hlo
 from poet.distributed import mesh as mesh_lib
 from poet.models.lookup import lookup
+from poet.planning import hlo
 from poet.spec import MeshSpec
 
 ROWS, WIDTH, BATCH, LENGTH = 64, 16, 8, 5

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from poet.planning import hlo
 from poet.distributed import mesh as mesh_lib
 from poet.models import sequence, transformer
+from poet.planning import hlo
 from poet.spec import MeshSpec, ModelSpec, UserError, VocabularySpec
+from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 from poet.training import losses
-from poet.spec.vocabulary import Special, Vocabulary
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_levels=1, audio_codes=16, text_pieces=8))
 SPEC = ModelSpec(

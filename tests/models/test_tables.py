@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from poet.models import tables, transformer
 from poet.sampling import samplers
 from poet.spec import Experiment, ModelSpec, SampleSpec, UserError, VideoTokenizerSpec, VocabularySpec
-from poet.training import losses
 from poet.spec.vocabulary import Vocabulary
+from poet.training import losses
 
 BITS, LEADING_BITS, WIDTH = 5, 2, 8
 SPEC = ModelSpec(

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.runs import assets
-from poet.spec import config
 from poet.models import transformer
-from poet.spec import ModelSpec, UserError, VocabularySpec
-from poet.tasks.layout import Format, build_layout
+from poet.runs import assets
+from poet.spec import ModelSpec, UserError, VocabularySpec, config
 from poet.spec.vocabulary import Special, Vocabulary
+from poet.tasks.layout import Format, build_layout
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_codes=16, text_pieces=8))
 SPEC = ModelSpec(

@@ -423,7 +423,9 @@ def test_a_damaged_or_foreign_manifest_is_refused(copy: pathlib.Path) -> None:
         reader.load_manifest(str(copy))
 
 
-@pytest.mark.parametrize("edit", [('"seed": 0', '"seed": 1'), ('"source": "', '"source": "x'), ('"clips": 6', '"clips": 5')])
+@pytest.mark.parametrize(
+    "edit", [('"seed": 0', '"seed": 1'), ('"source": "', '"source": "x'), ('"clips": 6', '"clips": 5')]
+)
 def test_an_edited_manifest_is_refused(copy: pathlib.Path, edit: tuple[str, str]) -> None:
     file = copy / "manifest.json"
     whole = file.read_text()

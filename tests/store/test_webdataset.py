@@ -237,8 +237,8 @@ def test_a_tar_that_exists_is_that_tar(
     path = tmp_path / "zip:" / name
     path.parent.mkdir()
     path.write_bytes((shards / "clips-000.tar").read_bytes())
-    for given in (str(path), f"{tmp_path}/zip://{name}", str(path.parent)):
-        assert [c.caption for c in read_all(given)] == ["grey 10", "grey 200", "grey 90"]
+    for named in (str(path), f"{tmp_path}/zip://{name}", str(path.parent)):
+        assert [c.caption for c in read_all(named)] == ["grey 10", "grey 200", "grey 90"]
 
 
 def test_what_lies_beside_tars_is_named(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -287,6 +287,6 @@ def test_braces_count_with_the_width_of_their_first_number(
     start: int, more: int, width: int
 ) -> None:
     pattern = f"a/{{x,y}}-{{{start:0{width}d}..{start + more}}}.tar"
-    wanted = [f"a/{l}-{n:0{max(width, len(str(start)))}d}.tar"
-              for l in "xy" for n in range(start, start + more + 1)]
+    wanted = [f"a/{letter}-{n:0{max(width, len(str(start)))}d}.tar"
+              for letter in "xy" for n in range(start, start + more + 1)]
     assert webdataset.expand_braces(pattern) == wanted

@@ -253,7 +253,7 @@ def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
     e = experiment()
     table = groups(e)
     assert sorted(n for _, rates in table.values() for n in rates) == sorted(TASKS)
-    for name, (layout, rates) in table.items():
+    for layout, rates in table.values():
         assert all(task_layout(TASKS[n], run_format(e), Vocabulary()) == layout for n in rates)
     names = ("text_to_image", "text_to_video", "text_to_video_with_audio")
     batches = group_batches(e.replace(data=DataSpec(rates=dict.fromkeys(names, 1.0))))

@@ -23,7 +23,8 @@ import t5_weights_random as weights
 
 from poet.distributed import mesh as mesh_lib
 from poet.spec import MeshSpec, TextSpec, UserError
-from poet.tokenizers import t5, t5_files, t5_shape, t5_weights, text as text_lib
+from poet.tokenizers import t5, t5_files, t5_shape, t5_weights
+from poet.tokenizers import text as text_lib
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "t5_states.npz"
 # What was asked for; states are of the order of 1, and in truth differ by less than 2e-5.

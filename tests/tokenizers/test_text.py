@@ -35,7 +35,8 @@ import safetensors.numpy
 from hypothesis import strategies as st
 
 from poet.spec import TextSpec, UserError
-from poet.tokenizers import minilm, text as text_lib
+from poet.tokenizers import minilm
+from poet.tokenizers import text as text_lib
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "minilm_states.npz"
 # float32 rounding through 6 layers; states are of the order of 1.

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.spec import UserError, VocabularySpec, TrainSpec
+from poet.spec import TrainSpec, UserError, VocabularySpec
+from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 from poet.training.bit_flips import flipped
-from poet.spec.vocabulary import Special, Vocabulary
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=10, audio_levels=2, audio_codes=16, text_pieces=8))
 LAYOUT = build_layout(

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.planning import hlo
 from poet.distributed import mesh as mesh_lib
+from poet.planning import hlo
 from poet.spec import MeshSpec
-from poet.training import cross_entropy
 from poet.spec.vocabulary import Range
+from poet.training import cross_entropy
 
 WIDTH, BATCH, LENGTH, Z_LOSS = 16, 8, 7, 1e-2
 ROWS = {"a": 32, "b": 16}

@@ -11,9 +11,9 @@ import pytest
 
 from poet.models import transformer
 from poet.spec import ModelSpec, VocabularySpec
+from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 from poet.training import cross_entropy, losses
-from poet.spec.vocabulary import Special, Vocabulary
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=4, audio_codes=8, text_pieces=4))
 Z_LOSS = 1e-2

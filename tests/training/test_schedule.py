@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poet.spec import config
-from poet.spec import DataSpec, Experiment, TrainSpec, UserError
+from poet.spec import DataSpec, Experiment, TrainSpec, UserError, config
 from poet.tasks import registry
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 

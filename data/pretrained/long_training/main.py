@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
@@ -82,7 +83,8 @@ def tell(work: pathlib.Path) -> None:
     state = status.get("state", "?")
     if state == "running" and not runner.running(work):
         state = "killed"
-    print(f"{work}: {state}, {status.get('recipe')} recipe, commit {status.get('commit', '?')[:12]}, last heard of {status.get('when')}")
+    commit = status.get("commit", "?")[:12]
+    print(f"{work}: {state}, {status.get('recipe')} recipe, commit {commit}, last heard of {status.get('when')}")
     for name, own in status.get("stages", {}).items():
         print("  " + _stage_line(name, own, state))
 
@@ -107,7 +109,9 @@ def check_recipe(work: pathlib.Path, recipe: str) -> None:
     """Raises Mistake where the work dir was begun with another one."""
     begun = runner.read_json(work / "status.json").get("recipe", recipe)
     if begun != recipe:
-        raise runner.Mistake(f"{work} was begun with the {begun} recipe, not {recipe}: give its flags again, or another --work")
+        raise runner.Mistake(
+            f"{work} was begun with the {begun} recipe, not {recipe}: give its flags again, or another --work"
+        )
 
 
 def train(options: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from long_training.runner import Job, Stage
 
-# FLOP/s by device and kind of training.  Two CPU cores: 0.2 TFLOP of the language model took 5.4 s of CPU time.  One H100:
-# judgement, not measured (tests/gpu/train_step.py measures): 10 % of its bfloat16 peak, 5 % of its TF32 peak.
+# FLOP/s by device and kind of training.  Two CPU cores: 0.2 TFLOP of the language model took 5.4 s of CPU time.
+# One H100: judgement, not measured (tests/gpu/train_step.py measures): 10 % of its bfloat16 peak, 5 % of its
+# TF32 peak.
 SPEED = {
     "cpu": {"video": 75e9, "audio": 75e9, "lm": 75e9},
     "gpu": {"video": 25e12, "audio": 5e12, "lm": 99e12},

@@ -16,7 +16,8 @@ import pathlib
 import signal
 import subprocess
 import time
-from typing import IO, Any, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 # Exit codes: done or out of time, failed, a mistake in what was given, stopped by a signal (as those of `poet`).
 DONE, FAILED, USER, STOPPED = 0, 1, 2, 75
@@ -240,7 +241,8 @@ class Runner:
             why = "a signal" if self._signalled or not self._over() else "the time is spent"
             return f"{stage.name}: stopped{where} ({why}); run the same command again to go on"
         log = self.work / "logs" / f"{stage.name}.log"
-        said = [line for line in log.read_text(errors="replace").splitlines() if line and not line.startswith("$ ")][-3:]
+        lines = log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line and not line.startswith("$ ")][-3:]
         return "\n".join([f"{stage.name}: failed{where} with exit code {returned}; the end of {log}:", *said])
 
     def _job(self, stage: Stage, job: Job) -> int:

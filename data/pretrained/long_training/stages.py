@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import Mapping
+from collections.abc import Mapping
 
 from long_training.runner import Job, Stage
 

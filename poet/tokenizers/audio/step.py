@@ -11,7 +11,8 @@ Batch: `audio` int16 (B, S), and with a noise source `noise` int16 (B, S) and `d
 from __future__ import annotations
 
 import functools
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -9,7 +9,7 @@ Shape legend: B clips, T frames, H height, W width, C channels, D output channel
 from __future__ import annotations
 
 import math
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp

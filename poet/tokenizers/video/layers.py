@@ -7,7 +7,7 @@ Kernels are (t, h, w, in, out).
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp

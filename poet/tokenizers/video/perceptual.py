@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
-from poet.spec.base import choose
 from poet.spec import UserError
+from poet.spec.base import choose
 from poet.tokenizers.video import resnet, vgg
 
 Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]

@@ -9,16 +9,16 @@ Shape legend: N images, H height, W width, C channels, K classes.  Kernels are (
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from poet.spec import UserError
 from poet.checkpoints.weights import check_arrays
+from poet.spec import UserError
 
 SIDE = 224
 CLASSES = 1000

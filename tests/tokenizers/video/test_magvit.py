@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.spec import config
 from poet.distributed.mesh import Rules, abstract, is_axes
-from poet.spec import MeshSpec, UserError, VideoTokenizerSpec
+from poet.spec import MeshSpec, UserError, VideoTokenizerSpec, config
 from poet.tokenizers import declaration, frozen
 from poet.tokenizers.video import layers, lfq, magvit
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
