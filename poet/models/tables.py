@@ -7,7 +7,10 @@ or 2^6 + 2^12 and the likelihood stays exact.  The rows of factors are always ti
 §3.2).
 
 Rows begin with a deviation of width^-0.5: a normalised state scores them with a deviation of 1, and times
-the square root of the width they are as large as what a block adds to (T5, Gemma).
+the square root of the width they are as large as what a block adds to (T5, Gemma).  Those of visual codes
+begin as a sum over their bits (`MODEL.code_rows = 'bits'`) with a part of their own: a bit of a lookup-free
+quantizer is the sign of one latent channel, so that codes that differ in few bits look alike, and what is
+learnt of one holds for its neighbours from the start.  Measured in conditions.md.
 
 Shape suffixes: V rows of a table, D width, E width of text states.
 """
@@ -20,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from poet.models import layers
@@ -29,6 +33,9 @@ from poet.spec.vocabulary import Range, Special, Vocabulary
 
 LEADING, REST, GIVEN = "visual_leading", "visual_rest", "visual_given"
 FACTORS = (LEADING, REST)
+VISUAL = "visual"
+# The share of the rows' variance that their bits make up at the start.
+SHARED_BY_BITS = 0.9
 # Of the markers' elements, beside embedded codes of 1.
 MARKER_STDDEV = 0.5
 
@@ -140,12 +147,18 @@ def _sizes(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Dict:
-    dtype = jnp.dtype(spec.param_dtype)
-    return nnx.Dict(
-        {
-            name: layers.normal(
-                rngs.params(), (size, spec.width), ("vocab", "table_embed"), spec.width**-0.5, dtype
-            )
-            for name, size in sizes.items()
-        }
-    )
+    return nnx.Dict({name: _rows(spec, name, size, rngs.params()) for name, size in sizes.items()})
+
+
+def _rows(spec: ModelSpec, name: str, size: int, key: jax.Array) -> nnx.Param:
+    """The initial rows of a table; see the head of this file."""
+    dtype, stddev = jnp.dtype(spec.param_dtype), spec.width**-0.5
+    own = layers.normal(key, (size, spec.width), ("vocab", "table_embed"), stddev, dtype)
+    if spec.code_rows == "random" or name not in (VISUAL, *FACTORS):
+        return own
+    bits = size.bit_length() - 1
+    signs_VxK = 2.0 * (np.arange(size)[:, None] >> np.arange(bits) & 1) - 1
+    bit_KxD = jax.random.normal(jax.random.fold_in(key, 1), (bits, spec.width), dtype) * stddev
+    shared_VxD = jnp.asarray(signs_VxK, dtype) @ bit_KxD * bits**-0.5
+    mixed_VxD = SHARED_BY_BITS**0.5 * shared_VxD + (1 - SHARED_BY_BITS) ** 0.5 * own[...]
+    return own.replace(mixed_VxD)

@@ -122,6 +122,7 @@ class ModelSpec(Spec):
     and sound the time of its picture; 'separate', every segment begins where the one before it ends.
     `query_place`: queries are rotated to the place of the token that they predict ('target') or to that of
     the token that they come from ('own').
+    `code_rows`: how the rows of visual codes begin: as sums over their bits ('bits'), or at random ('random').
     `condition_marker`: learnt vectors tell given codes, and cells that are not given, from what is drawn.
     The defaults are measured: `poet/models/conditions.md`.
     """
@@ -147,6 +148,7 @@ class ModelSpec(Spec):
     tables: str = setting("tied", changes="arrays", one_of=("tied", "untied"))
     embedding_scale: float = setting(0.0, changes="meaning", at_least=0, at_most=1e4)
     condition_marker: bool = setting(True, changes="arrays")
+    code_rows: str = setting("bits", changes="nothing", one_of=("bits", "random"))
     dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
     param_dtype: str = setting("float32", changes="course", one_of=DTYPES)
     remat: str = setting("full", changes="nothing", one_of=("none", "dots", "offload", "full"))

@@ -151,3 +151,24 @@ def test_what_cannot_be_is_refused(model, train, message):
     )
     with pytest.raises(UserError, match=message):
         run.replace(model=run.model.replace(**model), train=run.train.replace(**train))
+
+
+@pytest.mark.parametrize("head, name, bits", [("full", "visual", 9), ("factorised", "visual_rest", 5)])
+def test_rows_of_codes_begin_as_far_apart_as_their_bits(head, name, bits):
+    spec = SPEC.replace(width=256, visual_head=head, visual_leading=0 if head == "full" else 4)
+    vocabulary = Vocabulary(VocabularySpec(visual_bits=9, audio_codes=4, text_pieces=4))
+
+    def rows(**changes) -> np.ndarray:
+        made = transformer.build(spec.replace(**changes), vocabulary, 8).init(jax.random.key(0))
+        return np.asarray(made["embedding"]["tables"][name], np.float64)
+
+    found, plain = rows(), rows(code_rows="random")
+    assert found.std() == pytest.approx(256**-0.5, rel=0.1) and plain.std() == pytest.approx(256**-0.5, rel=0.1)
+    ids = np.arange(len(found))
+    apart = np.array([bin(i ^ j).count("1") for i in ids for j in ids])
+    square = ((found[:, None] - found[None]) ** 2).sum(-1).ravel()
+    means = [square[apart == n].mean() for n in range(1, bits + 1)]
+    # 4 / bits for each bit that differs, of nine tenths of the variance, and the rows' own tenth twice.
+    np.testing.assert_allclose(means, [0.9 * 4 * n / bits + 0.2 for n in range(1, bits + 1)], rtol=0.25)
+    away = ((plain[:, None] - plain[None]) ** 2).sum(-1).ravel()[apart > 0]
+    assert away.std() < 0.15 * away.mean(), "at random all are equally far"
