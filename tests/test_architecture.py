@@ -98,6 +98,48 @@ def test_slow_packages_are_imported_inside_functions(path: Path) -> None:
     assert not heavy, f"{name_of(path)} imports {heavy} at its top"
 
 
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of this package that it imports, at its top or inside functions."""
+    names, found = {name_of(path) for path in MODULES}, {}
+    for path in MODULES:
+        targets = {t if t in names else t.rpartition(".")[0] for t in imports(ast.parse(path.read_text()))}
+        found[name_of(path)] = targets & names - {name_of(path)}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, with those that import them; [] if there are none."""
+    left = graph
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    return sorted(left)
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert circle(graph()) == []
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_private_names_stay_in_their_package(path: Path) -> None:
+    """Neither `from poet.other import _name` nor `other._name`."""
+    nodes, own = list(ast.walk(ast.parse(path.read_text()))), name_of(path).split(".")[:2]
+    modules, taken = set(), []
+    for node in nodes:
+        package = node.module.split(".")[:2] if isinstance(node, ast.ImportFrom) else own
+        if package[0] == "poet" and package != own:
+            modules |= {alias.asname or alias.name for alias in node.names}
+            taken += [f"{node.module}.{alias.name}" for alias in node.names if is_private(alias.name)]
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            taken += [f"{node.value.id}.{node.attr}"] if is_private(node.attr) else []
+    assert not taken
+
+
 def run_python(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120

@@ -18,7 +18,9 @@ from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
 from poet.distributed.processes import Share
 from poet.spec import ClipSpec, ConditioningSpec, UserError
-from poet.store.sources import Source, TfdsSource, open_source, say_once, usable
+from poet.store.raw import Source, say_once, usable
+from poet.store.sources import open_source
+from poet.store.tfds_source import TfdsSource
 
 BLOCK_CLIPS = 64
 # Clips of one source in memory; while one window is in use the next one is read.

@@ -20,7 +20,8 @@ from poet import media
 from poet.runs import assets
 from poet.evaluation import atari
 from poet.spec import ClipSpec, UserError, choose
-from poet.store.sources import RawClip, open_source, usable
+from poet.store.raw import RawClip, usable
+from poet.store.sources import open_source
 
 _LOG = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from poet.evaluation.tables import Row
 from poet.models.transformer import Model, Params
 from poet.distributed.processes import batch_share
 from poet.spec import Experiment
-from poet.store.sources import origin
+from poet.store.raw import origin
 from poet.tasks.layout import TEXT_STREAM, Layout, Segment, Span
 from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, known_range, run_layout
 from poet.training.losses import TokenScores

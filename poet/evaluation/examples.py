@@ -13,7 +13,7 @@ import numpy as np
 from poet import conditioning, media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
-from poet.store.sources import RawClip
+from poet.store.raw import RawClip
 from poet.tasks.registry import Task, eval_latents, frames_of, mixture
 
 

@@ -24,7 +24,8 @@ from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import Experiment, UserError
 from poet.store.reader import check_split, load_manifest
-from poet.store.sources import open_source, usable
+from poet.store.raw import usable
+from poet.store.sources import open_source
 from poet.tasks.layout import Layout
 from poet.tasks.registry import eval_latents, get_task, known_codes, layouts, mixture
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer

@@ -29,7 +29,8 @@ from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.merge import DUPLICATE_KEY
 from poet.store.reader import dataset
-from poet.store.sources import RawClip, open_source, origin, usable
+from poet.store.raw import RawClip, origin, usable
+from poet.store.sources import open_source
 from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer

@@ -17,7 +17,7 @@ from poet import conditioning, media
 from poet.spec import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTokenizerSpec
 from poet.store import filters, reader
 from poet.store.manifest import Plan, SkippedInfo, StreamInfo
-from poet.store.sources import RawClip, Skipped
+from poet.store.raw import RawClip, Skipped
 from poet.store.stages import START, Stages
 
 

@@ -20,16 +20,7 @@ from poet import media
 from poet.spec import ClipSpec, IngestSpec
 from poet.store import remote
 from poet.store.cutting import crop_place, cut
-from poet.store.sources import (
-    Part,
-    RawClip,
-    Skipped,
-    frames_of,
-    ingest_of,
-    is_told,
-    read_ahead,
-    too_short,
-)
+from poet.store.raw import Part, RawClip, Skipped, frames_of, ingest_of, is_told, read_ahead, too_short
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from poet.store.encode import PartialShard, index_file, load_partial
 from poet.store.manifest import Plan
-from poet.store.sources import Part
+from poet.store.raw import Part
 
 # What is lost at a kill, and waits for one worker: a few minutes of a small machine's work.
 CLIPS = 64

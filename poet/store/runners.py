@@ -25,7 +25,7 @@ from poet.store.encode import Encoders, PartialShard, encode_range
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped
 from poet.store.ranges import Range
-from poet.store.sources import Source
+from poet.store.raw import Source
 
 Factory = Callable[[], Encoders]
 # Seconds between two looks at what other processes have done.

@@ -20,8 +20,8 @@ import numpy as np
 from poet import media
 from poet.media.sound import to_sound
 from poet.spec import UserError
-from poet.store import folders, sources
-from poet.store.sources import Skipped
+from poet.store import folders, sources, tfds_source
+from poet.store.raw import Skipped, read_ahead, say_once
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class FolderSounds:
         return len(self.lines)
 
     def read(self, start: int, stop: int) -> Iterator[RawSound | Skipped]:
-        return sources.read_ahead(self._read_item, start, stop)
+        return read_ahead(self._read_item, start, stop)
 
     def _read_item(self, index: int) -> RawSound | Skipped:
         line = self.lines[index]
@@ -196,12 +196,12 @@ class TfdsSounds:
         return self.length
 
     def read(self, start: int, stop: int) -> Iterator[RawSound | Skipped]:
-        examples = sources.tfds_examples(self.path, self.split, self.features, start, stop)
+        examples = tfds_source.tfds_examples(self.path, self.split, self.features, start, stop)
         return (self._to_sound(index, example) for index, example in enumerate(examples, start))
 
     def _to_sound(self, index: int, example: Mapping[str, Any]) -> RawSound | Skipped:
         audio = example["audio"]
-        text = {name: str(sources.tfds_text(example[name])) for name in example if name != "audio"}
+        text = {name: str(tfds_source.tfds_text(example[name])) for name in example if name != "audio"}
         key = text.get("key", f"{self.split}-{index:08d}")
         try:
             sound = to_sound(audio, self.rate_hz, self.sample_rate_hz)
@@ -219,7 +219,7 @@ class TfdsSounds:
 def _open_tfds(
     folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str
 ) -> TfdsSounds:
-    info, fingerprint = sources.tfds_split(folder, split, split_field)
+    info, fingerprint = tfds_source.tfds_split(folder, split, split_field)
     if "audio" not in info.features:
         raise UserError(f"{folder} has no feature 'audio'; it has {', '.join(info.features)}")
     known = ("key", "audio", "text", "caption", "kind")
@@ -253,5 +253,5 @@ def _rate_hz(info: Any, folder: pathlib.Path, assumed_hz: int) -> int:
             f'{folder} does not tell the rate of its sound; write {{"sample_rate_hz": 16000}}, or '
             "what it is, to metadata.json there"
         )
-    sources.say_once(f"{folder} does not tell the rate of its sound: taken to be {assumed_hz} Hz")
+    say_once(f"{folder} does not tell the rate of its sound: taken to be {assumed_hz} Hz")
     return assumed_hz

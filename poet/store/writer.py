@@ -37,7 +37,8 @@ from poet.store.manifest import Manifest, Plan, StreamInfo
 from poet.store.merge import merge_split
 from poet.store.ranges import plan_ranges
 from poet.store.runners import Job, Runner
-from poet.store.sources import Source, open_splits
+from poet.store.raw import Source
+from poet.store.sources import open_splits
 
 _LOG = logging.getLogger(__name__)
 

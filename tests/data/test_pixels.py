@@ -14,7 +14,7 @@ from poet.data import pixels
 from poet.data.pixels import pixel_batches
 from poet.distributed.processes import Share
 from poet.spec import ClipSpec, ConditioningSpec, TokenizerTrainSpec, UserError
-from poet.store.sources import RawClip, Skipped
+from poet.store.raw import RawClip, Skipped
 
 CLIP = ClipSpec(frames=5, height=2, width=3)
 

@@ -17,7 +17,7 @@ from poet.data.sounds import excerpt, sound_batches
 from poet.distributed.processes import Share
 from poet.spec import AudioTokenizerSpec, AudioTrainSpec, UserError
 from poet.store.sounds import RawSound
-from poet.store.sources import Skipped
+from poet.store.raw import Skipped
 
 SPEC = AudioTokenizerSpec()
 SAMPLES = 40

@@ -251,7 +251,8 @@ def test_a_damaged_package_is_named(tmp_path):
 
 @needs_dpkg
 def test_a_small_build_is_read_by_the_project(tmp_path, monkeypatch, capsys):
-    from poet.store.sources import RawClip, open_source
+    from poet.store.raw import RawClip
+    from poet.store.sources import open_source
 
     module = recipe("open_clips_dataset_builder")
     films, drawing = module.load_sibling("films"), module.load_sibling("garments")

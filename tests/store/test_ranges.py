@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.spec import IngestSpec, StoreSpec, UserError
-from poet.store import ranges, reader, remote, runners, sources, stages, writer
+from poet.store import ranges, reader, remote, runners, stages, tfds_source, writer
 from poet.store.manifest import Plan
-from poet.store.sources import Part, RawClip, Skipped, open_source
+from poet.store.raw import Part, RawClip, Skipped
+from poet.store.sources import open_source
 import store_fakes as fakes
 
 CLIP = fakes.CLIP
@@ -166,7 +167,7 @@ def test_examples_of_tfds_are_as_long_as_their_bytes(tmp_path: pathlib.Path) -> 
     assert source.clips() == [1, 1], "a data set that does not tell its bytes"
     info = tmp_path / "d" / "dataset_info.json"
     info.write_text(info.read_text().replace('"numBytes": "1"', f'"numBytes": "{2 * 50 * 16 * 16 * 3}"'))
-    sources._tfds_builder.cache_clear()
+    tfds_source._tfds_builder.cache_clear()
     assert open_source(str(tmp_path / "d"), "train", CLIP, ALL).clips() == [10, 10]
     assert open_source(str(tmp_path / "d"), "train", CLIP).clips() == [1, 1]
 

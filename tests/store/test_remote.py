@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from poet.spec import IngestSpec, UserError
-from poet.store.sources import RawClip, Skipped, open_source
+from poet.store.raw import RawClip, Skipped
+from poet.store.sources import open_source
 import store_fakes as fakes
 
 CLIP = fakes.CLIP

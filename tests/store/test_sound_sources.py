@@ -17,7 +17,7 @@ from poet import media
 from poet.spec import UserError
 from poet.store import sounds
 from poet.store.sounds import RawSound, open_sounds, summary, usable
-from poet.store.sources import Skipped
+from poet.store.raw import Skipped
 import store_fakes as fakes
 
 RATE_HZ = 16_000

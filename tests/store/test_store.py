@@ -329,11 +329,11 @@ def test_copies_of_training_clips_in_validation_are_counted_and_said(tmp_path: p
 
 def test_equal_keys_are_stored_once(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     fakes.write_tfds(tmp_path / "d", {"train": [fakes.flat_video(k) for k in range(10)]})
-    from poet.store import sources
+    from poet.store import tfds_source
 
-    text = sources.tfds_text
+    text = tfds_source.tfds_text
     same = lambda value: "train/3" if value == b"train/8" else text(value)  # noqa: E731
-    monkeypatch.setattr(sources, "tfds_text", same)
+    monkeypatch.setattr(tfds_source, "tfds_text", same)
     manifest = tokenize(store_spec(tmp_path / "d", tmp_path / "s", splits=("train",)))
     (skipped,) = manifest.splits["train"].skipped
     assert (skipped.key, skipped.reason) == ("train/3", "duplicate key")

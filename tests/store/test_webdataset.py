@@ -20,7 +20,8 @@ from poet import media
 from poet.spec import UserError
 from poet.store import webdataset
 from poet.store.remote import copied
-from poet.store.sources import RawClip, Skipped, open_source
+from poet.store.raw import RawClip, Skipped
+from poet.store.sources import open_source
 import store_fakes as fakes
 
 CLIP = fakes.CLIP
