@@ -109,8 +109,12 @@ def write_tfds(
     *,
     shard_clips: int = 7,
     samples: int = CLIP.samples,
+    sounds: dict[str, Sequence[np.ndarray]] | None = None,
 ) -> None:
-    """A TFDS folder with key, video, audio, text; clip i of a split has the key '<split>/<i>'."""
+    """A TFDS folder with key, video, audio, text; clip i of a split has the key '<split>/<i>'.
+
+    Without `sounds`, int16 (samples,) of each clip, clip i has `samples` times the sample i.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -135,7 +139,7 @@ def write_tfds(
                     example = {
                         "key": f"{split}/{index}",
                         "video": videos[index],
-                        "audio": np.full(samples, index, np.int16),
+                        "audio": sounds[split][index] if sounds else np.full(samples, index, np.int16),
                         "text": f"text {index}",
                         "unused": 0.0,
                     }
