@@ -55,7 +55,7 @@ def test_bring_your_own_data_runs_as_written(tmp_path):
     poet = f'poet() {{ "{sys.executable}" -m poet.cli "$@"; }}\n'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(["bash", "-euc", poet + block], cwd=tmp_path, check=True, env=environment)
-    for folder in ("my_clips_drawn", "my_clips_painted"):
+    for folder in ("my_clips_sampled", "my_clips_painted"):
         assert (tmp_path / folder / "000.mp4").stat().st_size > 0
 
 
