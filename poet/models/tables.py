@@ -150,7 +150,7 @@ def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Di
     return nnx.Dict({name: _rows(spec, name, size, rngs.params()) for name, size in sizes.items()})
 
 
-def _rows(spec: ModelSpec, name: str, size: int, key: jax.Array) -> nnx.Param:
+def _rows(spec: ModelSpec, name: str, size: int, key: jax.Array) -> nnx.Variable:
     """The initial rows of a table; see the head of this file."""
     dtype, stddev = jnp.dtype(spec.param_dtype), spec.width**-0.5
     own = layers.normal(key, (size, spec.width), ("vocab", "table_embed"), stddev, dtype)

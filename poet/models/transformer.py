@@ -142,7 +142,7 @@ class Model:
         layout: Layout,
         text: Text | None,
         keep_keys: bool,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    ) -> tuple[jax.Array, Any]:
         """Leading N positions through all blocks; stacked keys and values if asked for.
 
         Where positions are split, the states are those of N positions filled up to be divisible.

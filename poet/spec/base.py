@@ -78,7 +78,7 @@ def _coerce(value: Any, hint: Any) -> Any:
         return _first_match(value, args)
     if hint is float and type(value) is int:
         return float(value)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value)
     if hint is bool or isinstance(value, bool):
         if type(value) is not hint:
@@ -224,7 +224,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), type_hints(type(self))[field.name]
+            value, hint = getattr(self, field.name), type_hints(typing.cast(type, type(self)))[field.name]
             try:
                 object.__setattr__(self, field.name, _coerce(value, hint))
             except TypeError:

@@ -40,7 +40,8 @@ class MeshSpec(Spec):
                 f"needs {'a multiple of ' if -1 in sizes else ''}{fixed} devices, {devices} present; "
                 "set one axis to -1, or change the sizes so that their product is the device count"
             )
-        return tuple(devices // fixed if s == -1 else s for s in sizes)
+        data, fsdp, sequence, tensor = (devices // fixed if s == -1 else s for s in sizes)
+        return data, fsdp, sequence, tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

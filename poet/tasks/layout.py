@@ -164,7 +164,8 @@ class Layout:
         """
         if not shared:
             return self._separate_positions()
-        rows, count = [], TEXT_ORIGIN
+        rows: list[np.ndarray] = []
+        count = TEXT_ORIGIN
         for s in self.segments:
             if s.ids.table == "visual":
                 rows.append(np.indices(s.grid).reshape(3, -1).T)

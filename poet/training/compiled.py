@@ -128,10 +128,9 @@ def lower(group: Group, abstract_state: State, mesh: Mesh) -> jax.stages.Lowered
         key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
         for key, array in group.batch.items()
     }
-    moment = Moment(*(
-        jax.ShapeDtypeStruct((), kind, sharding=replicated(mesh))
-        for kind in (np.uint32, np.uint32, np.float32)
-    ))
+    kinds = (np.uint32, np.uint32, np.float32)
+    scalars: Any = (jax.ShapeDtypeStruct((), kind, sharding=replicated(mesh)) for kind in kinds)
+    moment = Moment(*scalars)
     jitted = jax.jit(
         _step_function(group),
         donate_argnums=0,

@@ -321,7 +321,8 @@ class _Run:
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
             if due or leaving or self._save_due(step):
-                pending = _settle(pending, reporter)
+                _settle(pending, reporter)
+                pending = None
                 self._run_hooks(due, state, step, reporter)
                 self._maybe_save(state, step, reporter, leaving=leaving, hooks_owed=stopping)
             if leaving:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -87,8 +88,9 @@ class Reporter:
         self._setup_s = setup_s + float(clock.get("setup_s", 0.0))
         self._good_s = float(clock.get("good_s", 0.0))
         self.checkpoint_failures = int(clock.get("checkpoint_failures", 0))
-        self._work: collections.Counter[str] = collections.Counter()
-        self._file, self._board = None, None
+        self._work: collections.Counter = collections.Counter()
+        self._file: Any = None
+        self._board: Any = None
         if writes:
             self._open(start)
         self._begin = self._window_begin = now()
@@ -123,7 +125,7 @@ class Reporter:
             self._add("loss", *metrics["loss"])
         if not metrics["loss"][1]:
             self._add(UNFED, 1, 1)
-        self._work.update(
+        self._work.update(  # type: ignore[call-overload]  # seconds are no integers
             steps=1,
             clips=self._groups[group].clips,
             tokens=self._groups[group].tokens,
@@ -194,7 +196,7 @@ class Reporter:
         if scalars:
             _LOG.info("step %d | %s", step, _metrics(scalars))
         for key, image in report.images.items():
-            self._guard(lambda k=key, i=image: self._write_image(step, f"{name}/{k}", i))
+            self._guard(functools.partial(self._write_image, step, f"{name}/{key}", image))
 
     def _write_image(self, step: int, name: str, image: np.ndarray) -> None:
         from PIL import Image
@@ -212,7 +214,7 @@ class Reporter:
         """One line of `metrics.jsonl`, {"step", "kind", ...}, and the same on TensorBoard."""
         if self._file is None:
             return
-        entry = {"step": step, "kind": kind} | {k: _finite(v) for k, v in scalars.items()} | texts
+        entry = {"step": step, "kind": kind, **{k: _finite(v) for k, v in scalars.items()}, **texts}
         self._guard(lambda: self._file.write(json.dumps(entry, allow_nan=False) + "\n"))
         if self._board:
             self._guard(lambda: self._board.write_scalars(step, dict(scalars)))

@@ -90,7 +90,8 @@ def check_all_trained(experiment: Experiment, order: Callable[[int], str]) -> No
     table, sizes, steps = groups(experiment), group_batches(experiment), experiment.train.steps
     # A block of a group holds every task of it.
     enough = {g: math.ceil(BLOCK / sizes[g]) if len(r) > 1 else 1 for g, (_, r) in table.items()}
-    counts, waiting = Counter(), set(table)
+    counts: Counter[str] = Counter()
+    waiting = set(table)
     for group in map(order, range(steps)):
         counts[group] += 1
         if counts[group] == enough[group]:

@@ -30,7 +30,7 @@ class Mean:
     """
 
     total: jax.Array
-    weight: jax.Array
+    weight: jax.Array | np.floating
 
     def value(self) -> jax.Array:
         """The mean; NaN where there is none."""

@@ -28,8 +28,8 @@ import optax
 
 from poet.evaluation.intervals import ratio_interval
 from poet.evaluation.tables import format_table
-from poet.store.reader import dataset, load_manifest
 from poet.store.raw import origin
+from poet.store.reader import dataset, load_manifest
 
 WIDTH, BATCH, LEARNING_RATE, CHECKS = 256, 256, 1e-3, 12
 CHECKED_ROWS = 8192
