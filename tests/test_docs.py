@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,18 @@ def test_every_relative_link_of_a_page_leads_somewhere():
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
     assert len(links) > 50
     assert not [(page, link) for page, link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("package", ["poet/spec", pytest.param("poet", marks=pytest.mark.slow)])
+def test_the_api_reference_builds(package: str, tmp_path: Path):
+    """Every module has its page."""
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch/docs.sh", tmp_path / "launch")
+    (tmp_path / "launch/setup.sh").write_text('say() { echo "$*"; }\n')  # The environment is here already.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["bash", str(tmp_path / "launch/docs.sh"), str(tmp_path / "pages"), package]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=500, capture_output=True, env=environment)
+    modules = [path for path in (ROOT / package).rglob("*.py") if path.name != "__main__.py"]
+    pages = [p.parent if p.name == "__init__.py" else p for p in modules]
+    missing = [p for p in pages if not (tmp_path / "pages" / p.relative_to(ROOT).with_suffix(".html")).exists()]
+    assert pages and not missing

@@ -37,13 +37,13 @@ def placement(*axes: str | None) -> PartitionSpec | None:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """`x` resharded to its placement; `x` itself when no mesh is set."""
+    """`x` of any shape, resharded to its placement; `x` itself when no mesh is set."""
     spec = placement(*axes)
     return x if spec is None else reshard(x, spec)
 
 
 def like(x: jax.Array) -> PartitionSpec | None:
-    """Where an activation lies; None when no mesh is set."""
+    """Where an activation of any shape lies; None when no mesh is set."""
     return None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
 
 
@@ -103,7 +103,7 @@ def normal(
 
 
 def rms_normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """x / rms(x) * scale over the last dim; statistics in float32, result in the dtype of x."""
+    """x [..., D] / rms(x) * scale [D] over the last dim; statistics in float32, result in the dtype of x."""
     x32 = x.astype(jnp.float32)
     inverse_rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + NORM_EPSILON)
     return (x32 * inverse_rms * scale.astype(jnp.float32)).astype(x.dtype)

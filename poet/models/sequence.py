@@ -32,7 +32,7 @@ def is_split() -> bool:
 
 
 def filled(x: jax.Array, dim: int) -> jax.Array:
-    """`x` with zeros behind the positions in `dim`, as many as the axis needs to divide them."""
+    """`x` of any shape with zeros behind the positions in `dim`, as many as the axis needs to divide them."""
     if not is_split():
         return x
     room = -x.shape[dim] % jax.sharding.get_abstract_mesh().shape[AXIS]
@@ -65,7 +65,7 @@ def to_heads(*arrays_BxSxK: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def from_heads(o_BxSxK: jax.Array, like: jax.Array) -> jax.Array:
-    """The result of attention, placed as the queries were before `to_heads`."""
+    """The result of attention, of the same shape, placed as the queries were before `to_heads`."""
     return reshard(o_BxSxK, jax.typeof(like).sharding.spec) if is_split() else o_BxSxK
 
 

@@ -65,7 +65,7 @@ class Chain:
         return codes // rest.size, codes % rest.size
 
     def join(self, drawn: Sequence[jax.Array]) -> jax.Array:
-        """The reverse of `split`."""
+        """The reverse of `split`: ids, shaped like each of those given."""
         if len(self.draws) == 1:
             return drawn[0]
         leading, rest = drawn

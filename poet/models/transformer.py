@@ -271,6 +271,9 @@ class Model:
 
         Returns the cache, filled up to N of `cache_length` positions, and the final-normed state
         x_BxD that predicts position N.
+
+        Raises:
+          UserError: fewer positions than the prefix, or more than the cache holds.
         """
         length = tokens_BxN.shape[1]
         if not layout.prefix_length <= length <= cache_length:

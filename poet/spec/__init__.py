@@ -178,6 +178,7 @@ class Experiment(Spec):
     export: ExportSpec = ExportSpec()
 
     def validate(self) -> None:
+        """Raises UserError where sections contradict each other."""
         if self.video_tokenizer.bits != self.vocabulary.visual_bits:
             raise UserError(
                 f"VOCABULARY.visual_bits = {self.vocabulary.visual_bits} but VIDEO_TOKENIZER.bits "

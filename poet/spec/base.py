@@ -164,6 +164,9 @@ def setting(
         `poet.spec.compat` says which of these may differ for what.
       at_least, above, at_most, below: the range of a number, or of every number in a tuple or dict.
       one_of: the strings that are allowed, for every string in a tuple.
+
+    Raises:
+      ValueError: another word for `changes`.
     """
     if changes not in CHANGES:
         raise ValueError(f"changes = {changes!r}: expected one of {CHANGES}")

@@ -99,7 +99,10 @@ def override(experiment: Experiment, bindings: Sequence[str]) -> Experiment:
 
 
 def quoted(binding: str) -> str:
-    """Turns NAME.field=value into gin: `--gin.STORE.path=a/b.c` needs no quotes of its own."""
+    """Turns NAME.field=value into gin: `--gin.STORE.path=a/b.c` needs no quotes of its own.
+
+    Raises UserError where there is no `=`.
+    """
     key, separator, value = binding.partition("=")
     if not separator:
         raise UserError(f"binding {binding!r}: expected NAME.field=value")

@@ -31,7 +31,7 @@ class MeshSpec(Spec):
         self.require(len(free) <= 1, free[-1] if free else "fsdp", "only one axis may be -1")
 
     def shape(self, devices: int) -> tuple[int, int, int, int]:
-        """(data, fsdp, sequence, tensor) sizes for this many devices."""
+        """(data, fsdp, sequence, tensor) sizes for this many devices; UserError where they do not divide them."""
         sizes = [self.data, self.fsdp, self.sequence, self.tensor]
         fixed = math.prod(s for s in sizes if s > 0)
         if devices % fixed or (-1 not in sizes and fixed != devices):

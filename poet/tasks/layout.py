@@ -201,6 +201,9 @@ class Layout:
         A code of a condition may be `HIDDEN`: not given.
 
         Works on NumPy, JAX and, with `tf.concat` and `tf.where`, unbatched TensorFlow arrays.
+
+        Raises:
+          UserError: a stream is missing.
         """
         missing = [name for name in self.streams if name not in streams]
         if missing:

@@ -75,7 +75,7 @@ def token_scores(
     *,
     loss_vocabulary: str = "legal",
 ) -> tuple[TokenScores, ...]:
-    """Of each of `layout.loss_spans`, what `stream_sums` adds up, token by token."""
+    """Of each of `layout.loss_spans`, what `stream_sums` adds up, token by token: [B, N] each, float32."""
     return tuple(
         scores for _, _, scores in _scored(model, params, batch, layout, loss_vocabulary, 0.0)
     )
@@ -143,7 +143,7 @@ def chain_sums(
 
 
 def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
-    """Text states and mask of a batch; None for a layout without text."""
+    """Text states [B, L, E] and mask [B, L] of a batch; None for a layout without text."""
     if layout.text_span is None:
         return None
     states_BxLxE, length_B = batch["text_states"], batch["text_length"]
@@ -151,7 +151,7 @@ def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
 
 
 def filled(batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
-    """Share of the batch's positions that are no padding, float32; padding stands in text alone."""
+    """Fraction of the batch's positions that are no padding, float32 scalar; padding stands in text alone."""
     batch_size = batch["tokens"].shape[0]
     empty = jnp.zeros((), jnp.float32)
     if layout.text_span is not None:

@@ -141,5 +141,5 @@ def evaluate_step(
     model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout,
     loss_vocabulary: str = "legal",
 ) -> tuple[losses.TokenScores, ...]:
-    """Loss and hit of every token of each loss span, over the mesh's batch axes."""
+    """Loss and hit [B, N] of every token of each loss span, over the mesh's batch axes."""
     return losses.token_scores(model, params, batch, layout, loss_vocabulary=loss_vocabulary)
