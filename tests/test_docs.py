@@ -21,6 +21,7 @@ from poet.models.transformer import build_model
 from poet.runs import assets
 from poet.spec import config
 from poet.tasks import picture, registry
+from poet.tasks.resolved import Resolved
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,7 +63,7 @@ def test_bring_your_own_data_runs_as_written(tmp_path):
 
 def test_the_picture_of_the_shards_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_8b.gin"])
-    drawn = placement.draw(build_model(experiment), mesh.abstract(experiment.mesh, 128))
+    drawn = placement.draw(build_model(Resolved(experiment)), mesh.abstract(experiment.mesh, 128))
     assert (ROOT / "poet/models/sharding.svg").read_text() == drawn, (
         "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 "
         "--placement=poet/models/sharding.svg --overwrite"

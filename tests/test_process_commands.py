@@ -49,12 +49,13 @@ from poet.checkpoints import checkpoint
 from poet.distributed import processes
 from poet.evaluation import runner
 from poet.models.transformer import build_model
+from poet.tasks.resolved import Resolved
 out, workdir, *arguments = sys.argv[1:]
 code = cli.main(["train", f"--workdir={workdir}", *arguments])
 if not code:
     runner.evaluate(workdir, None, out, ["likelihood", "condition_gain"])
     if processes.first():
-        checkpoint.load_params(workdir, build_model(checkpoint.load_experiment(workdir)).abstract())
+        checkpoint.load_params(workdir, build_model(Resolved(checkpoint.load_experiment(workdir))).abstract())
         print("loaded by one of them")
 sys.exit(code)
 """

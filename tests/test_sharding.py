@@ -29,6 +29,7 @@ from poet.spec import (
 )
 from poet.spec.vocabulary import Vocabulary
 from poet.tasks import registry
+from poet.tasks.resolved import Resolved
 from poet.training import losses, optimizer, step
 
 BATCH = 8
@@ -70,7 +71,7 @@ def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
 
 @functools.cache
 def initial_params(visual_head: str):
-    model = step.build_model(with_head(visual_head))
+    model = step.build_model(Resolved(with_head(visual_head)))
     return jax.device_get(jax.jit(model.init)(jax.random.key(0)))
 
 
@@ -82,7 +83,7 @@ def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
     """Loss and gradients (as NumPy) on a mesh of this shape, and the gradients' shardings."""
     sizes = MeshSpec(**dict(zip(mesh_lib.AXES, shape)))
     mesh = mesh_lib.build(sizes, jax.devices()[: math.prod(shape)])
-    model = step.build_model(run)
+    model = step.build_model(Resolved(run))
     layout = registry.layouts(run)["text_to_video"]
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
 
@@ -133,9 +134,9 @@ def test_moments_lie_where_their_parameters_lie():
     """`tx.init` under the mesh, with no sharding asked for: nothing is replicated by accident."""
     run = experiment()
     mesh = mesh_lib.build(MeshSpec(data=1, fsdp=4, tensor=2))
-    trainable = step.language_model(run, mesh)
+    trainable = step.language_model(Resolved(run), mesh)
     declared = mesh_lib.Rules().shardings(mesh, trainable.axes)
-    model = step.build_model(run)
+    model = step.build_model(Resolved(run))
     tx = optimizer.build(run.optimizer, model.axes())
     with jax.set_mesh(mesh):
         params = jax.tree.map(
@@ -177,7 +178,7 @@ def test_no_large_leaf_is_replicated(size, sequence, tensor):
     run = config.load([f"gin/experiments/pretrain_{size}.gin"], ["DATA.batch=256"])
     axes = MeshSpec(fsdp=32 // sequence, sequence=sequence, tensor=tensor)
     mesh = mesh_lib.abstract(axes, 32 * tensor)
-    trainable = step.language_model(run, mesh)
+    trainable = step.language_model(Resolved(run), mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
     shardings = mesh_lib.Rules().shardings(mesh, trainable.axes)
     whole = share = 0

@@ -30,6 +30,7 @@ from poet.spec import (
     VocabularySpec,
     config,
 )
+from poet.tasks.resolved import Resolved
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
 
@@ -118,7 +119,7 @@ def test_the_report_of_eight_devices_of_this_machine(capsys, monkeypatch):
     train, decode = map(json.loads, capsys.readouterr().out.splitlines())
     assert (train["program"], decode["program"]) == ("train text-to-video", "decode text-to-video")
     assert train["fits"] is None and train["bound"] == "" and not train["refusal"]
-    layers = forecast._bytes(build_model(run), mesh_lib.abstract(run.mesh, 8), "blocks")
+    layers = forecast._bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 8), "blocks")
     assert train["in_loops"] == pytest.approx(3 * layers, rel=0.02)
     assert train["in_loops"] < sum(train["moved"].values()) and train["needed"] > train["temporary"] > 0
     # Each of the 32 codes reads parameters that are whole on every device.
@@ -142,10 +143,10 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
     found = forecast._forecast("train video", lambda: Lowered(words), cost, mesh, target)
     assert found.fits is False and found.needed == pytest.approx(27.03 * 2**30)
     run = experiment(64, remat="none")
-    advice = " ".join(forecast.advice(run, found, target, mesh))
+    advice = " ".join(forecast.advice(Resolved(run), found, target, mesh))
     for change in ("MODEL.remat = 'full'", "TRAIN.microbatches = 2", "MESH.tensor = 2", "more devices"):
         assert change in advice
-    one_clip_each = forecast.advice(experiment(16, remat="none"), found, target, mesh)
+    one_clip_each = forecast.advice(Resolved(experiment(16, remat="none")), found, target, mesh)
     assert "MESH.sequence = 2 with DATA.batch = 8" in one_clip_each
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         forecast._forecast("train video", lambda: Lowered("INTERNAL: a bug"), cost, mesh, target)
@@ -160,7 +161,7 @@ def test_a_state_that_is_too_large_is_refused_before_compiling(monkeypatch):
     def train(gpus: int, tensor: int) -> forecast.Forecast | None:
         spec = run.replace(mesh=MeshSpec(tensor=tensor))
         target = topologies.parse(f"h100-{gpus}")
-        return next(forecast.forecasts(spec, target, jax.devices()[:gpus], ["text-to-image"]))
+        return next(forecast.forecasts(Resolved(spec), target, jax.devices()[:gpus], ["text-to-image"]))
 
     found = train(1, 1)
     assert found.fits is False and found.needed == pytest.approx(8_216_793_088 * 12, rel=1e-4)
@@ -210,7 +211,7 @@ class TestWithLibtpu:
 
     def step(self, name: str, run: Experiment) -> forecast.Forecast:
         target = topologies.parse(name)
-        return next(forecast.forecasts(run, target, topologies.devices(target), decode=False))
+        return next(forecast.forecasts(Resolved(run), target, topologies.devices(target), decode=False))
 
     @pytest.mark.parametrize("chip", ("v4", "v5e", "v5p", "v6e"))
     def test_the_library_knows_the_chips_by_these_names(self, chip):
@@ -232,7 +233,7 @@ class TestWithLibtpu:
         for chips in (16, 64, 256):
             data = dataclasses.replace(run.data, batch=chips)
             moved[chips] = self.step(f"v5e-{chips}", run.replace(data=data)).in_loops
-        layers = forecast._bytes(build_model(run), mesh_lib.abstract(run.mesh, 16), "blocks")
+        layers = forecast._bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 16), "blocks")
         assert all(size == pytest.approx(3 * layers, rel=0.02) for size in moved.values()), (moved, layers)
 
     def test_what_cannot_fit_is_refused_in_seconds(self):

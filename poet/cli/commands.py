@@ -172,19 +172,20 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
 def _describe(args: argparse.Namespace) -> None:
     from poet.planning import describe
     from poet.runs import outputs
+    from poet.tasks.resolved import Resolved
 
     for flag in ("picture", "placement"):
         if path := getattr(args, flag):
             outputs.claim_file(path, overwrite=args.overwrite, flag=f"--{flag}")
-    experiment = _experiment(args)
+    resolved = Resolved(_experiment(args))
     if args.picture:
-        describe.write_picture(experiment, args.picture)
+        describe.write_picture(resolved, args.picture)
     if args.placement:
-        describe.write_placement(experiment, args.placement, args.devices)
+        describe.write_placement(resolved, args.placement, args.devices)
     if args.picture or args.placement:
         return
     describe.run(
-        experiment, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json
+        resolved, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json
     )
 
 

@@ -16,6 +16,7 @@ from poet.distributed import mesh as mesh_lib
 from poet.distributed import processes
 from poet.runs import outputs
 from poet.spec import Experiment, ExportSpec, Failure, UserError, choose
+from poet.tasks.resolved import Resolved
 from poet.training import loop
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 from poet.training.trainable import BatchIterator, Trainable
@@ -318,29 +319,29 @@ def train(experiment: Experiment, workdir: str) -> int:
     from poet.data.loader import batches
     from poet.evaluation import hooks
     from poet.models.kernels import choose_kernel
-    from poet.tasks import registry
     from poet.training.step import language_model
 
     if not experiment.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
-    sound = _frozen_audio_tokenizer(experiment) if registry.has_audio(experiment) else None
+    resolved = Resolved(experiment)
+    sound = _frozen_audio_tokenizer(experiment) if resolved.has_audio else None
     pieces = _pieces(experiment)
     manifest = check(
-        experiment,
+        resolved,
         tokenizer=_frozen_video_tokenizer(experiment).fingerprint,
         audio_tokenizer=sound.fingerprint if sound else None,
         pieces=pieces.fingerprint if pieces else None,
     )
-    made_with = networks_of(experiment, manifest)
+    made_with = networks_of(resolved, manifest)
     origins.check_text(experiment, made_with)
     origins.check_start(experiment, made_with)
-    order = PhasedSchedule(registry.group_shares(experiment), experiment.data.seed)
-    check_all_trained(experiment, order)
+    order = PhasedSchedule(resolved.phases, experiment.data.seed)
+    check_all_trained(resolved, order)
     with _mesh(experiment) as mesh:
         choose_kernel(experiment.model.attention, experiment.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
-            language_model(experiment, mesh),
-            batches(experiment, share=processes.batch_share(mesh)),
+            language_model(resolved, mesh),
+            batches(resolved, share=processes.batch_share(mesh)),
             order,
             workdir=Path(workdir),
             mesh=mesh,

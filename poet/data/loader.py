@@ -17,15 +17,16 @@ from poet.data.mixture import MixtureIterator, group_mixture, group_taken
 from poet.data.records import batches_of
 from poet.data.tasks import evaluation_task
 from poet.distributed.processes import Share
-from poet.spec import Experiment, UserError
+from poet.spec import TextSpec, UserError
 from poet.tasks.layout import Layout
-from poet.tasks.registry import get_task, group_batches, groups, run_layout
+from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 PREFETCH = 2
 
 
 def batches(
-    experiment: Experiment, split: str = "train", *, share: Share = Share()
+    resolved: Resolved, split: str = "train", *, share: Share = Share()
 ) -> dict[str, MixtureIterator]:
     """Group name -> endless iterator over this process's share of the group's batches.
 
@@ -39,17 +40,17 @@ def batches(
       UserError: a group's batch does not divide over the parts of the share.
     """
     iterators = {}
-    for group, size in group_batches(experiment).items():
+    for group, size in resolved.batches.items():
         share.rows(size, f"the batch of group {group}")
-        rates = groups(experiment)[group][1]
-        build = functools.partial(_group_batches, experiment, group, split, size, share)
-        taken = functools.partial(group_taken, experiment, group, rates)
+        rates = resolved.groups[group][1]
+        build = functools.partial(_group_batches, resolved, group, split, size, share)
+        taken = functools.partial(group_taken, resolved.spec.data.seed, group, rates)
         iterators[group] = MixtureIterator(build, taken, size)
     return iterators
 
 
 def _group_batches(
-    experiment: Experiment,
+    resolved: Resolved,
     group: str,
     split: str,
     batch: int,
@@ -59,13 +60,13 @@ def _group_batches(
 ) -> Batches:
     """The batches of one process, after all processes together have taken `examples`, and of each
     task as many as `starts` says."""
-    layout, rates = groups(experiment)[group]
-    mixture = group_mixture(experiment, group, rates, examples, starts, owns(share, batch))
-    dataset = _model_features(mixture, split, layout, experiment)
+    layout, rates = resolved.groups[group]
+    mixture = group_mixture(resolved, group, rates, examples, starts, owns(share, batch))
+    dataset = _model_features(mixture, split, layout, resolved.spec.text)
     return batches_of(_batched(dataset, len(share.rows(batch))))
 
 
-def _model_features(provider: Any, split: str, layout: Layout, experiment: Experiment) -> Any:
+def _model_features(provider: Any, split: str, layout: Layout, text: TextSpec) -> Any:
     """Dataset of unbatched model features of a `seqio.Task` or `seqio.Mixture`."""
     dataset = provider.get_dataset(
         split=split,
@@ -74,7 +75,7 @@ def _model_features(provider: Any, split: str, layout: Layout, experiment: Exper
         trim_output_features=False,
         try_in_mem_cache=False,
     )
-    return convert(dataset, layout, experiment.text)
+    return convert(dataset, layout, text)
 
 
 def _batched(dataset: Any, size: int) -> Any:
@@ -85,7 +86,7 @@ def _batched(dataset: Any, size: int) -> Any:
 
 
 def eval_batches(
-    experiment: Experiment,
+    resolved: Resolved,
     task: str,
     split: str,
     batch: int,
@@ -97,25 +98,25 @@ def eval_batches(
 
     Of each, the rows of this process's share.
 
-    In file order, with every text shown, and as many known frames as `registry.eval_latents` says.
+    In file order, with every text shown, and as many known frames as `Resolved.eval_latents` says.
     The last, partial batch of a split is left out.
 
     Raises:
       UserError: the split holds less than one batch, or EVAL.known_frames does not fit the task.
     """
     declared = get_task(task)
-    layout = run_layout(experiment, declared)
+    layout = resolved.layout(declared)
     rows, own = len(share.rows(batch, "EVAL.batch")), owns(share, batch)
     kept = tensorflow().data.Dataset.counter().map(own) if own else None
-    provider = evaluation_task(experiment, declared, kept)
-    dataset = _model_features(provider, split, layout, experiment)
+    provider = evaluation_task(resolved, declared, kept)
+    dataset = _model_features(provider, split, layout, resolved.spec.text)
     # A process may hold all of its rows of a partial batch.
     whole = provider.num_input_examples(split) // batch
     result = batches_of(_batched(dataset, rows).take(min(batches, whole)))
     first = next(result, None)
     if first is None:
         raise UserError(
-            f"split {split!r} of {experiment.data.store} holds less than one batch of {batch}: "
+            f"split {split!r} of {resolved.spec.data.store} holds less than one batch of {batch}: "
             "choose a smaller EVAL.batch or another EVAL.split"
         )
     return _chain(first, result)

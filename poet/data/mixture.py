@@ -17,8 +17,8 @@ from poet.data import iterator
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import only, stream_seed
 from poet.data.tasks import training_task
-from poet.spec import Experiment
 from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,20 +64,20 @@ def choices(counts: Sequence[int], seed_2: np.ndarray, position: int) -> Any:
 
 
 def group_taken(
-    experiment: Experiment, group: str, rates: Mapping[str, float], position: int
+    seed: int, group: str, rates: Mapping[str, float], position: int
 ) -> dict[str, int]:
-    """Examples that each task of a group has given before the group's example `position`."""
+    """Examples that each task of a group has given before the group's example `position`; `seed` is DATA.seed."""
     names = sorted(rates)
     counts = block_counts([rates[name] for name in names])
-    return dict(zip(names, taken(counts, _mixture_seed(experiment, group), position)))
+    return dict(zip(names, taken(counts, _mixture_seed(seed, group), position)))
 
 
-def _mixture_seed(experiment: Experiment, group: str) -> np.ndarray:
-    return stream_seed(experiment.data.seed, f"{group}/mixture")
+def _mixture_seed(seed: int, group: str) -> np.ndarray:
+    return stream_seed(seed, f"{group}/mixture")
 
 
 def group_mixture(
-    experiment: Experiment,
+    resolved: Resolved,
     group: str,
     rates: Mapping[str, float],
     position: int,
@@ -92,7 +92,7 @@ def group_mixture(
     """
     names = sorted(rates)  # the order in which a seqio.Mixture keeps its tasks
     counts = block_counts([rates[name] for name in names])
-    seed_2 = _mixture_seed(experiment, group)
+    seed_2 = _mixture_seed(resolved.spec.data.seed, group)
 
     def sample(datasets: Sequence[Any], rates: Sequence[float], seed: int | None) -> Any:
         del rates, seed  # held by the blocks
@@ -110,7 +110,7 @@ def group_mixture(
         return placed.filter(lambda _, chosen: chosen == task).map(lambda place, _: own(place))
 
     tasks = [
-        (training_task(experiment, get_task(name), starts[name], kept(i)), rates[name])
+        (training_task(resolved, get_task(name), starts[name], kept(i)), rates[name])
         for i, name in enumerate(names)
     ]
     return seqio().Mixture(group.replace("-", "_").replace("+", "_"), tasks, sample_fn=sample)

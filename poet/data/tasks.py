@@ -13,9 +13,9 @@ import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
-from poet.spec import Experiment
 from poet.tasks.layout import HIDDEN, OPENING_STREAM, TEXT_STREAM, Layout
-from poet.tasks.registry import Task, eval_latents, known_codes, known_range, opening_audio, run_layout
+from poet.tasks.registry import Task
+from poet.tasks.resolved import Resolved
 
 Example = dict[str, Any]
 Preprocessor = Callable[[Any], Any]
@@ -135,13 +135,13 @@ def give_latents(
 
 
 def opening_given(
-    experiment: Experiment, task: Task, layout: Layout, latents: int
+    resolved: Resolved, task: Task, layout: Layout, latents: int
 ) -> np.ndarray | None:
     """bool [L + 1, N]: which codes of "opening_audio_in" are given with 0..L known latents; None without it."""
     if OPENING_STREAM not in layout.streams:
         return None
     lengths = [s.length for s in layout.segments if s.stream == OPENING_STREAM]
-    given = [opening_audio(experiment, task, n) for n in range(latents + 1)]
+    given = [resolved.opening_audio(task, n) for n in range(latents + 1)]
     return np.array([np.concatenate([np.arange(m) < n for m in lengths]) for n in given])
 
 
@@ -178,22 +178,22 @@ def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
     return features
 
 
-def training_task(experiment: Experiment, task: Task, start: int, kept: Any = None) -> Any:
+def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) -> Any:
     """`seqio.Task`: endless, in drawn order, with drawn known latents and dropped texts.
 
     Args:
       start: examples of this task that all processes together have taken.
       kept: dataset of booleans: which of the examples from there on this process gives; None: all.
     """
-    data = experiment.data
+    data = resolved.spec.data
 
     def seed_2(use: str) -> Any:
         return stream_seed(data.seed, f"{task.name}/{use}")
 
     return _build(
-        experiment,
+        resolved,
         task,
-        known_range(experiment, task),
+        resolved.known_range(task),
         start=start,
         kept=kept,
         seed_2=seed_2,
@@ -201,17 +201,17 @@ def training_task(experiment: Experiment, task: Task, start: int, kept: Any = No
     )
 
 
-def evaluation_task(experiment: Experiment, task: Task, kept: Any = None) -> Any:
+def evaluation_task(resolved: Resolved, task: Task, kept: Any = None) -> Any:
     """`seqio.Task`: one pass in file order, all texts shown, a fixed number of known latents.
 
     `kept` as in `training_task`.
     """
-    latents = eval_latents(experiment, task)
-    return _build(experiment, task, (latents, latents), kept=kept, dropout=0.0)
+    latents = resolved.eval_latents(task)
+    return _build(resolved, task, (latents, latents), kept=kept, dropout=0.0)
 
 
 def _build(
-    experiment: Experiment,
+    resolved: Resolved,
     task: Task,
     latents: tuple[int, int],
     *,
@@ -220,11 +220,11 @@ def _build(
     seed_2: Callable[[str], Any] = functools.partial(stream_seed, 0),
     dropout: float,
 ) -> Any:
-    layout = run_layout(experiment, task)
-    codes_LxP = [known_codes(experiment, task, n) for n in range(latents[1] + 1)]
-    opening = opening_given(experiment, task, layout, latents[1])
+    layout, data = resolved.layout(task), resolved.spec.data
+    codes_LxP = [resolved.known_codes(task, n) for n in range(latents[1] + 1)]
+    opening = opening_given(resolved, task, layout, latents[1])
     steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), opening)]
-    if task.has_audio and experiment.data.silent_clips == "skip":
+    if task.has_audio and data.silent_clips == "skip":
         steps.append(skip_silent(layout))
     if layout.text_span:
         steps.append(hide_text(dropout, seed_2("text")))
@@ -232,7 +232,7 @@ def _build(
     return seqio().Task(
         task.name,
         source=_source_class()(
-            experiment.data.store, stored_features(task, layout), start, seed_2("order"), kept
+            data.store, stored_features(task, layout), start, seed_2("order"), kept
         ),
         output_features={
             name: seqio().ContinuousFeature(dtype=tf.as_dtype(dtype), rank=rank)

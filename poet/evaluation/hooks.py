@@ -32,6 +32,7 @@ from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
 from poet.models.transformer import build_model
+from poet.tasks.resolved import Resolved
 from poet.training.trainable import State
 
 CLIPS_SHOWN = 4
@@ -63,7 +64,7 @@ def validation_hook(experiment: Experiment) -> Hook:
 
 
 def _validate(experiment: Experiment, params: Any) -> dict[str, float]:
-    model, scalars = build_model(experiment), {}
+    model, scalars = build_model(Resolved(experiment)), {}
     for task, layout in layouts(experiment).items():
         batches = task_batches(experiment, task, _mesh(), experiment.train.eval_batches)
         vocabulary = experiment.train.loss_vocabulary
@@ -121,7 +122,7 @@ def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]
     wanted = known_codes(experiment, declared, eval_latents(experiment, declared))
     manifest = load_manifest(experiment.data.store)
     check_split(manifest, split)
-    rows = eval_batches(experiment, task, split, 1, manifest.splits[split].clips)
+    rows = eval_batches(Resolved(experiment), task, split, 1, manifest.splits[split].clips)
     usable = (row for row in rows if tuple(row["known"][0]) == wanted)  # a silent clip is given whole
     found = list(itertools.islice(usable, size))
     if not found:
@@ -139,7 +140,7 @@ def _decoder(experiment: Experiment, layout: Layout, batch: Mapping[str, np.ndar
         known=tuple(batch["known"][0].tolist()),
         truncation=Truncation.of(experiment.sample),
     )
-    return Decoder(build_model(experiment), plan)
+    return Decoder(build_model(Resolved(experiment)), plan)
 
 
 def _draw(

@@ -23,6 +23,7 @@ from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.reader import check_split
 from poet.tasks.layout import Layout
+from poet.tasks.resolved import Resolved
 from poet.training.losses import TokenScores
 from poet.training.step import evaluate_step
 
@@ -112,7 +113,7 @@ def task_batches(
 ) -> Iterable[Mapping[str, np.ndarray]]:
     """This process's share of at most `batches` batches of EVAL.batch clips of EVAL.split."""
     spec = experiment.eval
-    return eval_batches(experiment, task, spec.split, spec.batch, batches, share=batch_share(mesh))
+    return eval_batches(Resolved(experiment), task, spec.split, spec.batch, batches, share=batch_share(mesh))
 
 
 def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) -> None:
@@ -140,9 +141,9 @@ def unigram_nats(
     if known is None or known.clips < spec.batch:
         return {}
     training = eval_batches(
-        experiment, task, TRAINING_SPLIT, spec.batch, -(-unigram.TRAINING_CLIPS // spec.batch)
+        Resolved(experiment), task, TRAINING_SPLIT, spec.batch, -(-unigram.TRAINING_CLIPS // spec.batch)
     )
-    scored = eval_batches(experiment, task, spec.split, spec.batch, spec.batches)
+    scored = eval_batches(Resolved(experiment), task, spec.split, spec.batch, spec.batches)
     return unigram.cross_entropies(training, scored, layout)
 
 

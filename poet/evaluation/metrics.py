@@ -21,6 +21,7 @@ from poet.evaluation.unigram import TRAINING_CLIPS
 from poet.media import write_gif, write_png_strip
 from poet.models.transformer import Params
 from poet.tasks.registry import Task, layouts, mixture, run_layout
+from poet.tasks.resolved import Resolved
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
@@ -137,7 +138,7 @@ def _gain_rows(
 ) -> list[Row]:
     e, spec = r.experiment, r.experiment.eval
     layout = run_layout(e, task)
-    taken = list(eval_batches(e, task.name, spec.split, spec.batch, r.gain_batches))
+    taken = list(eval_batches(Resolved(e), task.name, spec.split, spec.batch, r.gain_batches))
     batch = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
     lengths_P = [span.segment.length for span in layout.loss_spans]
     usable_N = (batch["known"] < lengths_P).any(axis=1)

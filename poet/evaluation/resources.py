@@ -35,6 +35,7 @@ from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mi
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
+from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,12 +140,12 @@ class Resources:
         # One clip a batch: how many EVAL.batch needs is checked against its own split.
         data = e.data.replace(batch=1, equal_tokens=False)
         manifest = check(
-            e.replace(data=data),
+            Resolved(e.replace(data=data)),
             tokenizer=None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint,
             audio_tokenizer=self.audio_tokenizer.fingerprint if has_audio(e) else None,
             split=e.eval.split,
         )
-        made = networks_of(e, manifest)
+        made = networks_of(Resolved(e), manifest)
         # Likelihoods are those of any split of any store that the same networks made.
         self._expect({name: value for name, value in made.items() if name != networks.STORE})
         return manifest
@@ -231,7 +232,7 @@ class Resources:
 
     @functools.cached_property
     def model(self) -> Model:
-        return build_model(self.experiment)
+        return build_model(Resolved(self.experiment))
 
     def load_params(self) -> Params:
         """Of the checkpoint, sharded over the mesh as in training; not kept."""

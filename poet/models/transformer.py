@@ -23,9 +23,10 @@ from flax import nnx
 
 from poet.models import attention, kernels, layers, sequence, tables
 from poet.models.layers import constrain
-from poet.spec import Experiment, ModelSpec, UserError
+from poet.spec import ModelSpec, UserError
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.tasks.layout import Layout, Segment, Span
+from poet.tasks.resolved import Resolved
 
 Params = dict[str, Any]
 # States [B, L, E] of the frozen text encoder, and bool [B, L]: True where a piece stands.
@@ -344,9 +345,9 @@ def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:
     return Model(spec, vocabulary, text_width)
 
 
-def build_model(experiment: Experiment) -> Model:
-    """The prefix LM that an experiment describes."""
-    return build(experiment.model, Vocabulary(experiment.vocabulary), experiment.text.width)
+def build_model(resolved: Resolved) -> Model:
+    """The prefix LM of a run."""
+    return build(resolved.spec.model, resolved.vocabulary, resolved.spec.text.width)
 
 
 def project(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:

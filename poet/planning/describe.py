@@ -18,8 +18,9 @@ from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import Rules, local_bytes
 from poet.planning import topologies
 from poet.planning.topologies import GIB, Topology
-from poet.spec import Experiment, UserError
+from poet.spec import UserError
 from poet.tasks import picture, registry
+from poet.tasks.resolved import Resolved
 from poet.training.trainable import State, Trainable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    experiment: Experiment,
+    resolved: Resolved,
     *,
     devices: int = 0,
     topology: str = "",
@@ -45,7 +46,7 @@ def run(
     if not topology:
         if groups:
             raise UserError("--group chooses what --topology compiles: give a topology")
-        shown = [json.dumps(specs.to_dict(experiment), indent=2)] if as_json else lines(experiment, devices)
+        shown = [json.dumps(specs.to_dict(resolved.spec), indent=2)] if as_json else lines(resolved, devices)
         print("\n".join(shown))
         return
     if devices:
@@ -55,31 +56,31 @@ def run(
     jax.config.update("jax_platforms", "cpu")
     there = topologies.devices(target)
     page = forecast_json if as_json else forecast_lines
-    plan = [] if as_json else lines(experiment, target.size)
-    for line in itertools.chain(plan, page(experiment, target, there, groups)):
+    plan = [] if as_json else lines(resolved, target.size)
+    for line in itertools.chain(plan, page(resolved, target, there, groups)):
         print(line, flush=True)
 
 
-def write_picture(experiment: Experiment, path: str) -> None:
+def write_picture(resolved: Resolved, path: str) -> None:
     """Draws the layouts of the mixture's tasks into an SVG file."""
-    drawn = picture.draw(registry.layouts(experiment))
+    drawn = picture.draw(resolved.layouts)
     with media.replacing(Path(path)) as file:
         file.write_text(drawn, encoding="utf-8")
     print(path)
 
 
-def write_placement(experiment: Experiment, path: str, devices: int = 0) -> None:
+def write_placement(resolved: Resolved, path: str, devices: int = 0) -> None:
     """Draws how the parameters lie on the mesh of a run into an SVG file."""
     from poet.models import placement
     from poet.models.transformer import build_model
 
-    mesh = mesh_lib.abstract(experiment.mesh, devices or _smallest(experiment))
+    mesh = mesh_lib.abstract(resolved.spec.mesh, devices or resolved.devices)
     with media.replacing(Path(path)) as file:
-        file.write_text(placement.draw(build_model(experiment), mesh), encoding="utf-8")
+        file.write_text(placement.draw(build_model(resolved), mesh), encoding="utf-8")
     print(path)
 
 
-def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
+def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     """The page, line by line.
 
     Raises:
@@ -87,22 +88,17 @@ def lines(experiment: Experiment, devices: int = 0) -> Iterator[str]:
     """
     from poet.training.step import language_model
 
-    devices = devices or _smallest(experiment)
-    mesh = mesh_lib.abstract(experiment.mesh, devices)
+    devices = devices or resolved.devices
+    mesh = mesh_lib.abstract(resolved.spec.mesh, devices)
     yield from _title(f"Mesh of {devices} device(s)")
     yield "  " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    yield from _tasks(experiment)
-    if not experiment.data.rates:
+    yield from _tasks(resolved)
+    if not resolved.spec.data.rates:
         return
-    trainable = language_model(experiment, mesh)
+    trainable = language_model(resolved, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
-    yield from _groups(experiment, trainable)
+    yield from _groups(resolved, trainable)
     yield from _parameters(state, trainable, mesh)
-
-
-def _smallest(experiment: Experiment) -> int:
-    m = experiment.mesh
-    return math.prod(max(size, 1) for size in (m.data, m.fsdp, m.sequence, m.tensor))
 
 
 def _title(text: str) -> Iterator[str]:
@@ -111,32 +107,32 @@ def _title(text: str) -> Iterator[str]:
     yield "-" * len(text)
 
 
-def _tasks(experiment: Experiment) -> Iterator[str]:
-    fmt = registry.run_format(experiment)
+def _tasks(resolved: Resolved) -> Iterator[str]:
+    fmt = resolved.format
     yield from _title("Tasks (condition -> output)")
-    rates = experiment.data.rates
+    rates = resolved.spec.data.rates
     total = sum(rates.values()) or 1.0
     for name, task in registry.TASKS.items():
         share = f"{rates.get(name, 0) / total:6.1%}" if rates else "      "
         yield f"  {share} {name:24s} {registry.group_name(task)}"
-    clip = experiment.clip
+    clip = resolved.spec.clip
     yield (
         f"  clip {clip.frames} x {clip.height} x {clip.width} at {clip.rate_hz:g} Hz -> "
         f"latents {fmt.video[0]} x {fmt.video[1]} x {fmt.video[2]} of "
-        f"{experiment.vocabulary.visual_bits} bits"
+        f"{resolved.spec.vocabulary.visual_bits} bits"
     )
     if fmt.audio_frames:
-        levels, codes = experiment.vocabulary.audio_levels, experiment.vocabulary.audio_codes
+        levels, codes = resolved.spec.vocabulary.audio_levels, resolved.spec.vocabulary.audio_codes
         yield (
             f"  its sound, {clip.samples} samples at {clip.sample_rate_hz} Hz -> {fmt.audio_frames} "
             f"frames x {levels} levels of {codes} codes"
         )
 
 
-def _groups(experiment: Experiment, trainable: Trainable) -> Iterator[str]:
+def _groups(resolved: Resolved, trainable: Trainable) -> Iterator[str]:
     """Shares are those of the steps, a column for each phase; padding can only stand in text."""
     yield from _title("Groups (one compiled step each)")
-    phases, table = registry.group_shares(experiment), registry.groups(experiment)
+    phases, table = resolved.phases, resolved.groups
     ends = "".join(f"{f'<{end}':>9s}" for end, _ in phases)
     yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s} {'text':>6s}{ends}"
     for name, group in trainable.groups.items():
@@ -175,18 +171,18 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
 
 
 def forecast_json(
-    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+    resolved: Resolved, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
 ) -> Iterator[str]:
     """One JSON object a program: the fields of `forecast.Forecast`, its time and its bound."""
     from poet.planning import forecast
 
-    for found in forecast.forecasts(experiment, target, devices, groups):
+    for found in forecast.forecasts(resolved, target, devices, groups):
         known = {"topology": target.name, "time_s": found.time_s, "bound": found.bound}
         yield json.dumps(known | dataclasses.asdict(found))
 
 
 def forecast_lines(
-    experiment: Experiment, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
+    resolved: Resolved, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
 ) -> Iterator[str]:
     """What every program needs on a topology, line by line, as each is compiled."""
     from poet.planning import forecast
@@ -199,10 +195,10 @@ def forecast_lines(
             f"{chip.memory / GIB:.2f} GiB at {chip.memory_rate / 1e12:.2f} TB/s; links take in "
             f"{target.link_rate / 1e9:.0f} GB/s; a step takes as long as the slowest of the three"
         )
-    mesh = mesh_lib.abstract(experiment.mesh, target.size)
-    for found in forecast.forecasts(experiment, target, devices, groups):
+    mesh = mesh_lib.abstract(resolved.spec.mesh, target.size)
+    for found in forecast.forecasts(resolved, target, devices, groups):
         yield f"  {found.program}: {_room(found)}"
-        for change in forecast.advice(experiment, found, target, mesh):
+        for change in forecast.advice(resolved, found, target, mesh):
             yield f"      change: {change}"
         if found.refusal:
             continue

@@ -28,8 +28,8 @@ from poet.planning.topologies import GIB, Topology
 from poet.runs import assets
 from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
-from poet.spec import Experiment, UserError, choose
-from poet.tasks import registry
+from poet.spec import UserError, choose
+from poet.tasks.resolved import Resolved
 from poet.training import compiled, flops
 from poet.training.step import language_model
 from poet.training.trainable import Group
@@ -101,7 +101,7 @@ class Forecast:
 
 
 def forecasts(
-    experiment: Experiment, topology: Topology, devices: Sequence[jax.Device],
+    resolved: Resolved, topology: Topology, devices: Sequence[jax.Device],
     groups: Sequence[str] = (), decode: bool = True,
 ) -> Iterator[Forecast]:
     """Of the step of each group (default: all, the longest first), then of decoding the longest one.
@@ -109,23 +109,23 @@ def forecasts(
     Raises UserError, before compiling, if the mesh divides the devices, a parameter or a batch badly,
     or a group is not known.
     """
-    mesh = mesh_lib.build(experiment.mesh, devices)
-    trainable = language_model(experiment, mesh)
-    layouts = {name: layout for name, (layout, _) in registry.groups(experiment).items()}
+    mesh = mesh_lib.build(resolved.spec.mesh, devices)
+    trainable = language_model(resolved, mesh)
+    layouts = {name: layout for name, (layout, _) in resolved.groups.items()}
     chosen = {name: choose(name, layouts, "group") for name in groups or layouts}
     order = sorted(chosen, key=lambda name: -chosen[name].length)
     with jax.set_mesh(mesh):
         for name in order:
-            yield train_forecast(experiment, trainable.groups[name], mesh, topology, trainable)
+            yield train_forecast(resolved, trainable.groups[name], mesh, topology, trainable)
         if decode:
-            yield decode_forecast(experiment, order[0], mesh, topology)
+            yield decode_forecast(resolved, order[0], mesh, topology)
 
 
 # ------------------------------------------------------------------------------------- training
 
 
 def train_forecast(
-    experiment: Experiment, group: Group, mesh: Mesh, topology: Topology, trainable: Any
+    resolved: Resolved, group: Group, mesh: Mesh, topology: Topology, trainable: Any
 ) -> Forecast:
     """Of a group's step, as the loop compiles it."""
     state = compiled.abstract(trainable, mesh)
@@ -133,7 +133,7 @@ def train_forecast(
     at_rest = sum(
         mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state)
     )
-    model = build_model(experiment)
+    model = build_model(resolved)
     cost = Cost(
         flops=group.flops / mesh.size,
         # The state is read and written; layers are written when gathered, and read twice or thrice.
@@ -158,27 +158,27 @@ def _bytes(model: Model, mesh: Mesh, part: str) -> int:
 # ------------------------------------------------------------------------------------- decoding
 
 
-def decode_forecast(experiment: Experiment, name: str, mesh: Mesh, topology: Topology) -> Forecast:
+def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topology) -> Forecast:
     """Of drawing one batch of a group's layout: the loops of `sampling.decode`, after the prefill.
 
     Every share of the batch axes draws `DEFAULT_BATCH` clips with parameters of its own, in the
     compute dtype and split over `tensor` alone.
     """
-    layout, sample = registry.groups(experiment)[name][0], experiment.sample
+    layout, sample = resolved.groups[name][0], resolved.spec.sample
     guided = layout.text_span is not None and sample.guidance != 1
     plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(sample))
-    decoder = Decoder(build_model(experiment), plan)
+    decoder = Decoder(build_model(resolved), plan)
     batch = DEFAULT_BATCH * mesh_lib.batch_ways(mesh)
-    lower = functools.partial(_lower_decode, experiment, decoder, mesh, batch)
-    cost = decode_cost(experiment, plan, mesh, DEFAULT_BATCH)
+    lower = functools.partial(_lower_decode, resolved, decoder, mesh, batch)
+    cost = decode_cost(resolved, plan, mesh, DEFAULT_BATCH)
     forecast = _forecast(f"decode {name}", lower, cost, mesh, topology)
     return dataclasses.replace(forecast, calls=plan.drawn_stop - plan.prefilled)
 
 
 def _lower_decode(
-    experiment: Experiment, decoder: Decoder, mesh: Mesh, batch: int
+    resolved: Resolved, decoder: Decoder, mesh: Mesh, batch: int
 ) -> jax.stages.Lowered:
-    model, plan = build_model(experiment), decoder.plan
+    model, plan = build_model(resolved), decoder.plan
     sharding = mesh_lib.batch_sharding(mesh)
 
     def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -191,21 +191,21 @@ def _lower_decode(
     )
     text = ()
     if plan.layout.text_span is not None:
-        states = (plan.fan, experiment.text.length, experiment.text.width)
+        states = (plan.fan, resolved.spec.text.length, resolved.spec.text.width)
         text = (rows(states, jnp.float32), rows((plan.fan,), jnp.int32))
     tokens = rows((1, plan.prefilled), jnp.int32)
     cache, x_RxD = jax.eval_shape(decoder.prefill, params, tokens, *text)
-    knobs = jax.eval_shape(lambda: Knobs.of(experiment.sample))
+    knobs = jax.eval_shape(lambda: Knobs.of(resolved.spec.sample))
     return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), knobs)
 
 
-def decode_cost(experiment: Experiment, plan: Plan, mesh: Mesh, batch: int) -> Cost:
+def decode_cost(resolved: Resolved, plan: Plan, mesh: Mesh, batch: int) -> Cost:
     """Of all that follows the prefill, for `batch` samples of one share of the batch axes.
 
     Every token reads the layers, the rows of the head that are legal there, and the whole cache.  A
     sequence axis splits the cache, and attention over it, alone.
     """
-    model, spec = build_model(experiment), experiment.model
+    model, spec = build_model(resolved), resolved.spec.model
     rows, tensor, ways = batch * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
     size, length = model.dtype.itemsize, plan.drawn_stop
     keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
@@ -293,24 +293,24 @@ def _refused_bytes(message: str) -> float:
 # ----------------------------------------------------------------------------------------- advice
 
 
-def advice(experiment: Experiment, forecast: Forecast, topology: Topology, mesh: Mesh) -> list[str]:
+def advice(resolved: Resolved, forecast: Forecast, topology: Topology, mesh: Mesh) -> list[str]:
     """What to change where a program does not fit, the cheapest change first."""
     if forecast.fits is not False:
         return []
     if forecast.program.startswith("decode"):
         return ["MESH.tensor higher: decoding splits parameters over it alone", *_more(topology)]
     changes = []
-    if experiment.model.remat != "full":
+    if resolved.spec.model.remat != "full":
         changes.append("MODEL.remat = 'full'")
-    ways, parts = mesh_lib.batch_ways(mesh), experiment.train.microbatches
-    if experiment.data.batch // parts > ways:
+    ways, parts = mesh_lib.batch_ways(mesh), resolved.spec.train.microbatches
+    if resolved.spec.data.batch // parts > ways:
         changes.append(f"TRAIN.microbatches = {2 * parts}, or a smaller DATA.batch (at least {ways})")
     width, length_ways = mesh.shape["tensor"], mesh.shape["sequence"]
-    if experiment.model.kv_heads % (2 * width * length_ways) == 0:
+    if resolved.spec.model.kv_heads % (2 * width * length_ways) == 0:
         changes.append(f"MESH.tensor = {2 * width}")
         # Every device holds one clip, or its part of one: only shorter parts take less.
-        if experiment.data.batch // parts == ways and ways % 2 == 0:
-            batch = experiment.data.batch // 2
+        if resolved.spec.data.batch // parts == ways and ways % 2 == 0:
+            batch = resolved.spec.data.batch // 2
             changes.append(f"MESH.sequence = {2 * length_ways} with DATA.batch = {batch}")
     return changes + _more(topology)
 

@@ -43,6 +43,7 @@ from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.spec.vocabulary import SOURCES
+from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Generator:
     ):
         self.experiment = experiment
         self.made_with = made_with
-        self.model = build_model(experiment)
+        self.model = build_model(Resolved(experiment))
         self.params = jax.jit(self.model.compute_params)(params)
         self._video_tokenizer = video_tokenizer
         self._text_encoder = text_encoder
@@ -112,7 +113,7 @@ class Generator:
         if task is None or shows(get_task(task)):
             video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
             networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=str(path))
-        params = checkpoint_lib.load_params(path, build_model(experiment).abstract())
+        params = checkpoint_lib.load_params(path, build_model(Resolved(experiment)).abstract())
         return cls(experiment, params, video_tokenizer, made_with=made_with)
 
     @functools.cached_property

@@ -44,6 +44,7 @@ from poet.tasks.registry import get_task, known_codes, run_format
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
 from poet.spec.vocabulary import Special
+from poet.tasks.resolved import Resolved
 
 FORMAT = 5
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -106,7 +107,7 @@ def _release(checkpoint: str, experiment: Experiment, out: str, overwrite: bool)
     trained = checkpoints.load_experiment(checkpoint)
     remedy = "leave them as they were trained"
     compat.check(trained, experiment, "export", what=checkpoint, remedy=remedy)
-    params = checkpoints.load_params(checkpoint, build_model(experiment).abstract())
+    params = checkpoints.load_params(checkpoint, build_model(Resolved(experiment)).abstract())
     step = checkpoints.step_of(checkpoints.find(checkpoint))
     made_with = checkpoints.load_networks(checkpoint)
     dtype = experiment.export.dtype or None

@@ -18,8 +18,8 @@ from fractions import Fraction
 import numpy as np
 
 from poet.data.mixture import BLOCK, group_taken
-from poet.spec import Experiment, UserError, as_written
-from poet.tasks.registry import group_batches, groups
+from poet.spec import UserError, as_written
+from poet.tasks.resolved import Resolved
 
 
 class GroupSchedule:
@@ -81,13 +81,14 @@ class PhasedSchedule:
         return self._schedules[phase](step - start)
 
 
-def check_all_trained(experiment: Experiment, order: Callable[[int], str]) -> None:
+def check_all_trained(resolved: Resolved, order: Callable[[int], str]) -> None:
     """Raises UserError naming the tasks of which a run of TRAIN.steps takes no example.
 
     Args:
       order: step -> group.
     """
-    table, sizes, steps = groups(experiment), group_batches(experiment), experiment.train.steps
+    table, sizes, data = resolved.groups, resolved.batches, resolved.spec.data
+    steps = resolved.spec.train.steps
     # A block of a group holds every task of it.
     enough = {g: math.ceil(BLOCK / sizes[g]) if len(r) > 1 else 1 for g, (_, r) in table.items()}
     counts: Counter[str] = Counter()
@@ -102,12 +103,11 @@ def check_all_trained(experiment: Experiment, order: Callable[[int], str]) -> No
         task
         for group in sorted(waiting)
         for task, examples in group_taken(
-            experiment, group, table[group][1], counts[group] * sizes[group]
+            data.seed, group, table[group][1], counts[group] * sizes[group]
         ).items()
         if not examples
     ]
     if missing:
-        data = experiment.data
         phases = f" with DATA.image_fractions = {data.image_fractions}" if data.image_fractions else ""
         raise UserError(
             f"DATA.rates = { {task: data.rates[task] for task in missing} }: the {steps} steps of the run"

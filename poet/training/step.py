@@ -13,23 +13,23 @@ from jax.sharding import AbstractMesh, Mesh
 from poet.distributed import mesh as mesh_lib
 from poet.models import sequence
 from poet.models.transformer import Model, Params, build_model
-from poet.spec import Experiment, OptimizerSpec, TrainSpec
-from poet.tasks import registry
+from poet.spec import OptimizerSpec, TrainSpec
 from poet.tasks.layout import Layout
+from poet.tasks.resolved import Resolved
 from poet.training import bit_flips, flops, losses, microbatches, optimizer
 from poet.training.cross_entropy import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
 
-def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainable:
-    """The prefix LM of an experiment: one group per layout of its mixture.
+def language_model(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
+    """The prefix LM of a run: one group per layout of its mixture.
 
     Raises UserError, before any device work, if a parameter or a group's batch does not divide over
     the mesh.
     """
-    model = build_model(experiment)
+    model, spec = build_model(resolved), resolved.spec
     axes = model.axes()
-    tx = optimizer.build(experiment.optimizer, axes)
+    tx = optimizer.build(spec.optimizer, axes)
     abstract = model.abstract()
     mesh_lib.Rules().check(mesh, axes, abstract)
 
@@ -37,36 +37,32 @@ def language_model(experiment: Experiment, mesh: Mesh | AbstractMesh) -> Trainab
         params = model.init(key)
         return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
 
-    batches = registry.group_batches(experiment)
-    usual = usual_tokens(experiment)
-    groups = {}
-    for name, (layout, _) in registry.groups(experiment).items():
+    batches, groups = resolved.batches, {}
+    for name, (layout, _) in resolved.groups.items():
         what = f"DATA.batch, group {name!r}"
         mesh_lib.check_batch(mesh, batches[name], what)
-        sequence.check(mesh, experiment.model.kv_heads, layout, f"group {name!r}")
-        parts, shards = experiment.train.microbatches, mesh_lib.batch_ways(mesh)
+        sequence.check(mesh, spec.model.kv_heads, layout, f"group {name!r}")
+        parts, shards = spec.train.microbatches, mesh_lib.batch_ways(mesh)
         microbatches.check(batches[name], parts, shards, what)
         groups[name] = Group(
             name=name,
-            step=train_step(model, layout, tx, experiment.optimizer, experiment.train, usual),
-            batch=batch_shapes(experiment, layout, batches[name]),
+            step=train_step(model, layout, tx, spec.optimizer, spec.train, resolved.usual_tokens),
+            batch=batch_shapes(layout, batches[name], spec.text.width),
             clips=batches[name],
             tokens=batches[name] * layout.length,
             flops=batches[name]
-            * flops.train_flops(model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
+            * flops.train_flops(model, layout, loss_vocabulary=spec.train.loss_vocabulary),
         )
     state_axes = optimizer.state_axes(tx, abstract, axes)
     return Trainable(
         init=init,
         axes={"step": (), "params": axes, "opt_state": state_axes},
-        rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
+        rate=optimizer.learning_rate(spec.optimizer, spec.train.steps),
         groups=groups,
     )
 
 
-def batch_shapes(
-    experiment: Experiment, layout: Layout, batch: int
-) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(layout: Layout, batch: int, text_width: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Global shapes and dtypes of one batch of a layout; see `losses.stream_sums` for meanings."""
     shapes = {
         "tokens": jax.ShapeDtypeStruct((batch, layout.length), jnp.int32),
@@ -74,18 +70,10 @@ def batch_shapes(
     }
     span = layout.text_span
     if span is not None:
-        states = (batch, span.segment.length, experiment.text.width)
+        states = (batch, span.segment.length, text_width)
         shapes["text_states"] = jax.ShapeDtypeStruct(states, jnp.float16)
         shapes["text_length"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return shapes
-
-
-def usual_tokens(experiment: Experiment) -> float:
-    """Tokens that a step predicts where nothing is known, the mean over the steps of all groups."""
-    batches, table = registry.group_batches(experiment), registry.groups(experiment)
-    shares = {name: sum(tasks.values()) for name, (_, tasks) in table.items()}
-    predicted = {name: batches[name] * layout.loss_length for name, (layout, _) in table.items()}
-    return sum(shares[name] * predicted[name] for name in table) / sum(shares.values())
 
 
 def train_step(
@@ -100,7 +88,7 @@ def train_step(
 
     The objective is the mean over the tokens of the whole batch, however many `spec.microbatches` it is
     taken in.  A batch without a token to predict moves nothing.  With `spec.step_weight = 'tokens'` it is the
-    sum over them divided by `usual`, see `usual_tokens`.
+    sum over them divided by `usual`, see `Resolved.usual_tokens`.
 
     Metrics: those of `losses.means` and `optimizer.apply`, and `filled` (see `losses.filled`).
     """

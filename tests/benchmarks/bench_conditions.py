@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from poet.tasks.resolved import Resolved
+
 HERE = pathlib.Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "conditions.json"
 PAGE = HERE.parents[2] / "poet" / "models" / "conditions_by_choice.md"
@@ -77,8 +79,8 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
     mesh = mesh_lib.build(spec.mesh)
     begin, losses = time.perf_counter(), []
     with jax.set_mesh(mesh):
-        trainable = step.language_model(spec, mesh)
-        batches = loader.batches(spec)
+        trainable = step.language_model(Resolved(spec), mesh)
+        batches = loader.batches(Resolved(spec))
         order = schedule.PhasedSchedule(registry.group_shares(spec), seed=spec.train.seed)
         state = jax.jit(trainable.init)(jax.random.key(spec.train.seed))
         steps_of = {name: jax.jit(group.step, donate_argnums=0) for name, group in trainable.groups.items()}
@@ -105,9 +107,9 @@ def gains(spec: Any, mesh: Any, params: Any) -> Iterator[dict[str, Any]]:
     from poet.models.transformer import build_model
     from poet.tasks.registry import mixture, run_layout
 
-    model, clips, size = build_model(spec), spec.eval.gain_clips, spec.eval.batch
+    model, clips, size = build_model(Resolved(spec)), spec.eval.gain_clips, spec.eval.batch
     for task in mixture(spec):
-        parts = list(eval_batches(spec, task.name, "validation", size, clips // size))
+        parts = list(eval_batches(Resolved(spec), task.name, "validation", size, clips // size))
         batch = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         partners = (np.arange(clips) + clips // 2) % clips
         layout = run_layout(spec, task)

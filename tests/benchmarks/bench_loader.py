@@ -38,6 +38,7 @@ from poet.store.manifest import (
     to_json,
 )
 from poet.tasks import registry
+from poet.tasks.resolved import Resolved
 from poet.training import flops
 
 SHARDS = 16
@@ -125,7 +126,7 @@ def example(plan: Plan, rng: np.random.Generator, key: str) -> dict:
 def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dict:
     layout, rates = registry.groups(experiment)[group]
     alone = experiment.replace(data=experiment.data.replace(rates=rates))
-    (iterator,) = batches(alone).values()
+    (iterator,) = batches(Resolved(alone)).values()
     next(iterator)
     before, seconds = rss_mib(), []
     for _ in range(args.batches):
@@ -135,11 +136,11 @@ def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dic
     begin = time.perf_counter()
     state = iterator.get_state()
     saved_s = time.perf_counter() - begin
-    (fresh,) = batches(alone).values()
+    (fresh,) = batches(Resolved(alone)).values()
     begin = time.perf_counter()
     fresh.set_state(state)
     next(fresh)
-    per_clip = flops.train_flops(build_model(experiment), layout) / 1e12
+    per_clip = flops.train_flops(build_model(Resolved(experiment)), layout) / 1e12
     return {
         "group": group,
         "clips_per_s": args.batch * args.batches / sum(seconds),

@@ -32,6 +32,7 @@ import numpy as np
 from loader_peers import Reader, grain_reader, seqio_reader, write_array_record
 
 from poet.spec import Experiment, config
+from poet.tasks.resolved import Resolved
 
 TOKENS, RUNS, CLIPS = 1_000_000, 3, 512
 BATCH, SOAK_BATCH = 8, 1  # Sequences of the longest group; few, so that many batches cost little.
@@ -52,7 +53,7 @@ def poet_reader(experiment: Experiment) -> Reader:
     from poet.tasks import registry
     from poet.training.schedule import PhasedSchedule
 
-    iterators, table = batches(experiment), registry.groups(experiment)
+    iterators, table = batches(Resolved(experiment)), registry.groups(experiment)
     phases = registry.group_shares(experiment)
     schedule = PhasedSchedule(phases, experiment.train.seed)
     step = phases[-2][0]  # The last phase begins.

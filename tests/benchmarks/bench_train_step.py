@@ -34,6 +34,8 @@ from typing import Any
 import harness
 import numpy as np
 
+from poet.tasks.resolved import Resolved
+
 RATE, B2, DECAY = 1e-4, 0.95, 0.1
 AGREEMENT = 1e-4
 # The peers' networks: tables of their own for scores, one rotary position for queries and keys.
@@ -106,7 +108,7 @@ def poet_parts(name: str) -> tuple[Any, Any, Any]:
             task_token=Special.TASK_VIDEO, text=False, condition=condition, output=output,
             fmt=Format(video=(5, 16, 16), text_length=0, audio_frames=106), vocabulary=vocabulary,
         )
-    return experiment, build_model(experiment), layout
+    return experiment, build_model(Resolved(experiment)), layout
 
 
 def draw_tokens(layout: Any, batch: int) -> np.ndarray:
@@ -139,7 +141,7 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
     group = Group(
         name=name, clips=case["batch"], tokens=tokens.size,
         step=step.train_step(model, layout, tx, experiment.optimizer, experiment.train),
-        batch=step.batch_shapes(experiment, layout, case["batch"]),
+        batch=step.batch_shapes(layout, case["batch"], experiment.text.width),
         flops=case["batch"] * flops.train_flops(
             model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
     )

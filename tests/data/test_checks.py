@@ -13,22 +13,23 @@ from poet.data import checks
 from poet.data.checks import check
 from poet.data.loader import batches
 from poet.spec import UserError, VideoTokenizerSpec, VocabularySpec
+from poet.tasks.resolved import Resolved
 
 
 def test_a_fitting_store_passes_and_its_manifest_is_returned(experiment):
-    assert check(experiment).splits["train"].clips == 29
-    assert check(experiment, tokenizer="abc").video.bits == BITS
+    assert check(Resolved(experiment)).splits["train"].clips == 29
+    assert check(Resolved(experiment), tokenizer="abc").video.bits == BITS
 
 
 def test_a_missing_store_is_refused(tmp_path):
     for path in ("", str(tmp_path / "nothing")):
         with pytest.raises(UserError, match="no token store"):
-            check(make_experiment(path))
+            check(Resolved(make_experiment(path)))
 
 
 def test_an_unknown_task_is_refused_with_near_names(store):
     with pytest.raises(UserError, match="did you mean text_to_video"):
-        check(make_experiment(store.path, rates={"text_to_vidio": 1.0}))
+        check(Resolved(make_experiment(store.path, rates={"text_to_vidio": 1.0})))
 
 
 @pytest.mark.parametrize(
@@ -54,38 +55,38 @@ def test_an_unknown_task_is_refused_with_near_names(store):
 )
 def test_a_store_of_another_format_is_refused(experiment, changes, message):
     with pytest.raises(UserError, match=message):
-        check(dataclasses.replace(experiment, **changes))
+        check(Resolved(dataclasses.replace(experiment, **changes)))
 
 
 def test_a_run_without_text_does_not_ask_for_the_stores_text_encoder(store):
     experiment = make_experiment(store.path, rates={"unconditional": 1.0})
-    check(experiment.replace(text=TEXT.replace(encoder="t5", width=1024)))
+    check(Resolved(experiment.replace(text=TEXT.replace(encoder="t5", width=1024))))
 
 
 def test_another_tokenizer_is_refused(experiment):
     with pytest.raises(UserError, match="fingerprint is 'abc', not 'xyz'"):
-        check(experiment, tokenizer="xyz")
+        check(Resolved(experiment), tokenizer="xyz")
 
 
 def test_a_batch_larger_than_the_split_repeats_its_clips_and_is_said(store, caplog):
     """A folder of a few clips feeds any configuration: the README's third job, on one's own clips."""
     rates = {"unconditional": 1.0}
-    check(make_experiment(store.path, rates=rates, batch=29))
+    check(Resolved(make_experiment(store.path, rates=rates, batch=29)))
     assert not caplog.records
     experiment = make_experiment(store.path, rates=rates, batch=58)
-    check(experiment)
+    check(Resolved(experiment))
     assert "takes 58 clips and split 'train'" in caplog.text and "has 29" in caplog.text
-    batch = next(batches(experiment)["video"])["tokens"]
+    batch = next(batches(Resolved(experiment))["video"])["tokens"]
     assert sorted(np.unique(batch, axis=0, return_counts=True)[1].tolist()) == [2] * 29
 
 
 def test_a_missing_split_is_refused(experiment):
     with pytest.raises(UserError, match="no split 'test'"):
-        check(experiment, split="test")
+        check(Resolved(experiment), split="test")
 
 
 def test_the_default_split_is_the_one_that_training_reads(experiment):
-    assert checks.TRAIN_SPLIT in check(experiment).splits
+    assert checks.TRAIN_SPLIT in check(Resolved(experiment)).splits
 
 
 def test_a_run_names_the_networks_that_its_mixture_uses(store, tmp_path):
@@ -99,4 +100,4 @@ def test_a_run_names_the_networks_that_its_mixture_uses(store, tmp_path):
 
 def _opened(path, **options):
     experiment = make_experiment(path, **options)
-    return experiment, check(experiment)
+    return Resolved(experiment), check(Resolved(experiment))

@@ -12,6 +12,7 @@ from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
 from poet.spec import UserError
 from poet.tasks.registry import TASKS, groups, layouts
+from poet.tasks.resolved import Resolved
 
 RATES = {name: 1.0 for name, task in TASKS.items() if task.made}
 RATES["image_to_video_bidirectional"] = 1.0
@@ -31,7 +32,7 @@ def experiment(store):
 @pytest.mark.parametrize("name", sorted(RATES))
 def test_batches_hold_the_condition_and_the_clip(store, experiment, name):
     layout, records = layouts(experiment)[name], iter(store.records["validation"])
-    for batch in eval_batches(experiment, name, "validation", 5, 9):
+    for batch in eval_batches(Resolved(experiment), name, "validation", 5, 9):
         for tokens in batch["tokens"]:
             streams, record = layout.parse(tokens), next(records)
             np.testing.assert_array_equal(streams["video"], record["video"])
@@ -49,7 +50,7 @@ def test_tasks_of_one_layout_share_batches_and_keep_their_conditions(store, expe
     layout, rates = groups(experiment)[group]
     clips = {record["video"].tobytes(): record for record in store.records["train"]}
     seen = set()
-    for batch in itertools.islice(batches(experiment)[group], 4):
+    for batch in itertools.islice(batches(Resolved(experiment))[group], 4):
         for tokens in batch["tokens"]:
             streams = layout.parse(tokens)
             record = clips[streams["video"].tobytes()]
@@ -61,17 +62,17 @@ def test_tasks_of_one_layout_share_batches_and_keep_their_conditions(store, expe
 
 def test_a_share_of_stylizations_opens_with_the_first_frame(experiment):
     alone = experiment.replace(data=experiment.data.replace(rates={"stylization": 1.0}, batch=20))
-    (iterator,) = batches(alone).values()
+    (iterator,) = batches(Resolved(alone)).values()
     known = np.concatenate([batch["known"] for batch in itertools.islice(iterator, 10)])
     assert set(known.ravel().tolist()) == {0, GRID[1] * GRID[2]}
     assert 0.35 < (known > 0).mean() < 0.65
 
 
 def test_a_store_without_a_condition_or_with_another_one_is_refused(store, experiment, tmp_path):
-    check(experiment, tokenizer="abc")
+    check(Resolved(experiment), tokenizer="abc")
     lacking = write_store(tmp_path / "few", conditions=["inpainting"])
     with pytest.raises(UserError, match="lacks the streams .*: tokenize again with"):
-        check(make_experiment(lacking.path, rates=RATES), tokenizer="abc")
+        check(Resolved(make_experiment(lacking.path, rates=RATES)), tokenizer="abc")
     other = experiment.replace(conditioning=experiment.conditioning.replace(inpainting=("central",)))
     with pytest.raises(UserError, match="inpainting.fingerprint is"):
-        check(other, tokenizer="abc")
+        check(Resolved(other), tokenizer="abc")

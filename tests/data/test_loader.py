@@ -15,6 +15,7 @@ from poet.data.mixture import BLOCK, block_counts
 from poet.distributed.processes import Share
 from poet.spec import UserError
 from poet.tasks.registry import TASKS, groups, layouts
+from poet.tasks.resolved import Resolved
 
 FRAME = GRID[1] * GRID[2]
 
@@ -45,7 +46,7 @@ def reference(experiment):
     length = 2 * sum(SHARDS["train"]) // experiment.data.batch + 6
     return {
         group: [(iterator.get_state(), next(iterator)) for _ in range(length)]
-        for group, iterator in batches(experiment).items()
+        for group, iterator in batches(Resolved(experiment)).items()
     }
 
 
@@ -53,7 +54,7 @@ def reference(experiment):
 def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment, task):
     layout = layouts(experiment)[task]
     records = store.records["validation"]
-    found = list(eval_batches(experiment, task, "validation", 4, 99))
+    found = list(eval_batches(Resolved(experiment), task, "validation", 4, 99))
     assert len(found) == len(records) // 4
     for i, batch in enumerate(found):
         for j in range(4):
@@ -70,7 +71,7 @@ def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment
 
 def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experiment):
     for task, latents in {"frame_prediction": 2, "image_to_video": 1}.items():
-        first, again = (list(eval_batches(experiment, task, "train", 8, 2)) for _ in range(2))
+        first, again = (list(eval_batches(Resolved(experiment), task, "train", 8, 2)) for _ in range(2))
         assert len(first) == 2 and all(map(equal, first, again))
         assert {int(k) for b in first for (k,) in b["known"]} == {latents * FRAME}
 
@@ -118,7 +119,7 @@ def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, t
     experiment = make_experiment(store.path, rates={task: 1.0}, batch=20)
     low, high = TASKS[task].known_latents
     high = min(high, GRID[0] - 1)  # one latent frame is left to predict
-    (iterator,) = batches(experiment).values()
+    (iterator,) = batches(Resolved(experiment)).values()
     known = {int(k) for batch in take(iterator, 4) for (k,) in batch["known"]}
     assert known == {latents * FRAME for latents in range(low, high + 1)}
 
@@ -129,7 +130,7 @@ def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
     )
     layout = layouts(experiment)["frame_prediction"]
     epochs = []
-    for batch in take(batches(experiment)["video"], 2):
+    for batch in take(batches(Resolved(experiment))["video"], 2):
         rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
         epochs.append(dict(zip(rows, batch["known"][:, 0].tolist())))
     assert epochs[0].keys() == epochs[1].keys() and epochs[0] != epochs[1]
@@ -141,7 +142,7 @@ def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
         store.path, rates={"text_to_image": 1.0}, batch=32, text_dropout=share
     )
     lengths = np.concatenate(
-        [b["text_length"] for b in take(batches(experiment)["text-to-image"], 100)]
+        [b["text_length"] for b in take(batches(Resolved(experiment))["text-to-image"], 100)]
     )
     deviation = 4 * np.sqrt(share * (1 - share) / len(lengths))
     assert abs(np.mean(lengths == 0) - share) <= deviation
@@ -152,7 +153,7 @@ def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store
     experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=size)
     layout = layouts(experiment)["unconditional"]
     orders = []
-    for batch in take(batches(experiment)["video"], 6):
+    for batch in take(batches(Resolved(experiment))["video"], 6):
         rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
         assert sorted(rows) == list(range(size))
         orders.append(tuple(rows))
@@ -168,7 +169,7 @@ def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store
 def test_resuming_at_any_point_continues_bit_for_bit(experiment, reference, group, data):
     steps = reference[group]
     position = data.draw(st.integers(0, len(steps) - 4))
-    iterator = batches(experiment)[group]
+    iterator = batches(Resolved(experiment))[group]
     if data.draw(st.booleans()):
         next(iterator)  # a used iterator can be moved too
     iterator.set_state(steps[position][0])
@@ -179,7 +180,7 @@ def test_resuming_at_any_point_continues_bit_for_bit(experiment, reference, grou
 
 
 def test_the_seed_decides_the_order(store, reference):
-    for group, iterator in batches(make_experiment(store.path, seed=1)).items():
+    for group, iterator in batches(Resolved(make_experiment(store.path, seed=1))).items():
         for _, batch in reference[group][:4]:
             assert not equal(next(iterator), batch)
 
@@ -198,8 +199,8 @@ def test_processes_hold_the_rows_of_one_without_overlap_or_gap(store, shares, gr
     """From the start over two epochs, and resumed where a block of the mixture ends."""
     experiment = make_experiment(store.path, batch=12, equal_tokens=False)
     assert sorted(np.concatenate([s.rows(12) for s in shares])) == list(range(12))
-    whole = batches(experiment)[group]
-    parts = [batches(experiment, share=share)[group] for share in shares]
+    whole = batches(Resolved(experiment))[group]
+    parts = [batches(Resolved(experiment), share=share)[group] for share in shares]
     for start, length in ((0, 6), (BLOCK // 12 * 12 - 12, 3)):
         for iterator in (whole, *parts):
             iterator.set_state(b'{"examples": %d}' % start)
@@ -212,10 +213,10 @@ def test_processes_hold_the_rows_of_one_without_overlap_or_gap(store, shares, gr
 
 def test_eval_processes_hold_the_rows_of_one_and_leave_out_the_same_rest(experiment):
     """Of ten clips two are left over: all that one of the processes would have of a third batch."""
-    whole = list(eval_batches(experiment, "text_to_video", "validation", 4, 99))
+    whole = list(eval_batches(Resolved(experiment), "text_to_video", "validation", 4, 99))
     assert len(whole) == 2 and sum(SHARDS["validation"]) == 10
     for share in SHARES["halves"]:
-        own = list(eval_batches(experiment, "text_to_video", "validation", 4, 99, share=share))
+        own = list(eval_batches(Resolved(experiment), "text_to_video", "validation", 4, 99, share=share))
         assert len(own) == 2
         for batch, part in zip(whole, own):
             assert equal(part, {name: rows[share.rows(4)] for name, rows in batch.items()})
@@ -225,7 +226,7 @@ def test_the_mixture_gives_every_block_its_exact_shares(store):
     """The known count tells the tasks apart: 0 unconditional, at least one latent otherwise."""
     rates = {"unconditional": 1.0, "frame_prediction": 3.0}
     experiment = make_experiment(store.path, rates=rates, batch=BLOCK // 8)
-    known = np.concatenate([b["known"] for b in take(batches(experiment)["video"], 16)])
+    known = np.concatenate([b["known"] for b in take(batches(Resolved(experiment))["video"], 16)])
     for block in known.reshape(2, BLOCK):
         assert np.sum(block == 0) == BLOCK // 4
     assert not np.array_equal(known[:BLOCK] == 0, known[BLOCK:] == 0)
@@ -243,14 +244,14 @@ def test_block_counts_are_whole_and_within_one_of_the_rates(rates):
 
 def test_a_batch_that_processes_cannot_share_is_refused(store):
     with pytest.raises(UserError, match="3 equal parts"):
-        batches(make_experiment(store.path, batch=4), share=Share((0,), 3))
+        batches(Resolved(make_experiment(store.path, batch=4)), share=Share((0,), 3))
 
 
 def test_a_split_that_is_missing_or_smaller_than_a_batch_is_refused(experiment):
     with pytest.raises(UserError, match="no split 'test'.*train, validation"):
-        eval_batches(experiment, "unconditional", "test", 4, 1)
+        eval_batches(Resolved(experiment), "unconditional", "test", 4, 1)
     with pytest.raises(UserError, match="less than one batch of 11"):
-        eval_batches(experiment, "unconditional", "validation", 11, 1)
+        eval_batches(Resolved(experiment), "unconditional", "validation", 11, 1)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_a_split_that_is_missing_or_smaller_than_a_batch_is_refused(experiment):
     ],
 )
 def test_a_foreign_state_is_refused_and_leaves_the_position(experiment, state):
-    iterator = batches(experiment)["video"]
+    iterator = batches(Resolved(experiment))["video"]
     next(iterator)
     before = iterator.get_state()
     with pytest.raises(UserError):
@@ -271,5 +272,5 @@ def test_a_foreign_state_is_refused_and_leaves_the_position(experiment, state):
 
 def test_codes_fit_the_visual_range(experiment):
     layout = layouts(experiment)["text_to_video"]
-    batch = next(batches(experiment)["text-to-video"])
+    batch = next(batches(Resolved(experiment))["text-to-video"])
     assert layout.parse(batch["tokens"])["video"].max() < 2**BITS

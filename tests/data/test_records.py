@@ -24,6 +24,7 @@ from poet.data.mixture import BLOCK
 from poet.data.permutation import permuted
 from poet.distributed.processes import Share
 from poet.spec import UserError
+from poet.tasks.resolved import Resolved
 
 
 def order(size: int, key: tuple[int, ...]) -> np.ndarray:
@@ -113,16 +114,16 @@ def test_a_damaged_store_is_refused_by_the_name_of_shard_and_record(store):
     for message, place in damages.items():
         flip(shard, place)
         with pytest.raises(UserError, match=message):
-            next(batches(run)["video"])
+            next(batches(Resolved(run))["video"])
         with pytest.raises(UserError, match=message):
-            list(eval_batches(run, "unconditional", "train", 4, 9))
+            list(eval_batches(Resolved(run), "unconditional", "train", 4, 9))
         flip(shard, place)
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(UserError, match=f"{shard} is damaged: it ends at byte .*within a record"):
-        next(batches(run)["video"])
+        next(batches(Resolved(run))["video"])
     shard.unlink()
     with pytest.raises(UserError, match=f"the shard {shard} cannot be read: No such file"):
-        next(batches(run)["video"])
+        next(batches(Resolved(run))["video"])
 
 
 def test_a_process_reads_its_own_records_alone(store, monkeypatch):
@@ -130,7 +131,7 @@ def test_a_process_reads_its_own_records_alone(store, monkeypatch):
     item = records.Records.__getitem__
     monkeypatch.setattr(records.Records, "__getitem__", lambda self, i: read.append(i) or item(self, i))
     run = make_experiment(store.path, rates={"unconditional": 1.0}, batch=4)
-    assert len(list(eval_batches(run, "unconditional", "train", 4, 9, share=Share((1,), 4)))) == 4
+    assert len(list(eval_batches(Resolved(run), "unconditional", "train", 4, 9, share=Share((1,), 4)))) == 4
     assert sorted(read) == [1, 5, 9, 13]
 
 
@@ -142,9 +143,10 @@ sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from token_stores import make_experiment
 from poet.data import records
 from poet.data.loader import batches
+from poet.tasks.resolved import Resolved
 item = records.Records.__getitem__
 records.Records.__getitem__ = lambda self, i: time.sleep(0.05) or item(self, i)
-iterator = batches(make_experiment({store.path!r}, batch=4))["video"]
+iterator = batches(Resolved(make_experiment({store.path!r}, batch=4)))["video"]
 next(iterator)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=90)
@@ -152,7 +154,7 @@ next(iterator)
 
 def test_an_iterator_is_freed_with_its_last_reference(store):
     """In a cycle the garbage collector would free it, and wait for threads that wait for it."""
-    iterator = batches(make_experiment(store.path, batch=4))["video"]
+    iterator = batches(Resolved(make_experiment(store.path, batch=4)))["video"]
     next(iterator)
     found = weakref.ref(iterator), weakref.ref(iterator._batches)
     gc.disable()
@@ -176,7 +178,7 @@ def test_other_rates_leave_every_task_where_it_stands(store):
     """A task that is added begins, one that is left out is remembered."""
 
     def started(rates, state=None):
-        iterator = batches(make_experiment(store.path, rates=rates, batch=64))["video"]
+        iterator = batches(Resolved(make_experiment(store.path, rates=rates, batch=64)))["video"]
         if state:
             iterator.set_state(state)
         return iterator
@@ -202,13 +204,13 @@ def test_a_task_goes_on_in_its_own_order_whatever_the_rates_become(store):
     """Its clips after a change are those that it would have read next without one."""
     prediction = make_experiment(store.path, rates={"frame_prediction": 1.0}, batch=8)
     mixed = make_experiment(store.path, rates=RATES, batch=8)
-    alone, wanted = batches(prediction)["video"], batches(prediction)["video"]
+    alone, wanted = batches(Resolved(prediction))["video"], batches(Resolved(prediction))["video"]
     for _ in range(5):
         next(alone), next(wanted)
-    moved = batches(mixed)["video"]
+    moved = batches(Resolved(mixed))["video"]
     moved.set_state(alone.get_state())
     rows = np.concatenate([next(moved)["tokens"] for _ in range(4)])
-    known = batches(mixed)["video"]
+    known = batches(Resolved(mixed))["video"]
     known.set_state(alone.get_state())
     opened = np.concatenate([next(known)["known"][:, 0] for _ in range(4)]) > 0
     expected = np.concatenate([next(wanted)["tokens"] for _ in range(4)])
@@ -216,7 +218,7 @@ def test_a_task_goes_on_in_its_own_order_whatever_the_rates_become(store):
 
 
 def test_a_position_of_an_earlier_version_is_taken_and_said(store, caplog):
-    iterator = batches(make_experiment(store.path, rates=RATES, batch=8))["video"]
+    iterator = batches(Resolved(make_experiment(store.path, rates=RATES, batch=8)))["video"]
     iterator.set_state(b'{"examples": 2048}')
     assert "earlier version" in caplog.text
     assert tasks(iterator) == {"unconditional": 512, "frame_prediction": 1536}

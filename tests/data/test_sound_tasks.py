@@ -25,6 +25,7 @@ from poet.distributed.mesh import build
 from poet.spec import UserError
 from poet.tasks.layout import HIDDEN
 from poet.tasks.registry import groups, layouts
+from poet.tasks.resolved import Resolved
 
 FRAME = GRID[1] * GRID[2]
 # Video frames 1 and 5 at 8 Hz last 6.25 and 31.25 audio frames of 20 ms; all 9 would leave nothing.
@@ -44,7 +45,7 @@ def experiment(store):
 @pytest.mark.parametrize("task", sorted(SOUND_RATES))
 def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
     layout, seen = layouts(experiment)[task], 0
-    for batch in eval_batches(experiment, task, "validation", 4, 9):
+    for batch in eval_batches(Resolved(experiment), task, "validation", 4, 9):
         for tokens, known in zip(batch["tokens"], batch["known"]):
             streams = layout.parse(tokens)
             record = store.records["validation"][seen]
@@ -63,7 +64,7 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
     """The same number of frames in every level, in training and, fixed, in evaluation."""
     task = "audio_video_continuation"
     alone = experiment.replace(data=experiment.data.replace(rates={task: 1.0}, batch=20))
-    (iterator,) = batches(alone).values()
+    (iterator,) = batches(Resolved(alone)).values()
     taken = list(itertools.islice(iterator, 4))
     rows = np.concatenate([batch["known"] for batch in taken])
     assert rows.dtype == np.int32 and rows.shape == (80, 1 + LEVELS)
@@ -75,12 +76,12 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
         levels = sound.reshape(LEVELS, -1)[:, : OPENING[2]].copy()
         levels[:, known[-1] :] = HIDDEN
         np.testing.assert_array_equal(opening, levels.reshape(-1))
-    (batch,) = eval_batches(experiment, task, "train", 8, 1)
+    (batch,) = eval_batches(Resolved(experiment), task, "train", 8, 1)
     assert np.all(batch["known"] == [2 * FRAME, *[31] * LEVELS]), "EVAL.known_frames = 5"
 
 
 def test_other_tasks_are_given_nothing(experiment):
-    for group, iterator in batches(experiment).items():
+    for group, iterator in batches(Resolved(experiment)).items():
         layout, rates = groups(experiment)[group]
         if "audio_video_continuation" not in rates:
             known = next(iterator)["known"]
@@ -88,36 +89,36 @@ def test_other_tasks_are_given_nothing(experiment):
 
 
 def test_a_store_with_sound_feeds_them_and_one_without_is_refused(store, experiment, tmp_path):
-    manifest = check(experiment, tokenizer="abc", audio_tokenizer="heard")
+    manifest = check(Resolved(experiment), tokenizer="abc", audio_tokenizer="heard")
     assert manifest.audio.grid == (LEVELS, AUDIO_FRAMES, 1)
     mute = with_sound(make_experiment(write_store(tmp_path / "mute").path))
     with pytest.raises(UserError, match="lacks the streams audio.*with AUDIO_TOKENIZER.path set"):
-        check(mute)
+        check(Resolved(mute))
     # Tasks without sound read a store with it, whatever made the sound.
-    check(make_experiment(store.path), tokenizer="abc")
+    check(Resolved(make_experiment(store.path)), tokenizer="abc")
 
 
 def test_a_run_without_an_audio_tokenizer_is_refused(experiment):
     spec = experiment.audio_tokenizer.replace(path="")
     with pytest.raises(UserError, match="needs sound and this run has none: set AUDIO_TOKENIZER"):
-        check(experiment.replace(audio_tokenizer=spec))
+        check(Resolved(experiment.replace(audio_tokenizer=spec)))
 
 
 def test_sound_of_another_tokenizer_or_format_is_refused(experiment):
     with pytest.raises(UserError, match="audio.fingerprint is 'heard', not 'other'"):
-        check(experiment, audio_tokenizer="other")
+        check(Resolved(experiment), audio_tokenizer="other")
     longer = experiment.audio_tokenizer.replace(strides=(2, 4, 5, 4))
     with pytest.raises(UserError, match=r"audio.grid is \[2, 56, 1\], not \[2, 112, 1\]"):
-        check(experiment.replace(audio_tokenizer=longer))
+        check(Resolved(experiment.replace(audio_tokenizer=longer)))
     more = experiment.vocabulary.replace(audio_levels=3)
     with pytest.raises(UserError, match=r"audio.grid is \[2, 56, 1\], not \[3, 56, 1\]"):
-        check(experiment.replace(vocabulary=more))
+        check(Resolved(experiment.replace(vocabulary=more)))
     faster = experiment.replace(
         clip=experiment.clip.replace(sample_rate_hz=24_000),
         audio_tokenizer=experiment.audio_tokenizer.replace(sample_rate_hz=24_000),
     )
     with pytest.raises(UserError, match="CLIP.sample_rate_hz = 16000, this run has 24000"):
-        check(faster)
+        check(Resolved(faster))
 
 
 def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path):
@@ -129,7 +130,7 @@ def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path
     for task in (*SOUND_RATES, "unconditional"):
         layout, seen = layouts(run)[task], 0
         whole = [span.segment.length for span in layout.loss_spans]
-        for batch in eval_batches(run, task, "validation", 5, 9):
+        for batch in eval_batches(Resolved(run), task, "validation", 5, 9):
             for known in batch["known"]:
                 given = (known == whole).all()
                 assert given == (seen in silent and task != "unconditional")
@@ -142,7 +143,7 @@ def test_silent_clips_are_learnt_from_where_the_run_says_so(tmp_path):
     run = with_sound(make_experiment(store.path))
     run = run.replace(data=run.data.replace(silent_clips="train"))
     whole = [span.segment.length for span in layouts(run)["video_to_audio"].loss_spans]
-    batches = eval_batches(run, "video_to_audio", "validation", 5, 9)
+    batches = eval_batches(Resolved(run), "video_to_audio", "validation", 5, 9)
     assert all((known < whole).all() for batch in batches for known in batch["known"])
 
 
@@ -150,18 +151,18 @@ def test_a_run_with_sound_on_a_store_of_silent_clips_is_refused(tmp_path, caplog
     """Before, video_to_audio alone "finished" with a loss of 0."""
     caplog.set_level(logging.INFO)
     some = with_sound(make_experiment(write_store(tmp_path / "s", sound=True, silent=(1, 6)).path))
-    check(some)
+    check(Resolved(some))
     assert "2 of 29 clips of split 'train'" in caplog.text and "skip them" in caplog.text
     mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
     alone = mute.replace(data=mute.data.replace(rates={"video_to_audio": 1.0}))
     with pytest.raises(UserError, match=r"none of the 29 clips.* so video_to_audio would.*silent_clips"):
-        check(alone)
+        check(Resolved(alone))
     with pytest.raises(UserError, match="none of the 29 clips"):
-        check(mute.replace(data=mute.data.replace(rates=SOUND_RATES | {"unconditional": 1.0})))
+        check(Resolved(mute.replace(data=mute.data.replace(rates=SOUND_RATES | {"unconditional": 1.0}))))
     caplog.clear()
-    check(alone.replace(data=alone.data.replace(silent_clips="train")))
+    check(Resolved(alone.replace(data=alone.data.replace(silent_clips="train"))))
     assert "29 of 29" in caplog.text and "take their sound as silence" in caplog.text
-    check(mute.replace(data=mute.data.replace(rates={"unconditional": 1.0})))
+    check(Resolved(mute.replace(data=mute.data.replace(rates={"unconditional": 1.0}))))
 
 
 def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path):

@@ -32,6 +32,7 @@ from poet.tokenizers.text import EncodedText
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.models.transformer import build_model
+from poet.tasks.resolved import Resolved
 
 BITS = 6
 STEP = 7
@@ -134,7 +135,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         text=e.text.replace(encoder="letters"),
         tokenizer_train=TokenizerTrainSpec(source=store.source),
     )
-    params = jax.jit(build_model(experiment).init)(jax.random.key(2))
+    params = jax.jit(build_model(Resolved(experiment)).init)(jax.random.key(2))
     # Rows as long as trained ones, so that losses differ from those of a uniform model.
     tables = params["embedding"]["tables"]
     params["embedding"]["tables"] = jax.tree.map(lambda x: 3 * x, tables)

@@ -19,6 +19,7 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.tasks.registry import TASKS, eval_latents, known_codes, run_format, run_layout
+from poet.tasks.resolved import Resolved
 
 CLIPS = 8
 RUN = Experiment(
@@ -52,7 +53,7 @@ def make_batch(task: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def make_params() -> dict:
-    return jax.device_get(jax.jit(build_model(RUN).init)(jax.random.key(1)))
+    return jax.device_get(jax.jit(build_model(Resolved(RUN)).init)(jax.random.key(1)))
 
 
 def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
@@ -60,7 +61,7 @@ def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
     declared, batch, layout = TASKS[task], make_batch(task), run_layout(RUN, TASKS[task])
     shape = {"fsdp": devices} if devices < 8 else {"data": 2, "fsdp": 2, "tensor": 2}
     mesh = build(MeshSpec(**{a: 1 for a in AXES} | shape), jax.devices()[:devices])
-    model = build_model(RUN)
+    model = build_model(Resolved(RUN))
     with jax.set_mesh(mesh):
         found = condition_gain.gains(
             model, jax.device_put(params, Rules().shardings(mesh, model.axes())), batch, layout,

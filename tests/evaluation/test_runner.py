@@ -27,6 +27,7 @@ from poet.tasks.registry import layouts, run_format
 from poet.tokenizers.video.base import load_video_tokenizer
 from poet.training.losses import text_of
 from poet.models.transformer import build_model
+from poet.tasks.resolved import Resolved
 
 
 NOT_ASKED_FOR = {"examples": "EVAL.examples is False"}
@@ -46,13 +47,13 @@ def changed(experiment: Experiment, part: str, **fields) -> Experiment:
 def numpy_likelihood(run, task: str) -> tuple[float, float, int]:
     """(loss, accuracy, tokens) by float64 log-softmax over the model's final states."""
     e, layout = run.experiment, layouts(run.experiment)[task]
-    model, span = build_model(e), layout.loss_spans[0]
+    model, span = build_model(Resolved(e)), layout.loss_spans[0]
     ids, start = span.segment.ids, span.start - layout.prefix_length
     table = run.params["embedding"]["tables"][ids.table].astype(np.float64)
     rows = table[ids.low - ids.table_low :][: ids.size]
     hidden = jax.jit(lambda b: model.hidden(run.params, b["tokens"], layout, text_of(b, layout)))
     losses, hits = [], []
-    for batch in eval_batches(e, task, e.eval.split, e.eval.batch, e.eval.batches):
+    for batch in eval_batches(Resolved(e), task, e.eval.split, e.eval.batch, e.eval.batches):
         x = np.asarray(hidden(batch), np.float64)[:, start : start + span.segment.length]
         logits = x @ rows.T
         labels = batch["tokens"][:, span.start : span.stop] - ids.low
@@ -273,13 +274,13 @@ def test_a_likelihood_over_no_tokens_does_not_exist(run):
     whole = np.array([[span.segment.length for span in layout.loss_spans]], np.int32)
 
     def batches():
-        for batch in eval_batches(e, task, "validation", e.eval.batch, 1):
+        for batch in eval_batches(Resolved(e), task, "validation", e.eval.batch, 1):
             yield {**batch, "known": np.repeat(whole, len(batch["known"]), axis=0)}
 
     mesh = build(e.mesh)
     with jax.set_mesh(mesh):
         params = Resources(run.path, e, Path()).load_params()
-        model = build_model(e)
+        model = build_model(Resolved(e))
         found = likelihood(model, params, batches(), layout, mesh)["video"]
     assert (found.tokens, found.loss_nats, found.accuracy) == (0, None, None)
     assert tables.cells([dataclasses.asdict(found)]).rows == (("–", "–", "0"),)
@@ -293,7 +294,7 @@ def test_sample_strips_show_true_clips_over_drawn_ones(run):
         image = hook.fn(state, 5).images["frame_prediction"]
     assert image.shape == (2 * hooks.CLIPS_SHOWN * 16, 5 * 16, 3) and image.dtype == np.uint8
     layout = layouts(e)["frame_prediction"]
-    batch = next(eval_batches(e, "frame_prediction", "validation", 4, 1))
+    batch = next(eval_batches(Resolved(e), "frame_prediction", "validation", 4, 1))
     codes = layout.parse(batch["tokens"])["video"].reshape(4, *run_format(e).video)
     true = load_video_tokenizer(e.video_tokenizer).decode(codes)
     np.testing.assert_array_equal(image[:16, 16:32], true[0, 2])

@@ -24,6 +24,7 @@ from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import Experiment, choose
 from poet.tasks import registry
+from poet.tasks.resolved import Resolved
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def measure(
     layout, _ = choose(group, registry.groups(experiment), "group")
     guided = layout.text_span is not None and experiment.sample.guidance != 1
     plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(experiment.sample))
-    model, decoder = build_model(experiment), Decoder(build_model(experiment), plan)
+    model, decoder = build_model(Resolved(experiment)), Decoder(build_model(Resolved(experiment)), plan)
     # As `poet generate` does it: one device, no mesh.
     params = jax.jit(lambda: model.compute_params(model.init(jax.random.key(0))))()
     given, rows_B = prefilled(experiment, plan, batch), jnp.arange(batch, dtype=jnp.int32)
@@ -67,7 +68,7 @@ def measure(
 
     before = harness.timed(prefill, runs)
     loop = harness.timed(decode, runs)
-    cost = decode_cost(experiment, plan, mesh_lib.build(experiment.mesh, [device]), batch)
+    cost = decode_cost(Resolved(experiment), plan, mesh_lib.build(experiment.mesh, [device]), batch)
     times, positions = common.spread(loop["wall"]), plan.drawn_stop - plan.prefilled
     return {
         "group": group, "samples": batch, "rows": batch * plan.fan, "positions": positions,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from poet.spec import DataSpec, Experiment, TrainSpec, UserError, config
 from poet.tasks import registry
+from poet.tasks.resolved import Resolved
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 
 # Decimals as a person writes them, some of them zero.
@@ -108,14 +109,14 @@ def test_tasks_that_a_run_never_trains_are_named(rates, shares, steps, missing) 
     run = MIXTURE.replace(data=DataSpec(rates=rates, image_fractions=shares, batch=4))
     run = run.replace(train=TrainSpec(steps=steps))
     with pytest.raises(UserError, match=f"the {steps} steps.* take no example of {missing}: set TRAIN"):
-        check_all_trained(run, PhasedSchedule(registry.group_shares(run)))
+        check_all_trained(Resolved(run), PhasedSchedule(registry.group_shares(run)))
 
 
 def test_runs_that_train_every_task_pass() -> None:
-    check_all_trained(MIXTURE, PhasedSchedule(registry.group_shares(MIXTURE)))
+    check_all_trained(Resolved(MIXTURE), PhasedSchedule(registry.group_shares(MIXTURE)))
     for name in ("quickstart", "pretrain", "adapt_300m", "visual_head"):
         run = config.load([f"gin/experiments/{name}.gin"])
-        check_all_trained(run, PhasedSchedule(registry.group_shares(run), run.data.seed))
+        check_all_trained(Resolved(run), PhasedSchedule(registry.group_shares(run), run.data.seed))
 
 
 @pytest.mark.parametrize("shares", [((0.5, 0.9),), ((0.5, 0.9), (0.25, 0.1), (1.0, 0.1)), ((1.0, 1.2),)])

@@ -26,6 +26,7 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.tasks import registry
+from poet.tasks.resolved import Resolved
 from poet.training import compiled, flops, losses, step
 from poet.training.trainable import each
 
@@ -59,7 +60,7 @@ def make_batch(shapes, layout):
 
 
 def test_a_fixed_batch_is_learnt():
-    trainable = step.language_model(RUN, ONE)
+    trainable = step.language_model(Resolved(RUN), ONE)
     group = trainable.groups["text-to-video"]
     layout = registry.layouts(RUN)["text_to_video"]
     batch = make_batch(group.batch, layout)
@@ -74,7 +75,7 @@ def test_a_fixed_batch_is_learnt():
     assert history[-1] < 0.5 * np.log(64), history
     assert int(state["step"]) == 30
     assert {"loss/video", "accuracy/video", "grad_norm", "learning_rate"} <= metrics.keys()
-    evaluate = functools.partial(step.evaluate_step, step.build_model(RUN), layout=layout)
+    evaluate = functools.partial(step.evaluate_step, step.build_model(Resolved(RUN)), layout=layout)
     [scores] = jax.jit(evaluate)(state["params"], batch)
     assert float(scores.loss.sum() / scores.count.sum()) < history[-1]
     assert float(scores.count.sum()) == layout.loss_length * 4
@@ -88,7 +89,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
     for parts in (1, 2):
         run = RUN.replace(train=RUN.train.replace(microbatches=parts))
         with jax.set_mesh(mesh):
-            trainable = step.language_model(run, mesh)
+            trainable = step.language_model(Resolved(run), mesh)
             group = trainable.groups["text-to-video"]
             layout = registry.layouts(RUN)["text_to_video"]
             batch = make_batch(group.batch, layout)
@@ -110,7 +111,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
 
 def test_a_batch_without_a_token_to_predict_moves_nothing():
     """Momentum of the step before would move the weights, and decay would shrink them."""
-    trainable = step.language_model(RUN, ONE)
+    trainable = step.language_model(Resolved(RUN), ONE)
     group, layout = trainable.groups["text-to-image"], registry.layouts(RUN)["text_to_image"]
     batch = make_batch(group.batch, layout)
     run = jax.jit(group.step)
@@ -134,7 +135,7 @@ def test_other_lengths_rates_and_seeds_are_the_same_program():
         run = RUN.replace(
             train=RUN.train.replace(**train), optimizer=RUN.optimizer.replace(**settings)
         )
-        trainable = step.language_model(run, mesh)
+        trainable = step.language_model(Resolved(run), mesh)
         state = compiled.abstract(trainable, mesh)
         return compiled.lower(trainable.groups["text-to-image"], state, mesh).as_text()
 
@@ -147,11 +148,11 @@ def test_other_lengths_rates_and_seeds_are_the_same_program():
 
 def test_microbatches_must_divide_the_batch():
     with pytest.raises(UserError, match="TRAIN.microbatches = 3"):
-        step.language_model(RUN.replace(train=RUN.train.replace(microbatches=3)), ONE)
+        step.language_model(Resolved(RUN.replace(train=RUN.train.replace(microbatches=3))), ONE)
 
 
 def test_groups_follow_the_mixture():
-    trainable = step.language_model(RUN, ONE)
+    trainable = step.language_model(Resolved(RUN), ONE)
     assert set(trainable.groups) == {"text-to-video", "text-to-image"}
     for name, (layout, _) in registry.groups(RUN).items():
         group = trainable.groups[name]
@@ -171,15 +172,15 @@ def test_groups_follow_the_mixture():
 )
 def test_a_mesh_that_does_not_divide_is_refused(mesh, word):
     with pytest.raises(UserError, match=word):
-        step.language_model(RUN, mesh_lib.abstract(mesh, 8 if mesh.fsdp == 8 else 4))
+        step.language_model(Resolved(RUN), mesh_lib.abstract(mesh, 8 if mesh.fsdp == 8 else 4))
 
 
 def test_flops_equal_those_of_the_compiled_products():
     """XLA counts every product of the unrolled forward pass; attention blocks of one query make its
     causal triangle exact.  Elementwise work is removed by counting dot_general alone."""
-    model = step.build_model(RUN)
+    model = step.build_model(Resolved(RUN))
     layout = registry.layouts(RUN)["text_to_video"]
-    batch = make_batch(step.batch_shapes(RUN, layout, 1), layout)
+    batch = make_batch(step.batch_shapes(layout, 1, RUN.text.width), layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer.attention, "QUERY_BLOCK", 1)
         jaxpr = jax.make_jaxpr(
@@ -206,13 +207,13 @@ def dot_flops(jaxpr) -> int:
 
 def test_step_runs_in_bfloat16_with_float32_masters():
     run = RUN.replace(model=RUN.model.replace(dtype="bfloat16"))
-    trainable = step.language_model(run, ONE)
+    trainable = step.language_model(Resolved(run), ONE)
     group = trainable.groups["text-to-image"]
     shapes = jax.eval_shape(trainable.init, jax.random.key(0))
     after, metrics = jax.eval_shape(group.step, shapes, group.batch, jax.random.key(0), 1e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(after["params"])} == {jnp.dtype("float32")}
     assert all(m.dtype == jnp.float32 and m.shape == () for m in jax.tree.leaves(metrics))
-    model = step.build_model(run)
+    model = step.build_model(Resolved(run))
     layout = registry.layouts(run)["text_to_image"]
     batch = group.batch
     hidden = jax.eval_shape(
@@ -225,10 +226,10 @@ def test_step_runs_in_bfloat16_with_float32_masters():
 def test_a_step_counts_by_its_tokens_where_it_is_told_to():
     """Gradients of the mean over tokens, or of the sum over what a step usually predicts."""
     layout = registry.layouts(RUN)["text_to_video"]
-    usual, found = step.usual_tokens(RUN), {}
+    usual, found = Resolved(RUN).usual_tokens, {}
     for kind in ("steps", "tokens"):
         run = RUN.replace(train=RUN.train.replace(step_weight=kind))
-        trainable = step.language_model(run, ONE)
+        trainable = step.language_model(Resolved(run), ONE)
         group = trainable.groups["text-to-video"]
         batch = make_batch(group.batch, layout)
         state = jax.jit(trainable.init)(jax.random.key(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from long_training.runner import Job, Stage
+from poet.tasks.resolved import Resolved
 
 # FLOP/s by device and kind of training.  Two CPU cores: 0.2 TFLOP of the language model took 5.4 s of CPU time.
 # One H100: judgement, not measured (tests/gpu/train_step.py measures): 10 % of its bfloat16 peak, 5 % of its
@@ -55,7 +56,7 @@ def _lm_flops(experiment) -> float:
     from poet.tasks import registry
     from poet.training.step import language_model
 
-    groups = language_model(experiment, mesh.abstract(experiment.mesh, 1)).groups
+    groups = language_model(Resolved(experiment), mesh.abstract(experiment.mesh, 1)).groups
     return _mean({name: group.flops for name, group in groups.items()}, registry.group_shares(experiment)[-1][1])
 
 
