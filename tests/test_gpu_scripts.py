@@ -118,6 +118,7 @@ def test_decoding_is_timed(tmp_path):
     assert per_token == pytest.approx(found["bytes_per_position"])
 
 
+@pytest.mark.slow
 def test_kernels_equal_the_oracle(tmp_path):
     found = run("kernels", tmp_path, "--groups", "text-to-video")
     errors = [row[key] for row in found["comparisons"] for key in ("values", "dq", "dk", "dv")]

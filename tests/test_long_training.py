@@ -149,6 +149,7 @@ def test_more_than_fits_is_not_released(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_chain_at_toy_sizes_survives_a_kill(tmp_path: Path) -> None:
     """All stages by the real programs; killed in the middle of the language model, and run again."""
     command = [sys.executable, str(ROOT / "data/pretrained/long_training/main.py"), "--smoke", f"--work={tmp_path}"]

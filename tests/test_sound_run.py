@@ -168,7 +168,9 @@ def test_evaluation_gives_the_likelihood_of_every_stream_and_examples(run):
     assert clips == {CLIPS - 1}, "without the silent one"
 
 
-@pytest.mark.parametrize("task", SOUND_TASKS)
+@pytest.mark.parametrize(
+    "task", [t if t == "audio_video_continuation" else pytest.param(t, marks=pytest.mark.slow) for t in SOUND_TASKS]
+)
 def test_every_task_generates_from_the_checkpoint(run, tmp_path, task):
     arguments = ["generate", f"--checkpoint={run / 'lm'}", f"--out={tmp_path}", f"--task={task}"]
     if TASKS[task].text:

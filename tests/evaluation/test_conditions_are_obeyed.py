@@ -76,6 +76,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return measure_condition_gain(resources).rows
 
 
+@pytest.mark.slow
 def test_the_right_condition_beats_a_wrong_one(rows: list[dict]) -> None:
     found = {(r["task"], r["condition"], r["stream"]): r for r in rows}
     names = ("nats_per_clip", "nats_per_clip_low", "nats_per_clip_high")
@@ -83,6 +84,7 @@ def test_the_right_condition_beats_a_wrong_one(rows: list[dict]) -> None:
     assert not ignored, ignored
 
 
+@pytest.mark.slow
 def test_every_condition_is_measured_and_seen(rows: list[dict]) -> None:
     found = {(r["task"], r["condition"], r["stream"]): r for r in rows}
     assert set(found) == OBEYED | SEEN
@@ -90,6 +92,7 @@ def test_every_condition_is_measured_and_seen(rows: list[dict]) -> None:
     assert not unseen, unseen
 
 
+@pytest.mark.slow
 def test_what_can_be_copied_is_copied(rows: list[dict]) -> None:
     """The ground under the square's way stands in the first frame, most of a clip around its hole."""
     for r in rows:

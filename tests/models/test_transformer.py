@@ -211,7 +211,9 @@ def kept_gradient():
     return gradient_under("none")(params())
 
 
-@pytest.mark.parametrize("remat", ("dots", "offload", "full"))
+@pytest.mark.parametrize(
+    "remat", ("dots", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("offload", "full")))
+)
 def test_remat_changes_memory_not_gradients(remat, kept_gradient):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),

@@ -124,7 +124,14 @@ def test_tokens_parse_and_known_codes_stay(task, sample):
             assert np.all(tokens[:, span.start : span.stop] == span.segment.ids.low)
 
 
-@pytest.mark.parametrize("known", [(), (4, 1, 1, 1, 1), (4, 2, 0, 1, 2)])
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param((4, 1, 1, 1, 1), marks=pytest.mark.slow),
+        (4, 2, 0, 1, 2),
+    ],
+)
 def test_two_output_streams_and_four_audio_levels(known):
     """Video then audio: each span draws from its own slice behind the codes that open it, which
     stay; boundary tokens stand between them."""
@@ -151,6 +158,7 @@ def test_two_output_streams_and_four_audio_levels(known):
     np.testing.assert_array_equal(np.concatenate(opening, axis=1), codes_BxK)
 
 
+@pytest.mark.slow
 def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
     """Two devices share the batch: forced ids and boundary tokens lie as drawn ones do, and the
     unconditional row of a sample beside its conditional one."""

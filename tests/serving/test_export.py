@@ -94,6 +94,7 @@ def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
     assert len({tuple(row) for row in tokens}) == 3
 
 
+@pytest.mark.slow
 def test_a_task_without_text_on_several_platforms(tmp_path):
     made = tiny.generator(SampleSpec(seed=3))
     spec = ExportSpec(task="unconditional", batch=2, platforms=("cpu", "tpu", "cuda"))

@@ -97,6 +97,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(
     assert [found[k] for k in expected] == pytest.approx(list(expected.values()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_two_falls_back_in_four(
     alone: Path, pair: Path, tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_fixed_batch_is_learnt():
     assert float(scores.count.sum()) == layout.loss_length * 4
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
     """Clips with unequally many given codes: a part has 4 tokens to predict, the other all of them."""
     mesh = mesh_lib.build(MeshSpec(fsdp=devices), jax.devices()[:devices])

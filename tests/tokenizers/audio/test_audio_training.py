@@ -77,6 +77,7 @@ def batch(size: int = 8, samples: int = 1280) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------- a step
 
 
+@pytest.mark.slow
 def test_a_mesh_takes_the_step_that_one_device_takes() -> None:
     """Nothing drawn: no dropout, no dead codes, codebooks there; every term on, no branch."""
     exp = experiment(dropout=0.0, dead_fraction=0.0)
@@ -146,6 +147,7 @@ def final_state(exp: Experiment, workdir: Path) -> dict:
     return {key: checkpoint.load_params(workdir, shapes[key], key=key) for key in keys}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(finished, tmp_path) -> None:
     exp, workdir = finished
     resumed = tmp_path / "resumed"
@@ -189,6 +191,7 @@ def test_a_run_starts_from_a_trained_tokenizer(finished, sounds, tmp_path) -> No
         jobs.tokenizer_train(other, str(tmp_path / "other"))
 
 
+@pytest.mark.slow
 def test_a_critic_that_diverges_stops_the_run_by_name(
     sounds, tmp_path, caplog, monkeypatch
 ) -> None:
@@ -200,6 +203,7 @@ def test_a_critic_that_diverges_stops_the_run_by_name(
     assert checkpoint.steps(tmp_path / "checkpoints")[-1] <= 3
 
 
+@pytest.mark.slow
 def test_denoising_is_trained_with_noise_from_a_source(sounds, tmp_path) -> None:
     exp = experiment(sounds, noise_source=str(sounds), adversarial_weight=0.0)
     exp = exp.replace(

@@ -66,7 +66,7 @@ def test_error_falls_as_levels_are_added() -> None:
     assert losses == sorted(losses, reverse=True), losses
 
 
-@pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_stream_of_it_equals_the_whole(chunk: int) -> None:
     x, tokenizer = voice(0.6), shipped()
     whole = tokenizer.encode(x)

@@ -80,7 +80,7 @@ def test_latents_and_samples_never_change_with_what_comes_later() -> None:
     assert np.abs(before - after)[:, 7 * TINY.hop :].max() > 1e-3
 
 
-@pytest.mark.parametrize("cut", (1, 4, 9))
+@pytest.mark.parametrize("cut", (*(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 9)), 4))
 def test_two_chunks_give_what_the_whole_gives(cut: int) -> None:
     wave = noise(2, 10 * TINY.hop)
     whole, _ = encode(TINY, params(), wave)

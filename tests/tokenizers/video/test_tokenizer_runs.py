@@ -81,6 +81,7 @@ def final_state(exp: Experiment, workdir: Path) -> dict:
     return {key: checkpoint.load_params(workdir, shapes[key], key=key) for key in keys}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(finished, tmp_path) -> None:
     exp, workdir = finished
     resumed = tmp_path / "resumed"
@@ -121,6 +122,7 @@ def test_a_video_tokenizer_starts_from_its_image_tokenizer(clips, tmp_path) -> N
     np.testing.assert_array_equal(tokenizer.encode(frame), image.encode(frame))
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_diverges_stops_the_run_by_name(clips, tmp_path, caplog) -> None:
     """The generator's loss stays finite; what went is named, and the last checkpoint is good."""
     exp = experiment(clips, gan_start=3).replace(checkpoint=CheckpointSpec(every=1))

@@ -177,6 +177,7 @@ def test_code_statistics_of_known_codes() -> None:
     np.testing.assert_allclose(stats["bit_balance"], 2 / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mesh_of_eight_devices_gives_the_single_device_result(initial: dict) -> None:
     """Data-parallel FSDP: weights sharded, batch entropy over the global batch."""
     exp, video = experiment(temperature=1.0), moving_square(8)
@@ -241,6 +242,7 @@ def test_r1_is_applied_lazily_and_as_many_times_as_strong(judged) -> None:
     np.testing.assert_allclose(m["critic/loss"], parts + 2 * 10 * m["critic/loss/r1"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_adversarial_training_is_the_same_on_a_mesh(judged) -> None:
     first, states, history = judged
     mesh = meshes.build(MeshSpec(data=2, fsdp=4))
@@ -273,6 +275,7 @@ def gray_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(perceptual.NETWORKS, "gray", load)
 
 
+@pytest.mark.slow
 def test_the_perceptual_term_joins_on_one_device_and_on_a_mesh(initial, gray_network) -> None:
     exp = experiment(perceptual="gray", perceptual_weight=0.5, temperature=1.0)
     video = moving_square(8)
