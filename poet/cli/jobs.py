@@ -14,7 +14,7 @@ import jax
 
 from poet.distributed import mesh as mesh_lib
 from poet.distributed import processes
-from poet.runs import outputs
+from poet.runs import networks, outputs
 from poet.spec import Experiment, ExportSpec, Failure, UserError, choose
 from poet.tasks.resolved import Resolved
 from poet.training import loop
@@ -181,42 +181,18 @@ def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
     return load_video_tokenizer(experiment.video_tokenizer, **options)
 
 
-def _frozen_audio_tokenizer(experiment: Experiment, **options: Any) -> Any:
-    """None for a run without sound."""
-    if not experiment.audio_tokenizer.path:
-        return None
-    from poet.tokenizers.audio.base import load_audio_tokenizer
-
-    return load_audio_tokenizer(experiment.audio_tokenizer, **options)
-
-
-def _pieces(experiment: Experiment) -> Any:
-    """The vocabulary of written text; None for a run that writes none."""
-    if not experiment.text.pieces:
-        return None
-    from poet.tokenizers.pieces import load_pieces
-
-    pieces = load_pieces(experiment.text.pieces)
-    if pieces.size > experiment.vocabulary.text_pieces:
-        raise UserError(
-            f"TEXT.pieces = {experiment.text.pieces!r} has {pieces.size} pieces, more than "
-            f"VOCABULARY.text_pieces = {experiment.vocabulary.text_pieces}: set that to {pieces.size}"
-        )
-    return pieces
-
-
 def load_encoders(experiment: Experiment) -> Any:
     """The frozen networks that a token store is made with, on the devices of this process."""
-    from poet.store.encode import Encoders
-    from poet.tokenizers.text import load_text_encoder
+    from poet import streams
+    from poet.tasks import registry
 
     mesh = mesh_lib.build(experiment.mesh, jax.local_devices())
-    return Encoders(
-        tokenizer=_frozen_video_tokenizer(experiment, mesh=mesh),
-        text=load_text_encoder(experiment.text, mesh),
-        audio=_frozen_audio_tokenizer(experiment, mesh=mesh),
-        pieces=_pieces(experiment),
+    loading = {stream.network: stream for stream in registry.stored_streams(experiment)}
+    loading[networks.TEXT] = streams.get("text")
+    return streams.Encoders(
+        networks={name: stream.load(experiment, mesh) for name, stream in loading.items()},
         conditioning=experiment.conditioning,
+        vocabulary=experiment.vocabulary,
     )
 
 
@@ -247,13 +223,8 @@ def _write_store(
     return write_store(
         experiment.store,
         experiment.clip,
-        tokenizer=encoders.tokenizer,
-        text=encoders.text,
-        audio=encoders.audio,
-        audio_levels=experiment.vocabulary.audio_levels,
-        pieces=encoders.pieces,
-        conditions=registry.made_conditions(experiment),
-        conditioning_spec=encoders.conditioning,
+        encoders,
+        [stream.name for stream in registry.stored_streams(experiment)],
         ingest=experiment.ingest,
         runner=runner,
         tell=tell,
@@ -324,14 +295,9 @@ def train(experiment: Experiment, workdir: str) -> int:
     if not experiment.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
     resolved = Resolved(experiment)
-    sound = _frozen_audio_tokenizer(experiment) if resolved.has_audio else None
-    pieces = _pieces(experiment)
-    manifest = check(
-        resolved,
-        tokenizer=_frozen_video_tokenizer(experiment).fingerprint,
-        audio_tokenizer=sound.fingerprint if sound else None,
-        pieces=pieces.fingerprint if pieces else None,
-    )
+    loading = resolved.used_networks.items()
+    fingerprints = {name: stream.load(experiment).fingerprint for name, stream in loading}
+    manifest = check(resolved, fingerprints=fingerprints)
     made_with = networks_of(resolved, manifest)
     origins.check_text(experiment, made_with)
     origins.check_start(experiment, made_with)

@@ -11,14 +11,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 
 import numpy as np
 
-from poet.conditioning import networks, regions, structure
-from poet.conditioning.regions import Grid
+from poet import streams
+from poet.conditioning import networks, regions
 from poet.spec import ConditioningSpec, UserError, choose
-from poet.tasks.layout import HIDDEN
+from poet.streams.base import HIDDEN, Grid, reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,79 +59,7 @@ class Made:
     cells: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One condition.
-
-    Attributes:
-      make: from what is shown; `Made`, or uint8 (T, H, W, 3) alone where all of it is given.
-      masks: whether some of it may not be given.
-      fields: of `CONDITIONING` that it depends on.
-      version: raised when its output changes.
-      learned: a model knows only the rendering that it was trained with; of the others it is given a part
-        of the clip itself, and any part will do.
-    """
-
-    make: Callable[[Shown, ConditioningSpec], Made | np.ndarray]
-    fields: tuple[str, ...]
-    version: int = 1
-    learned: bool = False
-    masks: bool = True
-
-
-def _outpainting(shown: Shown, spec: ConditioningSpec) -> Made:
-    region = shown.chosen.region or str(shown.choices.choice(spec.outpainting))
-    return _with_hole(shown, ~regions.area(region, shown.video.shape[:3]), spec)
-
-
-def _inpainting(shown: Shown, spec: ConditioningSpec) -> Made:
-    region = shown.chosen.region or str(shown.choices.choice(spec.inpainting))
-    return _with_hole(shown, regions.area(region, shown.video.shape[:3]), spec)
-
-
-def _with_hole(shown: Shown, hole: np.ndarray, spec: ConditioningSpec) -> Made:
-    video = regions.fill(shown.video, hole, spec.fill)
-    return Made(video=video, cells=regions.whole_cells(~hole, shown.factor))
-
-
-def _interpolation(shown: Shown, spec: ConditioningSpec) -> Made:
-    frames = shown.chosen.frames or spec.interpolation_frames
-    given = np.arange(len(shown.video))
-    given = (given < frames) | (given >= len(shown.video) - frames)
-    video = regions.interpolate(shown.video, frames)
-    return _of_frames(video, given, shown.factor)
-
-
-def _prediction(shown: Shown, spec: ConditioningSpec) -> Made:
-    frames = frames_of("prediction", spec, len(shown.video), shown.factor[0])
-    drawn = frames[int(shown.choices.integers(1, len(frames) + 1)) - 1]
-    frames = shown.chosen.frames or drawn
-    given = np.arange(len(shown.video)) < frames
-    return _of_frames(regions.hold(shown.video, frames), given, shown.factor)
-
-
-def _of_frames(video: np.ndarray, given_T: np.ndarray, factor: Grid) -> Made:
-    """Some frames are given: every latent frame that has one, in which the nearest of them fills the others."""
-    video, latents_t = regions.hold_in_latents(video, given_T, factor[0])
-    shape = regions.latent_grid(video.shape[:3], factor)
-    return Made(video=video, cells=np.broadcast_to(latents_t[:, None, None], shape))
-
-
-def _structure(shown: Shown, spec: ConditioningSpec) -> np.ndarray:
-    return structure.compose(shown.video, shown.depth, spec, regions.latent_grid(shown.video.shape[:3], shown.factor))
-
-
-CONDITIONS: dict[str, Condition] = {
-    "outpainting": Condition(make=_outpainting, fields=("outpainting", "fill", "hide_cells", "seed")),
-    "inpainting": Condition(make=_inpainting, fields=("inpainting", "fill", "hide_cells", "seed")),
-    "interpolation": Condition(
-        make=_interpolation, fields=("interpolation_frames", "hide_cells"), version=2
-    ),
-    "prediction": Condition(make=_prediction, fields=("prediction_latents", "hide_cells", "seed"), version=2),
-    "structure": Condition(
-        make=_structure, fields=("flow", "flow_scale", "depth"), version=2, learned=True, masks=False
-    ),
-}
+CONDITIONS = streams.derived()
 
 
 # Asked for every example of a training; looking into a network's file once is enough.
@@ -140,19 +67,20 @@ CONDITIONS: dict[str, Condition] = {
 def possible(spec: ConditioningSpec, frames: int, *, has_depth: bool) -> tuple[str, ...]:
     """Names of the conditions that can be made from clips of so many frames."""
     found = []
-    for name in CONDITIONS:
+    for name, condition in streams.derived().items():
         try:
             check(name, spec, frames, has_depth=has_depth)
         except UserError:
             continue
-        if frames > 1 or name in ("inpainting", "outpainting"):
+        if frames > 1 or not condition.moving:
             found.append(name)
     return tuple(found)
 
 
 def regions_of(name: str, spec: ConditioningSpec) -> tuple[str, ...]:
     """The regions that a condition may keep or hide; () for one that knows none."""
-    return {"outpainting": spec.outpainting, "inpainting": spec.inpainting}.get(name, ())
+    condition = streams.derived().get(name)
+    return condition.regions(spec) if condition else ()
 
 
 def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
@@ -160,12 +88,8 @@ def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tu
 
     Those that open the clip for "prediction", those at either end for "interpolation".
     """
-    if name == "prediction":
-        latents = max(min(spec.prediction_latents, (frames - 1) // factor), 1)
-        return tuple(1 + n * factor for n in range(latents))
-    if name == "interpolation":
-        return tuple(range(1, (frames - 1) // 2 + 1))
-    return ()
+    condition = streams.derived().get(name)
+    return condition.frames(spec, frames, factor) if condition else ()
 
 
 def make(
@@ -190,12 +114,11 @@ def make(
     Raises:
       UserError: an unknown name, or see `structure.compose`.
     """
-    condition = choose(name, CONDITIONS, "condition")
+    condition = choose(name, streams.derived(), "condition")
     digest = hashlib.sha256(f"{spec.seed}/{name}/{key}".encode()).digest()
     choices = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    made = condition.make(
-        Shown(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec
-    )
+    recipe = reach(condition.recipe) if isinstance(condition.recipe, str) else condition.recipe
+    made = recipe(Shown(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec)
     if not isinstance(made, Made):
         made = Made(video=made, cells=np.ones(regions.latent_grid(video.shape[:3], factor), bool))
     return dataclasses.replace(made, video=np.ascontiguousarray(made.video))
@@ -208,7 +131,7 @@ def hide_codes(codes: np.ndarray, cells: np.ndarray, spec: ConditioningSpec) -> 
 
 def fingerprint(name: str, spec: ConditioningSpec, tokenizer: str) -> str:
     """16 hex characters for a stream: the tokenizer's fingerprint and what shapes the condition."""
-    condition = CONDITIONS[name]
+    condition = streams.derived()[name]
     values = {field: getattr(spec, field) for field in condition.fields}
     values |= {f: networks.file_hash(values[f]) for f in _network_fields(name, spec)}
     described = json.dumps([tokenizer, name, condition.version, values], sort_keys=True)
@@ -221,7 +144,7 @@ def _network_fields(name: str, spec: ConditioningSpec) -> dict[str, int]:
     return {
         field: images
         for field, images in networks_of.items()
-        if field in CONDITIONS[name].fields and getattr(spec, field) not in spec.BUILT_IN
+        if field in streams.derived()[name].fields and getattr(spec, field) not in spec.BUILT_IN
     }
 
 
@@ -232,13 +155,7 @@ def check(name: str, spec: ConditioningSpec, frames: int, *, has_depth: bool) ->
       frames: of a clip.
       has_depth: whether the source has distances.
     """
-    choose(name, CONDITIONS, "condition")
+    condition = choose(name, streams.derived(), "condition")
     for field, images in _network_fields(name, spec).items():
         networks.check(getattr(spec, field), images)
-    if name == "structure" and spec.depth == "dataset" and not has_depth:
-        raise UserError(structure.NO_DEPTH.replace("this clip comes", "the source's clips come"))
-    if name == "interpolation" and not 2 * spec.interpolation_frames < frames:
-        raise UserError(
-            f"CONDITIONING.interpolation_frames = {spec.interpolation_frames} at both ends leave "
-            f"nothing between them in clips of {frames} frames"
-        )
+    condition.check_clips(spec, frames, has_depth=has_depth)

@@ -16,6 +16,7 @@ import numpy as np
 
 from poet.conditioning import networks
 from poet.spec import ConditioningSpec, UserError
+from poet.streams.structure import NO_DEPTH
 
 # Lightness of the farthest and the nearest, and the strongest hue: no channel leaves 0..255.
 FAR, NEAR, HUE = 56.0, 200.0, 36.0
@@ -111,11 +112,5 @@ def _nearness(
     if spec.depth != "dataset":
         return networks.inverse_depth(spec.depth, video_TxHxWx3)
     if depth_Txhxw is None:
-        raise UserError(NO_DEPTH)
+        raise UserError(f"this clip comes {NO_DEPTH}")
     return -np.asarray(depth_Txhxw, np.float32)
-
-
-NO_DEPTH = (
-    "this clip comes without depth, which stylization takes: set CONDITIONING.depth to the ONNX file "
-    "of a depth network (MiDaS, Depth-Anything), or to 'flat' to go without"
-)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from types import MappingProxyType
 from typing import Any
 
-from poet import conditioning
+from poet import streams
 from poet.runs import networks
-from poet.data.tasks import stored_features
+from poet.data.tasks import flags, stored_features
 from poet.spec import UserError
-from poet.store.manifest import Manifest, TextInfo, check_store, code_bits
+from poet.store.manifest import Manifest, TextInfo, check_store
 from poet.store.reader import check_split, load_manifest
+from poet.streams.text import FEATURES
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
 
@@ -18,24 +20,18 @@ _LOG = logging.getLogger(__name__)
 
 TRAIN_SPLIT = "train"
 
-# Stream -> what a store is made with to have it; that of a condition follows from the mixture.
-REMEDIES = {"audio": "AUDIO_TOKENIZER.path set", "pieces": "TEXT.pieces set"}
-
 
 def check(
     resolved: Resolved,
     *,
-    tokenizer: str | None = None,
-    audio_tokenizer: str | None = None,
-    pieces: str | None = None,
+    fingerprints: networks.Networks = MappingProxyType({}),
     split: str = TRAIN_SPLIT,
 ) -> Manifest:
     """Returns the manifest of DATA.store if it can feed every group of the run.
 
     Args:
-      tokenizer: fingerprint of the video tokenizer that decodes the output; None is not compared.
-      audio_tokenizer: that of the audio tokenizer, where a task of the mixture has sound.
-      pieces: that of the text pieces, where a task writes.
+      fingerprints: of the frozen networks at hand (`poet.runs.networks`), which decode the output; one that is
+        absent, or that no task of the mixture uses, is not compared.
       split: the split to be trained on.
 
     Raises:
@@ -53,37 +49,25 @@ def check(
     text = resolved.spec.text
     check_store(
         manifest,
-        tokenizer=tokenizer,
-        grid=resolved.format.video,
-        bits=resolved.spec.vocabulary.visual_bits,
         text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width)
         if has_text
         else None,
-        streams=_other_streams(resolved, tokenizer, audio_tokenizer, pieces),
+        streams=_expected_streams(resolved, fingerprints),
     )
     _check_split(resolved, manifest, split)
     _check_silent(resolved, manifest, split)
     return manifest
 
 
-def _other_streams(
-    resolved: Resolved, tokenizer: str | None, audio: str | None, pieces: str | None
+def _expected_streams(
+    resolved: Resolved, fingerprints: networks.Networks
 ) -> dict[str, dict[str, Any]]:
-    """Fields that the streams beside the video must have, for those that the mixture takes."""
-    vocabulary, streams = resolved.spec.vocabulary, {}
-    if resolved.has_audio:
-        streams["audio"] = {
-            "fingerprint": audio,
-            "grid": [vocabulary.audio_levels, resolved.format.audio_frames, 1],
-            "bits": code_bits(vocabulary.audio_codes),
-        }
-    if resolved.writes:
-        streams["pieces"] = {"fingerprint": pieces, "grid": [resolved.spec.text.length, 1, 1]}
-    if tokenizer is not None:
-        for name in resolved.derived_conditions:
-            made_by = conditioning.fingerprint(name, resolved.spec.conditioning, tokenizer)
-            streams[name] = {"fingerprint": made_by}
-    return streams
+    """Fields of the stored streams that the mixture takes, and of the video, which every store has."""
+    return {
+        stream.stored: stream.expected(resolved.spec, resolved.format, fingerprints)
+        for stream in resolved.stored_streams
+        if stream.network in resolved.used_networks
+    }
 
 
 def _check_clip(resolved: Resolved, manifest: Manifest) -> None:
@@ -100,11 +84,11 @@ def _check_clip(resolved: Resolved, manifest: Manifest) -> None:
 
 
 def _check_streams(resolved: Resolved, manifest: Manifest, task: Task) -> None:
-    present = {*manifest.plan.streams, "text_states", "text_length"}
+    present = {*manifest.plan.streams, *FEATURES, *flags(task)}
     features = stored_features(task, resolved.layout(task))
-    missing = [name for name in features if name not in present and name != "sounding"]
+    missing = [name for name in features if name not in present]
     if missing:
-        remedies = [REMEDIES.get(name, f"{task.name} in DATA.rates") for name in missing]
+        remedies = [streams.in_store(name).setting or f"{task.name} in DATA.rates" for name in missing]
         raise UserError(
             f"the token store {resolved.spec.data.store} lacks the streams {', '.join(missing)} "
             f"that {task.name} needs (it has {', '.join(sorted(manifest.plan.streams))}): "
@@ -149,12 +133,8 @@ def networks_of(resolved: Resolved, manifest: Manifest) -> dict[str, str]:
     They go into every checkpoint of the run (`poet.runs.networks`); networks of the store that no task of
     the mixture uses are left out.
     """
-    used = {networks.VIDEO, *resolved.derived_conditions}
-    if resolved.has_audio:
-        used.add(networks.AUDIO)
-    if resolved.writes:
-        used.add(networks.PIECES)
-    if resolved.has_text:
-        used.add(networks.TEXT)
+    tasks = resolved.mixture
+    used = {networks.VIDEO, *(name for task in tasks for name in task.networks)}
+    used |= {stream.stored for task in tasks for stream in (*task.given, *task.predicted)}
     found = {name: value for name, value in manifest.networks.items() if name in used}
     return found | {networks.STORE: manifest.identity(TRAIN_SPLIT)}

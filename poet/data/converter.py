@@ -8,6 +8,7 @@ from typing import Any
 from poet.data.backend import seqio, tensorflow
 from poet.data.tasks import Example, mapped, task_features
 from poet.spec import TextSpec
+from poet.streams.text import FEATURES, LENGTH, STATES
 from poet.tasks.layout import Layout
 
 
@@ -21,7 +22,7 @@ def _converter_class() -> type:
             self.TASK_FEATURES = self._specs(task_features(layout))
             names = {"tokens": ("int32", 1), "known": ("int32", 1)}
             if layout.text_span:
-                names |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
+                names |= FEATURES
             self.MODEL_FEATURES = self._specs(names)
             # Lengths are held by the static shapes that `_convert` ensures.
             super().__init__(pack=False, apply_length_check=False)
@@ -66,9 +67,9 @@ def _convert(layout: Layout, text: TextSpec, example: Example) -> Example:
         "known": tf.ensure_shape(example["known"], [len(layout.loss_spans)]),
     }
     if layout.text_span:
-        length = tf.minimum(example["text_length"], text.length)
-        states = example["text_states"][:length]
+        length = tf.minimum(example[LENGTH], text.length)
+        states = example[STATES][:length]
         padded = tf.pad(states, [[0, text.length - tf.shape(states)[0]], [0, 0]])
-        result["text_states"] = tf.ensure_shape(padded, [text.length, text.width])
-        result["text_length"] = tf.minimum(length, tf.shape(states)[0])
+        result[STATES] = tf.ensure_shape(padded, [text.length, text.width])
+        result[LENGTH] = tf.minimum(length, tf.shape(states)[0])
     return result

@@ -7,13 +7,15 @@ and experiments live in one process without a clash of names.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
-from poet.tasks.layout import HIDDEN, OPENING_STREAM, TEXT_STREAM, Layout
+from poet.streams import text
+from poet.streams.base import CONDITION, HIDDEN
+from poet.tasks.layout import Layout
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
 
@@ -25,10 +27,13 @@ def stored_features(task: Task, layout: Layout) -> tuple[str, ...]:
     """Features of the store that the batches of a task in its layout are made from."""
     names = {task.stored(stream) for stream in layout.streams}
     if layout.text_span:
-        names |= {"text_states", "text_length"}
-    if task.has_audio:
-        names.add("sounding")
-    return tuple(sorted(name for name in names if name))
+        names |= text.FEATURES.keys()
+    return tuple(sorted(name for name in (*names, *flags(task)) if name))
+
+
+def flags(task: Task) -> tuple[str, ...]:
+    """Features of a store that say whether a clip has what a task is given or predicts."""
+    return tuple(sorted({stream.flag for stream in (*task.given, *task.predicted) if stream.flag}))
 
 
 @functools.cache
@@ -83,20 +88,16 @@ def mapped(function: Callable[[Example], Example]) -> Preprocessor:
 
 
 def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
-    """Adds every stream of the layout: int32 [elements] of local codes."""
+    """Adds every stream of the layout: int32 [elements], the leading local codes of each of its parts."""
     tf = tensorflow()
-
-    levels = sum(s.stream == OPENING_STREAM for s in layout.segments)
 
     def cut(name: str, size: int, example: Example) -> Any:
         stored = task.stored(name)
         if stored is None:
             codes = tf.zeros([size], tf.int32)
-        elif name == OPENING_STREAM:
-            frames = tf.reshape(example[stored], [levels, -1])[:, : size // levels]
-            codes = tf.reshape(frames, [-1])
         else:
-            codes = example[stored][:size]
+            parts = sum(s.stream == name for s in layout.segments)
+            codes = tf.reshape(tf.reshape(example[stored], [parts, -1])[:, : size // parts], [-1])
         return tf.ensure_shape(tf.cast(codes, tf.int32), [size])
 
     def function(example: Example) -> Example:
@@ -111,13 +112,13 @@ def give_latents(
     high: int,
     codes_LxP: Sequence[Sequence[int]],
     seed_2: Any,
-    opening_LxN: np.ndarray | None = None,
+    openings: Mapping[str, np.ndarray] = {},
 ) -> Callable[[Example], Example]:
     """Adds `known`, int32 [P]: leading codes of each loss span that are given.
 
     They are those of `codes_LxP` for a number of latents low..high, which is uniform and drawn anew
-    in every epoch.  `opening_LxN` says which codes of the sound in the prefix are given with them; the others
-    are hidden.
+    in every epoch.  `openings`, bool [L, N], say which codes of streams in the prefix are given with them; the
+    others are hidden.
     """
     tf = tensorflow()
     table = np.asarray(codes_LxP, np.int32)
@@ -126,32 +127,34 @@ def give_latents(
         seed = example_seed(seed_2, example["epoch"], example["index"])
         latents = tf.random.stateless_uniform([], seed, low, high + 1, tf.int32)
         found = {**example, "known": tf.constant(table)[latents]}
-        if opening_LxN is not None:
-            given_N = tf.constant(opening_LxN)[latents]
-            found[OPENING_STREAM] = tf.where(given_N, example[OPENING_STREAM], HIDDEN)
+        for name, given_LxN in openings.items():
+            found[name] = tf.where(tf.constant(given_LxN)[latents], example[name], HIDDEN)
         return found
 
     return function
 
 
-def opening_given(
+def openings_given(
     resolved: Resolved, task: Task, layout: Layout, latents: int
-) -> np.ndarray | None:
-    """bool [L + 1, N]: which codes of "opening_audio_in" are given with 0..L known latents; None without it."""
-    if OPENING_STREAM not in layout.streams:
-        return None
-    lengths = [s.length for s in layout.segments if s.stream == OPENING_STREAM]
-    given = [resolved.opening_audio(task, n) for n in range(latents + 1)]
-    return np.array([np.concatenate([np.arange(m) < n for m in lengths]) for n in given])
+) -> dict[str, np.ndarray]:
+    """Stream that repeats an output's beginning -> bool [L + 1, N]: its codes given with 0..L known latents."""
+    found = {}
+    for stream in task.openings:
+        name = stream.called(CONDITION)
+        lengths = [s.length for s in layout.segments if s.stream == name]
+        if lengths:
+            given = [stream.known(resolved.format, n) for n in range(latents + 1)]
+            found[name] = np.array([np.concatenate([np.arange(m) < n for m in lengths]) for n in given])
+    return found
 
 
-def skip_silent(layout: Layout) -> Callable[[Example], Example]:
-    """Gives a clip without a sound track whole, so that a task with sound learns nothing from it."""
+def skip_clips_without(flag: str, layout: Layout) -> Callable[[Example], Example]:
+    """Gives a clip whole that lacks a stream, such as sound, so that a task with it learns nothing from it."""
     tf = tensorflow()
     whole = np.array([span.segment.length for span in layout.loss_spans], np.int32)
 
     def function(example: Example) -> Example:
-        return {**example, "known": tf.where(example["sounding"] > 0, example["known"], whole)}
+        return {**example, "known": tf.where(example[flag] > 0, example["known"], whole)}
 
     return function
 
@@ -163,19 +166,16 @@ def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
     def function(example: Example) -> Example:
         seed = example_seed(seed_2, example["epoch"], example["index"])
         shown = tf.random.stateless_uniform([], seed) >= share
-        length = tf.cast(example["text_length"], tf.int32)
-        return {**example, "text_length": tf.where(shown, length, 0)}
+        length = tf.cast(example[text.LENGTH], tf.int32)
+        return {**example, text.LENGTH: tf.where(shown, length, 0)}
 
     return function
 
 
 def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
     """Feature -> (dtype name, rank) of an example of this layout, after its preprocessors."""
-    features = {name: ("int32", 1) for name in layout.streams if name != TEXT_STREAM}
-    features["known"] = ("int32", 1)
-    if layout.text_span:
-        features |= {"text_states": ("float16", 2), "text_length": ("int32", 0)}
-    return features
+    features = dict.fromkeys((*layout.streams, "known"), ("int32", 1))
+    return features | (text.FEATURES if layout.text_span else {})
 
 
 def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) -> Any:
@@ -222,10 +222,10 @@ def _build(
 ) -> Any:
     layout, data = resolved.layout(task), resolved.spec.data
     codes_LxP = [resolved.known_codes(task, n) for n in range(latents[1] + 1)]
-    opening = opening_given(resolved, task, layout, latents[1])
-    steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), opening)]
-    if task.has_audio and data.silent_clips == "skip":
-        steps.append(skip_silent(layout))
+    openings = openings_given(resolved, task, layout, latents[1])
+    steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), openings)]
+    if data.silent_clips == "skip":
+        steps += [skip_clips_without(flag, layout) for flag in flags(task)]
     if layout.text_span:
         steps.append(hide_text(dropout, seed_2("text")))
     tf = tensorflow()

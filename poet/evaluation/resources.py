@@ -141,14 +141,18 @@ class Resources:
         data = e.data.replace(batch=1, equal_tokens=False)
         manifest = check(
             Resolved(e.replace(data=data)),
-            tokenizer=None if self.lacks(TOKENIZER) else self.tokenizer.fingerprint,
-            audio_tokenizer=self.audio_tokenizer.fingerprint if has_audio(e) else None,
+            fingerprints=self._fingerprints(),
             split=e.eval.split,
         )
         made = networks_of(Resolved(e), manifest)
         # Likelihoods are those of any split of any store that the same networks made.
         self._expect({name: value for name, value in made.items() if name != networks.STORE})
         return manifest
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Of the tokenizers that are given and that the mixture uses."""
+        found = {} if self.lacks(TOKENIZER) else {networks.VIDEO: self.tokenizer.fingerprint}
+        return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if has_audio(self.experiment) else {})
 
     def clip_names(self, count: int) -> tuple[list[str], list[str]]:
         """Keys and captions of the leading clips of EVAL.split in the store."""

@@ -9,70 +9,23 @@ import json
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from poet import conditioning, media
-from poet.spec import AudioTokenizerSpec, ConditioningSpec, UserError, VideoTokenizerSpec
+from poet import media, streams
+from poet.runs import networks
+from poet.spec import UserError
 from poet.store import filters, reader
-from poet.store.manifest import Plan, SkippedInfo, StreamInfo
+from poet.store.manifest import Plan, SkippedInfo
 from poet.store.raw import RawClip, Skipped
 from poet.store.stages import START, Stages
+from poet.streams.base import Encoders
+from poet.streams.text import LENGTH, STATES
 
 
 # What is noted of a clip that has none.
 NO_CAPTION = "no caption"
-
-
-class VideoTokenizer(Protocol):
-    """A frozen tokenizer: uint8 (B, T, H, W, 3) to int32 (B, t, h, w) in [0, 2**spec.bits)."""
-
-    spec: VideoTokenizerSpec
-    fingerprint: str
-
-    def encode(self, video_BxTxHxWx3: np.ndarray) -> Any: ...
-
-
-class AudioTokenizer(Protocol):
-    """A frozen tokenizer: int16 (B, S) to int32 (B, levels, frames) in [0, spec.codes)."""
-
-    spec: AudioTokenizerSpec
-    fingerprint: str
-
-    def encode(self, audio_BxS: np.ndarray, levels: int = 0) -> Any: ...
-
-
-class TextEncoder(Protocol):
-    """See `poet.tokenizers.text.TextEncoder`."""
-
-    name: str
-    length: int
-    width: int
-    fingerprint: str
-
-    def __call__(self, texts: Sequence[str]) -> Any: ...
-
-
-class Pieces(Protocol):
-    """See `poet.tokenizers.pieces.Pieces`."""
-
-    size: int
-    fingerprint: str
-
-    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray, int]: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoders:
-    """The frozen networks of a store; no `audio` makes one without sound, no `pieces` one without
-    captions to be written.  `conditioning` shapes the conditions that its plan names."""
-
-    tokenizer: VideoTokenizer
-    text: TextEncoder
-    audio: AudioTokenizer | None = None
-    pieces: Pieces | None = None
-    conditioning: ConditioningSpec = ConditioningSpec()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +73,7 @@ def encode_range(
     made, stages = _Made(), Stages()
     with stages.timed(START):
         import tensorflow  # noqa: F401  which is loaded once, and would count as writing
-    found = stages.reading(_filtered(items, plan, sound=encoders.audio is not None))
+    found = stages.reading(_filtered(items, plan))
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
         for run in _batches(found, plan.batch):
             batch = [item for item in run if isinstance(item, RawClip)]
@@ -130,7 +83,7 @@ def encode_range(
             examples, cut = encode_batch(batch, plan, encoders, stages)
             made.truncated_captions += cut
             with stages.timed("write"):
-                made.note(batch, plan, sound=encoders.audio is not None)
+                made.note(batch, plan)
                 for example in examples:
                     record = reader.serialize(example)
                     made.clips.append((example["key"], out.write(record)))
@@ -153,12 +106,12 @@ class _Made:
     truncated_captions: int = 0
     silent: int = 0
 
-    def note(self, batch: Sequence[RawClip], plan: Plan, sound: bool) -> None:
+    def note(self, batch: Sequence[RawClip], plan: Plan) -> None:
         """Counts what is odd about clips, and keeps what their copies are found by."""
         for clip in batch:
             notes = clip.notes if clip.caption else (*clip.notes, NO_CAPTION)
             self.notes.update(map(filters.kind, notes))
-            self.silent += sound and clip.audio is None
+            self.silent += plan.has_audio and clip.audio is None
         if plan.ingest.deduplicate >= 0:
             self.hashes += [filters.perceptual_hash(clip.video) for clip in batch]
 
@@ -177,10 +130,10 @@ class _Made:
 
 
 def _filtered(
-    items: Iterator[RawClip | Skipped], plan: Plan, sound: bool
+    items: Iterator[RawClip | Skipped], plan: Plan
 ) -> Iterator[RawClip | Skipped]:
     """The items; clips that the plan's filters drop have become skipped ones."""
-    clip_filter = filters.ClipFilter(plan.ingest, sound)
+    clip_filter = filters.ClipFilter(plan.ingest, plan.has_audio)
     for item in items:
         if isinstance(item, RawClip):
             reason = clip_filter.reason(item.video, item.audio)
@@ -211,28 +164,22 @@ def encode_batch(
     """Examples as `reader.features` wants them, and how many captions were cut."""
     if not clips:
         return [], 0
-    streams = {
-        name: _encode_stream(name, clips, plan, encoders, stages) for name in plan.streams
-    }
+    codes = {name: _encode_stream(name, clips, plan, encoders, stages) for name in plan.streams}
     with stages.timed("text"):
-        text = encoders.text([clip.caption for clip in clips])
+        text = encoders.networks[networks.TEXT]([clip.caption for clip in clips])
         lengths_B = np.asarray(text.lengths_B)
         states_BxLxD = _stored_states(np.asarray(text.states_BxLxD), lengths_B)
-    examples = []
-    for row, (clip, states_LxD, length) in enumerate(
-        zip(clips, states_BxLxD, lengths_B, strict=True)
-    ):
-        sounding = {"sounding": int(clip.audio is not None)} if encoders.audio else {}
-        examples.append(
-            {
-                **sounding,
-                "key": clip.key,
-                "caption": clip.caption,
-                **{name: codes_BxN[row] for name, codes_BxN in streams.items()},
-                "text_states": states_LxD[:length],
-                "text_length": int(length),
-            }
-        )
+    examples = [
+        {
+            **{stream.flag: int(stream.has(clip)) for stream in plan.flagged},
+            "key": clip.key,
+            "caption": clip.caption,
+            **{name: codes_BxN[row] for name, codes_BxN in codes.items()},
+            STATES: states_LxD[:length],
+            LENGTH: int(length),
+        }
+        for row, (clip, states_LxD, length) in enumerate(zip(clips, states_BxLxD, lengths_B, strict=True))
+    ]
     return examples, int(text.truncated)
 
 
@@ -252,74 +199,15 @@ def _stored_states(states_BxLxD: np.ndarray, lengths_B: np.ndarray) -> np.ndarra
 def _encode_stream(
     name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders, stages: Stages
 ) -> np.ndarray:
-    """int32 (B, codes) of a stream of the plan."""
-    if name == "audio":
-        with stages.timed("encode sound"):
-            return _encode_audio(clips, plan, encoders.audio)
-    if name == "pieces":
-        with stages.timed("text"):
-            return _encode_pieces(clips, plan, encoders.pieces)
-    with stages.timed("encode video"):
-        return _encode_video(clips, plan, encoders, name)
-
-
-def _encode_video(
-    clips: Sequence[RawClip], plan: Plan, encoders: Encoders, name: str
-) -> np.ndarray:
-    """int32 (B, codes) of the clips, or of a condition that is made from them.
+    """int32 (B, codes) of a stream of the plan.
 
     The last clip fills the batch up, so that one program is compiled.
     """
-    if name == "video":
-        codes = np.asarray(encoders.tokenizer.encode(_filled([clip.video for clip in clips], plan.batch)))
-        return _checked(codes, plan.streams[name])[: len(clips)]
-    made = [
-        conditioning.make(
-            name,
-            clip.video,
-            encoders.conditioning,
-            key=clip.key,
-            depth=clip.depth,
-            factor=encoders.tokenizer.spec.factor,
-        )
-        for clip in clips
-    ]
-    codes = np.asarray(encoders.tokenizer.encode(_filled([m.video for m in made], plan.batch)))
-    codes_BxN = _checked(codes, plan.streams[name])[: len(clips)]
-    cells_BxN = np.stack([m.cells for m in made]).reshape(codes_BxN.shape)
-    return conditioning.hide_codes(codes_BxN, cells_BxN, encoders.conditioning)
-
-
-def _encode_pieces(clips: Sequence[RawClip], plan: Plan, pieces: Pieces) -> np.ndarray:
-    """int32 (B, pieces) of the captions."""
-    stream = plan.streams["pieces"]
-    ids_BxL, _, _ = pieces.encode([clip.caption for clip in clips], stream.length)
-    return _checked(ids_BxL.reshape(len(clips), *stream.grid), stream)
-
-
-def _encode_audio(
-    clips: Sequence[RawClip], plan: Plan, tokenizer: AudioTokenizer
-) -> np.ndarray:
-    """int32 (B, codes), level by level; a clip without sound is silence."""
-    silence, stream = np.zeros(plan.clip.samples, np.int16), plan.streams["audio"]
-    levels, frames, _ = stream.grid
-    sounds = [silence if clip.audio is None else clip.audio for clip in clips]
-    codes = np.asarray(tokenizer.encode(_filled(sounds, plan.batch), levels=levels))
-    # The network's codes have no third dim.
-    return _checked(codes[..., None], stream)[: len(clips)]
-
-
-def _filled(arrays: Sequence[np.ndarray], batch: int) -> np.ndarray:
-    return np.stack([*arrays, *[arrays[-1]] * (batch - len(arrays))])
-
-
-def _checked(codes: np.ndarray, stream: StreamInfo) -> np.ndarray:
-    """int32 (B, codes) of codes that the stream declares."""
-    if codes.shape[1:] != stream.grid:
-        raise ValueError(f"the tokenizer gave {codes.shape}, its grid is {stream.grid}")
-    if codes.min() < 0 or codes.max() >= 2**stream.bits:
-        raise ValueError(f"the tokenizer gave codes outside [0, 2**{stream.bits})")
-    return codes.reshape(len(codes), -1).astype(np.int32)
+    stream = streams.in_store(name)
+    with stages.timed(stream.stage):
+        items = [stream.read(clip, plan.clip, encoders) for clip in clips]
+        items += items[-1:] * (plan.batch - len(items))
+        return stream.tokenize(items, plan.streams[name], encoders)[: len(clips)]
 
 
 def index_file(file: pathlib.Path) -> pathlib.Path:

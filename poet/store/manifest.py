@@ -11,38 +11,23 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
 from poet.runs import networks
 from poet.spec import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
+from poet.streams import in_store
+from poet.streams.base import Stream, StreamInfo
 
 VERSION = 2
 MANIFEST_FILE = "manifest.json"
 DIGEST = "sha256"
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamInfo(Spec):
-    """The codes of one stream: latent grid, ids in [0, 2**bits), and who made them.
-
-    The grid is (t, h, w) for video, (levels, frames, 1) for audio; codes are stored row-major.
-    """
-
-    grid: tuple[int, ...]
-    bits: int
-    fingerprint: str
-
-    @property
-    def length(self) -> int:
-        """Codes per clip."""
-        return math.prod(self.grid)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +58,15 @@ class Plan(Spec):
     batch: int
     seed: int
     ingest: IngestSpec = IngestSpec()
+
+    @property
+    def flagged(self) -> tuple[Stream, ...]:
+        """Streams that not every clip has: a feature of its own says whether one does."""
+        return tuple(stream for stream in map(in_store, self.streams) if stream.flag)
+
+    @property
+    def has_audio(self) -> bool:
+        return networks.AUDIO in self.streams
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,12 +145,12 @@ class Manifest(Spec):
 
     @property
     def video(self) -> StreamInfo:
-        return self.plan.streams["video"]
+        return self.plan.streams[networks.VIDEO]
 
     @property
     def audio(self) -> StreamInfo | None:
         """None for a store without sound."""
-        return self.plan.streams.get("audio")
+        return self.plan.streams.get(networks.AUDIO)
 
     @property
     def networks(self) -> dict[str, str]:
@@ -168,15 +162,6 @@ class Manifest(Spec):
         """16 hex digits of what a split holds, wherever the store lies."""
         files = [[shard.sha256, shard.clips] for shard in self.splits[split].shards]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-
-
-def code_bits(codes: int) -> int:
-    """Bits that hold any of so many codes.
-
-    >>> code_bits(1024)
-    10
-    """
-    return (codes - 1).bit_length()
 
 
 class _Described(Protocol):
@@ -284,27 +269,16 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 def check_store(
     manifest: Manifest,
     *,
-    tokenizer: str | None = None,
-    grid: Sequence[int] | None = None,
-    bits: int | None = None,
     text: TextInfo | None = None,
-    streams: Mapping[str, Mapping[str, Any]] | None = None,
+    streams: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> None:
     """Raises UserError naming all that differs between a store and what a run expects of it.
 
     Args:
-      tokenizer: fingerprint of the video tokenizer.
-      grid: latent (t, h, w) of a clip.
-      bits: of a visual code.
       text: the text encoder; an empty fingerprint is not compared.
-      streams: fields of the `StreamInfo` of other streams that the store must have, by name.
-      None is not compared, for all of them.
+      streams: fields of the `StreamInfo` of streams that the store must have, by name; None is not compared.
     """
-    wanted = {
-        "video": {"fingerprint": tokenizer, "grid": grid and list(grid), "bits": bits},
-        "text": to_dict(text) if text else {},
-        **(streams or {}),
-    }
+    wanted = {"text": to_dict(text) if text else {}, **streams}
     if text and not text.fingerprint:
         del wanted["text"]["fingerprint"]
     stored = {name: to_dict(stream) for name, stream in manifest.plan.streams.items()}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from poet import media
+from poet import media, streams
 from poet.spec import UserError
 from poet.store import filters, framing, reader
 from poet.store.encode import PartialShard
@@ -22,10 +22,10 @@ from poet.store.manifest import (
     ShardInfo,
     SkippedInfo,
     SplitInfo,
-    StreamInfo,
     code_statistics,
     level_statistics,
 )
+from poet.streams.base import StreamInfo
 
 
 # Of clips whose key an earlier one has, which stays.
@@ -98,8 +98,8 @@ def merge_split(
     count = shard_count(len(records), plan.clips_per_shard)
     bounds = [len(records) * i // count for i in range(count + 1)]
     counters = {
-        name: (_LevelCounter if name == "audio" else _Counter)(stream)
-        for name, stream in plan.streams.items()
+        name: (_LevelCounter if streams.in_store(name).levels else _Counter)(info)
+        for name, info in plan.streams.items()
     }
     copies = _Copies(frozenset(seen or ()))
     shards = []
@@ -175,7 +175,7 @@ def _write_shard(
         codes = {name: features[name].bytes_list.value[0] for name in counters}
         for name, counter in counters.items():
             counter.add(np.frombuffer(codes[name], np.int32))
-        copies.add([codes[name] for name in ("video", "audio") if name in codes])
+        copies.add([codes[s.stored] for s in streams.STREAMS.values() if s.identifies and s.stored in codes])
     return ShardInfo(file=file.name, clips=len(records), size_bytes=size_bytes, sha256=digest.hexdigest())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from poet.spec import UserError
 from poet.store import framing
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
+from poet.streams.text import LENGTH, STATES
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -123,7 +124,7 @@ def features(plan: Plan) -> Any:
     import tensorflow_datasets as tfds
 
     raw = tfds.features.Encoding.BYTES
-    sounding = {"sounding": tfds.features.Scalar(np.int32)} if "audio" in plan.streams else {}
+    flags = {stream.flag: tfds.features.Scalar(np.int32) for stream in plan.flagged}
     codes = {
         name: tfds.features.Tensor(shape=(stream.length,), dtype=np.int32, encoding=raw)
         for name, stream in plan.streams.items()
@@ -133,11 +134,11 @@ def features(plan: Plan) -> Any:
             "key": tfds.features.Text(),
             "caption": tfds.features.Text(),
             **codes,
-            **sounding,
-            "text_states": tfds.features.Tensor(
+            **flags,
+            STATES: tfds.features.Tensor(
                 shape=(None, plan.text.width), dtype=np.float16, encoding=raw
             ),
-            "text_length": tfds.features.Scalar(np.int32),
+            LENGTH: tfds.features.Scalar(np.int32),
         }
     )
 

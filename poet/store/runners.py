@@ -21,11 +21,12 @@ from typing import Any, Protocol
 
 from poet.distributed.processes import check_index
 from poet.spec import Failure
-from poet.store.encode import Encoders, PartialShard, encode_range
+from poet.store.encode import PartialShard, encode_range
 from poet.store.manifest import Plan, SkippedInfo
 from poet.store.merge import check_skipped
 from poet.store.ranges import Range
 from poet.store.raw import Source
+from poet.streams.base import Encoders
 
 Factory = Callable[[], Encoders]
 # Seconds between two looks at what other processes have done.

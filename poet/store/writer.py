@@ -21,24 +21,18 @@ from typing import Any
 
 import tqdm
 
-from poet import conditioning, media
-from poet.runs import lease
-from poet.spec import ClipSpec, ConditioningSpec, IngestSpec, StoreSpec, UserError, to_dict
+from poet import media, streams
+from poet.runs import lease, networks
+from poet.spec import ClipSpec, IngestSpec, StoreSpec, UserError, to_dict
 from poet.store import filters, reader, remote, report, runners, texts
 from poet.store import manifest as manifests
-from poet.store.encode import (
-    AudioTokenizer,
-    Encoders,
-    Pieces,
-    TextEncoder,
-    VideoTokenizer,
-)
-from poet.store.manifest import Manifest, Plan, StreamInfo
+from poet.store.manifest import Manifest, Plan
 from poet.store.merge import merge_split
 from poet.store.ranges import plan_ranges
 from poet.store.runners import Job, Runner
 from poet.store.raw import Source
 from poet.store.sources import open_splits
+from poet.streams.base import Encoders, StreamInfo
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,14 +43,9 @@ PLAN_FILE = "plan.json"
 def tokenize(
     spec: StoreSpec,
     clip: ClipSpec,
+    encoders: Encoders,
+    names: Sequence[str],
     *,
-    tokenizer: VideoTokenizer,
-    text: TextEncoder,
-    audio: AudioTokenizer | None = None,
-    audio_levels: int = 0,
-    pieces: Pieces | None = None,
-    conditions: Sequence[str] = (),
-    conditioning_spec: ConditioningSpec = ConditioningSpec(),
     ingest: IngestSpec = IngestSpec(),
     runner: Runner | None = None,
     progress: bool = True,
@@ -65,11 +54,8 @@ def tokenize(
     """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
 
     Args:
-        audio: codes the clips' sound into a second stream; None makes a store without sound.
-        audio_levels: how many of its levels are stored.
-        pieces: codes the captions into a stream of text that is written; None makes none.
-        conditions: names in `poet.conditioning.CONDITIONS`, each of which gets a stream of codes.
-        conditioning_spec: what shapes them.
+        encoders: the frozen networks.
+        names: of the streams of `poet.streams` that the store holds.
         ingest: which clips are cut out of the media, and which are dropped.
         runner: who encodes, by default this process with the given encoders.
         tell: takes the lines of `poet.store.report` at the end.
@@ -81,22 +67,14 @@ def tokenize(
     """
     texts.check_name("STORE.path", spec.path)
     filters.load_hook(ingest.nsfw)
-    streams = {"video": _video_stream(tokenizer, clip)}
-    if audio is not None:
-        streams["audio"] = _audio_stream(audio, clip, audio_levels)
-    if pieces is not None:
-        streams["pieces"] = _pieces_stream(pieces, text.length)
+    infos = {name: streams.in_store(name).info(clip, encoders) for name in names}
     sources = open_splits(spec, clip, ingest)
     has_depth = all(source.has_depth for source in sources.values())
-    for name in conditions:
-        conditioning.check(name, conditioning_spec, clip.frames, has_depth=has_depth)
-        made_by = conditioning.fingerprint(name, conditioning_spec, tokenizer.fingerprint)
-        streams[name] = streams["video"].replace(fingerprint=made_by)
-    plan = make_plan(spec, clip, sources, streams, manifests.text_info(text), ingest)
+    for name in names:
+        streams.in_store(name).check(clip, encoders, has_depth=has_depth)
+    text = manifests.text_info(encoders.networks[networks.TEXT])
+    plan = make_plan(spec, clip, sources, infos, text, ingest)
     folder = pathlib.Path(spec.path)
-    encoders = Encoders(
-        tokenizer=tokenizer, text=text, audio=audio, pieces=pieces, conditioning=conditioning_spec
-    )
     runner = runner or runners.Serial(encoders)
     with contextlib.ExitStack() as leases:
         if _prepare(folder, plan, runner, spec.wait_s, leases):
@@ -136,42 +114,11 @@ def _tell(tell: Callable[[str], Any], lines: list[str]) -> None:
         tell(line)
 
 
-def _video_stream(tokenizer: VideoTokenizer, clip: ClipSpec) -> StreamInfo:
-    return StreamInfo(
-        grid=tokenizer.spec.grid(clip.frames, clip.height, clip.width),
-        bits=tokenizer.spec.bits,
-        fingerprint=tokenizer.fingerprint,
-    )
-
-
-def _audio_stream(tokenizer: AudioTokenizer, clip: ClipSpec, levels: int) -> StreamInfo:
-    spec = tokenizer.spec
-    if not 1 <= levels <= spec.levels or clip.sample_rate_hz != spec.sample_rate_hz:
-        raise UserError(
-            f"{levels} levels of sound at {clip.sample_rate_hz} Hz were asked for: the audio "
-            f"tokenizer takes 1..{spec.levels} levels at {spec.sample_rate_hz} Hz; set "
-            "VOCABULARY.audio_levels and CLIP.sample_rate_hz"
-        )
-    return StreamInfo(
-        grid=(levels, spec.frames(clip.samples), 1),
-        bits=manifests.code_bits(spec.codes),
-        fingerprint=tokenizer.fingerprint,
-    )
-
-
-def _pieces_stream(pieces: Pieces, length: int) -> StreamInfo:
-    return StreamInfo(
-        grid=(length, 1, 1),
-        bits=manifests.code_bits(pieces.size),
-        fingerprint=pieces.fingerprint,
-    )
-
-
 def make_plan(
     spec: StoreSpec,
     clip: ClipSpec,
     sources: dict[str, Source],
-    streams: dict[str, StreamInfo],
+    infos: dict[str, StreamInfo],
     text: manifests.TextInfo,
     ingest: IngestSpec = IngestSpec(),
 ) -> Plan:
@@ -183,7 +130,7 @@ def make_plan(
         items={split: len(source) for split, source in sources.items()},
         sources={split: source.fingerprint for split, source in sources.items()},
         clip=clip,
-        streams=streams,
+        streams=infos,
         text=text,
         clips_per_shard=spec.clips_per_shard,
         batch=spec.batch,

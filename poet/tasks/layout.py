@@ -14,25 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
+from poet import streams as registered
 from poet.spec import UserError
 from poet.spec.vocabulary import Range, Special, Vocabulary
+from poet.streams.base import CONDITION, HIDDEN, OUTPUT, Format, Stream
 
-CONDITION, OUTPUT = "condition", "output"
 # Where positions that belong to no place and time are counted from: away from every clip, whose own places
 # begin at 0.
 TEXT_ORIGIN = -128
-# Rows and columns of sound, outside every picture; a level takes the row before that of the one before it.
-SOUND_ROW, SOUND_COLUMN = -2, -2
-# The local code of what a condition does not give.
-HIDDEN = -1
-TEXT_STREAM = "text"  # States of a text encoder, which are given.
-PIECES_STREAM = "pieces"  # Pieces of a text vocabulary, which are drawn.
-OPENING_AUDIO = "opening_audio"  # Given sound that opens the output, where it stands in the prefix too.
-OPENING_STREAM = f"{OPENING_AUDIO}_in"
+TEXT_STREAM = "text"
+OPENING_STREAM = "opening_audio_in"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,16 +163,12 @@ class Layout:
         rows: list[np.ndarray] = []
         count = TEXT_ORIGIN
         for s in self.segments:
-            if s.ids.table == "visual":
-                rows.append(np.indices(s.grid).reshape(3, -1).T)
-            elif s.time is not None:
-                first, step = s.time
-                row = SOUND_ROW - s.part // s.length
-                places = [[first + step * i, row, SOUND_COLUMN] for i in range(s.length)]
-                rows.append(np.array(places))
-            else:
-                rows.append(count + np.arange(s.length)[:, None] + np.zeros(3))
+            stream = registered.in_layout(s.stream)
+            places = stream.places(s) if stream else None
+            if places is None:
+                places = count + np.arange(s.length)[:, None] + np.zeros(3)
                 count += s.length
+            rows.append(places)
         return np.concatenate(rows).astype(np.float64)
 
     def _separate_positions(self) -> np.ndarray:
@@ -275,52 +267,8 @@ class Layout:
         return (j <= i) | ((i < self.prefix_length) & (j < self.prefix_length))
 
 
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """Sizes of the token streams of a run.
-
-    Attributes:
-      video: latent grid (t, h, w) of a clip, e.g. (5, 16, 16).
-      audio_frames: latent audio frames, e.g. 106; 0 if the run has no audio.
-      text_length: positions kept for text states.
-      portrait: whether `<res>` is emitted (VideoPoet: only for 128x224).
-      long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
-        `<res>` means square ones.  An image says both as the clip that it opens does.
-      pieces_length: positions of a text that is written; 0 if the run writes none.
-      audio_time: place of the first audio frame on the axis of latent frames, and the step to the next.
-      opening_audio: audio frames within the time of 0, 1, 2... latent frames, where the sound that opens an
-        output with a picture stands in the prefix too; () where it does not.
-    """
-
-    video: tuple[int, int, int]
-    text_length: int
-    audio_frames: int = 0
-    portrait: bool = False
-    long: bool = False
-    pieces_length: int = 0
-    audio_time: tuple[float, float] = (0.0, 1.0)
-    opening_audio: tuple[int, ...] = ()
-
-
 def _token(token: Special, role: str, vocabulary: Vocabulary) -> Segment:
     return Segment(token.name.lower(), 0, 1, role, vocabulary.special(token), (1, 1, 1))
-
-
-def _visual(
-    stream: str, grid: tuple[int, int, int], role: str, vocabulary: Vocabulary
-) -> tuple[Segment, ...]:
-    length = grid[0] * grid[1] * grid[2]
-    return (Segment(stream, 0, length, role, vocabulary.visual, grid),)
-
-
-def _audio(
-    stream: str, frames: int, role: str, vocabulary: Vocabulary, time: tuple[float, float]
-) -> tuple[Segment, ...]:
-    """Level-major order (VideoPoet §5.2: slightly better than interleaved)."""
-    return tuple(
-        Segment(stream, level * frames, frames, role, vocabulary.audio(level), (frames, 1, 1), time)
-        for level in range(vocabulary.spec.audio_levels)
-    )
 
 
 def build_layout(
@@ -331,57 +279,39 @@ def build_layout(
     output: Sequence[str],
     fmt: Format,
     vocabulary: Vocabulary,
-    opening_audio: int = 0,
+    known: int = 0,
 ) -> Layout:
     """The layout of a task.
 
-    Streams are "image", "video", "audio" and "pieces"; in the condition they are named
-    "<stream>_in".  "opening_audio" is a condition of the first `opening_audio` frames of audio.  An image output omits `<eov_o>` and `<eos>`, so that it is a literal prefix of video output
-    (VideoPoet §3.2).
+    `condition` and `output` name streams of `poet.streams`; `known` is the most latent frames of the output that
+    are given.  An output that nothing closes, such as an image, omits its last boundary token and `<eos>`.
     """
     v = vocabulary
+    given = [*(["text"] if text else []), *condition, "source"]
+    predicted = [registered.get(name) for name in output]
     segments = [_token(Special.BOS, CONDITION, v), _token(task_token, CONDITION, v)]
-    if text:
-        states = Segment(
-            TEXT_STREAM, 0, fmt.text_length, CONDITION, v.special(Special.TEXT),
-            (fmt.text_length, 1, 1),
-        )
-        segments += [
-            _token(Special.BOT_I, CONDITION, v), states, _token(Special.EOT_I, CONDITION, v)
-        ]
-    for stream in condition:
-        segments += _wrapped(stream, CONDITION, fmt, v, opening_audio)
-    segments.append(Segment("source", 0, 1, CONDITION, v.source, (1, 1, 1)))
-    visual = not {"video", "image"}.isdisjoint(output)
-    if fmt.portrait and visual:
+    for name in given:
+        segments += _wrapped(registered.get(name), CONDITION, fmt, v, known)
+    shows = any(stream.shows for stream in predicted)
+    if fmt.portrait and shows:
         segments.append(_token(Special.RES_PORTRAIT, CONDITION, v))
-    if fmt.long and visual:
+    if fmt.long and shows:
         duration = v.duration(fmt.video[0])
         segments.append(Segment("duration", 0, 1, CONDITION, duration, (1, 1, 1)))
-    for stream in output:
-        segments += _wrapped(stream, OUTPUT, fmt, v)
-    if tuple(output) != ("image",):
+    for stream in predicted:
+        segments += _wrapped(stream, OUTPUT, fmt, v, known)
+    if predicted[-1].closes:
         segments.append(_token(Special.EOS, OUTPUT, v))
     return Layout(tuple(segments))
 
 
-def _wrapped(
-    stream: str, role: str, fmt: Format, v: Vocabulary, opening_audio: int = 0
-) -> list[Segment]:
+def _wrapped(stream: Stream, role: str, fmt: Format, v: Vocabulary, known: int) -> list[Segment]:
     """A stream between its boundary tokens."""
-    suffix = "_in" if role == CONDITION else ""
-    io = "I" if role == CONDITION else "O"
-    if stream in ("audio", OPENING_AUDIO):
-        frames = fmt.audio_frames if stream == "audio" else opening_audio
-        body = _audio(stream + suffix, frames, role, v, fmt.audio_time)
-        begin, end = Special[f"BOA_{io}"], Special[f"EOA_{io}"]
-    elif stream == PIECES_STREAM:
-        grid = (fmt.pieces_length, 1, 1)
-        body = (Segment(PIECES_STREAM, 0, fmt.pieces_length, role, v.text, grid),)
-        begin, end = Special[f"BOT_{io}"], Special[f"EOT_{io}"]
-    else:
-        grid = (1, *fmt.video[1:]) if stream == "image" else fmt.video
-        body = _visual(stream + suffix, grid, role, v)
-        begin, end = Special[f"BOV_{io}"], Special[f"EOV_{io}"]
-    closed = [] if stream == "image" and role == OUTPUT else [_token(end, role, v)]
-    return [_token(begin, role, v), *body, *closed]
+    grid = stream.grid(fmt, known)
+    length = math.prod(grid)
+    body = [
+        Segment(stream.called(role), part * length, length, role, ids, grid, stream.time(fmt))
+        for part, ids in enumerate(stream.ids(v))
+    ]
+    marks = [_token(mark, role, v) for mark in stream.boundaries(role)]
+    return [*marks[:1], *body, *marks[1:]]

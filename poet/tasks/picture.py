@@ -5,14 +5,11 @@ from __future__ import annotations
 import html
 from typing import Mapping
 
+from poet import streams
 from poet.tasks.layout import OUTPUT, Layout, Segment
 
 WIDTH, ROW, BAR, MARGIN = 1160, 46, 20, 12
 SMALLEST = 7  # Of a boundary token, in pixels.
-COLOURS = {
-    "text": "#8e6bbf", "pieces": "#8e6bbf", "video": "#2f7ebc", "image": "#2f7ebc",
-    "audio": "#2a9d6f", "opening_audio": "#2a9d6f", "source": "#9aa5b1",
-}
 TOKEN = "#9aa5b1"
 
 
@@ -60,16 +57,17 @@ def _row(name: str, layout: Layout, top: int, scale: float) -> str:
 
 
 def _block(segment: Segment, x: float, y: int, width: float) -> str:
-    stream = segment.stream.removesuffix("_in")
-    colour = TOKEN if segment.length == 1 else COLOURS[stream]
+    stream = streams.in_layout(segment.stream)
+    name = stream.name if stream else segment.stream
+    colour = stream.colour if stream and segment.length > 1 else TOKEN
     opacity = 1.0 if segment.role == OUTPUT else 0.35
     grid = "x".join(map(str, segment.grid))
     about = segment.stream if segment.length == 1 else f"{segment.stream} {grid}"
     label = ""
-    if width > 8 * len(stream):
+    if width > 8 * len(name):
         label = (
             f'<text x="{x + width / 2:.1f}" y="{y + 14}" text-anchor="middle" '
-            f'fill="{"#fff" if opacity == 1 else "#333"}">{stream}</text>'
+            f'fill="{"#fff" if opacity == 1 else "#333"}">{name}</text>'
         )
     return (
         f'<g><title>{html.escape(about)}</title><rect x="{x:.1f}" y="{y}" width="{max(width - 1, 1):.1f}" '

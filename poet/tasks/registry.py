@@ -10,9 +10,14 @@ import dataclasses
 import fractions
 import math
 
+from poet import streams
+from poet.runs import networks
 from poet.spec import Experiment, UserError, as_written, choose
-from poet.tasks.layout import OPENING_AUDIO, Format, Layout, build_layout
 from poet.spec.vocabulary import DURATIONS, Special, Vocabulary
+from poet.streams.audio import frames_within, time_of_frames
+from poet.streams.base import CONDITION, OUTPUT, Format, Stream
+from poet.streams.derived import Derived
+from poet.tasks.layout import Layout, build_layout
 
 # The paper's short clip: longer ones say how long they are.
 SHORT_FRAMES = 17
@@ -26,8 +31,9 @@ class Task:
       name: the key of `DATA.rates` and of `--task`.
       token: the `<task>` id, one per distinct output type (VideoPoet §3.2).
       text: whether the layout has text positions (a text may still be dropped or empty).
-      condition: streams of the bidirectional prefix: "video", "image" (the first frame) or "audio".
-      made: the condition of `poet.conditioning` that stands in the place of the clip itself.
+      condition: streams of the bidirectional prefix, by their names in `poet.streams`: such as "video", "image"
+        (the first frame) or "audio".
+      made: the derived stream that stands in the place of the clip itself.
       output: streams to be predicted; "pieces" is written text.
       known_latents: smallest and largest number of latent frames that open the output as given, and
         with them the sound of the same time; they carry no loss in training and are forced in
@@ -43,31 +49,52 @@ class Task:
     known_latents: tuple[int, int] = (0, 0)
 
     @property
+    def given(self) -> tuple[Stream, ...]:
+        """The streams of its condition, text apart."""
+        made = streams.get(self.made) if self.made else None
+        return tuple(made if made and made.slot == name else streams.get(name) for name in self.condition)
+
+    @property
+    def predicted(self) -> tuple[Stream, ...]:
+        """The streams of its output."""
+        return tuple(map(streams.get, self.output))
+
+    @property
+    def openings(self) -> tuple[Stream, ...]:
+        """Streams that say in the condition what opens an output without pictures, where pictures open, too."""
+        if not self.known_latents[1] or not any(stream.shows for stream in self.predicted):
+            return ()
+        return tuple(stream for stream in streams.STREAMS.values() if stream.opens in self.output)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the frozen networks that its codes and texts come from (`poet.runs.networks`)."""
+        names = {stream.network for stream in (*self.given, *self.predicted) if stream.network}
+        return tuple(sorted(names | ({networks.TEXT} if self.text else set())))
+
+    @property
     def has_audio(self) -> bool:
         """Whether the run needs an audio tokenizer."""
-        return "audio" in (*self.condition, *self.output)
+        return networks.AUDIO in self.networks
 
     @property
     def writes(self) -> bool:
         """Whether the run needs a vocabulary of text pieces."""
-        return "pieces" in self.output
+        return networks.PIECES in self.networks
 
     def stored(self, stream: str) -> str | None:
         """The stream of a token store whose leading codes fill a stream of the task's layout.
 
         None for one that needs nothing stored (`source`) and is filled with code 0.
         """
-        if stream == "source":
-            return None
-        if stream == "video_in" and self.made:
-            return self.made
-        name = stream.removesuffix("_in")
-        return {"image": "video", OPENING_AUDIO: "audio"}.get(name, name)
+        named = {s.called(CONDITION): s for s in self.given} | {s.called(OUTPUT): s for s in self.predicted}
+        found = named.get(stream) or streams.in_layout(stream)
+        return found.stored if found else None
 
     @property
     def continues_sound(self) -> bool:
         """Whether given sound opens an output that has a picture before it."""
-        return {"video", "audio"} <= {*self.output} and self.known_latents[1] > 0
+        return bool(self.openings)
 
 
 TASKS: dict[str, Task] = {
@@ -205,25 +232,13 @@ def run_format(experiment: Experiment) -> Format:
         portrait=clip.portrait,
         long=clip.frames > SHORT_FRAMES,
         pieces_length=experiment.text.length if experiment.text.pieces else 0,
-        audio_time=_audio_time(experiment),
-        opening_audio=_opening_audio(experiment, video[0]),
+        audio_time=time_of_frames(audio, clip, experiment.video_tokenizer.factor[0]),
+        known_audio=tuple(
+            frames_within(audio, clip, frames_of(experiment, n)) if n else 0 for n in range(video[0] + 1)
+        ) if audio.path else (),
+        opening_audio=experiment.conditioning.given_sound == "prefix",
+        clip=clip,
     )
-
-
-def _audio_time(experiment: Experiment) -> tuple[float, float]:
-    """Where audio frames lie on the axis of latent frames: the first one's middle, and the step.
-
-    Latent frame k > 0 shows the k-th run of `factor` video frames after the first frame; its middle is k.
-    """
-    audio, factor = experiment.audio_tokenizer, experiment.video_tokenizer.factor[0]
-    frames = audio.hop / audio.sample_rate_hz * experiment.clip.rate_hz
-    return (frames / 2 - 1) / factor + 0.5, frames / factor
-
-
-def _opening_audio(experiment: Experiment, latents: int) -> tuple[int, ...]:
-    if not experiment.audio_tokenizer.path or experiment.conditioning.given_sound == "output":
-        return ()
-    return tuple(_known_audio_frames(experiment, n) for n in range(latents))
 
 
 def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
@@ -231,41 +246,20 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
 
     Raises UserError for a task with sound, or one that writes, in a run without it.
     """
-    if task.has_audio and not fmt.audio_frames:
-        raise UserError(
-            f"task {task.name} needs sound and this run has none: set AUDIO_TOKENIZER.path to the "
-            "folder of a trained audio tokenizer, and make the token store with it"
-        )
-    if task.writes and not fmt.pieces_length:
-        raise UserError(
-            f"task {task.name} writes text and this run has no vocabulary for it: set TEXT.pieces to a "
-            "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
-            "text_pieces to its size, and make the token store with both"
-        )
-    opening = _opening_frames(task, fmt)
+    for stream in (*task.given, *task.predicted):
+        if lacking := stream.lacking(fmt):
+            raise UserError(f"task {task.name} {lacking}")
+    known = task.known_latents[1]
+    openings = [stream.name for stream in task.openings if math.prod(stream.grid(fmt, known))]
     return build_layout(
         task_token=task.token,
         text=task.text,
-        condition=(*task.condition, *((OPENING_AUDIO,) if opening else ())),
+        condition=(*(stream.name for stream in task.given), *openings),
         output=task.output,
         fmt=fmt,
         vocabulary=vocabulary,
-        opening_audio=opening,
+        known=known,
     )
-
-
-def _opening_frames(task: Task, fmt: Format) -> int:
-    """Audio frames that the prefix holds of the sound that opens the output: those of the most that is given."""
-    if not task.continues_sound or not fmt.opening_audio:
-        return 0
-    return fmt.opening_audio[min(task.known_latents[1], fmt.video[0] - 1)]
-
-
-def opening_audio(experiment: Experiment, task: Task, latents: int) -> int | None:
-    """How many audio frames of the stream "opening_audio_in" are given with so many known latents; None for a
-    task without that stream."""
-    fmt = run_format(experiment)
-    return fmt.opening_audio[latents] if _opening_frames(task, fmt) else None
 
 
 def run_layout(experiment: Experiment, task: Task) -> Layout:
@@ -281,9 +275,10 @@ def known_range(experiment: Experiment, task: Task) -> tuple[int, int]:
     Raises UserError where the clips of the run are given whole even at the fewest.
     """
     low, high = task.known_latents
-    latents = run_format(experiment).video[0]
-    shown = max(low, int("image" in task.condition or task.made == "prediction"))
-    if "video" in task.output and shown >= latents:
+    fmt = run_format(experiment)
+    latents = fmt.video[0]
+    shown = max(low, *(stream.shows_latents for stream in task.given), 0)
+    if shown >= latents and any(s.shows and s.grid(fmt)[0] == latents for s in task.predicted):
         raise UserError(
             f"task {task.name} is given {frames_of(experiment, shown)} of the {experiment.clip.frames} "
             f"frames of a clip, which leaves nothing to predict: set CLIP.frames to "
@@ -328,26 +323,8 @@ def known_codes(experiment: Experiment, task: Task, latents: int) -> tuple[int, 
     A visual span opens with whole latent frames, every level of the audio with the frames of codes
     that lie wholly within the time of the known video frames.
     """
-    _, h, w = run_format(experiment).video
-    given = {
-        "image": latents * h * w,
-        "video": latents * h * w,
-        "audio": _known_audio_frames(experiment, latents),
-        "pieces": 0,
-    }
-    spans = run_layout(experiment, task).loss_spans
-    return tuple(given[span.segment.stream] for span in spans)
-
-
-def _known_audio_frames(experiment: Experiment, latents: int) -> int:
-    """floor(n / rate * audio rate), for the n = 1 + (latents - 1) * factor known video frames."""
-    audio, clip = experiment.audio_tokenizer, experiment.clip
-    if not latents:
-        return 0
-    frames = frames_of(experiment, latents)
-    hop_s = fractions.Fraction(audio.hop, audio.sample_rate_hz)
-    whole = math.floor(frames / fractions.Fraction(clip.rate_hz) / hop_s)
-    return min(whole, audio.frames(clip.samples))
+    fmt, spans = run_format(experiment), run_layout(experiment, task).loss_spans
+    return tuple(streams.in_layout(span.segment.stream).known(fmt, latents) for span in spans)
 
 
 def layouts(experiment: Experiment) -> dict[str, Layout]:
@@ -377,8 +354,23 @@ def has_audio(experiment: Experiment) -> bool:
 
 
 def made_conditions(experiment: Experiment) -> tuple[str, ...]:
-    """Conditions of `poet.conditioning` that the mixture's tasks take."""
-    return tuple(sorted({task.made for task in mixture(experiment) if task.made}))
+    """Names of the derived streams that the mixture's tasks take."""
+    given = {stream.name for task in mixture(experiment) for stream in task.given if isinstance(stream, Derived)}
+    return tuple(sorted(given))
+
+
+def stored_streams(experiment: Experiment) -> tuple[Stream, ...]:
+    """What a token store for the mixture holds: every base stream of the run, and what its tasks name beside them."""
+    base = [s for s in streams.STREAMS.values() if s.base and s.configured(experiment)]
+    named = {s.stored for task in mixture(experiment) for s in (*task.given, *task.predicted) if s.stored}
+    others = sorted(named - {stream.stored for stream in base})
+    return (*base, *map(streams.in_store, others))
+
+
+def used_networks(experiment: Experiment) -> dict[str, Stream]:
+    """Frozen network that the mixture's codes come from -> a stream that loads it; that of the video is always used."""
+    used = {networks.VIDEO, *(name for task in mixture(experiment) for name in task.networks)}
+    return {s.network: s for s in stored_streams(experiment) if s.network in used}
 
 
 def group_name(task: Task) -> str:
@@ -414,7 +406,7 @@ def group_shares(experiment: Experiment) -> list[tuple[int, Shares]]:
     rates = {name: sum(map(as_written, tasks.values())) for name, (_, tasks) in table.items()}
     if not experiment.data.image_fractions:
         return [(steps, rates)]
-    images = {n: rate for n, rate in rates.items() if table[n][0].output_streams == ("image",)}
+    images = {n: rate for n, rate in rates.items() if not streams.get(table[n][0].output_streams[-1]).closes}
     others = {n: rate for n, rate in rates.items() if n not in images}
     phases = []
     for until, share in experiment.data.image_fractions:

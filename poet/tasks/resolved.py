@@ -11,6 +11,7 @@ import math
 
 from poet.spec import Experiment
 from poet.spec.vocabulary import Vocabulary
+from poet.streams.base import Stream
 from poet.tasks import registry
 from poet.tasks.layout import Format, Layout
 from poet.tasks.registry import Shares, Task
@@ -82,19 +83,19 @@ class Resolved:
         return registry.has_audio(self.spec)
 
     @property
-    def writes(self) -> bool:
-        """Whether a task of the mixture writes text."""
-        return any(task.writes for task in self.mixture)
-
-    @property
     def has_text(self) -> bool:
         """Whether a task of the mixture is given a text."""
         return any(layout.text_span for layout in self.layouts.values())
 
     @functools.cached_property
-    def derived_conditions(self) -> tuple[str, ...]:
-        """Conditions that the mixture's tasks take and that are derived from pixels."""
-        return registry.made_conditions(self.spec)
+    def stored_streams(self) -> tuple[Stream, ...]:
+        """What a token store for the mixture holds."""
+        return registry.stored_streams(self.spec)
+
+    @functools.cached_property
+    def used_networks(self) -> dict[str, Stream]:
+        """Frozen network that the mixture's codes come from -> a stream that loads it."""
+        return registry.used_networks(self.spec)
 
     # ------------------------------------------------------------------------------- one of the tasks
 
@@ -119,7 +120,3 @@ class Resolved:
     def eval_latents(self, task: Task) -> int:
         """Latent frames given in evaluation (EVAL.known_frames)."""
         return registry.eval_latents(self.spec, task)
-
-    def opening_audio(self, task: Task, latents: int) -> int | None:
-        """Audio frames of the prefix that are given with known latents; None for a task without them."""
-        return registry.opening_audio(self.spec, task, latents)

@@ -18,7 +18,7 @@ from poet.tasks.resolved import Resolved
 
 def test_a_fitting_store_passes_and_its_manifest_is_returned(experiment):
     assert check(Resolved(experiment)).splits["train"].clips == 29
-    assert check(Resolved(experiment), tokenizer="abc").video.bits == BITS
+    assert check(Resolved(experiment), fingerprints={"video": "abc"}).video.bits == BITS
 
 
 def test_a_missing_store_is_refused(tmp_path):
@@ -65,7 +65,7 @@ def test_a_run_without_text_does_not_ask_for_the_stores_text_encoder(store):
 
 def test_another_tokenizer_is_refused(experiment):
     with pytest.raises(UserError, match="fingerprint is 'abc', not 'xyz'"):
-        check(Resolved(experiment), tokenizer="xyz")
+        check(Resolved(experiment), fingerprints={"video": "xyz"})
 
 
 def test_a_batch_larger_than_the_split_repeats_its_clips_and_is_said(store, caplog):

@@ -69,10 +69,10 @@ def test_a_share_of_stylizations_opens_with_the_first_frame(experiment):
 
 
 def test_a_store_without_a_condition_or_with_another_one_is_refused(store, experiment, tmp_path):
-    check(Resolved(experiment), tokenizer="abc")
+    check(Resolved(experiment), fingerprints={"video": "abc"})
     lacking = write_store(tmp_path / "few", conditions=["inpainting"])
     with pytest.raises(UserError, match="lacks the streams .*: tokenize again with"):
-        check(Resolved(make_experiment(lacking.path, rates=RATES)), tokenizer="abc")
+        check(Resolved(make_experiment(lacking.path, rates=RATES)), fingerprints={"video": "abc"})
     other = experiment.replace(conditioning=experiment.conditioning.replace(inpainting=("central",)))
     with pytest.raises(UserError, match="inpainting.fingerprint is"):
-        check(Resolved(other), tokenizer="abc")
+        check(Resolved(other), fingerprints={"video": "abc"})

@@ -89,13 +89,13 @@ def test_other_tasks_are_given_nothing(experiment):
 
 
 def test_a_store_with_sound_feeds_them_and_one_without_is_refused(store, experiment, tmp_path):
-    manifest = check(Resolved(experiment), tokenizer="abc", audio_tokenizer="heard")
+    manifest = check(Resolved(experiment), fingerprints={"video": "abc", "audio": "heard"})
     assert manifest.audio.grid == (LEVELS, AUDIO_FRAMES, 1)
     mute = with_sound(make_experiment(write_store(tmp_path / "mute").path))
     with pytest.raises(UserError, match="lacks the streams audio.*with AUDIO_TOKENIZER.path set"):
         check(Resolved(mute))
     # Tasks without sound read a store with it, whatever made the sound.
-    check(Resolved(make_experiment(store.path)), tokenizer="abc")
+    check(Resolved(make_experiment(store.path)), fingerprints={"video": "abc"})
 
 
 def test_a_run_without_an_audio_tokenizer_is_refused(experiment):
@@ -106,7 +106,7 @@ def test_a_run_without_an_audio_tokenizer_is_refused(experiment):
 
 def test_sound_of_another_tokenizer_or_format_is_refused(experiment):
     with pytest.raises(UserError, match="audio.fingerprint is 'heard', not 'other'"):
-        check(Resolved(experiment), audio_tokenizer="other")
+        check(Resolved(experiment), fingerprints={"audio": "other"})
     longer = experiment.audio_tokenizer.replace(strides=(2, 4, 5, 4))
     with pytest.raises(UserError, match=r"audio.grid is \[2, 56, 1\], not \[2, 112, 1\]"):
         check(Resolved(experiment.replace(audio_tokenizer=longer)))

@@ -28,6 +28,7 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.store.writer import tokenize
+from poet.streams.base import Encoders
 from poet.tokenizers.text import EncodedText
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
@@ -126,7 +127,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     store = StoreSpec(
         source=str(base / "clips"), path=str(base / "store"), clips_per_shard=5, batch=4
     )
-    tokenize(store, EXPERIMENT.clip, tokenizer=tokenizer, text=LetterEncoder(), progress=False)
+    encoders = Encoders(networks={"video": tokenizer, "text": LetterEncoder()})
+    tokenize(store, EXPERIMENT.clip, encoders, ["video"], progress=False)
     e = EXPERIMENT
     experiment = e.replace(
         store=store,

@@ -39,6 +39,7 @@ from poet.spec import Experiment, ExportSpec, SampleSpec, to_dict  # noqa: E402
 from poet.store import reader  # noqa: E402
 from poet.tasks import registry  # noqa: E402
 from poet.tasks.registry import TASKS  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers import text as text_encoders  # noqa: E402
 
 PIECES = str(assets.root() / "data/pretrained/pieces_512/spiece.model")
@@ -114,7 +115,7 @@ def synthetic_store(base: Path) -> Experiment:
 def batch_hashes(base: Path) -> dict[str, Any]:
     """Group -> the integers of three batches of training and, task by task, of one of evaluation, through seqio."""
     experiment, found = synthetic_store(base), {}
-    for group, iterator in batches(experiment).items():
+    for group, iterator in batches(Resolved(experiment)).items():
         taken = list(itertools.islice(iterator, 3))
         found[group] = {"train": [_batch(b) for b in taken], "position": sha(iterator.get_state())}
     for task in experiment.data.rates:
@@ -123,7 +124,7 @@ def batch_hashes(base: Path) -> dict[str, Any]:
 
 
 def _evaluation_batch(experiment: Experiment, task: str, kinds: str = "i") -> dict[str, str]:
-    (batch,) = eval_batches(experiment, task, "validation", 4, 1)
+    (batch,) = eval_batches(Resolved(experiment), task, "validation", 4, 1)
     return _batch(batch, kinds)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from poet.spec import StoreSpec
 from poet.store import runners, writer
-from poet.store.encode import Encoders
+from poet.streams.base import Encoders
 import store_fakes as fakes
 
 
 def encoders() -> Encoders:
-    return Encoders(tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder())
+    return fakes.encoders(video=fakes.MeanTokenizer(), text=fakes.LetterEncoder())
 
 
 @dataclasses.dataclass
@@ -34,7 +34,7 @@ class DyingTokenizer(fakes.MeanTokenizer):
 
 
 def dying_encoders(flag: str) -> Encoders:
-    return Encoders(tokenizer=DyingTokenizer(flag=flag), text=fakes.LetterEncoder())
+    return fakes.encoders(video=DyingTokenizer(flag=flag), text=fakes.LetterEncoder())
 
 
 def spec(source: str, path: str, **changes: object) -> StoreSpec:
@@ -43,10 +43,7 @@ def spec(source: str, path: str, **changes: object) -> StoreSpec:
 
 
 def write(store: StoreSpec, runner: runners.Runner | None = None) -> object:
-    made = encoders()
-    return writer.tokenize(
-        store, fakes.CLIP, tokenizer=made.tokenizer, text=made.text, runner=runner, progress=False
-    )
+    return fakes.tokenize(store, runner=runner)
 
 
 if __name__ == "__main__":

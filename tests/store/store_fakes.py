@@ -7,11 +7,17 @@ import json
 import pathlib
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from poet import media
-from poet.spec import AudioTokenizerSpec, ClipSpec, VideoTokenizerSpec
+from poet.spec import (
+    AudioTokenizerSpec, ClipSpec, ConditioningSpec, StoreSpec, VideoTokenizerSpec, VocabularySpec,
+)
+from poet.store import manifest as manifests
+from poet.store import writer
+from poet.streams.base import Encoders
 
 CLIP = ClipSpec(frames=5, height=16, width=16)
 # Factor (4, 8, 8): the grid of CLIP is (2, 2, 2).
@@ -83,6 +89,39 @@ class LetterEncoder:
             states[row, :length] = np.array([ord(c) % 2**15 for c in text[:length]])[:, None]
         truncated = sum(len(t) > self.length for t in texts)
         return types.SimpleNamespace(states_BxLxD=states, lengths_B=lengths, truncated=truncated)
+
+
+def encoders(
+    *, audio_levels: int = 1, conditioning_spec: ConditioningSpec = ConditioningSpec(), **networks: Any
+) -> Encoders:
+    """Encoders of the networks that are not None: video, text, audio, pieces."""
+    return Encoders(
+        networks={name: network for name, network in networks.items() if network is not None},
+        conditioning=conditioning_spec,
+        vocabulary=VocabularySpec(audio_levels=audio_levels),
+    )
+
+
+def tokenize(
+    spec: StoreSpec,
+    clip: ClipSpec = CLIP,
+    *,
+    tokenizer: Any = None,
+    text: Any = LetterEncoder(),
+    audio: Any = None,
+    audio_levels: int = 1,
+    pieces: Any = None,
+    conditions: Sequence[str] = (),
+    conditioning_spec: ConditioningSpec = ConditioningSpec(),
+    **options: Any,
+) -> manifests.Manifest:
+    """`writer.tokenize`: the video, what its networks make, and the conditions; without a progress bar."""
+    made = encoders(
+        video=tokenizer or MeanTokenizer(), text=text, audio=audio, pieces=pieces, audio_levels=audio_levels,
+        conditioning_spec=conditioning_spec,
+    )
+    names = [name for name in ("video", "audio", "pieces") if name in made.networks]
+    return writer.tokenize(spec, clip, made, [*names, *conditions], **{"progress": False, **options})
 
 
 def flat_video(level: int, frames: int = CLIP.frames, side: int = CLIP.height) -> np.ndarray:

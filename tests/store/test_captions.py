@@ -195,7 +195,7 @@ def test_unnamed_media_and_misnamed_captions_are_told(tmp_path: pathlib.Path) ->
         open_source(str(tmp_path), "train", CLIP)
     (tmp_path / "captions.jsonl").rename(tmp_path / "Captions.jsonl")
     with pytest.raises(UserError, match=r"STORE.path = 'caf\\\\udce9' is not UTF-8"):
-        writer.tokenize(StoreSpec(path="caf\udce9"), CLIP, tokenizer=None, text=None)
+        fakes.tokenize(StoreSpec(path="caf\udce9"), CLIP)
     with pytest.raises(UserError, match="holds Captions.jsonl, which is not read.*rename"):
         open_source(str(tmp_path), "train", CLIP)
 
@@ -216,7 +216,7 @@ def test_a_store_is_made_of_the_most_hostile_names(tmp_path: pathlib.Path) -> No
     spec = StoreSpec(
         source=str(tmp_path / "d"), path=str(tmp_path / "s"), splits=("train",), batch=2, max_skipped=0.5
     )
-    done = writer.tokenize(
+    done = fakes.tokenize(
         spec, CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(), progress=False, tell=told.append
     ).splits["train"]
     assert done.clips == 3 and done.notes == {"caption repaired": 1, "no caption": 1}

@@ -284,7 +284,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def tokenize(source: pathlib.Path, path: pathlib.Path, ingest: IngestSpec, **changes: Any) -> Any:
     spec = StoreSpec(source=str(source), path=str(path), batch=4, clips_per_shard=6, max_skipped=0)
     told: list[str] = []
-    result = writer.tokenize(
+    result = fakes.tokenize(
         spec.replace(**changes),
         CLIP,
         tokenizer=fakes.MeanTokenizer(),

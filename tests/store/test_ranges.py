@@ -104,7 +104,7 @@ def spec(source: pathlib.Path, path: pathlib.Path, **changes: Any) -> StoreSpec:
 def tokenize(store: StoreSpec, killed_at: int = -1, **given: Any) -> Any:
     tokenizer = fakes.MeanTokenizer(killed_at=killed_at)
     given = {"ingest": ALL, "progress": False, **given}
-    done = writer.tokenize(
+    done = fakes.tokenize(
         store, CLIP, tokenizer=tokenizer, text=fakes.LetterEncoder(), audio=fakes.LoudnessTokenizer(),
         audio_levels=2, **given,
     )
@@ -193,7 +193,7 @@ def test_the_bar_counts_clips_and_ends_full(films: pathlib.Path, tmp_path: pathl
     bar = FakeBar(sum(item.clips for item in job.ranges))
     assert bar.total == 2 * CLIPS + 1
     shown = []
-    encoders = runners.Encoders(tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder())
+    encoders = fakes.encoders(video=fakes.MeanTokenizer(), text=fakes.LetterEncoder())
     told = runners.Bar(job, bar)
     told_clips = told.clips
     told.clips = lambda count: (told_clips(count), shown.append(bar.n))

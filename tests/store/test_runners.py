@@ -118,7 +118,7 @@ def test_each_process_takes_every_nth_range_and_the_first_one_merges(
         runner = runners.Distributed(runners.Serial(made), index, 2, wait_s=0.3)
         with pytest.raises(RuntimeError, match=reason):
             runner_fakes.write(spec, runner)
-        batches.append(made.tokenizer.batches)
+        batches.append(made.networks["video"].batches)
     # Ranges of 4, 4, 3 and 3 clips in batches of 2, one clip of the second range unusable.
     assert batches == [4, 4]
     runner_fakes.write(spec)

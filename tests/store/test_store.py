@@ -46,7 +46,7 @@ def store_spec(source: pathlib.Path, path: pathlib.Path, **changes: Any) -> Stor
 def tokenize(spec: StoreSpec, killed_at: int = -1, **changes: Any) -> manifests.Manifest:
     tokenizer = fakes.MeanTokenizer(killed_at=killed_at)
     given = {"tokenizer": tokenizer, "text": fakes.LetterEncoder(), "clip": CLIP, **changes}
-    return writer.tokenize(spec, given.pop("clip"), progress=False, **given)
+    return fakes.tokenize(spec, given.pop("clip"), progress=False, **given)
 
 
 @pytest.fixture(scope="module")
@@ -583,16 +583,17 @@ def test_check_store_accepts_what_made_it(store: pathlib.Path) -> None:
     manifest = reader.load_manifest(str(store))
     text = manifests.text_info(fakes.LetterEncoder())
     manifests.check_store(
-        manifest, tokenizer="mean-tokenizer-1", grid=(2, 2, 2), bits=8, text=text
+        manifest, text=text,
+        streams={"video": {"fingerprint": "mean-tokenizer-1", "grid": [2, 2, 2], "bits": 8}},
     )
 
 
 @pytest.mark.parametrize(
     "wanted, message",
     [
-        ({"tokenizer": "other"}, "video.fingerprint is 'mean-tokenizer-1', not 'other'"),
-        ({"grid": (5, 2, 2)}, r"video.grid is \[2, 2, 2\], not \[5, 2, 2\]"),
-        ({"bits": 18}, "video.bits is 8, not 18"),
+        ({"streams": {"video": {"fingerprint": "other"}}}, "video.fingerprint is 'mean-tokenizer-1', not 'other'"),
+        ({"streams": {"video": {"grid": [5, 2, 2]}}}, r"video.grid is \[2, 2, 2\], not \[5, 2, 2\]"),
+        ({"streams": {"video": {"bits": 18}}}, "video.bits is 8, not 18"),
         (
             {"text": manifests.text_info(fakes.LetterEncoder(length=64))},
             "text.length is 8, not 64",

@@ -50,7 +50,7 @@ def source(videos, tmp_path_factory) -> pathlib.Path:
 def tokenize(source: pathlib.Path, path: pathlib.Path, **changes: Any) -> manifests.Manifest:
     spec = StoreSpec(source=str(source), path=str(path), splits=("train",), batch=2)
     given = {"conditions": NAMES, "conditioning_spec": SPEC, "pieces": LetterPieces()} | changes
-    return writer.tokenize(
+    return fakes.tokenize(
         spec, fakes.CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(),
         progress=False, **given,
     )

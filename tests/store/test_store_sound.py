@@ -42,7 +42,7 @@ def tokenize(
     )
     tokenizer = fakes.MeanTokenizer(killed_at=killed_at)
     given = {"audio": fakes.LoudnessTokenizer(), "audio_levels": LEVELS} | changes
-    return writer.tokenize(
+    return fakes.tokenize(
         spec, fakes.CLIP, tokenizer=tokenizer, text=fakes.LetterEncoder(), progress=False, **given
     )
 

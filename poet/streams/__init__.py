@@ -1,0 +1,51 @@
+"""Streams of tokens by name: a file of this package that declares `STREAM` is one.
+
+Layouts, stores, batches, sampling, evaluation and export ask the stream (`poet.streams.base.Stream`) and never
+compare names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from poet.spec import choose
+from poet.streams.base import (
+    CONDITION, GIVEN, HIDDEN, OUTPUT, Encoders, Format, Grid, Stream, StreamInfo, code_bits,
+)
+from poet.streams.derived import Derived
+
+__all__ = [
+    "CONDITION", "GIVEN", "HIDDEN", "OUTPUT", "STREAMS", "Derived", "Encoders", "Format", "Grid", "Stream",
+    "StreamInfo", "code_bits", "derived", "get", "in_layout", "in_store",
+]
+
+
+def _declared() -> dict[str, Stream]:
+    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+    found = [module.STREAM for module in modules if hasattr(module, "STREAM")]
+    return {stream.name: stream for stream in sorted(found, key=lambda s: (not s.shows, s.name))}
+
+
+STREAMS: dict[str, Stream] = _declared()
+
+
+def get(name: str) -> Stream:
+    """The stream that a task names so; UserError with near names otherwise."""
+    return choose(name, STREAMS, "stream")
+
+
+def derived() -> dict[str, Derived]:
+    """The conditions that are derived from pixels by name, in the order of their rank."""
+    found = sorted((s for s in STREAMS.values() if isinstance(s, Derived)), key=lambda s: (s.rank, s.name))
+    return {stream.name: stream for stream in found}
+
+
+def in_layout(name: str) -> Stream | None:
+    """The stream that a layout calls so; None for a token, which is of no stream."""
+    return STREAMS.get(name) or STREAMS.get(name.removesuffix(GIVEN))
+
+
+def in_store(feature: str) -> Stream:
+    """The stream whose codes a feature of a store holds; UserError with near names otherwise."""
+    return choose(feature, STREAMS, "stream of a store")

@@ -1,0 +1,127 @@
+"""The sound of a clip, as codes of the audio tokenizer, level by level (VideoPoet §5.2: a little better than mixed)."""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poet.runs import networks
+from poet.spec import AudioTokenizerSpec, ClipSpec, Experiment, UserError
+from poet.spec.vocabulary import Range, Vocabulary
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
+
+# Rows and columns of sound, outside every picture; a level takes the row before that of the one before it.
+ROW, COLUMN = -2, -2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sound(Stream):
+    """Frames of codes; each level of the residual quantizer is a part."""
+
+    network: str = networks.AUDIO
+    medium: str = "audio"
+    marks: str = "A"
+    flag: str = "sounding"
+    stored: str | None = "audio"
+    stage: str = "encode sound"
+    colour: str = "#2a9d6f"
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
+        return tuple(map(vocabulary.audio, range(vocabulary.spec.audio_levels)))
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        return (fmt.audio_frames, 1, 1)
+
+    def lacking(self, fmt: Format) -> str:
+        return "" if fmt.audio_frames else (
+            "needs sound and this run has none: set AUDIO_TOKENIZER.path to the folder of a trained audio "
+            "tokenizer, and make the token store with it"
+        )
+
+    def time(self, fmt: Format) -> tuple[float, float]:
+        return fmt.audio_time
+
+    def places(self, segment: Any) -> np.ndarray:
+        first, step = segment.time
+        row = ROW - segment.part // segment.length
+        return np.array([[first + step * i, row, COLUMN] for i in range(segment.length)])
+
+    def known(self, fmt: Format, latents: int) -> int:
+        return fmt.known_audio[latents] if latents else 0
+
+    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
+        load = reach("poet.tokenizers.audio.base:load_audio_tokenizer")
+        return load(experiment.audio_tokenizer, mesh=mesh)
+
+    def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
+        codes_NxLxF = codes_NxM.reshape(len(codes_NxM), -1, fmt.audio_frames)
+        return network.decode(codes_NxLxF, fmt.clip.samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audio(Sound):
+    """All of it; a clip without sound is silence, and `sounding` tells."""
+
+    def configured(self, experiment: Experiment) -> bool:
+        return bool(experiment.audio_tokenizer.path)
+
+    def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
+        tokenizer, levels = encoders.networks[self.network], encoders.vocabulary.audio_levels
+        spec = tokenizer.spec
+        if not 1 <= levels <= spec.levels or clip.sample_rate_hz != spec.sample_rate_hz:
+            raise UserError(
+                f"{levels} levels of sound at {clip.sample_rate_hz} Hz were asked for: the audio "
+                f"tokenizer takes 1..{spec.levels} levels at {spec.sample_rate_hz} Hz; set "
+                "VOCABULARY.audio_levels and CLIP.sample_rate_hz"
+            )
+        return StreamInfo(
+            grid=(levels, spec.frames(clip.samples), 1),
+            bits=code_bits(spec.codes),
+            fingerprint=tokenizer.fingerprint,
+        )
+
+    def expected(
+        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+    ) -> dict[str, Any]:
+        vocabulary = experiment.vocabulary
+        return {
+            "fingerprint": fingerprints.get(self.network),
+            "grid": [vocabulary.audio_levels, fmt.audio_frames, 1],
+            "bits": code_bits(vocabulary.audio_codes),
+        }
+
+    def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> np.ndarray:
+        return raw.audio if self.has(raw) else np.zeros(clip.samples, np.int16)
+
+    def has(self, raw: Any) -> bool:
+        return raw.audio is not None
+
+    def tokenize(self, items: Sequence[np.ndarray], info: StreamInfo, encoders: Encoders) -> np.ndarray:
+        codes = encoders.networks[self.network].encode(np.stack(items), levels=info.grid[0])
+        return checked(np.asarray(codes)[..., None], info)  # The network's codes have no third dim.
+
+
+def time_of_frames(audio: AudioTokenizerSpec, clip: ClipSpec, factor: int) -> tuple[float, float]:
+    """Where audio frames lie on the axis of latent frames: the first one's middle, and the step.
+
+    Latent frame k > 0 shows the k-th run of `factor` video frames after the first frame; its middle is k.
+    """
+    frames = audio.hop / audio.sample_rate_hz * clip.rate_hz
+    return (frames / 2 - 1) / factor + 0.5, frames / factor
+
+
+def frames_within(audio: AudioTokenizerSpec, clip: ClipSpec, video_frames: int) -> int:
+    """Whole audio frames within the time of so many video frames: floor(n / rate * audio rate)."""
+    hop_s = fractions.Fraction(audio.hop, audio.sample_rate_hz)
+    whole = math.floor(video_frames / fractions.Fraction(clip.rate_hz) / hop_s)
+    return min(whole, audio.frames(clip.samples))
+
+
+STREAM = Audio(
+    name="audio", title="sound", base=True, setting="AUDIO_TOKENIZER.path set", levels=True, identifies=True
+)

@@ -1,0 +1,245 @@
+"""What can be asked of a stream of tokens, and the sizes that its answers depend on.
+
+Shape suffixes: B clips of a batch, N samples, M codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poet.spec import ClipSpec, ConditioningSpec, Experiment, Spec, VocabularySpec
+from poet.spec.vocabulary import Range, Special, Vocabulary
+
+CONDITION, OUTPUT = "condition", "output"
+# What the name of a stream ends with where it stands in the condition.
+GIVEN = "_in"
+# The local code of what a condition does not give.
+HIDDEN = -1
+
+Grid = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """Sizes of the token streams of a run.
+
+    Attributes:
+      video: latent grid (t, h, w) of a clip, e.g. (5, 16, 16).
+      audio_frames: latent audio frames, e.g. 106; 0 if the run has no audio.
+      text_length: positions kept for text states.
+      portrait: whether `<res>` is emitted (VideoPoet: only for 128x224).
+      long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
+        `<res>` means square ones.  An image says both as the clip that it opens does.
+      pieces_length: positions of a text that is written; 0 if the run writes none.
+      audio_time: place of the first audio frame on the axis of latent frames, and the step to the next.
+      known_audio: audio frames within the time of 0, 1, 2... latent frames; () if the run has no audio.
+      opening_audio: whether the sound that opens an output with a picture stands in the prefix too.
+      clip: the pixels and samples that these are the codes of.
+    """
+
+    video: Grid
+    text_length: int
+    audio_frames: int = 0
+    portrait: bool = False
+    long: bool = False
+    pieces_length: int = 0
+    audio_time: tuple[float, float] = (0.0, 1.0)
+    known_audio: tuple[int, ...] = ()
+    opening_audio: bool = False
+    clip: ClipSpec = ClipSpec()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamInfo(Spec):
+    """The stored codes of one stream: their grid, ids in [0, 2**bits), and who made them.
+
+    The grid is (t, h, w) for video, (levels, frames, 1) for audio; codes are stored row-major.
+    """
+
+    grid: tuple[int, ...]
+    bits: int
+    fingerprint: str
+
+    @property
+    def length(self) -> int:
+        """Codes per clip."""
+        return math.prod(self.grid)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The frozen networks of a store by name, those of `Stream.network` and the text encoder.
+
+    `conditioning` shapes the conditions that are derived from pixels.
+    """
+
+    networks: Mapping[str, Any]
+    conditioning: ConditioningSpec = ConditioningSpec()
+    vocabulary: VocabularySpec = VocabularySpec()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One stream of tokens: how it is laid out, coded, stored, shown and named.
+
+    A subclass overrides what differs from a grid of visual codes.  Methods take plain specs and arrays
+    and import nothing heavy but where they run a network.
+
+    Attributes:
+      name: in tasks, and in layouts; there a condition is called `<name>_in`.
+      title: what it is to a person, as a condition.
+      slot: the stream in whose place it stands in layouts; '' for its own.
+      bare: whether a condition keeps the bare name in layouts.
+      network: the name of the frozen network that makes its codes (`poet.runs.networks`).
+      base: whether every store holds it that has its network; others are made for the tasks that name them.
+      setting: what a store is made with to have it; '' where its tasks alone decide.
+      stored: the feature of a token store that holds its codes; None where nothing is stored.
+      flag: the feature of a store that says whether a clip has it, 1 or 0; '' where every clip does.
+      medium: what it is made from and decoded to: 'video' (pictures), 'audio', 'text' or another; '' for nothing.
+      stage: of `poet.store.stages`, where the time that its codes take counts.
+      marks: of its boundary tokens, as in `<bov_i>`; '' for none.
+      closes: whether an output ends with boundary tokens; one that does not may open a longer one.
+      shows_latents: latent frames of the clip that it gives away at the least, as a condition.
+      opens: the output stream whose given beginning it repeats in the condition.
+      levels: whether its parts are told apart when its codes are counted.
+      identifies: whether a clip is a copy of one with equal codes of this stream.
+      constant: whether, as a condition, it says nothing of a clip.
+      colour: in pictures of layouts.
+    """
+
+    name: str
+    title: str = ""
+    slot: str = ""
+    bare: bool = False
+    network: str = ""
+    base: bool = False
+    setting: str = ""
+    stored: str | None = None
+    flag: str = ""
+    medium: str = ""
+    stage: str = "encode video"
+    marks: str = ""
+    closes: bool = True
+    shows_latents: int = 0
+    opens: str = ""
+    levels: bool = False
+    identifies: bool = False
+    constant: bool = False
+    colour: str = "#9aa5b1"
+
+    @property
+    def shows(self) -> bool:
+        """Whether it holds pictures, so that the size and duration of a clip are told before it."""
+        return self.medium == "video"
+
+    # ------------------------------------------------------------------------------- in a layout
+
+    def called(self, role: str) -> str:
+        """Its name in layouts."""
+        return (self.slot or self.name) + (GIVEN if role == CONDITION and not self.bare else "")
+
+    def boundaries(self, role: str) -> tuple[Special, ...]:
+        """The tokens before and after it; one alone where nothing closes it, () for none."""
+        if not self.marks:
+            return ()
+        end = "I" if role == CONDITION else "O"
+        found = Special[f"BO{self.marks}_{end}"], Special[f"EO{self.marks}_{end}"]
+        return found if self.closes or role == CONDITION else found[:1]
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
+        """Legal ids of each of its parts, in order."""
+        return (vocabulary.visual,)
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        """(t, h, w) of a part; `known`: the most latent frames that a task gives of its output."""
+        return fmt.video
+
+    def lacking(self, fmt: Format) -> str:
+        """Why a run has no room for it, as 'needs ... : set ...'; '' where it has."""
+        return ""
+
+    def time(self, fmt: Format) -> tuple[float, float] | None:
+        """Place of its first position on the axis of latent frames, and the step; None where `places` says all."""
+        return None
+
+    def places(self, segment: Any) -> np.ndarray | None:
+        """Rotary positions [length, 3] in (t, h, w) of a `Segment`; None: it belongs to no place and time.
+
+        The same place of the same clip has the same position in whatever stream it stands.
+        """
+        return np.indices(segment.grid).reshape(3, -1).T
+
+    def known(self, fmt: Format, latents: int) -> int:
+        """Codes that open each of its parts as given, as an output of which so many latent frames are known."""
+        return 0
+
+    # -------------------------------------------------------------------------------- in a store
+
+    def configured(self, experiment: Experiment) -> bool:
+        """Whether a run has the network that makes its codes."""
+        return True
+
+    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
+        """The frozen network that makes its codes, on a mesh or one device."""
+        raise NotImplementedError(f"stream {self.name} has no network of its own")
+
+    def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
+        """What a store says of it.  Raises UserError where its network does not fit the clips."""
+        raise NotImplementedError
+
+    def check(self, clip: ClipSpec, encoders: Encoders, *, has_depth: bool) -> None:
+        """Raises UserError where it cannot be made of a source's clips; `has_depth`: they come with distances."""
+
+    def expected(
+        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Fields of `StreamInfo` that a run needs; `fingerprints` of networks, one that is absent is not compared."""
+        return {"fingerprint": fingerprints.get(self.network)}
+
+    def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> Any:
+        """What its network takes of a `RawClip`."""
+        return raw.video
+
+    def has(self, raw: Any) -> bool:
+        """Whether a `RawClip` has it; where not, `read` fills in."""
+        return True
+
+    def tokenize(self, items: Sequence[Any], info: StreamInfo, encoders: Encoders) -> np.ndarray:
+        """int32 [B, info.length]: codes of what `read` gave of each clip, -1 for what is not given."""
+        return checked(np.asarray(encoders.networks[self.network].encode(np.stack(items))), info)
+
+    # ----------------------------------------------------------------------------- out of a model
+
+    def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
+        """Media of N samples' codes by `network`: uint8 [N, T, H, W, 3], int16 [N, samples] or N texts."""
+        return network.decode(codes_NxM.reshape(-1, *self.grid(fmt)))
+
+
+def checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
+    """int32 [B, length] of codes that a stream declares; ValueError for others."""
+    if codes.shape[1:] != info.grid:
+        raise ValueError(f"the tokenizer gave {codes.shape}, its grid is {info.grid}")
+    if codes.min() < 0 or codes.max() >= 2**info.bits:
+        raise ValueError(f"the tokenizer gave codes outside [0, 2**{info.bits})")
+    return codes.reshape(len(codes), -1).astype(np.int32)
+
+
+def code_bits(codes: int) -> int:
+    """Bits that hold any of so many codes.
+
+    >>> code_bits(1024)
+    10
+    """
+    return (codes - 1).bit_length()
+
+
+def reach(name: str) -> Any:
+    """What 'module:attribute' names, imported now: declarations load no network's packages."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

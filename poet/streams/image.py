@@ -1,0 +1,19 @@
+"""The first latent frame of a clip: a picture, whose codes open those of the clip."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from poet.streams.base import Format, Grid
+from poet.streams.video import Visual
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Image(Visual):
+    """As an output nothing closes it, so that it is a literal prefix of video output (VideoPoet §3.2)."""
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        return (1, *fmt.video[1:])
+
+
+STREAM = Image(name="image", title="first frame", stored="video", closes=False, shows_latents=1)

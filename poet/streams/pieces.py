@@ -1,0 +1,76 @@
+"""A caption that is written: text tokens of a SentencePiece vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poet.runs import networks
+from poet.spec import ClipSpec, Experiment, UserError
+from poet.spec.vocabulary import Range, Vocabulary
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces(Stream):
+    """Text tokens in their order, filled up behind the text's end."""
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
+        return (vocabulary.text,)
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        return (fmt.pieces_length, 1, 1)
+
+    def lacking(self, fmt: Format) -> str:
+        return "" if fmt.pieces_length else (
+            "writes text and this run has no vocabulary for it: set TEXT.pieces to a "
+            "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
+            "text_pieces to its size, and make the token store with both"
+        )
+
+    def places(self, segment: Any) -> None:
+        return None
+
+    def configured(self, experiment: Experiment) -> bool:
+        return bool(experiment.text.pieces)
+
+    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
+        pieces = reach("poet.tokenizers.pieces:load_pieces")(experiment.text.pieces)
+        if pieces.size > experiment.vocabulary.text_pieces:
+            raise UserError(
+                f"TEXT.pieces = {experiment.text.pieces!r} has {pieces.size} pieces, more than "
+                f"VOCABULARY.text_pieces = {experiment.vocabulary.text_pieces}: set that to {pieces.size}"
+            )
+        return pieces
+
+    def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
+        pieces = encoders.networks[self.network]
+        return StreamInfo(
+            grid=(encoders.networks[networks.TEXT].length, 1, 1),
+            bits=code_bits(pieces.size),
+            fingerprint=pieces.fingerprint,
+        )
+
+    def expected(
+        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+    ) -> dict[str, Any]:
+        return {"fingerprint": fingerprints.get(self.network), "grid": [experiment.text.length, 1, 1]}
+
+    def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> str:
+        return raw.caption
+
+    def tokenize(self, items: Sequence[str], info: StreamInfo, encoders: Encoders) -> np.ndarray:
+        ids_BxL, _, _ = encoders.networks[self.network].encode(list(items), info.length)
+        return checked(ids_BxL.reshape(len(items), *info.grid), info)
+
+    def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> list[str]:
+        return network.decode(np.minimum(codes_NxM, network.size - 1))
+
+
+STREAM = Pieces(
+    name="pieces", title="caption", network=networks.PIECES, base=True, setting="TEXT.pieces set", stored="pieces",
+    medium="text", stage="text", marks="T", colour="#8e6bbf",
+)

@@ -1,0 +1,39 @@
+"""The caption that is given: states of a frozen text encoder, which fill positions instead of rows of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from poet.runs import networks
+from poet.spec import Experiment
+from poet.spec.vocabulary import Range, Special, Vocabulary
+from poet.streams.base import Format, Grid, Stream, reach
+
+# Features of a store and of a batch: float16 [positions, width] of the valid positions, and how many they are.
+STATES, LENGTH = "text_states", "text_length"
+# The same in a task's examples: (dtype, rank).
+FEATURES = {STATES: ("float16", 2), LENGTH: ("int32", 0)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Stream):
+    """Its positions hold one forced id; its states travel beside the ids."""
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
+        return (vocabulary.special(Special.TEXT),)
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        return (fmt.text_length, 1, 1)
+
+    def places(self, segment: Any) -> None:
+        return None
+
+    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
+        return reach("poet.tokenizers.text:load_text_encoder")(experiment.text, mesh)
+
+
+STREAM = Text(
+    name="text", title="text", bare=True, network=networks.TEXT, medium="text", stage="text", marks="T",
+    colour="#8e6bbf",
+)
