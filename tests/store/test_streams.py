@@ -1,0 +1,162 @@
+"""A stream that no file knows goes the whole way: layout, store, batch, loss of a step, sampled tokens, media."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import store_fakes as fakes
+
+from poet import streams
+from poet.data import checks
+from poet.data.loader import batches
+from poet.distributed import mesh as mesh_lib
+from poet.sampling.generate import Generator
+from poet.spec import DataSpec, Experiment, ModelSpec, StoreSpec, TextSpec, UserError, VocabularySpec
+from poet.spec.vocabulary import Range, Special, Vocabulary
+from poet.store import reader, writer
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked
+from poet.tasks import registry
+from poet.tasks.registry import TASKS, Task
+from poet.tasks.resolved import Resolved
+from poet.training.step import language_model
+
+LEVELS, CLIPS = 16, 6
+
+
+class Meter:
+    """A network: the mean grey of every latent frame, of 16."""
+
+    fingerprint = "meter-1"
+
+    def encode(self, video_BxTxHxWx3: np.ndarray) -> np.ndarray:
+        means_BxT = video_BxTxHxWx3.mean((2, 3, 4))
+        return np.stack([means_BxT[:, 0], means_BxT[:, 1:].mean(1)], 1).astype(np.int32) * LEVELS // 256
+
+    def decode(self, codes_Nxtx1x1: np.ndarray) -> np.ndarray:
+        return codes_Nxtx1x1[..., 0, 0] * 256 // LEVELS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Brightness(Stream):
+    """A code for each latent frame, of ids of its own within the visual table."""
+
+    def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
+        visual = vocabulary.visual
+        return (Range(visual.low, visual.low + LEVELS, visual.table, visual.low),)
+
+    def grid(self, fmt: Format, known: int = 0) -> Grid:
+        return (fmt.video[0], 1, 1)
+
+    def load(self, experiment: Experiment, mesh: Any = None) -> Meter:
+        return Meter()
+
+    def info(self, clip: Any, encoders: Encoders) -> StreamInfo:
+        return StreamInfo(grid=(2, 1, 1), bits=4, fingerprint=encoders.networks[self.network].fingerprint)
+
+    def tokenize(self, items: Any, info: StreamInfo, encoders: Encoders) -> np.ndarray:
+        return checked(encoders.networks[self.network].encode(np.stack(items))[..., None, None], info)
+
+
+STREAM = Brightness(
+    name="brightness", title="brightness", network="meter", stored="brightness", medium="grey", marks="V"
+)
+THERE = Task(
+    name="video_to_brightness", token=Special.TASK_VIDEO, text=False, condition=("video",), output=("brightness",)
+)
+BACK = Task(
+    name="brightness_to_video", token=Special.TASK_VIDEO, text=False, condition=("brightness",), output=("video",)
+)
+RUN = Experiment(
+    clip=fakes.CLIP,
+    video_tokenizer=fakes.TOKENIZER,
+    vocabulary=VocabularySpec(visual_bits=8, audio_codes=16, text_pieces=16),
+    text=TextSpec(encoder="t5", length=8, width=4),
+    model=ModelSpec(layers=1, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32"),
+    data=DataSpec(rates={"video_to_brightness": 1.0, "brightness_to_video": 1.0}, batch=2),
+)
+RAMPS = [np.full((5, 16, 16, 3), 40 * k, np.uint8) for k in range(CLIPS)]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(streams.STREAMS, STREAM.name, STREAM)
+    for task in (THERE, BACK):
+        monkeypatch.setitem(TASKS, task.name, task)
+
+
+@pytest.fixture
+def run(registered, tmp_path) -> Experiment:
+    """The run, and its token store as `poet tokenize` would write it."""
+    fakes.write_tfds(tmp_path / "clips" / "1.0.0", {"train": RAMPS})
+    run = RUN.replace(data=RUN.data.replace(store=str(tmp_path / "store")))
+    loaded = {stream.network: stream for stream in registry.stored_streams(run)}
+    assert loaded["meter"] is STREAM
+    encoders = Encoders(
+        networks={"video": fakes.MeanTokenizer(), "text": fakes.LetterEncoder(), "meter": STREAM.load(run)}
+    )
+    store = StoreSpec(source=str(tmp_path / "clips" / "1.0.0"), path=run.data.store, splits=("train",), batch=4)
+    names = [stream.name for stream in registry.stored_streams(run)]
+    writer.tokenize(store, run.clip, encoders, names, progress=False)
+    return run
+
+
+def test_its_layout_holds_its_codes_at_the_times_of_their_frames():
+    layout = registry.run_layout(RUN, BACK)
+    assert layout.streams == {"brightness_in": 2, "source": 1, "video": 8}
+    tokens = layout.assemble({
+        "brightness_in": np.array([[3, 9]], np.int32), "source": np.zeros((1, 1), np.int32),
+        "video": np.zeros((1, 8), np.int32),
+    })
+    assert layout.parse(tokens)["brightness_in"].tolist() == [[3, 9]]
+    span = next(s for s in layout.spans if s.segment.stream == "brightness_in")
+    np.testing.assert_array_equal(layout.positions()[span.start : span.stop], [[0, 0, 0], [1, 0, 0]])
+    with pytest.raises(UserError, match="holds? an id outside"):
+        layout.parse(np.where(np.arange(layout.length) == span.start, tokens + LEVELS, tokens))
+
+
+def test_it_is_stored_batched_learnt_and_sampled(run):
+    stored = list(reader.dataset(run.data.store, "train").as_numpy_iterator())
+    found = {e["key"].decode(): e["brightness"].tolist() for e in stored}
+    assert found == {f"train/{k}": [40 * k * LEVELS // 256] * 2 for k in range(CLIPS)}
+
+    resolved = Resolved(run)
+    manifest = checks.check(resolved, fingerprints={"meter": "meter-1"})
+    assert checks.networks_of(resolved, manifest)["brightness"] == "meter-1"
+    batch = next(batches(resolved)["video-to-brightness"])
+    layout = resolved.layout(THERE)
+    assert all(codes.tolist() in found.values() for codes in layout.parse(batch["tokens"])["brightness"])
+
+    trainable = language_model(resolved, mesh_lib.build(run.mesh, jax.devices()[:1]))
+    state = jax.jit(trainable.init)(jax.random.key(0))
+    step = jax.jit(trainable.groups["video-to-brightness"].step)
+    state, metrics = step(state, batch, jax.random.key(0), 1e-2)
+    loss = float(metrics["loss/brightness"].value())
+    assert 0 < loss < 3 * np.log(LEVELS)
+
+    codes = np.stack([e["video"] for e in stored[:3]])
+    params = jax.device_get(state["params"])
+    generator = Generator(run, params, fakes.MeanTokenizer())
+    tokens = generator.tokens("video_to_brightness", 3, condition={"video_in": codes}, batch=3)
+    sampled = layout.parse(tokens)["brightness"]
+    assert sampled.shape == (3, 2) and sampled.min() >= 0 and sampled.max() < LEVELS
+    greys = STREAM.detokenize(Meter(), sampled, resolved.format)
+    np.testing.assert_array_equal(greys, sampled * 256 // LEVELS)
+
+
+def test_another_network_of_it_is_refused(run):
+    with pytest.raises(UserError, match="brightness.fingerprint is 'meter-1', not 'meter-2'"):
+        checks.check(Resolved(run), fingerprints={"meter": "meter-2"})
+
+
+@pytest.mark.parametrize("name", sorted(streams.STREAMS))
+def test_declarations_fit_together(name):
+    stream = streams.get(name)
+    assert stream.name == name and (stream.constant or stream.title)
+    assert not stream.opens or stream.opens in streams.STREAMS
+    if stream.stored:
+        owner = streams.in_store(stream.stored)
+        assert owner.stored == owner.name and owner.network == stream.network
