@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from poet import streams
 from poet.evaluation.intervals import ratio_interval
 from poet.evaluation.likelihood import by_stream, token_scores
 from poet.evaluation.tables import Row
@@ -23,26 +24,13 @@ from poet.models.transformer import Model, Params
 from poet.distributed.processes import batch_share
 from poet.spec import Experiment
 from poet.store.raw import origin
-from poet.tasks.layout import TEXT_STREAM, Layout, Segment, Span
+from poet.streams.base import CONDITION
+from poet.tasks.layout import Layout, Segment, Span
 from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, known_range, run_layout
 from poet.training.losses import TokenScores
 
 # Examples of one task, each array [N, ...]; see `poet.data.loader`.
 Batch = Mapping[str, np.ndarray]
-
-# What a condition is called, by what it is made from, else by its stream.
-MADE = {
-    "inpainting": "clip with a hole",
-    "outpainting": "part of a clip",
-    "structure": "flow and depth",
-    "prediction": "first frames",
-    "interpolation": "both ends",
-}
-STREAMS = {"video_in": "video", "image_in": "first frame", "audio_in": "sound"}
-# Condition streams that say nothing of the clip.
-CONSTANT = ("source", "duration")
-# A condition stream that repeats what opens an output stream is one condition with it.
-OPENING = "opening_"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,18 +55,18 @@ class Kind:
 def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
     """The kinds of condition that a task is given in evaluation; () for an unconditional one."""
     layout = run_layout(experiment, task)
-    found = [Kind(name=TEXT_STREAM, text=True)] if layout.text_span else []
+    found = [Kind(name=streams.get("text").title, text=True)] if layout.text_span else []
     openings = dict(_openings(experiment, task, layout))
-    for stream in layout.condition_streams:
-        opened = stream.removesuffix("_in").removeprefix(OPENING)
-        spans = tuple(s for s in layout.spans if s.segment.stream == stream)
-        if stream in CONSTANT:
+    named = {stream.called(CONDITION): stream for stream in (*task.given, *task.openings)}
+    for name in layout.condition_streams:
+        stream = named.get(name)
+        if stream is None:  # The source, which says nothing of the clip.
             continue
-        if stream.startswith(OPENING) and opened in openings:
-            openings[opened] = dataclasses.replace(openings[opened], spans=spans)
+        spans = tuple(s for s in layout.spans if s.segment.stream == name)
+        if stream.opens in openings:
+            openings[stream.opens] = dataclasses.replace(openings[stream.opens], spans=spans)
         else:
-            made = MADE.get(task.made, task.made) if stream == "video_in" else ""
-            found.append(Kind(name=made or STREAMS.get(stream, stream), spans=spans))
+            found.append(Kind(name=stream.title, spans=spans))
     if openings and known_range(experiment, task)[0] == 0:
         found += [dataclasses.replace(k, name=f"{k.name} alone", alone=True) for k in found]
     return (*found, *openings.values())
@@ -88,7 +76,7 @@ def _openings(experiment: Experiment, task: Task, layout: Layout) -> Iterator[tu
     """Output stream -> what opens it as given."""
     latents = eval_latents(experiment, task)
     frames = frames_of(experiment, latents)
-    names = {"audio": "opening sound"}
+    names = {stream.opens: stream.title for stream in task.openings}
     given = known_codes(experiment, task, latents)
     for stream in layout.output_streams:
         indices = tuple(

@@ -14,17 +14,8 @@ from poet import conditioning, media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
 from poet.store.raw import RawClip
-from poet.tasks.registry import Task, eval_latents, frames_of, mixture
-
-
-# What is made of a clip for a task -> how a page says so.
-_MADE = {
-    "inpainting": "the clip with a hole",
-    "outpainting": "a part of the picture",
-    "interpolation": "the first and the last frame",
-    "prediction": "the first frames",
-    "structure": "its motion and depth",
-}
+from poet.streams.derived import Derived
+from poet.tasks.registry import Task, eval_latents, frames_of, mixture, run_format
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +42,14 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
     region = allowed[place % len(allowed)] if allowed else ""
     generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
-    heard = "audio" in task.condition or (frames and task.has_audio)
+    heard = _takes(task, "audio") or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
-    depth = clip.depth[None] if task.made == "structure" and clip.depth is not None else None
+    takes_depth = any(isinstance(stream, Derived) and stream.takes_depth for stream in task.given)
+    depth = clip.depth[None] if takes_depth and clip.depth is not None else None
     drawn = generator.generate(
         task.name,
         [clip.caption] if task.text else (),
-        clips=video if frames or {"video", "image"} & set(task.condition) else None,
+        clips=video if frames or _takes(task, "video") else None,
         sounds=sound if heard else None,
         depths=depth,
         known_frames=frames,
@@ -65,7 +57,7 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     )
     shown = _given(r, task, video, sound, depth, frames, region)
     true = Drawn(
-        video=video[:, :1] if task.output == ("image",) else video,
+        video=video if task.predicted[-1].closes else video[:, :1],
         audio=sound if task.has_audio else None,
     )
     files = {
@@ -80,6 +72,11 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
         text=drawn.texts[0] if drawn.texts else "",
         files=files,
     )
+
+
+def _takes(task: Task, medium: str) -> bool:
+    """Whether a stream of its condition is made from pictures or sound."""
+    return any(stream.medium == medium for stream in task.given)
 
 
 def _sound(r: Resources, clip: RawClip) -> np.ndarray:
@@ -98,20 +95,20 @@ def _given(
     region: str,
 ) -> Drawn:
     """What the model saw and heard, text apart."""
-    if "audio" in task.condition:
+    if _takes(task, "audio"):
         return Drawn(audio=sound)
-    if "image" in task.condition:
-        return Drawn(video=video[:, :1])
-    if "video" in task.condition:
-        return Drawn(video=r.generator.show_condition(task.name, video, depth, region=region))
+    if _takes(task, "video"):
+        latents, *_ = task.given[0].grid(run_format(r.experiment))
+        shown = r.generator.show_condition(task.name, video, depth, region=region)
+        return Drawn(video=shown[:, : frames_of(r.experiment, latents)])
     return Drawn(video=video[:, :frames]) if frames else Drawn()
 
 
 def _whole(task: Task, drawn: Drawn, true: Drawn) -> Drawn:
     """Drawn sound is played to the clip that it was drawn for, and the other way round."""
-    if "video" in task.condition and drawn.video is None and drawn.audio is not None:
+    if _takes(task, "video") and drawn.video is None and drawn.audio is not None:
         return Drawn(video=true.video, audio=drawn.audio)
-    if "audio" in task.condition:
+    if _takes(task, "audio"):
         return Drawn(video=drawn.video, audio=true.audio)
     return drawn
 
@@ -139,8 +136,8 @@ def _write(r: Resources, stem: str, what: Drawn) -> str | None:
 
 
 def _words(task: Task, clip: RawClip, frames: int) -> str:
-    """'the text “...”; 5 frames', 'the clip with a hole', 'nothing'."""
+    """'the text “...”; 5 frames', 'clip with a hole', 'nothing'."""
     parts = [f"the text “{clip.caption}”"] if task.text else []
-    parts += [_MADE.get(task.made, task.made) or {"audio": "sound", "image": "the first frame"}.get(s, "the clip") for s in task.condition]
+    parts += [stream.title for stream in task.given]
     parts += [f"{frames} frame{'s' if frames > 1 else ''}"] if frames else []
     return "; ".join(parts) or "nothing"

@@ -108,7 +108,7 @@ def _visual_tasks(experiment: Experiment) -> dict[str, Layout]:
     return {
         task: layout
         for task, layout in layouts(experiment).items()
-        if layout.output_streams[0] in ("video", "image")
+        if get_task(task).predicted[0].shows
     }
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
+from poet import streams
 from poet.evaluation import charts, gain_view, page
 from poet.evaluation.artifacts import Evaluation, Json, read_json, read_metrics
 from poet.evaluation.charts import Level, Series
@@ -67,7 +68,7 @@ def _data_rows(manifest: Json) -> Iterator[Json]:
                 "codes": found["codes"],
                 "distinct codes": found["used"],
                 "unigram_entropy_nats": found["entropy_nats"],
-                **({"without sound": split.get("silent", 0)} if stream == "audio" else {}),
+                **({"without sound": split.get("silent", 0)} if streams.in_store(stream).flag else {}),
             }
 
 

@@ -235,7 +235,7 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
         "inpainting": {"given", "drawn", "true"},
     }
     assert len({entry["key"] for entry in media.values()}) == 3, "each of another clip"
-    assert media["inpainting"]["note"] == "given the clip with a hole"
+    assert media["inpainting"]["note"] == "given clip with a hole"
     seconds = {
         label: gif_seconds(tmp_path / file)
         for label, file in media["frame_prediction"]["files"].items()
