@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from poet.evaluation import opus
+from poet.evaluation.codecs import opus
 from poet.media.sound_streams import OPUS_RATES_HZ, OpusStream, decode_opus, encode_opus
 from poet.spec import UserError
 

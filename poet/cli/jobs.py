@@ -340,10 +340,10 @@ def _checkpoint(args: Any, bindings: Sequence[str]) -> Experiment:
 def evaluate(args: Any, bindings: Sequence[str]) -> None:
     """Writes OUT/eval.json and prints the table."""
     from poet.cli import built_in
-    from poet.evaluation import metrics, runner
+    from poet.evaluation import runner
 
     for name in args.metrics:
-        choose(name, metrics.METRICS, "--metric")
+        choose(name, runner.TABLES, "--metric")
     experiment = _checkpoint(args, bindings)
     inputs = [args.checkpoint, experiment.data.store, experiment.eval.source]
     processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)
@@ -409,7 +409,7 @@ def export(args: Any, bindings: Sequence[str]) -> None:
 
 def report(workdir: str) -> None:
     """Writes WORKDIR/report.html; prints its path and the numbers of its head."""
-    from poet.evaluation import report as reports
+    from poet.evaluation.report import run as reports
 
     reports.check_workdir(Path(workdir))
     print(reports.write_report(Path(workdir)))

@@ -49,7 +49,8 @@ def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], moda
 
 
 def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
-    from poet.evaluation import sound_scores, sound_sets
+    from poet.evaluation import sound_tokenizers
+    from poet.evaluation.sets import sounds as sound_sets
     from poet.tokenizers.audio.base import AudioTokenizer
 
     _refuse_others("set", args.sets, list(sound_sets.SETS), "audio")
@@ -64,18 +65,19 @@ def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
         args.sets, tokenizer.spec, experiment.eval, clip.samples
     )
     with output:
-        result = sound_scores.evaluate(
+        result = sound_tokenizers.evaluate(
             tokenizer,
             sets,
             output.folder,
-            bit_rates=() if "none" in args.codecs else sound_scores.OPUS_BIT_RATES,
+            bit_rates=() if "none" in args.codecs else sound_tokenizers.OPUS_BIT_RATES,
             skipped=skipped,
         )
-    print(sound_scores.summary(result))
+    print(sound_tokenizers.summary(result))
 
 
 def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
-    from poet.evaluation import clip_sets, tokenizer_scores
+    from poet.evaluation import video_tokenizers
+    from poet.evaluation.sets import clips as clip_sets
     from poet.tokenizers.video import perceptual
     from poet.tokenizers.video.base import VideoTokenizer
 
@@ -96,7 +98,7 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
         if name == "source"
     }
     with output:
-        result = tokenizer_scores.evaluate(
+        result = video_tokenizers.evaluate(
             VideoTokenizer.load(path),
             sets,
             output.folder,
@@ -108,4 +110,4 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
             conditions=experiment.conditioning,
             depths=depths,
         )
-    print(tokenizer_scores.summary(result))
+    print(video_tokenizers.summary(result))

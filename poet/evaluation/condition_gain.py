@@ -17,11 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poet import streams
-from poet.evaluation.intervals import ratio_interval
-from poet.evaluation.likelihood import by_stream, token_scores
-from poet.evaluation.tables import Row
+from poet.evaluation import metric
+from poet.evaluation.likelihood import by_stream, fields, token_scores
+from poet.evaluation.metrics import select
+from poet.evaluation.report.tables import Row
 from poet.models.transformer import Model, Params
-from poet.distributed.processes import batch_share
 from poet.spec import Experiment
 from poet.store.raw import origin
 from poet.streams.base import CONDITION
@@ -189,14 +189,10 @@ class Gain:
     copyable_NxO: np.ndarray | None
 
     @property
-    def nats_N(self) -> np.ndarray:
-        """float64: the gain of each clip."""
-        return _sums(self.wrong.loss) - _sums(self.right.loss)
-
-    @property
-    def counts_N(self) -> np.ndarray:
-        """float64: predicted tokens of each clip."""
-        return _sums(self.right.count)
+    def fields(self) -> dict[str, np.ndarray]:
+        """What `poet.evaluation.metrics.tokens` needs."""
+        copied = {} if self.copyable_NxO is None else {"copyable": self.copyable_NxO}
+        return {**fields(self.right), "wrong_loss": self.wrong.loss, **copied}
 
 
 def gains(
@@ -221,10 +217,9 @@ def gains(
 
     def score(examples: Batch) -> dict[str, TokenScores]:
         parts = []
-        rows = batch_share(mesh).rows(size)
         for start in range(0, len(examples["tokens"]), size):
-            own = {name: x[start : start + size][rows] for name, x in examples.items()}
-            parts.append(token_scores(model, params, own, layout, mesh, loss_vocabulary))
+            some = {name: x[start : start + size] for name, x in examples.items()}
+            parts.append(token_scores(model, params, some, layout, mesh, loss_vocabulary))
         return by_stream(jax.tree.map(lambda *each: np.concatenate(each), *parts), layout)
 
     given = {False: batch, True: dict(batch) | {"known": np.zeros_like(batch["known"])}}
@@ -253,40 +248,6 @@ def row(task: str, gain: Gain) -> Row:
     share of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
     and of the others, accuracies with the right condition.
     """
-    scored = gain.counts_N > 0
-    ones_N = scored.astype(np.float64)
-    return {
-        "task": task,
-        "condition": gain.condition,
-        "stream": gain.stream,
-        **_with_interval("nats_per_token", gain.nats_N, gain.counts_N),
-        **_with_interval("nats_per_clip", gain.nats_N, ones_N),
-        **_apart(gain),
-        "clips": int(scored.sum()),
-    }
-
-
-def _with_interval(name: str, sums_N: np.ndarray, counts_N: np.ndarray) -> dict[str, Any]:
-    low, high = ratio_interval(sums_N, counts_N) or (None, None)
-    return {name: _ratio(sums_N, counts_N), f"{name}_low": low, f"{name}_high": high}
-
-
-def _apart(gain: Gain) -> dict[str, float | None]:
-    """Copyable tokens and the rest."""
-    names = ("copyable", "copyable_nats", "copyable_accuracy", "rest_nats", "rest_accuracy")
-    if gain.copyable_NxO is None:
-        return dict.fromkeys(names)
-    count, more = gain.right.count, gain.wrong.loss - gain.right.loss
-    found = [_ratio(count * gain.copyable_NxO, count)]
-    for mask in (gain.copyable_NxO, ~gain.copyable_NxO):
-        found += [_ratio(x * mask, count * mask) for x in (more, gain.right.correct)]
-    return dict(zip(names, found, strict=True))
-
-
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> float | None:
-    total = counts.sum(dtype=np.float64)
-    return float(sums.sum(dtype=np.float64) / total) if total else None
-
-
-def _sums(values_NxO: np.ndarray) -> np.ndarray:
-    return values_NxO.sum(axis=1, dtype=np.float64)
+    found = metric.measure(gain.fields, select("condition_gain")[0])
+    names = {"task": task, "condition": gain.condition, "stream": gain.stream}
+    return {**names, **metric.columns(found), "clips": found["nats_per_clip"].summary.n}

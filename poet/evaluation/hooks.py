@@ -15,8 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poet.data.loader import eval_batches
-from poet.evaluation.image_metrics import clip_psnr
-from poet.evaluation.likelihood import check_split_feeds, likelihood, place, task_batches
+from poet.evaluation import metric
+from poet.evaluation.likelihood import check_split_feeds, place, scored, split_batches
+from poet.evaluation.metrics import pixels, tokens
 from poet.media import frame_strip
 from poet.distributed import processes
 from poet.distributed.mesh import batch_ways
@@ -66,14 +67,13 @@ def validation_hook(experiment: Experiment) -> Hook:
 def _validate(experiment: Experiment, params: Any) -> dict[str, float]:
     model, scalars = build_model(Resolved(experiment)), {}
     for task, layout in layouts(experiment).items():
-        batches = task_batches(experiment, task, _mesh(), experiment.train.eval_batches)
-        vocabulary = experiment.train.loss_vocabulary
-        for stream, found in likelihood(
-            model, params, batches, layout, _mesh(), vocabulary
-        ).items():
-            if found.tokens:
-                scalars[f"{task}/loss/{stream}"] = found.loss_nats
-                scalars[f"{task}/accuracy/{stream}"] = found.accuracy
+        batches = split_batches(experiment, task, experiment.train.eval_batches)
+        steps = scored(model, params, batches, layout, _mesh(), experiment.train.loss_vocabulary)
+        for stream, found in metric.walk(steps, [tokens.LOSS, tokens.ACCURACY]).items():
+            loss, accuracy = (each.summary for each in found.values())
+            if loss.n:
+                scalars[f"{task}/loss/{stream}"] = loss.value
+                scalars[f"{task}/accuracy/{stream}"] = accuracy.value
     return scalars
 
 
@@ -193,8 +193,8 @@ def reconstructions(experiment: Experiment) -> Hook:
         tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, weights)
         with processes.alone():
             rebuilt = tokenizer.decode(tokenizer.encode(clips))
-        psnr_db = float(np.mean([clip_psnr(a, b) for a, b in zip(clips, rebuilt)]))
-        return Report(scalars={"psnr_db": psnr_db}, images={"clips": _stacked(clips, rebuilt)})
+        found = metric.measure({"truth": clips, "other": rebuilt}, [pixels.PSNR])
+        return Report(scalars={"psnr_db": found["psnr_db"].summary.value}, images={"clips": _stacked(clips, rebuilt)})
 
     trained = bool(experiment.tokenizer_train.init_from)
     return Hook(name="reconstruction", every=experiment.train.sample_every, fn=run, at_start=trained)

@@ -1,4 +1,4 @@
-"""Next-token loss and accuracy of the language model, per task and stream.
+"""Tokens of a split as the language model scores them, per task and stream.
 
 The loss is the mean cross-entropy in nats over the tokens that carry loss in training: boundary
 tokens are forced and known frames are given, so neither counts.
@@ -6,16 +6,15 @@ tokens are forced and known frames are given, so neither counts.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from poet.data.loader import eval_batches
-from poet.evaluation import unigram
-from poet.evaluation.image_metrics import ratio_and_error
+from poet.evaluation.metric import GROUPS, PLACES, Batch
+from poet.evaluation.unigram import TRAINING_CLIPS, Unigram
 from poet.distributed.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
 from poet.distributed.processes import Share, batch_share, global_array, whole
@@ -32,40 +31,34 @@ TRAINING_SPLIT = "train"
 _STEP = jax.jit(evaluate_step, static_argnums=(0, 3, 4))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamLikelihood:
-    """Means over `tokens` tokens; accuracy counts a label that has the largest logit.
-
-    `loss_nats_error` is the standard error over batches, None where one alone was scored.  Where no token was scored, the means do not exist and are None.
-    """
-
-    loss_nats: float | None
-    loss_nats_error: float | None
-    accuracy: float | None
-    tokens: int
-
-
-def likelihood(
+def scored(
     model: Model,
     params: Params,
     batches: Iterable[Mapping[str, np.ndarray]],
     layout: Layout,
     mesh: Mesh,
     loss_vocabulary: str = "legal",
-) -> dict[str, StreamLikelihood]:
-    """Output stream -> likelihood over all batches; call under `jax.set_mesh(mesh)`.
+    unigram: Unigram | None = None,
+) -> Iterator[dict[str, Batch]]:
+    """For each batch, output stream -> what `poet.evaluation.metrics.tokens` needs, whole on every process.
+
+    The examples of a batch are one group.  Call under `jax.set_mesh(mesh)`.
 
     Args:
       params: in any sharding on the mesh.
-      batches: this process's share of each global batch, every process giving equally many.
+      batches: whole ones, of one size, on every process.
     """
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in batches:
-        scores = token_scores(model, params, batch, layout, mesh, loss_vocabulary)
-        for stream, found in by_stream(scores, layout).items():
-            values = (found.loss, found.correct, found.count)
-            parts.setdefault(stream, []).append(np.array([x.sum(dtype=np.float64) for x in values]))
-    return {stream: _means(*np.array(values).T) for stream, values in parts.items()}
+    for number, batch in enumerate(batches):
+        size = len(batch["tokens"])
+        common = {PLACES: number * size + np.arange(size), GROUPS: np.full(size, number)}
+        found = by_stream(token_scores(model, params, batch, layout, mesh, loss_vocabulary), layout)
+        beside = unigram.nats(batch, layout) if unigram else {}
+        yield {stream: {**common, **fields(scores), **beside.get(stream, {})} for stream, scores in found.items()}
+
+
+def fields(scores: TokenScores) -> Batch:
+    """Tokens of a stream as fields of a batch."""
+    return {"loss": scores.loss, "correct": scores.correct, "count": scores.count}
 
 
 def token_scores(
@@ -79,9 +72,11 @@ def token_scores(
     """The tokens of a global batch, float32 [B, N] of each loss span, whole on every process.
 
     Args:
-      batch: this process's share of it.
+      batch: all of it, on every process.
     """
-    placed = place(batch, mesh, batch_share(mesh))
+    share = batch_share(mesh)
+    rows = share.rows(len(batch["tokens"]))
+    placed = place({name: x[rows] for name, x in batch.items()}, mesh, share)
     return jax.tree.map(whole, _STEP(model, params, placed, layout, loss_vocabulary))
 
 
@@ -96,24 +91,9 @@ def by_stream(scores: Sequence[TokenScores], layout: Layout) -> dict[str, TokenS
     }
 
 
-def _means(losses_N: np.ndarray, correct_N: np.ndarray, counts_N: np.ndarray) -> StreamLikelihood:
-    """From the sums of N batches."""
-    count = counts_N.sum()
-    loss, error = ratio_and_error(losses_N, counts_N) if count else (None, None)
-    return StreamLikelihood(
-        loss_nats=loss,
-        loss_nats_error=error,
-        accuracy=float(correct_N.sum() / count) if count else None,
-        tokens=round(count),
-    )
-
-
-def task_batches(
-    experiment: Experiment, task: str, mesh: Mesh, batches: int
-) -> Iterable[Mapping[str, np.ndarray]]:
-    """This process's share of at most `batches` batches of EVAL.batch clips of EVAL.split."""
-    spec = experiment.eval
-    return eval_batches(Resolved(experiment), task, spec.split, spec.batch, batches, share=batch_share(mesh))
+def split_batches(experiment: Experiment, task: str, batches: int) -> Iterable[Mapping[str, np.ndarray]]:
+    """At most `batches` whole batches of EVAL.batch clips of EVAL.split, on every process."""
+    return eval_batches(Resolved(experiment), task, experiment.eval.split, experiment.eval.batch, batches)
 
 
 def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) -> None:
@@ -129,22 +109,13 @@ def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) ->
         )
 
 
-def unigram_nats(
-    experiment: Experiment, manifest: Manifest, task: str, layout: Layout
-) -> dict[str, tuple[float, float | None]]:
-    """Output stream -> cross-entropy (nats) of the training split's unigram on what is scored, and its
-    error; {} where the store has no training clips to count.
-
-    All of it is read by every process, without a device.
-    """
+def training_unigram(experiment: Experiment, manifest: Manifest, task: str, layout: Layout) -> Unigram | None:
+    """That of the training split's first clips; None where the store has none to count."""
     spec, known = experiment.eval, manifest.splits.get(TRAINING_SPLIT)
     if known is None or known.clips < spec.batch:
-        return {}
-    training = eval_batches(
-        Resolved(experiment), task, TRAINING_SPLIT, spec.batch, -(-unigram.TRAINING_CLIPS // spec.batch)
-    )
-    scored = eval_batches(Resolved(experiment), task, spec.split, spec.batch, spec.batches)
-    return unigram.cross_entropies(training, scored, layout)
+        return None
+    batches = -(-TRAINING_CLIPS // spec.batch)
+    return Unigram.of(eval_batches(Resolved(experiment), task, TRAINING_SPLIT, spec.batch, batches), layout)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh, share: Share) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Sequence
 import numpy as np
 
 from poet import media
-from poet.evaluation.image_metrics import clip_psnr
+from poet.evaluation.metrics.pixels import clip_psnr
 from poet.spec import ClipSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 

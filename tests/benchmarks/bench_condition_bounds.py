@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from poet.evaluation.intervals import ratio_interval
-from poet.evaluation.tables import format_table
+from poet.evaluation.report.tables import format_table
 from poet.store.raw import origin
 from poet.store.reader import dataset, load_manifest
 

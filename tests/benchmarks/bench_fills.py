@@ -24,7 +24,7 @@ def measure(source: str, tokenizer_folder: str, count: int) -> dict:
     """Shares of given codes kept by fill and condition, and the rows of the other conditions."""
     import numpy as np
 
-    from poet.evaluation.derived_scores import derived_scores
+    from poet.evaluation.video_tokenizers import condition_rows
     from poet.spec import ClipSpec, ConditioningSpec
     from poet.store.sources import open_source
     from poet.tokenizers.video.base import VideoTokenizer
@@ -38,7 +38,7 @@ def measure(source: str, tokenizer_folder: str, count: int) -> dict:
     kept = {
         fill: {
             row["condition"]: row["given_codes_kept"]
-            for row in derived_scores(tokenizer, clips, spec.replace(fill=fill), names=PAINTED)
+            for row in condition_rows(tokenizer, clips, spec.replace(fill=fill), names=PAINTED)
         }
         for fill in FILLS
     }
@@ -48,13 +48,13 @@ def measure(source: str, tokenizer_folder: str, count: int) -> dict:
         "grid": list(tokenizer.spec.grid(*clips.shape[1:4])),
         "clips": count,
         "kept": kept,
-        "rows": derived_scores(tokenizer, clips, spec, depths),
+        "rows": condition_rows(tokenizer, clips, spec, depths),
     }
 
 
 def page() -> None:
     """Writes the tables of all results."""
-    from poet.evaluation.tables import format_table
+    from poet.evaluation.report.tables import format_table
 
     found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
     head = f"| tokenizer | condition | {' | '.join(FILLS)} |\n{'|---' * (2 + len(FILLS))}|\n"

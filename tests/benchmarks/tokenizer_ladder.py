@@ -19,8 +19,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from poet.evaluation.tables import format_table
-from poet.evaluation.tokenizer_scores import RESULT_FILE
+from poet.evaluation.report.tables import format_table
+from poet.evaluation.video_tokenizers import RESULT_FILE
 
 EXPERIMENT = "gin/experiments/tokenizer_64.gin"
 # Columns of the table: of the scores, then of the code statistics.
@@ -64,13 +64,13 @@ def climb(args: argparse.Namespace, shared: Sequence[str]) -> list[dict]:
             "tokenizer-eval", *common, f"--tokenizer={(work / 'tokenizer').resolve()}",
             f"--out={scores}", "--codec=none", f"--gin.EVAL.clips={args.clips}",
         )
-        found = json.loads((scores / RESULT_FILE).read_text())["sets"]
-        for set_name, result in found.items():
-            (score,) = result["rows"]
-            codes = {key: result["codes"][key] for key in CODES}
-            shown = {k: v for k, v in score.items() if k not in ("codec", "bits_per_pixel")}
-            rows.append({"set": set_name, "rung": name, **shown, **codes})
-    return sorted(rows, key=lambda row: list(found).index(row["set"]))
+        found = json.loads((scores / RESULT_FILE).read_text())["metrics"]
+        sets = [row["set"] for row in found["codes"]["rows"]]
+        for score, used in zip(found["renderings"]["rows"], found["codes"]["rows"], strict=True):
+            codes = {key: used[key] for key in CODES}
+            shown = {k: v for k, v in score.items() if k not in ("set", "codec", "bits_per_pixel")}
+            rows.append({"set": score["set"], "rung": name, **shown, **codes})
+    return sorted(rows, key=lambda row: sets.index(row["set"]))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from poet.evaluation import atari
+from poet.evaluation.sets import atari
 from poet.spec import ClipSpec, UserError
 
 needs_ale = pytest.mark.skipif(

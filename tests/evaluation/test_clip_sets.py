@@ -10,7 +10,7 @@ import pytest
 from conftest import CLIPS, EXPERIMENT, write_clips
 
 from poet import media
-from poet.evaluation import clip_sets
+from poet.evaluation.sets import clips as clip_sets
 from poet.spec import ClipSpec, UserError
 from poet.store.sources import open_source
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from poet.media import bitstreams
-from poet.evaluation import codec
-from poet.evaluation.image_metrics import clip_psnr
+from poet.evaluation.codecs import video as codec
+from poet.evaluation.metrics.pixels import clip_psnr
 
 CODINGS = codec.codings(("x264", "x265"), "medium")
 

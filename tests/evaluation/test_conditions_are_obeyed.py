@@ -14,7 +14,7 @@ import squares
 
 from poet.data.loader import batches
 from poet.evaluation.likelihood import place
-from poet.evaluation.metrics import measure_condition_gain
+from poet.evaluation.checkpoint_tables import measure_condition_gain
 from poet.evaluation.resources import Resources
 from poet.distributed.mesh import Rules, build
 from poet.distributed.processes import Share

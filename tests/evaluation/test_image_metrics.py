@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics as skimage_metrics
 
-from poet.evaluation import image_metrics
+from poet.evaluation.metrics import pixels as image_metrics
 
 
 def _clips(seed: int, shape: tuple[int, ...], noise: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 from poet import cli, media
 from poet.evaluation import reconstruct
-from poet.evaluation.image_metrics import clip_psnr
+from poet.evaluation.metrics.pixels import clip_psnr
 from poet.spec import ClipSpec, UserError
 
 

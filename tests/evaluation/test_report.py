@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.evaluation import charts, tables
-from poet.evaluation.report import ReportInputs, write_report
+from poet.evaluation.report import charts, tables
+from poet.evaluation.report.run import ReportInputs, write_report
 from poet.spec import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"

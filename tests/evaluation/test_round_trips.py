@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from poet.evaluation.image_metrics import PSNR_CEILING_DB
-from poet.evaluation.round_trips import ROUNDS, round_trips
+from poet.evaluation import metric, metrics
+from poet.evaluation.metrics.pixels import PSNR_CEILING_DB
+from poet.evaluation.metrics.round_trips import ROUNDS, round_trips
 
 CLIPS = np.random.default_rng(0).integers(0, 200, (3, 5, 8, 8, 3), np.uint8)
 
@@ -27,7 +28,8 @@ class Drifting:
 
 def scored(tokenizer, clips):
     ids = tokenizer.encode(clips)
-    return round_trips(tokenizer, clips, ids, tokenizer.decode(ids))
+    fields = round_trips(tokenizer, clips, ids, tokenizer.decode(ids))
+    return metric.columns(metric.measure(fields, metrics.select("round_trips")[0]))
 
 
 def test_a_drift_of_every_round_adds_up():

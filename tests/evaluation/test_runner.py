@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 from pathlib import Path
 
@@ -15,8 +14,10 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
-from poet.evaluation import hooks, runner, tables
-from poet.evaluation.likelihood import likelihood
+from poet.evaluation import hooks, metric, runner
+from poet.evaluation.likelihood import scored
+from poet.evaluation.metrics import tokens
+from poet.evaluation.report import tables
 from poet.evaluation.resources import Resources
 from poet.distributed.mesh import build
 from poet.spec import Experiment, UserError
@@ -177,11 +178,11 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
     with pytest.raises(UserError, match="VIDEO_TOKENIZER.path is empty"):
         runner.evaluate(run.path, bare, tmp_path)
     no_store = changed(changed(run.experiment, "data", store=""), "eval", clips=1)
-    skipped = runner._skipped(runner.METRICS, Resources(run.path, no_store, tmp_path))
+    skipped = runner._skipped(runner.TABLES, Resources(run.path, no_store, tmp_path))
     no_codes = dict.fromkeys(("likelihood", "condition_gain"), "DATA.store is empty")
     assert skipped == no_codes | NOT_ASKED_FOR
     untrained = changed(run.experiment, "data", rates={"text_to_video": 1.0})
-    skipped = runner._skipped(runner.METRICS, Resources(run.path, untrained, tmp_path))
+    skipped = runner._skipped(runner.TABLES, Resources(run.path, untrained, tmp_path))
     assert "not trained on frame_prediction" in skipped["frame_prediction"]
 
 
@@ -281,9 +282,11 @@ def test_a_likelihood_over_no_tokens_does_not_exist(run):
     with jax.set_mesh(mesh):
         params = Resources(run.path, e, Path()).load_params()
         model = build_model(Resolved(e))
-        found = likelihood(model, params, batches(), layout, mesh)["video"]
-    assert (found.tokens, found.loss_nats, found.accuracy) == (0, None, None)
-    assert tables.cells([dataclasses.asdict(found)]).rows == (("–", "–", "0"),)
+        steps = scored(model, params, batches(), layout, mesh)
+        found = metric.walk(steps, [tokens.LOSS, tokens.ACCURACY])["video"]
+    row = metric.columns(found)
+    assert (row["loss_nats"], row["accuracy"], found["loss_nats"].summary.n) == (None, None, 0)
+    assert tables.cells([row]).rows == (("–", "–"),)
 
 
 def test_sample_strips_show_true_clips_over_drawn_ones(run):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.evaluation import sound_sets
+from poet.evaluation.sets import sounds as sound_sets
 from poet.spec import AudioTokenizerSpec, EvalSpec, UserError
 
 SPEC = AudioTokenizerSpec()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from poet.evaluation import unigram
+from poet.evaluation import metric
+from poet.evaluation.metrics import tokens
+from poet.evaluation.unigram import Unigram
 from poet.tasks.layout import Layout, Segment
 from poet.spec.vocabulary import Range
 
@@ -26,19 +28,29 @@ def batches(seed: int, count: int, known: int = 0) -> list[dict[str, np.ndarray]
     ]
 
 
+def cross_entropies(training: list, scored: list, layout: Layout) -> dict[str, metric.Summary]:
+    """Output stream -> nats of a scored token."""
+    unigram = Unigram.of(training, layout)
+    steps = [
+        {stream: fields | {"places": 4 * i + np.arange(4), "groups": [i] * 4} for stream, fields in found.items()}
+        for i, found in enumerate(unigram.nats(batch, layout) for batch in scored)
+    ]
+    return {stream: found["unigram_nats"].summary for stream, found in metric.walk(steps, [tokens.UNIGRAM]).items()}
+
+
 def test_few_scored_tokens_do_not_lower_it() -> None:
     """Uniform codes cost log K however few are scored; their plug-in entropy is far lower."""
     scored = batches(1, 1)
-    nats, error = unigram.cross_entropies(batches(0, 200), scored, layout())["video"]
-    assert nats == pytest.approx(np.log(CODES), abs=0.02) and error is None
+    found = cross_entropies(batches(0, 200), scored, layout())["video"]
+    assert found.value == pytest.approx(np.log(CODES), abs=0.02) and found.error is None
     shares = np.unique(scored[0]["tokens"], return_counts=True)[1] / (4 * LENGTH)
-    assert -(shares * np.log(shares)).sum() < nats - 0.1
+    assert -(shares * np.log(shares)).sum() < found.value - 0.1
 
 
 def test_given_tokens_count_nowhere() -> None:
     training, scored = batches(0, 3, known=20), batches(1, 3, known=20)
-    want = unigram.cross_entropies(training, scored, layout())
+    want = cross_entropies(training, scored, layout())
     for batch in training + scored:
         batch["tokens"][:, :20] = 7
-    assert unigram.cross_entropies(training, scored, layout()) == want
-    assert unigram.cross_entropies(training, batches(1, 2, known=LENGTH), layout()) == {}
+    assert cross_entropies(training, scored, layout()) == want
+    assert cross_entropies(training, batches(1, 2, known=LENGTH), layout())["video"].value is None

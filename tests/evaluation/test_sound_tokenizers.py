@@ -17,8 +17,10 @@ import scipy.stats
 from PIL import Image
 
 from poet import cli, media
-from poet.evaluation import sound_metrics, sound_scores, sound_speed
-from poet.evaluation.codes import usage_statistics
+from poet.evaluation import metric, sound_tokenizers
+from poet.evaluation.codecs import speed as sound_speed
+from poet.evaluation.metrics import sounds as sound_metrics
+from poet.evaluation.metrics.codes import statistics
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio import base
 from poet.tokenizers.audio.base import AudioTokenizer
@@ -51,26 +53,31 @@ def tones(count: int) -> np.ndarray:
     return np.round(9000 * waves).astype(np.int16)
 
 
+def rows_of(result: dict, name: str) -> list[dict]:
+    """The rows of a set."""
+    return [row for row in result["metrics"]["sounds"]["rows"] if row["set"] == name]
+
+
 @pytest.fixture(scope="module")
 def scored(
     tokenizer: AudioTokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> types.SimpleNamespace:
     out, sets = tmp_path_factory.mktemp("scores") / "new", {"music": tones(3), "game": tones(1)}
-    result = sound_scores.evaluate(
+    result = sound_tokenizers.evaluate(
         tokenizer, sets, out, metrics=METRICS, speed=False, skipped={"speech": "none was found"}
     )
     return types.SimpleNamespace(out=out, tokenizer=tokenizer, sets=sets, result=result)
 
 
 def test_result_is_what_the_file_holds(scored: types.SimpleNamespace) -> None:
-    stored = json.loads((scored.out / sound_scores.RESULT_FILE).read_text())
+    stored = json.loads((scored.out / sound_tokenizers.RESULT_FILE).read_text())
     assert stored == scored.result and stored["skipped"] == {"speech": "none was found"}
     assert stored["fingerprint"] == scored.tokenizer.fingerprint
 
 
 def test_rows_are_of_the_levels_there_are_and_of_opus(scored: types.SimpleNamespace) -> None:
     """32 codes 800 times a second are 4 kbit/s a level."""
-    rows = scored.result["sets"]["music"]["rows"]
+    rows = rows_of(scored.result, "music")
     assert [row["codec"] for row in rows] == [
         "tokenizer, 1 level", "tokenizer, 2 levels", "tokenizer, 4 levels",
         "Opus, 6 kbit/s", "Opus, 12 kbit/s",
@@ -84,7 +91,7 @@ def test_tokenizer_is_scored_on_what_its_first_levels_rebuild(
     scored: types.SimpleNamespace,
 ) -> None:
     sounds = scored.sets["music"]
-    row = scored.result["sets"]["music"]["rows"][1]
+    row = rows_of(scored.result, "music")[1]
     rebuilt = scored.tokenizer.decode(scored.tokenizer.encode(sounds, levels=2), SAMPLES)
     pairs = list(zip(sounds / 32768, rebuilt / 32768))
     for key, score in (("log-mel_db", sound_metrics.log_mel_distance),
@@ -98,14 +105,14 @@ def test_codes_are_counted_by_level(scored: types.SimpleNamespace) -> None:
     ids = [scored.tokenizer.encode(sounds) for sounds in scored.sets.values()]
     for level in range(4):
         counts = np.bincount(np.concatenate([i[:, level].reshape(-1) for i in ids]), minlength=32)
-        row = scored.result["codes"][level]
+        row = scored.result["metrics"]["codes_by_level"]["rows"][level]
         assert row["level"] == level + 1 and row["tokens"] == counts.sum() == 4 * 400
         assert row["usage"] == np.count_nonzero(counts) / 32
         assert row["entropy_bits"] == pytest.approx(scipy.stats.entropy(counts, base=2))
 
 
 def test_one_code_has_no_entropy() -> None:
-    found = usage_statistics(np.zeros((2, 5), np.int32), 1000)
+    found = statistics(np.zeros((2, 5), np.int32), 1000, "codes_by_level")
     assert found["entropy_bits"] == 0 and found["codes_used"] == 1
     assert math.copysign(1, found["entropy_bits"]) == 1
 
@@ -124,40 +131,41 @@ def test_pictures_and_sounds_stand_beside_the_file(scored: types.SimpleNamespace
 
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
-    text = sound_scores.summary(scored.result)
+    text = sound_tokenizers.summary(scored.result)
     for word in ("music", "game", "tokenizer, 4 levels", "Opus, 6 kbit/s", "log-mel (dB)",
                  "SI-SDR (dB)", "entropy", "none was found"):
         assert word in text
 
 
-@pytest.mark.skipif(not sound_metrics.METRICS["STOI"].is_installed, reason="needs pystoi")
+@pytest.mark.skipif(not metric.METRICS["STOI"].is_installed, reason="needs pystoi")
 def test_silence_is_counted_and_does_not_crash(tokenizer: AudioTokenizer, tmp_path: Path) -> None:
     sounds = np.stack([tones(1)[0], np.zeros(SAMPLES, np.int16)])
     sets = {"mixed": sounds, "silent": sounds[1:]}
-    result = sound_scores.evaluate(
+    result = sound_tokenizers.evaluate(
         tokenizer, sets, tmp_path, levels=(1,), metrics=("log-mel_db", "SI-SDR_db", "STOI"),
         speed=False,
     )
     mixed, silent = (result["sets"][name] for name in sets)
     assert mixed["undefined"]["SI-SDR_db"] == 1 and mixed["undefined"]["log-mel_db"] == 0
-    assert mixed["rows"][0]["SI-SDR_db"] is not None and mixed["rows"][0]["SI-SDR_db_error"] is None
-    assert silent["rows"][0]["SI-SDR_db"] is None
-    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 originals" in sound_scores.summary(result)
+    row = rows_of(result, "mixed")[0]
+    assert row["SI-SDR_db"] is not None and row["SI-SDR_db_error"] is None and silent["undefined"]["SI-SDR_db"] == 1
+    assert rows_of(result, "silent")[0]["SI-SDR_db"] is None
+    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 originals" in sound_tokenizers.summary(result)
 
 
 def test_other_sample_rates_are_scored_at_16_khz(tmp_path: Path) -> None:
     spec = SPEC.replace(sample_rate_hz=24_000)
     tokenizer = random_tokenizer(spec)
-    result = sound_scores.evaluate(
+    result = sound_tokenizers.evaluate(
         tokenizer, {"tones": tones(1)}, tmp_path, metrics=METRICS, levels=(4,), speed=False
     )
-    ours, *_ = result["sets"]["tones"]["rows"]
+    ours, *_ = rows_of(result, "tones")
     assert ours["kbit/s"] == 24 and math.isfinite(ours["log-mel_db"])
 
 
 def test_mistakes_are_told(tokenizer: AudioTokenizer, tmp_path: Path) -> None:
     def evaluate(sets: dict, **options: object) -> None:
-        sound_scores.evaluate(tokenizer, sets, tmp_path, speed=False, **options)
+        sound_tokenizers.evaluate(tokenizer, sets, tmp_path, speed=False, **options)
 
     with pytest.raises(UserError, match="no set of sounds.*none"):
         evaluate({}, skipped={"speech": "none"})
@@ -227,7 +235,7 @@ def test_command(
     assert cli.main([*arguments, trained, "--codec=none"]) == 0
     printed = capsys.readouterr().out
     assert "tokenizer, 4 levels" in printed and "decode x" in printed and "Opus," not in printed
-    stored = json.loads((tmp_path / "out" / sound_scores.RESULT_FILE).read_text())
+    stored = json.loads((tmp_path / "out" / sound_tokenizers.RESULT_FILE).read_text())
     assert stored["sets"]["game"]["sounds"] == 2 and stored["sets"]["game"]["seconds"] == 0.5
     for wrong, told in (
         ([trained, "--codec=x264"], "--codec=x264 is not for"),
@@ -245,18 +253,18 @@ def test_a_codec_that_falls_silent_scores_worse_and_every_row_counts_the_same_so
     def loudness(truth: np.ndarray, other: np.ndarray) -> float:
         return 5 - abs(np.std(truth) - np.std(other)) if truth.any() and other.any() else math.nan
 
-    metric = sound_metrics.SoundMetric(score=loudness, worst=1.0, note="")
-    monkeypatch.setattr(sound_metrics, "METRICS", {"loudness": metric})
+    monkeypatch.setattr(metric, "METRICS", {})
+    sound_metrics.declare("loudness", loudness, worst=1.0)
     sounds = np.concatenate([tones(3), np.zeros((1, SAMPLES), np.int16)])
     halting = types.SimpleNamespace(sounds_NxS=sounds.copy(), bits_per_second=1.0, asked_for=1, lags=())
     halting.sounds_NxS[1] = 0
-    monkeypatch.setattr(sound_scores, "code_opus", lambda *_: halting)
-    result = sound_scores.evaluate(
+    monkeypatch.setattr(sound_tokenizers, "code_opus", lambda *_: halting)
+    result = sound_tokenizers.evaluate(
         tokenizer, {"mixed": sounds}, tmp_path, levels=(1,), bit_rates=(6000,), speed=False
     )
-    ours, opus = result["sets"]["mixed"]["rows"]
+    ours, opus = rows_of(result, "mixed")
     assert ours["loudness_n"] == opus["loudness_n"] == 3
     assert opus["loudness"] == pytest.approx((5 + 1 + 5) / 3)
     assert result["sets"]["mixed"]["undefined"] == {"loudness": 1}
     assert result["sets"]["mixed"]["failed"]["Opus, 6 kbit/s"] == {"loudness": 1}
-    assert "Opus, 6 kbit/s failed on 1 sounds" in sound_scores.summary(result)
+    assert "Opus, 6 kbit/s failed on 1 sounds" in sound_tokenizers.summary(result)

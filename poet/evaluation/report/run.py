@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from poet.evaluation import artifacts, headlines, page, sections
+from poet.evaluation.report import artifacts, headlines, page, sections
 from poet.media import replacing
 from poet.spec import UserError
 

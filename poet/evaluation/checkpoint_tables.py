@@ -1,4 +1,5 @@
-"""The metrics of `poet eval`.  Adding one touches this file alone: a function and a line in `METRICS`.
+"""The tables of `poet eval`: what is shown to the metrics of each.  Adding one touches this file alone: a function and
+a line in `TABLES`; a metric is a file of `poet.evaluation.metrics`.
 
 Shape suffixes: N clips, T frames, U unknown frames, H height, W width, 3 colour channels.
 """
@@ -6,22 +7,22 @@ Shape suffixes: N clips, T frames, U unknown frames, H height, W width, 3 colour
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from poet.data.loader import eval_batches
-from poet.evaluation import condition_gain, examples, gain_view, resources
-from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, mean_and_error, psnr, ssim
-from poet.evaluation.likelihood import StreamLikelihood, likelihood, task_batches, unigram_nats
+from poet.evaluation import condition_gain, examples, metric, resources
+from poet.evaluation.likelihood import scored, split_batches, training_unigram
+from poet.evaluation.metric import GROUPS
+from poet.evaluation.metrics import pixels, select
+from poet.evaluation.record import Media, Table
+from poet.evaluation.report.tables import Row
 from poet.evaluation.resources import Resources
-from poet.evaluation.tables import Row
 from poet.evaluation.unigram import TRAINING_CLIPS
 from poet.media import write_gif, write_png_strip
 from poet.models.transformer import Params
 from poet.tasks.registry import Task, layouts, mixture, run_layout
-from poet.tasks.resolved import Resolved
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
@@ -31,92 +32,48 @@ BLURS = (1, 2, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Media:
-    """Pictures of one clip: label -> file below the output folder."""
-
-    kind: str
-    key: str
-    caption: str
-    note: str
-    files: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a metric found.
-
-    Attributes:
-      rows: measurements; see `poet.evaluation.tables` for their keys.
-      notes: how to read them, a sentence each.
-      curves: name -> value per frame of the clip, None where there is none.
-      media: pictures.
-    """
-
-    rows: Sequence[Row]
-    notes: Sequence[str] = ()
-    curves: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
-    media: Sequence[Media] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A way to look at a checkpoint.
+class Source:
+    """Where a table comes from.
 
     Attributes:
       needs: "store", "source", "tokenizer", or a task that the checkpoint must know.
       shared: all processes measure it together; any other one is left to process 0.
-      shown: its rows -> those that are printed, where not all of a row is.
     """
 
     needs: tuple[str, ...]
-    measure: Callable[[Resources], Result]
+    measure: Callable[[Resources], Table]
     shared: bool = False
-    shown: Callable[[Sequence[Row]], Sequence[Row]] = list
 
 
 # ----------------------------------------------------------------------------------- likelihood
 
 
-def measure_likelihood(r: Resources) -> Result:
+def measure_likelihood(r: Resources) -> Table:
     """Loss and accuracy of every task and stream, beside the unigram of the training split."""
     e, rows = r.experiment, []
+    metrics = select("likelihood")[0]
     with jax.set_mesh(r.mesh):
         params = r.load_params()
         for task, layout in layouts(e).items():
-            batches = task_batches(e, task, r.mesh, e.eval.batches)
-            found = likelihood(
-                r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary
-            )
-            baseline = unigram_nats(e, r.manifest, task, layout)
-            rows += [_likelihood_row(task, stream, part, baseline) for stream, part in found.items()]
+            batches = split_batches(e, task, e.eval.batches)
+            unigram = training_unigram(e, r.manifest, task, layout)
+            steps = scored(r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary, unigram)
+            for stream, found in metric.walk(steps, metrics).items():
+                tokens = round(found["loss_nats"].state.counts_N.sum())
+                rows.append({"task": task, "stream": stream, **metric.columns(found), "tokens": tokens})
     note = (
         f"Means over tokens of split {e.eval.split}, ± the standard error over batches; given frames, "
         "boundary tokens and padding do not count. The unigram is the cross-entropy of the same tokens "
         f"under how often each id occurs in the first {TRAINING_CLIPS:,} clips of the training split, "
         "plus one."
     )
-    return Result(rows=rows, notes=[note])
-
-
-def _likelihood_row(
-    task: str, stream: str, part: StreamLikelihood, baseline: Mapping[str, tuple[float, float | None]]
-) -> Row:
-    nats, error = baseline.get(stream, (None, None))
-    return {
-        "task": task,
-        "stream": stream,
-        **{name: getattr(part, name) for name in ("loss_nats", "loss_nats_error")},
-        "unigram_nats": nats,
-        "unigram_nats_error": error,
-        "accuracy": part.accuracy,
-        "tokens": part.tokens,
-    }
+    return Table(rows=rows, metrics=metrics, notes=[note])
 
 
 # -------------------------------------------------------------------------------- condition gain
 
 
-def measure_condition_gain(r: Resources) -> Result:
+def measure_condition_gain(r: Resources) -> Table:
     """What each kind of condition is worth to the model: its loss with another clip's, less that with the right one."""
     e, rows = r.experiment, []
     with jax.set_mesh(r.mesh):
@@ -130,7 +87,7 @@ def measure_condition_gain(r: Resources) -> Result:
         "95 % of bootstrap resamples of these clips. Copyable tokens are those whose code stands at the same "
         "place of the right condition (of given opening frames: of the last one)."
     )
-    return Result(rows=rows, notes=[note])
+    return Table(rows=rows, metrics=select("condition_gain")[0], notes=[note])
 
 
 def _gain_rows(
@@ -138,7 +95,7 @@ def _gain_rows(
 ) -> list[Row]:
     e, spec = r.experiment, r.experiment.eval
     layout = run_layout(e, task)
-    taken = list(eval_batches(Resolved(e), task.name, spec.split, spec.batch, r.gain_batches))
+    taken = list(split_batches(e, task.name, r.gain_batches))
     batch = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
     lengths_P = [span.segment.length for span in layout.loss_spans]
     usable_N = (batch["known"] < lengths_P).any(axis=1)
@@ -154,15 +111,15 @@ def _gain_rows(
 # ------------------------------------------------------------------------------- reconstruction
 
 
-def measure_reconstruction(r: Resources) -> Result:
+def measure_reconstruction(r: Resources) -> Table:
     """How near the tokenizer comes to real clips when it encodes and decodes them."""
-    scores = score_clips(r.videos, r.reconstructions)
-    note = f"All frames of {_counted(r)}. {PSNR_NOTE}"
-    media = [
-        _write_reconstruction(r, i, scores.psnr_db_N[i]) for i in range(min(CLIPS_SHOWN, len(r.clips)))
-    ]
-    row = {"frames": "reconstruction", **scores.row(r.origins), "clips": len(r.clips)}
-    return Result(rows=[row], notes=[note], media=media)
+    metrics = select("reconstruction")[0]
+    found = metric.measure({"truth": r.videos, "other": r.reconstructions, GROUPS: r.origins}, metrics)
+    psnr_db_N = found["psnr_db"].state.ratios_N
+    media = [_write_reconstruction(r, i, psnr_db_N[i]) for i in range(min(CLIPS_SHOWN, len(r.clips)))]
+    row = {"frames": "reconstruction", **metric.columns(found), "clips": len(r.clips)}
+    note = f"All frames of {_counted(r)}. {pixels.NOTE}"
+    return Table(rows=[row], metrics=metrics, notes=[note], media=media)
 
 
 def _counted(r: Resources) -> str:
@@ -191,7 +148,7 @@ def _write_reconstruction(r: Resources, index: int, psnr_db: float) -> Media:
 # ----------------------------------------------------------------------------- frame prediction
 
 
-def measure_frame_prediction(r: Resources) -> Result:
+def measure_frame_prediction(r: Resources) -> Table:
     """Drawn frames against the true ones, beside repeating the last given frame."""
     known, spec = r.known_frames, r.experiment.eval
     videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
@@ -206,7 +163,7 @@ def measure_frame_prediction(r: Resources) -> Result:
             "chosen by the mean over these clips; the win rate is the share of clips where it is positive.",
             "Reconstruction is the true clip as codes and back, the best that drawn codes can reach. "
             "A mean of "
-            "samples is the pixel mean of independent draws. " + PSNR_NOTE,
+            "samples is the pixel mean of independent draws. " + pixels.NOTE,
         ],
         media=[_write_prediction(r, i, videos) for i in shown],
     )
@@ -239,14 +196,14 @@ def _held(videos_NxTxHxWx3: np.ndarray, known: int, sigma: float = 0.0) -> np.nd
     """Frame known - 1, blurred by `sigma` pixels, stands in the place of every later one."""
     frame_Nx1xHxWx3 = videos_NxTxHxWx3[:, known - 1 : known]
     if sigma:
-        frame_Nx1xHxWx3 = blurred(frame_Nx1xHxWx3, sigma)
+        frame_Nx1xHxWx3 = pixels.blurred(frame_Nx1xHxWx3, sigma)
     later = videos_NxTxHxWx3.shape[1] - known
     return np.concatenate([videos_NxTxHxWx3[:, :known]] + [frame_Nx1xHxWx3] * later, axis=1)
 
 
 def compare(
     videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str] | None = None
-) -> Result:
+) -> Table:
     """Rows of every candidate against "true" on the frames from `known` on.
 
     Args:
@@ -255,20 +212,22 @@ def compare(
       origins: the film, map or episode of each clip; None: all are independent.
     """
     unknown = {name: video[:, known:] for name, video in videos.items()}
-    truth = unknown.pop("true")
-    scores = {name: score_clips(truth, video) for name, video in unknown.items()}
-    repeats = (name for name in scores if name.startswith(REPEAT))
-    best = max(repeats, key=lambda name: scores[name].psnr_db_N.mean())
-    base_N = scores[best].psnr_db_N
+    truth, groups = unknown.pop("true"), {} if origins is None else {GROUPS: origins}
+    metrics, against = select("frame_prediction")[0], select("gains")[0]
+    batches = {name: {"truth": truth, "other": video, **groups} for name, video in unknown.items()}
+    found = metric.walk([batches], metrics)
+    psnr_db = {name: each["psnr_db"].state.ratios_N for name, each in found.items()}
+    best = max((name for name in psnr_db if name.startswith(REPEAT)), key=lambda name: psnr_db[name].mean())
     rows = []
-    for name, score in scores.items():
-        gain, error = mean_and_error(score.psnr_db_N - base_N, origins)
-        wins = None if name == best else float(np.mean(score.psnr_db_N > base_N))
-        gained = {"gain_db": gain, "gain_db_error": error, "win_rate": wins}
-        rows.append({"frames": name, **score.row(origins), **gained, "clips": len(truth)})
-    blank = [None] * known
-    curves = {name: blank + score.psnr_db_U.tolist() for name, score in scores.items()}
-    return Result(rows=rows, curves=curves)
+    for name, each in found.items():
+        wins = {} if name == best else {"wins": psnr_db[name] > psnr_db[best]}
+        gained = metric.measure({"gains_db": psnr_db[name] - psnr_db[best], **wins, **groups}, against)
+        rows.append({"frames": name, **metric.columns(each | gained), "clips": len(truth)})
+    curves = {
+        name: [None] * known + pixels.frame_psnr(truth, video).mean(axis=0).tolist()
+        for name, video in unknown.items()
+    }
+    return Table(rows=rows, metrics=[*metrics, *against], curves=curves)
 
 
 def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]) -> Media:
@@ -288,7 +247,7 @@ def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]
 # ------------------------------------------------------------------------------ every task once
 
 
-def measure_examples(r: Resources) -> Result:
+def measure_examples(r: Resources) -> Table:
     """One example of every task, to be looked at and listened to."""
     found = examples.draw(r)
     rows = [
@@ -306,64 +265,24 @@ def measure_examples(r: Resources) -> Result:
         for e in found
     ]
     note = "One draw each, the first that came, with the checkpoint's sampling settings."
-    return Result(rows=rows, notes=[note], media=media)
+    return Table(rows=rows, notes=[note], media=media)
 
 
-# --------------------------------------------------------------------------------------- scores
-
-PSNR_NOTE = (
-    f"PSNR and SSIM are means over frames; the PSNR of a frame is capped at {PSNR_CEILING_DB:.1f} dB, "
-    "the error of rounding to 8 bits."
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores:
-    """PSNR (capped) and SSIM of clips, means over frames; `psnr_db_U` is per frame over clips."""
-
-    psnr_db_N: np.ndarray
-    ssim_N: np.ndarray
-    psnr_db_U: np.ndarray
-
-    def row(self, origins: Sequence[str] | None = None) -> dict[str, Any]:
-        """Means with standard errors over clips, or over the films, maps or episodes they come from."""
-        psnr_db, psnr_error = mean_and_error(self.psnr_db_N, origins)
-        similarity, ssim_error = mean_and_error(self.ssim_N, origins)
-        return {
-            "psnr_db": psnr_db,
-            "psnr_db_error": psnr_error,
-            "ssim": similarity,
-            "ssim_error": ssim_error,
-        }
-
-
-def score_clips(truth_NxUxHxWx3: np.ndarray, other_NxUxHxWx3: np.ndarray) -> Scores:
-    """Scores of each clip, one clip at a time, so that memory stays that of one clip."""
-    pairs = list(zip(truth_NxUxHxWx3, other_NxUxHxWx3, strict=True))
-    psnr_db_NxU = np.stack([np.minimum(psnr(a, b), PSNR_CEILING_DB) for a, b in pairs])
-    return Scores(
-        psnr_db_N=psnr_db_NxU.mean(axis=1),
-        ssim_N=np.array([ssim(a, b).mean() for a, b in pairs]),
-        psnr_db_U=psnr_db_NxU.mean(axis=0),
-    )
-
-
-METRICS: dict[str, Metric] = {
-    "likelihood": Metric(needs=(resources.STORE,), measure=measure_likelihood, shared=True),
-    "condition_gain": Metric(
+TABLES: dict[str, Source] = {
+    "likelihood": Source(needs=(resources.STORE,), measure=measure_likelihood, shared=True),
+    "condition_gain": Source(
         needs=(resources.STORE, resources.OTHERS),
         measure=measure_condition_gain,
         shared=True,
-        shown=gain_view.shown,
     ),
-    "reconstruction": Metric(
+    "reconstruction": Source(
         needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction
     ),
-    "frame_prediction": Metric(
+    "frame_prediction": Source(
         needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION),
         measure=measure_frame_prediction,
     ),
-    "examples": Metric(
+    "examples": Source(
         needs=(resources.EXAMPLES, resources.SOURCE, resources.TOKENIZER), measure=measure_examples
     ),
 }

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from poet import streams
-from poet.evaluation import charts, gain_view, page
-from poet.evaluation.artifacts import Evaluation, Json, read_json, read_metrics
-from poet.evaluation.charts import Level, Series
+from poet.evaluation.report import charts, gain_view, page
+from poet.evaluation.report.artifacts import Evaluation, Json, read_json, read_metrics
+from poet.evaluation.report.charts import Level, Series
 
 LOSS = re.compile(r"(?:(?P<owner>.+)/)?loss/(?P<stream>[^/]+)")
 CAPTIONS_SHOWN = 8
@@ -192,9 +192,7 @@ def _metric(metric: str, found: Mapping[str, Evaluation]) -> str:
         for row in e.rows(metric)
     ]
     notes = dict.fromkeys(note for e in found.values() for note in e.notes(metric))
-    if metric == "condition_gain":
-        rows = gain_view.shown(rows)
-    table = page.table(rows, metric.replace("_", " ").capitalize())
+    table = page.table(gain_view.view(metric, rows), metric.replace("_", " ").capitalize())
     return table + "".join(page.paragraph(note, "soft") for note in notes)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from poet.evaluation import metrics
-from poet.evaluation.image_metrics import PSNR_CEILING_DB, blurred, clip_psnr, mean_and_error
+from poet.evaluation import checkpoint_tables as tables
+from poet.evaluation.intervals import mean_and_error
+from poet.evaluation.metrics.pixels import PSNR_CEILING_DB, blurred, clip_psnr
 from poet.spec import UserError, choose
 
 KNOWN = 2
@@ -20,8 +21,8 @@ def videos(seed: int = 0) -> np.ndarray:
 
 def rows_of(drawn: np.ndarray, truth: np.ndarray, known: int = KNOWN) -> dict[str, dict]:
     rebuilt = np.clip(truth.astype(int) + 9, 0, 255).astype(np.uint8)
-    compared = {"true": truth} | metrics.candidates(truth, drawn[:, None], rebuilt, known)
-    return {row["frames"]: row for row in metrics.compare(compared, known).rows}
+    compared = {"true": truth} | tables.candidates(truth, drawn[:, None], rebuilt, known)
+    return {row["frames"]: row for row in tables.compare(compared, known).rows}
 
 
 def test_a_perfect_prediction_reaches_the_ceiling_and_wins_everywhere():
@@ -99,7 +100,7 @@ def test_gain_is_paired_by_clip():
 
 def test_curves_begin_at_the_first_unknown_frame():
     truth, drawn = videos(), videos(1)
-    curves = metrics.compare({"true": truth, "repeat": drawn}, KNOWN).curves
+    curves = tables.compare({"true": truth, "repeat": drawn}, KNOWN).curves
     assert curves["repeat"][:KNOWN] == [None] * KNOWN
     want = np.mean([[clip_psnr(t[i : i + 1], d[i : i + 1]) for i in range(KNOWN, 5)]
                     for t, d in zip(truth, drawn)], axis=0)
@@ -108,15 +109,15 @@ def test_curves_begin_at_the_first_unknown_frame():
 
 def test_an_unknown_metric_is_refused_with_near_names():
     with pytest.raises(UserError, match="frame_prediction"):
-        choose("frame_predictoin", metrics.METRICS, "metric")
+        choose("frame_predictoin", tables.TABLES, "metric")
 
 
 def test_the_mean_of_samples_is_the_pixel_mean_of_every_clip() -> None:
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 256, (3, 4, 5, 8, 8, 3), np.uint8)
     truth = drawn[:, 0]
-    found = metrics.candidates(truth, drawn, truth, 1)
+    found = tables.candidates(truth, drawn, truth, 1)
     np.testing.assert_array_equal(found["generated"], drawn[:, 0])
     exact = drawn.astype(np.float64).mean(axis=1)
     assert np.abs(found["mean of 4 samples"] - exact).max() <= 0.5
-    assert "mean of 1 samples" not in metrics.candidates(truth, drawn[:, :1], truth, 1)
+    assert "mean of 1 samples" not in tables.candidates(truth, drawn[:, :1], truth, 1)

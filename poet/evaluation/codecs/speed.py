@@ -56,9 +56,9 @@ def measure(
             "bit_rates": list(bit_rates), "runs": runs,
         }
         done = subprocess.run(
-            [sys.executable, "-m", "poet.evaluation.sound_speed", json.dumps(task)],
+            [sys.executable, "-m", "poet.evaluation.codecs.speed", json.dumps(task)],
             capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **SINGLE_THREAD},
-            cwd=pathlib.Path(__file__).parents[2],
+            cwd=pathlib.Path(__file__).parents[3],
         )
     if done.returncode:
         raise RuntimeError(f"the speed could not be measured:\n{done.stderr[-2000:]}")

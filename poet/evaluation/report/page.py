@@ -7,7 +7,7 @@ import html
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from poet.evaluation import tables
+from poet.evaluation.report import tables
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #d9dee5; --card: #f6f7f9;

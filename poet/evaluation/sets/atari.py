@@ -2,7 +2,7 @@
 
 Each game runs in a process of its own, because a cartridge can abort the emulator:
 
-    python -m poet.evaluation.atari GAME CLIPS OUT.npy CLIP_AS_JSON
+    python -m poet.evaluation.sets.atari GAME CLIPS OUT.npy CLIP_AS_JSON
 """
 
 from __future__ import annotations

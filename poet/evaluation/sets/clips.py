@@ -18,7 +18,7 @@ import numpy as np
 
 from poet import media
 from poet.runs import assets
-from poet.evaluation import atari
+from poet.evaluation.sets import atari
 from poet.spec import ClipSpec, UserError, choose
 from poet.store.raw import RawClip, usable
 from poet.store.sources import open_source

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from poet.conditioning import structure
-from poet.evaluation.derived_scores import derived_scores, structure_errors
+from poet.evaluation import metric, metrics
+from poet.evaluation.video_tokenizers import condition_rows
 from poet.spec import ConditioningSpec
 
 SPEC = ConditioningSpec()
@@ -36,7 +37,7 @@ class Blocks:
 
 
 def rows(bleeds: bool, depths=DEPTHS, names=()):
-    return {row["condition"]: row for row in derived_scores(Blocks(bleeds), CLIPS, SPEC, depths, names)}
+    return {row["condition"]: row for row in condition_rows(Blocks(bleeds), CLIPS, SPEC, depths, names)}
 
 
 def test_given_cells_keep_their_codes_unless_the_tokenizer_looks_into_the_hole():
@@ -62,10 +63,17 @@ def test_what_is_read_back_is_measured_against_what_was_drawn():
     lightness = rng.uniform(structure.FAR, structure.NEAR, (2, 3, 8, 8))
     hues = rng.uniform(-structure.HUE, structure.HUE, (2, 3, 8, 8, 2))
     drawn = np.stack([structure.draw(*parts) for parts in zip(lightness, hues)])
-    assert structure_errors(drawn, drawn, 0.1) == (0, 0)
+
+
+    def structure_errors(drawn: np.ndarray, rebuilt: np.ndarray) -> tuple[float | None, float | None]:
+        fields = {"truth": drawn, "other": rebuilt, "flow_scale": 0.1}
+        row = metric.columns(metric.measure(fields, metrics.select("conditions", ["flow_error", "depth_error"])[0]))
+        return row["flow_error"], row["depth_error"]
+
+    assert structure_errors(drawn, drawn) == (0, 0)
     grey = np.repeat(drawn.mean(-1, keepdims=True), 3, axis=-1)
-    flow, depth = structure_errors(drawn, grey, 0.1)
+    flow, depth = structure_errors(drawn, grey)
     assert flow == pytest.approx(1) and depth == pytest.approx(0, abs=1e-9)
     flat = np.full_like(drawn, drawn.mean(), dtype=np.float64)
-    assert structure_errors(drawn, flat, 0.1) == pytest.approx((1, 1), rel=0.01)
-    assert structure_errors(flat, flat, 0.1) == (None, None)
+    assert structure_errors(drawn, flat) == pytest.approx((1, 1), rel=0.01)
+    assert structure_errors(flat, flat) == (None, None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from poet.evaluation.charts import Bar
-from poet.evaluation.tables import Row, number
+from poet.evaluation.report.charts import Bar
+from poet.evaluation.report.tables import Row, number
 
 
 def bars(rows: Sequence[Row]) -> list[Bar]:
@@ -44,3 +44,8 @@ def _bounded(r: Row, key: str) -> str:
         return number(None)
     spread = "" if r[f"{key}_low"] is None else f" [{r[f'{key}_low']:.2f}, {r[f'{key}_high']:.2f}]"
     return f"{r[key]:.2f}{spread}"
+
+
+def view(table: str, rows: Sequence[Row]) -> Sequence[Row]:
+    """Rows of a named table as they are shown."""
+    return shown(rows) if table == "condition_gain" else rows

@@ -9,7 +9,6 @@ Shape suffixes: N sounds, S samples; L levels of codes, F frames of codes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import pathlib
@@ -18,13 +17,14 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from poet import media
-from poet.evaluation import sound_metrics, sound_speed
-from poet.evaluation.codes import USAGE_NOTE, usage_statistics
-from poet.evaluation.image_metrics import mean_and_error
-from poet.evaluation.opus import code_opus
-from poet.evaluation.sound_metrics import RATE_HZ, SoundMetric, to_float
-from poet.evaluation.spectrograms import write_spectrograms
-from poet.evaluation.tables import format_table
+from poet.evaluation import metric, record
+from poet.evaluation.codecs import speed as speeds
+from poet.evaluation.codecs.opus import code_opus
+from poet.evaluation.metric import Metric
+from poet.evaluation.metrics import codes, select
+from poet.evaluation.metrics.sounds import RATE_HZ, to_float
+from poet.evaluation.record import Table
+from poet.evaluation.report.spectrograms import write_spectrograms
 from poet.media.sound import resample
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer
@@ -73,45 +73,50 @@ def evaluate(
     """Scores a tokenizer on sets of sounds, each int16 (N, S) at its sample rate, and Opus beside.
 
     Writes OUT/tokenizer_scores.json, and for each set a picture OUT/SET.png and sounds OUT/SET/*.wav,
-    and returns what the JSON holds; `summary` prints it.
+    and returns what the JSON holds (`record.content`): tables `sounds`, whose rows begin with `set`, and
+    `codes_by_level`, of all sets together; `sets`, what else is known of each, and `speed`.  `summary` makes
+    text of it.
 
     Args:
       levels: numbers of levels to decode from; those that the tokenizer has not are left out.
       bit_rates: of Opus, in bits per second; () leaves it out.
-      metrics: of `sound_metrics.METRICS`; () takes all that are installed.
+      metrics: of the table `sounds`; () takes all that are installed.
       speed: measures encoding and decoding on one core, in a process of its own.
       skipped: sets that could not be opened -> why; they are passed on to the result.
 
     Raises:
       UserError: no set, no level, an unknown metric, or sounds of another dtype or shape.
     """
-    chosen, missing = sound_metrics.installed(metrics)
+    chosen, missing = select("sounds", metrics)
     counts = [count for count in levels if 1 <= count <= tokenizer.spec.levels]
     _check(sets, counts, tokenizer.spec, skipped or {})
     out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {
-        "fingerprint": tokenizer.fingerprint,
-        "sample_rate_hz": tokenizer.spec.sample_rate_hz,
-        "notes": [*NOTES, *(metric.note for metric in chosen.values())],
-        "missing": missing,
-        "skipped": dict(skipped or {}),
-        "speed": None,
-        "sets": {},
-    }
+    timed = None
     if speed:
         samples = min(sounds.shape[1] for sounds in sets.values())
-        result["speed"] = sound_speed.measure(tokenizer, samples, counts, bit_rates)
+        timed = speeds.measure(tokenizer, samples, counts, bit_rates)
     ids = {name: tokenizer.encode(sounds) for name, sounds in sets.items()}
+    rows, details = [], {}
     for name, sounds in sets.items():
         _LOG.info("scoring %d sounds of set %s", len(sounds), name)
         made = _by_level(tokenizer, ids[name], counts, sounds.shape[1])
         made += [_opus(sounds, tokenizer.spec, bit_rate) for bit_rate in bit_rates]
-        result["sets"][name] = _score_set(sounds, made, tokenizer.spec, chosen, result["speed"])
-        result["sets"][name]["codes"] = _code_rows(ids[name], tokenizer.spec)
+        scored, details[name] = _score_set(sounds, made, tokenizer.spec, chosen, timed)
+        rows += [{"set": name, **row} for row in scored]
+        details[name]["codes"] = _code_rows(ids[name], tokenizer.spec)
         _show(out, name, sounds, made, tokenizer.spec.sample_rate_hz)
     pooled = [found.transpose(1, 0, 2).reshape(found.shape[1], -1) for found in ids.values()]
-    result["codes"] = _code_rows(np.concatenate(pooled, axis=1)[None], tokenizer.spec)
-    media.write_text(out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+    levels_of_all = _code_rows(np.concatenate(pooled, axis=1)[None], tokenizer.spec)
+    notes = [*NOTES, *(each.note for each in chosen), *_remarks(details, timed)]
+    measured = {
+        "sounds": Table(rows=rows, metrics=chosen, notes=notes),
+        "codes_by_level": Table(
+            rows=levels_of_all, metrics=select("codes_by_level")[0], notes=[codes.USAGE_NOTE]
+        ),
+    }
+    subject = {"fingerprint": tokenizer.fingerprint, "sample_rate_hz": tokenizer.spec.sample_rate_hz}
+    result = record.content(subject, measured, {**(skipped or {}), **missing}, speed=timed, sets=details)
+    record.write(out / RESULT_FILE, result)
     return result
 
 
@@ -123,21 +128,17 @@ NOTES = (
     "a metric is not defined on, such as silence, count for no codec; a rendering that it fails on, as "
     "where a codec falls silent, counts with its worst value. PESQ-wb, STOI and ViSQOL-speech are "
     "made for speech: on other sets they say little.",
-    USAGE_NOTE,
 )
 
 
 def summary(result: Mapping[str, Any]) -> str:
     """The result as text: two tables, how to read them, and what was left out."""
-    rows = [
-        {"set": name, **row} for name, found in result["sets"].items() for row in found["rows"]
-    ]
-    parts = [format_table(rows), format_table(result["codes"], "codes of all sets"), *_remarks(result)]
-    return "\n\n".join(parts)
+    return record.text(result, notes=True)
 
 
-def _remarks(result: Mapping[str, Any]) -> list[str]:
-    notes, timed = list(result["notes"]), result["speed"]
+def _remarks(sets: Mapping[str, Any], timed: Mapping[str, Any] | None) -> list[str]:
+    """How speed was measured, and what the metrics could not score."""
+    notes = []
     if timed:
         most = max(timed["tokenizer"], key=int)
         where = "one core" if timed["core"] is not None else "one thread, not pinned to a core"
@@ -146,21 +147,18 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
             f"{timed['seconds']:.3f} s at a time, median of {timed['runs']} runs after a first one; "
             f"by CPU time, with {most} levels: {_cpu_factors(timed['tokenizer'][most])}."
         )
-    counted = [
-        f"set {name!r}, {metric}: not defined for {most} of {found['sounds']} originals"
-        for name, found in result["sets"].items()
-        for metric, most in found["undefined"].items()
+    notes += [
+        f"set {name!r}, {key}: not defined for {most} of {found['sounds']} originals"
+        for name, found in sets.items()
+        for key, most in found["undefined"].items()
         if most
     ]
-    counted += [
-        f"set {name!r}, {metric}: {codec} failed on {most} sounds, which count as the worst value"
-        for name, found in result["sets"].items()
+    return notes + [
+        f"set {name!r}, {key}: {codec} failed on {most} sounds, which count as the worst value"
+        for name, found in sets.items()
         for codec, failed in found["failed"].items()
-        for metric, most in failed.items()
+        for key, most in failed.items()
     ]
-    skipped = [f"set {name!r}: {reason}" for name, reason in result["skipped"].items()]
-    groups = (notes, counted, skipped, list(result["missing"].values()))
-    return ["\n".join(group) for group in groups if group]
 
 
 def _cpu_factors(factors: Mapping[str, Mapping[str, float]]) -> str:
@@ -230,32 +228,26 @@ def _score_set(
     sounds_NxS: np.ndarray,
     made: Sequence[Rendering],
     spec: AudioTokenizerSpec,
-    metrics: Mapping[str, SoundMetric],
+    metrics: Sequence[Metric],
     timed: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Rows, how many originals each metric is not defined for, and on how many each codec failed.
-
-    Every row of a metric counts the same sounds.
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows; and what else is known: how many originals each metric is not defined for, and on how many each
+    codec failed.  Every row of a metric counts the same sounds.
     """
-    truth = _at_metric_rate(sounds_NxS, spec.sample_rate_hz)
-    defined = {key: [metric.is_defined(sound) for sound in truth] for key, metric in metrics.items()}
-    rows, failed = [], {}
+    common = {"truth": _at_metric_rate(sounds_NxS, spec.sample_rate_hz), "defined": {}}
+    rows, failed, undefined = [], {}, {}
     for rendering in made:
-        row: dict[str, Any] = {"codec": rendering.label, "kbit/s": rendering.kbit_s}
         others = _at_metric_rate(rendering.sounds_NxS, spec.sample_rate_hz)
-        for key, metric in metrics.items():
-            pairs = [pair for *pair, counts in zip(truth, others, defined[key], strict=True) if counts]
-            scores = [metric.of_rendering(*pair) for pair in pairs]
-            row[key], row[f"{key}_error"] = mean_and_error([s for s, _ in scores]) if scores else (None, None)
-            row[f"{key}_n"] = len(scores)
-            if worst := sum(fails for _, fails in scores):
-                failed.setdefault(rendering.label, {})[key] = worst
+        found = metric.measure({**common, "other": others}, metrics)
+        row = {"codec": rendering.label, "kbit/s": rendering.kbit_s, **metric.columns(found)}
         rows.append(row | _speed_columns(rendering, timed))
-    return {
+        undefined = {key: len(others) - each.summary.n for key, each in found.items()}
+        if worst := {k: n for k, each in found.items() if (n := int(each.state.failed_N.sum()))}:
+            failed[rendering.label] = worst
+    return rows, {
         "sounds": len(sounds_NxS),
         "seconds": sounds_NxS.shape[1] / spec.sample_rate_hz,
-        "rows": rows,
-        "undefined": {key: len(truth) - sum(known) for key, known in defined.items()},
+        "undefined": undefined,
         "failed": failed,
         "codecs": {rendering.label: rendering.detail for rendering in made},
     }
@@ -278,7 +270,7 @@ def _speed_columns(rendering: Rendering, timed: Mapping[str, Any] | None) -> dic
 def _code_rows(ids_NxLxF: np.ndarray, spec: AudioTokenizerSpec) -> list[dict[str, Any]]:
     """A row for each level; levels count from 1."""
     return [
-        {"level": level, **usage_statistics(ids_NxLxF[:, level - 1], spec.codes)}
+        {"level": level, **codes.statistics(ids_NxLxF[:, level - 1], spec.codes, "codes_by_level")}
         for level in range(1, ids_NxLxF.shape[1] + 1)
     ]
 

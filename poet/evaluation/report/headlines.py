@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from poet.evaluation import charts, page, sections
-from poet.evaluation.artifacts import Evaluation, Json, read_metrics
-from poet.evaluation.charts import Series
+from poet.evaluation.report import charts, page, sections
+from poet.evaluation.report.artifacts import Evaluation, Json, read_metrics
+from poet.evaluation.report.charts import Series
 
 _PSNR = "reconstruction/psnr_db"
 _PICTURE = re.compile(r"(\d+)_reconstruction_clips\.png")

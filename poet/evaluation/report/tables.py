@@ -1,8 +1,8 @@
 """Rows of measurements as text: one aligned table per metric, and the same cells for HTML.
 
 A row is a flat dict.  Keys end in their unit (`psnr_db`, `loss_nats`); `<key>_error` is the standard
-error of `<key>` and `<key>_n` the number of values in it, which are shown beside it; None is a value
-that does not exist.
+error of `<key>` and `<key>_n` the number of values in it, which are shown beside it; `<key>_low` and
+`<key>_high` bound it and are not shown; None is a value that does not exist.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 Row = Mapping[str, Any]
 
-ERROR, COUNT = "_error", "_n"
+ERROR, COUNT, BOUNDS = "_error", "_n", ("_low", "_high")
 MISSING = "–"
 UNITS = {"db": "dB", "nats": "nats", "s": "s", "hz": "Hz", "bytes": "bytes"}
 ACRONYMS = ("PSNR", "SSIM")
@@ -31,7 +31,7 @@ class Cells:
 def cells(rows: Sequence[Row]) -> Cells:
     """Cells of rows; the columns are the keys in the order of their first appearance."""
     every = dict.fromkeys(key for row in rows for key in row)
-    beside = {key + ending for key in every for ending in (ERROR, COUNT)}
+    beside = {key + ending for key in every for ending in (ERROR, COUNT, *BOUNDS)}
     keys = [key for key in every if key not in beside]
     return Cells(
         tuple(map(title, keys)),

@@ -1,24 +1,24 @@
-"""Distances between two sounds, in a registry that says what each needs.
+"""Distances between two sounds.
 
-Every metric compares float64 (S,) in [-1, 1] at 16 kHz with the original of the same length, and
-gives one number, or NaN where it is not defined, as on silence.  Metrics whose package is not
-installed are left out, and `installed` says what to install.
+Every score compares float64 (S,) in [-1, 1] at 16 kHz with the original of the same length, and
+gives one number, or NaN where it is not defined, as on silence.  An original that it is not defined
+on counts for no codec; what a codec makes of another one and it fails on counts as the worst.
+
+Fields: `truth` and `other`, lists of such sounds; `defined`, a dict of this truth that `measure` fills.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.util
 import logging
 import math
 import warnings
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
+from poet.evaluation.metric import Batch, Metric, Values, register
 from poet.runs import assets
-from poet.spec import choose
 from poet.tokenizers.audio.spectra import mel_matrix
 
 RATE_HZ = 16_000
@@ -35,54 +35,6 @@ PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 
 # (original, other), float64 (S,) -> the metric or NaN.
 Score = Callable[[np.ndarray, np.ndarray], float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SoundMetric:
-    """One column.
-
-    Attributes:
-      score: the metric of one pair.
-      worst: what a rendering counts as that it fails on, though it is defined for the original.
-      note: what it is, for readers of a table.
-      module: the package it needs, '' for none.  install: how to get it.
-      speech: made for speech, and says little about other sound.
-    """
-
-    score: Score
-    worst: float
-    note: str
-    module: str = ""
-    install: str = ""
-    speech: bool = False
-
-    @property
-    def is_installed(self) -> bool:
-        return not self.module or importlib.util.find_spec(self.module) is not None
-
-    def is_defined(self, truth_S: np.ndarray) -> bool:
-        """Whether a sound can be scored against, whatever a codec makes of it: by itself."""
-        return math.isfinite(self.score(truth_S, truth_S))
-
-    def of_rendering(self, truth_S: np.ndarray, other_S: np.ndarray) -> tuple[float, bool]:
-        """The score of a pair whose original it is defined for, and whether it failed: `worst` then."""
-        value = self.score(truth_S, other_S)
-        return (value, False) if math.isfinite(value) else (self.worst, True)
-
-
-def installed(names: Sequence[str] = ()) -> tuple[dict[str, SoundMetric], dict[str, str]]:
-    """The metrics of these names, of all by default -> (those that can run, why others cannot).
-
-    Raises:
-      UserError: no such metric.
-    """
-    chosen = {name: choose(name, METRICS, "metric of sound") for name in names or METRICS}
-    missing = {
-        name: f"{name} is left out: {metric.install}"
-        for name, metric in chosen.items()
-        if not metric.is_installed
-    }
-    return {name: m for name, m in chosen.items() if name not in missing}, missing
 
 
 def to_float(sound_S: np.ndarray) -> np.ndarray:
@@ -204,48 +156,52 @@ def _upsampled(sound_S: np.ndarray, factor: int) -> np.ndarray:
     return np.fft.irfft(spectrum, factor * len(sound_S)) * factor
 
 
+# -------------------------------------------------------------------------------------- declarations
+
+
+def declare(name: str, score: Score, *, worst: float, better: str = "more", **more: Any) -> None:
+    """Registers a score of pairs; `worst` is what counts where it fails on what was made of an original that it is
+    defined on."""
+
+    def measure(batch: Batch) -> Values:
+        truths, known = batch["truth"], batch["defined"]
+        if name not in known:
+            known[name] = np.array([math.isfinite(score(truth, truth)) for truth in truths])
+        pairs = zip(truths, batch["other"], known[name], strict=True)
+        scores_N = np.array([score(truth, other) if counts else 0.0 for truth, other, counts in pairs])
+        failed_N = ~np.isfinite(scores_N)
+        return Values.of(batch, np.where(failed_N, worst, scores_N), known[name], failed_N)
+
+    register(Metric(
+        name=name, better=better, tables=("sounds",), needs=("truth", "other", "defined"), measure=measure,
+        beside=("error", "low", "high", "n"), protocol={"rate_hz": RATE_HZ, "worst": worst}, **more,
+    ))
+
+
 NEEDS_COMPILER = f"{assets.install('sound')} (builds from source: needs a C++ compiler)"
-METRICS: Mapping[str, SoundMetric] = {
-    "log-mel_db": SoundMetric(
-        score=log_mel_distance,
-        worst=-20 * math.log10(MEL_FLOOR),  # Full scale against silence.
-        note="log-mel: mean absolute difference of 64 mel bands, 64 ms windows every 16 ms, "
-        "floor -80 dB of full scale; 0 is best.",
-    ),
-    "SI-SDR_db": SoundMetric(
-        score=si_sdr_db,
-        worst=-SI_SDR_LIMIT_DB,
-        note="SI-SDR: scale-invariant signal to distortion, held within ±60 dB.",
-    ),
-    "PESQ-wb": SoundMetric(
-        score=pesq_wb,
-        worst=PESQ_WORST,
-        note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
-        module="pesq",
-        install=NEEDS_COMPILER,
-        speech=True,
-    ),
-    "STOI": SoundMetric(
-        score=stoi,
-        worst=0.0,
-        note="STOI: intelligibility, 0 to 1.",
-        module="pystoi",
-        install="pip install pystoi",
-        speech=True,
-    ),
-    "ViSQOL": SoundMetric(
-        score=visqol,
-        worst=1.0,
-        note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
-        module="visqol",
-        install=NEEDS_COMPILER,
-    ),
-    "ViSQOL-speech": SoundMetric(
-        score=visqol_speech,
-        worst=1.0,
-        note="ViSQOL-speech: speech mode at 16 kHz, 1 to 5, for equal sounds 4 and more.",
-        module="visqol",
-        install=NEEDS_COMPILER,
-        speech=True,
-    ),
-}
+declare(
+    "log-mel_db", log_mel_distance, better="less",
+    worst=-20 * math.log10(MEL_FLOOR),  # Full scale against silence.
+    note="log-mel: mean absolute difference of 64 mel bands, 64 ms windows every 16 ms, "
+    "floor -80 dB of full scale; 0 is best.",
+)
+declare(
+    "SI-SDR_db", si_sdr_db, worst=-SI_SDR_LIMIT_DB,
+    note="SI-SDR: scale-invariant signal to distortion, held within ±60 dB.",
+)
+declare(
+    "PESQ-wb", pesq_wb, worst=PESQ_WORST, note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
+    package="pesq", install=NEEDS_COMPILER,
+)
+declare(
+    "STOI", stoi, worst=0.0, note="STOI: intelligibility, 0 to 1.", package="pystoi", install="pip install pystoi",
+)
+declare(
+    "ViSQOL", visqol, worst=1.0, note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
+    package="visqol", install=NEEDS_COMPILER,
+)
+declare(
+    "ViSQOL-speech", visqol_speech, worst=1.0,
+    note="ViSQOL-speech: speech mode at 16 kHz, 1 to 5, for equal sounds 4 and more.",
+    package="visqol", install=NEEDS_COMPILER,
+)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of 8-bit frames, in float64 NumPy.
+"""PSNR and SSIM of 8-bit frames, in float64 NumPy: fields `truth` and `other`, uint8 [N, T, H, W, 3].
 
 Shape suffixes: N leading dims, T frames, H height, W width, 3 colour channels.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from typing import Callable
 
 import numpy as np
+
+from poet.evaluation.metric import Batch, Metric, Values, register
 
 PEAK = 255.0
 # Rounding to 8 bits is an error of variance 1/12, so two frames cannot be known to agree any better.
@@ -65,36 +67,6 @@ def clip_ssim(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
     return float(ssim(truth_TxHxWx3, other_TxHxWx3).mean())
 
 
-def mean_and_error(
-    values: np.ndarray, origins: Sequence[str] | None = None
-) -> tuple[float, float | None]:
-    """Mean and its standard error; None where there is one value, or one origin, and so no spread.
-
-    Args:
-      origins: of each value; those of one, such as clips of one film, are dependent, and the error is
-        that over origins.  None: all are independent.
-    """
-    values = np.asarray(values, np.float64)
-    if origins is None:
-        origins = np.arange(len(values))
-    names, index = np.unique(np.asarray(origins), return_inverse=True)
-    sums = np.bincount(index, values, minlength=len(names))
-    return ratio_and_error(sums, np.bincount(index, minlength=len(names)))
-
-
-def ratio_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
-    """Sum over count of independent groups, and its standard error by linearisation.
-
-    None where one group with a count gives no spread.
-    """
-    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
-    ratio, groups = float(sums.sum() / counts.sum()), int((counts > 0).sum())
-    if groups < 2:
-        return ratio, None
-    residuals = np.sum((sums - ratio * counts) ** 2) * groups / (groups - 1)
-    return ratio, float(np.sqrt(residuals) / counts.sum())
-
-
 def _as_float(truth: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if truth.shape != other.shape or truth.ndim < 3:
         raise ValueError(f"frames must have equal (..., H, W, 3), got {truth.shape}, {other.shape}")
@@ -132,3 +104,69 @@ def _blur(frames_NxHxWx3: np.ndarray) -> np.ndarray:
         summed = sum(w * moved[i : i + size] for i, w in enumerate(_window()))
         frames_NxHxWx3 = np.moveaxis(summed, 0, axis)
     return frames_NxHxWx3
+
+
+def clip_mse(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
+    """Mean squared error of all values."""
+    return float(np.mean((truth_TxHxWx3.astype(np.float64) - other_TxHxWx3) ** 2))
+
+
+def mse_db(mse: float) -> float:
+    """The PSNR in dB of a mean squared error, capped at `PSNR_CEILING_DB`."""
+    return PSNR_CEILING_DB if mse == 0 else min(10 * math.log10(PEAK**2 / mse), PSNR_CEILING_DB)
+
+
+def frame_psnr(truth_NxTxHxWx3: np.ndarray, other_NxTxHxWx3: np.ndarray) -> np.ndarray:
+    """float64 [N, T]: `psnr` of each frame, capped."""
+    pairs = zip(truth_NxTxHxWx3, other_NxTxHxWx3, strict=True)
+    return np.stack([np.minimum(psnr(*pair), PSNR_CEILING_DB) for pair in pairs])
+
+
+def by_pair(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Batch], Values]:
+    """Measures one pair of clips at a time, so that memory stays that of one clip."""
+
+    def measure(batch: Batch) -> Values:
+        return Values.of(batch, [score(*pair) for pair in zip(batch["truth"], batch["other"], strict=True)])
+
+    return measure
+
+
+PAIRS = ("truth", "other")
+NOTE = (
+    f"PSNR and SSIM are means over frames; the PSNR of a frame is capped at {PSNR_CEILING_DB:.1f} dB, "
+    "the error of rounding to 8 bits."
+)
+PSNR = register(Metric(
+    name="psnr_db", better="more", needs=PAIRS, measure=by_pair(clip_psnr), note=NOTE,
+    tables=("reconstruction", "frame_prediction", "renderings", "conditions"),
+))
+register(Metric(
+    name="ssim", better="more", needs=PAIRS, measure=by_pair(clip_ssim), note=NOTE,
+    tables=("reconstruction", "frame_prediction", "renderings"),
+))
+register(Metric(
+    name="psnr_of_mean_MSE_db", better="more", needs=PAIRS, measure=by_pair(clip_mse), finish=mse_db,
+    tables=("renderings",), beside=("low", "high"),
+    note="PSNR of mean MSE is that of the squared error averaged over all clips first.",
+))
+
+
+# ------------------------------------------------------------------------------- against a baseline
+
+
+def _gains(batch: Batch) -> Values:
+    return Values.of(batch, batch["gains_db"])
+
+
+def _wins(batch: Batch) -> Values:
+    return Values.of(batch, np.asarray(batch["wins"], np.float64))
+
+
+register(Metric(
+    name="gain_db", better="more", needs=("gains_db",), measure=_gains, tables=("gains",),
+    note="The PSNR of each clip less that of the baseline.",
+))
+register(Metric(
+    name="win_rate", better="more", needs=("wins",), measure=_wins, tables=("gains",), beside=("low", "high"),
+    note="Share of clips that are nearer than the baseline.",
+))

@@ -1,0 +1,85 @@
+"""What a tokenizer keeps of the pictures that are made of clips (`poet.conditioning`): a model hears no more of a
+condition than its codes hold.
+
+Fields: `truth` and `other`, the pictures before and after the tokenizer, uint8 [N, T, H, W, 3]; where holes are
+filled in, `cells`, the latents that hold nothing filled in, bool [N, t, h, w], and `ids_same`, whether their codes
+are the clip's own; of structures, `flow_scale`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Mapping
+
+import numpy as np
+
+from poet.conditioning import structure
+from poet.evaluation.metric import Batch, Metric, Sums, Values, register
+from poet.evaluation.metrics.pixels import PAIRS
+
+# Motion in pixels and depth in shares of its range that are not there: hues are drawn in whole levels.
+LEAST = 0.02
+FOLDS = 16
+NOTE = (
+    "Conditions: PSNR is of what is made of the clips, before and after the tokenizer. Given cells are the latents "
+    "that hold nothing filled in; of their codes, given codes kept is the share that are the clip's own. Flow and "
+    "depth error are root mean squares of what the tokenizer does to them, as shares of the motion and of the "
+    "depth's deviation that are drawn: at 1 nothing is left."
+)
+
+
+def _given(batch: Batch) -> Values:
+    cells = batch["cells"]
+    return Values.of(batch, cells.reshape(len(cells), -1).mean(1))
+
+
+def _kept(batch: Batch) -> Values:
+    cells, kept = (x.reshape(len(x), -1) for x in (batch["cells"], batch["cells"] & batch["ids_same"]))
+    return Values.of(batch, kept.sum(1), cells.sum(1))
+
+
+def _read(batch: Batch) -> Sums:
+    """Squared motion and what became of it; depth, its square and what became of it: means of each clip."""
+    rows = []
+    for before, after in zip(batch["truth"], batch["other"], strict=True):
+        (motion, near), (motion_after, near_after) = (
+            tuple(map(np.stack, zip(*(structure.read(picture, batch["flow_scale"]) for picture in video))))
+            for video in (before, after)
+        )
+        parts = ((motion_after - motion) ** 2, motion**2, (near_after - near) ** 2, near**2, near)
+        rows.append([part.mean() for part in parts])
+    return Sums.of(batch, FOLDS, moments=np.array(rows), clips=np.ones(len(rows), np.int64))
+
+
+def _flow_error(totals: Mapping[str, np.ndarray]) -> float | None:
+    lost, size, *_ = totals["moments"] / totals["clips"]
+    return _relative(lost, size)
+
+
+def _depth_error(totals: Mapping[str, np.ndarray]) -> float | None:
+    *_, lost, square, mean = totals["moments"] / totals["clips"]
+    return _relative(lost, square - mean**2)
+
+
+def _relative(lost: float, size: float) -> float | None:
+    """The root of both squares' ratio; None of what is not there to be lost."""
+    return math.sqrt(lost / size) if size > LEAST**2 else None
+
+
+CELLS, STRUCTURES = ("cells", "ids_same"), (*PAIRS, "flow_scale")
+for _metric in (
+    Metric(name="given_cells", better="neither", needs=CELLS, measure=_given, tables=("conditions",), beside=()),
+    Metric(
+        name="given_codes_kept", better="more", needs=CELLS, measure=_kept, tables=("conditions",),
+        beside=("low", "high"), note=NOTE,
+    ),
+    Metric(
+        name="flow_error", better="less", needs=STRUCTURES, measure=_read, finish=_flow_error,
+        tables=("conditions",), beside=("low", "high"), note=NOTE,
+    ),
+    Metric(
+        name="depth_error", better="less", needs=STRUCTURES, measure=_read, finish=_depth_error,
+        tables=("conditions",), beside=("low", "high"), note=NOTE,
+    ),
+):
+    register(_metric)

@@ -1,0 +1,97 @@
+"""What an evaluation found, in one form: tables of rows, as JSON, as text, and as `poet.evaluation.report` reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from poet.evaluation import metric
+from poet.evaluation.metric import Metric
+from poet.evaluation.report import gain_view, tables
+from poet.evaluation.report.tables import Row
+from poet.media import replacing
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Media:
+    """Pictures of one clip: label -> file below the output folder."""
+
+    kind: str
+    key: str
+    caption: str
+    note: str
+    files: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """What was measured of one kind of thing.
+
+    Attributes:
+      rows: measurements; see `poet.evaluation.report.tables` for their keys.
+      metrics: those among its columns; what each depends on goes into the record.
+      notes: how to read it, a sentence each.
+      curves: name -> value per frame of the clip, None where there is none.
+      media: pictures.
+    """
+
+    rows: Sequence[Row]
+    metrics: Sequence[Metric] = ()
+    notes: Sequence[str] = ()
+    curves: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
+    media: Sequence[Media] = ()
+
+
+def content(
+    subject: Mapping[str, Any], measured: Mapping[str, Table], skipped: Mapping[str, str], **more: Any
+) -> dict[str, Any]:
+    """The record as JSON holds it: `format`, the subject's fields, `metrics` (name of a table -> its rows, notes,
+    curves and the manifest of each metric), `media` of all tables, `skipped` (name -> why), and `more`."""
+    return _jsonable({
+        "format": FORMAT,
+        **subject,
+        "metrics": {name: _table(table) for name, table in measured.items()},
+        "media": [dataclasses.asdict(media) for table in measured.values() for media in table.media],
+        "skipped": skipped,
+        **more,
+    })
+
+
+def _table(table: Table) -> dict[str, Any]:
+    found = {name: getattr(table, name) for name in ("rows", "notes", "curves")}
+    return found | {"manifests": metric.manifests(table.metrics)}
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _jsonable(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes JSON as a whole or not at all."""
+    text = json.dumps(_jsonable(record), indent=2, allow_nan=False) + "\n"
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def text(record: Mapping[str, Any], heading: str = "", *, notes: bool = False) -> str:
+    """The record as aligned text tables, then `notes` if asked for, then what was skipped."""
+    blocks = [heading] if heading else []
+    for name, found in record["metrics"].items():
+        blocks.append(tables.format_table(gain_view.view(name, found["rows"]), name.replace("_", " ").upper()))
+    if notes:
+        every = dict.fromkeys(note for found in record["metrics"].values() for note in found["notes"])
+        blocks.append("\n".join(every))
+    blocks += [f"{name} skipped: {why}" for name, why in record["skipped"].items()]
+    return "\n\n".join(blocks)
