@@ -413,5 +413,5 @@ def report(workdir: str) -> None:
 
     reports.check_workdir(Path(workdir))
     print(reports.write_report(Path(workdir)))
-    for number, meaning in reports.figures(reports.ReportInputs.from_workdir(Path(workdir))):
+    for number, meaning in reports.figures(Path(workdir)):
         print(f"  {number:>12s}  {meaning}.")

@@ -96,24 +96,23 @@ def evaluate(
         samples = min(sounds.shape[1] for sounds in sets.values())
         timed = speeds.measure(tokenizer, samples, counts, bit_rates)
     ids = {name: tokenizer.encode(sounds) for name, sounds in sets.items()}
-    rows, details = [], {}
+    scored, details = {}, {}
     for name, sounds in sets.items():
         _LOG.info("scoring %d sounds of set %s", len(sounds), name)
         made = _by_level(tokenizer, ids[name], counts, sounds.shape[1])
         made += [_opus(sounds, tokenizer.spec, bit_rate) for bit_rate in bit_rates]
-        scored, details[name] = _score_set(sounds, made, tokenizer.spec, chosen, timed)
-        rows += [{"set": name, **row} for row in scored]
+        rows, details[name] = _score_set(sounds, made, tokenizer.spec, chosen, timed)
+        scored[name] = {"sounds": rows}
         details[name]["codes"] = _code_rows(ids[name], tokenizer.spec)
         _show(out, name, sounds, made, tokenizer.spec.sample_rate_hz)
-    pooled = [found.transpose(1, 0, 2).reshape(found.shape[1], -1) for found in ids.values()]
-    levels_of_all = _code_rows(np.concatenate(pooled, axis=1)[None], tokenizer.spec)
     notes = [*NOTES, *(each.note for each in chosen), *_remarks(details, timed)]
-    measured = {
-        "sounds": Table(rows=rows, metrics=chosen, notes=notes),
-        "codes_by_level": Table(
-            rows=levels_of_all, metrics=select("codes_by_level")[0], notes=[codes.USAGE_NOTE]
-        ),
-    }
+    measured = record.of_sets(scored, {"sounds": chosen}, {"sounds": notes})
+    pooled = [found.transpose(1, 0, 2).reshape(found.shape[1], -1) for found in ids.values()]
+    measured["codes_by_level"] = Table(
+        rows=_code_rows(np.concatenate(pooled, axis=1)[None], tokenizer.spec),
+        metrics=select("codes_by_level")[0],
+        notes=[codes.USAGE_NOTE],
+    )
     subject = {"fingerprint": tokenizer.fingerprint, "sample_rate_hz": tokenizer.spec.sample_rate_hz}
     result = record.content(subject, measured, {**(skipped or {}), **missing}, speed=timed, sets=details)
     record.write(out / RESULT_FILE, result)

@@ -26,7 +26,6 @@ from poet.evaluation.metrics import codes, derived, pixels, select
 from poet.evaluation.metrics import perceptual as distances
 from poet.evaluation.metrics.round_trips import NOTE as ROUND_TRIP_NOTE
 from poet.evaluation.metrics.round_trips import round_trips
-from poet.evaluation.record import Table
 from poet.media import bitstreams
 from poet.spec import ConditioningSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
@@ -75,10 +74,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores a tokenizer on sets of clips, each uint8 (N, T, H, W, 3), and codecs beside it.
 
-    Writes OUT/tokenizer_scores.json and a picture OUT/SET.png per set, and returns what the JSON
-    holds (`record.content`): tables `renderings`, `codes`, `round_trips` and `conditions`, whose rows begin
-    with `set`, and `sets`, what else is known of each; `summary` makes text of it.  Codecs spend at least the tokenizer's bits per pixel, in every way
-    of `codec.codings`.
+    Writes OUT/tokenizer_scores.json and a picture OUT/SET.png per set, and returns what the JSON holds
+    (`record.content`): the tables of `NOTES`, and `sets`, what else is known of each; `summary` makes text of it.
+    Codecs spend at least the tokenizer's bits per pixel, in every way of `codec.codings`.
 
     Args:
       perceptual: the distance shown beside PSNR and SSIM; None leaves it out.
@@ -94,32 +92,26 @@ def evaluate(
     _check(sets, comparators, skipped or {})
     out.mkdir(parents=True, exist_ok=True)
     codings = codec.codings(comparators, preset)
-    metrics = select("renderings")[0] + ([distances.distance(perceptual)] if perceptual else [])
-    rows: dict[str, list[Row]] = {name: [] for name in NOTES}
-    details = {}
+    metrics = {table: select(table)[0] for table in NOTES}
+    if perceptual:
+        metrics["renderings"].append(distances.distance(perceptual))
+    scored, details = {}, {}
     for name, clips in sets.items():
         _LOG.info("scoring %d clips of set %s", len(clips), name)
         ids = tokenizer.encode(clips)
         candidates = _candidates(tokenizer, clips, ids, codings, rate_hz)
-        scored = _renderings(clips, candidates, metrics)
         rounds = round_trips(tokenizer, clips, ids, candidates[0].video_NxTxHxWx3)
-        found = {
-            "renderings": scored,
+        scored[name] = {
+            "renderings": _renderings(clips, candidates, metrics["renderings"]),
             "codes": [codes.statistics(ids, 2**tokenizer.spec.bits)],
-            "round_trips": [metric.columns(metric.measure(rounds, select("round_trips")[0]))],
+            "round_trips": [metric.columns(metric.measure(rounds, metrics["round_trips"]))],
             "conditions": condition_rows(tokenizer, clips, conditions, (depths or {}).get(name, ())),
         }
-        for table, more in found.items():
-            rows[table] += [{"set": name, **row} for row in more]
         details[name] = _details(clips, candidates)
-        _write_picture(out / f"{name}.png", clips, scored, candidates, perceptual)
-    measured = {
-        table: Table(rows=found, metrics=metrics if table == "renderings" else select(table)[0], notes=NOTES[table])
-        for table, found in rows.items()
-        if found
-    }
+        _write_picture(out / f"{name}.png", clips, scored[name]["renderings"], candidates, perceptual)
     subject = {"fingerprint": tokenizer.fingerprint, "distance": perceptual.label if perceptual else None}
-    result = record.content(subject, measured, skipped or {}, sets=details)
+    tables = record.of_sets(scored, metrics, NOTES)
+    result = record.content(subject, tables, skipped or {}, sets=details)
     record.write(out / RESULT_FILE, result)
     return result
 
@@ -259,7 +251,11 @@ def condition_rows(
 
 
 def _condition_fields(
-    name: str, tokenizer: VideoTokenizer, ids_Nxtxhxw: np.ndarray, made: Sequence[conditioning.Made], spec: ConditioningSpec
+    name: str,
+    tokenizer: VideoTokenizer,
+    ids_Nxtxhxw: np.ndarray,
+    made: Sequence[conditioning.Made],
+    spec: ConditioningSpec,
 ) -> metric.Batch:
     """See `poet.evaluation.metrics.derived`."""
     shown = np.stack([m.video for m in made])
