@@ -63,15 +63,16 @@ class Values:
     @classmethod
     def of(cls, batch: Batch, sums_N: Any, counts_N: Any = None, failed_N: Any = None) -> Values:
         """Those of a batch; counts of 1 by default."""
-        sums_N = np.asarray(sums_N, np.float64)
-        places_N = np.asarray(batch.get(PLACES, np.arange(len(sums_N))), np.int64)
-        return cls(
-            places_N=places_N,
-            groups_N=np.asarray(batch.get(GROUPS, places_N)),
-            sums_N=sums_N,
-            counts_N=np.ones(len(sums_N)) if counts_N is None else np.asarray(counts_N, np.float64),
-            failed_N=np.zeros(len(sums_N), bool) if failed_N is None else np.asarray(failed_N, bool),
-        )
+        n = len(sums_N)
+        places_N = np.asarray(batch.get(PLACES, np.arange(n)), np.int64)
+        order_N = np.argsort(places_N)
+        rest = {
+            "groups_N": np.asarray(batch.get(GROUPS, places_N)),
+            "sums_N": np.asarray(sums_N, np.float64),
+            "counts_N": np.ones(n) if counts_N is None else np.asarray(counts_N, np.float64),
+            "failed_N": np.zeros(n, bool) if failed_N is None else np.asarray(failed_N, bool),
+        }
+        return cls(places_N=places_N[order_N], **{name: x[order_N] for name, x in rest.items()})
 
     def merge(self, other: Values) -> Values:
         """Both, by place; an example that both have is the one of `self`."""
