@@ -26,7 +26,8 @@ from poet.models.transformer import Model, build_model
 from poet.planning import hlo
 from poet.planning.topologies import GIB, Topology
 from poet.runs import assets
-from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan
+from poet.sampling.decode import Decoder
+from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved

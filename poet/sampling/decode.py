@@ -6,166 +6,30 @@ is sliced to them, so an illegal id cannot be drawn), and which boundary tokens 
 With guidance, every sample takes two rows of one pass, one after the other: conditional, then
 unconditional.  So a batch may be split over devices: both rows of a sample lie on one.
 
-Given codes that open the output stand in the prefill where they lie before the first draw: those of
-the first span.  The others, which open later spans such as each level of the audio, are forced in
-the loop.
-
-B samples, R rows (B, or 2 B when guided), S layout length, N prefilled and G given positions,
-L text positions, E width of a text state, D model width, K known codes.
+B samples, R rows (B, or 2 B when guided), S layout length, N prefilled positions,
+L text positions, E width of a text state, D model width, K codes that are forced in the loop.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES
 from poet.models.layers import constrain
 from poet.sampling import samplers
+from poet.sampling.plans import Plan
 from poet.sampling.samplers import Knobs, Truncation
-from poet.spec import UserError
-from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
-
-# Samples that are drawn together where nobody says how many.
-DEFAULT_BATCH = 8
+from poet.tasks.layout import Span
 
 # What the model's `prefill` and `decode` pass on; opaque here.
 Cache = Any
 State = tuple[Cache, jax.Array]
-
-
-class Step(NamedTuple):
-    """A run of positions that one loop decodes.
-
-    `forced` is the place of its first id among the given ones; None where ids are drawn, or where
-    the layout tells them.
-    """
-
-    span: Span
-    forced: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What shapes a decoding program; hashable.
-
-    Attributes:
-      layout: the task's sequence.
-      known: leading codes of each loss span that are given, not drawn; () is none.
-      guided: whether unconditional rows ride along for classifier-free guidance.
-      truncation: static sampler settings.
-    """
-
-    layout: Layout
-    known: tuple[int, ...] = ()
-    guided: bool = False
-    truncation: Truncation = Truncation()
-
-    def __post_init__(self) -> None:
-        spans = self.layout.loss_spans
-        object.__setattr__(self, "known", tuple(self.known) or (0,) * len(spans))
-        for span, known in zip(spans, self.known, strict=True):
-            if not 0 <= known < span.segment.length:
-                raise UserError(
-                    f"{known} known codes leave nothing to draw of the {span.segment.length} of "
-                    f"stream {span.segment.stream!r}; give fewer known frames"
-                )
-        if self.guided and self.layout.text_span is None:
-            raise UserError("guidance needs a text to be guided by, and this task has none")
-
-    @property
-    def prefilled(self) -> int:
-        """Leading positions: prefix, first boundary tokens, known codes of the first span."""
-        return self.layout.loss_spans[0].start + self.known[0]
-
-    @functools.cached_property
-    def given(self) -> np.ndarray:
-        """int [G]: the given positions; the prefilled ones, then those forced in the loop."""
-        later = zip(self.layout.loss_spans[1:], self.known[1:])
-        forced = [np.arange(span.start, span.start + known) for span, known in later]
-        return np.concatenate([np.arange(self.prefilled), *forced]).astype(np.int64)
-
-    @property
-    def forced(self) -> int:
-        """Given positions that are not prefilled."""
-        return sum(self.known[1:])
-
-    @property
-    def drawn_stop(self) -> int:
-        """End of the last position that is drawn; what follows is forced."""
-        return self.layout.loss_spans[-1].stop
-
-    @property
-    def fan(self) -> int:
-        """Rows per sample."""
-        return 2 if self.guided else 1
-
-    @functools.cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """What is left to decode, in order; a span that opens with known codes gives two steps."""
-        known = dict(zip(self.layout.loss_spans[1:], self.known[1:]))
-        steps, place = [], 0
-        for span in self.layout.spans:
-            if not self.prefilled < span.stop <= self.drawn_stop:
-                continue
-            start = max(span.start, self.prefilled)
-            opening = known.get(span, 0)
-            if opening:
-                steps.append(Step(Span(span.segment, start, start + opening), place))
-                start, place = start + opening, place + opening
-            steps.append(Step(Span(span.segment, start, span.stop)))
-        return tuple(steps)
-
-
-def given_tokens(
-    plan: Plan, streams: Mapping[str, np.ndarray], known_BxK: np.ndarray | None = None
-) -> np.ndarray:
-    """Ids of the given positions, int32 [B, G] in the order of `plan.given`.
-
-    Args:
-      streams: local codes [B, n] of every stream of the condition (`source` among them), -1 where a code
-        is not given.  The sound that opens the output is taken from `known_BxK`.
-      known_BxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
-    """
-    layout, batch = plan.layout, len(next(iter(streams.values())))
-    streams = {**streams, **_opening_sound(plan, batch, known_BxK)}
-    filled = {n: np.zeros((batch, size), np.int32) for n, size in layout.streams.items()}
-    for name in layout.condition_streams:
-        expected = (batch, layout.streams[name])
-        if name not in streams or np.shape(streams[name]) != expected:
-            found = f"got {np.shape(streams[name])}" if name in streams else "none were given"
-            raise UserError(f"expected codes of stream {name!r} of shape {expected}, {found}")
-        filled[name] = np.asarray(streams[name])
-    expected = (batch, sum(plan.known))
-    known_BxK = np.zeros((batch, 0), np.int32) if known_BxK is None else np.asarray(known_BxK)
-    if known_BxK.shape != expected:
-        raise UserError(f"expected known codes of shape {expected}, got {known_BxK.shape}")
-    stops = np.cumsum(plan.known)
-    for span, known, stop in zip(layout.loss_spans, plan.known, stops):
-        part = slice(span.segment.part, span.segment.part + known)
-        filled[span.segment.stream][:, part] = known_BxK[:, stop - known : stop]
-    return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
-
-
-def _opening_sound(plan: Plan, batch: int, known_BxK: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The stream of the prefix that holds the sound which opens the output; {} for a layout without one."""
-    parts = [s for s in plan.layout.segments if s.stream == OPENING_STREAM]
-    if not parts:
-        return {}
-    codes = np.full((batch, sum(s.length for s in parts)), HIDDEN, np.int32)
-    stops = np.cumsum(plan.known)
-    sound = [(known, stop) for span, known, stop in zip(plan.layout.loss_spans, plan.known, stops)
-             if span.segment.stream == "audio"]
-    for part, (known, stop) in zip(parts, sound, strict=True):
-        if known:
-            codes[:, part.part : part.part + known] = known_BxK[:, stop - known : stop]
-    return {OPENING_STREAM: codes}
 
 
 def prefill(
@@ -303,22 +167,32 @@ class Decoder:
         self.prefill = jax.jit(functools.partial(prefill, model, plan))
         self.decode = jax.jit(functools.partial(decode, model, plan), donate_argnums=1)
 
-    def __call__(
-        self,
-        params: Any,
-        given_BxG: np.ndarray,
-        rows_B: np.ndarray,
-        knobs: Knobs,
-        states_RxLxE: np.ndarray | None = None,
-        lengths_R: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Whole sequences [B, S], int32, that `layout.parse` accepts.
 
-        `given_BxG` is what `given_tokens` makes.
-        """
-        tokens_BxN, forced_BxK = np.split(given_BxG, [self.plan.prefilled], axis=1)
+@dataclasses.dataclass(frozen=True)
+class ModelPrograms:
+    """`poet.sampling.engine.Programs` of a model in this process; one loop decodes everything.
+
+    Attributes:
+      params: what `model.compute_params` gives.
+      batch: 0, any number of samples is taken at once.
+    """
+
+    decoder: Decoder
+    params: Any
+    text_width: int = 0
+    batch: int = 0
+    loops: int = 1
+
+    @property
+    def plan(self) -> Plan:
+        return self.decoder.plan
+
+    def prefill(self, tokens_BxN: jax.Array, *text: jax.Array) -> State:
+        return self.decoder.prefill(self.params, tokens_BxN, *text)
+
+    def decode(
+        self, loop: int, state: State, rows_B: jax.Array, knobs: Knobs, forced_BxK: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        del loop
         forced = (forced_BxK,) if self.plan.forced else ()
-        cache, x_RxD = self.prefill(params, tokens_BxN, states_RxLxE, lengths_R)
-        rows_B = jnp.asarray(rows_B, jnp.int32)
-        tokens, _ = self.decode(params, cache, x_RxD, rows_B, knobs, *forced)
-        return np.concatenate([tokens_BxN, np.asarray(tokens)], axis=1)
+        return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), knobs, *forced)

@@ -4,13 +4,11 @@ A sample is determined by the seed and its row (its place in the request): every
 and what else is in its batch does not matter.  In float32 the size of the batch does not matter either; in
 bfloat16 sums of another shape round otherwise, and a sample is repeated at the same batch alone.
 
-N samples, B batch, S layout length, L text positions, E width of a text state, K known codes,
-T video frames, F audio samples.
+N samples, n clips, S layout length, L text positions, K known codes, T video frames, F audio samples.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -24,43 +22,30 @@ from poet import conditioning
 from poet.runs import networks
 from poet.spec import compat
 from poet.models.transformer import Params, build_model
-from poet.sampling.decode import DEFAULT_BATCH, Decoder, Plan, given_tokens
-from poet.sampling.plans import Text, check_given, latents_of, make_layout, make_plan
+from poet.sampling.decode import Decoder, ModelPrograms
+from poet.sampling.engine import Drawn, Engine, Inputs
+from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
 from poet.sampling.requests import (
     Given,
     check_all,
     check_depth,
     choose_condition,
-    known_latents,
+    latents_of_codes,
+    latents_of_frames,
+    make_layout,
+    make_plan,
     opening_frames,
     whole_clips,
 )
-from poet.sampling.samplers import Knobs
 from poet.spec import Experiment, SampleSpec, UserError
-from poet.tasks.registry import Task, get_task, known_codes, run_format
+from poet.tasks.registry import Task, frames_of, get_task, run_format
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
-from poet.spec.vocabulary import SOURCES
 from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What N samples show, sound like and say, each None where the task does not draw it.
-
-    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.
-    """
-
-    video: np.ndarray | None = None
-    audio: np.ndarray | None = None
-    texts: list[str] | None = None
-
-
-# ------------------------------------------------------------------------------- the Python API
 
 
 class Generator:
@@ -89,7 +74,8 @@ class Generator:
         self._video_tokenizer = video_tokenizer
         self._text_encoder = text_encoder
         self._audio_tokenizer = audio_tokenizer
-        self._decoders: dict[Plan, Decoder] = {}
+        self._codecs = _Codecs(self)
+        self._programs: dict[Plan, ModelPrograms] = {}
 
     @classmethod
     def from_checkpoint(
@@ -224,26 +210,23 @@ class Generator:
             clips=len(given), ends=_count(ends), depths=_count(depths), region=region,
             negative_prompt=negative_prompt,
         )
-        opening = opening_frames(get_task(task), known_frames)
+        sample = sample or self.experiment.sample
+        latents = latents_of_frames(self.experiment, opening_frames(get_task(task), known_frames))
         items = max(len(prompts), len(given), 1)
         self.load_networks(task)
-        text = negative = condition = known = None
+        engine, inputs = self.engine(task, sample, latents), {}
         if prompts:
-            text = _spread(self.encode_text(prompts), items, count)
-            negative = _spread(self.encode_text([negative_prompt]), items, count)
+            inputs["text"] = _spread(self.encode_text(prompts), items, count)
+            inputs["negative"] = _spread(self.encode_text([negative_prompt]), items, count)
         if len(given):
             index = places(len(given), items, count)
             found = self.encode_condition(
                 task, clips, sounds, depths, known_frames=known_frames, ends=ends, region=region
             ).items()
-            condition = {name: codes[index] for name, codes in found}
-        if opening:
-            known = self.encode_known(task, opening, clips, sounds)[index]
-        tokens_NxS = self.tokens(
-            task, items * count, text=text, negative=negative, condition=condition, known=known,
-            sample=sample, batch=batch,
-        )
-        return self.detokenize(task, tokens_NxS)
+            inputs["condition"] = {name: codes[index] for name, codes in found}
+        if latents:
+            inputs["known"] = engine.known_codes({"video": clips, "audio": sounds})[index]
+        return engine.detokenize(engine.sample(Inputs(**inputs), items * count, sample, batch=batch))
 
     def tokens(
         self,
@@ -267,50 +250,23 @@ class Generator:
           known: codes [N, K] that open the output, in the order of `encode_known`.
           source: the data source whose look is asked for, an index below 128.
         """
+        latents = 0 if known is None else latents_of_codes(self.experiment, task, np.shape(known)[-1])
+        inputs = Inputs(text=text, negative=negative, condition=condition or {}, known=known, source=source)
         sample = sample or self.experiment.sample
-        if batch < 1 or count < 1 or not 0 <= source < SOURCES:
-            raise UserError(
-                f"batch = {batch}, count = {count}, source = {source}: batch and count must be "
-                f"positive, source must lie in 0..{SOURCES - 1}"
-            )
-        latents = 0 if known is None else latents_of(self.experiment, task, known.shape[1])
-        check_given(self.experiment, task, text, negative, condition or {}, known, count)
-        decoder = self._decoder(task, sample, latents)
-        batch, pieces = min(batch, count), []
-        _LOG.info(
-            "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
-            "from seconds to some minutes", count, task, batch,
-        )
-        for start in range(0, count, batch):
-            rows = np.arange(start, start + batch)
-            index = np.minimum(rows, count - 1)
-            streams = {name: codes[index] for name, codes in (condition or {}).items()}
-            streams["source"] = np.full((batch, 1), source, np.int32)
-            given = given_tokens(decoder.plan, streams, None if known is None else known[index])
-            inputs = self._text_rows(decoder.plan, index, text, negative)
-            pieces.append(decoder(self.params, given, rows, Knobs.of(sample), *inputs))
-        return np.concatenate(pieces)[:count]
+        return self.engine(task, sample, latents).sample(inputs, count, sample, batch=batch)
 
-    def _decoder(self, task: str, sample: SampleSpec, latents: int) -> Decoder:
-        plan = make_plan(self.experiment, task, sample, latents)
-        if plan not in self._decoders:
-            self._decoders[plan] = Decoder(self.model, plan)
-        return self._decoders[plan]
+    def engine(self, task: str, sample: SampleSpec | None = None, latents: int = 0) -> Engine:
+        """What samples a task; its programs are compiled when they first run, and kept.
 
-    def _text_rows(
-        self, plan: Plan, index: np.ndarray, text: Text | None, negative: Text | None
-    ) -> tuple[np.ndarray, ...]:
-        """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
-        if plan.layout.text_span is None:
-            return ()
-        wanted = (text, negative) if plan.guided else (text,)
-        rows = [self._no_text(len(index)) if t is None else t.rows(index) for t in wanted]
-        return tuple(np.stack(arrays, 1).reshape(-1, *arrays[0].shape[1:]) for arrays in zip(*rows))
-
-    def _no_text(self, count: int) -> Text:
-        spec = self.experiment.text
-        states = np.zeros((count, spec.length, spec.width), np.float32)
-        return Text(states, np.zeros(count, np.int32))
+        Args:
+          sample: default is the checkpoint's; top_k, and whether top_p and guidance take part, shape the programs.
+          latents: known latent frames that open the output.
+        """
+        plan = make_plan(self.experiment, task, sample or self.experiment.sample, latents)
+        if plan not in self._programs:
+            decoder = Decoder(self.model, plan)
+            self._programs[plan] = ModelPrograms(decoder, self.params, self.experiment.text.width)
+        return Engine(self._programs[plan], self._codecs, task)
 
     def encode_text(self, texts: Sequence[str]) -> Text:
         """States of texts; what the encoder has no room for is dropped and said."""
@@ -339,22 +295,12 @@ class Generator:
 
         `chosen` is that of `show_condition`.
         """
-        streams = {}
-        for stream in get_task(task).condition:
-            if stream == "audio":
-                frames = run_format(self.experiment).audio_frames
-                codes = self.encode_sounds(_needed(task, "sound", sounds), frames)
-            else:
-                shown, cells = self.make_condition(
-                    task, _needed(task, "video", clips), depths, **chosen
-                )
-                frames = 1 if stream == "image" else self.experiment.clip.frames
-                codes = self.encode_frames(shown, frames)
-                if cells is not None:
-                    cells = cells.reshape(codes.shape)
-                    codes = conditioning.hide_codes(codes, cells, self.experiment.conditioning)
-            streams[f"{stream}_in"] = codes
-        return streams
+        shown = cells = None
+        if not {"video", "image"}.isdisjoint(get_task(task).condition) and clips is not None:
+            shown, cells = self.make_condition(task, clips, depths, **chosen)
+        hides = self.experiment.conditioning.hide_cells
+        media = {"video": shown, "audio": sounds}
+        return self.engine(task).condition_codes(media, cells if hides else None)
 
     def show_condition(self, task: str, *arguments: Any, **chosen: Any) -> np.ndarray:
         """The first of what `make_condition` gives."""
@@ -420,16 +366,8 @@ class Generator:
 
         The order is that of the loss spans: video first, then level by level.
         """
-        codes = self.encode_frames(_needed(task, "video", clips), known_frames)
-        declared = get_task(task)
-        if "audio" not in declared.output:
-            return codes
-        latents = known_latents(self.experiment, known_frames)
-        frames = known_codes(self.experiment, declared, latents)[-1]
-        sound = self.encode_sounds(_needed(task, "sound", sounds), frames)
-        if len(sound) != len(codes):
-            raise UserError(f"{len(codes)} clips and {len(sound)} sounds were given: one of each")
-        return np.concatenate([codes, sound], axis=1)
+        latents = latents_of_frames(self.experiment, known_frames)
+        return self.engine(task, latents=latents).known_codes({"video": clips, "audio": sounds})
 
     def encode_frames(self, clips: np.ndarray, frames: int) -> np.ndarray:
         """Codes [n, K] of the first frames of n clips."""
@@ -461,21 +399,31 @@ class Generator:
 
     def detokenize(self, task: str, tokens_NxS: np.ndarray) -> Drawn:
         """What the output streams of whole sequences show and sound like."""
-        layout = make_layout(self.experiment, task)
-        streams = layout.parse(tokens_NxS)
-        video = audio = texts = None
-        for stream in layout.output_streams:
-            codes_NxM = streams[stream]
-            if stream == "audio":
-                levels = self.experiment.vocabulary.audio_levels
-                codes_NxLxf = codes_NxM.reshape(len(codes_NxM), levels, -1)
-                audio = self.audio_tokenizer.decode(codes_NxLxf, self.experiment.clip.samples)
-            elif stream == "pieces":
-                texts = self.pieces.decode(np.minimum(codes_NxM, self.pieces.size - 1))
-            else:
-                grid = next(s.segment.grid for s in layout.loss_spans if s.segment.stream == stream)
-                video = self.video_tokenizer.decode(codes_NxM.reshape(-1, *grid))
-        return Drawn(video=video, audio=audio, texts=texts)
+        return self.engine(task).detokenize(tokens_NxS)
+
+
+class _Codecs:
+    """`poet.sampling.engine.Codecs` of a generator: its frozen networks, each loaded when it is first needed."""
+
+    def __init__(self, generator: Generator):
+        self._generator = generator
+
+    def tokenize(self, stream: str, media: np.ndarray, codes: int) -> np.ndarray:
+        generator, experiment = self._generator, self._generator.experiment
+        if stream == "audio":
+            return generator.encode_sounds(media, codes // experiment.vocabulary.audio_levels)
+        _, h, w = run_format(experiment).video
+        return generator.encode_frames(media, frames_of(experiment, codes // (h * w)))
+
+    def detokenize(self, stream: str, codes_NxM: np.ndarray) -> Any:
+        generator, experiment, count = self._generator, self._generator.experiment, len(codes_NxM)
+        if stream == "pieces":
+            return generator.pieces.decode(np.minimum(codes_NxM, generator.pieces.size - 1))
+        if stream == "audio":
+            codes_NxLxF = codes_NxM.reshape(count, experiment.vocabulary.audio_levels, -1)
+            return generator.audio_tokenizer.decode(codes_NxLxF, experiment.clip.samples)
+        _, h, w = run_format(experiment).video
+        return generator.video_tokenizer.decode(codes_NxM.reshape(count, -1, h, w))
 
 
 def shows(task: Task) -> bool:
@@ -485,12 +433,6 @@ def shows(task: Task) -> bool:
 
 def _count(array: np.ndarray | None) -> int:
     return 0 if array is None else len(array)
-
-
-def _needed(task: str, what: str, given: np.ndarray | None) -> np.ndarray:
-    if given is None:
-        raise UserError(f"task {task} needs the {what} of a clip, and none was given")
-    return given
 
 
 def places(given: int, items: int, count: int) -> np.ndarray:

@@ -1,20 +1,25 @@
-"""What a task's decoding program is, and whether what it is given fits it.
+"""What shapes a decoding program, and the ids that it is given: both follow from the layout.
 
-N samples, L text positions, E width of a text state, K known codes.
+Given codes that open the output stand in the prefill where they lie before the first draw: those of the first
+span.  The others, which open later spans such as each level of the audio, are forced in the loop.
+
+N samples, B batch, G given positions, L text positions, E width of a text state, K known codes.
 """
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple
+import dataclasses
+import functools
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from poet.tasks import given
-from poet.sampling.decode import Plan
 from poet.sampling.samplers import Truncation
-from poet.spec import Experiment, SampleSpec, UserError
-from poet.tasks.layout import HIDDEN, Layout
-from poet.tasks.registry import get_task, known_codes, run_format, run_layout
+from poet.spec.base import UserError
+from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
+
+# Samples that are drawn together where nobody says how many.
+DEFAULT_BATCH = 8
 
 
 class Text(NamedTuple):
@@ -27,62 +32,149 @@ class Text(NamedTuple):
         return Text(self.states[index], self.lengths[index])
 
 
-def latents_of(experiment: Experiment, task: str, codes: int) -> int:
-    """The known latents whose codes are so many, all loss spans together."""
-    latents = range(run_format(experiment).video[0])
-    totals = [sum(known_codes(experiment, get_task(task), n)) for n in latents]
-    if codes not in totals:
-        raise UserError(
-            f"{codes} known codes are no whole latent frames of task {task}: give one of {totals}"
-        )
-    return totals.index(codes)
+class Step(NamedTuple):
+    """A run of positions that one loop decodes.
+
+    `forced` is the place of its first id among the given ones; None where ids are drawn, or where
+    the layout tells them.
+    """
+
+    span: Span
+    forced: int | None = None
 
 
-def make_layout(experiment: Experiment, task: str) -> Layout:
-    """The static layout of a task in a run."""
-    return run_layout(experiment, get_task(task))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What shapes a decoding program; hashable.
+
+    Attributes:
+      layout: the task's sequence.
+      known: leading codes of each loss span that are given, not drawn; () is none.
+      guided: whether unconditional rows ride along for classifier-free guidance.
+      truncation: static sampler settings.
+    """
+
+    layout: Layout
+    known: tuple[int, ...] = ()
+    guided: bool = False
+    truncation: Truncation = Truncation()
+
+    def __post_init__(self) -> None:
+        spans = self.layout.loss_spans
+        object.__setattr__(self, "known", tuple(self.known) or (0,) * len(spans))
+        for span, known in zip(spans, self.known, strict=True):
+            if not 0 <= known < span.segment.length:
+                raise UserError(
+                    f"{known} known codes leave nothing to draw of the {span.segment.length} of "
+                    f"stream {span.segment.stream!r}; give fewer known frames"
+                )
+        if self.guided and self.layout.text_span is None:
+            raise UserError("guidance needs a text to be guided by, and this task has none")
+
+    @property
+    def condition(self) -> tuple[str, ...]:
+        """Streams whose codes the caller gives; the prefix's copy of the sound that opens the output is made."""
+        return tuple(s for s in self.layout.condition_streams if s not in ("source", OPENING_STREAM))
+
+    @functools.cached_property
+    def opening(self) -> dict[str, int]:
+        """Output stream -> how many of its codes are given, all its spans together."""
+        counts = dict.fromkeys(self.layout.output_streams, 0)
+        for span, known in zip(self.layout.loss_spans, self.known):
+            counts[span.segment.stream] += known
+        return counts
+
+    def split(self, known_NxK: np.ndarray) -> list[tuple[Span, np.ndarray]]:
+        """Each loss span with those of the K known codes that open it."""
+        parts = np.split(known_NxK, np.cumsum(self.known)[:-1], axis=1)
+        return list(zip(self.layout.loss_spans, parts))
+
+    @property
+    def prefilled(self) -> int:
+        """Leading positions: prefix, first boundary tokens, known codes of the first span."""
+        return self.layout.loss_spans[0].start + self.known[0]
+
+    @functools.cached_property
+    def given(self) -> np.ndarray:
+        """int [G]: the given positions; the prefilled ones, then those forced in the loop."""
+        later = zip(self.layout.loss_spans[1:], self.known[1:])
+        forced = [np.arange(span.start, span.start + known) for span, known in later]
+        return np.concatenate([np.arange(self.prefilled), *forced]).astype(np.int64)
+
+    @property
+    def forced(self) -> int:
+        """Given positions that are not prefilled."""
+        return sum(self.known[1:])
+
+    @property
+    def drawn_stop(self) -> int:
+        """End of the last position that is drawn; what follows is forced."""
+        return self.layout.loss_spans[-1].stop
+
+    @property
+    def fan(self) -> int:
+        """Rows per sample."""
+        return 2 if self.guided else 1
+
+    @functools.cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What is left to decode, in order; a span that opens with known codes gives two steps."""
+        known = dict(zip(self.layout.loss_spans[1:], self.known[1:]))
+        steps, place = [], 0
+        for span in self.layout.spans:
+            if not self.prefilled < span.stop <= self.drawn_stop:
+                continue
+            start = max(span.start, self.prefilled)
+            opening = known.get(span, 0)
+            if opening:
+                steps.append(Step(Span(span.segment, start, start + opening), place))
+                start, place = start + opening, place + opening
+            steps.append(Step(Span(span.segment, start, span.stop)))
+        return tuple(steps)
 
 
-def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: int) -> Plan:
-    """The decoding program of a task; guided where there is text and the scale is not 1.
+def given_tokens(
+    plan: Plan, streams: Mapping[str, np.ndarray], known_NxK: np.ndarray | None = None
+) -> np.ndarray:
+    """Ids of the given positions, int32 [N, G] in the order of `plan.given`.
 
     Args:
-      latents: known latent frames that open the output.
+      streams: local codes [N, n] of every stream of the condition (`source` among them), -1 where a code
+        is not given.  The sound that opens the output is taken from `known_NxK`.
+      known_NxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
+
+    Raises:
+      UserError: codes of another shape, or missing.
     """
-    layout = make_layout(experiment, task)
-    return Plan(
-        layout=layout,
-        known=known_codes(experiment, get_task(task), latents),
-        guided=layout.text_span is not None and sample.guidance != 1,
-        truncation=Truncation.of(sample),
-    )
+    layout, count = plan.layout, len(next(iter(streams.values())))
+    known_NxK = np.zeros((count, 0), np.int32) if known_NxK is None else np.asarray(known_NxK)
+    expected = (count, sum(plan.known))
+    if known_NxK.shape != expected:
+        raise UserError(f"expected known codes of shape {expected}, got {known_NxK.shape}")
+    opening = plan.split(known_NxK)
+    streams = {**streams, **_opening_sound(layout, count, opening)}
+    filled = {n: np.zeros((count, size), np.int32) for n, size in layout.streams.items()}
+    for name in layout.condition_streams:
+        expected = (count, layout.streams[name])
+        if name not in streams or np.shape(streams[name]) != expected:
+            found = f"got {np.shape(streams[name])}" if name in streams else "none were given"
+            raise UserError(f"expected codes of stream {name!r} of shape {expected}, {found}")
+        filled[name] = np.asarray(streams[name])
+    for span, codes in opening:
+        part = span.segment.part
+        filled[span.segment.stream][:, part : part + codes.shape[1]] = codes
+    return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
 
 
-def check_given(
-    experiment: Experiment,
-    task: str,
-    text: Text | None,
-    negative: Text | None,
-    condition: Mapping[str, np.ndarray],
-    known: np.ndarray | None,
-    count: int,
-) -> None:
-    """Raises UserError unless all of it has `count` rows of codes and states that there are."""
-    texts = {"text": text, "negative": negative}
-    states = {name: t.states for name, t in texts.items() if t is not None}
-    given.rows({**states, **condition, "known": known}, count)
-    for name, t in texts.items():
-        if t is not None:
-            given.rows({"states": t.states, "lengths": t.lengths})
-            given.check_text(name, t.states, t.lengths, experiment.text.length)
-    layout = make_layout(experiment, task)
-    if states and layout.text_span is None:
-        raise UserError(f"task {task} takes no text")
-    for segment in (s for s in layout.segments if s.stream in condition and not s.forced):
-        least = HIDDEN if segment.may_hide else 0
-        given.check_codes(segment.stream, condition[segment.stream], segment.ids.size, least)
-    if known is not None:
-        opening = known_codes(experiment, get_task(task), latents_of(experiment, task, known.shape[1]))
-        parts = np.split(known, np.cumsum(opening)[:-1], axis=1)
-        for codes, span in zip(parts, layout.loss_spans):
-            given.check_codes("known", codes, span.segment.ids.size)
+def _opening_sound(
+    layout: Layout, count: int, opening: Sequence[tuple[Span, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The stream of the prefix that holds the sound which opens the output; {} for a layout without one."""
+    parts = [s for s in layout.segments if s.stream == OPENING_STREAM]
+    if not parts:
+        return {}
+    codes_NxM = np.full((count, layout.streams[OPENING_STREAM]), HIDDEN, np.int32)
+    sound = [codes for span, codes in opening if span.segment.stream == "audio"]
+    for segment, codes in zip(parts, sound, strict=True):
+        codes_NxM[:, segment.part : segment.part + codes.shape[1]] = codes
+    return {OPENING_STREAM: codes_NxM}

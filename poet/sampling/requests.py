@@ -1,4 +1,4 @@
-"""What a task can be asked for: checks of a request before any device work, and its files."""
+"""What a task can be asked for: checks of a request before any device work, its plan, and its files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ import numpy as np
 
 from poet import conditioning, media
 from poet.media import sound as media_sound
-from poet.sampling.decode import DEFAULT_BATCH
+from poet.sampling.plans import DEFAULT_BATCH, Plan
+from poet.sampling.samplers import Truncation
 from poet.spec import ClipSpec, Experiment, SampleSpec, UserError, near_names
-from poet.tasks.registry import TASKS, Task, frames_of, get_task, known_choices, known_range, run_layout
+from poet.tasks.layout import Layout
+from poet.tasks.registry import (
+    TASKS,
+    Task,
+    frames_of,
+    get_task,
+    known_choices,
+    known_codes,
+    known_range,
+    run_format,
+    run_layout,
+)
 from poet.tokenizers.text import check_texts
 
 _LOG = logging.getLogger(__name__)
@@ -112,7 +124,7 @@ def check_request(
     if len(prompts) > 1 and clips > 1 and len(prompts) != clips:
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
     opening = opening_frames(declared, known_frames)
-    latents = known_latents(experiment, opening)
+    latents = latents_of_frames(experiment, opening)
     low, high = known_range(experiment, declared)
     if not low <= latents <= high:
         raise UserError(_known_message(experiment, declared, known_frames))
@@ -257,14 +269,6 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
         )
 
 
-def known_latents(experiment: Experiment, known_frames: int) -> int:
-    """Latent frames of that many frames; UserError unless 0 or 1 + k * factor."""
-    if known_frames == 0:
-        return 0
-    clip = experiment.clip
-    return experiment.video_tokenizer.grid(known_frames, clip.height, clip.width)[0]
-
-
 def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
     """For clips without a number, the fewest frames that the task takes.
 
@@ -289,6 +293,48 @@ def _known_message(experiment: Experiment, task: Task, known_frames: int) -> str
     return (
         f"known_frames = {known_frames}: {_allowed(experiment, task)} "
         f"(tasks that continue known frames: {opening})"
+    )
+
+
+# --------------------------------------------------------------------------------------- plans
+
+
+def latents_of_frames(experiment: Experiment, frames: int) -> int:
+    """Latent frames of that many frames that open an output; UserError unless 0 or 1 + k * factor."""
+    if frames == 0:
+        return 0
+    clip = experiment.clip
+    return experiment.video_tokenizer.grid(frames, clip.height, clip.width)[0]
+
+
+def latents_of_codes(experiment: Experiment, task: str, codes: int) -> int:
+    """The latent frames whose codes open a task's output with so many, all loss spans together."""
+    latents = range(run_format(experiment).video[0])
+    totals = [sum(known_codes(experiment, get_task(task), n)) for n in latents]
+    if codes not in totals:
+        raise UserError(
+            f"{codes} known codes are no whole latent frames of task {task}: give one of {totals}"
+        )
+    return totals.index(codes)
+
+
+def make_layout(experiment: Experiment, task: str) -> Layout:
+    """The static layout of a task in a run."""
+    return run_layout(experiment, get_task(task))
+
+
+def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: int) -> Plan:
+    """The decoding program of a task; guided where there is text and the scale is not 1.
+
+    Args:
+      latents: known latent frames that open the output.
+    """
+    layout = make_layout(experiment, task)
+    return Plan(
+        layout=layout,
+        known=known_codes(experiment, get_task(task), latents),
+        guided=layout.text_span is not None and sample.guidance != 1,
+        truncation=Truncation.of(sample),
     )
 
 

@@ -102,10 +102,8 @@ def _condition(
     generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Codes of what an export is conditioned on: of the clip as it stands, which it takes for made."""
-    if "video" not in inputs:
-        return generator.encode_condition(spec.task, None, inputs.get("audio"))
-    codes = generator.encode_frames(inputs["video"], inputs["video"].shape[1])
-    return {f"{stream}_in": codes for stream in get_task(spec.task).condition}
+    media = {"video": inputs.get("video"), "audio": inputs.get("audio")}
+    return generator.engine(spec.task).condition_codes(media)
 
 
 def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,22 +34,18 @@ from poet.spec import compat
 from poet.checkpoints import weights as weights_lib
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
-from poet.sampling.decode import Plan
-from poet.sampling.generate import Generator, make_plan
-from poet.sampling.requests import check_request, known_latents
+from poet.sampling.generate import Generator
+from poet.sampling.plans import Plan
+from poet.sampling.requests import check_request, latents_of_frames, make_plan
 from poet.sampling.samplers import Knobs
+from poet.serving.format import FORMAT, KNOBS, SPEC, WEIGHTS, describe
 from poet.spec import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
-from poet.tasks.layout import OPENING_STREAM
-from poet.tasks.registry import get_task, known_codes, run_format
+from poet.tasks.registry import get_task, run_format
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
-from poet.spec.vocabulary import Special
 from poet.tasks.resolved import Resolved
 
-FORMAT = 5
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-WEIGHTS, SPEC = "weights.safetensors", "spec.json"
-KNOBS = ("seed", "temperature", "top_p", "guidance")
 
 Arrays = dict[str, jax.Array]
 
@@ -148,7 +144,7 @@ def export(
     experiment = generator.experiment.replace(export=spec)
     check(experiment, spec)
     output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
-    latents = known_latents(experiment, spec.known_frames)
+    latents = latents_of_frames(experiment, spec.known_frames)
     plan = make_plan(experiment, spec.task, experiment.sample, latents)
     lm = _named("lm", generator.params)
     programs = _lm_programs(generator, plan, spec.batch, lm)
@@ -160,10 +156,7 @@ def export(
     details = {
         "task": spec.task,
         "batch": spec.batch,
-        "guided": plan.guided,
-        "top_k": plan.truncation.top_k,
-        "nucleus": plan.truncation.nucleus,
-        "layout": _describe_layout(plan),
+        **describe(plan),
         "programs": {name: _signature(p) for name, p in programs.items()},
         "networks": {**(generator.made_with or {}), **generator.networks_used},
     }
@@ -241,7 +234,7 @@ def _tokenizer_programs(
     task = get_task(spec.task)
     codecs = _video_codecs(generator, plan, spec)
     if task.has_audio:
-        codecs |= _audio_codecs(generator, spec)
+        codecs |= _audio_codecs(generator, plan, spec)
     programs, weights = {}, {}
     for name, codec in codecs.items():
         named = _named(codec.prefix, codec.weights)
@@ -279,7 +272,7 @@ def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[st
     return codecs
 
 
-def _audio_codecs(generator: Generator, spec: ExportSpec) -> dict[str, _Codec]:
+def _audio_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
     tokenizer, experiment = generator.audio_tokenizer, generator.experiment
     task, codecs, levels = get_task(spec.task), {}, experiment.vocabulary.audio_levels
     whole = run_format(experiment).audio_frames
@@ -295,8 +288,7 @@ def _audio_codecs(generator: Generator, spec: ExportSpec) -> dict[str, _Codec]:
             part("decoder"), "audio_tokenizer",
             "codes", _struct((spec.batch, levels, whole), jnp.int32), "audio",
         )
-    known = known_codes(experiment, task, known_latents(experiment, spec.known_frames))
-    frames = whole if "audio" in task.condition else known[-1]
+    frames = whole if "audio" in task.condition else plan.known[-1]
     if frames:
         shape = (spec.batch, frames * tokenizer.spec.hop)
         codecs["tokenize_audio"] = _Codec(
@@ -372,37 +364,6 @@ def _signature(program: Program) -> dict[str, Any]:
             for name, array in program.inputs
         ],
         "outputs": list(program.outputs),
-    }
-
-
-def _describe_layout(plan: Plan) -> dict[str, Any]:
-    """Segments, and what a client needs to build the given tokens and to read the drawn ones.
-
-    `known` of a segment counts its leading codes that are given; `hidden` is the id of what a condition does
-    not give.
-    """
-    known = dict(zip(plan.layout.loss_spans, plan.known))
-    return {
-        "length": plan.layout.length,
-        "prefix_length": plan.layout.prefix_length,
-        "prefilled": plan.prefilled,
-        "output": list(plan.layout.output_streams),
-        "condition": [s for s in plan.layout.condition_streams if s not in ("source", OPENING_STREAM)],
-        "segments": [
-            {
-                "stream": span.segment.stream,
-                "part": span.segment.part,
-                "role": span.segment.role,
-                "start": span.start,
-                "stop": span.stop,
-                "low": span.segment.ids.low,
-                "high": span.segment.ids.high,
-                "grid": list(span.segment.grid),
-                "known": known.get(span, 0),
-                "hidden": int(Special.HIDDEN) if span.segment.may_hide else None,
-            }
-            for span in plan.layout.spans
-        ],
     }
 
 

@@ -4,8 +4,8 @@
     result = runtime.generate(text_states=states, text_lengths=lengths, seed=7)
     result.video  # uint8 [N, T, H, W, 3]
 
-N samples, B batch of the programs, S layout length, L text positions, E width of a text state,
-K known codes, F audio samples.
+N samples, B batch of the programs, S layout length, P prefilled positions, L text positions, E width of a text
+state, K known codes, M codes of a stream, T video frames, F audio samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import operator
 import sys
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.export
@@ -23,26 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
-from poet.tasks import given as given_lib
 from poet.runs import manifest
+from poet.sampling.engine import MEDIA, Drawn, Engine, Inputs
+from poet.sampling.plans import Text
+from poet.sampling.samplers import Knobs
+from poet.serving.format import FORMAT, KNOBS, SPEC, WEIGHTS, plan_of, program
 from poet.spec import SampleSpec, UserError
-
-FORMAT = 5
-# The stream of the prefix that repeats the sound which opens the output, and the code of what is not given.
-OPENING, HIDDEN = "opening_audio_in", -1
-WEIGHTS, SPEC = "weights.safetensors", "spec.json"
+from poet.tasks import given as given_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """tokens: int32 [N, S], whole sequences.
-
-    video: uint8 [N, T, H, W, 3].  audio: int16 [N, F].  None where the task does not draw it.
-    """
+class Result(Drawn):
+    """tokens: int32 [N, S], whole sequences."""
 
     tokens: np.ndarray
-    video: np.ndarray | None = None
-    audio: np.ndarray | None = None
 
 
 def verify(folder: Path) -> None:
@@ -59,22 +53,90 @@ def verify(folder: Path) -> None:
         )
 
 
+class ExportedPrograms:
+    """`poet.sampling.engine`'s `Programs` and `Codecs` of an export; one loop decodes everything.
+
+    Args:
+      spec: the contents of spec.json.
+      programs: name -> (weights, *inputs) -> outputs.
+      weights: name -> array.
+    """
+
+    loops = 1
+
+    def __init__(self, spec: Mapping[str, Any], programs: dict[str, Callable], weights: Mapping[str, Any]):
+        self.plan, self.batch = plan_of(spec), spec["batch"]
+        self._programs = programs
+        self._inputs = {name: signature["inputs"] for name, signature in spec["programs"].items()}
+        self._weights = {
+            name: [weights[w] for w in signature["weights"]]
+            for name, signature in spec["programs"].items()
+        }
+
+    @property
+    def text_width(self) -> int:
+        """Width of a text state; 0 for a task without text."""
+        states = (i["shape"] for i in self._inputs["prefill"] if i["name"] == "text_states")
+        return next(states, [0])[-1]
+
+    def prefill(self, tokens_BxP: np.ndarray, *text: np.ndarray) -> tuple[jax.Array, ...]:
+        return self._call("prefill", tokens_BxP, *text)
+
+    def decode(
+        self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, knobs: Knobs, forced_BxK: np.ndarray
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        del loop
+        numbers = [getattr(knobs, name) for name in KNOBS]
+        forced = (forced_BxK,) if self.plan.forced else ()
+        tokens, *cache = self._call("decode", *state, rows_B, *numbers, *forced)
+        return tokens, tuple(cache)
+
+    def tokenize(self, stream: str, media: np.ndarray, codes: int = 0) -> np.ndarray:
+        """As many codes as the program gives; what exceeds its input is cut."""
+        del codes
+        name = program("tokenize", stream)
+        (expected,) = self._inputs[name]
+        shape, found = expected["shape"], np.shape(media)
+        if len(found) != len(shape) or found[1] < shape[1]:
+            raise UserError(f"{stream} has shape {list(found)}, expected at least {[len(media), *shape[1:]]}")
+        return self._in_batches(name, media[:, : shape[1]]).reshape(len(media), -1)
+
+    def detokenize(self, stream: str, codes_NxM: np.ndarray) -> np.ndarray:
+        name = program("detokenize", stream)
+        (expected,) = self._inputs[name]
+        return self._in_batches(name, codes_NxM.reshape(-1, *expected["shape"][1:]))
+
+    def _in_batches(self, name: str, items: np.ndarray) -> np.ndarray:
+        pieces = []
+        for start in range(0, len(items), self.batch):
+            index = np.minimum(np.arange(start, start + self.batch), len(items) - 1)
+            pieces.append(np.asarray(self._call(name, items[index])[0]))
+        return np.concatenate(pieces)[: len(items)]
+
+    def _call(self, name: str, *inputs: Any) -> tuple[jax.Array, ...]:
+        for value, expected in zip(inputs, self._inputs[name], strict=True):
+            shape, dtype = list(np.shape(value)), str(value.dtype)
+            if shape != expected["shape"] or dtype != expected["dtype"]:
+                raise UserError(
+                    f"input {expected['name']!r} of {name} is {dtype}{shape}, expected "
+                    f"{expected['dtype']}{expected['shape']}"
+                )
+        return self._programs[name](self._weights[name], *inputs)
+
+
 class Runtime:
     """A loaded export; programs compile at their first call.
 
     Attributes:
       spec: the contents of spec.json.
       batch: samples that one call of the programs makes; requests of any size are cut into these.
+      engine: what samples with them.
     """
 
     def __init__(self, spec: dict[str, Any], programs: dict[str, Callable], weights: dict):
-        self.spec = spec
-        self.batch: int = spec["batch"]
-        self._programs = programs
-        self._weights = {
-            name: [weights[w] for w in signature["weights"]]
-            for name, signature in spec["programs"].items()
-        }
+        exported = ExportedPrograms(spec, programs, weights)
+        self.spec, self.batch = spec, exported.batch
+        self.engine = Engine(exported, exported, spec["task"])
 
     @classmethod
     def load(cls, folder: str | Path) -> Runtime:
@@ -136,7 +198,7 @@ class Runtime:
         Raises:
           UserError: what is given does not fit the programs.
         """
-        knobs = self._knobs(seed, temperature, top_p, guidance)
+        settings = self._settings(seed, temperature, top_p, guidance)
         count = given_lib.rows(
             {
                 "text_states": text_states, "text_lengths": text_lengths,
@@ -146,156 +208,63 @@ class Runtime:
             },
             count,
         )
-        if known is not None and (known_video is not None or known_audio is not None):
-            raise UserError("known and known_video are two ways to say the same: give one of them")
-        if known_audio is not None and known_video is None:
-            raise UserError("known_audio is the sound of known_video: give both")
-        if known_video is not None:
-            known = self._known(known_video, known_audio)
+        texts = {
+            "text": _text(text_states, text_lengths), "negative": _text(negative_states, negative_lengths)
+        }
+        if texts["negative"] is not None and not self.spec["guided"]:
+            raise UserError(
+                "a negative text needs a program exported with SAMPLE.guidance other than 1: export again with it"
+            )
+        if known_video is not None or known_audio is not None:
+            known = self._known(known, known_video, known_audio)
         condition = self._condition(video, audio, cells)
-        self._check_texts(text_states, text_lengths, negative_states, negative_lengths)
-        self._check_known(known)
-        pieces = []
-        for start in range(0, count, self.batch):
-            rows = np.arange(start, start + self.batch, dtype=np.int32)
-            index = np.minimum(rows, count - 1)
-            tokens_BxS = self._given_tokens(
-                None if known is None else known[index],
-                {name: codes[index] for name, codes in condition.items()},
-                source,
-            )
-            text = self._text(
-                _rows(index, text_states, text_lengths),
-                _rows(index, negative_states, negative_lengths),
-            )
-            pieces.append(self._draw(tokens_BxS, text, rows, knobs))
-        tokens_NxS = np.concatenate(pieces)[:count]
-        streams = {name: self.detokenize(tokens_NxS, name) for name in self._layout["output"]}
-        shown = next((streams[name] for name in ("video", "image") if name in streams), None)
-        return Result(tokens=tokens_NxS, video=shown, audio=streams.get("audio"))
+        inputs = Inputs(**texts, condition=condition, known=known, source=source)
+        tokens_NxS = self.engine.sample(inputs, count, settings)
+        return Result(tokens=tokens_NxS, **vars(self.engine.detokenize(tokens_NxS)))
 
-    @property
-    def _layout(self) -> dict[str, Any]:
-        return self.spec["layout"]
-
-    def _segments(self, stream: str) -> list[dict[str, Any]]:
-        return [s for s in self._layout["segments"] if s["stream"] == stream]
-
-    def _draw(
-        self, tokens_BxS: np.ndarray, text: tuple, rows: np.ndarray, knobs: tuple
+    def _known(
+        self, known: np.ndarray | None, video: np.ndarray | None, audio: np.ndarray | None
     ) -> np.ndarray:
-        """Whole sequences, from those that hold what is given and anything elsewhere."""
-        prefilled = self._layout["prefilled"]
-        later = [s for s in self._layout["segments"] if s["known"] and s["start"] >= prefilled]
-        forced = [tokens_BxS[:, s["start"] : s["start"] + s["known"]] for s in later]
-        begin = np.ascontiguousarray(tokens_BxS[:, :prefilled])
-        *cache, state = self._call("prefill", begin, *text)
-        extra = [np.concatenate(forced, axis=1)] if forced else []
-        tokens, *_ = self._call("decode", *cache, state, rows, *knobs, *extra)
-        return np.concatenate([begin, np.asarray(tokens)], axis=1)
-
-    def _known(self, video: np.ndarray, audio: np.ndarray | None) -> np.ndarray:
         """Codes [N, K] of known frames and, where the output has sound, of theirs."""
-        if not any(s["known"] for s in self._layout["segments"]):
-            raise UserError(f"task {self.spec['task']} was exported without known frames")
-        codes = [self.tokenize(video)]
-        if any(s["known"] for s in self._segments("audio")):
-            if audio is None:
-                raise UserError("the known frames need their sound too: give known_audio")
-            codes.append(self.tokenize_audio(audio))
-        return np.concatenate(codes, axis=1)
+        if known is not None:
+            raise UserError("known and known_video are two ways to say the same: give one of them")
+        if video is None:
+            raise UserError("known_audio is the sound of known_video: give both")
+        if audio is None and self.engine.plan.opening.get("audio"):
+            raise UserError("the known frames need their sound too: give known_audio")
+        return self.engine.known_codes({"video": video, "audio": audio})
 
     def _condition(
         self, video: np.ndarray | None, audio: np.ndarray | None, cells: np.ndarray | None
     ) -> dict[str, np.ndarray]:
-        """Codes [N, n] of the streams that the task is conditioned on, `HIDDEN` where none is given."""
-        wanted = self._layout["condition"]
-        shown = "image_in" if "image_in" in wanted else "video_in"
-        given = {shown: (video, self.tokenize), "audio_in": (audio, self.tokenize_audio)}
-        for name, (array, _) in given.items():
-            if (array is not None) != (name in wanted):
-                what = name.removesuffix("_in")
-                says = f"takes no {what}: drop {what}"
-                if name in wanted:
-                    says = f"starts from a given {what}: pass {what}"
-                raise UserError(f"task {self.spec['task']} {says}")
-        codes = {name: given[name][1](given[name][0]) for name in wanted}
-        if cells is not None:
-            codes[shown] = self._hidden(shown, codes.get(shown), np.asarray(cells))
-        return codes
-
-    def _hidden(self, name: str, codes_NxK: np.ndarray | None, cells: np.ndarray) -> np.ndarray:
-        """Codes of a clip, `HIDDEN` where its cells are not given."""
-        if codes_NxK is None:
-            raise UserError(f"task {self.spec['task']} is given no clip: drop cells")
-        expected = (len(codes_NxK), *self._segments(name)[0]["grid"])
-        if cells.shape != expected or cells.dtype != bool:
-            raise UserError(f"cells are {cells.dtype}{list(cells.shape)}, expected bool{list(expected)}")
-        return np.where(cells.reshape(codes_NxK.shape), codes_NxK, HIDDEN)
-
-    def _opening(self, known_BxK: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The stream of the prefix that holds the known sound; {} for a task without one."""
-        parts = self._segments(OPENING)
-        if not parts:
-            return {}
-        codes = np.full((self.batch, sum(s["stop"] - s["start"] for s in parts)), HIDDEN, np.int32)
-        spans = [s for s in self._layout["segments"] if s["known"]]
-        stops = np.cumsum([s["known"] for s in spans])
-        sound = [(s["known"], end) for s, end in zip(spans, stops) if s["stream"] == "audio"]
-        for part, (known, end) in zip(parts, sound):
-            codes[:, part["part"] : part["part"] + known] = known_BxK[:, end - known : end]
-        return {OPENING: codes}
+        """Codes of what the task is conditioned on; refuses what it does not take."""
+        media = {"video": video, "audio": audio}
+        taken = {MEDIA[name.removesuffix("_in")] for name in self.engine.plan.condition}
+        for name, array in media.items():
+            if array is not None and name not in taken:
+                raise UserError(f"task {self.spec['task']} takes no {name}: drop {name}")
+        return self.engine.condition_codes(media, cells)
 
     def tokenize(self, video: np.ndarray) -> np.ndarray:
-        """Codes [N, K] of uint8 clips: of the known frames, or of the whole condition."""
-        codes = self._in_batches("tokenize", video)
-        return codes.reshape(len(codes), -1)
+        """Codes [N, M] of uint8 clips: of the known frames, or of the whole condition."""
+        return self.engine.codecs.tokenize("video", video)
 
     def tokenize_audio(self, audio: np.ndarray) -> np.ndarray:
         """Codes [N, levels * frames] of int16 sounds; what exceeds the program's input is cut."""
-        (signature,) = self.spec["programs"]["tokenize_audio"]["inputs"]
-        if np.ndim(audio) != 2:
-            raise UserError(f"sounds have shape {np.shape(audio)}, expected (samples, time): mono")
-        codes = self._in_batches("tokenize_audio", audio[:, : signature["shape"][1]])
-        return codes.reshape(len(codes), -1)
+        return self.engine.codecs.tokenize("audio", audio)
 
     def detokenize(self, tokens_NxS: np.ndarray, stream: str = "video") -> np.ndarray:
         """uint8 video [N, T, H, W, 3], or int16 sound [N, F], of a stream of whole sequences."""
-        parts = self._segments(stream)
-        codes = [tokens_NxS[:, s["start"] : s["stop"]] - s["low"] for s in parts]
-        for part, span in zip(codes, parts):
-            given_lib.check_codes(stream, part, span["high"] - span["low"])
-        if stream == "audio":
-            return self._in_batches("detokenize_audio", np.stack(codes, axis=1).astype(np.int32))
-        grid = parts[0]["grid"]
-        return self._in_batches("detokenize", codes[0].reshape(-1, *grid).astype(np.int32))
+        return self.engine.codecs.detokenize(stream, self.engine.plan.layout.parse(tokens_NxS)[stream])
 
-    def _in_batches(self, name: str, items: np.ndarray) -> np.ndarray:
-        pieces = []
-        for start in range(0, len(items), self.batch):
-            index = np.minimum(np.arange(start, start + self.batch), len(items) - 1)
-            pieces.append(np.asarray(self._call(name, items[index])[0]))
-        return np.concatenate(pieces)[: len(items)]
-
-    def _call(self, name: str, *inputs: Any) -> tuple[jax.Array, ...]:
-        signature = self.spec["programs"][name]["inputs"]
-        for value, expected in zip(inputs, signature, strict=True):
-            shape, dtype = list(np.shape(value)), str(value.dtype)
-            if shape != expected["shape"] or dtype != expected["dtype"]:
-                raise UserError(
-                    f"input {expected['name']!r} of {name} is {dtype}{shape}, expected "
-                    f"{expected['dtype']}{expected['shape']}"
-                )
-        return self._programs[name](self._weights[name], *inputs)
-
-    def _knobs(
+    def _settings(
         self,
         seed: int | None,
         temperature: float | None,
         top_p: float | None,
         guidance: float | None,
-    ) -> tuple[np.generic, ...]:
-        """Inputs of `decode`; UserError for a setting that the program was not built for."""
+    ) -> SampleSpec:
+        """The export's, but for what is given; UserError for a setting that the programs were not built for."""
         default = self.spec["experiment"]["sample"]
         seed = default["seed"] if seed is None else seed
         values = {"temperature": default["temperature"] if temperature is None else temperature}
@@ -311,84 +280,13 @@ class Runtime:
             seed, numbers = operator.index(seed), {name: float(n) for name, n in values.items()}
         except (TypeError, ValueError) as error:
             raise UserError(f"seed is an integer, {', '.join(values)} are numbers: {error}") from None
-        asked_for = SampleSpec(seed=seed, **numbers)
-        return (np.uint32(asked_for.seed), *(np.float32(getattr(asked_for, n)) for n in numbers))
-
-    def _check_known(self, known: np.ndarray | None) -> None:
-        """Raises UserError for codes that the segments which they open do not have."""
-        if known is None:
-            return
-        given_lib.check_codes("known", known, 2**31)
-        place = 0
-        for span in (s for s in self._layout["segments"] if s["known"]):
-            opening = np.asarray(known)[:, place : place + span["known"]]
-            given_lib.check_codes("known", opening, span["high"] - span["low"])
-            place += span["known"]
-
-    def _check_texts(self, *given: np.ndarray | None) -> None:
-        inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
-        if "text_states" not in inputs and any(a is not None for a in given):
-            raise UserError(f"task {self.spec['task']} takes no text")
-        length = self.spec["experiment"]["text"]["length"]
-        for name, states, lengths in (("text", *given[:2]), ("negative", *given[2:])):
-            if (states is None) != (lengths is None):
-                raise UserError("give the states of a text and their lengths together")
-            if states is not None:
-                given_lib.check_text(name, states, lengths, length)
-        if given[2] is not None and not self.spec["guided"]:
-            raise UserError(
-                "a negative text needs a program exported with SAMPLE.guidance other than 1: export "
-                "again with it"
-            )
-
-    def _given_tokens(
-        self, known_BxK: np.ndarray | None, condition: dict[str, np.ndarray], source: int
-    ) -> np.ndarray:
-        """int32 [B, S] that holds the ids of the given positions, from the layout in the spec."""
-        segments = self._layout["segments"]
-        count = 0 if known_BxK is None else known_BxK.shape[1]
-        total = sum(s["known"] for s in segments)
-        if count != total:
-            raise UserError(
-                f"{count} known codes were given; this export takes {total} "
-                f"({self.spec['experiment']['export']['known_frames']} frames)"
-            )
-        condition = {**condition, **self._opening(known_BxK)}
-        tokens, place = np.zeros((self.batch, self._layout["length"]), np.int32), 0
-        for span in segments:
-            tokens[:, span["start"] : span["stop"]] = span["low"]
-            if span["stream"] == "source":
-                size = span["high"] - span["low"]
-                if not 0 <= source < size:
-                    raise UserError(f"source = {source}: must lie in 0..{size - 1}")
-                tokens[:, span["start"]] += source
-            if span["stream"] in condition:
-                part = slice(span["part"], span["part"] + span["stop"] - span["start"])
-                codes = condition[span["stream"]][:, part]
-                ids = np.where(codes == HIDDEN, span["hidden"], span["low"] + codes)
-                tokens[:, span["start"] : span["stop"]] = ids
-            if span["known"]:
-                opening = known_BxK[:, place : place + span["known"]]
-                tokens[:, span["start"] : span["start"] + span["known"]] += opening
-                place += span["known"]
-        return tokens
-
-    def _text(self, text: tuple | None, negative: tuple | None) -> tuple[np.ndarray, ...]:
-        """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
-        inputs = {i["name"]: i["shape"] for i in self.spec["programs"]["prefill"]["inputs"]}
-        if "text_states" not in inputs:
-            return ()
-        shape = (self.batch, *inputs["text_states"][1:])
-        none = np.zeros(shape, np.float32), np.zeros(self.batch, np.int32)
-        rows = [text or none] + [negative or none] * self.spec["guided"]
-        states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
-        return states.astype(np.float32), lengths.astype(np.int32)
+        return SampleSpec(seed=seed, **numbers)
 
 
-def _rows(
-    index: np.ndarray, states: np.ndarray | None, lengths: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray] | None:
-    return None if states is None or lengths is None else (np.asarray(states)[index], np.asarray(lengths)[index])
+def _text(states: np.ndarray | None, lengths: np.ndarray | None) -> Text | None:
+    if (states is None) != (lengths is None):
+        raise UserError("give the states of a text and their lengths together")
+    return None if states is None else Text(np.asarray(states), np.asarray(lengths))
 
 
 def _program(blob: bytes, signature: dict[str, Any]) -> Callable:

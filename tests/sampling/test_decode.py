@@ -12,7 +12,9 @@ import tiny
 
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import batch_sharding
-from poet.sampling.decode import Decoder, Plan, given_tokens
+from poet.sampling.decode import Decoder, ModelPrograms
+from poet.sampling.engine import draw
+from poet.sampling.plans import Plan, given_tokens
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import MeshSpec, SampleSpec, UserError
 from poet.tasks.layout import Format, build_layout
@@ -36,8 +38,8 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None, h
         text = tiny.texts(batch * plan.fan)
     rows = np.arange(batch) if rows is None else rows
     knobs = Knobs.of(sample)
-    decoder = Decoder(tiny.model(head), plan)
-    return plan, decoder(tiny.params(head), given, rows, knobs, *(text or ()))
+    programs = ModelPrograms(Decoder(tiny.model(head), plan), tiny.params(head))
+    return plan, draw(programs, given, rows, knobs, text or ())
 
 
 def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
@@ -147,8 +149,8 @@ def test_two_output_streams_and_four_audio_levels(known):
     codes_BxK = known_codes(2, sum(known)) % 16
     streams = {"source": np.zeros((2, 1), np.int32), "audio_in": known_codes(2, 12) % 16}
     given = given_tokens(plan, streams, codes_BxK)
-    decoder = Decoder(tiny.model(), plan)
-    tokens = decoder(tiny.params(), given, np.arange(2), Knobs.of(GREEDY))
+    programs = ModelPrograms(Decoder(tiny.model(), plan), tiny.params())
+    tokens = draw(programs, given, np.arange(2), Knobs.of(GREEDY))
     np.testing.assert_array_equal(tokens, naive_greedy(plan, given, None))
     codes = layout.parse(tokens)
     assert codes["video"].shape == (2, 8) and codes["audio"].shape == (2, 12)
@@ -176,7 +178,7 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
     )
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
     knobs, rows = Knobs.of(sample), np.arange(4)
-    alone = Decoder(tiny.model(), plan)(tiny.params(), given, rows, knobs, *text)
+    alone = draw(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, knobs, text)
     mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         halves = batch_sharding(mesh)
@@ -224,7 +226,7 @@ def test_knobs_do_not_recompile():
     decoder = Decoder(tiny.model(), plan)
     given = given_tokens(plan, {"source": np.zeros((1, 1), np.int32)})
     for sample in (SampleSpec(seed=1, top_p=0.5), SampleSpec(seed=2, temperature=0.0)):
-        decoder(tiny.params(), given, np.arange(1), Knobs.of(sample))
+        draw(ModelPrograms(decoder, tiny.params()), given, np.arange(1), Knobs.of(sample))
     assert decoder.decode._cache_size() == decoder.prefill._cache_size() == 1
 
 

@@ -13,6 +13,7 @@ from poet import media
 from poet.checkpoints import checkpoint
 from poet.sampling import command
 from poet.sampling import generate as generation
+from poet.sampling.engine import Engine
 from poet.sampling.generate import Drawn, Text
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_request
@@ -72,12 +73,12 @@ def test_prompts_clips_and_counts_pair_up(generator, monkeypatch):
     """Two prompts x two samples: each row gets its prompt's states and the one clip's codes."""
     seen = {}
 
-    def tokens(task, count, *, text, negative, known, **_):
-        seen.update(count=count, text=text, negative=negative, known=known)
-        return np.zeros((count, generation.make_layout(tiny.EXPERIMENT, task).length), np.int32)
+    def sample(self, inputs, count, *_, **__):
+        seen.update(vars(inputs), count=count)
+        return np.zeros((count, self.plan.layout.length), np.int32)
 
-    monkeypatch.setattr(generator, "tokens", tokens)
-    monkeypatch.setattr(generator, "detokenize", lambda task, tokens: tokens)
+    monkeypatch.setattr(Engine, "sample", sample)
+    monkeypatch.setattr(Engine, "detokenize", lambda self, tokens: tokens)
     generator.generate("image_to_video", ["ab", "cde"], clips=PIXELS[:1], known_frames=1, count=2)
     assert seen["count"] == 4 and seen["text"].lengths.tolist() == [2, 2, 3, 3]
     assert seen["negative"].lengths.tolist() == [0, 0, 0, 0]

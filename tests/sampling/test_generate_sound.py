@@ -95,13 +95,13 @@ def test_requests_that_do_not_fit_are_refused(task, prompts, known_frames, clips
 
 
 def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
-    with pytest.raises(UserError, match="needs the sound of a clip"):
+    with pytest.raises(UserError, match="starts from a given audio"):
         generator.generate("audio_to_video", clips=PIXELS)
     with pytest.raises(UserError, match="at least 4800"):
         generator.generate("audio_to_video", sounds=SOUNDS[:, :4000])
     with pytest.raises(UserError, match="at least 5, 16, 16, 3"):
         generator.generate("video_to_audio", clips=PIXELS[:, :3])
-    with pytest.raises(UserError, match="2 clips and 1 sounds"):
+    with pytest.raises(UserError, match="video: 2, audio: 1"):
         generator.generate(
             "audio_video_continuation", clips=PIXELS, sounds=SOUNDS[:1], known_frames=1
         )

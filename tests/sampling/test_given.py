@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from poet.tasks import given
-from poet.sampling import command, requests
+from poet.sampling import command, engine, requests
 from poet.sampling import generate as generation
 from poet.sampling.generate import Generator, Text
 from poet.sampling.requests import Request
@@ -24,7 +24,7 @@ CODES = np.zeros((3, 16), np.int32)
 def generator(monkeypatch):
     """Refuses to decode: nothing below may come so far."""
     made = tiny.generator(SampleSpec())
-    monkeypatch.setattr(made, "_decoder", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(engine, "draw", lambda *_: pytest.fail("it was decoded"))
     return made
 
 

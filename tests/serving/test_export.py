@@ -38,8 +38,11 @@ loaded = [m for m in sys.modules if m.split(".")[0] in ("flax", "tensorflow", "o
 assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet")
 assert own == [
-    "poet", "poet.runs", "poet.runs.manifest", "poet.serving", "poet.serving.runtime", "poet.spec", "poet.spec.base",
-    "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.tokenizers", "poet.tasks", "poet.tasks.given",
+    "poet", "poet.runs", "poet.runs.manifest",
+    "poet.sampling", "poet.sampling.engine", "poet.sampling.plans", "poet.sampling.samplers",
+    "poet.serving", "poet.serving.format", "poet.serving.runtime",
+    "poet.spec", "poet.spec.base", "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.tokenizers",
+    "poet.spec.vocabulary", "poet.tasks", "poet.tasks.given", "poet.tasks.layout",
 ], own
 np.savez(output, tokens=result.tokens, video=result.video)
 """
@@ -162,10 +165,10 @@ def test_a_missing_or_foreign_file_is_refused(image_to_video, tmp_path):
 def test_wrong_inputs_are_named(image_to_video):
     runtime = Runtime.load(image_to_video[1])
     states, lengths = tiny.texts(1)
-    with pytest.raises(UserError, match="0 known codes were given; this export takes 16"):
+    with pytest.raises(UserError, match="expected known codes of shape .1, 16., got .1, 0."):
         runtime.generate(text_states=states, text_lengths=lengths)
     known = np.zeros((1, 16), np.int32)
-    with pytest.raises(UserError, match="'text_states' of prefill is float32"):
+    with pytest.raises(UserError, match="states of text have shape .1, 4, 384., expected .1, 8, 384."):
         runtime.generate(
             text_states=states[:, :4],
             text_lengths=lengths,
@@ -193,7 +196,7 @@ def test_wrong_inputs_are_named(image_to_video):
 ])
 def test_requests_that_no_sample_could_answer_are_refused(image_to_video, monkeypatch, given, message):
     runtime = Runtime.load(image_to_video[1])
-    monkeypatch.setattr(runtime, "_programs", {})  # Nothing is run.
+    monkeypatch.setattr(runtime.engine.programs, "_programs", {})  # Nothing is run.
     if given.pop("negative", None):
         given["text_states"], given["text_lengths"] = tiny.texts(3)
     with pytest.raises(UserError, match=message):

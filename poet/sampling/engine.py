@@ -1,0 +1,296 @@
+"""The decoding engine: from what N samples are given to whole sequences, and from these to media.
+
+It owns what does not depend on where its programs come from: checks of what is given, its tokens, batches, the
+row of each sample (which with the seed determines its noise), guidance's rows, the order of loops.  `Programs`
+and `Codecs` are filled by a model in this process (`poet.sampling.generate`) or by an export
+(`poet.serving.runtime`), so the model's code is not imported here.
+
+N samples, B batch, S layout length, P prefilled and G given positions, L text positions, E width of a text
+state, K known codes, T video frames, F audio samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any, Callable, Mapping, NamedTuple, Protocol
+
+import numpy as np
+
+from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
+from poet.sampling.samplers import Knobs
+from poet.spec import SampleSpec, UserError
+from poet.spec.vocabulary import SOURCES
+from poet.tasks import given
+from poet.tasks.layout import HIDDEN, Layout
+
+_LOG = logging.getLogger(__name__)
+
+# Output stream -> the field of `Drawn` that holds its media; a condition's stream is read from media of that name.
+MEDIA = {"video": "video", "image": "video", "audio": "audio", "pieces": "texts"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What N samples show, sound like and say, each None where the task does not draw it.
+
+    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.
+    """
+
+    video: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    texts: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What N samples are given, a row each.
+
+    Attributes:
+      text, negative: states of texts, and of those that guidance leads away from; None is no text.
+      condition: codes [N, n] of each stream of `Plan.condition`, -1 where a code is not given.
+      known: codes [N, K] that open the loss spans, one after the other; None where none do.
+      source: the data source whose look is asked for, an index below 128.
+    """
+
+    text: Text | None = None
+    negative: Text | None = None
+    condition: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    known: np.ndarray | None = None
+    source: int = 0
+
+
+class Progress(NamedTuple):
+    """What one loop has drawn: int32 [n, q] of samples `rows` [n], at positions `start` and on."""
+
+    rows: np.ndarray
+    start: int
+    tokens: np.ndarray
+
+
+class Programs(Protocol):
+    """Compiled programs of one plan.
+
+    Attributes:
+      batch: samples that a call takes; 0 takes any number.
+      loops: calls of `decode` that finish a sequence.
+      text_width: E.
+    """
+
+    plan: Plan
+    batch: int
+    loops: int
+    text_width: int
+
+    def prefill(self, tokens_BxP: np.ndarray, *text: np.ndarray) -> Any:
+        """The state after the prefilled positions.
+
+        `text` is states [R, L, E] and lengths [R] of R = B * plan.fan rows, or nothing for a layout without.
+        """
+
+    def decode(
+        self, loop: int, state: Any, rows_B: np.ndarray, knobs: Knobs, forced_BxK: np.ndarray
+    ) -> tuple[Any, Any]:
+        """(int32 [B, q] of the next q positions, the state after them); `state` may not be used again."""
+
+
+class Codecs(Protocol):
+    """The tokenizers of a task's streams, which are those of its output: "video", "image", "audio", "pieces"."""
+
+    def tokenize(self, stream: str, media: np.ndarray, codes: int) -> np.ndarray:
+        """The first `codes` codes of each, int32 [N, codes]; UserError for media that are too short or no such."""
+
+    def detokenize(self, stream: str, codes_NxM: np.ndarray) -> Any:
+        """A field of `Drawn`, from all codes of the stream."""
+
+
+class Engine:
+    """Samples from programs of one plan.
+
+    Attributes:
+      task: what messages call it.
+      plan: of the programs.
+    """
+
+    def __init__(self, programs: Programs, codecs: Codecs, task: str):
+        self.programs, self.codecs, self.task = programs, codecs, task
+        self.plan = programs.plan
+
+    # ---------------------------------------------------------------------------------- sampling
+
+    def sample(
+        self,
+        inputs: Inputs,
+        count: int,
+        sample: SampleSpec,
+        *,
+        batch: int = DEFAULT_BATCH,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> np.ndarray:
+        """Draws whole sequences, int32 [N = count, S], that the layout parses.
+
+        Args:
+          sample: seed, temperature, top_p and guidance; what else it says is the plan's.
+          batch: samples drawn together, where the programs leave it open.
+          on_progress: called after every loop of every batch; what it raises ends the sampling.
+
+        Raises:
+          UserError: what is given does not fit the plan; before anything runs.
+        """
+        self._check(inputs, count, batch)
+        source = np.full((count, 1), inputs.source, np.int32)
+        given_NxG = given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
+        batch = self.programs.batch or min(batch, count)
+        _LOG.info(
+            "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
+            "from seconds to some minutes", count, self.task, batch,
+        )
+        knobs, pieces = Knobs.of(sample), []
+        for start in range(0, count, batch):
+            rows_B = np.arange(start, start + batch, dtype=np.int32)
+            index = np.minimum(rows_B, count - 1)
+            told = _reporter(on_progress, rows_B[rows_B < count])
+            text = self._text_rows(inputs, index)
+            pieces.append(draw(self.programs, given_NxG[index], rows_B, knobs, text, told))
+        return np.concatenate(pieces)[:count]
+
+    def _check(self, inputs: Inputs, count: int, batch: int) -> None:
+        """Raises UserError unless all of it has `count` rows of codes and states that there are."""
+        if batch < 1 or count < 1 or not 0 <= inputs.source < SOURCES:
+            raise UserError(
+                f"batch = {batch}, count = {count}, source = {inputs.source}: batch and count must be "
+                f"positive, source must lie in 0..{SOURCES - 1}"
+            )
+        texts = {"text": inputs.text, "negative": inputs.negative}
+        texts = {name: text for name, text in texts.items() if text is not None}
+        states = {name: text.states for name, text in texts.items()}
+        given.rows({**states, **inputs.condition, "known": inputs.known}, count)
+        for name, text in texts.items():
+            self._check_text(name, text)
+        self._check_codes(inputs)
+
+    def _check_text(self, name: str, text: Text) -> None:
+        span = self.plan.layout.text_span
+        if span is None:
+            raise UserError(f"task {self.task} takes no text")
+        given.rows({"states": text.states, "lengths": text.lengths})
+        positions = span.stop - span.start
+        given.check_text(name, text.states, text.lengths, positions)
+        expected = (len(text.lengths), positions, self.programs.text_width)
+        if np.shape(text.states) != expected:
+            raise UserError(f"the states of {name} have shape {np.shape(text.states)}, expected {expected}")
+
+    def _check_codes(self, inputs: Inputs) -> None:
+        for segment in self.plan.layout.segments:
+            if segment.stream in inputs.condition and not segment.forced:
+                least = HIDDEN if segment.may_hide else 0
+                given.check_codes(segment.stream, inputs.condition[segment.stream], segment.ids.size, least)
+        if inputs.known is not None:
+            given.check_codes("known", inputs.known, np.iinfo(np.int32).max)
+            for span, codes in self.plan.split(np.asarray(inputs.known)):
+                given.check_codes("known", codes, span.segment.ids.size)
+
+    def _text_rows(self, inputs: Inputs, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""
+        span, width = self.plan.layout.text_span, self.programs.text_width
+        if span is None:
+            return ()
+        states = np.zeros((len(index), span.stop - span.start, width), np.float32)
+        none = Text(states, np.zeros(len(index), np.int32))
+        wanted = (inputs.text, inputs.negative)[: self.plan.fan]
+        rows = [none if text is None else text.rows(index) for text in wanted]
+        states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
+        return states.astype(np.float32), lengths.astype(np.int32)
+
+    # ------------------------------------------------------------------------------------- media
+
+    def known_codes(self, media: Mapping[str, np.ndarray | None]) -> np.ndarray:
+        """Codes [N, K] that open the loss spans, in their order: of video first, then level by level of audio.
+
+        Args:
+          media: "video" uint8 [N, T, H, W, 3] and "audio" [N, F], at least as long as what is known of them.
+        """
+        wanted = {stream: codes for stream, codes in self.plan.opening.items() if codes}
+        if not wanted:
+            raise UserError(f"task {self.task} was made without known frames: leave them out")
+        codes = [self._tokenize(stream, media, count) for stream, count in wanted.items()]
+        given.rows(dict(zip(wanted, codes)))
+        return np.concatenate(codes, axis=1)
+
+    def condition_codes(
+        self, media: Mapping[str, np.ndarray | None], cells: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Codes [N, n] of the streams that the task is conditioned on, by name in its layout.
+
+        Args:
+          media: "video" uint8 [N, T, H, W, 3] and "audio" [N, F] where the task takes them; others are not read.
+          cells: bool [N, t, h, w], which latents of the video are given; None is all of them.
+        """
+        layout, codes = self.plan.layout, {}
+        for name in self.plan.condition:
+            codes[name] = self._tokenize(name.removesuffix("_in"), media, layout.streams[name])
+            if cells is not None:
+                codes[name] = _hide(layout, name, codes[name], np.asarray(cells))
+        if cells is not None and not codes:
+            raise UserError(f"task {self.task} is given no clip: drop cells")
+        return codes
+
+    def _tokenize(self, stream: str, media: Mapping[str, np.ndarray | None], codes: int) -> np.ndarray:
+        if media.get(MEDIA[stream]) is None:
+            raise UserError(f"task {self.task} starts from a given {MEDIA[stream]}: pass {MEDIA[stream]}")
+        return self.codecs.tokenize(stream, media[MEDIA[stream]], codes)
+
+    def detokenize(self, tokens_NxS: np.ndarray) -> Drawn:
+        """What the output streams of whole sequences show, sound like and say."""
+        layout = self.plan.layout
+        codes = layout.parse(tokens_NxS)
+        streams = layout.output_streams
+        return Drawn(**{MEDIA[name]: self.codecs.detokenize(name, codes[name]) for name in streams})
+
+
+def draw(
+    programs: Programs,
+    given_BxG: np.ndarray,
+    rows_B: np.ndarray,
+    knobs: Knobs,
+    text: tuple[np.ndarray, ...] = (),
+    told: Callable[[int, np.ndarray], None] = lambda start, tokens: None,
+) -> np.ndarray:
+    """Whole sequences of one batch, int32 [B, S].
+
+    Args:
+      given_BxG: what `given_tokens` makes.
+      rows_B: id of each sample within its request, which with the seed determines its noise.
+      text: as of `Programs.prefill`.
+      told: hears of what each loop has drawn: the first position, and the tokens.
+    """
+    place = programs.plan.prefilled
+    begin_BxP, forced_BxK = np.split(given_BxG, [place], axis=1)
+    state, pieces = programs.prefill(begin_BxP, *text), [begin_BxP]
+    for loop in range(programs.loops):
+        tokens, state = programs.decode(loop, state, rows_B, knobs, forced_BxK)
+        pieces.append(np.asarray(tokens))
+        told(place, pieces[-1])
+        place += pieces[-1].shape[1]
+    return np.concatenate(pieces, axis=1)
+
+
+def _reporter(
+    on_progress: Callable[[Progress], None] | None, rows: np.ndarray
+) -> Callable[[int, np.ndarray], None]:
+    """Tells of the tokens of `rows` alone: the others of a batch fill it up."""
+
+    def told(start: int, tokens: np.ndarray) -> None:
+        if on_progress is not None:
+            on_progress(Progress(rows, start, tokens[: len(rows)]))
+
+    return told
+
+
+def _hide(layout: Layout, name: str, codes_NxK: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Codes of a clip, `HIDDEN` where its cells are not given."""
+    grid = next(s.grid for s in layout.segments if s.stream == name)
+    expected = (len(codes_NxK), *grid)
+    if cells.shape != expected or cells.dtype != bool:
+        raise UserError(f"cells are {cells.dtype}{list(cells.shape)}, expected bool{list(expected)}")
+    return np.where(cells.reshape(codes_NxK.shape), codes_NxK, HIDDEN)

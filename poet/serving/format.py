@@ -1,0 +1,87 @@
+"""What an export's folder holds, and how its record stands for a plan: written and read by the functions here.
+
+`spec.json` describes the layout position by position, so that an export means what it meant when it was made,
+whatever later versions lay out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from poet.sampling.plans import Plan
+from poet.sampling.samplers import Truncation
+from poet.spec import VocabularySpec
+from poet.spec.base import from_dict
+from poet.spec.vocabulary import Range, Special, Vocabulary
+from poet.tasks.layout import Layout, Segment, Span
+
+FORMAT = 5
+WEIGHTS, SPEC = "weights.safetensors", "spec.json"
+# Inputs of `decode` after the rows, fields of `Knobs`.
+KNOBS = ("seed", "temperature", "top_p", "guidance")
+
+
+def program(name: str, stream: str) -> str:
+    """The program that tokenizes or detokenizes a stream: pictures and clips share one."""
+    return f"{name}_audio" if stream == "audio" else name
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What the record says of a plan: its static sampler settings, and the layout segment by segment."""
+    known = dict(zip(plan.layout.loss_spans, plan.known))
+    return {
+        "guided": plan.guided,
+        "top_k": plan.truncation.top_k,
+        "nucleus": plan.truncation.nucleus,
+        "layout": {
+            "length": plan.layout.length,
+            "prefix_length": plan.layout.prefix_length,
+            "prefilled": plan.prefilled,
+            "output": list(plan.layout.output_streams),
+            "condition": list(plan.condition),
+            "segments": [_describe(span, known.get(span, 0)) for span in plan.layout.spans],
+        },
+    }
+
+
+def _describe(span: Span, known: int) -> dict[str, Any]:
+    """`known` counts leading codes that are given; `hidden` is the id of what a condition does not give."""
+    return {
+        "stream": span.segment.stream,
+        "part": span.segment.part,
+        "role": span.segment.role,
+        "start": span.start,
+        "stop": span.stop,
+        "low": span.segment.ids.low,
+        "high": span.segment.ids.high,
+        "grid": list(span.segment.grid),
+        "known": known,
+        "hidden": int(Special.HIDDEN) if span.segment.may_hide else None,
+    }
+
+
+def plan_of(record: Mapping[str, Any]) -> Plan:
+    """The plan that `describe` recorded; places of sound in time are in the programs alone."""
+    tables = Vocabulary(from_dict(VocabularySpec, record["experiment"]["vocabulary"])).tables
+    described = record["layout"]["segments"]
+    layout = Layout(tuple(_segment(segment, tables) for segment in described))
+    drawn = {span.start for span in layout.loss_spans}
+    return Plan(
+        layout=layout,
+        known=tuple(segment["known"] for segment in described if segment["start"] in drawn),
+        guided=record["guided"],
+        truncation=Truncation(top_k=record["top_k"], nucleus=record["nucleus"]),
+    )
+
+
+def _segment(found: Mapping[str, Any], tables: Mapping[str, Range]) -> Segment:
+    low, high = found["low"], found["high"]
+    table = next(t for t in tables.values() if t.low <= low < t.high)
+    return Segment(
+        stream=found["stream"],
+        part=found["part"],
+        length=found["stop"] - found["start"],
+        role=found["role"],
+        ids=Range(low, high, table.table, table.low),
+        grid=tuple(found["grid"]),
+    )
