@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from poet import media
+from poet.sampling.engine import Inputs
 from poet.sampling.generate import Generator, Text
+from poet.sampling.requests import latents_of_frames
 from poet.spec import ExportSpec
 from poet.tasks.registry import get_task
 
@@ -85,25 +87,17 @@ def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
 
 
 def _draw(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    text = known = None
+    """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
+    latents = latents_of_frames(generator.experiment, spec.known_frames)
+    engine, text, known = generator.engine(spec.task, latents=latents), None, None
     if "text_states" in inputs:
         text = Text(inputs["text_states"], inputs["text_lengths"])
-    if "known_video" in inputs:
-        known = generator.encode_known(
-            spec.task, spec.known_frames, inputs["known_video"], inputs.get("known_audio")
-        )
-    condition = _condition(generator, spec, inputs)
-    return generator.tokens(
-        spec.task, spec.batch, text=text, condition=condition, known=known, batch=spec.batch
-    )
-
-
-def _condition(
-    generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Codes of what an export is conditioned on: of the clip as it stands, which it takes for made."""
-    media = {"video": inputs.get("video"), "audio": inputs.get("audio")}
-    return generator.engine(spec.task).condition_codes(media)
+    if latents:
+        opening = {"video": inputs["known_video"], "audio": inputs.get("known_audio")}
+        known = engine.known_codes(opening)
+    condition = engine.condition_codes(inputs)
+    given = Inputs(text=text, condition=condition, known=known)
+    return engine.sample(given, spec.batch, generator.experiment.sample, batch=spec.batch)
 
 
 def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
