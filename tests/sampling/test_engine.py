@@ -12,7 +12,7 @@ from poet.sampling.requests import make_plan
 from poet.spec import SampleSpec, UserError
 
 SAMPLE = SampleSpec(seed=7)
-LEVELS, FRAMES = 2, 15  # Of sound in the tiny run.
+LEVELS = 2  # Of sound in the tiny run.
 
 
 class Fake:
@@ -32,9 +32,8 @@ class Fake:
         assert state == loop and forced.shape == (len(rows), self.plan.forced) and knobs.seed == SAMPLE.seed
         self.calls.append(rows.tolist())
         layout, start = self.plan.layout, self.plan.prefilled
-        low = np.concatenate([np.full(s.length, s.ids.low) + 0 * np.arange(s.length) for s in layout.segments])
-        drawn = np.concatenate([np.full(s.length, not s.forced) for s in layout.segments])
-        whole = low + np.where(drawn, rows[:, None] % 16, 0)
+        low, drawn = np.concatenate([np.full((s.length, 2), (s.ids.low, not s.forced)) for s in layout.segments]).T
+        whole = low + drawn * (rows[:, None] % 16)
         middle = (start + layout.length) // 2
         part = slice(start, middle) if loop == 0 else slice(middle, None)
         return whole[:, part].astype(np.int32), loop + 1
