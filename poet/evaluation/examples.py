@@ -14,7 +14,6 @@ from poet import conditioning, media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
 from poet.store.raw import RawClip
-from poet.streams.derived import Derived
 from poet.tasks.registry import Task, eval_latents, frames_of, mixture, run_format
 
 
@@ -44,7 +43,7 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
     heard = _takes(task, "audio") or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
-    takes_depth = any(isinstance(stream, Derived) and stream.takes_depth for stream in task.given)
+    takes_depth = task.derived and task.derived.takes_depth
     depth = clip.depth[None] if takes_depth and clip.depth is not None else None
     drawn = generator.generate(
         task.name,

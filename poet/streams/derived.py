@@ -28,6 +28,7 @@ class Derived(Visual):
         of the clip itself, and any part will do.
       moving: whether it needs more frames than one.
       region_is: what is done to its region: 'fills' or 'keeps'; '' for one that knows no regions.
+      of_frames: whether it is given by whole frames, of whose numbers (`frames`) a caller chooses one.
       ends: whether frames are given at both ends of the clip.
       takes_depth: whether it is made of distances, too.
     """
@@ -41,6 +42,7 @@ class Derived(Visual):
     masks: bool = True
     moving: bool = True
     region_is: str = ""
+    of_frames: bool = False
     ends: bool = False
     takes_depth: bool = False
 
@@ -51,6 +53,10 @@ class Derived(Visual):
     def frames(self, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
         """How many frames it may be given, of clips of `frames`; () where all are."""
         return ()
+
+    def usual_frames(self, spec: ConditioningSpec) -> int:
+        """Those of `frames` that are given where nobody chooses."""
+        return 1
 
     def check_clips(self, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
         """Raises UserError where it cannot be made of clips of so many frames, with distances or without."""

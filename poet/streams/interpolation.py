@@ -15,6 +15,9 @@ class Interpolation(Derived):
     def frames(self, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
         return tuple(range(1, (frames - 1) // 2 + 1))
 
+    def usual_frames(self, spec: ConditioningSpec) -> int:
+        return spec.interpolation_frames
+
     def check_clips(self, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
         if not 2 * spec.interpolation_frames < frames:
             raise UserError(
@@ -24,6 +27,7 @@ class Interpolation(Derived):
 
 
 STREAM = Interpolation(
-    name="interpolation", title="both ends", stored="interpolation", rank=2, version=2, ends=True,
-    recipe="poet.conditioning.recipes:interpolation", fields=("interpolation_frames", "hide_cells"),
+    name="interpolation", title="both ends", stored="interpolation", rank=2, version=2, of_frames=True,
+    ends=True, recipe="poet.conditioning.recipes:interpolation",
+    fields=("interpolation_frames", "hide_cells"),
 )

@@ -55,6 +55,11 @@ class Task:
         return tuple(made if made and made.slot == name else streams.get(name) for name in self.condition)
 
     @property
+    def derived(self) -> Derived | None:
+        """The stream of its condition that is derived from pixels, if there is one."""
+        return next((stream for stream in self.given if isinstance(stream, Derived)), None)
+
+    @property
     def predicted(self) -> tuple[Stream, ...]:
         """The streams of its output."""
         return tuple(map(streams.get, self.output))
@@ -355,8 +360,7 @@ def has_audio(experiment: Experiment) -> bool:
 
 def made_conditions(experiment: Experiment) -> tuple[str, ...]:
     """Names of the derived streams that the mixture's tasks take."""
-    given = {stream.name for task in mixture(experiment) for stream in task.given if isinstance(stream, Derived)}
-    return tuple(sorted(given))
+    return tuple(sorted({task.derived.name for task in mixture(experiment) if task.derived}))
 
 
 def stored_streams(experiment: Experiment) -> tuple[Stream, ...]:
