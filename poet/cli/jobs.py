@@ -295,6 +295,7 @@ def train(experiment: Experiment, workdir: str) -> int:
     if not experiment.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
     resolved = Resolved(experiment)
+    _ = resolved.layouts  # Tasks that the run has no network for are named before networks are loaded.
     loading = resolved.used_networks.items()
     fingerprints = {name: stream.load(experiment).fingerprint for name, stream in loading}
     manifest = check(resolved, fingerprints=fingerprints)

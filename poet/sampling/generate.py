@@ -32,7 +32,6 @@ from poet.sampling.requests import (
     choose_condition,
     latents_of_codes,
     latents_of_frames,
-    make_layout,
     make_plan,
     opening_frames,
     whole_clips,

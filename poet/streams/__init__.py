@@ -11,7 +11,16 @@ import pkgutil
 
 from poet.spec import choose
 from poet.streams.base import (
-    CONDITION, GIVEN, HIDDEN, OUTPUT, Encoders, Format, Grid, Stream, StreamInfo, code_bits,
+    CONDITION,
+    GIVEN,
+    HIDDEN,
+    OUTPUT,
+    Encoders,
+    Format,
+    Grid,
+    Stream,
+    StreamInfo,
+    code_bits,
 )
 from poet.streams.derived import Derived
 

@@ -58,14 +58,14 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
         for position in range(span.start + known, span.stop):
             x = hidden(np.repeat(tokens, plan.fan, axis=0))[:, position - layout.prefix_length]
             chain, drawn = model.chain(ids), []
-            for draw in chain.draws:
+            for factor in chain.draws:
                 if drawn:
                     x = model.given(params, x, np.repeat(drawn[-1], plan.fan))
-                logits = np.asarray(model.logits(params, x, draw))
+                logits = np.asarray(model.logits(params, x, factor))
                 if guidance is not None:
                     cond, uncond = logits[0::2], logits[1::2]
                     logits = uncond + np.float32(guidance) * (cond - uncond)
-                drawn.append(logits.argmax(-1) + draw.low)
+                drawn.append(logits.argmax(-1) + factor.low)
             tokens[:, position] = chain.join(drawn)
     return tokens
 

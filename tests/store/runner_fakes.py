@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from poet.spec import StoreSpec
-from poet.store import runners, writer
+from poet.store import runners
 from poet.streams.base import Encoders
 import store_fakes as fakes
 

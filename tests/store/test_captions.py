@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.spec import ClipSpec, StoreSpec, UserError
-from poet.store import captions, writer
+from poet.store import captions
 from poet.store.raw import RawClip, Skipped, usable
 from poet.store.sources import open_source
 import store_fakes as fakes

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.spec import Experiment, IngestSpec, StoreSpec, UserError, from_dict, to_dict
-from poet.store import cutting, filters, manifest, merge, reader, writer
+from poet.store import cutting, filters, manifest, merge, reader
 from poet.store.sources import open_source
 import store_fakes as fakes
 

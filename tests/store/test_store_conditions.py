@@ -12,7 +12,7 @@ import store_fakes as fakes
 from poet import conditioning
 from poet.spec import ConditioningSpec, StoreSpec, UserError
 from poet.store import manifest as manifests
-from poet.store import reader, writer
+from poet.store import reader
 
 CLIPS = 7
 SPEC = ConditioningSpec(prediction_latents=2, depth="flat")

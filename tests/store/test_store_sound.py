@@ -13,7 +13,7 @@ import store_fakes as fakes
 from poet import media
 from poet.spec import StoreSpec, UserError
 from poet.store import manifest as manifests
-from poet.store import reader, writer
+from poet.store import reader
 
 CLIPS, SILENT = 9, (2, 5)
 # 5 frames at 8 Hz and 16 kHz are 10,000 samples, which hold 31 whole frames of 320.
