@@ -11,7 +11,8 @@ import tiny
 from poet import conditioning, media
 from poet.conditioning import regions
 from poet.sampling import command
-from poet.sampling.generate import Generator, make_layout
+from poet.sampling.generate import Generator
+from poet.sampling.requests import make_layout
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
 

@@ -14,7 +14,8 @@ from poet import media
 from poet.checkpoints import checkpoint
 from poet.media.sound import read_sound
 from poet.sampling import command
-from poet.sampling.generate import Generator, make_layout
+from poet.sampling.generate import Generator
+from poet.sampling.requests import make_layout
 from poet.sampling.requests import Request, check_request
 from poet.spec import SampleSpec, UserError
 
