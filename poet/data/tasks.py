@@ -7,6 +7,7 @@ and experiments live in one process without a clash of names.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -50,7 +51,9 @@ def _source_class() -> type:
         def __init__(
             self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any
         ):
-            super().__init__(tfds_data_dir=folder, read_only=True, caching_permitted=False)
+            # seqio keeps a builder for each name of a folder: one that is relative would outlive a change of directory.
+            place = folder if "://" in folder else os.path.abspath(folder)
+            super().__init__(tfds_data_dir=place, read_only=True, caching_permitted=False)
             self._features, self._start, self._seed_2 = features, start, seed_2
             self._kept = kept
 

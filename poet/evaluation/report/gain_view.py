@@ -31,7 +31,7 @@ def shown(rows: Sequence[Row]) -> list[Row]:
             "condition → stream": f"{r['condition']} → {r['stream']}",
             "nats/token": r["nats_per_token"],
             "nats/clip [95 %]": _bounded(r, "nats_per_clip"),
-            "copyable": "" if r["copyable"] is None else f"{r['copyable']:.0%}",
+            "copy": "" if r["copyable"] is None else f"{r['copyable']:.0%}",
             "there": r["copyable_nats"],
             "right": "" if r["copyable_accuracy"] is None else f"{r['copyable_accuracy']:.0%}",
         }
