@@ -95,6 +95,8 @@ def experiment(store: str, tasks: tuple[str, ...] = TASKS, **changes) -> Experim
         audio_tokenizer=AudioTokenizerSpec(path="trained", strides=(10, 10, 20), levels=LEVELS, codes=AUDIO_CODES),
         text=TextSpec(length=2, width=8, pieces="trained"),
         model=ModelSpec(
+            # Codes of this world are labels, whose bits mean nothing.
+            code_rows="random",
             layers=2, width=64, heads=4, kv_heads=4, head_dim=16, mlp_width=128, dtype="float32", remat="none",
         ),
         data=DataSpec(
