@@ -16,7 +16,7 @@ from poet.sampling import generate as generation
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Drawn, Text
 from poet.sampling.outputs import write_outputs
-from poet.sampling.requests import Request, check_request
+from poet.sampling.requests import Request, check_request, make_layout
 from poet.spec import SampleSpec, UserError
 from poet.tokenizers.text import EncodedText
 
@@ -59,7 +59,7 @@ def test_known_frames_open_the_clip(generator):
     codes = generator.encode_frames(PIXELS, 3)
     assert codes.shape == (3, 32)
     tokens = generator.tokens("frame_prediction", 3, known=codes)
-    layout = generation.make_layout(tiny.EXPERIMENT, "frame_prediction")
+    layout = make_layout(tiny.EXPERIMENT, "frame_prediction")
     drawn = layout.parse(tokens)["video"]
     np.testing.assert_array_equal(drawn[:, :32], codes)
     drawn = generator.generate("frame_prediction", clips=PIXELS, known_frames=3, batch=3)

@@ -41,7 +41,7 @@ def test_known_codes_are_codes_and_one_row_each(generator, known, count, message
 
 def test_conditions_and_texts_are_checked_too(generator):
     states, lengths = tiny.texts(2)
-    wanted = generation.make_layout(tiny.EXPERIMENT, "inpainting").streams["video_in"]
+    wanted = requests.make_layout(tiny.EXPERIMENT, "inpainting").streams["video_in"]
     with pytest.raises(UserError, match="video_in holds codes from 5000 to 5000"):
         generator.tokens("inpainting", 2, condition={"video_in": np.full((2, wanted), 5000)})
     with pytest.raises(UserError, match="video_in: 3, count: 2"):
