@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_picture_of_the_layouts_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_300m.gin"])
-    drawn = picture.draw(registry.layouts(experiment))
+    drawn = picture.draw(Resolved(experiment).layouts)
     assert (ROOT / "poet/tasks/layouts.svg").read_text() == drawn, (
         "poet describe --gin_file=gin/experiments/pretrain_300m.gin --picture=poet/tasks/layouts.svg --overwrite"
     )
@@ -40,7 +40,7 @@ def test_every_task_stands_in_its_page_and_in_the_paper_s_mixture():
     named = set(re.findall(r"`(\w+)`", page))
     assert set(registry.TASKS) <= named
     mixture = config.load(["gin/experiments/pretrain_300m.gin"])
-    assert {task.name for task in registry.mixture(mixture)} == set(registry.TASKS)
+    assert {task.name for task in Resolved(mixture).mixture} == set(registry.TASKS)
 
 
 @pytest.mark.slow

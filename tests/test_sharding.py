@@ -28,7 +28,6 @@ from poet.spec import (
     config,
 )
 from poet.spec.vocabulary import Vocabulary
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 from poet.training import losses, optimizer, step
 
@@ -54,7 +53,7 @@ def experiment(**changes) -> Experiment:
 
 def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    layout = registry.layouts(run)["text_to_video"]
+    layout = Resolved(run).layouts["text_to_video"]
     codes = {"source": 1, "video": 2**run.vocabulary.visual_bits}
     streams = {
         name: rng.integers(0, codes[name], (size, n)).astype(np.int32)
@@ -84,7 +83,7 @@ def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
     sizes = MeshSpec(**dict(zip(mesh_lib.AXES, shape)))
     mesh = mesh_lib.build(sizes, jax.devices()[: math.prod(shape)])
     model = step.build_model(Resolved(run))
-    layout = registry.layouts(run)["text_to_video"]
+    layout = Resolved(run).layouts["text_to_video"]
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
 
     def loss(params, batch):

@@ -26,7 +26,8 @@ from poet.spec import (
     to_dict,  # noqa: E402
 )
 from poet.store.reader import load_manifest  # noqa: E402
-from poet.tasks.registry import TASKS, group_name, run_format  # noqa: E402
+from poet.tasks.registry import TASKS, group_name  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers import text  # noqa: E402
 from poet.tokenizers.text import EncodedText  # noqa: E402
 
@@ -200,5 +201,5 @@ def test_a_shipped_experiment_resolves_with_sound():
     experiment = config.load(
         files, ["AUDIO_TOKENIZER.path=trained", "VOCABULARY.audio_codes=1024"]
     )
-    assert run_format(experiment).audio_frames == 106
+    assert Resolved(experiment).format.audio_frames == 106
     assert experiment.vocabulary.audio_levels == 4

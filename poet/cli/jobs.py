@@ -184,10 +184,9 @@ def _frozen_video_tokenizer(experiment: Experiment, **options: Any) -> Any:
 def load_encoders(experiment: Experiment) -> Any:
     """The frozen networks that a token store is made with, on the devices of this process."""
     from poet import streams
-    from poet.tasks import registry
 
     mesh = mesh_lib.build(experiment.mesh, jax.local_devices())
-    loading = {stream.network: stream for stream in registry.stored_streams(experiment)}
+    loading = {stream.network: stream for stream in Resolved(experiment).stored_streams}
     loading[networks.TEXT] = streams.get("text")
     return streams.Encoders(
         networks={name: stream.load(experiment, mesh) for name, stream in loading.items()},
@@ -218,13 +217,12 @@ def _write_store(
     experiment: Experiment, encoders: Any, runner: Any, tell: Callable[[str], Any]
 ) -> Any:
     from poet.store.writer import tokenize as write_store
-    from poet.tasks import registry
 
     return write_store(
         experiment.store,
         experiment.clip,
         encoders,
-        [stream.name for stream in registry.stored_streams(experiment)],
+        [stream.name for stream in Resolved(experiment).stored_streams],
         ingest=experiment.ingest,
         runner=runner,
         tell=tell,

@@ -22,7 +22,8 @@ from poet.evaluation.resources import Resources
 from poet.evaluation.unigram import TRAINING_CLIPS
 from poet.media import write_gif, write_png_strip
 from poet.models.transformer import Params
-from poet.tasks.registry import Task, layouts, mixture, run_layout
+from poet.tasks.registry import Task
+from poet.tasks.resolved import Resolved
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
@@ -54,7 +55,7 @@ def measure_likelihood(r: Resources) -> Table:
     metrics = select("likelihood")[0]
     with jax.set_mesh(r.mesh):
         params = r.load_params()
-        for task, layout in layouts(e).items():
+        for task, layout in Resolved(e).layouts.items():
             batches = split_batches(e, task, e.eval.batches)
             unigram = training_unigram(e, r.manifest, task, layout)
             steps = scored(r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary, unigram)
@@ -78,7 +79,7 @@ def measure_condition_gain(r: Resources) -> Table:
     e, rows = r.experiment, []
     with jax.set_mesh(r.mesh):
         params = r.load_params()
-        for task in mixture(e):
+        for task in Resolved(e).mixture:
             given = condition_gain.kinds(e, task)
             rows += _gain_rows(r, task, given, params) if given else []
     note = (
@@ -94,7 +95,7 @@ def _gain_rows(
     r: Resources, task: Task, given: Sequence[condition_gain.Kind], params: Params
 ) -> list[Row]:
     e, spec = r.experiment, r.experiment.eval
-    layout = run_layout(e, task)
+    layout = Resolved(e).layout(task)
     taken = list(split_batches(e, task.name, r.gain_batches))
     batch = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
     lengths_P = [span.segment.length for span in layout.loss_spans]

@@ -26,7 +26,8 @@ from poet.spec import Experiment
 from poet.store.raw import origin
 from poet.streams.base import CONDITION
 from poet.tasks.layout import Layout, Segment, Span
-from poet.tasks.registry import Task, eval_latents, frames_of, known_codes, known_range, run_layout
+from poet.tasks.registry import Task
+from poet.tasks.resolved import Resolved
 from poet.training.losses import TokenScores
 
 # Examples of one task, each array [N, ...]; see `poet.data.loader`.
@@ -54,7 +55,7 @@ class Kind:
 
 def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
     """The kinds of condition that a task is given in evaluation; () for an unconditional one."""
-    layout = run_layout(experiment, task)
+    layout = Resolved(experiment).layout(task)
     found = [Kind(name=streams.get("text").title, text=True)] if layout.text_span else []
     openings = dict(_openings(experiment, task, layout))
     named = {stream.called(CONDITION): stream for stream in (*task.given, *task.openings)}
@@ -67,17 +68,17 @@ def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
             openings[stream.opens] = dataclasses.replace(openings[stream.opens], spans=spans)
         else:
             found.append(Kind(name=stream.title, spans=spans))
-    if openings and known_range(experiment, task)[0] == 0:
+    if openings and Resolved(experiment).known_range(task)[0] == 0:
         found += [dataclasses.replace(k, name=f"{k.name} alone", alone=True) for k in found]
     return (*found, *openings.values())
 
 
 def _openings(experiment: Experiment, task: Task, layout: Layout) -> Iterator[tuple[str, Kind]]:
     """Output stream -> what opens it as given."""
-    latents = eval_latents(experiment, task)
-    frames = frames_of(experiment, latents)
+    latents = Resolved(experiment).eval_latents(task)
+    frames = Resolved(experiment).frames_of(latents)
     names = {stream.opens: stream.title for stream in task.openings}
-    given = known_codes(experiment, task, latents)
+    given = Resolved(experiment).known_codes(task, latents)
     for stream in layout.output_streams:
         indices = tuple(
             i

@@ -14,7 +14,8 @@ from poet import conditioning, media
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
 from poet.store.raw import RawClip
-from poet.tasks.registry import Task, eval_latents, frames_of, mixture, run_format
+from poet.tasks.registry import Task
+from poet.tasks.resolved import Resolved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,14 @@ def draw(r: Resources) -> list[Example]:
 
     Where a task knows several regions, its clip takes the one of its place in the list.
     """
-    tasks = sorted(mixture(r.experiment), key=lambda task: task.name)
+    tasks = sorted(Resolved(r.experiment).mixture, key=lambda task: task.name)
     return [_example(r, task, r.clips[i % len(r.clips)], i) for i, task in enumerate(tasks)]
 
 
 def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
     region = allowed[place % len(allowed)] if allowed else ""
-    generator, frames = r.generator, frames_of(r.experiment, eval_latents(r.experiment, task))
+    generator, frames = r.generator, Resolved(r.experiment).frames_of(Resolved(r.experiment).eval_latents(task))
     heard = _takes(task, "audio") or (frames and task.has_audio)
     video, sound = clip.video[None], _sound(r, clip)[None]
     takes_depth = task.derived and task.derived.takes_depth
@@ -97,9 +98,9 @@ def _given(
     if _takes(task, "audio"):
         return Drawn(audio=sound)
     if _takes(task, "video"):
-        latents, *_ = task.given[0].grid(run_format(r.experiment))
+        latents, *_ = task.given[0].grid(Resolved(r.experiment).format)
         shown = r.generator.show_condition(task.name, video, depth, region=region)
-        return Drawn(video=shown[:, : frames_of(r.experiment, latents)])
+        return Drawn(video=shown[:, : Resolved(r.experiment).frames_of(latents)])
     return Drawn(video=video[:, :frames]) if frames else Drawn()
 
 

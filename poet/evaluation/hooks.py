@@ -28,7 +28,7 @@ from poet.store.reader import check_split, load_manifest
 from poet.store.raw import usable
 from poet.store.sources import open_source
 from poet.tasks.layout import Layout
-from poet.tasks.registry import eval_latents, get_task, known_codes, layouts, mixture
+from poet.tasks.registry import get_task
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
@@ -53,8 +53,8 @@ def validation_hook(experiment: Experiment) -> Hook:
         Nothing is read if TRAIN.eval_every is 0.
     """
     if experiment.train.eval_every:
-        for task in mixture(experiment):
-            eval_latents(experiment, task)
+        for task in Resolved(experiment).mixture:
+            Resolved(experiment).eval_latents(task)
         check_split_feeds(experiment, load_manifest(experiment.data.store), _mesh())
 
     def run(state: State, step: int) -> Report:
@@ -66,7 +66,7 @@ def validation_hook(experiment: Experiment) -> Hook:
 
 def _validate(experiment: Experiment, params: Any) -> dict[str, float]:
     model, scalars = build_model(Resolved(experiment)), {}
-    for task, layout in layouts(experiment).items():
+    for task, layout in Resolved(experiment).layouts.items():
         batches = split_batches(experiment, task, experiment.train.eval_batches)
         steps = scored(model, params, batches, layout, _mesh(), experiment.train.loss_vocabulary)
         for stream, found in metric.walk(steps, [tokens.LOSS, tokens.ACCURACY]).items():
@@ -107,7 +107,7 @@ def sample_hook(experiment: Experiment) -> Hook:
 def _visual_tasks(experiment: Experiment) -> dict[str, Layout]:
     return {
         task: layout
-        for task, layout in layouts(experiment).items()
+        for task, layout in Resolved(experiment).layouts.items()
         if get_task(task).predicted[0].shows
     }
 
@@ -119,7 +119,7 @@ def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]
     """
     ways, split, declared = batch_ways(_mesh()), experiment.eval.split, get_task(task)
     size = -(-CLIPS_SHOWN // ways) * ways
-    wanted = known_codes(experiment, declared, eval_latents(experiment, declared))
+    wanted = Resolved(experiment).known_codes(declared, Resolved(experiment).eval_latents(declared))
     manifest = load_manifest(experiment.data.store)
     check_split(manifest, split)
     rows = eval_batches(Resolved(experiment), task, split, 1, manifest.splits[split].clips)

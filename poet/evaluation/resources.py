@@ -31,7 +31,7 @@ from poet.store.merge import DUPLICATE_KEY
 from poet.store.reader import dataset
 from poet.store.raw import RawClip, origin, usable
 from poet.store.sources import open_source
-from poet.tasks.registry import eval_latents, frames_of, get_task, has_audio, mixture
+from poet.tasks.registry import get_task
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 from poet.models.transformer import build_model
@@ -94,7 +94,7 @@ class Resources:
         spec = self.experiment.eval
         if not spec.gain_clips:
             return "EVAL.gain_clips is 0"
-        if not any(kinds(self.experiment, task) for task in mixture(self.experiment)):
+        if not any(kinds(self.experiment, task) for task in Resolved(self.experiment).mixture):
             return "no task of DATA.rates is given a condition"
         if not self.lacks(STORE) and self.gain_batches * spec.batch == 1:
             return (
@@ -121,8 +121,8 @@ class Resources:
 
     def check(self) -> None:
         """Opens everything that is configured, so that a mistake shows before any device work."""
-        for task in mixture(self.experiment):
-            eval_latents(self.experiment, task)
+        for task in Resolved(self.experiment).mixture:
+            Resolved(self.experiment).eval_latents(task)
         if not self.lacks(TOKENIZER):
             self.tokenizer  # noqa: B018
         if not self.lacks(STORE):
@@ -152,7 +152,7 @@ class Resources:
     def _fingerprints(self) -> dict[str, str]:
         """Of the tokenizers that are given and that the mixture uses."""
         found = {} if self.lacks(TOKENIZER) else {networks.VIDEO: self.tokenizer.fingerprint}
-        return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if has_audio(self.experiment) else {})
+        return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if Resolved(self.experiment).has_audio else {})
 
     def clip_names(self, count: int) -> tuple[list[str], list[str]]:
         """Keys and captions of the leading clips of EVAL.split in the store."""
@@ -259,7 +259,7 @@ class Resources:
     @property
     def known_frames(self) -> int:
         """Frames that frame prediction is given."""
-        return frames_of(self.experiment, eval_latents(self.experiment, get_task(PREDICTION)))
+        return Resolved(self.experiment).frames_of(Resolved(self.experiment).eval_latents(get_task(PREDICTION)))
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:

@@ -37,7 +37,7 @@ from poet.sampling.requests import (
     whole_clips,
 )
 from poet.spec import Experiment, SampleSpec, UserError
-from poet.tasks.registry import Task, frames_of, get_task, run_format
+from poet.tasks.registry import Task, get_task
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.pieces import Pieces, load_pieces
 from poet.tokenizers.text import TextEncoder, load_text_encoder
@@ -411,8 +411,8 @@ class _Codecs:
         generator, experiment = self._generator, self._generator.experiment
         if stream == "audio":
             return generator.encode_sounds(media, codes // experiment.vocabulary.audio_levels)
-        _, h, w = run_format(experiment).video
-        return generator.encode_frames(media, frames_of(experiment, codes // (h * w)))
+        _, h, w = Resolved(experiment).format.video
+        return generator.encode_frames(media, Resolved(experiment).frames_of(codes // (h * w)))
 
     def detokenize(self, stream: str, codes_NxM: np.ndarray) -> Any:
         generator, experiment, count = self._generator, self._generator.experiment, len(codes_NxM)
@@ -421,7 +421,7 @@ class _Codecs:
         if stream == "audio":
             codes_NxLxF = codes_NxM.reshape(count, experiment.vocabulary.audio_levels, -1)
             return generator.audio_tokenizer.decode(codes_NxLxF, experiment.clip.samples)
-        _, h, w = run_format(experiment).video
+        _, h, w = Resolved(experiment).format.video
         return generator.video_tokenizer.decode(codes_NxM.reshape(count, -1, h, w))
 
 

@@ -16,17 +16,8 @@ from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
 from poet.spec import ClipSpec, Experiment, SampleSpec, UserError, near_names
 from poet.tasks.layout import Layout
-from poet.tasks.registry import (
-    TASKS,
-    Task,
-    frames_of,
-    get_task,
-    known_choices,
-    known_codes,
-    known_range,
-    run_format,
-    run_layout,
-)
+from poet.tasks.registry import TASKS, Task, get_task
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import check_texts
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +104,7 @@ def check_request(
     """Raises UserError unless the task can be asked for this; `clips` counts those given, which
     may come with distances."""
     declared = get_task(task)
-    run_layout(experiment, declared)  # Refuses sound in a run without it.
+    Resolved(experiment).layout(declared)  # Refuses sound in a run without it.
     if isinstance(prompts, str):
         raise UserError(f"prompts must be a list of texts, got the one text {prompts!r}")
     if declared.text and not prompts:
@@ -125,7 +116,7 @@ def check_request(
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
     opening = opening_frames(declared, known_frames)
     latents = latents_of_frames(experiment, opening)
-    low, high = known_range(experiment, declared)
+    low, high = Resolved(experiment).known_range(declared)
     if not low <= latents <= high:
         raise UserError(_known_message(experiment, declared, known_frames))
     if known_frames and not clips:
@@ -278,11 +269,11 @@ def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
         return experiment.conditioning.interpolation_frames if clips else 0
     if task.made == "prediction":
         return int(clips > 0)
-    return frames_of(experiment, known_range(experiment, task)[0]) if clips else 0
+    return Resolved(experiment).frames_of(Resolved(experiment).known_range(task)[0]) if clips else 0
 
 
 def _allowed(experiment: Experiment, task: Task) -> str:
-    frames = known_choices(experiment, task)
+    frames = Resolved(experiment).known_choices(task)
     if not frames:
         return f"task {task.name} takes no known frames"
     return f"task {task.name} takes {' or '.join(map(str, frames))} known frames"
@@ -309,8 +300,8 @@ def latents_of_frames(experiment: Experiment, frames: int) -> int:
 
 def latents_of_codes(experiment: Experiment, task: str, codes: int) -> int:
     """The latent frames whose codes open a task's output with so many, all loss spans together."""
-    latents = range(run_format(experiment).video[0])
-    totals = [sum(known_codes(experiment, get_task(task), n)) for n in latents]
+    latents = range(Resolved(experiment).format.video[0])
+    totals = [sum(Resolved(experiment).known_codes(get_task(task), n)) for n in latents]
     if codes not in totals:
         raise UserError(
             f"{codes} known codes are no whole latent frames of task {task}: give one of {totals}"
@@ -320,7 +311,7 @@ def latents_of_codes(experiment: Experiment, task: str, codes: int) -> int:
 
 def make_layout(experiment: Experiment, task: str) -> Layout:
     """The static layout of a task in a run."""
-    return run_layout(experiment, get_task(task))
+    return Resolved(experiment).layout(get_task(task))
 
 
 def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: int) -> Plan:
@@ -332,7 +323,7 @@ def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: in
     layout = make_layout(experiment, task)
     return Plan(
         layout=layout,
-        known=known_codes(experiment, get_task(task), latents),
+        known=Resolved(experiment).known_codes(get_task(task), latents),
         guided=layout.text_span is not None and sample.guidance != 1,
         truncation=Truncation.of(sample),
     )

@@ -40,7 +40,7 @@ from poet.sampling.requests import check_request, latents_of_frames, make_plan
 from poet.sampling.samplers import Knobs
 from poet.serving.format import FORMAT, KNOBS, SPEC, WEIGHTS, describe
 from poet.spec import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
-from poet.tasks.registry import get_task, run_format
+from poet.tasks.registry import get_task
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.video import lfq, magvit
 from poet.tasks.resolved import Resolved
@@ -275,7 +275,7 @@ def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[st
 def _audio_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
     tokenizer, experiment = generator.audio_tokenizer, generator.experiment
     task, codecs, levels = get_task(spec.task), {}, experiment.vocabulary.audio_levels
-    whole = run_format(experiment).audio_frames
+    whole = Resolved(experiment).format.audio_frames
     switch = tokenizer.switch(spec.batch)
 
     def part(name: str) -> dict[str, Any]:

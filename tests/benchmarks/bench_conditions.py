@@ -72,7 +72,6 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
 
     from poet.data import loader
     from poet.distributed import mesh as mesh_lib
-    from poet.tasks import registry
     from poet.training import schedule, step
 
     spec = experiment(config_file, store, steps, variant)
@@ -81,7 +80,7 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
     with jax.set_mesh(mesh):
         trainable = step.language_model(Resolved(spec), mesh)
         batches = loader.batches(Resolved(spec))
-        order = schedule.PhasedSchedule(registry.group_shares(spec), seed=spec.train.seed)
+        order = schedule.PhasedSchedule(Resolved(spec).phases, seed=spec.train.seed)
         state = jax.jit(trainable.init)(jax.random.key(spec.train.seed))
         steps_of = {name: jax.jit(group.step, donate_argnums=0) for name, group in trainable.groups.items()}
         for number in range(steps):
@@ -105,14 +104,13 @@ def gains(spec: Any, mesh: Any, params: Any) -> Iterator[dict[str, Any]]:
     from poet.data.loader import eval_batches
     from poet.evaluation import condition_gain
     from poet.models.transformer import build_model
-    from poet.tasks.registry import mixture, run_layout
 
     model, clips, size = build_model(Resolved(spec)), spec.eval.gain_clips, spec.eval.batch
-    for task in mixture(spec):
+    for task in Resolved(spec).mixture:
         parts = list(eval_batches(Resolved(spec), task.name, "validation", size, clips // size))
         batch = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         partners = (np.arange(clips) + clips // 2) % clips
-        layout = run_layout(spec, task)
+        layout = Resolved(spec).layout(task)
         found = condition_gain.gains(
             model, params, batch, layout, condition_gain.kinds(spec, task), partners, mesh, size=size
         )

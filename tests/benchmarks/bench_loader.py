@@ -37,7 +37,6 @@ from poet.store.manifest import (
     TextInfo,
     to_json,
 )
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 from poet.training import flops
 
@@ -60,8 +59,8 @@ def main() -> None:
             write(store, experiment, args.clips)
         data = experiment.data.replace(store=str(store), batch=args.batch, equal_tokens=False)
         run = experiment.replace(data=data)
-        rows = [measure(run, group, args) for group in registry.groups(run)]
-        rows += [mixture(phase, shares, rows) for phase, shares in registry.group_shares(run)]
+        rows = [measure(run, group, args) for group in Resolved(run).groups]
+        rows += [mixture(phase, shares, rows) for phase, shares in Resolved(run).phases]
     print(json.dumps({"rows": rows, "state": rows[0]["state"]}, indent=1) if args.out else table(rows))
 
 
@@ -97,7 +96,7 @@ def write(store: Path, experiment: Experiment, clips: int) -> None:
 
 
 def make_plan(experiment: Experiment, clips: int) -> Plan:
-    fmt = registry.run_format(experiment)
+    fmt = Resolved(experiment).format
     video = StreamInfo(grid=fmt.video, bits=18, fingerprint="random")
     streams = {
         "video": video,
@@ -124,7 +123,7 @@ def example(plan: Plan, rng: np.random.Generator, key: str) -> dict:
 
 
 def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dict:
-    layout, rates = registry.groups(experiment)[group]
+    layout, rates = Resolved(experiment).groups[group]
     alone = experiment.replace(data=experiment.data.replace(rates=rates))
     (iterator,) = batches(Resolved(alone)).values()
     next(iterator)

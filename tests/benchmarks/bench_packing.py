@@ -50,11 +50,10 @@ def experiment_of(folder: str, store: str, batch: int = BATCH) -> Experiment:
 def poet_reader(experiment: Experiment) -> Reader:
     """Batches of all groups in the order of the training loop."""
     from poet.data.loader import batches
-    from poet.tasks import registry
     from poet.training.schedule import PhasedSchedule
 
-    iterators, table = batches(Resolved(experiment)), registry.groups(experiment)
-    phases = registry.group_shares(experiment)
+    iterators, table = batches(Resolved(experiment)), Resolved(experiment).groups
+    phases = Resolved(experiment).phases
     schedule = PhasedSchedule(phases, experiment.train.seed)
     step = phases[-2][0]  # The last phase begins.
     for iterator in iterators.values():  # A group's pipeline is built with its first batch.
@@ -86,9 +85,8 @@ def poet_reader(experiment: Experiment) -> Reader:
 
 
 def longest(experiment: Experiment) -> int:
-    from poet.tasks import registry
 
-    return max(layout.length for layout in registry.layouts(experiment).values())
+    return max(layout.length for layout in Resolved(experiment).layouts.values())
 
 
 def seqio_case(rows: int, shuffle: bool, experiment: Experiment) -> Reader:

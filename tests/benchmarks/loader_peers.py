@@ -20,6 +20,7 @@ from poet.data.tasks import cut_streams, stored_features
 from poet.spec import Experiment
 from poet.tasks import registry
 from poet.tasks.layout import Layout
+from poet.tasks.resolved import Resolved
 
 BINS = 64  # Rows that first-fit fills at once.
 ROWS = 8  # Of a batch.
@@ -42,10 +43,10 @@ class Reader:
 
 def sequence_rates(experiment: Experiment) -> dict[str, float]:
     """Task -> its share of the sequences of the last phase of a run."""
-    _, shares = registry.group_shares(experiment)[-1]
-    batches = registry.group_batches(experiment)
+    _, shares = Resolved(experiment).phases[-1]
+    batches = Resolved(experiment).batches
     rates = {}
-    for group, (_, tasks) in registry.groups(experiment).items():
+    for group, (_, tasks) in Resolved(experiment).groups.items():
         sequences = float(shares[group]) * batches[group]
         rates |= {name: sequences * rate / sum(tasks.values()) for name, rate in tasks.items()}
     return {name: rate / sum(rates.values()) for name, rate in rates.items()}
@@ -65,7 +66,7 @@ def seqio_reader(experiment: Experiment, row: int, shuffle: bool) -> Reader:
     import seqio
     import tensorflow as tf
 
-    layouts = registry.layouts(experiment)
+    layouts = Resolved(experiment).layouts
     tasks = [
         (_seqio_task(experiment, name, layouts[name]), rate)
         for name, rate in sequence_rates(experiment).items()
@@ -166,7 +167,7 @@ def write_array_record(experiment: Experiment, store: pathlib.Path) -> pathlib.P
 def _columns(experiment: Experiment) -> list[tuple[str, int]]:
     """(stored stream, codes of a clip) in the order of a record."""
     sizes: dict[str, int] = {}
-    for name, layout in registry.layouts(experiment).items():
+    for name, layout in Resolved(experiment).layouts.items():
         for stream, length in layout.streams.items():
             stored = registry.get_task(name).stored(stream)
             if stored:
@@ -180,7 +181,7 @@ def grain_reader(experiment: Experiment, row: int) -> Reader:
     from grain.experimental import FirstFitPackIterDataset
 
     file = pathlib.Path(experiment.data.store) / "clips.array_record"
-    source, layouts = grain.sources.ArrayRecordDataSource(str(file)), registry.layouts(experiment)
+    source, layouts = grain.sources.ArrayRecordDataSource(str(file)), Resolved(experiment).layouts
     parts, weights = [], []
     for number, (name, rate) in enumerate(sequence_rates(experiment).items()):
         clips = grain.MapDataset.source(source).seed(number).shuffle().repeat()

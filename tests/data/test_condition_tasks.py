@@ -11,7 +11,7 @@ from token_stores import GRID, make_experiment, write_store
 from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
 from poet.spec import UserError
-from poet.tasks.registry import TASKS, groups, layouts
+from poet.tasks.registry import TASKS
 from poet.tasks.resolved import Resolved
 
 RATES = {name: 1.0 for name, task in TASKS.items() if task.made}
@@ -31,7 +31,7 @@ def experiment(store):
 
 @pytest.mark.parametrize("name", sorted(RATES))
 def test_batches_hold_the_condition_and_the_clip(store, experiment, name):
-    layout, records = layouts(experiment)[name], iter(store.records["validation"])
+    layout, records = Resolved(experiment).layouts[name], iter(store.records["validation"])
     for batch in eval_batches(Resolved(experiment), name, "validation", 5, 9):
         for tokens in batch["tokens"]:
             streams, record = layout.parse(tokens), next(records)
@@ -46,8 +46,8 @@ def test_batches_hold_the_condition_and_the_clip(store, experiment, name):
 
 def test_tasks_of_one_layout_share_batches_and_keep_their_conditions(store, experiment):
     """Every row's condition is the one that goes with its clip, and all three kinds occur."""
-    (group,) = (g for g, (_, rates) in groups(experiment).items() if "inpainting" in rates)
-    layout, rates = groups(experiment)[group]
+    (group,) = (g for g, (_, rates) in Resolved(experiment).groups.items() if "inpainting" in rates)
+    layout, rates = Resolved(experiment).groups[group]
     clips = {record["video"].tobytes(): record for record in store.records["train"]}
     seen = set()
     for batch in itertools.islice(batches(Resolved(experiment))[group], 4):

@@ -14,7 +14,7 @@ from poet.data.loader import batches, eval_batches
 from poet.data.mixture import BLOCK, block_counts
 from poet.distributed.processes import Share
 from poet.spec import UserError
-from poet.tasks.registry import TASKS, groups, layouts
+from poet.tasks.registry import TASKS
 from poet.tasks.resolved import Resolved
 
 FRAME = GRID[1] * GRID[2]
@@ -52,7 +52,7 @@ def reference(experiment):
 
 @pytest.mark.parametrize("task", sorted(RATES))
 def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment, task):
-    layout = layouts(experiment)[task]
+    layout = Resolved(experiment).layouts[task]
     records = store.records["validation"]
     found = list(eval_batches(Resolved(experiment), task, "validation", 4, 99))
     assert len(found) == len(records) // 4
@@ -79,9 +79,9 @@ def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experime
 def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
     store, experiment, reference
 ):
-    assert reference.keys() == groups(experiment).keys()
+    assert reference.keys() == Resolved(experiment).groups.keys()
     for group, steps in reference.items():
-        layout, _ = groups(experiment)[group]
+        layout, _ = Resolved(experiment).groups[group]
         for _, batch in steps:
             size = len(batch["tokens"])
             assert batch["tokens"].dtype == np.int32
@@ -100,7 +100,7 @@ def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
 def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(
     store, experiment, reference
 ):
-    layout, _ = groups(experiment)["text-to-video"]
+    layout, _ = Resolved(experiment).groups["text-to-video"]
     shown = []
     for _, batch in reference["text-to-video"]:
         for codes, states, length in zip(
@@ -128,7 +128,7 @@ def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
     experiment = make_experiment(
         store.path, rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"])
     )
-    layout = layouts(experiment)["frame_prediction"]
+    layout = Resolved(experiment).layouts["frame_prediction"]
     epochs = []
     for batch in take(batches(Resolved(experiment))["video"], 2):
         rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
@@ -151,7 +151,7 @@ def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
 def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store):
     size = sum(SHARDS["train"])
     experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=size)
-    layout = layouts(experiment)["unconditional"]
+    layout = Resolved(experiment).layouts["unconditional"]
     orders = []
     for batch in take(batches(Resolved(experiment))["video"], 6):
         rows = [find(store.records["train"], v) for v in visual(layout, batch["tokens"])]
@@ -271,6 +271,6 @@ def test_a_foreign_state_is_refused_and_leaves_the_position(experiment, state):
 
 
 def test_codes_fit_the_visual_range(experiment):
-    layout = layouts(experiment)["text_to_video"]
+    layout = Resolved(experiment).layouts["text_to_video"]
     batch = next(batches(Resolved(experiment))["text-to-video"])
     assert layout.parse(batch["tokens"])["video"].max() < 2**BITS

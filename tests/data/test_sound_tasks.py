@@ -24,7 +24,6 @@ from poet.evaluation import hooks
 from poet.distributed.mesh import build
 from poet.spec import UserError
 from poet.tasks.layout import HIDDEN
-from poet.tasks.registry import groups, layouts
 from poet.tasks.resolved import Resolved
 
 FRAME = GRID[1] * GRID[2]
@@ -44,7 +43,7 @@ def experiment(store):
 
 @pytest.mark.parametrize("task", sorted(SOUND_RATES))
 def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
-    layout, seen = layouts(experiment)[task], 0
+    layout, seen = Resolved(experiment).layouts[task], 0
     for batch in eval_batches(Resolved(experiment), task, "validation", 4, 9):
         for tokens, known in zip(batch["tokens"], batch["known"]):
             streams = layout.parse(tokens)
@@ -71,7 +70,7 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
     expected = {(n * FRAME, *[frames] * LEVELS) for n, frames in OPENING.items()}
     assert set(map(tuple, rows.tolist())) == expected
     # The prefix holds the same sound as what opens the output, and hides what follows.
-    streams = layouts(experiment)[task].parse(np.concatenate([batch["tokens"] for batch in taken]))
+    streams = Resolved(experiment).layouts[task].parse(np.concatenate([batch["tokens"] for batch in taken]))
     for known, opening, sound in zip(rows, streams["opening_audio_in"], streams["audio"]):
         levels = sound.reshape(LEVELS, -1)[:, : OPENING[2]].copy()
         levels[:, known[-1] :] = HIDDEN
@@ -82,7 +81,7 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
 
 def test_other_tasks_are_given_nothing(experiment):
     for group, iterator in batches(Resolved(experiment)).items():
-        layout, rates = groups(experiment)[group]
+        layout, rates = Resolved(experiment).groups[group]
         if "audio_video_continuation" not in rates:
             known = next(iterator)["known"]
             assert known.shape[1] == len(layout.loss_spans) and not known.any()
@@ -128,7 +127,7 @@ def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path
     run = with_sound(make_experiment(store.path))
     run = run.replace(data=run.data.replace(rates=SOUND_RATES | {"unconditional": 1.0}))
     for task in (*SOUND_RATES, "unconditional"):
-        layout, seen = layouts(run)[task], 0
+        layout, seen = Resolved(run).layouts[task], 0
         whole = [span.segment.length for span in layout.loss_spans]
         for batch in eval_batches(Resolved(run), task, "validation", 5, 9):
             for known in batch["known"]:
@@ -142,7 +141,7 @@ def test_silent_clips_are_learnt_from_where_the_run_says_so(tmp_path):
     store = write_store(tmp_path / "s", sound=True, silent=(1, 6))
     run = with_sound(make_experiment(store.path))
     run = run.replace(data=run.data.replace(silent_clips="train"))
-    whole = [span.segment.length for span in layouts(run)["video_to_audio"].loss_spans]
+    whole = [span.segment.length for span in Resolved(run).layouts["video_to_audio"].loss_spans]
     batches = eval_batches(Resolved(run), "video_to_audio", "validation", 5, 9)
     assert all((known < whole).all() for batch in batches for known in batch["known"])
 
@@ -171,7 +170,7 @@ def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path)
     run = with_sound(make_experiment(store.path))
     heard = [2, *range(4, 10)]  # of the ten clips; repeated where the mesh asks for more
     for task in ("audio_to_video", "text_to_video_with_audio", "audio_video_continuation"):
-        layout = layouts(run)[task]
+        layout = Resolved(run).layouts[task]
         with jax.set_mesh(build(run.mesh)):
             batch = hooks._sample_batch(run, task)
         assert len(batch["tokens"]) >= hooks.CLIPS_SHOWN

@@ -19,7 +19,7 @@ from poet.spec import (
     ClipSpec, DataSpec, EvalSpec, Experiment, MeshSpec, ModelSpec, TextSpec, UserError, VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tasks.registry import TASKS, eval_latents, known_codes, run_format, run_layout
+from poet.tasks.registry import TASKS
 from poet.tasks.resolved import Resolved
 
 CLIPS = 8
@@ -40,9 +40,9 @@ CAPTIONS = ["one", "one", "two", "one", "three", "four", "four", "five"]
 
 
 def make_batch(task: str, seed: int = 0) -> dict[str, np.ndarray]:
-    layout, rng = run_layout(RUN, TASKS[task]), np.random.default_rng(seed)
+    layout, rng = Resolved(RUN).layout(TASKS[task]), np.random.default_rng(seed)
     tokens = [rng.integers(s.ids.low, s.ids.high, (CLIPS, s.length)) for s in layout.segments]
-    given = known_codes(RUN, TASKS[task], eval_latents(RUN, TASKS[task]))
+    given = Resolved(RUN).known_codes(TASKS[task], Resolved(RUN).eval_latents(TASKS[task]))
     batch = {
         "tokens": np.concatenate(tokens, axis=1).astype(np.int32),
         "known": np.tile(np.array(given, np.int32), (CLIPS, 1)),
@@ -59,7 +59,7 @@ def make_params() -> dict:
 
 def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
     """(condition, stream) -> Gain, on so many devices."""
-    declared, batch, layout = TASKS[task], make_batch(task), run_layout(RUN, TASKS[task])
+    declared, batch, layout = TASKS[task], make_batch(task), Resolved(RUN).layout(TASKS[task])
     shape = {"fsdp": devices} if devices < 8 else {"data": 2, "fsdp": 2, "tensor": 2}
     mesh = build(MeshSpec(**{a: 1 for a in AXES} | shape), jax.devices()[:devices])
     model = build_model(Resolved(RUN))
@@ -112,7 +112,7 @@ def test_a_partner_is_another_clip_of_another_caption_and_place() -> None:
 
 
 def test_one_kind_of_condition_is_exchanged_and_nothing_else() -> None:
-    layout, batch = run_layout(RUN, TASKS["stylization"]), make_batch("stylization")
+    layout, batch = Resolved(RUN).layout(TASKS["stylization"]), make_batch("stylization")
     partners_N = np.roll(np.arange(CLIPS), -3)
     streams = layout.parse(batch["tokens"])
     given = batch["known"][0, 0]
@@ -134,11 +134,11 @@ def test_one_kind_of_condition_is_exchanged_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("task", ["stylization", "frame_prediction"])
 def test_what_can_be_copied_by_plain_loops(task: str) -> None:
-    layout, batch = run_layout(RUN, TASKS[task]), make_batch(task)
-    latents, *place = run_format(RUN).video
+    layout, batch = Resolved(RUN).layout(TASKS[task]), make_batch(task)
+    latents, *place = Resolved(RUN).format.video
     codes = layout.parse(batch["tokens"])
     video = codes["video"].reshape(CLIPS, latents, *place)
-    given = eval_latents(RUN, TASKS[task])
+    given = Resolved(RUN).eval_latents(TASKS[task])
     for kind in condition_gain.kinds(RUN, TASKS[task]):
         found = condition_gain.copyable(batch, kind, layout)
         if kind.text:
@@ -161,7 +161,7 @@ def test_what_can_be_copied_by_plain_loops(task: str) -> None:
 def test_a_condition_alone_is_scored_on_the_frames_that_are_given_beside_others() -> None:
     found = measured("stylization", make_params())
     beside, alone = (found[f"flow and depth{more}", "video"] for more in ("", " alone"))
-    length = run_layout(RUN, TASKS["stylization"]).streams["video"]
+    length = Resolved(RUN).layout(TASKS["stylization"]).streams["video"]
     assert (counts(alone) == length).all() and (counts(beside) == length - 16).all()
     np.testing.assert_array_equal(alone.right.loss[:, 16:], found["text alone", "video"].right.loss[:, 16:])
     assert (alone.right.loss[:, :16] > 0).all() and (beside.right.loss[:, :16] == 0).all()

@@ -20,7 +20,6 @@ from poet.distributed.mesh import Rules, build
 from poet.distributed.processes import Share
 from poet.spec import Experiment
 from poet.store.reader import load_manifest
-from poet.tasks.registry import groups
 from poet.tasks.resolved import Resolved
 from poet.training.step import language_model
 
@@ -53,7 +52,7 @@ def train(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict:
     """Parameters after `TRAIN.steps` steps, the groups in turn."""
     trainable = language_model(Resolved(experiment), mesh)
     steps = {name: jax.jit(group.step, donate_argnums=0) for name, group in trainable.groups.items()}
-    feeds, order = batches(Resolved(experiment)), sorted(groups(experiment))
+    feeds, order = batches(Resolved(experiment)), sorted(Resolved(experiment).groups)
     with jax.set_mesh(mesh):
         shardings = Rules().shardings(mesh, trainable.axes)
         state = jax.jit(trainable.init, out_shardings=shardings)(jax.random.key(0))

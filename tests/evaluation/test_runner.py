@@ -25,7 +25,6 @@ from poet.spec import Experiment, UserError
 from poet.store.manifest import SkippedInfo
 from poet.store.reader import dataset, load_manifest
 from poet.store.sources import open_source
-from poet.tasks.registry import layouts, run_format
 from poet.tokenizers.video.base import load_video_tokenizer
 from poet.training.losses import text_of
 from poet.models.transformer import build_model
@@ -48,7 +47,7 @@ def changed(experiment: Experiment, part: str, **fields) -> Experiment:
 
 def numpy_likelihood(run, task: str) -> tuple[float, float, int]:
     """(loss, accuracy, tokens) by float64 log-softmax over the model's final states."""
-    e, layout = run.experiment, layouts(run.experiment)[task]
+    e, layout = run.experiment, Resolved(run.experiment).layouts[task]
     model, span = build_model(Resolved(e)), layout.loss_spans[0]
     ids, start = span.segment.ids, span.start - layout.prefix_length
     table = run.params["embedding"]["tables"][ids.table].astype(np.float64)
@@ -272,7 +271,7 @@ def test_validation_in_training_equals_the_evaluation(run, evaluated):
 def test_a_likelihood_over_no_tokens_does_not_exist(run):
     """Clips that are given whole score nothing: no loss of 0.0, in a table or in a curve."""
     e, task = run.experiment, "frame_prediction"
-    layout = layouts(e)[task]
+    layout = Resolved(e).layouts[task]
     whole = np.array([[span.segment.length for span in layout.loss_spans]], np.int32)
 
     def batches():
@@ -297,9 +296,9 @@ def test_sample_strips_show_true_clips_over_drawn_ones(run):
         state = {"params": Resources(run.path, e, Path()).load_params()}
         image = hook.fn(state, 5).images["frame_prediction"]
     assert image.shape == (2 * hooks.CLIPS_SHOWN * 16, 5 * 16, 3) and image.dtype == np.uint8
-    layout = layouts(e)["frame_prediction"]
+    layout = Resolved(e).layouts["frame_prediction"]
     batch = next(eval_batches(Resolved(e), "frame_prediction", "validation", 4, 1))
-    codes = layout.parse(batch["tokens"])["video"].reshape(4, *run_format(e).video)
+    codes = layout.parse(batch["tokens"])["video"].reshape(4, *Resolved(e).format.video)
     true = load_video_tokenizer(e.video_tokenizer).decode(codes)
     np.testing.assert_array_equal(image[:16, 16:32], true[0, 2])
     np.testing.assert_array_equal(image[32:48, :16], true[1, 0])

@@ -89,7 +89,7 @@ def layouts() -> dict[str, Any]:
     """Task -> segments and positions, of the tiny run."""
     found = {}
     for name, task in TASKS.items():
-        layout = registry.run_layout(WORLD, task)
+        layout = Resolved(WORLD).layout(task)
         segments = [
             f"{s.role[:1]} {s.stream}.{s.part} {s.length} [{s.ids.low},{s.ids.high}) {s.grid}" for s in layout.segments
         ]
@@ -99,7 +99,7 @@ def layouts() -> dict[str, Any]:
             "segments": " | ".join(segments),
             "positions": sha(np.round(layout.positions(), 9)),
             "separate_positions": sha(layout.positions(shared=False)),
-            "known": [list(registry.known_codes(WORLD, task, n)) for n in range(3)],
+            "known": [list(Resolved(WORLD).known_codes(task, n)) for n in range(3)],
             "group": registry.group_name(task),
         }
     return found

@@ -23,7 +23,6 @@ from poet.planning.forecast import decode_cost
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import Knobs, Truncation
 from poet.spec import Experiment, choose
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 
 
@@ -47,7 +46,7 @@ def measure(
     experiment: Experiment, device: jax.Device, group: str, batch: int, runs: int
 ) -> dict[str, Any]:
     """Seconds of the prefill and of the loop, and tokens and bytes of the loop a second."""
-    layout, _ = choose(group, registry.groups(experiment), "group")
+    layout, _ = choose(group, Resolved(experiment).groups, "group")
     guided = layout.text_span is not None and experiment.sample.guidance != 1
     plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(experiment.sample))
     model, decoder = build_model(Resolved(experiment)), Decoder(build_model(Resolved(experiment)), plan)

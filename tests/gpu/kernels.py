@@ -25,8 +25,8 @@ from attention_oracle import dense, dense_gradients
 
 from poet.models import attention, kernels
 from poet.spec import choose
-from poet.tasks import registry
 from poet.tasks.layout import Layout
+from poet.tasks.resolved import Resolved
 
 # Key-value heads, query heads of each, head dim.  Two heads keep the oracle's scores below 1 GB.
 HEADS = {"tiny": (1, 2, 8), "": (1, 2, 128)}
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     flags = parser.parse_args(argv)
     device = common.start(flags)
     heads = HEADS.get(flags.size, HEADS[""])
-    groups = registry.groups(common.pretraining(flags.size, flags.batch))
+    groups = Resolved(common.pretraining(flags.size, flags.batch)).groups
     layouts = {name: choose(name, groups, "group")[0] for name in flags.groups or groups}
     found = []
     for kernel, attend in ways(device.platform).items():

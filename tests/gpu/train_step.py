@@ -22,7 +22,6 @@ import optable
 from poet.distributed import mesh as mesh_lib
 from poet.planning.topologies import peak_flops
 from poet.spec import Experiment, choose
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 from poet.training import compiled
 from poet.training.step import language_model
@@ -53,7 +52,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Of each group, in turn: seconds of a step and what follows from them."""
     mesh = mesh_lib.build(experiment.mesh, [device])
-    trainable, table = language_model(Resolved(experiment), mesh), registry.groups(experiment)
+    trainable, table = language_model(Resolved(experiment), mesh), Resolved(experiment).groups
     names = [n for n in flags.groups or table if choose(n, table, "group")]
     with jax.set_mesh(mesh):
         abstract = compiled.abstract(trainable, mesh)

@@ -20,7 +20,8 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.tasks.layout import Layout
-from poet.tasks.registry import get_task, run_format, task_layout
+from poet.tasks.registry import get_task, task_layout
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.base import init as init_audio
 from poet.tokenizers.video import magvit
@@ -63,7 +64,7 @@ WITH_SOUND = EXPERIMENT.replace(
 
 def layout_of(task: str) -> Layout:
     vocabulary = Vocabulary(EXPERIMENT.vocabulary)
-    return task_layout(get_task(task), run_format(EXPERIMENT), vocabulary)
+    return task_layout(get_task(task), Resolved(EXPERIMENT).format, vocabulary)
 
 
 @functools.cache

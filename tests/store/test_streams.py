@@ -19,7 +19,6 @@ from poet.spec import DataSpec, Experiment, ModelSpec, StoreSpec, TextSpec, User
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.store import reader, writer
 from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked
-from poet.tasks import registry
 from poet.tasks.registry import TASKS, Task
 from poet.tasks.resolved import Resolved
 from poet.training.step import language_model
@@ -93,19 +92,19 @@ def run(registered, tmp_path) -> Experiment:
     """The run, and its token store as `poet tokenize` would write it."""
     fakes.write_tfds(tmp_path / "clips" / "1.0.0", {"train": RAMPS})
     run = RUN.replace(data=RUN.data.replace(store=str(tmp_path / "store")))
-    loaded = {stream.network: stream for stream in registry.stored_streams(run)}
+    loaded = {stream.network: stream for stream in Resolved(run).stored_streams}
     assert loaded["meter"] is STREAM
     encoders = Encoders(
         networks={"video": fakes.MeanTokenizer(), "text": fakes.LetterEncoder(), "meter": STREAM.load(run)}
     )
     store = StoreSpec(source=str(tmp_path / "clips" / "1.0.0"), path=run.data.store, splits=("train",), batch=4)
-    names = [stream.name for stream in registry.stored_streams(run)]
+    names = [stream.name for stream in Resolved(run).stored_streams]
     writer.tokenize(store, run.clip, encoders, names, progress=False)
     return run
 
 
 def test_its_layout_holds_its_codes_at_the_times_of_their_frames():
-    layout = registry.run_layout(RUN, BACK)
+    layout = Resolved(RUN).layout(BACK)
     assert layout.streams == {"brightness_in": 2, "source": 1, "video": 8}
     tokens = layout.assemble({
         "brightness_in": np.array([[3, 9]], np.int32), "source": np.zeros((1, 1), np.int32),

@@ -19,7 +19,8 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.tasks.layout import Format, build_layout
-from poet.tasks.registry import TASKS, group_batches, groups, layouts, run_format, task_layout
+from poet.tasks.registry import TASKS, task_layout
+from poet.tasks.resolved import Resolved
 from poet.spec.vocabulary import Special, Vocabulary
 
 SQUARE, PORTRAIT = (128, 128), (224, 128)
@@ -89,17 +90,17 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
 )
 def test_sequence_lengths_of_the_paper(name: str, square: int, portrait: int) -> None:
     given = ConditioningSpec(given_sound="output")
-    assert layouts(experiment(SQUARE).replace(conditioning=given))[name].length == square
-    assert layouts(experiment(PORTRAIT).replace(conditioning=given))[name].length == portrait
+    assert Resolved(experiment(SQUARE).replace(conditioning=given)).layouts[name].length == square
+    assert Resolved(experiment(PORTRAIT).replace(conditioning=given)).layouts[name].length == portrait
 
 
 def test_given_sound_stands_before_the_drawn_picture() -> None:
-    layout = layouts(experiment())["audio_video_continuation"]
+    layout = Resolved(experiment()).layouts["audio_video_continuation"]
     # Of 9 frames, 1.125 s: 56 frames of 20 ms at 4 levels, between two boundary tokens.
     assert layout.length == 1712 + 4 * 56 + 2 and layout.streams["opening_audio_in"] == 4 * 56
     last = max(s.stop for s in layout.spans if s.segment.stream == "opening_audio_in")
     assert last < layout.prefix_length
-    assert "opening_audio_in" not in layouts(experiment())["text_to_video_with_audio"].streams
+    assert "opening_audio_in" not in Resolved(experiment()).layouts["text_to_video_with_audio"].streams
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_visibility_and_loss_positions(layout) -> None:
 @pytest.mark.parametrize("frames", [17, 41])
 @pytest.mark.parametrize("size", [SQUARE, PORTRAIT])
 def test_text_to_image_opens_text_to_video(size: tuple[int, int], frames: int) -> None:
-    table = layouts(experiment(size, frames))
+    table = Resolved(experiment(size, frames)).layouts
     image, video = table["text_to_image"], table["text_to_video"]
     assert image.is_prefix_of(video) and not video.is_prefix_of(image)
     codes = np.arange(video.streams["video"], dtype=np.int32)
@@ -202,14 +203,14 @@ def places(layout, stream: str) -> np.ndarray:
 
 
 def test_a_condition_stands_where_its_clip_is_drawn() -> None:
-    layout = layouts(experiment())["inpainting"]
+    layout = Resolved(experiment()).layouts["inpainting"]
     grid = np.indices((5, 16, 16)).reshape(3, -1).T
     np.testing.assert_array_equal(places(layout, "video"), grid)
     np.testing.assert_array_equal(places(layout, "video_in"), grid)
 
 
 def test_sound_has_the_time_of_its_picture_in_prefix_and_output() -> None:
-    table, run = layouts(experiment()), experiment()
+    table, run = Resolved(experiment()).layouts, experiment()
     hop_s = run.audio_tokenizer.hop / run.audio_tokenizer.sample_rate_hz
     # The middle of audio frame i, and of latent frame k: 4 video frames, the last of them frame 4 k.
     middle_s = (np.arange(106) + 0.5) * hop_s
@@ -227,13 +228,13 @@ def test_sound_has_the_time_of_its_picture_in_prefix_and_output() -> None:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_no_two_output_positions_share_a_place(name) -> None:
-    layout = layouts(experiment())[name]
+    layout = Resolved(experiment()).layouts[name]
     drawn = layout.positions()[layout.prefix_length :]
     assert len({tuple(row) for row in drawn.tolist()}) == len(drawn)
 
 
 def test_separate_positions_never_collide_across_segments() -> None:
-    layout = layouts(experiment())["text_to_video"]
+    layout = Resolved(experiment()).layouts["text_to_video"]
     span, positions = layout.loss_spans[0], layout.positions(shared=False)
     grid = positions[span.start : span.stop].reshape(5, 16, 16, 3)
     t, h, w = np.indices((5, 16, 16))
@@ -243,7 +244,7 @@ def test_separate_positions_never_collide_across_segments() -> None:
 
 
 def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
-    table = layouts(experiment())
+    table = Resolved(experiment()).layouts
     assert table["image_to_video"] == table["text_to_video"]
     assert table["frame_prediction"] == table["unconditional"]
     assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 12
@@ -251,12 +252,12 @@ def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
 
 def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
     e = experiment()
-    table = groups(e)
+    table = Resolved(e).groups
     assert sorted(n for _, rates in table.values() for n in rates) == sorted(TASKS)
     for layout, rates in table.values():
-        assert all(task_layout(TASKS[n], run_format(e), Vocabulary()) == layout for n in rates)
+        assert all(task_layout(TASKS[n], Resolved(e).format, Vocabulary()) == layout for n in rates)
     names = ("text_to_image", "text_to_video", "text_to_video_with_audio")
-    batches = group_batches(e.replace(data=DataSpec(rates=dict.fromkeys(names, 1.0))))
+    batches = Resolved(e.replace(data=DataSpec(rates=dict.fromkeys(names, 1.0)))).batches
     assert batches["text-to-image"] == 5 * batches["text-to-video"]
 
 
@@ -266,7 +267,7 @@ def test_batches_are_multiples_of_what_a_mesh_asks_for(batch: int, step: int) ->
     """And as near to the longest group's tokens from below as such multiples come."""
     e = experiment()
     e = e.replace(data=e.data.replace(batch=batch * step, batch_multiple=step))
-    table, batches = groups(e), group_batches(e)
+    table, batches = Resolved(e).groups, Resolved(e).batches
     most = max(layout.length for layout, _ in table.values()) * batch * step
     for name, (layout, _) in table.items():
         assert batches[name] % step == 0
@@ -274,11 +275,11 @@ def test_batches_are_multiples_of_what_a_mesh_asks_for(batch: int, step: int) ->
 
 
 def test_a_missing_stream_is_named() -> None:
-    layout = layouts(experiment())["text_to_video"]
+    layout = Resolved(experiment()).layouts["text_to_video"]
     with pytest.raises(UserError, match="missing.*video"):
         layout.assemble({"source": np.zeros(1, np.int32)})
 
 
 def test_unknown_task_lists_near_names() -> None:
     with pytest.raises(UserError, match="text_to_video"):
-        layouts(Experiment(data=DataSpec(rates={"text_to_vido": 1.0})))
+        _ = Resolved(Experiment(data=DataSpec(rates={"text_to_vido": 1.0}))).layouts

@@ -16,19 +16,8 @@ from poet.spec import (
     UserError,
     VocabularySpec,
 )
-from poet.tasks.registry import (
-    TASKS,
-    eval_latents,
-    group_batches,
-    groups,
-    has_audio,
-    known_codes,
-    known_range,
-    layouts,
-    made_conditions,
-    run_format,
-    run_layout,
-)
+from poet.tasks.registry import TASKS
+from poet.tasks.resolved import Resolved
 from poet.training.losses import span_weights
 from poet.spec.vocabulary import Special, Vocabulary
 
@@ -73,7 +62,7 @@ def expected_ids(codes: np.ndarray, stream: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_codes_stand_in_the_order_of_the_declaration_and_come_back(name):
-    task, layout = TASKS[name], layouts(PAPER)[name]
+    task, layout = TASKS[name], Resolved(PAPER).layouts[name]
     rng = np.random.default_rng(0)
     opening = ["opening_audio_in"] if task.continues_sound else []
     names = [f"{s}_in" for s in task.condition] + [*opening, "source", *task.output]
@@ -97,7 +86,7 @@ def test_codes_stand_in_the_order_of_the_declaration_and_come_back(name):
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_loss_lies_on_outputs_and_not_on_what_opens_them(name):
     """n known latents show 1 + 4 (n - 1) frames; floor(frames / 8 * 50) audio frames go along."""
-    task, layout = TASKS[name], layouts(PAPER)[name]
+    task, layout = TASKS[name], Resolved(PAPER).layouts[name]
     assert {s.segment.stream for s in layout.loss_spans} == set(task.output)
     assert all(s.start > layout.prefix_length for s in layout.loss_spans)
     low, high = task.known_latents
@@ -105,7 +94,7 @@ def test_loss_lies_on_outputs_and_not_on_what_opens_them(name):
         audio_frames = {0: 0, 1: 6, 2: 31, 3: 56}[latents]
         frames = 256 * latents
         given = {"image": frames, "video": frames, "audio": audio_frames, "pieces": 0}
-        counts = known_codes(PAPER, task, latents)
+        counts = Resolved(PAPER).known_codes(task, latents)
         for span, count in zip(layout.loss_spans, counts, strict=True):
             assert count == given[span.segment.stream]
             labels = jnp.full((1, span.segment.length), span.segment.ids.high - 1)
@@ -120,11 +109,11 @@ def test_what_is_given_always_leaves_a_latent_frame_to_predict(frames):
     run = PAPER.replace(clip=ClipSpec(frames=frames))
     whole = 256 * (1 + (frames - 1) // 4)
     for task in TASKS.values():
-        low, high = known_range(run, task)
+        low, high = Resolved(run).known_range(task)
         assert low == task.known_latents[0] and low <= high <= task.known_latents[1]
         for latents in range(low, high + 1):
             if "video" in task.output:
-                assert known_codes(run, task, latents)[0] <= whole - 256
+                assert Resolved(run).known_codes(task, latents)[0] <= whole - 256
         if frames >= 17:
             assert (low, high) == task.known_latents
 
@@ -136,11 +125,11 @@ def test_clips_that_a_task_is_given_whole_are_refused():
     for name, task in TASKS.items():
         if name in names:
             with pytest.raises(UserError, match=f"{name} is given 1 of the 1 frames.*CLIP.frames to 5"):
-                known_range(still, task)
+                Resolved(still).known_range(task)
         else:
-            assert known_range(still, task) == (0, 0)
+            assert Resolved(still).known_range(task) == (0, 0)
     with pytest.raises(UserError, match="leaves nothing to predict"):
-        layouts(still)
+        _ = Resolved(still).layouts
 
 
 @pytest.mark.parametrize(
@@ -153,18 +142,18 @@ def test_evaluation_gives_the_frames_that_were_asked_for_or_refuses(frames, know
     Where a task takes one number alone, as a clip of five frames leaves, that is given.
     """
     run = PAPER.replace(clip=ClipSpec(frames=frames), eval=EvalSpec(known_frames=known))
-    assert eval_latents(run, TASKS["image_to_video"]) == eval_latents(run, TASKS["stylization"]) == 1
-    assert eval_latents(run, TASKS["text_to_video"]) == 0
+    assert Resolved(run).eval_latents(TASKS["image_to_video"]) == Resolved(run).eval_latents(TASKS["stylization"]) == 1
+    assert Resolved(run).eval_latents(TASKS["text_to_video"]) == 0
     task = TASKS["frame_prediction"]
     if (known - 1) % 4 == 0 and (known < 13 and known < frames or frames == 5):
-        assert eval_latents(run, task) == latents
+        assert Resolved(run).eval_latents(task) == latents
     else:
         with pytest.raises(UserError, match=f"known_frames = {known}: .*set EVAL.known_frames = {latents}"):
-            eval_latents(run, task)
+            Resolved(run).eval_latents(task)
 
 
 def test_what_fills_a_written_text_up_carries_no_loss():
-    (span,) = layouts(PAPER)["captioning"].loss_spans
+    (span,) = Resolved(PAPER).layouts["captioning"].loss_spans
     pieces = np.zeros((2, 64), np.int64)
     pieces[0, :5], pieces[1, :64] = [9, 8, 7, 6, 1], 11
     weights = span_weights(span, jnp.zeros(2, jnp.int32), jnp.array(pieces + span.segment.ids.low))
@@ -176,7 +165,7 @@ def test_long_clips_say_how_long_they_are_and_short_ones_do_not(name):
     """41 frames are 11 latent ones; what shows nothing has no such token."""
     task, long = TASKS[name], PAPER.replace(clip=ClipSpec(frames=41))
     tokens = {
-        run.clip.frames: [s.ids.low for s in run_layout(run, task).segments if s.stream == "duration"]
+        run.clip.frames: [s.ids.low for s in Resolved(run).layout(task).segments if s.stream == "duration"]
         for run in (PAPER, long)
     }
     shows = {"video", "image"} & set(task.output)
@@ -185,12 +174,12 @@ def test_long_clips_say_how_long_they_are_and_short_ones_do_not(name):
 
 def test_clips_that_no_token_stands_for_are_refused():
     with pytest.raises(UserError, match="125 are 32 latent frames.*31 at most"):
-        run_format(PAPER.replace(clip=ClipSpec(frames=125)))
+        _ = Resolved(PAPER.replace(clip=ClipSpec(frames=125))).format
 
 
 def test_a_text_that_is_not_there_leaves_the_sequence_as_it_is():
     """Its positions are masked: a task with text has one layout, whatever its texts."""
-    for name, layout in layouts(PAPER).items():
+    for name, layout in Resolved(PAPER).layouts.items():
         assert (layout.text_span is not None) == TASKS[name].text
         if layout.text_span is not None:
             assert layout.text_span.segment.length == 64
@@ -198,17 +187,17 @@ def test_a_text_that_is_not_there_leaves_the_sequence_as_it_is():
 
 
 def test_conditions_that_a_store_needs_follow_from_the_mixture():
-    assert made_conditions(PAPER) == (
-        "inpainting", "interpolation", "outpainting", "prediction", "structure"
-    )
+    derived = {"inpainting", "interpolation", "outpainting", "prediction", "structure"}
+    assert {stream.name for stream in Resolved(PAPER).stored_streams} == derived | {"video", "audio", "pieces"}
     rates = {"stylization": 1.0, "inpainting": 0.0, "text_to_video": 1.0}
-    assert made_conditions(PAPER.replace(data=DataSpec(rates=rates))) == ("structure",)
+    *_, last = Resolved(PAPER.replace(data=DataSpec(rates=rates))).stored_streams
+    assert last.name == "structure"
     assert TASKS["stylization"].stored("video_in") == "structure"
     assert TASKS["stylization"].stored("video") == TASKS["captioning"].stored("video_in") == "video"
 
 
 def test_groups_are_few_and_every_step_of_about_as_many_tokens():
-    table, batches = groups(PAPER), group_batches(PAPER)
+    table, batches = Resolved(PAPER).groups, Resolved(PAPER).batches
     assert sorted(name for _, rates in table.values() for name in rates) == sorted(TASKS)
     assert len(table) <= 12
     longest = max(layout.length for layout, _ in table.values())
@@ -220,7 +209,7 @@ def test_groups_are_few_and_every_step_of_about_as_many_tokens():
 def test_a_task_that_writes_is_refused_in_a_run_without_pieces():
     mute = PAPER.replace(text=TextSpec())
     with pytest.raises(UserError, match="captioning writes text.*TEXT.pieces"):
-        run_layout(mute, TASKS["captioning"])
+        Resolved(mute).layout(TASKS["captioning"])
 
 
 def test_every_known_audio_frame_is_heard_within_the_known_frames():
@@ -236,11 +225,11 @@ def test_every_known_audio_frame_is_heard_within_the_known_frames():
         )
         hop_s = np.prod(strides) / sample_rate_hz
         for latents in range(1, 5):
-            frames = known_codes(experiment, task, latents)[-1]
+            frames = Resolved(experiment).known_codes(task, latents)[-1]
             seconds = (1 + 4 * (latents - 1)) / rate_hz
             assert frames * hop_s <= seconds < (frames + 1) * hop_s
-    whole = run_format(PAPER).audio_frames
-    assert known_codes(PAPER, task, 5)[-1] == whole == 106
+    whole = Resolved(PAPER).format.audio_frames
+    assert Resolved(PAPER).known_codes(task, 5)[-1] == whole == 106
 
 
 def test_a_task_with_sound_in_a_run_without_it_is_refused():
@@ -250,13 +239,13 @@ def test_a_task_with_sound_in_a_run_without_it_is_refused():
             continue
         if task.has_audio:
             with pytest.raises(UserError, match=f"{task.name} needs sound.*AUDIO_TOKENIZER.path"):
-                run_layout(silent, task)
+                Resolved(silent).layout(task)
         else:
-            assert run_layout(silent, task) == run_layout(PAPER, task)
+            assert Resolved(silent).layout(task) == Resolved(PAPER).layout(task)
     with pytest.raises(UserError, match="needs sound"):
-        layouts(silent)
+        _ = Resolved(silent).layouts
     video = PAPER.replace(data=DataSpec(rates={"unconditional": 1.0}))
-    assert has_audio(PAPER) and not has_audio(video)
+    assert Resolved(PAPER).has_audio and not Resolved(video).has_audio
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poet.spec import DataSpec, Experiment, TrainSpec, UserError, config
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 
@@ -73,7 +72,7 @@ MIXTURE = Experiment(
 
 def test_images_come_first_and_videos_later_as_in_the_paper() -> None:
     """VideoPoet §5.1, in every window of 100 steps; within videos the tasks' rates decide."""
-    schedule = PhasedSchedule(registry.group_shares(MIXTURE), seed=3)
+    schedule = PhasedSchedule(Resolved(MIXTURE).phases, seed=3)
     chosen = [schedule(step) for step in range(2000)]
     for start in range(0, 2000, 100):
         window = Counter(chosen[start : start + 100])
@@ -81,18 +80,18 @@ def test_images_come_first_and_videos_later_as_in_the_paper() -> None:
         assert abs(window["text-to-image"] - images) <= 2
         assert abs(window["text-to-video"] - (100 - images) * 0.75) <= 2
         assert abs(window["video"] - (100 - images) * 0.25) <= 2
-    fresh = PhasedSchedule(registry.group_shares(MIXTURE), seed=3)
+    fresh = PhasedSchedule(Resolved(MIXTURE).phases, seed=3)
     assert [fresh(step) for step in (1999, 500, 499, 0)] == [chosen[s] for s in (1999, 500, 499, 0)]
 
 
 def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> None:
     plain = MIXTURE.replace(data=MIXTURE.data.replace(image_fractions=()))
-    assert registry.group_shares(plain) == [
+    assert Resolved(plain).phases == [
         (2000, {"text-to-image": Fraction(1, 10), "text-to-video": Fraction(3, 5), "video": Fraction(1, 5)})
     ]
     silent = MIXTURE.data.replace(rates={"text_to_video": 1.0})
     with pytest.raises(UserError, match="0.9 of a phase to images, which no task"):
-        registry.group_shares(MIXTURE.replace(data=silent))
+        _ = Resolved(MIXTURE.replace(data=silent)).phases
 
 
 @pytest.mark.parametrize(
@@ -109,14 +108,14 @@ def test_tasks_that_a_run_never_trains_are_named(rates, shares, steps, missing) 
     run = MIXTURE.replace(data=DataSpec(rates=rates, image_fractions=shares, batch=4))
     run = run.replace(train=TrainSpec(steps=steps))
     with pytest.raises(UserError, match=f"the {steps} steps.* take no example of {missing}: set TRAIN"):
-        check_all_trained(Resolved(run), PhasedSchedule(registry.group_shares(run)))
+        check_all_trained(Resolved(run), PhasedSchedule(Resolved(run).phases))
 
 
 def test_runs_that_train_every_task_pass() -> None:
-    check_all_trained(Resolved(MIXTURE), PhasedSchedule(registry.group_shares(MIXTURE)))
+    check_all_trained(Resolved(MIXTURE), PhasedSchedule(Resolved(MIXTURE).phases))
     for name in ("quickstart", "pretrain", "adapt_300m", "visual_head"):
         run = config.load([f"gin/experiments/{name}.gin"])
-        check_all_trained(Resolved(run), PhasedSchedule(registry.group_shares(run), run.data.seed))
+        check_all_trained(Resolved(run), PhasedSchedule(Resolved(run).phases, run.data.seed))
 
 
 @pytest.mark.parametrize("shares", [((0.5, 0.9),), ((0.5, 0.9), (0.25, 0.1), (1.0, 0.1)), ((1.0, 1.2),)])

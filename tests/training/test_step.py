@@ -25,7 +25,6 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tasks import registry
 from poet.tasks.resolved import Resolved
 from poet.training import compiled, flops, losses, step
 from poet.training.trainable import each
@@ -62,7 +61,7 @@ def make_batch(shapes, layout):
 def test_a_fixed_batch_is_learnt():
     trainable = step.language_model(Resolved(RUN), ONE)
     group = trainable.groups["text-to-video"]
-    layout = registry.layouts(RUN)["text_to_video"]
+    layout = Resolved(RUN).layouts["text_to_video"]
     batch = make_batch(group.batch, layout)
     state = jax.jit(trainable.init)(jax.random.key(0))
     run = jax.jit(group.step, donate_argnums=0)
@@ -91,7 +90,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
         with jax.set_mesh(mesh):
             trainable = step.language_model(Resolved(run), mesh)
             group = trainable.groups["text-to-video"]
-            layout = registry.layouts(RUN)["text_to_video"]
+            layout = Resolved(RUN).layouts["text_to_video"]
             batch = make_batch(group.batch, layout)
             batch["known"][::2] = layout.loss_spans[0].segment.length - 2
             batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
@@ -112,7 +111,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
 def test_a_batch_without_a_token_to_predict_moves_nothing():
     """Momentum of the step before would move the weights, and decay would shrink them."""
     trainable = step.language_model(Resolved(RUN), ONE)
-    group, layout = trainable.groups["text-to-image"], registry.layouts(RUN)["text_to_image"]
+    group, layout = trainable.groups["text-to-image"], Resolved(RUN).layouts["text_to_image"]
     batch = make_batch(group.batch, layout)
     run = jax.jit(group.step)
     state = jax.jit(trainable.init)(jax.random.key(0))
@@ -154,7 +153,7 @@ def test_microbatches_must_divide_the_batch():
 def test_groups_follow_the_mixture():
     trainable = step.language_model(Resolved(RUN), ONE)
     assert set(trainable.groups) == {"text-to-video", "text-to-image"}
-    for name, (layout, _) in registry.groups(RUN).items():
+    for name, (layout, _) in Resolved(RUN).groups.items():
         group = trainable.groups[name]
         assert group.batch["tokens"].shape == (group.clips, layout.length)
         assert group.tokens == group.clips * layout.length
@@ -179,7 +178,7 @@ def test_flops_equal_those_of_the_compiled_products():
     """XLA counts every product of the unrolled forward pass; attention blocks of one query make its
     causal triangle exact.  Elementwise work is removed by counting dot_general alone."""
     model = step.build_model(Resolved(RUN))
-    layout = registry.layouts(RUN)["text_to_video"]
+    layout = Resolved(RUN).layouts["text_to_video"]
     batch = make_batch(step.batch_shapes(layout, 1, RUN.text.width), layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer.attention, "QUERY_BLOCK", 1)
@@ -214,7 +213,7 @@ def test_step_runs_in_bfloat16_with_float32_masters():
     assert {leaf.dtype for leaf in jax.tree.leaves(after["params"])} == {jnp.dtype("float32")}
     assert all(m.dtype == jnp.float32 and m.shape == () for m in jax.tree.leaves(metrics))
     model = step.build_model(Resolved(run))
-    layout = registry.layouts(run)["text_to_image"]
+    layout = Resolved(run).layouts["text_to_image"]
     batch = group.batch
     hidden = jax.eval_shape(
         lambda p, b: model.hidden(p, b["tokens"], layout, losses.text_of(b, layout)),
@@ -225,7 +224,7 @@ def test_step_runs_in_bfloat16_with_float32_masters():
 
 def test_a_step_counts_by_its_tokens_where_it_is_told_to():
     """Gradients of the mean over tokens, or of the sum over what a step usually predicts."""
-    layout = registry.layouts(RUN)["text_to_video"]
+    layout = Resolved(RUN).layouts["text_to_video"]
     usual, found = Resolved(RUN).usual_tokens, {}
     for kind in ("steps", "tokens"):
         run = RUN.replace(train=RUN.train.replace(step_weight=kind))

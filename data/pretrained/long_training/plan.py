@@ -53,11 +53,10 @@ def _work(job: Job) -> tuple[str, int, float]:
 
 def _lm_flops(experiment) -> float:
     from poet.distributed import mesh
-    from poet.tasks import registry
     from poet.training.step import language_model
 
     groups = language_model(Resolved(experiment), mesh.abstract(experiment.mesh, 1)).groups
-    return _mean({name: group.flops for name, group in groups.items()}, registry.group_shares(experiment)[-1][1])
+    return _mean({name: group.flops for name, group in groups.items()}, Resolved(experiment).phases[-1][1])
 
 
 def _video_flops(experiment) -> float:
