@@ -83,7 +83,7 @@ stage data "game clips with sound, depth and captions, of two places" \
 stage clips "the shipped model draws: a clip with sound from text, a hole filled, a picture that moves, a sound for a clip" \
   poet eval --checkpoint="$SHIPPED" --out="$WORK/first" --overwrite --metric=examples --gin.EVAL.examples=True \
     --gin.EVAL.source="$SOURCE" --gin.EVAL.clips=4 \
-    --gin.DATA.rates="{'text_to_video_with_audio': 1, 'inpainting': 1, 'image_to_video': 1, 'video_to_audio': 1}"
+    --gin.DATA.mixture_rates="{'text_to_video_with_audio': 1, 'inpainting': 1, 'image_to_video': 1, 'video_to_audio': 1}"
 if [ -f "$SHIPPED/scores.json" ]; then cp "$SHIPPED/scores.json" "$WORK/shipped_scores.json"; fi
 report
 echo "      first pictures: $WORK/report.html (grows with every stage)"

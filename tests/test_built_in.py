@@ -31,7 +31,7 @@ def test_shipped_weights_get_a_store_and_its_clips(made: list[str], tmp_path: Pa
         assert found.eval.source == str(tmp_path / "poet/clips/arenas_av/1.0.0") == stores[-1].source
         assert found.data.store == stores[-1].path and stores[-1].splits == ("train", "validation")
     assert made == ["rendered clips"] * 2 and stores[0] == stores[1]
-    other = trained.replace(data=trained.data.replace(rates={"text_to_video": 1.0}))
+    other = trained.replace(data=trained.data.replace(mixture_rates={"text_to_video": 1.0}))
     assert built_in.supply(LM, other, lambda e: None).data.store != found.data.store
 
 

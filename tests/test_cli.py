@@ -42,7 +42,7 @@ QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
         (["report", "--workdir=nowhere"], ["nowhere"]),
         (["describe", QUICKSTART, "--devices=6", "--gin.MESH.tensor=4"], ["6 present", "MESH"]),
         (["describe", QUICKSTART, "--devices=8", "--gin.MESH.tensor=8"], ["heads", "divisible"]),
-        (["describe", QUICKSTART, "--gin.DATA.rates={'text_to_vidoe': 1.0}"],
+        (["describe", QUICKSTART, "--gin.DATA.mixture_rates={'text_to_vidoe': 1.0}"],
          ["text_to_vidoe", "text_to_video"]),
     ],
 )
@@ -71,7 +71,7 @@ def test_mistakes_end_with_code_2_and_a_clear_line(
         (["reconstruct", "--tile=-1"], "poet reconstruct: error: argument --tile: -1: must lie in 0.."),
         (["describe", "--devices=-3"], "poet describe: error: argument --devices: -3: must lie in 0.."),
         (["generate", "--num=0"], "poet generate: error: argument --num: 0: must lie in 1.."),
-        (["generate", "--known_frames=two"], "poet generate: error: argument --known_frames: invalid int value: 'two'"),
+        (["generate", "--conditioning_frames=two"], "poet generate: error: argument --conditioning_frames: invalid int value: 'two'"),
         (["train", "--process=-1"], "poet train: error: argument --process: -1: must lie in 0.."),
         (["train"], "poet train: error: the following arguments are required: --workdir"),
     ],
@@ -142,7 +142,7 @@ def make_hostile(folder: Path) -> None:
     (folder / "self.gin").write_text("include 'self.gin'\n")
     (folder / "utf16.gin").write_bytes("TRAIN.steps = 3\n".encode("utf-16"))
     (folder / "brackets.gin").write_text("TRAIN.steps = " + "[" * 5000 + "]" * 5000 + "\n")
-    (folder / "open.gin").write_text("DATA.rates = {'a': (1,\n")
+    (folder / "open.gin").write_text("DATA.mixture_rates = {'a': (1,\n")
     (folder / "null.gin").write_bytes(b"TRAIN.steps = 3\0\n")
     (folder / "large.gin").write_bytes(b"# " + b"x" * (2 << 20))
     (folder / "folder.gin").mkdir()

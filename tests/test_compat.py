@@ -46,7 +46,7 @@ WHAT_IT_IS = {
 LONGER = {"clip.frames": 33, "clip.height": 64, "clip.width": 64, "text.length": 32}
 COURSE = {
     "train.steps": 7, "optimizer.learning_rate": 1e-5, "optimizer.weight_decay": 0.0,
-    "data.rates": {"text_to_video": 1.0}, "data.text_dropout": 0.2, "train.z_loss": 0.0,
+    "data.mixture_rates": {"text_to_video": 1.0}, "data.text_dropout": 0.2, "train.z_loss": 0.0,
 }
 
 

@@ -39,10 +39,10 @@ def write(tmp_path: Path, text: str) -> str:
 
 
 def test_later_bindings_win_and_bare_strings_need_no_quotes(tmp_path: Path) -> None:
-    file = write(tmp_path, "MODEL.layers = 3\nDATA.rates = {'text_to_video': 1}\n")
+    file = write(tmp_path, "MODEL.layers = 3\nDATA.mixture_rates = {'text_to_video': 1}\n")
     e = config.load([file], ["MODEL.layers=5", "STORE.path=a/b c.d", "TRAIN.steps=7"])
     assert (e.model.layers, e.store.path, e.train.steps) == (5, "a/b c.d", 7)
-    assert e.data.rates == {"text_to_video": 1.0}
+    assert e.data.mixture_rates == {"text_to_video": 1.0}
 
 
 def test_loading_twice_forgets_the_first(tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_every_field_says_its_range_and_what_it_changes(name: str, cls: type) ->
      "OPTIMIZER.weight_decay=-1", "OPTIMIZER.clip_norm=1e999", "MODEL.rope_base=0", "MODEL.rope_base=-1",
      "TRAIN.eval_every=-3", "TRAIN.sample_every=-1", "TRAIN.z_loss=-1", "TRAIN.seed=-1",
      "TRAIN.seed=4294967296", "CLIP.height=1000000000", "CLIP.rate_hz=1e999", "CLIP.rate_hz=0",
-     "DATA.rates={'text_to_video': 1e999}", "DATA.rates={'text_to_video': -1}", "DATA.text_dropout=1.0",
+     "DATA.mixture_rates={'text_to_video': 1e999}", "DATA.mixture_rates={'text_to_video': -1}", "DATA.text_dropout=1.0",
      "DATA.image_fractions=((0.5, 2.0), (1.0, 0.1))", "SAMPLE.temperature=1e999", "SAMPLE.top_p=0",
      "SAMPLE.seed=100000000000000000000000", "VIDEO_TOKENIZER.stem=(0, 4, 4)", "VIDEO_TOKENIZER.blocks=0",
      "VIDEO_TOKENIZER.multipliers=(-1,)", "AUDIO_TOKENIZER.strides=(2, 0)", "MESH.fsdp=-2",
      "TOKENIZER_TRAIN.crops=((0, 64),)", "TOKENIZER_TRAIN.l2_weight=-5", "TOKENIZER_TRAIN.gan_start=-1",
-     "AUDIO_TRAIN.noise_gain_db=(-1e999, 0.0)", "EXPORT.known_frames=-4", "INGEST.min_motion=2",
+     "AUDIO_TRAIN.noise_gain_db=(-1e999, 0.0)", "EXPORT.conditioning_frames=-4", "INGEST.min_motion=2",
      "STORE.wait_s=0", "TEXT.dtype='float64'"],
 )
 def test_senseless_values_are_refused_with_their_name(binding: str) -> None:

@@ -89,7 +89,7 @@ def test_runs_made_without_gin_are_those_of_the_gin_files():
 
 def test_a_bar_is_met_or_missed(tmp_path):
     run_all = module("run_all")
-    row = {"group": "text-to-video", "share_of_matmul": 0.6}
+    row = {"group": "text-to-video", "fraction_of_matmul": 0.6}
     for name, mfu in (("train_step.1b", 0.46), ("train_step.8b_slice", 0.49)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"groups": [{**row, "mfu": mfu}]}))
     text = run_all.summary(tmp_path, run_all.RUNS, bars=True)
@@ -104,7 +104,7 @@ def test_train_step_is_timed_and_its_operations_are_sorted(tmp_path):
     assert group["losses"][1] < group["losses"][0], "the steps train"
     expected = group["gflop"] / group["median_s"] / 1000
     assert group["tflops"] == pytest.approx(expected)
-    assert group["share_of_matmul"] == pytest.approx(expected * 1e12 / found["matmul_flops"])
+    assert group["fraction_of_matmul"] == pytest.approx(expected * 1e12 / found["matmul_flops"])
     kinds = group["seconds_by_kind"]
     assert {"matmul", "attention", "cross-entropy", "optimizer", "other"} <= set(kinds), kinds
     assert min(kinds.values()) > 0

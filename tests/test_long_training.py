@@ -131,7 +131,7 @@ def test_every_recipe_adapts_the_model_that_it_trains_on_the_codes_that_it_makes
     table = stages.stages(stages.RECIPES[name], Path("/work_dir"), ROOT)
     found = {key: experiment_of(table[key].jobs[-1]) for key in ("tokenizer", "round", "codes", "lm", "adapt")}
     compat.check(found["lm"], found["adapt"], "initialise", what="lm", remedy="")
-    assert set(found["adapt"].data.rates) <= set(found["codes"].data.rates)
+    assert set(found["adapt"].data.mixture_rates) <= set(found["codes"].data.mixture_rates)
     for other in ("tokenizer", "round", "lm"):
         same = found["codes"].video_tokenizer.replace(path="")
         assert found[other].video_tokenizer.replace(path="") == same and found[other].clip == found["codes"].clip

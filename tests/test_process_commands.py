@@ -35,7 +35,7 @@ SETTINGS = {
     "MODEL.layers": 1, "MODEL.width": 32, "MODEL.heads": 4, "MODEL.kv_heads": 2,
     "MODEL.head_dim": 8, "MODEL.mlp_width": 64, "MODEL.dtype": "float32",
     "MESH.tensor": 2,
-    "DATA.rates": {"text_to_video": 1.0},
+    "DATA.mixture_rates": {"text_to_video": 1.0},
     "DATA.batch": 8,
     "TRAIN.steps": 6, "TRAIN.log_every": 1, "TRAIN.eval_every": 6, "TRAIN.eval_batches": 1,
     "TRAIN.sample_every": 6,

@@ -44,7 +44,7 @@ def experiment(**changes) -> Experiment:
             layers=2, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=64, dtype="float32",
             remat="none",
         ),
-        data=DataSpec(batch=BATCH, rates={"text_to_video": 1.0}),
+        data=DataSpec(batch=BATCH, mixture_rates={"text_to_video": 1.0}),
         optimizer=OptimizerSpec(warmup_steps=0),
         train=TrainSpec(steps=10),
     )

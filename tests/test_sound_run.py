@@ -37,14 +37,14 @@ CLIP = tiny.WITH_SOUND.clip
 SETTINGS = {
     "TEXT.encoder": "letters",
     "MODEL.layers": 1,
-    "DATA.rates": dict.fromkeys(SOUND_TASKS, 1.0),
+    "DATA.mixture_rates": dict.fromkeys(SOUND_TASKS, 1.0),
     "DATA.batch": 2,
     "DATA.equal_tokens": False,
     "TRAIN.steps": 5,  # Every group has its turn.
     "TRAIN.log_every": 1,
     "EVAL.batch": 4,
     "EVAL.batches": 1,
-    "EVAL.known_frames": 3,
+    "EVAL.conditioning_frames": 3,
 }
 
 

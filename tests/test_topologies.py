@@ -45,7 +45,7 @@ def experiment(clips: int, **model) -> Experiment:
         text=TextSpec(length=8, width=16),
         model=ModelSpec(**sizes | model),
         mesh=MeshSpec(),
-        data=DataSpec(batch=clips, rates={"text_to_video": 1.0}),
+        data=DataSpec(batch=clips, mixture_rates={"text_to_video": 1.0}),
         optimizer=OptimizerSpec(warmup_steps=0),
     )
 

@@ -199,7 +199,7 @@ def tokenize(experiment: Experiment, args: Any) -> None:
     """Writes the token store STORE.path from STORE.source.
 
     It holds sound if AUDIO_TOKENIZER.path is set, captions to be written if TEXT.pieces is, and the
-    conditions that the tasks of DATA.rates take.
+    conditions that the tasks of DATA.mixture_rates take.
     """
     for field in ("source", "path"):
         if not getattr(experiment.store, field):
@@ -214,7 +214,7 @@ def tokenize(experiment: Experiment, args: Any) -> None:
 
 
 def _write_store(
-    experiment: Experiment, encoders: Any, runner: Any, tell: Callable[[str], Any]
+    experiment: Experiment, encoders: Any, runner: Any, log: Callable[[str], Any]
 ) -> Any:
     from poet.store.writer import tokenize as write_store
 
@@ -225,7 +225,7 @@ def _write_store(
         [stream.name for stream in Resolved(experiment).stored_streams],
         ingest=experiment.ingest,
         runner=runner,
-        tell=tell,
+        log=log,
     )
 
 

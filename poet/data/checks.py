@@ -88,7 +88,7 @@ def _check_streams(resolved: Resolved, manifest: Manifest, task: Task) -> None:
     features = stored_features(task, resolved.layout(task))
     missing = [name for name in features if name not in present]
     if missing:
-        remedies = [streams.in_store(name).setting or f"{task.name} in DATA.rates" for name in missing]
+        remedies = [streams.in_store(name).setting or f"{task.name} in DATA.mixture_rates" for name in missing]
         raise UserError(
             f"the token store {resolved.spec.data.store} lacks the streams {', '.join(missing)} "
             f"that {task.name} needs (it has {', '.join(sorted(manifest.plan.streams))}): "
@@ -118,7 +118,7 @@ def _check_silent(resolved: Resolved, manifest: Manifest, split: str) -> None:
     if skipped and info.silent >= info.clips:
         raise UserError(
             f"none of the {info.clips} {where} has a sound track, so {names} would have nothing to learn: "
-            "tokenize clips with sound, set these rates of DATA.rates to 0, or take their sound as silence "
+            "tokenize clips with sound, set these rates of DATA.mixture_rates to 0, or take their sound as silence "
             "with DATA.silent_clips = 'train'"
         )
     _LOG.info(

@@ -102,7 +102,7 @@ def eval_batches(
     The last, partial batch of a split is left out.
 
     Raises:
-      UserError: the split holds less than one batch, or EVAL.known_frames does not fit the task.
+      UserError: the split holds less than one batch, or EVAL.conditioning_frames does not fit the task.
     """
     declared = get_task(task)
     layout = resolved.layout(declared)

@@ -196,7 +196,7 @@ def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) 
     return _build(
         resolved,
         task,
-        resolved.known_range(task),
+        resolved.conditioning_range(task),
         start=start,
         kept=kept,
         seed_2=seed_2,
@@ -224,7 +224,7 @@ def _build(
     dropout: float,
 ) -> Any:
     layout, data = resolved.layout(task), resolved.spec.data
-    codes_LxP = [resolved.known_codes(task, n) for n in range(latents[1] + 1)]
+    codes_LxP = [resolved.conditioning_codes(task, n) for n in range(latents[1] + 1)]
     openings = openings_given(resolved, task, layout, latents[1])
     steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), openings)]
     if data.silent_clips == "skip":

@@ -151,7 +151,7 @@ def _write_reconstruction(r: Resources, index: int, psnr_db: float) -> Media:
 
 def measure_frame_prediction(r: Resources) -> Table:
     """Drawn frames against the true ones, beside repeating the last given frame."""
-    known, spec = r.known_frames, r.experiment.eval
+    known, spec = r.conditioning_frames, r.experiment.eval
     videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
     result = compare(videos, known, r.origins)
     shown = range(min(CLIPS_SHOWN, len(r.clips)))
@@ -172,15 +172,15 @@ def measure_frame_prediction(r: Resources) -> Table:
 
 def candidates(
     truth_NxTxHxWx3: np.ndarray,
-    drawn_NxKxTxHxWx3: np.ndarray,
+    sampled_NxKxTxHxWx3: np.ndarray,
     reconstruction_NxTxHxWx3: np.ndarray,
     known: int,
 ) -> dict[str, np.ndarray]:
     """What is compared with the truth, each [N, T, H, W, 3]; the first `known` frames do not count."""
-    samples = drawn_NxKxTxHxWx3.shape[1]
-    means = {f"mean of {samples} samples": _mean(drawn_NxKxTxHxWx3)} if samples > 1 else {}
+    samples = sampled_NxKxTxHxWx3.shape[1]
+    means = {f"mean of {samples} samples": _mean(sampled_NxKxTxHxWx3)} if samples > 1 else {}
     return {
-        "generated": drawn_NxKxTxHxWx3[:, 0],
+        "generated": sampled_NxKxTxHxWx3[:, 0],
         **means,
         REPEAT: _held(truth_NxTxHxWx3, known),
         f"{REPEAT} reconstructed": _held(reconstruction_NxTxHxWx3, known),
@@ -237,7 +237,7 @@ def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]
     for name, label in labels.items():
         files[label] = f"media/frame_prediction_{index}_{name}.gif"
         write_gif(r.out / files[label], videos[name][index], rate_hz)
-    clip, known = r.clips[index], r.known_frames
+    clip, known = r.clips[index], r.conditioning_frames
     found = compare({name: video[index : index + 1] for name, video in videos.items()}, known)
     note = ", ".join(f"{row['frames']} {row['psnr_db']:.2f} dB" for row in found.rows)
     return Media(

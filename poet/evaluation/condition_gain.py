@@ -68,7 +68,7 @@ def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
             openings[stream.opens] = dataclasses.replace(openings[stream.opens], spans=spans)
         else:
             found.append(Kind(name=stream.title, spans=spans))
-    if openings and Resolved(experiment).known_range(task)[0] == 0:
+    if openings and Resolved(experiment).conditioning_range(task)[0] == 0:
         found += [dataclasses.replace(k, name=f"{k.name} alone", alone=True) for k in found]
     return (*found, *openings.values())
 
@@ -78,7 +78,7 @@ def _openings(experiment: Experiment, task: Task, layout: Layout) -> Iterator[tu
     latents = Resolved(experiment).eval_latents(task)
     frames = Resolved(experiment).frames_of(latents)
     names = {stream.opens: stream.title for stream in task.openings}
-    given = Resolved(experiment).known_codes(task, latents)
+    given = Resolved(experiment).conditioning_codes(task, latents)
     for stream in layout.output_streams:
         indices = tuple(
             i

@@ -52,7 +52,7 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
         clips=video if frames or _takes(task, "video") else None,
         sounds=sound if heard else None,
         depths=depth,
-        known_frames=frames,
+        conditioning_frames=frames,
         region=region,
     )
     shown = _given(r, task, video, sound, depth, frames, region)

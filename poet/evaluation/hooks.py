@@ -22,7 +22,7 @@ from poet.media import frame_strip
 from poet.distributed import processes
 from poet.distributed.mesh import batch_ways
 from poet.sampling.decode import Decoder, Plan
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import Experiment, UserError
 from poet.store.reader import check_split, load_manifest
 from poet.store.raw import usable
@@ -49,7 +49,7 @@ def validation_hook(experiment: Experiment) -> Hook:
     Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`, where any token was scored.
 
     Raises:
-      UserError: the store or its split cannot feed it, or EVAL.known_frames does not fit a task.
+      UserError: the store or its split cannot feed it, or EVAL.conditioning_frames does not fit a task.
         Nothing is read if TRAIN.eval_every is 0.
     """
     if experiment.train.eval_every:
@@ -119,7 +119,7 @@ def _sample_batch(experiment: Experiment, task: str) -> Mapping[str, np.ndarray]
     """
     ways, split, declared = batch_ways(_mesh()), experiment.eval.split, get_task(task)
     size = -(-CLIPS_SHOWN // ways) * ways
-    wanted = Resolved(experiment).known_codes(declared, Resolved(experiment).eval_latents(declared))
+    wanted = Resolved(experiment).conditioning_codes(declared, Resolved(experiment).eval_latents(declared))
     manifest = load_manifest(experiment.data.store)
     check_split(manifest, split)
     rows = eval_batches(Resolved(experiment), task, split, 1, manifest.splits[split].clips)
@@ -157,18 +157,18 @@ def _draw(
     forced = place({"forced": forced_BxK} if plan.forced else {}, _mesh(), everything)
     rows_B = np.arange(len(given_BxN), dtype=np.int32)
     cache, x_RxD = decoder.prefill(params, *placed.values())
-    knobs = Knobs.of(experiment.sample)
-    drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, knobs, *forced.values())
+    sampling_params = SamplingParams.of(experiment.sample)
+    drawn, _ = decoder.decode(params, cache, x_RxD, rows_B, sampling_params, *forced.values())
     return np.concatenate([given_BxN, processes.whole(drawn)], axis=1)
 
 
 def _strips(
-    tokenizer: VideoTokenizer, layout: Layout, true_BxS: np.ndarray, drawn_BxS: np.ndarray
+    tokenizer: VideoTokenizer, layout: Layout, true_BxS: np.ndarray, sampled_BxS: np.ndarray
 ) -> np.ndarray:
     """uint8 [rows, width, 3]: for each clip the true codes' frames above the drawn codes'."""
     stream = layout.output_streams[0]
     grid = layout.loss_spans[0].segment.grid
-    codes = [layout.parse(t[:CLIPS_SHOWN])[stream] for t in (true_BxS, drawn_BxS)]
+    codes = [layout.parse(t[:CLIPS_SHOWN])[stream] for t in (true_BxS, sampled_BxS)]
     with processes.alone():
         true, drawn = (tokenizer.decode(c.reshape(-1, *grid)) for c in codes)
     return _stacked(true, drawn)

@@ -72,8 +72,8 @@ class Resources:
         if need == EXAMPLES:
             return None if e.eval.examples else "EVAL.examples is False"
         get_task(need)
-        trained = e.data.rates.get(need, 0) > 0
-        return None if trained else f"the checkpoint was not trained on {need} (DATA.rates)"
+        trained = e.data.mixture_rates.get(need, 0) > 0
+        return None if trained else f"the checkpoint was not trained on {need} (DATA.mixture_rates)"
 
     @functools.cached_property
     def source_path(self) -> str:
@@ -95,7 +95,7 @@ class Resources:
         if not spec.gain_clips:
             return "EVAL.gain_clips is 0"
         if not any(kinds(self.experiment, task) for task in Resolved(self.experiment).mixture):
-            return "no task of DATA.rates is given a condition"
+            return "no task of DATA.mixture_rates is given a condition"
         if not self.lacks(STORE) and self.gain_batches * spec.batch == 1:
             return (
                 "one clip has no other one whose condition it could be given: set EVAL.gain_clips and "
@@ -257,7 +257,7 @@ class Resources:
         return Generator(self.experiment, params, self.tokenizer, made_with=self.made_with)
 
     @property
-    def known_frames(self) -> int:
+    def conditioning_frames(self) -> int:
         """Frames that frame prediction is given."""
         return Resolved(self.experiment).frames_of(Resolved(self.experiment).eval_latents(get_task(PREDICTION)))
 
@@ -268,7 +268,7 @@ class Resources:
         drawn = self.generator.generate(
             PREDICTION,
             clips=self.videos,
-            known_frames=self.known_frames,
+            conditioning_frames=self.conditioning_frames,
             sample=e.sample.replace(temperature=e.eval.temperature),
             batch=e.eval.batch,
             count=e.eval.samples,

@@ -41,45 +41,45 @@ MARKER_STDDEV = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
-    """What is drawn, one after the other, for one id of a range.
+class Factors:
+    """What is sampled, one after the other, for one id of a range.
 
     Attributes:
       ids: the range.
-      draws: itself; or, of a factorised code, the ranges of its leading bits and of the rest.
+      ranges: itself; or, of a factorised code, the ranges of its leading bits and of the rest.
     """
 
     ids: Range
-    draws: tuple[Range, ...]
+    ranges: tuple[Range, ...]
 
     @property
     def rows(self) -> int:
         """Output rows that score one id."""
-        return sum(draw.size for draw in self.draws)
+        return sum(part.size for part in self.ranges)
 
     def split(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
         """Ids -> an id for every draw, shaped alike."""
-        if len(self.draws) == 1:
+        if len(self.ranges) == 1:
             return (tokens,)
-        codes, (_, rest) = tokens - self.ids.low, self.draws
+        codes, (_, rest) = tokens - self.ids.low, self.ranges
         return codes // rest.size, codes % rest.size
 
-    def join(self, drawn: Sequence[jax.Array]) -> jax.Array:
+    def join(self, sampled: Sequence[jax.Array]) -> jax.Array:
         """The reverse of `split`: ids, shaped like each of those given."""
-        if len(self.draws) == 1:
-            return drawn[0]
-        leading, rest = drawn
-        return leading * self.draws[1].size + rest + self.ids.low
+        if len(self.ranges) == 1:
+            return sampled[0]
+        leading, rest = sampled
+        return leading * self.ranges[1].size + rest + self.ids.low
 
 
-def chain(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Chain:
-    """How ids of a range are drawn."""
+def factors(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Factors:
+    """How ids of a range are sampled."""
     if spec.visual_head == "full" or ids.table != "visual":
-        return Chain(ids, (ids,))
+        return Factors(ids, (ids,))
     bits = vocabulary.spec.visual_bits
     leading = spec.visual_leading or bits // 2
     sizes = {LEADING: 2**leading, REST: 2 ** (bits - leading)}
-    return Chain(ids, tuple(Range(0, size, name, 0) for name, size in sizes.items()))
+    return Factors(ids, tuple(Range(0, size, name, 0) for name, size in sizes.items()))
 
 
 class Embedding(nnx.Module):
@@ -98,16 +98,16 @@ class Embedding(nnx.Module):
             rngs.params(), (text_width, spec.width), ("text", "table_embed"), text_width**-0.5, dtype
         )
 
-    def rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def rows(self, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Embedded ids of a range, [B, N, D]: the sum over its factors."""
-        pairs = zip(chain.draws, chain.split(tokens_BxN))
+        pairs = zip(factors.ranges, factors.split(tokens_BxN))
         found = (lookup(self.tables[d.table][...], ids - d.table_low, dtype) for d, ids in pairs)
         return sum(found) * jnp.asarray(self.scale, dtype)
 
-    def given_rows(self, chain: Chain, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def given_rows(self, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Embedded ids of a condition, [B, N, D]; `Special.HIDDEN` among them where none is given."""
         hidden_BxN = tokens_BxN == Special.HIDDEN
-        x_BxNxD = self.rows(chain, jnp.where(hidden_BxN, chain.ids.low, tokens_BxN), dtype)
+        x_BxNxD = self.rows(factors, jnp.where(hidden_BxN, factors.ids.low, tokens_BxN), dtype)
         given_D = none_D = jnp.zeros((), dtype)
         if hasattr(self, "markers"):
             given_D, none_D = self.markers[...].astype(dtype)
@@ -142,8 +142,8 @@ def given_leading(params: Mapping[str, Any], x: jax.Array, leading: jax.Array) -
 
 def _sizes(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, int]:
     """Rows of every table, in id order."""
-    chains = (chain(spec, vocabulary, ids) for ids in vocabulary.tables.values())
-    return {draw.table: draw.size for each in chains for draw in each.draws}
+    every = (factors(spec, vocabulary, ids) for ids in vocabulary.tables.values())
+    return {part.table: part.size for each in every for part in each.ranges}
 
 
 def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Dict:

@@ -185,7 +185,7 @@ class Model:
                 pieces.append(_embed_text(embedding.text_states, text, self.dtype))
             else:
                 rows = embedding.given_rows if segment.may_hide else embedding.rows
-                pieces.append(rows(self.chain(segment.ids), tokens_BxN[:, start:stop], self.dtype))
+                pieces.append(rows(self.factors(segment.ids), tokens_BxN[:, start:stop], self.dtype))
         return jnp.concatenate([sequence.whole(x_BxNxD) for x_BxNxD in pieces], axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
@@ -215,9 +215,9 @@ class Model:
 
     # ----------------------------------------------------------------------------------- logits
 
-    def chain(self, ids: Range) -> tables.Chain:
-        """What is drawn for one id of a range: itself, or its factors one after the other."""
-        return tables.chain(self.spec, self.vocabulary, ids)
+    def factors(self, ids: Range) -> tables.Factors:
+        """What is sampled for one id of a range: itself, or its factors one after the other."""
+        return tables.factors(self.spec, self.vocabulary, ids)
 
     def head(self, params: Params, ids: Range) -> jax.Array:
         """Output rows [ids.size, D] of a draw's range, compute dtype, split over `tensor`."""
@@ -311,7 +311,7 @@ class Model:
           The cache, and x_BxD (final-normed) that predicts position + 1.
         """
         embedding = self._bind("embedding", params["embedding"])
-        x_Bx1xD = embedding.rows(self.chain(ids), token_B[:, None], self.dtype)
+        x_Bx1xD = embedding.rows(self.factors(ids), token_B[:, None], self.dtype)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 

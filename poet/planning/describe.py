@@ -93,7 +93,7 @@ def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     yield from _title(f"Mesh of {devices} device(s)")
     yield "  " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield from _tasks(resolved)
-    if not resolved.spec.data.rates:
+    if not resolved.spec.data.mixture_rates:
         return
     trainable = language_model(resolved, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
@@ -110,7 +110,7 @@ def _title(text: str) -> Iterator[str]:
 def _tasks(resolved: Resolved) -> Iterator[str]:
     fmt = resolved.format
     yield from _title("Tasks (condition -> output)")
-    rates = resolved.spec.data.rates
+    rates = resolved.spec.data.mixture_rates
     total = sum(rates.values()) or 1.0
     for name, task in registry.TASKS.items():
         share = f"{rates.get(name, 0) / total:6.1%}" if rates else "      "

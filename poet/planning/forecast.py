@@ -28,7 +28,7 @@ from poet.planning.topologies import GIB, Topology
 from poet.runs import assets
 from poet.sampling.decode import Decoder
 from poet.sampling.plans import DEFAULT_BATCH, Plan
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved
 from poet.training import compiled, flops
@@ -173,7 +173,7 @@ def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topolog
     lower = functools.partial(_lower_decode, resolved, decoder, mesh, batch)
     cost = decode_cost(resolved, plan, mesh, DEFAULT_BATCH)
     forecast = _forecast(f"decode {name}", lower, cost, mesh, topology)
-    return dataclasses.replace(forecast, calls=plan.drawn_stop - plan.prefilled)
+    return dataclasses.replace(forecast, calls=plan.sampled_stop - plan.prefilled)
 
 
 def _lower_decode(
@@ -196,8 +196,8 @@ def _lower_decode(
         text = (rows(states, jnp.float32), rows((plan.fan,), jnp.int32))
     tokens = rows((1, plan.prefilled), jnp.int32)
     cache, x_RxD = jax.eval_shape(decoder.prefill, params, tokens, *text)
-    knobs = jax.eval_shape(lambda: Knobs.of(resolved.spec.sample))
-    return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), knobs)
+    sampling_params = jax.eval_shape(lambda: SamplingParams.of(resolved.spec.sample))
+    return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), sampling_params)
 
 
 def decode_cost(resolved: Resolved, plan: Plan, mesh: Mesh, batch: int) -> Cost:
@@ -208,12 +208,12 @@ def decode_cost(resolved: Resolved, plan: Plan, mesh: Mesh, batch: int) -> Cost:
     """
     model, spec = build_model(resolved), resolved.spec.model
     rows, tensor, ways = batch * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
-    size, length = model.dtype.itemsize, plan.drawn_stop
+    size, length = model.dtype.itemsize, plan.sampled_stop
     keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
     blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0
     for span, _ in plan.steps:
         positions = span.stop - span.start
-        head = 0 if span.segment.forced else 2 * spec.width * model.chain(span.segment.ids).rows
+        head = 0 if span.segment.forced else 2 * spec.width * model.factors(span.segment.ids).rows
         attention = 4 * length * spec.heads * spec.head_dim / ways
         products += positions * rows * (spec.layers * (flops.block_flops(spec) + attention) + head)
         traffic += positions * (blocks + (keys / ways + head * size / 2) / tensor)

@@ -1,4 +1,4 @@
-"""The body of `poet generate`: a request with its files in, files of what was drawn out."""
+"""The body of `poet generate`: a request with its files in, files of what was sampled out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poet.sampling.requests import (
     Request,
     check_all,
     check_prompts,
-    default_known_frames,
+    default_conditioning_frames,
     read_given,
     read_prompts,
 )
@@ -42,17 +42,17 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     task = get_task(request.task)
     prompts = [*request.prompt, *read_prompts(request.prompt_file)]
     check_prompts(prompts)
-    known_frames = request.known_frames or default_known_frames(
+    conditioning_frames = request.conditioning_frames or default_conditioning_frames(
         experiment, task, len(request.clip)
     )
     chosen = check_all(
-        experiment, request.task, prompts, known_frames, clips=len(request.clip), ends=len(request.end),
+        experiment, request.task, prompts, conditioning_frames, clips=len(request.clip), ends=len(request.end),
         depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
     )
-    given = read_given(experiment, task, request.clip, known_frames, request.end, request.depth)
+    given = read_given(experiment, task, request.clip, conditioning_frames, request.end, request.depth)
     generator = Generator.from_checkpoint(request.checkpoint, experiment, request.task)
     _say_batch(experiment, request.batch)
-    drawn = generator.generate(
+    sampled = generator.generate(
         request.task,
         prompts,
         negative_prompt=request.negative_prompt,
@@ -61,7 +61,7 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         depths=given.depths,
         ends=given.ends,
         region=request.region,
-        known_frames=known_frames,
+        conditioning_frames=conditioning_frames,
         count=request.num,
         batch=request.batch,
     )
@@ -70,7 +70,7 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         "checkpoint": str(checkpoint.find(request.checkpoint)),
         "negative_prompt": request.negative_prompt,
         "clips": list(request.clip),
-        "known_frames": known_frames,
+        "conditioning_frames": conditioning_frames,
         "ends": list(request.end),
         "region": chosen.region,
         "depth": list(request.depth),
@@ -78,7 +78,7 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
         "networks": generator.networks_used,
     }
     items = max(len(prompts), len(given), 1)
-    shown = _with_condition(task, drawn, given, places(len(given), items, request.num))
+    shown = _with_condition(task, sampled, given, places(len(given), items, request.num))
     labels = _labels(prompts, items * request.num)
     return write_outputs(shown, labels, request.out, experiment.clip, details)
 
@@ -91,14 +91,14 @@ def _say_batch(experiment: Experiment, batch: int) -> None:
         )
 
 
-def _with_condition(task: Task, drawn: Drawn, given: Given, index: np.ndarray) -> Drawn:
-    """What was drawn beside the video or the sound that it was drawn for."""
-    video, audio = drawn.video, drawn.audio
+def _with_condition(task: Task, sampled: Drawn, given: Given, index: np.ndarray) -> Drawn:
+    """What was sampled beside the video or the sound that it was sampled for."""
+    video, audio = sampled.video, sampled.audio
     if video is None and "video" in task.condition:
         video = given.videos[index]
     if audio is None and "audio" in task.condition:
         audio = given.sounds[index]
-    return Drawn(video=video, audio=audio, texts=drawn.texts)
+    return Drawn(video=video, audio=audio, texts=sampled.texts)
 
 
 def _labels(prompts: Sequence[str], count: int) -> list[str]:

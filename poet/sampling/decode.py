@@ -1,7 +1,7 @@
 """Cached decoding: prefill what is given, then one compiled loop over the rest of the layout.
 
 Everything follows from the layout: which positions are given, which ids are legal where (the head
-is sliced to them, so an illegal id cannot be drawn), and which boundary tokens are forced.
+is sliced to them, so an illegal id cannot be sampled), and which boundary tokens are forced.
 
 With guidance, every sample takes two rows of one pass, one after the other: conditional, then
 unconditional.  So a batch may be split over devices: both rows of a sample lie on one.
@@ -24,7 +24,7 @@ from poet.distributed.mesh import BATCH_AXES
 from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.plans import Plan
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.tasks.layout import Span
 
 # What the model's `prefill` and `decode` pass on; opaque here.
@@ -49,7 +49,7 @@ def prefill(
         mask_RxL = jnp.arange(states_RxLxE.shape[1]) < lengths_R[:, None]
         text = (states_RxLxE, mask_RxL)
     tokens_RxN = samplers.fan_out(tokens_BxN, plan.fan)
-    return model.prefill(params, tokens_RxN, plan.layout, text, plan.drawn_stop)
+    return model.prefill(params, tokens_RxN, plan.layout, text, plan.sampled_stop)
 
 
 def decode(
@@ -59,7 +59,7 @@ def decode(
     cache: Cache,
     x_RxD: jax.Array,
     rows_B: jax.Array,
-    knobs: Knobs,
+    sampling_params: SamplingParams,
     forced_BxK: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Decodes all positions after the prefilled ones; returns (tokens_Bx(S-N) int32, cache).
@@ -70,17 +70,17 @@ def decode(
       forced_BxK: ids of the K = `plan.forced` given positions that are not prefilled, in the order
         of `plan.given`; absent where there are none.
     """
-    params, keys_B = model.by_layer(params), samplers.row_keys(knobs.seed, rows_B)
+    params, keys_B = model.by_layer(params), samplers.row_keys(sampling_params.seed, rows_B)
     state, pieces = (cache, x_RxD), []
     for span, place in plan.steps:
         if place is None:
-            pick = functools.partial(_pick, model, plan, params, span, keys_B, knobs)
+            pick = functools.partial(_pick, model, plan, params, span, keys_B, sampling_params)
         else:
             pick = functools.partial(_look_up, forced_BxK, place - span.start)
         state, tokens_BxQ = _advance(model, plan, params, state, span, pick)
         pieces.append(tokens_BxQ)
-    tail = [s.segment.ids.low for s in plan.layout.spans if s.start >= plan.drawn_stop]
-    # Added to drawn tokens, so that it is sharded as they are.
+    tail = [s.segment.ids.low for s in plan.layout.spans if s.start >= plan.sampled_stop]
+    # Added to sampled tokens, so that it is sharded as they are.
     pieces.append(jnp.zeros_like(pieces[0][:, :1]) + jnp.array(tail, jnp.int32))
     return jnp.concatenate(pieces, axis=1), state[0]
 
@@ -97,7 +97,7 @@ def _advance(
 
     def step(state: State, position: jax.Array) -> tuple[State, jax.Array]:
         cache, x_RxD = state
-        # A forced token is sharded as drawn ones are, which it is concatenated with.
+        # A forced token is sharded as sampled ones are, which it is concatenated with.
         token_B = constrain(pick(x_RxD, position), "batch")
         token_R, ids = samplers.fan_out(token_B, plan.fan), span.segment.ids
         return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
@@ -112,30 +112,30 @@ def _pick(
     params: Any,
     span: Span,
     keys_B: jax.Array,
-    knobs: Knobs,
+    sampling_params: SamplingParams,
     x_RxD: jax.Array,
     position: jax.Array,
 ) -> jax.Array:
-    """The id at `position`: forced, or drawn from the legal slice of the head; factors of a code one
+    """The id at `position`: forced, or sampled from the legal slice of the head; factors of a code one
     after the other, guided and truncated each by itself."""
     ids = span.segment.ids
     if span.segment.forced:
         return jnp.full(keys_B.shape, ids.low, jnp.int32)
-    chain, drawn = model.chain(ids), []
-    for number, draw in enumerate(chain.draws):
-        if drawn:
-            x_RxD = model.given(params, x_RxD, samplers.fan_out(drawn[-1], plan.fan))
+    factors, sampled = model.factors(ids), []
+    for number, part in enumerate(factors.ranges):
+        if sampled:
+            x_RxD = model.given(params, x_RxD, samplers.fan_out(sampled[-1], plan.fan))
         # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
-        logits = constrain(model.logits(params, x_RxD, draw).astype(jnp.float32), "batch", None)
+        logits = constrain(model.logits(params, x_RxD, part).astype(jnp.float32), "batch", None)
         if plan.guided:
-            logits = samplers.guide(logits, knobs.guidance)
-        keys_B = samplers.draw_keys(keys_B, number)
-        drawn.append(_draw(plan.truncation, logits, keys_B, position, knobs) + draw.low)
-    return chain.join(drawn)
+            logits = samplers.guide(logits, sampling_params.guidance)
+        keys_B = samplers.factor_keys(keys_B, number)
+        sampled.append(_sample(plan.truncation, logits, keys_B, position, sampling_params) + part.low)
+    return factors.join(sampled)
 
 
-def _draw(
-    truncation: Truncation, logits_BxV: jax.Array, keys_B: jax.Array, position: jax.Array, knobs: Knobs
+def _sample(
+    truncation: Truncation, logits_BxV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling_params: SamplingParams
 ) -> jax.Array:
     """`samplers.sample`, each device its own rows: the partitioner may gather them all to sort."""
 
@@ -143,12 +143,12 @@ def _draw(
         return samplers.sample(*arguments, truncation)
 
     if jax.sharding.get_abstract_mesh().empty:
-        return local(logits_BxV, keys_B, position, knobs)
+        return local(logits_BxV, keys_B, position, sampling_params)
     batch, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
     # Rows are independent, so the replication types need no proof.
     return jax.shard_map(
         local, in_specs=(batch, batch, whole, whole), out_specs=batch, check_vma=False
-    )(logits_BxV, constrain(keys_B, "batch"), position, knobs)
+    )(logits_BxV, constrain(keys_B, "batch"), position, sampling_params)
 
 
 def _look_up(
@@ -191,8 +191,8 @@ class ModelPrograms:
         return self.decoder.prefill(self.params, tokens_BxN, *text)
 
     def decode(
-        self, loop: int, state: State, rows_B: jax.Array, knobs: Knobs, forced_BxK: jax.Array
+        self, loop: int, state: State, rows_B: jax.Array, sampling_params: SamplingParams, forced_BxK: jax.Array
     ) -> tuple[jax.Array, Cache]:
         del loop
         forced = (forced_BxK,) if self.plan.forced else ()
-        return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), knobs, *forced)
+        return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), sampling_params, *forced)

@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Protocol
 import numpy as np
 
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
-from poet.sampling.samplers import Knobs
+from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import SOURCES
 from poet.tasks import given
@@ -61,7 +61,7 @@ class Inputs:
 
 
 class Progress(NamedTuple):
-    """What one loop has drawn: int32 [n, q] of samples `rows` [n], at positions `start` and on."""
+    """What one loop has sampled: int32 [n, q] of samples `rows` [n], at positions `start` and on."""
 
     rows: np.ndarray
     start: int
@@ -89,7 +89,7 @@ class Programs(Protocol):
         """
 
     def decode(
-        self, loop: int, state: Any, rows_B: np.ndarray, knobs: Knobs, forced_BxK: np.ndarray
+        self, loop: int, state: Any, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
     ) -> tuple[Any, Any]:
         """(int32 [B, q] of the next q positions, the state after them); `state` may not be used again."""
 
@@ -131,7 +131,7 @@ class Engine:
 
         Args:
           sample: seed, temperature, top_p and guidance; what else it says is the plan's.
-          batch: samples drawn together, where the programs leave it open.
+          batch: samples sampled together, where the programs leave it open.
           on_progress: called after every loop of every batch; what it raises ends the sampling.
 
         Raises:
@@ -145,13 +145,13 @@ class Engine:
             "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
             "from seconds to some minutes", count, self.task, batch,
         )
-        knobs, pieces = Knobs.of(sample), []
+        sampling_params, pieces = SamplingParams.of(sample), []
         for start in range(0, count, batch):
             rows_B = np.arange(start, start + batch, dtype=np.int32)
             index = np.minimum(rows_B, count - 1)
             told = _reporter(on_progress, rows_B[rows_B < count])
             text = self._text_rows(inputs, index)
-            pieces.append(draw(self.programs, given_NxG[index], rows_B, knobs, text, told))
+            pieces.append(sample_tokens(self.programs, given_NxG[index], rows_B, sampling_params, text, told))
         return np.concatenate(pieces)[:count]
 
     def _check(self, inputs: Inputs, count: int, batch: int) -> None:
@@ -204,7 +204,7 @@ class Engine:
 
     # ------------------------------------------------------------------------------------- media
 
-    def known_codes(self, media: Mapping[str, np.ndarray | None]) -> np.ndarray:
+    def conditioning_codes(self, media: Mapping[str, np.ndarray | None]) -> np.ndarray:
         """Codes [N, K] that open the loss spans, in their order: of video first, then level by level of audio.
 
         Args:
@@ -248,11 +248,11 @@ class Engine:
         return Drawn(**{MEDIA[name]: self.codecs.detokenize(name, codes[name]) for name in streams})
 
 
-def draw(
+def sample_tokens(
     programs: Programs,
     given_BxG: np.ndarray,
     rows_B: np.ndarray,
-    knobs: Knobs,
+    sampling_params: SamplingParams,
     text: tuple[np.ndarray, ...] = (),
     told: Callable[[int, np.ndarray], None] = lambda start, tokens: None,
 ) -> np.ndarray:
@@ -262,13 +262,13 @@ def draw(
       given_BxG: what `given_tokens` makes.
       rows_B: id of each sample within its request, which with the seed determines its noise.
       text: as of `Programs.prefill`.
-      told: hears of what each loop has drawn: the first position, and the tokens.
+      told: hears of what each loop has sampled: the first position, and the tokens.
     """
     place = programs.plan.prefilled
     begin_BxP, forced_BxK = np.split(given_BxG, [place], axis=1)
     state, pieces = programs.prefill(begin_BxP, *text), [begin_BxP]
     for loop in range(programs.loops):
-        tokens, state = programs.decode(loop, state, rows_B, knobs, forced_BxK)
+        tokens, state = programs.decode(loop, state, rows_B, sampling_params, forced_BxK)
         pieces.append(np.asarray(tokens))
         told(place, pieces[-1])
         place += pieces[-1].shape[1]

@@ -103,7 +103,7 @@ class Generator:
 
     @functools.cached_property
     def video_tokenizer(self) -> VideoTokenizer:
-        """Encodes given frames and decodes those that are drawn; loaded when a task first needs it."""
+        """Encodes given frames and decodes those that are sampled; loaded when a task first needs it."""
         found = self._video_tokenizer or load_video_tokenizer(self.experiment.video_tokenizer)
         self._expect(networks.VIDEO, found.fingerprint)
         return found
@@ -142,7 +142,7 @@ class Generator:
         return {name: network.fingerprint for name, network in loaded.items() if network is not None}
 
     def load_networks(self, task: str) -> None:
-        """Loads the frozen networks of a task, so that what is missing shows before anything is drawn."""
+        """Loads the frozen networks of a task, so that what is missing shows before anything is sampled."""
         declared = get_task(task)
         wanted = {
             "text_encoder": declared.text,
@@ -167,7 +167,7 @@ class Generator:
         clips: np.ndarray | None = None,
         sounds: np.ndarray | None = None,
         depths: np.ndarray | None = None,
-        known_frames: int = 0,
+        conditioning_frames: int = 0,
         ends: np.ndarray | None = None,
         region: str = "",
         count: int = 1,
@@ -181,7 +181,7 @@ class Generator:
           prompts: one or more for a task with text, none for one without.
           negative_prompt: the text that guidance steers away from; empty means no text at all.  It needs a
             guidance other than 1.
-          clips: uint8 [n, >= known_frames, H, W, 3] whose first frames open the output, or whole
+          clips: uint8 [n, >= conditioning_frames, H, W, 3] whose first frames open the output, or whole
             clips for a task that is conditioned on video, from which a condition such as a mask or a
             structure is made.  Prompts and clips pair up, one of either serves
             all of the other.
@@ -189,10 +189,10 @@ class Generator:
             the task continues them, or the condition of a task that is conditioned on audio.
           depths: distances [1 or n, T, h, w] of the clips, any size and scale, for a task that takes
             their structure.
-          known_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.  For a task
+          conditioning_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.  For a task
             whose prefix holds them: those at the beginning, or at both ends for frame_interpolation; 0 is
             the fewest, or CONDITIONING.interpolation_frames.
-          ends: uint8 [1 or n, >= known_frames, H, W, 3], what frame_interpolation ends with, where `clips`
+          ends: uint8 [1 or n, >= conditioning_frames, H, W, 3], what frame_interpolation ends with, where `clips`
             are not whole.
           region: what inpainting fills or outpainting keeps, one of CONDITIONING's; it may be left out
             where that names one alone.
@@ -205,12 +205,12 @@ class Generator:
         """
         given = Given(videos=clips, sounds=sounds)
         check_all(
-            self.experiment.replace(sample=sample or self.experiment.sample), task, prompts, known_frames,
+            self.experiment.replace(sample=sample or self.experiment.sample), task, prompts, conditioning_frames,
             clips=len(given), ends=_count(ends), depths=_count(depths), region=region,
             negative_prompt=negative_prompt,
         )
         sample = sample or self.experiment.sample
-        latents = latents_of_frames(self.experiment, opening_frames(get_task(task), known_frames))
+        latents = latents_of_frames(self.experiment, opening_frames(get_task(task), conditioning_frames))
         items = max(len(prompts), len(given), 1)
         self.load_networks(task)
         engine, inputs = self.engine(task, sample, latents), {}
@@ -220,11 +220,11 @@ class Generator:
         if len(given):
             index = places(len(given), items, count)
             found = self.encode_condition(
-                task, clips, sounds, depths, known_frames=known_frames, ends=ends, region=region
+                task, clips, sounds, depths, conditioning_frames=conditioning_frames, ends=ends, region=region
             ).items()
             inputs["condition"] = {name: codes[index] for name, codes in found}
         if latents:
-            inputs["known"] = engine.known_codes({"video": clips, "audio": sounds})[index]
+            inputs["known"] = engine.conditioning_codes({"video": clips, "audio": sounds})[index]
         return engine.detokenize(engine.sample(Inputs(**inputs), items * count, sample, batch=batch))
 
     def tokens(
@@ -246,7 +246,7 @@ class Generator:
           text, negative: states of N texts; absent means no text.
           condition: codes [N, n] of every stream that the task is conditioned on: "video_in",
             "image_in" or "audio_in".
-          known: codes [N, K] that open the output, in the order of `encode_known`.
+          known: codes [N, K] that open the output, in the order of `encode_conditioning`.
           source: the data source whose look is asked for, an index below 128.
         """
         latents = 0 if known is None else latents_of_codes(self.experiment, task, np.shape(known)[-1])
@@ -311,7 +311,7 @@ class Generator:
         clips: np.ndarray,
         depths: np.ndarray | None = None,
         *,
-        known_frames: int = 0,
+        conditioning_frames: int = 0,
         ends: np.ndarray | None = None,
         region: str = "",
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -322,7 +322,7 @@ class Generator:
         """
         declared, spec = get_task(task), self.experiment.conditioning
         chosen = choose_condition(
-            self.experiment, declared, known_frames, region,
+            self.experiment, declared, conditioning_frames, region,
             ends=_count(ends), clips=len(clips),
         )
         check_depth(self.experiment, declared, _count(depths), len(clips))
@@ -358,15 +358,15 @@ class Generator:
         if not (has_depth or spec.depth not in spec.BUILT_IN) or trained != measured:
             self._expect(made, conditioning.fingerprint(made, spec, tokenizer))
 
-    def encode_known(
-        self, task: str, known_frames: int, clips: np.ndarray | None, sounds: np.ndarray | None
+    def encode_conditioning(
+        self, task: str, conditioning_frames: int, clips: np.ndarray | None, sounds: np.ndarray | None
     ) -> np.ndarray:
         """Codes [n, K] of the first frames, and for output with sound of the sound in their time.
 
         The order is that of the loss spans: video first, then level by level.
         """
-        latents = latents_of_frames(self.experiment, known_frames)
-        return self.engine(task, latents=latents).known_codes({"video": clips, "audio": sounds})
+        latents = latents_of_frames(self.experiment, conditioning_frames)
+        return self.engine(task, latents=latents).conditioning_codes({"video": clips, "audio": sounds})
 
     def encode_frames(self, clips: np.ndarray, frames: int) -> np.ndarray:
         """Codes [n, K] of the first frames of n clips."""

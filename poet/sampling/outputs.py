@@ -13,7 +13,7 @@ from poet.spec import ClipSpec
 
 
 def write_outputs(
-    drawn: Any,
+    sampled: Any,
     prompts: Sequence[str],
     out_dir: str | Path,
     clip: ClipSpec,
@@ -24,7 +24,7 @@ def write_outputs(
     Sound goes into the mp4 and into a wav beside it, a text into a file of its own and the record.
 
     Args:
-      drawn: video, audio and texts of the N samples, as of `poet.sampling.generate.Drawn`.
+      sampled: video, audio and texts of the N samples, as of `poet.sampling.generate.Drawn`.
       prompts: one label per sample.
       clip: gives the frame rate and the sample rate.
       details: what else `generate.json` records.
@@ -33,7 +33,7 @@ def write_outputs(
     files, samples = [], []
     for row, prompt in enumerate(prompts):
         video, sound, text = (
-            None if a is None else a[row] for a in (drawn.video, drawn.audio, drawn.texts)
+            None if a is None else a[row] for a in (sampled.video, sampled.audio, sampled.texts)
         )
         written = _write_sample(video, sound, text, out_dir / f"{row:03d}", clip)
         files += written
@@ -42,7 +42,7 @@ def write_outputs(
         samples.append(sample if text is None else sample | {"text": text})
     record = out_dir / "generate.json"
     made = {**details, "rate_hz": clip.rate_hz, "samples": samples}
-    if drawn.audio is not None:
+    if sampled.audio is not None:
         made["sample_rate_hz"] = clip.sample_rate_hz
     media.write_text(record, json.dumps(made, indent=2))
     return [*files, record]

@@ -18,7 +18,7 @@ from poet.sampling.samplers import Truncation
 from poet.spec.base import UserError
 from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
 
-# Samples that are drawn together where nobody says how many.
+# Samples that are sampled together where nobody says how many.
 DEFAULT_BATCH = 8
 
 
@@ -35,7 +35,7 @@ class Text(NamedTuple):
 class Step(NamedTuple):
     """A run of positions that one loop decodes.
 
-    `forced` is the place of its first id among the given ones; None where ids are drawn, or where
+    `forced` is the place of its first id among the given ones; None where ids are sampled, or where
     the layout tells them.
     """
 
@@ -49,7 +49,7 @@ class Plan:
 
     Attributes:
       layout: the task's sequence.
-      known: leading codes of each loss span that are given, not drawn; () is none.
+      known: leading codes of each loss span that are given, not sampled; () is none.
       guided: whether unconditional rows ride along for classifier-free guidance.
       truncation: static sampler settings.
     """
@@ -84,9 +84,9 @@ class Plan:
             counts[span.segment.stream] += known
         return counts
 
-    def split(self, known_NxK: np.ndarray) -> list[tuple[Span, np.ndarray]]:
+    def split(self, conditioning_NxK: np.ndarray) -> list[tuple[Span, np.ndarray]]:
         """Each loss span with those of the K known codes that open it."""
-        parts = np.split(known_NxK, np.cumsum(self.known)[:-1], axis=1)
+        parts = np.split(conditioning_NxK, np.cumsum(self.known)[:-1], axis=1)
         return list(zip(self.layout.loss_spans, parts))
 
     @property
@@ -107,8 +107,8 @@ class Plan:
         return sum(self.known[1:])
 
     @property
-    def drawn_stop(self) -> int:
-        """End of the last position that is drawn; what follows is forced."""
+    def sampled_stop(self) -> int:
+        """End of the last position that is sampled; what follows is forced."""
         return self.layout.loss_spans[-1].stop
 
     @property
@@ -122,7 +122,7 @@ class Plan:
         known = dict(zip(self.layout.loss_spans[1:], self.known[1:]))
         steps, place = [], 0
         for span in self.layout.spans:
-            if not self.prefilled < span.stop <= self.drawn_stop:
+            if not self.prefilled < span.stop <= self.sampled_stop:
                 continue
             start = max(span.start, self.prefilled)
             opening = known.get(span, 0)
@@ -134,24 +134,24 @@ class Plan:
 
 
 def given_tokens(
-    plan: Plan, streams: Mapping[str, np.ndarray], known_NxK: np.ndarray | None = None
+    plan: Plan, streams: Mapping[str, np.ndarray], conditioning_NxK: np.ndarray | None = None
 ) -> np.ndarray:
     """Ids of the given positions, int32 [N, G] in the order of `plan.given`.
 
     Args:
       streams: local codes [N, n] of every stream of the condition (`source` among them), -1 where a code
-        is not given.  The sound that opens the output is taken from `known_NxK`.
-      known_NxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
+        is not given.  The sound that opens the output is taken from `conditioning_NxK`.
+      conditioning_NxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
 
     Raises:
       UserError: codes of another shape, or missing.
     """
     layout, count = plan.layout, len(next(iter(streams.values())))
-    known_NxK = np.zeros((count, 0), np.int32) if known_NxK is None else np.asarray(known_NxK)
+    conditioning_NxK = np.zeros((count, 0), np.int32) if conditioning_NxK is None else np.asarray(conditioning_NxK)
     expected = (count, sum(plan.known))
-    if known_NxK.shape != expected:
-        raise UserError(f"expected known codes of shape {expected}, got {known_NxK.shape}")
-    opening = plan.split(known_NxK)
+    if conditioning_NxK.shape != expected:
+        raise UserError(f"expected known codes of shape {expected}, got {conditioning_NxK.shape}")
+    opening = plan.split(conditioning_NxK)
     streams = {**streams, **_opening_sound(layout, count, opening)}
     filled = {n: np.zeros((count, size), np.int32) for n, size in layout.streams.items()}
     for name in layout.condition_streams:

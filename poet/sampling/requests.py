@@ -38,7 +38,7 @@ class Request:
     prompt_file: str = ""
     negative_prompt: str = ""
     clip: Sequence[str] = ()
-    known_frames: int = 0
+    conditioning_frames: int = 0
     end: Sequence[str] = ()
     region: str = ""
     depth: Sequence[str] = ()
@@ -70,7 +70,7 @@ def check_all(
     experiment: Experiment,
     task: str,
     prompts: Sequence[str],
-    known_frames: int,
+    conditioning_frames: int,
     *,
     clips: int,
     ends: int,
@@ -89,15 +89,15 @@ def check_all(
     declared = get_task(task)
     check_negative(declared, experiment.sample, negative_prompt)
     check_depth(experiment, declared, depths, clips)
-    check_request(experiment, task, prompts, known_frames, clips, depths > 0)
-    return choose_condition(experiment, declared, known_frames, region, ends=ends, clips=clips)
+    check_request(experiment, task, prompts, conditioning_frames, clips, depths > 0)
+    return choose_condition(experiment, declared, conditioning_frames, region, ends=ends, clips=clips)
 
 
 def check_request(
     experiment: Experiment,
     task: str,
     prompts: Sequence[str],
-    known_frames: int,
+    conditioning_frames: int,
     clips: int,
     has_depth: bool = False,
 ) -> None:
@@ -114,20 +114,20 @@ def check_request(
         raise UserError(f"task {task} takes no text: leave the prompt out, or use one of {free}")
     if len(prompts) > 1 and clips > 1 and len(prompts) != clips:
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
-    opening = opening_frames(declared, known_frames)
+    opening = opening_frames(declared, conditioning_frames)
     latents = latents_of_frames(experiment, opening)
-    low, high = Resolved(experiment).known_range(declared)
+    low, high = Resolved(experiment).conditioning_range(declared)
     if not low <= latents <= high:
-        raise UserError(_known_message(experiment, declared, known_frames))
-    if known_frames and not clips:
-        raise UserError(f"{known_frames} known frames need a clip that shows them: give --clip")
+        raise UserError(_known_message(experiment, declared, conditioning_frames))
+    if conditioning_frames and not clips:
+        raise UserError(f"{conditioning_frames} known frames need a clip that shows them: give --clip")
     if declared.condition and not clips:
         what = " and ".join("sound" if s == "audio" else s for s in declared.condition)
         raise UserError(f"task {task} starts from a given {what}: give a file with it as --clip")
     if declared.made:
         _check_condition(experiment, declared, has_depth)
     if clips and not latents and not declared.condition:
-        raise UserError(f"a clip was given but known_frames is 0: {_allowed(experiment, declared)}")
+        raise UserError(f"a clip was given but conditioning_frames is 0: {_allowed(experiment, declared)}")
 
 
 def _check_condition(experiment: Experiment, task: Task, has_depth: bool) -> None:
@@ -161,18 +161,18 @@ def _check_pairs(what: str, given: int, clips: int) -> None:
         raise UserError(f"{given} {what} for {clips} clips: give one, or as many as clips")
 
 
-def opening_frames(task: Task, known_frames: int) -> int:
+def opening_frames(task: Task, conditioning_frames: int) -> int:
     """Of the frames that are given, those that open the output: none where they stand in the prefix."""
-    return 0 if task.made in _OF_FRAMES else known_frames
+    return 0 if task.made in _OF_FRAMES else conditioning_frames
 
 
 def choose_condition(
-    experiment: Experiment, task: Task, known_frames: int, region: str, *, ends: int = 0, clips: int = 1
+    experiment: Experiment, task: Task, conditioning_frames: int, region: str, *, ends: int = 0, clips: int = 1
 ) -> conditioning.Choice:
     """What of a task's condition is given: nothing of it is left to chance.
 
     Args:
-      known_frames: 0 takes the fewest, or CONDITIONING.interpolation_frames.
+      conditioning_frames: 0 takes the fewest, or CONDITIONING.interpolation_frames.
       region: '' where the run knows one alone.
       ends: how many ends are given beside `clips` clips.
 
@@ -180,14 +180,14 @@ def choose_condition(
       UserError: says what is allowed.
     """
     spec, clip = experiment.conditioning, experiment.clip
-    known_frames = known_frames or default_known_frames(experiment, task, 1)
+    conditioning_frames = conditioning_frames or default_conditioning_frames(experiment, task, 1)
     frames = conditioning.frames_of(
         task.made, spec, clip.frames, experiment.video_tokenizer.factor[0]
     )
-    if frames and known_frames not in frames:
+    if frames and conditioning_frames not in frames:
         where = " at both ends" if task.made == "interpolation" else ""
         raise UserError(
-            f"known_frames = {known_frames}: task {task.name} takes {_listed(frames)} known frames{where} of "
+            f"conditioning_frames = {conditioning_frames}: task {task.name} takes {_listed(frames)} known frames{where} of "
             f"{clip.frames}"
         )
     if ends and task.made != "interpolation":
@@ -196,7 +196,7 @@ def choose_condition(
         _check_pairs("ends", ends, clips)
     return conditioning.Choice(
         region=_region(task, conditioning.regions_of(task.made, spec), region),
-        frames=known_frames if frames else 0,
+        frames=conditioning_frames if frames else 0,
     )
 
 
@@ -260,7 +260,7 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
         )
 
 
-def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
+def default_conditioning_frames(experiment: Experiment, task: Task, clips: int) -> int:
     """For clips without a number, the fewest frames that the task takes.
 
     At the ends of an interpolation, CONDITIONING.interpolation_frames.
@@ -269,20 +269,20 @@ def default_known_frames(experiment: Experiment, task: Task, clips: int) -> int:
         return experiment.conditioning.interpolation_frames if clips else 0
     if task.made == "prediction":
         return int(clips > 0)
-    return Resolved(experiment).frames_of(Resolved(experiment).known_range(task)[0]) if clips else 0
+    return Resolved(experiment).frames_of(Resolved(experiment).conditioning_range(task)[0]) if clips else 0
 
 
 def _allowed(experiment: Experiment, task: Task) -> str:
-    frames = Resolved(experiment).known_choices(task)
+    frames = Resolved(experiment).conditioning_choices(task)
     if not frames:
         return f"task {task.name} takes no known frames"
     return f"task {task.name} takes {' or '.join(map(str, frames))} known frames"
 
 
-def _known_message(experiment: Experiment, task: Task, known_frames: int) -> str:
-    opening = ", ".join(sorted(name for name, t in TASKS.items() if t.known_latents[1]))
+def _known_message(experiment: Experiment, task: Task, conditioning_frames: int) -> str:
+    opening = ", ".join(sorted(name for name, t in TASKS.items() if t.conditioning_latents[1]))
     return (
-        f"known_frames = {known_frames}: {_allowed(experiment, task)} "
+        f"conditioning_frames = {conditioning_frames}: {_allowed(experiment, task)} "
         f"(tasks that continue known frames: {opening})"
     )
 
@@ -301,7 +301,7 @@ def latents_of_frames(experiment: Experiment, frames: int) -> int:
 def latents_of_codes(experiment: Experiment, task: str, codes: int) -> int:
     """The latent frames whose codes open a task's output with so many, all loss spans together."""
     latents = range(Resolved(experiment).format.video[0])
-    totals = [sum(Resolved(experiment).known_codes(get_task(task), n)) for n in latents]
+    totals = [sum(Resolved(experiment).conditioning_codes(get_task(task), n)) for n in latents]
     if codes not in totals:
         raise UserError(
             f"{codes} known codes are no whole latent frames of task {task}: give one of {totals}"
@@ -323,7 +323,7 @@ def make_plan(experiment: Experiment, task: str, sample: SampleSpec, latents: in
     layout = make_layout(experiment, task)
     return Plan(
         layout=layout,
-        known=Resolved(experiment).known_codes(get_task(task), latents),
+        known=Resolved(experiment).conditioning_codes(get_task(task), latents),
         guided=layout.text_span is not None and sample.guidance != 1,
         truncation=Truncation.of(sample),
     )
@@ -356,7 +356,7 @@ def read_given(
     experiment: Experiment,
     task: Task,
     paths: Sequence[str],
-    known_frames: int,
+    conditioning_frames: int,
     ends: Sequence[str] = (),
     depths: Sequence[str] = (),
 ) -> Given:
@@ -376,11 +376,11 @@ def read_given(
     if task.condition == ("audio",):
         return Given(sounds=np.stack([_read_sound(path, experiment.clip) for path in paths]))
     whole = "video" in task.condition and task.made != "prediction" and not ends
-    frames = experiment.clip.frames if whole else max(known_frames, 1)
+    frames = experiment.clip.frames if whole else max(conditioning_frames, 1)
     wanted = experiment.clip.replace(frames=frames)
     clips = {path: media.read_clip(path, wanted) for path in paths}
     videos = np.stack([clips[path].video for path in paths])
-    if not task.has_audio or not task.known_latents[1]:
+    if not task.has_audio or not task.conditioning_latents[1]:
         return Given(
             videos=videos,
             ends=np.stack([media.read_clip(path, wanted).video for path in ends]) if ends else None,

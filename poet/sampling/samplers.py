@@ -1,7 +1,7 @@
 """From logits to a token: temperature, top-k, nucleus, greedy, and classifier-free guidance.
 
 A token is the argmax of logits plus Gumbel noise over the kept ids.  The noise of an id is a pure
-function of (seed, row, position, id): a sample depends neither on the batch it is drawn in nor on
+function of (seed, row, position, id): a sample depends neither on the batch it is sampled in nor on
 how many ids are kept beside it.
 
 B rows, V legal ids, K kept candidates.
@@ -39,7 +39,7 @@ class Truncation:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Knobs:
+class SamplingParams:
     """The part of sampling that is traced: a changed value compiles nothing.
 
     Attributes:
@@ -55,7 +55,7 @@ class Knobs:
     guidance: jax.Array
 
     @classmethod
-    def of(cls, sample: SampleSpec) -> Knobs:
+    def of(cls, sample: SampleSpec) -> SamplingParams:
         return cls(
             seed=jnp.uint32(sample.seed),
             temperature=jnp.float32(sample.temperature),
@@ -70,7 +70,7 @@ def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(root, row))(rows_B)
 
 
-def draw_keys(keys_B: jax.Array, number: int) -> jax.Array:
+def factor_keys(keys_B: jax.Array, number: int) -> jax.Array:
     """The keys of a position's later draws; those of the first are the row's."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B) if number else keys_B
 
@@ -126,7 +126,7 @@ def sample(
     logits_BxV: jax.Array,
     keys_B: jax.Array,
     position: jax.Array | int,
-    knobs: Knobs,
+    sampling_params: SamplingParams,
     truncation: Truncation,
 ) -> jax.Array:
     """Draws one index in [0, V) per row, int32 [B].
@@ -135,16 +135,16 @@ def sample(
       logits_BxV: guided logits of the legal ids; computed on in float32.
       keys_B: `row_keys` of the request.
       position: sequence position of the token, so that every draw has its own noise.
-      knobs: traced settings.
+      sampling_params: traced settings.
       truncation: static settings.
     """
-    scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(knobs.temperature == 0, 1, knobs.temperature)
+    scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(sampling_params.temperature == 0, 1, sampling_params.temperature)
     noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
     # Without noise the draw is the most probable id, the lower one of equals.
-    noise_BxV = jnp.where(knobs.temperature == 0, 0, noise_BxV)
+    noise_BxV = jnp.where(sampling_params.temperature == 0, 0, noise_BxV)
     if truncation == Truncation():
         return jnp.argmax(scaled_BxV + noise_BxV, axis=-1).astype(jnp.int32)
-    logits_BxK, ids_BxK = candidates(scaled_BxV, knobs.top_p, truncation)
+    logits_BxK, ids_BxK = candidates(scaled_BxV, sampling_params.top_p, truncation)
     noise_BxK = jnp.take_along_axis(noise_BxV, ids_BxK, axis=-1)
     choice_Bx1 = jnp.argmax(logits_BxK + noise_BxK, axis=-1, keepdims=True)
     return jnp.take_along_axis(ids_BxK, choice_Bx1, axis=-1)[:, 0].astype(jnp.int32)

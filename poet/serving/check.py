@@ -41,14 +41,14 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
     theirs = _run_apart(folder, inputs)
     modules, tokens = theirs["modules"].tolist(), theirs["tokens"]
     seconds = time.perf_counter() - begin
-    ours = _draw(generator, spec, inputs)
-    drawn = generator.detokenize(spec.task, ours)
+    ours = _sample(generator, spec, inputs)
+    sampled = generator.detokenize(spec.task, ours)
     equal = {
         name: bool(np.array_equal(theirs[key], array))
         for name, key, array in (
             ("tokens_equal", "tokens", ours),
-            ("pixels_equal", "video", drawn.video),
-            ("samples_equal", "audio", drawn.audio),
+            ("pixels_equal", "video", sampled.video),
+            ("samples_equal", "audio", sampled.audio),
         )
         if array is not None
     }
@@ -75,26 +75,26 @@ def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
     if task.text:
         text = generator.encode_text([PROMPT] * rows)
         inputs |= {"text_states": text.states, "text_lengths": text.lengths}
-    if spec.known_frames or {"video", "image"} & set(task.condition):
+    if spec.conditioning_frames or {"video", "image"} & set(task.condition):
         name, frames = "video", 1 if "image" in task.condition else clip.frames
-        if spec.known_frames:
-            name, frames = "known_video", spec.known_frames
+        if spec.conditioning_frames:
+            name, frames = "known_video", spec.conditioning_frames
         inputs[name] = rng.integers(0, 256, (rows, frames, clip.height, clip.width, 3), np.uint8)
-    if "audio" in task.condition or (spec.known_frames and task.has_audio):
-        name = "known_audio" if spec.known_frames else "audio"
+    if "audio" in task.condition or (spec.conditioning_frames and task.has_audio):
+        name = "known_audio" if spec.conditioning_frames else "audio"
         inputs[name] = rng.integers(-8000, 8000, (rows, clip.samples), np.int16)
     return inputs or {"count": np.array(rows)}
 
 
-def _draw(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def _sample(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
-    latents = latents_of_frames(generator.experiment, spec.known_frames)
+    latents = latents_of_frames(generator.experiment, spec.conditioning_frames)
     engine, text, known = generator.engine(spec.task, latents=latents), None, None
     if "text_states" in inputs:
         text = Text(inputs["text_states"], inputs["text_lengths"])
     if latents:
         opening = {"video": inputs["known_video"], "audio": inputs.get("known_audio")}
-        known = engine.known_codes(opening)
+        known = engine.conditioning_codes(opening)
     condition = engine.condition_codes(inputs)
     given = Inputs(text=text, condition=condition, known=known)
     return engine.sample(given, spec.batch, generator.experiment.sample, batch=spec.batch)

@@ -37,8 +37,8 @@ from poet.sampling import decode as decoding
 from poet.sampling.generate import Generator
 from poet.sampling.plans import Plan
 from poet.sampling.requests import check_request, latents_of_frames, make_plan
-from poet.sampling.samplers import Knobs
-from poet.serving.format import FORMAT, KNOBS, SPEC, WEIGHTS, describe
+from poet.sampling.samplers import SamplingParams
+from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, describe
 from poet.spec import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
 from poet.tasks.registry import get_task
 from poet.tokenizers.audio import base as audio_base
@@ -122,15 +122,15 @@ def check(experiment: Experiment, spec: ExportSpec) -> None:
     task = get_task(spec.task)
     if task.writes:
         raise UserError(f"task {task.name} writes text, which an export cannot; use poet generate")
-    if spec.known_frames and task.condition:
+    if spec.conditioning_frames and task.condition:
         raise UserError(
-            f"EXPORT.known_frames = {spec.known_frames}: an export of {task.name} takes its condition "
+            f"EXPORT.conditioning_frames = {spec.conditioning_frames}: an export of {task.name} takes its condition "
             "alone; set it to 0"
         )
-    given = int(spec.known_frames > 0 or len(task.condition) > 0)
+    given = int(spec.conditioning_frames > 0 or len(task.condition) > 0)
     texts = ["any"] if task.text else []
     # A made condition is an input of the export: whoever calls it has made it.
-    check_request(experiment, spec.task, texts, spec.known_frames, given, has_depth=True)
+    check_request(experiment, spec.task, texts, spec.conditioning_frames, given, has_depth=True)
 
 
 def export(
@@ -144,7 +144,7 @@ def export(
     experiment = generator.experiment.replace(export=spec)
     check(experiment, spec)
     output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
-    latents = latents_of_frames(experiment, spec.known_frames)
+    latents = latents_of_frames(experiment, spec.conditioning_frames)
     plan = make_plan(experiment, spec.task, experiment.sample, latents)
     lm = _named("lm", generator.params)
     programs = _lm_programs(generator, plan, spec.batch, lm)
@@ -194,16 +194,16 @@ def _lm_programs(
     def decode(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
         state, (rows_B, *numbers) = inputs[: len(leaves) + 1], inputs[len(leaves) + 1 :]
         cache = jax.tree.unflatten(cache_structure, state[:-1])
-        knobs = Knobs(**dict(zip(KNOBS, numbers)))
+        sampling_params = SamplingParams(**dict(zip(SAMPLING_PARAMS, numbers)))
         tokens, cache = decoding.decode(
-            model, plan, params_of(weights), cache, state[-1], rows_B, knobs, *numbers[len(KNOBS) :]
+            model, plan, params_of(weights), cache, state[-1], rows_B, sampling_params, *numbers[len(SAMPLING_PARAMS) :]
         )
         return (tokens, *jax.tree.leaves(cache))
 
     names = [f"cache.{i}" for i in range(len(leaves))]
-    knobs = [(name, _struct((), jnp.uint32 if name == "seed" else jnp.float32)) for name in KNOBS]
+    sampling_params = [(name, _struct((), jnp.uint32 if name == "seed" else jnp.float32)) for name in SAMPLING_PARAMS]
     if plan.forced:
-        knobs.append(("forced", _struct((batch, plan.forced), jnp.int32)))
+        sampling_params.append(("forced", _struct((batch, plan.forced), jnp.int32)))
     state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]
     weights = tuple(lm)
     return {
@@ -211,7 +211,7 @@ def _lm_programs(
             run=prefill, weights=weights, inputs=tuple(inputs), outputs=(*names, "state")
         ),
         "decode": Program(
-            run=decode, weights=weights, inputs=(*state, *knobs), outputs=("tokens", *names)
+            run=decode, weights=weights, inputs=(*state, *sampling_params), outputs=("tokens", *names)
         ),
     }
 
@@ -230,7 +230,7 @@ class _Codec(NamedTuple):
 def _tokenizer_programs(
     generator: Generator, plan: Plan, spec: ExportSpec
 ) -> tuple[dict[str, Program], Arrays]:
-    """`detokenize*` of what is drawn and `tokenize*` of what is given; with their weights."""
+    """`detokenize*` of what is sampled and `tokenize*` of what is given; with their weights."""
     task = get_task(spec.task)
     codecs = _video_codecs(generator, plan, spec)
     if task.has_audio:
@@ -252,7 +252,7 @@ def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[st
     clip, task, codecs = generator.experiment.clip, get_task(spec.task), {}
     grids = [s.segment.grid for s in plan.layout.loss_spans if s.segment.stream != "audio"]
     given = {"video": clip.frames, "image": 1}
-    frames = next((given[s] for s in task.condition if s in given), spec.known_frames)
+    frames = next((given[s] for s in task.condition if s in given), spec.conditioning_frames)
     if not grids and not frames:
         return codecs  # Sound alone: no video tokenizer is loaded for it.
     tokenizer = generator.video_tokenizer

@@ -17,8 +17,8 @@ from poet.tasks.layout import Layout, Segment, Span
 
 FORMAT = 5
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
-# Inputs of `decode` after the rows, fields of `Knobs`.
-KNOBS = ("seed", "temperature", "top_p", "guidance")
+# Inputs of `decode` after the rows, fields of `SamplingParams`.
+SAMPLING_PARAMS = ("seed", "temperature", "top_p", "guidance")
 
 
 def program(name: str, stream: str) -> str:
@@ -65,10 +65,10 @@ def plan_of(record: Mapping[str, Any]) -> Plan:
     tables = Vocabulary(from_dict(VocabularySpec, record["experiment"]["vocabulary"])).tables
     described = record["layout"]["segments"]
     layout = Layout(tuple(_segment(segment, tables) for segment in described))
-    drawn = {span.start for span in layout.loss_spans}
+    sampled = {span.start for span in layout.loss_spans}
     return Plan(
         layout=layout,
-        known=tuple(segment["known"] for segment in described if segment["start"] in drawn),
+        known=tuple(segment["known"] for segment in described if segment["start"] in sampled),
         guided=record["guided"],
         truncation=Truncation(top_k=record["top_k"], nucleus=record["nucleus"]),
     )

@@ -26,8 +26,8 @@ from safetensors import safe_open
 from poet.runs import manifest
 from poet.sampling.engine import MEDIA, Drawn, Engine, Inputs
 from poet.sampling.plans import Text
-from poet.sampling.samplers import Knobs
-from poet.serving.format import FORMAT, KNOBS, SPEC, WEIGHTS, plan_of, program
+from poet.sampling.samplers import SamplingParams
+from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, plan_of, program
 from poet.spec import SampleSpec, UserError
 from poet.tasks import given as given_lib
 
@@ -83,10 +83,10 @@ class ExportedPrograms:
         return self._call("prefill", tokens_BxP, *text)
 
     def decode(
-        self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, knobs: Knobs, forced_BxK: np.ndarray
+        self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         del loop
-        numbers = [getattr(knobs, name) for name in KNOBS]
+        numbers = [getattr(sampling_params, name) for name in SAMPLING_PARAMS]
         forced = (forced_BxK,) if self.plan.forced else ()
         tokens, *cache = self._call("decode", *state, rows_B, *numbers, *forced)
         return tokens, tuple(cache)
@@ -232,7 +232,7 @@ class Runtime:
             raise UserError("known_audio is the sound of known_video: give both")
         if audio is None and self.engine.plan.opening.get("audio"):
             raise UserError("the known frames need their sound too: give known_audio")
-        return self.engine.known_codes({"video": video, "audio": audio})
+        return self.engine.conditioning_codes({"video": video, "audio": audio})
 
     def _condition(
         self, video: np.ndarray | None, audio: np.ndarray | None, cells: np.ndarray | None
@@ -314,8 +314,8 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: a.item() if a.ndim == 0 else a for name, a in np.load(inputs).items()}
     result = Runtime.load(folder).generate(**given)
     modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
-    drawn = {name: a for name, a in vars(result).items() if a is not None}
-    np.savez(output, modules=modules, **drawn)
+    sampled = {name: a for name, a in vars(result).items() if a is not None}
+    np.savez(output, modules=modules, **sampled)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class EvalSpec(Spec):
 
     `source` empty means `STORE.source`.  `sounds` is what `poet tokenizer-eval` scores an audio
     tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
-    `known_frames` open a clip in evaluation where a task can be given several numbers of frames; it must be
+    `conditioning_frames` open a clip in evaluation where a task can be given several numbers of frames; it must be
     one of them.  `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
     itself, and with more of them their mean too, the prediction that a squared error asks for.
     `examples` draws one example of every task of the mixture, to be looked at.
@@ -130,7 +130,7 @@ class EvalSpec(Spec):
     batch: int = setting(16, changes="nothing", at_least=1, at_most=MOST_BATCH)
     batches: int = setting(8, changes="nothing", at_least=1, at_most=MOST_STEPS)
     clips: int = setting(32, changes="nothing", at_least=1, at_most=MOST_STEPS)
-    known_frames: int = setting(5, changes="nothing", at_least=1, at_most=MOST_FRAMES)
+    conditioning_frames: int = setting(5, changes="nothing", at_least=1, at_most=MOST_FRAMES)
     temperature: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
     samples: int = setting(1, changes="nothing", at_least=1, at_most=1024)
     examples: bool = setting(False, changes="nothing")
@@ -147,7 +147,7 @@ class ExportSpec(Spec):
 
     task: str = setting("text_to_video", changes="nothing")
     batch: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
-    known_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
+    conditioning_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
     platforms: tuple[str, ...] = setting(("cpu",), changes="nothing")
     dtype: str = setting("", changes="nothing", one_of=("", *DTYPES))
 

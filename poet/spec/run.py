@@ -119,10 +119,10 @@ class DataSpec(Spec):
     whole, so that nothing is learnt from it; 'train' takes it as a clip whose sound is silence.
     """
 
-    RENAMED = {"image_shares": "image_fractions"}
+    RENAMED = {"image_shares": "image_fractions", "rates": "mixture_rates"}
 
     store: str = setting("", changes="nothing")
-    rates: dict[str, float] = setting(
+    mixture_rates: dict[str, float] = setting(
         default_factory=dict, changes="course", at_least=0, at_most=1e6
     )
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
@@ -136,11 +136,11 @@ class DataSpec(Spec):
     seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
 
     def validate(self) -> None:
-        self._check_image_shares()
-        if self.rates:
-            self.require(sum(self.rates.values()) > 0, "rates", "must not all be zero")
+        self._check_image_fractions()
+        if self.mixture_rates:
+            self.require(sum(self.mixture_rates.values()) > 0, "mixture_rates", "must not all be zero")
 
-    def _check_image_shares(self) -> None:
+    def _check_image_fractions(self) -> None:
         ends = [0.0, *(until for until, _ in self.image_fractions)]
         rising = all(a < b for a, b in zip(ends, ends[1:])) and ends[-1] in (0.0, 1.0)
         self.require(

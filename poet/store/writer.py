@@ -49,7 +49,7 @@ def tokenize(
     ingest: IngestSpec = IngestSpec(),
     runner: Runner | None = None,
     progress: bool = True,
-    tell: Callable[[str], Any] = _LOG.info,
+    log: Callable[[str], Any] = _LOG.info,
 ) -> Manifest:
     """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
 
@@ -58,7 +58,7 @@ def tokenize(
         names: of the streams of `poet.streams` that the store holds.
         ingest: which clips are cut out of the media, and which are dropped.
         runner: who encodes, by default this process with the given encoders.
-        tell: takes the lines of `poet.store.report` at the end.
+        log: takes the lines of `poet.store.report` at the end.
 
     Raises:
         UserError: the clip does not fit the tokenizers; the source or a split is missing; the path
@@ -79,20 +79,20 @@ def tokenize(
     with contextlib.ExitStack() as leases:
         if _prepare(folder, plan, runner, spec.wait_s, leases):
             manifest = reader.load_manifest(spec.path)
-            _tell(tell, report.lines(manifest))
+            _log_lines(log, report.lines(manifest))
             return manifest
         job = make_job(folder, plan, sources, spec.max_skipped)
         for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
-            tell(note)
+            log(note)
         _encode_all(job, runner, progress)
         if runner.merges:
-            return _merge(folder, spec, job, tell)
+            return _merge(folder, spec, job, log)
     _wait_for(folder, spec.wait_s)
     return reader.load_manifest(spec.path)
 
 
 def _merge(
-    folder: pathlib.Path, spec: StoreSpec, job: Job, tell: Callable[[str], Any]
+    folder: pathlib.Path, spec: StoreSpec, job: Job, log: Callable[[str], Any]
 ) -> Manifest:
     """Phase 2: the final shards of all splits, and what the store says of itself."""
     partials, bits = job.partials(), job.plan.ingest.deduplicate
@@ -105,13 +105,13 @@ def _merge(
         for split in job.plan.items
     }
     manifest = _finish(folder, Manifest(source=spec.source, plan=job.plan, splits=splits))
-    _tell(tell, report.lines(manifest, partials))
+    _log_lines(log, report.lines(manifest, partials))
     return manifest
 
 
-def _tell(tell: Callable[[str], Any], lines: list[str]) -> None:
+def _log_lines(log: Callable[[str], Any], lines: list[str]) -> None:
     for line in lines:
-        tell(line)
+        log(line)
 
 
 def make_plan(

@@ -23,16 +23,16 @@ class Task:
     """One declaration.
 
     Attributes:
-      name: the key of `DATA.rates` and of `--task`.
+      name: the key of `DATA.mixture_rates` and of `--task`.
       token: the `<task>` id, one per distinct output type (VideoPoet §3.2).
       text: whether the layout has text positions (a text may still be dropped or empty).
       condition: streams of the bidirectional prefix, by their names in `poet.streams`: such as "video", "image"
         (the first frame) or "audio".
       made: the derived stream that stands in the place of the clip itself.
       output: streams to be predicted; "pieces" is written text.
-      known_latents: smallest and largest number of latent frames that open the output as given, and
+      conditioning_latents: smallest and largest number of latent frames that open the output as given, and
         with them the sound of the same time; they carry no loss in training and are forced in
-        sampling (spec §1.3, form a).  `Resolved.known_range` is what a run makes of them.
+        sampling (spec §1.3, form a).  `Resolved.conditioning_range` is what a run makes of them.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Task:
     condition: tuple[str, ...] = ()
     made: str = ""
     output: tuple[str, ...]
-    known_latents: tuple[int, int] = (0, 0)
+    conditioning_latents: tuple[int, int] = (0, 0)
 
     @property
     def given(self) -> tuple[Stream, ...]:
@@ -62,7 +62,7 @@ class Task:
     @property
     def openings(self) -> tuple[Stream, ...]:
         """Streams that say in the condition what opens an output without pictures, where pictures open, too."""
-        if not self.known_latents[1] or not any(stream.shows for stream in self.predicted):
+        if not self.conditioning_latents[1] or not any(stream.shows for stream in self.predicted):
             return ()
         return tuple(stream for stream in streams.STREAMS.values() if stream.opens in self.output)
 
@@ -110,14 +110,14 @@ TASKS: dict[str, Task] = {
             token=Special.TASK_VIDEO,
             text=True,
             output=("video",),
-            known_latents=(1, 1),
+            conditioning_latents=(1, 1),
         ),
         Task(
             name="frame_prediction",
             token=Special.TASK_VIDEO,
             text=False,
             output=("video",),
-            known_latents=(1, 3),
+            conditioning_latents=(1, 3),
         ),
         # What is given stands in the prefix: form b of spec §1.3.
         Task(
@@ -167,7 +167,7 @@ TASKS: dict[str, Task] = {
             condition=("video",),
             made="structure",
             output=("video",),
-            known_latents=(0, 1),
+            conditioning_latents=(0, 1),
         ),
         Task(
             name="video_to_audio",
@@ -195,7 +195,7 @@ TASKS: dict[str, Task] = {
             token=Special.TASK_VIDEO_AUDIO,
             text=False,
             output=("video", "audio"),
-            known_latents=(1, 3),
+            conditioning_latents=(1, 3),
         ),
         Task(
             name="captioning",
@@ -221,7 +221,7 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
     for stream in (*task.given, *task.predicted):
         if lacking := stream.lacking(fmt):
             raise UserError(f"task {task.name} {lacking}")
-    known = task.known_latents[1]
+    known = task.conditioning_latents[1]
     openings = [stream.name for stream in task.openings if math.prod(stream.grid(fmt, known))]
     return build_layout(
         task_token=task.token,

@@ -86,8 +86,8 @@ class Resolved:
 
     @functools.cached_property
     def mixture(self) -> tuple[Task, ...]:
-        """The tasks that DATA.rates gives a positive rate."""
-        return tuple(get_task(name) for name, rate in self.spec.data.rates.items() if rate > 0)
+        """The tasks that DATA.mixture_rates gives a positive rate."""
+        return tuple(get_task(name) for name, rate in self.spec.data.mixture_rates.items() if rate > 0)
 
     @functools.cached_property
     def layouts(self) -> dict[str, Layout]:
@@ -97,11 +97,11 @@ class Resolved:
         """
         if not self.mixture:
             raise UserError(
-                "DATA.rates names no task: set e.g. DATA.rates = {'text_to_video': 1.0} "
+                "DATA.mixture_rates names no task: set e.g. DATA.mixture_rates = {'text_to_video': 1.0} "
                 f"(tasks: {', '.join(TASKS)})"
             )
         for task in self.mixture:
-            self.known_range(task)
+            self.conditioning_range(task)
         return {task.name: self.layout(task) for task in self.mixture}
 
     @functools.cached_property
@@ -110,7 +110,7 @@ class Resolved:
         found: dict[str, tuple[Layout, dict[str, float]]] = {}
         for name, layout in sorted(self.layouts.items()):
             _, rates = found.setdefault(group_name(get_task(name)), (layout, {}))
-            rates[name] = self.spec.data.rates[name]
+            rates[name] = self.spec.data.mixture_rates[name]
         return found
 
     @functools.cached_property
@@ -147,7 +147,7 @@ class Resolved:
             if share and not members:
                 raise UserError(
                     f"DATA.image_fractions = {self.spec.data.image_fractions} gives {float(share):g} of a phase to "
-                    f"{what}, which no task of DATA.rates makes: give such a task a rate, or change the share"
+                    f"{what}, which no task of DATA.mixture_rates makes: give such a task a rate, or change the share"
                 )
             if share > 0:
                 found |= {name: rate * share / sum(members.values()) for name, rate in members.items()}
@@ -199,14 +199,14 @@ class Resolved:
             self._layouts[task] = task_layout(task, self.format, self.vocabulary)
         return self._layouts[task]
 
-    def known_range(self, task: Task) -> tuple[int, int]:
+    def conditioning_range(self, task: Task) -> tuple[int, int]:
         """Fewest and most latent frames that open the output as given.
 
         Those of the declaration, less what would leave no latent frame to predict.
 
         Raises UserError where the clips of the run are given whole even at the fewest.
         """
-        low, high = task.known_latents
+        low, high = task.conditioning_latents
         latents = self.format.video[0]
         shown = max(low, *(stream.shows_latents for stream in task.given), 0)
         if shown >= latents and any(s.shows and s.grid(self.format)[0] == latents for s in task.predicted):
@@ -217,12 +217,12 @@ class Resolved:
             )
         return low, min(high, latents - 1)
 
-    def known_choices(self, task: Task) -> dict[int, int]:
+    def conditioning_choices(self, task: Task) -> dict[int, int]:
         """Numbers of frames, one at least, that may open the output as given -> their latent frames."""
-        low, high = self.known_range(task)
+        low, high = self.conditioning_range(task)
         return {self.frames_of(n): n for n in range(max(low, 1), high + 1)}
 
-    def known_codes(self, task: Task, latents: int) -> tuple[int, ...]:
+    def conditioning_codes(self, task: Task, latents: int) -> tuple[int, ...]:
         """How many codes open each loss span as given, for known latent frames.
 
         A visual span opens with whole latent frames, every level of the audio with the frames of codes
@@ -232,19 +232,19 @@ class Resolved:
         return tuple(streams.in_layout(span.segment.stream).known(self.format, latents) for span in spans)
 
     def eval_latents(self, task: Task) -> int:
-        """Latent frames given in evaluation: those of EVAL.known_frames where the task leaves a choice.
+        """Latent frames given in evaluation: those of EVAL.conditioning_frames where the task leaves a choice.
 
         A task that takes one number of frames is given that, one that takes none nothing.
 
         Raises UserError where the task takes several numbers, and that is none of them.
         """
-        choices, frames = self.known_choices(task), self.spec.eval.known_frames
+        choices, frames = self.conditioning_choices(task), self.spec.eval.conditioning_frames
         if len(choices) < 2:
             return max(choices.values(), default=0)
         if frames not in choices:
             nearest = min(choices, key=lambda n: abs(n - frames))
             raise UserError(
-                f"EVAL.known_frames = {frames}: task {task.name} takes {' or '.join(map(str, choices))} "
-                f"in clips of {self.spec.clip.frames} frames; set EVAL.known_frames = {nearest}"
+                f"EVAL.conditioning_frames = {frames}: task {task.name} takes {' or '.join(map(str, choices))} "
+                f"in clips of {self.spec.clip.frames} frames; set EVAL.conditioning_frames = {nearest}"
             )
         return choices[frames]

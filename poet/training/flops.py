@@ -58,7 +58,7 @@ def head_flops(model: Model, layout: Layout, loss_vocabulary: str = "legal") -> 
     if loss_vocabulary == "full":
         columns = layout.loss_length * model.vocabulary.size
     else:
-        columns = sum((s.stop - s.start) * model.chain(s.segment.ids).rows for s in layout.loss_spans)
+        columns = sum((s.stop - s.start) * model.factors(s.segment.ids).rows for s in layout.loss_spans)
     return 2 * model.spec.width * columns
 
 

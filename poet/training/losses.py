@@ -117,21 +117,21 @@ def chain_sums(
     ids: Range,
     z_loss: float,
 ) -> Values:
-    """Sums over labels of one range and the labels one by one, by the chain rule over what is drawn for each.
+    """Sums over labels of one range and the labels one by one, by the chain rule over what is sampled for each.
 
     A label is correct if every draw would be, the later ones given the label's own leading bits:
     those that greedy decoding finds.
     """
-    chain, sums, tokens, right_BxN = model.chain(ids), [], [], weights_BxN
-    for draw, drawn_BxN in zip(chain.draws, chain.split(labels_BxN)):
+    factors, sums, tokens, right_BxN = model.factors(ids), [], [], weights_BxN
+    for factor, sampled_BxN in zip(factors.ranges, factors.split(labels_BxN)):
         part, each = cross_entropy(
-            x_BxNxD, output_tables(params), drawn_BxN, weights_BxN, ranges=(draw,), z_loss=z_loss
+            x_BxNxD, output_tables(params), sampled_BxN, weights_BxN, ranges=(factor,), z_loss=z_loss
         )
         sums.append(part)
         tokens.append(each)
         right_BxN = right_BxN * each.hit
-        if draw is not chain.draws[-1]:
-            x_BxNxD = model.given(params, x_BxNxD, drawn_BxN)
+        if factor is not factors.ranges[-1]:
+            x_BxNxD = model.given(params, x_BxNxD, sampled_BxN)
     found = Sums(
         objective=sum(part.objective for part in sums),
         loss=sum(part.loss for part in sums),

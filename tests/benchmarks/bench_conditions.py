@@ -27,7 +27,7 @@ PAGE = HERE.parents[2] / "poet" / "models" / "conditions_by_choice.md"
 SMALL = (
     "MODEL.layers=4", "MODEL.width=128", "MODEL.heads=4", "MODEL.kv_heads=4", "MODEL.head_dim=32",
     "MODEL.mlp_width=384", "MODEL.dtype='float32'", "MODEL.remat='none'",
-    "DATA.rates={'inpainting': 1.0, 'frame_prediction': 1.0, 'stylization': 1.0, 'audio_video_continuation': 1.0}",
+    "DATA.mixture_rates={'inpainting': 1.0, 'frame_prediction': 1.0, 'stylization': 1.0, 'audio_video_continuation': 1.0}",
     "DATA.batch=4", "OPTIMIZER.learning_rate=3e-3", "OPTIMIZER.warmup_steps=50", "EVAL.batch=16", "EVAL.gain_clips=64",
 )
 OLD = (

@@ -38,7 +38,7 @@ def poet_case(name: str) -> dict[str, Any]:
 
     from poet.models.transformer import build
     from poet.sampling.decode import Decoder, Plan
-    from poet.sampling.samplers import Knobs
+    from poet.sampling.samplers import SamplingParams
     from poet.spec import ModelSpec, SampleSpec, VocabularySpec
     from poet.spec.vocabulary import Special, Vocabulary
     from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
@@ -57,7 +57,7 @@ def poet_case(name: str) -> dict[str, Any]:
     ))
     decoder = Decoder(model, Plan(layout=layout, guided=True))
     params = jax.jit(model.init)(jax.random.key(0))
-    knobs = Knobs.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
+    sampling_params = SamplingParams.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
     rng = np.random.default_rng(0)
     states = rng.normal(size=(2 * BATCH, text, spec.width)).astype(np.float32)
     lengths = np.tile([text, 0], BATCH).astype(np.int32)
@@ -65,13 +65,13 @@ def poet_case(name: str) -> dict[str, Any]:
     rows = jnp.arange(BATCH, dtype=jnp.int32)
     begin = time.perf_counter()
     decode = decoder.decode.lower(
-        params, *jax.eval_shape(decoder.prefill, params, given, states, lengths), rows, knobs
+        params, *jax.eval_shape(decoder.prefill, params, given, states, lengths), rows, sampling_params
     ).compile()
     compile_s = time.perf_counter() - begin
     wall, cpu = [], []
     for _ in range(RUNS[name] + 1):
         cache, x = jax.block_until_ready(decoder.prefill(params, given, states, lengths))
-        once = harness.timed(lambda: jax.block_until_ready(decode(params, cache, x, rows, knobs)), 1, 0)
+        once = harness.timed(lambda: jax.block_until_ready(decode(params, cache, x, rows, sampling_params)), 1, 0)
         wall += once["wall"]
         cpu += once["cpu"]
     return {"wall": wall[1:], "cpu": cpu[1:], "compile_s": compile_s, "versions": harness.installed()}

@@ -124,7 +124,7 @@ def example(plan: Plan, rng: np.random.Generator, key: str) -> dict:
 
 def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dict:
     layout, rates = Resolved(experiment).groups[group]
-    alone = experiment.replace(data=experiment.data.replace(rates=rates))
+    alone = experiment.replace(data=experiment.data.replace(mixture_rates=rates))
     (iterator,) = batches(Resolved(alone)).values()
     next(iterator)
     before, seconds = rss_mib(), []

@@ -29,7 +29,7 @@ def test_a_missing_store_is_refused(tmp_path):
 
 def test_an_unknown_task_is_refused_with_near_names(store):
     with pytest.raises(UserError, match="did you mean text_to_video"):
-        check(Resolved(make_experiment(store.path, rates={"text_to_vidio": 1.0})))
+        check(Resolved(make_experiment(store.path, mixture_rates={"text_to_vidio": 1.0})))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_store_of_another_format_is_refused(experiment, changes, message):
 
 
 def test_a_run_without_text_does_not_ask_for_the_stores_text_encoder(store):
-    experiment = make_experiment(store.path, rates={"unconditional": 1.0})
+    experiment = make_experiment(store.path, mixture_rates={"unconditional": 1.0})
     check(Resolved(experiment.replace(text=TEXT.replace(encoder="t5", width=1024))))
 
 
@@ -71,9 +71,9 @@ def test_another_tokenizer_is_refused(experiment):
 def test_a_batch_larger_than_the_split_repeats_its_clips_and_is_said(store, caplog):
     """A folder of a few clips feeds any configuration: the README's third job, on one's own clips."""
     rates = {"unconditional": 1.0}
-    check(Resolved(make_experiment(store.path, rates=rates, batch=29)))
+    check(Resolved(make_experiment(store.path, mixture_rates=rates, batch=29)))
     assert not caplog.records
-    experiment = make_experiment(store.path, rates=rates, batch=58)
+    experiment = make_experiment(store.path, mixture_rates=rates, batch=58)
     check(Resolved(experiment))
     assert "takes 58 clips and split 'train'" in caplog.text and "has 29" in caplog.text
     batch = next(batches(Resolved(experiment))["video"])["tokens"]
@@ -93,7 +93,7 @@ def test_a_run_names_the_networks_that_its_mixture_uses(store, tmp_path):
     """What no task uses is no part of what was trained with; a store is itself wherever it lies."""
     text = checks.networks_of(*_opened(store.path))
     assert text == {"video": "abc", "text": "def", "store": text["store"]}
-    assert "text" not in checks.networks_of(*_opened(store.path, rates={"unconditional": 1.0}))
+    assert "text" not in checks.networks_of(*_opened(store.path, mixture_rates={"unconditional": 1.0}))
     moved = shutil.copytree(store.path, tmp_path / "moved")
     assert checks.networks_of(*_opened(str(moved))) == text
 

@@ -26,7 +26,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def experiment(store):
-    return make_experiment(store.path, rates=RATES, batch=12)
+    return make_experiment(store.path, mixture_rates=RATES, batch=12)
 
 
 @pytest.mark.parametrize("name", sorted(RATES))
@@ -61,7 +61,7 @@ def test_tasks_of_one_layout_share_batches_and_keep_their_conditions(store, expe
 
 
 def test_a_share_of_stylizations_opens_with_the_first_frame(experiment):
-    alone = experiment.replace(data=experiment.data.replace(rates={"stylization": 1.0}, batch=20))
+    alone = experiment.replace(data=experiment.data.replace(mixture_rates={"stylization": 1.0}, batch=20))
     (iterator,) = batches(Resolved(alone)).values()
     known = np.concatenate([batch["known"] for batch in itertools.islice(iterator, 10)])
     assert set(known.ravel().tolist()) == {0, GRID[1] * GRID[2]}
@@ -72,7 +72,7 @@ def test_a_store_without_a_condition_or_with_another_one_is_refused(store, exper
     check(Resolved(experiment), fingerprints={"video": "abc"})
     lacking = write_store(tmp_path / "few", conditions=["inpainting"])
     with pytest.raises(UserError, match="lacks the streams .*: tokenize again with"):
-        check(Resolved(make_experiment(lacking.path, rates=RATES)), fingerprints={"video": "abc"})
+        check(Resolved(make_experiment(lacking.path, mixture_rates=RATES)), fingerprints={"video": "abc"})
     other = experiment.replace(conditioning=experiment.conditioning.replace(inpainting=("central",)))
     with pytest.raises(UserError, match="inpainting.fingerprint is"):
         check(Resolved(other), fingerprints={"video": "abc"})

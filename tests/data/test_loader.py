@@ -116,8 +116,8 @@ def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(
 
 @pytest.mark.parametrize("task", sorted(RATES))
 def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, task):
-    experiment = make_experiment(store.path, rates={task: 1.0}, batch=20)
-    low, high = TASKS[task].known_latents
+    experiment = make_experiment(store.path, mixture_rates={task: 1.0}, batch=20)
+    low, high = TASKS[task].conditioning_latents
     high = min(high, GRID[0] - 1)  # one latent frame is left to predict
     (iterator,) = batches(Resolved(experiment)).values()
     known = {int(k) for batch in take(iterator, 4) for (k,) in batch["known"]}
@@ -126,7 +126,7 @@ def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, t
 
 def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
     experiment = make_experiment(
-        store.path, rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"])
+        store.path, mixture_rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"])
     )
     layout = Resolved(experiment).layouts["frame_prediction"]
     epochs = []
@@ -139,7 +139,7 @@ def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
     experiment = make_experiment(
-        store.path, rates={"text_to_image": 1.0}, batch=32, text_dropout=share
+        store.path, mixture_rates={"text_to_image": 1.0}, batch=32, text_dropout=share
     )
     lengths = np.concatenate(
         [b["text_length"] for b in take(batches(Resolved(experiment))["text-to-image"], 100)]
@@ -150,7 +150,7 @@ def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
 
 def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store):
     size = sum(SHARDS["train"])
-    experiment = make_experiment(store.path, rates={"unconditional": 1.0}, batch=size)
+    experiment = make_experiment(store.path, mixture_rates={"unconditional": 1.0}, batch=size)
     layout = Resolved(experiment).layouts["unconditional"]
     orders = []
     for batch in take(batches(Resolved(experiment))["video"], 6):
@@ -225,7 +225,7 @@ def test_eval_processes_hold_the_rows_of_one_and_leave_out_the_same_rest(experim
 def test_the_mixture_gives_every_block_its_exact_shares(store):
     """The known count tells the tasks apart: 0 unconditional, at least one latent otherwise."""
     rates = {"unconditional": 1.0, "frame_prediction": 3.0}
-    experiment = make_experiment(store.path, rates=rates, batch=BLOCK // 8)
+    experiment = make_experiment(store.path, mixture_rates=rates, batch=BLOCK // 8)
     known = np.concatenate([b["known"] for b in take(batches(Resolved(experiment))["video"], 16)])
     for block in known.reshape(2, BLOCK):
         assert np.sum(block == 0) == BLOCK // 4

@@ -104,7 +104,7 @@ def flip(file: Path, place: int) -> None:
 
 
 def test_a_damaged_store_is_refused_by_the_name_of_shard_and_record(store):
-    run = make_experiment(store.path, rates={"unconditional": 1.0}, batch=17)
+    run = make_experiment(store.path, mixture_rates={"unconditional": 1.0}, batch=17)
     shard = shards(store)[2]
     start = int(records._offsets(records._File(str(shard)), 9)[4])
     damages = {
@@ -130,7 +130,7 @@ def test_a_process_reads_its_own_records_alone(store, monkeypatch):
     read = []
     item = records.Records.__getitem__
     monkeypatch.setattr(records.Records, "__getitem__", lambda self, i: read.append(i) or item(self, i))
-    run = make_experiment(store.path, rates={"unconditional": 1.0}, batch=4)
+    run = make_experiment(store.path, mixture_rates={"unconditional": 1.0}, batch=4)
     assert len(list(eval_batches(Resolved(run), "unconditional", "train", 4, 9, share=Share((1,), 4)))) == 4
     assert sorted(read) == [1, 5, 9, 13]
 
@@ -178,7 +178,7 @@ def test_other_rates_leave_every_task_where_it_stands(store):
     """A task that is added begins, one that is left out is remembered."""
 
     def started(rates, state=None):
-        iterator = batches(Resolved(make_experiment(store.path, rates=rates, batch=64)))["video"]
+        iterator = batches(Resolved(make_experiment(store.path, mixture_rates=rates, batch=64)))["video"]
         if state:
             iterator.set_state(state)
         return iterator
@@ -202,8 +202,8 @@ def test_other_rates_leave_every_task_where_it_stands(store):
 
 def test_a_task_goes_on_in_its_own_order_whatever_the_rates_become(store):
     """Its clips after a change are those that it would have read next without one."""
-    prediction = make_experiment(store.path, rates={"frame_prediction": 1.0}, batch=8)
-    mixed = make_experiment(store.path, rates=RATES, batch=8)
+    prediction = make_experiment(store.path, mixture_rates={"frame_prediction": 1.0}, batch=8)
+    mixed = make_experiment(store.path, mixture_rates=RATES, batch=8)
     alone, wanted = batches(Resolved(prediction))["video"], batches(Resolved(prediction))["video"]
     for _ in range(5):
         next(alone), next(wanted)
@@ -218,7 +218,7 @@ def test_a_task_goes_on_in_its_own_order_whatever_the_rates_become(store):
 
 
 def test_a_position_of_an_earlier_version_is_taken_and_said(store, caplog):
-    iterator = batches(Resolved(make_experiment(store.path, rates=RATES, batch=8)))["video"]
+    iterator = batches(Resolved(make_experiment(store.path, mixture_rates=RATES, batch=8)))["video"]
     iterator.set_state(b'{"examples": 2048}')
     assert "earlier version" in caplog.text
     assert tasks(iterator) == {"unconditional": 512, "frame_prediction": 1536}

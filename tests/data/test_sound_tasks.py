@@ -62,7 +62,7 @@ def test_batches_hold_the_stored_codes_on_both_sides(store, experiment, task):
 def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(experiment):
     """The same number of frames in every level, in training and, fixed, in evaluation."""
     task = "audio_video_continuation"
-    alone = experiment.replace(data=experiment.data.replace(rates={task: 1.0}, batch=20))
+    alone = experiment.replace(data=experiment.data.replace(mixture_rates={task: 1.0}, batch=20))
     (iterator,) = batches(Resolved(alone)).values()
     taken = list(itertools.islice(iterator, 4))
     rows = np.concatenate([batch["known"] for batch in taken])
@@ -76,7 +76,7 @@ def test_a_continuation_is_given_whole_latents_and_the_sound_in_their_time(exper
         levels[:, known[-1] :] = HIDDEN
         np.testing.assert_array_equal(opening, levels.reshape(-1))
     (batch,) = eval_batches(Resolved(experiment), task, "train", 8, 1)
-    assert np.all(batch["known"] == [2 * FRAME, *[31] * LEVELS]), "EVAL.known_frames = 5"
+    assert np.all(batch["known"] == [2 * FRAME, *[31] * LEVELS]), "EVAL.conditioning_frames = 5"
 
 
 def test_other_tasks_are_given_nothing(experiment):
@@ -125,7 +125,7 @@ def test_a_clip_without_a_sound_track_teaches_a_task_with_sound_nothing(tmp_path
     silent = (1, 6)
     store = write_store(tmp_path / "s", sound=True, silent=silent)
     run = with_sound(make_experiment(store.path))
-    run = run.replace(data=run.data.replace(rates=SOUND_RATES | {"unconditional": 1.0}))
+    run = run.replace(data=run.data.replace(mixture_rates=SOUND_RATES | {"unconditional": 1.0}))
     for task in (*SOUND_RATES, "unconditional"):
         layout, seen = Resolved(run).layouts[task], 0
         whole = [span.segment.length for span in layout.loss_spans]
@@ -153,15 +153,15 @@ def test_a_run_with_sound_on_a_store_of_silent_clips_is_refused(tmp_path, caplog
     check(Resolved(some))
     assert "2 of 29 clips of split 'train'" in caplog.text and "skip them" in caplog.text
     mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
-    alone = mute.replace(data=mute.data.replace(rates={"video_to_audio": 1.0}))
+    alone = mute.replace(data=mute.data.replace(mixture_rates={"video_to_audio": 1.0}))
     with pytest.raises(UserError, match=r"none of the 29 clips.* so video_to_audio would.*silent_clips"):
         check(Resolved(alone))
     with pytest.raises(UserError, match="none of the 29 clips"):
-        check(Resolved(mute.replace(data=mute.data.replace(rates=SOUND_RATES | {"unconditional": 1.0}))))
+        check(Resolved(mute.replace(data=mute.data.replace(mixture_rates=SOUND_RATES | {"unconditional": 1.0}))))
     caplog.clear()
     check(Resolved(alone.replace(data=alone.data.replace(silent_clips="train"))))
     assert "29 of 29" in caplog.text and "take their sound as silence" in caplog.text
-    check(Resolved(mute.replace(data=mute.data.replace(rates={"unconditional": 1.0}))))
+    check(Resolved(mute.replace(data=mute.data.replace(mixture_rates={"unconditional": 1.0}))))
 
 
 def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path):

@@ -182,7 +182,7 @@ def make_experiment(store: str, **data) -> Experiment:
         vocabulary=VocabularySpec(visual_bits=BITS),
         video_tokenizer=VideoTokenizerSpec(bits=BITS),
         text=TEXT,
-        data=DataSpec(**({"store": store, "rates": RATES, "batch": 4} | data)),
+        data=DataSpec(**({"store": store, "mixture_rates": RATES, "batch": 4} | data)),
     )
 
 
@@ -192,5 +192,5 @@ def with_sound(experiment: Experiment, **changes) -> Experiment:
     return experiment.replace(
         vocabulary=experiment.vocabulary.replace(audio_levels=LEVELS, audio_codes=AUDIO_CODES),
         audio_tokenizer=AudioTokenizerSpec(**audio),
-        data=experiment.data.replace(rates=SOUND_RATES),
+        data=experiment.data.replace(mixture_rates=SOUND_RATES),
     )

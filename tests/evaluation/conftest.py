@@ -50,10 +50,10 @@ EXPERIMENT = Experiment(
         layers=1, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32"
     ),
     data=DataSpec(
-        rates={"text_to_video": 1.0, "text_to_image": 1.0, "frame_prediction": 1.0}, batch=8
+        mixture_rates={"text_to_video": 1.0, "text_to_image": 1.0, "frame_prediction": 1.0}, batch=8
     ),
     train=TrainSpec(eval_every=5, eval_batches=2, sample_every=5),
-    eval=EvalSpec(batch=8, batches=2, clips=5, known_frames=5),
+    eval=EvalSpec(batch=8, batches=2, clips=5, conditioning_frames=5),
     checkpoint=CheckpointSpec(),
 )
 

@@ -100,10 +100,10 @@ def experiment(store: str, tasks: tuple[str, ...] = TASKS, **changes) -> Experim
             layers=2, width=64, heads=4, kv_heads=4, head_dim=16, mlp_width=128, dtype="float32", remat="none",
         ),
         data=DataSpec(
-            store=store, rates=dict.fromkeys(tasks, 1.0), batch=32, equal_tokens=False, text_dropout=0.0
+            store=store, mixture_rates=dict.fromkeys(tasks, 1.0), batch=32, equal_tokens=False, text_dropout=0.0
         ),
         optimizer=OptimizerSpec(learning_rate=5e-3, warmup_steps=20, weight_decay=0.0),
         train=TrainSpec(steps=240),
-        eval=EvalSpec(batch=32, known_frames=1, gain_clips=64),
+        eval=EvalSpec(batch=32, conditioning_frames=1, gain_clips=64),
     )
     return run.replace(**changes)

@@ -31,8 +31,8 @@ RUN = Experiment(
     model=ModelSpec(
         layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=32, dtype="float32", remat="none"
     ),
-    data=DataSpec(rates={"stylization": 1.0, "frame_prediction": 1.0}),
-    eval=EvalSpec(known_frames=5, batch=4),
+    data=DataSpec(mixture_rates={"stylization": 1.0, "frame_prediction": 1.0}),
+    eval=EvalSpec(conditioning_frames=5, batch=4),
 )
 # Clips of four places; the captions of two neighbours are equal.
 KEYS = [f"{place}/{i:03d}" for i, place in enumerate("aabbccdd")]
@@ -42,7 +42,7 @@ CAPTIONS = ["one", "one", "two", "one", "three", "four", "four", "five"]
 def make_batch(task: str, seed: int = 0) -> dict[str, np.ndarray]:
     layout, rng = Resolved(RUN).layout(TASKS[task]), np.random.default_rng(seed)
     tokens = [rng.integers(s.ids.low, s.ids.high, (CLIPS, s.length)) for s in layout.segments]
-    given = Resolved(RUN).known_codes(TASKS[task], Resolved(RUN).eval_latents(TASKS[task]))
+    given = Resolved(RUN).conditioning_codes(TASKS[task], Resolved(RUN).eval_latents(TASKS[task]))
     batch = {
         "tokens": np.concatenate(tokens, axis=1).astype(np.int32),
         "known": np.tile(np.array(given, np.int32), (CLIPS, 1)),

@@ -130,7 +130,7 @@ def test_pixel_metrics_equal_scikit_image_on_the_same_clips(run, evaluated):
     [row] = metrics["reconstruction"]["rows"]
     assert row["psnr_db"] == pytest.approx(mean_psnr(rebuilt, 0))
     rows = {r["frames"]: r for r in metrics["frame_prediction"]["rows"]}
-    known = e.eval.known_frames
+    known = e.eval.conditioning_frames
     held = np.repeat(videos[:, known - 1 : known], 9, axis=1)
     assert rows["repeat"]["psnr_db"] == pytest.approx(mean_psnr(held, known), abs=1e-3)
     assert rows["reconstruction"]["psnr_db"] == pytest.approx(mean_psnr(rebuilt, known))
@@ -181,7 +181,7 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
     skipped = runner._skipped(runner.TABLES, Resources(run.path, no_store, tmp_path))
     no_codes = dict.fromkeys(("likelihood", "condition_gain"), "DATA.store is empty")
     assert skipped == no_codes | NOT_ASKED_FOR
-    untrained = changed(run.experiment, "data", rates={"text_to_video": 1.0})
+    untrained = changed(run.experiment, "data", mixture_rates={"text_to_video": 1.0})
     skipped = runner._skipped(runner.TABLES, Resources(run.path, untrained, tmp_path))
     assert "not trained on frame_prediction" in skipped["frame_prediction"]
 
@@ -225,7 +225,7 @@ def gif_seconds(path: Path) -> float:
 
 def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     rates = {"unconditional": 1.0, "frame_prediction": 1.0, "inpainting": 1.0}
-    e = changed(run.experiment, "data", store="", rates=rates)
+    e = changed(run.experiment, "data", store="", mixture_rates=rates)
     e = changed(e, "conditioning", fill="black")
     report = runner.evaluate(run.path, changed(e, "eval", examples=True), tmp_path, ["examples"])
     media = {entry["caption"].replace(" ", "_"): entry for entry in report["media"]}
@@ -254,7 +254,7 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
 
 
 def test_validation_in_training_equals_the_evaluation(run, evaluated):
-    e = changed(run.experiment, "data", rates={"text_to_video": 1.0})
+    e = changed(run.experiment, "data", mixture_rates={"text_to_video": 1.0})
     mesh = build(e.mesh)
     with jax.set_mesh(mesh):
         hook = hooks.validation_hook(e)
@@ -290,7 +290,7 @@ def test_a_likelihood_over_no_tokens_does_not_exist(run):
 
 
 def test_sample_strips_show_true_clips_over_drawn_ones(run):
-    e = changed(run.experiment, "data", rates={"frame_prediction": 1.0})
+    e = changed(run.experiment, "data", mixture_rates={"frame_prediction": 1.0})
     with jax.set_mesh(build(e.mesh)):
         hook = hooks.sample_hook(e)
         state = {"params": Resources(run.path, e, Path()).load_params()}

@@ -99,7 +99,7 @@ def layouts() -> dict[str, Any]:
             "segments": " | ".join(segments),
             "positions": sha(np.round(layout.positions(), 9)),
             "separate_positions": sha(layout.positions(shared=False)),
-            "known": [list(Resolved(WORLD).known_codes(task, n)) for n in range(3)],
+            "known": [list(Resolved(WORLD).conditioning_codes(task, n)) for n in range(3)],
             "group": registry.group_name(task),
         }
     return found
@@ -108,8 +108,8 @@ def layouts() -> dict[str, Any]:
 def synthetic_store(base: Path) -> Experiment:
     """A run whose store holds drawn codes of every stream, and captions as text tokens."""
     store = token_stores.write_store(base / "codes", sound=True, conditions=CONDITIONS, silent=(3, 8))
-    e = token_stores.with_sound(token_stores.make_experiment(store.path, rates=dict.fromkeys(ALL, 1.0)))
-    return e.replace(data=e.data.replace(rates={n: 1.0 for n in ALL if not TASKS[n].writes}))
+    e = token_stores.with_sound(token_stores.make_experiment(store.path, mixture_rates=dict.fromkeys(ALL, 1.0)))
+    return e.replace(data=e.data.replace(mixture_rates={n: 1.0 for n in ALL if not TASKS[n].writes}))
 
 
 def batch_hashes(base: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def batch_hashes(base: Path) -> dict[str, Any]:
     for group, iterator in batches(Resolved(experiment)).items():
         taken = list(itertools.islice(iterator, 3))
         found[group] = {"train": [_batch(b) for b in taken], "position": sha(iterator.get_state())}
-    for task in experiment.data.rates:
+    for task in experiment.data.mixture_rates:
         found[registry.group_name(TASKS[task])][f"eval {task}"] = _evaluation_batch(experiment, task)
     return found
 
@@ -179,9 +179,9 @@ def _settings(tasks: Sequence[str]) -> dict[str, Any]:
         "VOCABULARY.text_pieces": 512, "MODEL.layers": 1,
         "VIDEO_TOKENIZER.path": "video", "AUDIO_TOKENIZER.path": "audio",
         "STORE.source": "clips", "STORE.path": "store", "STORE.batch": 2, "STORE.clips_per_shard": 4,
-        "DATA.store": "store", "DATA.rates": dict.fromkeys(tasks, 1.0), "DATA.batch": 2, "DATA.equal_tokens": False,
+        "DATA.store": "store", "DATA.mixture_rates": dict.fromkeys(tasks, 1.0), "DATA.batch": 2, "DATA.equal_tokens": False,
         "OPTIMIZER.learning_rate": 0.01, "TRAIN.steps": 6 if len(tasks) <= len(FEW) else 36, "TRAIN.log_every": 1,
-        "EVAL.batch": 4, "EVAL.batches": 1, "EVAL.known_frames": 3, "EVAL.clips": 2,
+        "EVAL.batch": 4, "EVAL.batches": 1, "EVAL.conditioning_frames": 3, "EVAL.clips": 2,
     }
 
 
@@ -260,8 +260,8 @@ def request(task: str) -> dict[str, Any]:
         given["negative"] = made.encode_text(["dull"] * ROWS)
     if declared.condition:
         given["condition"] = made.encode_condition(task, videos, sounds, region=region(task))
-    if declared.known_latents[0]:
-        given["known"] = made.encode_known(task, 1, videos, sounds)
+    if declared.conditioning_latents[0]:
+        given["known"] = made.encode_conditioning(task, 1, videos, sounds)
     return given
 
 
@@ -296,8 +296,8 @@ def exports(tasks: Iterable[str], base: Path) -> dict[str, Any]:
     for task in tasks:
         if TASKS[task].writes:
             continue
-        known_frames = int(TASKS[task].known_latents[0] > 0)
-        spec = ExportSpec(task=task, batch=BATCH, known_frames=known_frames)
+        conditioning_frames = int(TASKS[task].conditioning_latents[0] > 0)
+        spec = ExportSpec(task=task, batch=BATCH, conditioning_frames=conditioning_frames)
         folder = export.export(generator(), spec, base / task)
         runtime, inputs = Runtime.load(folder), _inputs(task)
         tokens = {seed: runtime.generate(seed=seed, count=ROWS, **inputs).tokens for seed in SEEDS}

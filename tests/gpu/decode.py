@@ -21,7 +21,7 @@ from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
 from poet.planning.forecast import decode_cost
 from poet.sampling.decode import Decoder, Plan
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import Experiment, choose
 from poet.tasks.resolved import Resolved
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     memory = common.memory_rate(device)
     result = measure(experiment.replace(sample=sample), device, flags.group, flags.batch, flags.steps)
     result["memory_bytes_per_s"] = memory
-    result["share_of_memory"] = result["bytes_per_s"] / memory
+    result["fraction_of_memory"] = result["bytes_per_s"] / memory
     return common.report(flags, device, result)
 
 
@@ -53,14 +53,14 @@ def measure(
     # As `poet generate` does it: one device, no mesh.
     params = jax.jit(lambda: model.compute_params(model.init(jax.random.key(0))))()
     given, rows_B = prefilled(experiment, plan, batch), jnp.arange(batch, dtype=jnp.int32)
-    knobs, state = Knobs.of(experiment.sample), []
+    sampling_params, state = SamplingParams.of(experiment.sample), []
 
     def prefill() -> None:
         state[:] = decoder.prefill(params, *given)
         jax.block_until_ready(state)
 
     def decode() -> None:
-        tokens, cache = decoder.decode(params, *state, rows_B, knobs)
+        tokens, cache = decoder.decode(params, *state, rows_B, sampling_params)
         # The cache that was given is gone; the next run begins with the one that came back.
         state[0] = cache
         jax.block_until_ready(tokens)
@@ -68,7 +68,7 @@ def measure(
     before = harness.timed(prefill, runs)
     loop = harness.timed(decode, runs)
     cost = decode_cost(Resolved(experiment), plan, mesh_lib.build(experiment.mesh, [device]), batch)
-    times, positions = common.spread(loop["wall"]), plan.drawn_stop - plan.prefilled
+    times, positions = common.spread(loop["wall"]), plan.sampled_stop - plan.prefilled
     return {
         "group": group, "samples": batch, "rows": batch * plan.fan, "positions": positions,
         "prefill": common.spread(before["wall"]), "loop": times,

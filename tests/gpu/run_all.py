@@ -43,7 +43,7 @@ BARS: Sequence[tuple[str, str, Callable[[dict[str, Any]], float], float]] = (
     ("kernels", "kernels equal the oracle", lambda r: float(r["passes"]), 1.0),
     ("train_step.1b", "MFU of 1b", lambda r: r["groups"][0]["mfu"] or 0.0, 0.45),
     ("train_step.8b_slice", "MFU of an 8b slice", lambda r: r["groups"][0]["mfu"] or 0.0, 0.50),
-    ("decode.1b", "share of memory rate, decoding 1b", lambda r: r["share_of_memory"], 0.60),
+    ("decode.1b", "share of memory rate, decoding 1b", lambda r: r["fraction_of_memory"], 0.60),
 )
 
 
@@ -96,7 +96,7 @@ def summary(out: pathlib.Path, runs: Mapping[str, Sequence[str]], bars: bool) ->
     """A line for each train step, the fastest first, then one for each bar; also as summary.json."""
     found = {n: json.loads((out / f"{n}.json").read_text()) for n in runs if (out / f"{n}.json").exists()}
     steps = [
-        (row["share_of_matmul"], row["mfu"], name, row["group"], " ".join(runs[name]))
+        (row["fraction_of_matmul"], row["mfu"], name, row["group"], " ".join(runs[name]))
         for name, result in found.items() if "groups" in result for row in result["groups"]
     ]
     lines = [

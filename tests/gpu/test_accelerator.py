@@ -46,4 +46,4 @@ def test_script_runs(script: str, arguments: tuple[str, ...], tmp_path: pathlib.
     found = json.loads((tmp_path / f"{script}.json").read_text())
     assert found["device"]["platform"] == "gpu"
     if script == "train_step":
-        assert 0 < found["groups"][0]["mfu"] < 1 and found["groups"][0]["share_of_matmul"] < 1
+        assert 0 < found["groups"][0]["mfu"] < 1 and found["groups"][0]["fraction_of_matmul"] < 1

@@ -105,7 +105,7 @@ def summary(
         "tokens_per_s": group.tokens / times["median_s"],
         "tflops": rate / 1e12,
         "mfu": rate / peak if peak else None,
-        "share_of_matmul": rate / matmul,
+        "fraction_of_matmul": rate / matmul,
         "program_bytes": compiled.needed_bytes(program.memory_analysis()),
         "peak_bytes": common.peak_bytes(device),
         "losses": [run.losses[0], run.losses[-1]],

@@ -126,9 +126,9 @@ def test_other_ids_are_drawn_whole():
 def test_factors_of_one_position_have_noise_of_their_own():
     """With flat logits every pair is as likely; the same noise twice would draw equal ones."""
     keys = samplers.row_keys(jnp.uint32(0), jnp.arange(3200))
-    flat, knobs = jnp.zeros((3200, 4)), samplers.Knobs.of(SampleSpec())
+    flat, sampling_params = jnp.zeros((3200, 4)), samplers.SamplingParams.of(SampleSpec())
     first, second = (
-        samplers.sample(flat, samplers.draw_keys(keys, n), 5, knobs, samplers.Truncation())
+        samplers.sample(flat, samplers.draw_keys(keys, n), 5, sampling_params, samplers.Truncation())
         for n in (0, 1)
     )
     counts = np.bincount(np.asarray(first) * 4 + np.asarray(second), minlength=16)

@@ -15,7 +15,7 @@ from poet.distributed.mesh import batch_sharding
 from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import draw
 from poet.sampling.plans import Plan, given_tokens
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import MeshSpec, SampleSpec, UserError
 from poet.tasks.layout import Format, build_layout
 from poet.spec.vocabulary import Special, Vocabulary
@@ -24,7 +24,7 @@ GREEDY = SampleSpec(temperature=0.0)
 LATENT = 16  # Codes of one latent frame of the tiny run.
 
 
-def known_codes(batch: int, count: int) -> np.ndarray:
+def conditioning_codes(batch: int, count: int) -> np.ndarray:
     return np.random.default_rng(9).integers(0, 64, (batch, count)).astype(np.int32)
 
 
@@ -33,13 +33,13 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None, h
     layout = tiny.layout_of(task)
     plan = Plan(layout=layout, known=(known,), guided=guided, truncation=Truncation.of(sample))
     source = {"source": np.zeros((batch, 1), np.int32)}
-    given = given_tokens(plan, source, known_codes(batch, known))
+    given = given_tokens(plan, source, conditioning_codes(batch, known))
     if layout.text_span is not None and text is None:
         text = tiny.texts(batch * plan.fan)
     rows = np.arange(batch) if rows is None else rows
-    knobs = Knobs.of(sample)
+    sampling_params = SamplingParams.of(sample)
     programs = ModelPrograms(Decoder(tiny.model(head), plan), tiny.params(head))
-    return plan, draw(programs, given, rows, knobs, text or ())
+    return plan, draw(programs, given, rows, sampling_params, text or ())
 
 
 def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
@@ -57,8 +57,8 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
         ids = span.segment.ids
         for position in range(span.start + known, span.stop):
             x = hidden(np.repeat(tokens, plan.fan, axis=0))[:, position - layout.prefix_length]
-            chain, drawn = model.chain(ids), []
-            for factor in chain.draws:
+            factors, drawn = model.factors(ids), []
+            for factor in factors.ranges:
                 if drawn:
                     x = model.given(params, x, np.repeat(drawn[-1], plan.fan))
                 logits = np.asarray(model.logits(params, x, factor))
@@ -66,7 +66,7 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
                     cond, uncond = logits[0::2], logits[1::2]
                     logits = uncond + np.float32(guidance) * (cond - uncond)
                 drawn.append(logits.argmax(-1) + factor.low)
-            tokens[:, position] = chain.join(drawn)
+            tokens[:, position] = factors.join(drawn)
     return tokens
 
 
@@ -79,7 +79,7 @@ def test_cached_equals_full_recompute(task, known):
     plan, tokens = run(task, GREEDY, known=known, text=text)
     expected = naive_greedy(plan, tokens[:, plan.given], text)
     np.testing.assert_array_equal(tokens, expected)
-    drawn = tokens[:, plan.prefilled : plan.drawn_stop]
+    drawn = tokens[:, plan.prefilled : plan.sampled_stop]
     assert len(np.unique(drawn)) > 5, "degenerate weights would let a broken cache pass"
     assert np.any(drawn[0] != drawn[1]) or text is None
 
@@ -120,7 +120,7 @@ def test_tokens_parse_and_known_codes_stay(task, sample):
     plan, tokens = run(task, sample, batch=3, known=known)
     assert tokens.shape == (3, plan.layout.length) and tokens.dtype == np.int32
     codes = plan.layout.parse(tokens)[plan.layout.output_streams[0]]
-    np.testing.assert_array_equal(codes[:, :known], known_codes(3, known))
+    np.testing.assert_array_equal(codes[:, :known], conditioning_codes(3, known))
     for span in plan.layout.spans:
         if span.segment.forced:
             assert np.all(tokens[:, span.start : span.stop] == span.segment.ids.low)
@@ -146,11 +146,11 @@ def test_two_output_streams_and_four_audio_levels(known):
         vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
     )
     plan = Plan(layout=layout, known=known)
-    codes_BxK = known_codes(2, sum(known)) % 16
-    streams = {"source": np.zeros((2, 1), np.int32), "audio_in": known_codes(2, 12) % 16}
+    codes_BxK = conditioning_codes(2, sum(known)) % 16
+    streams = {"source": np.zeros((2, 1), np.int32), "audio_in": conditioning_codes(2, 12) % 16}
     given = given_tokens(plan, streams, codes_BxK)
     programs = ModelPrograms(Decoder(tiny.model(), plan), tiny.params())
-    tokens = draw(programs, given, np.arange(2), Knobs.of(GREEDY))
+    tokens = draw(programs, given, np.arange(2), SamplingParams.of(GREEDY))
     np.testing.assert_array_equal(tokens, naive_greedy(plan, given, None))
     codes = layout.parse(tokens)
     assert codes["video"].shape == (2, 8) and codes["audio"].shape == (2, 12)
@@ -176,9 +176,9 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
     plan = Plan(
         layout=layout, known=(1, 2, 0, 1, 2), guided=True, truncation=Truncation.of(sample)
     )
-    given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, known_codes(4, 6) % 16)
-    knobs, rows = Knobs.of(sample), np.arange(4)
-    alone = draw(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, knobs, text)
+    given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, conditioning_codes(4, 6) % 16)
+    sampling_params, rows = SamplingParams.of(sample), np.arange(4)
+    alone = draw(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, sampling_params, text)
     mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         halves = batch_sharding(mesh)
@@ -187,7 +187,7 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
         )
         decoder = Decoder(tiny.model(), plan)
         cache, x_RxD = decoder.prefill(tiny.params(), tokens, states, lengths)
-        tokens, _ = decoder.decode(tiny.params(), cache, x_RxD, rows, knobs, forced)
+        tokens, _ = decoder.decode(tiny.params(), cache, x_RxD, rows, sampling_params, forced)
     np.testing.assert_array_equal(np.asarray(tokens), alone[:, plan.prefilled :])
 
 
@@ -226,7 +226,7 @@ def test_knobs_do_not_recompile():
     decoder = Decoder(tiny.model(), plan)
     given = given_tokens(plan, {"source": np.zeros((1, 1), np.int32)})
     for sample in (SampleSpec(seed=1, top_p=0.5), SampleSpec(seed=2, temperature=0.0)):
-        draw(ModelPrograms(decoder, tiny.params()), given, np.arange(1), Knobs.of(sample))
+        draw(ModelPrograms(decoder, tiny.params()), given, np.arange(1), SamplingParams.of(sample))
     assert decoder.decode._cache_size() == decoder.prefill._cache_size() == 1
 
 
@@ -243,7 +243,7 @@ def test_the_loop_updates_the_cache_in_place(guided):
     decoder = Decoder(model, plan)
     cache, x = jax.eval_shape(decoder.prefill, params, given, states, lengths)
     rows = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    compiled = decoder.decode.lower(params, cache, x, rows, Knobs.of(SampleSpec())).compile()
+    compiled = decoder.decode.lower(params, cache, x, rows, SamplingParams.of(SampleSpec())).compile()
     cache_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= cache_bytes
@@ -258,4 +258,4 @@ def test_plans_that_leave_nothing_to_draw_are_refused():
         Plan(layout=tiny.layout_of("unconditional"), guided=True)
     plan = Plan(layout=layout, known=(LATENT,))
     with pytest.raises(UserError, match="known codes of shape"):
-        given_tokens(plan, {"source": np.zeros((2, 1), np.int32)}, known_codes(2, 3))
+        given_tokens(plan, {"source": np.zeros((2, 1), np.int32)}, conditioning_codes(2, 3))

@@ -28,8 +28,8 @@ class Fake:
         self.texts.append(text)
         return 0
 
-    def decode(self, loop, state, rows, knobs, forced):
-        assert state == loop and forced.shape == (len(rows), self.plan.forced) and knobs.seed == SAMPLE.seed
+    def decode(self, loop, state, rows, sampling_params, forced):
+        assert state == loop and forced.shape == (len(rows), self.plan.forced) and sampling_params.seed == SAMPLE.seed
         self.calls.append(rows.tolist())
         layout, start = self.plan.layout, self.plan.prefilled
         low, drawn = np.concatenate([np.full((s.length, 2), (s.ids.low, not s.forced)) for s in layout.segments]).T
@@ -98,18 +98,18 @@ def test_what_opens_an_output_is_tokenized_span_by_span():
     """One latent frame lasts three frames of sound; the prefix repeats them."""
     made, programs = engine("audio_video_continuation", latents=1)
     media = {"video": np.zeros((2, 1, 16, 16, 3), np.uint8), "audio": np.zeros((2, 1000), np.int16)}
-    known = made.known_codes(media)
+    known = made.conditioning_codes(media)
     assert programs.tokenized == [("video", 16), ("audio", LEVELS * 3)]
     assert known.tolist() == [[1] * 16 + [2] * 6] * 2
     streams = made.plan.layout.parse(made.sample(Inputs(known=known), 2, SAMPLE))
     opening = streams["opening_audio_in"].reshape(2, LEVELS, -1)
     assert (opening[:, :, :3] == 2).all() and (opening[:, :, 3:] == -1).all()
     with pytest.raises(UserError, match="video: 2, audio: 1"):
-        made.known_codes(media | {"audio": media["audio"][:1]})
+        made.conditioning_codes(media | {"audio": media["audio"][:1]})
     with pytest.raises(UserError, match="starts from a given audio"):
-        made.known_codes({"video": media["video"]})
+        made.conditioning_codes({"video": media["video"]})
     with pytest.raises(UserError, match="without known frames"):
-        engine()[0].known_codes(media)
+        engine()[0].conditioning_codes(media)
 
 
 @pytest.mark.parametrize("task, inputs, message", [

@@ -62,7 +62,7 @@ def test_known_frames_open_the_clip(generator):
     layout = make_layout(tiny.EXPERIMENT, "frame_prediction")
     drawn = layout.parse(tokens)["video"]
     np.testing.assert_array_equal(drawn[:, :32], codes)
-    drawn = generator.generate("frame_prediction", clips=PIXELS, known_frames=3, batch=3)
+    drawn = generator.generate("frame_prediction", clips=PIXELS, conditioning_frames=3, batch=3)
     clips = drawn.video
     assert drawn.audio is None
     np.testing.assert_array_equal(clips, generator.detokenize("frame_prediction", tokens).video)
@@ -79,7 +79,7 @@ def test_prompts_clips_and_counts_pair_up(generator, monkeypatch):
 
     monkeypatch.setattr(Engine, "sample", sample)
     monkeypatch.setattr(Engine, "detokenize", lambda self, tokens: tokens)
-    generator.generate("image_to_video", ["ab", "cde"], clips=PIXELS[:1], known_frames=1, count=2)
+    generator.generate("image_to_video", ["ab", "cde"], clips=PIXELS[:1], conditioning_frames=1, count=2)
     assert seen["count"] == 4 and seen["text"].lengths.tolist() == [2, 2, 3, 3]
     assert seen["negative"].lengths.tolist() == [0, 0, 0, 0]
     assert seen["known"].shape == (4, 16) and len(np.unique(seen["known"], axis=0)) == 1
@@ -95,7 +95,7 @@ def test_negative_prompt_and_guidance_reach_the_model(generator):
 
 
 @pytest.mark.parametrize(
-    "task, prompts, known_frames, clips, message",
+    "task, prompts, conditioning_frames, clips, message",
     [
         ("text_to_video", [], 0, 0, "needs a text"),
         ("frame_prediction", ["a cat"], 1, 1, "takes no text"),
@@ -104,15 +104,15 @@ def test_negative_prompt_and_guidance_reach_the_model(generator):
         ("frame_prediction", [], 5, 1, "takes 1 or 3 known frames"),
         ("frame_prediction", [], 0, 0, "takes 1 or 3 known frames"),
         ("frame_prediction", [], 3, 0, "give --clip"),
-        ("unconditional", [], 0, 1, "known_frames is 0"),
+        ("unconditional", [], 0, 1, "conditioning_frames is 0"),
         ("image_to_video", ["a", "b"], 1, 3, "2 prompts for 3 clips"),
         ("text_to_vidio", ["a"], 0, 0, "did you mean text_to_video"),
         ("text_to_video", "a cat", 0, 0, "must be a list"),
     ],
 )
-def test_requests_that_do_not_fit_are_refused(task, prompts, known_frames, clips, message):
+def test_requests_that_do_not_fit_are_refused(task, prompts, conditioning_frames, clips, message):
     with pytest.raises(UserError, match=message):
-        check_request(tiny.EXPERIMENT, task, prompts, known_frames, clips)
+        check_request(tiny.EXPERIMENT, task, prompts, conditioning_frames, clips)
 
 
 def test_shapes_of_known_clips_are_checked(generator):
@@ -143,7 +143,7 @@ def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_wo
         "holds no prompt": dict(prompt_file=str(empty)),
         "cannot be read as UTF-8": dict(prompt_file=str(binary)),
         "cannot be read": dict(prompt_file=str(tmp_path / "missing.txt")),
-        "clip.mp4": dict(task="frame_prediction", clip=[str(clip)], known_frames=3),
+        "clip.mp4": dict(task="frame_prediction", clip=[str(clip)], conditioning_frames=3),
         "gone.mp4: no such file": dict(task="frame_prediction", clip=[str(tmp_path / "gone.mp4")]),
         "must be positive": dict(prompt=["a"], num=0),
     }
@@ -168,7 +168,7 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     assert all(path.stat().st_size > 0 for path in files)
     record = json.loads((tmp_path / "out" / "generate.json").read_text())
     assert [s["prompt"] for s in record["samples"]] == ["a corridor", "an open yard"]
-    assert record["sample"]["seed"] == HOT.seed and record["known_frames"] == 1
+    assert record["sample"]["seed"] == HOT.seed and record["conditioning_frames"] == 1
     assert record["networks"] == {"video": tiny.video_tokenizer().fingerprint, "text": "hashed"}
     shown = media.read_clip(files[0], tiny.EXPERIMENT.clip).video
     assert shown.shape == (5, 16, 16, 3)

@@ -39,18 +39,18 @@ def levels(codes_NxM: np.ndarray) -> np.ndarray:
     return codes_NxM.reshape(len(codes_NxM), LEVELS, FRAMES)
 
 
-@pytest.mark.parametrize("known_frames", [1, 3])
-def test_a_continuation_opens_with_the_given_frames_and_their_sound(generator, known_frames):
+@pytest.mark.parametrize("conditioning_frames", [1, 3])
+def test_a_continuation_opens_with_the_given_frames_and_their_sound(generator, conditioning_frames):
     """In every level the first codes are those of the whole clip, for the time of the frames."""
-    task, frames = "audio_video_continuation", OPENING[known_frames]
-    opening = SOUNDS[:, : known_frames * 1000]
-    known = generator.encode_known(task, known_frames, PIXELS[:, :known_frames], opening)
+    task, frames = "audio_video_continuation", OPENING[conditioning_frames]
+    opening = SOUNDS[:, : conditioning_frames * 1000]
+    known = generator.encode_conditioning(task, conditioning_frames, PIXELS[:, :conditioning_frames], opening)
     tokens = generator.tokens(task, 2, known=known, batch=2)
     streams = make_layout(E, task).parse(tokens)
     whole = generator.audio_tokenizer.encode(SOUNDS, levels=LEVELS)
     np.testing.assert_array_equal(levels(streams["audio"])[:, :, :frames], whole[:, :, :frames])
     pixels = generator.video_tokenizer.encode(PIXELS).reshape(2, -1)
-    count = 16 * (1 + (known_frames - 1) // 2)
+    count = 16 * (1 + (conditioning_frames - 1) // 2)
     np.testing.assert_array_equal(streams["video"][:, :count], pixels[:, :count])
     assert np.any(levels(streams["audio"])[:, :, frames:] != whole[:, :, frames:])
 
@@ -77,7 +77,7 @@ def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, ta
 
 
 @pytest.mark.parametrize(
-    "task, prompts, known_frames, clips, message",
+    "task, prompts, conditioning_frames, clips, message",
     [
         ("video_to_audio", [], 0, 0, "starts from a given video: give a file"),
         ("audio_to_video", [], 0, 0, "starts from a given sound: give a file"),
@@ -87,12 +87,12 @@ def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, ta
         ("audio_to_video", ["rain"], 0, 1, "takes no text.*text_to_audio"),
     ],
 )
-def test_requests_that_do_not_fit_are_refused(task, prompts, known_frames, clips, message):
+def test_requests_that_do_not_fit_are_refused(task, prompts, conditioning_frames, clips, message):
     with pytest.raises(UserError, match=message):
-        check_request(E, task, prompts, known_frames, clips)
+        check_request(E, task, prompts, conditioning_frames, clips)
     silent = E.replace(audio_tokenizer=E.audio_tokenizer.replace(path=""))
     with pytest.raises(UserError, match=f"{task} needs sound.*set AUDIO_TOKENIZER.path"):
-        check_request(silent, task, prompts, known_frames, clips)
+        check_request(silent, task, prompts, conditioning_frames, clips)
 
 
 def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
@@ -104,7 +104,7 @@ def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
         generator.generate("video_to_audio", clips=PIXELS[:, :3])
     with pytest.raises(UserError, match="video: 2, audio: 1"):
         generator.generate(
-            "audio_video_continuation", clips=PIXELS, sounds=SOUNDS[:1], known_frames=1
+            "audio_video_continuation", clips=PIXELS, sounds=SOUNDS[:1], conditioning_frames=1
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from poet.sampling import samplers
-from poet.sampling.samplers import Knobs, Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import SampleSpec
 
 FAST = hypothesis.settings(max_examples=40, deadline=None)
@@ -62,7 +62,7 @@ def test_draws_lie_in_the_support(logits, top_k, top_p, seed):
     expected = [oracle_support(row / np.float32(0.7), top_k, top_p) for row in logits]
     hypothesis.assume(min(margin for _, margin in expected) > 1e-5)
     keys = samplers.row_keys(jnp.uint32(seed), jnp.arange(3))
-    drawn = np.asarray(_sample(logits, keys, 5, Knobs.of(spec), truncation))
+    drawn = np.asarray(_sample(logits, keys, 5, SamplingParams.of(spec), truncation))
     assert all(int(t) in ids for t, (ids, _) in zip(drawn, expected))
 
 
@@ -70,7 +70,7 @@ def test_draws_lie_in_the_support(logits, top_k, top_p, seed):
 @hypothesis.given(LOGITS, st.sampled_from([Truncation(), Truncation(top_k=4, nucleus=True)]))
 def test_temperature_zero_is_argmax(logits, truncation):
     keys = samplers.row_keys(jnp.uint32(0), jnp.arange(3))
-    drawn = _sample(logits, keys, 0, Knobs.of(SampleSpec(temperature=0.0, top_p=0.5)), truncation)
+    drawn = _sample(logits, keys, 0, SamplingParams.of(SampleSpec(temperature=0.0, top_p=0.5)), truncation)
     np.testing.assert_array_equal(drawn, logits.argmax(-1))
 
 
@@ -82,7 +82,7 @@ def test_draws_follow_the_distribution(top_k, top_p):
     spec = SampleSpec(temperature=temperature, top_k=top_k, top_p=top_p)
     keys = samplers.row_keys(jnp.uint32(3), jnp.arange(draws))
     logits = jnp.broadcast_to(row, (draws, SIZE))
-    drawn = np.asarray(_sample(logits, keys, 1, Knobs.of(spec), Truncation.of(spec)))
+    drawn = np.asarray(_sample(logits, keys, 1, SamplingParams.of(spec), Truncation.of(spec)))
     kept, margin = oracle_support(row / np.float32(temperature), top_k, top_p)
     assert margin > 1e-4
     p = np.where([i in kept for i in range(SIZE)], np.exp(np.float64(row) / temperature), 0)
@@ -95,8 +95,8 @@ def test_large_vocabulary_has_no_bias_to_low_ids():
     """Equal logits over 2^18 ids: the mean drawn id is the middle, within 4 standard errors."""
     size, draws = 2**18, 256
     keys = samplers.row_keys(jnp.uint32(0), jnp.arange(draws))
-    knobs = Knobs.of(SampleSpec())
-    one = jax.jit(lambda key: samplers.sample(jnp.zeros((1, size)), key[None], 0, knobs, Truncation()))
+    sampling_params = SamplingParams.of(SampleSpec())
+    one = jax.jit(lambda key: samplers.sample(jnp.zeros((1, size)), key[None], 0, sampling_params, Truncation()))
     drawn = np.array([int(one(key)[0]) for key in keys])
     assert abs(drawn.mean() / size - 0.5) < 4 * np.sqrt(1 / 12 / draws)
     assert len(set(drawn.tolist())) > draws - 4
@@ -105,13 +105,13 @@ def test_large_vocabulary_has_no_bias_to_low_ids():
 @FAST
 @hypothesis.given(st.permutations(range(3)), LOGITS, st.integers(0, 2**32 - 1))
 def test_a_draw_depends_on_its_row_id_alone(order, logits, seed):
-    knobs, truncation = Knobs.of(SampleSpec(top_p=0.9, seed=seed)), Truncation(nucleus=True)
-    keys = samplers.row_keys(knobs.seed, jnp.array([7, 8, 9]))
-    whole = np.asarray(_sample(logits, keys, 2, knobs, truncation))
+    sampling_params, truncation = SamplingParams.of(SampleSpec(top_p=0.9, seed=seed)), Truncation(nucleus=True)
+    keys = samplers.row_keys(sampling_params.seed, jnp.array([7, 8, 9]))
+    whole = np.asarray(_sample(logits, keys, 2, sampling_params, truncation))
     order = np.array(order)
-    mixed = np.asarray(_sample(logits[order], keys[order], 2, knobs, truncation))
+    mixed = np.asarray(_sample(logits[order], keys[order], 2, sampling_params, truncation))
     np.testing.assert_array_equal(mixed, whole[order])
-    alone = [int(_sample(logits[i : i + 1], keys[i : i + 1], 2, knobs, truncation)[0])
+    alone = [int(_sample(logits[i : i + 1], keys[i : i + 1], 2, sampling_params, truncation)[0])
              for i in range(3)]
     assert alone == whole.tolist()
 
@@ -120,9 +120,9 @@ def test_truncation_keeps_the_noise_of_each_id():
     """If the untruncated draw lies in the support, truncation draws the same id."""
     logits = np.random.default_rng(1).normal(size=(400, SIZE)).astype(np.float32)
     keys = samplers.row_keys(jnp.uint32(5), jnp.arange(400))
-    free = np.asarray(_sample(logits, keys, 3, Knobs.of(SampleSpec()), Truncation()))
+    free = np.asarray(_sample(logits, keys, 3, SamplingParams.of(SampleSpec()), Truncation()))
     spec = SampleSpec(top_k=6, top_p=0.9)
-    cut = np.asarray(_sample(logits, keys, 3, Knobs.of(spec), Truncation.of(spec)))
+    cut = np.asarray(_sample(logits, keys, 3, SamplingParams.of(spec), Truncation.of(spec)))
     inside = np.array([t in oracle_support(r, 6, 0.9)[0] for t, r in zip(free, logits)])
     assert 200 < inside.sum() < 400
     np.testing.assert_array_equal(free[inside], cut[inside])

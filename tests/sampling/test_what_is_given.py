@@ -35,7 +35,7 @@ def test_the_first_frames_are_those_that_are_given(generator, given):
     task = "frame_prediction_bidirectional"
     expected = np.stack([regions.hold(clip, given) for clip in PIXELS])
     for clips in (PIXELS, PIXELS[:, :given]):
-        shown = generator.show_condition(task, clips, known_frames=given)
+        shown = generator.show_condition(task, clips, conditioning_frames=given)
         np.testing.assert_array_equal(shown, expected)
 
 
@@ -46,11 +46,11 @@ def test_both_ends_are_those_that_are_given(generator, given):
     filled, by = {1: (3, 4), 2: (2, 1)}[given]
     expected[:, filled] = expected[:, by]
     task = "frame_interpolation"
-    np.testing.assert_array_equal(generator.show_condition(task, PIXELS, known_frames=given), expected)
+    np.testing.assert_array_equal(generator.show_condition(task, PIXELS, conditioning_frames=given), expected)
     ends = PIXELS[:, -given:]
-    shown = generator.show_condition(task, PIXELS[:, :given], known_frames=given, ends=ends)
+    shown = generator.show_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends)
     np.testing.assert_array_equal(shown, expected)
-    one = generator.show_condition(task, PIXELS[:, :given], known_frames=given, ends=ends[:1])
+    one = generator.show_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends[:1])
     np.testing.assert_array_equal(one[1, -given:], ends[0])
 
 
@@ -115,9 +115,9 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(
 
 
 @pytest.mark.parametrize("task, changes, message", [
-    ("frame_prediction_bidirectional", dict(known_frames=2), "takes 1 or 3 known frames of 5"),
-    ("frame_prediction_bidirectional", dict(known_frames=5), "takes 1 or 3 known frames of 5"),
-    ("frame_interpolation", dict(known_frames=3), "takes 1 or 2 known frames at both ends of 5"),
+    ("frame_prediction_bidirectional", dict(conditioning_frames=2), "takes 1 or 3 known frames of 5"),
+    ("frame_prediction_bidirectional", dict(conditioning_frames=5), "takes 1 or 3 known frames of 5"),
+    ("frame_interpolation", dict(conditioning_frames=3), "takes 1 or 2 known frames at both ends of 5"),
     ("inpainting", dict(), "needs the region that it fills: give --region, one of central, top_left, dynamic_central"),
     ("outpainting", dict(prompt=["a"]), "needs the region that it keeps.*horizontal"),
     ("inpainting", dict(region="centre"), "unknown region 'centre'.*did you mean central"),
@@ -184,16 +184,16 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 def test_two_pictures_are_the_ends_of_a_clip(files, tmp_path, generator):
     asked = ask(files, tmp_path, "frame_interpolation", "start.png", end=["end.png"])
     shown = generator.show_condition(
-        "frame_interpolation", asked["clips"], ends=asked["ends"], known_frames=asked["known_frames"]
+        "frame_interpolation", asked["clips"], ends=asked["ends"], conditioning_frames=asked["conditioning_frames"]
     )
     np.testing.assert_array_equal(shown[0, [0, -1]], PIXELS[:, 0])
-    assert asked["record"]["ends"] == [str(files / "end.png")] and asked["record"]["known_frames"] == 1
+    assert asked["record"]["ends"] == [str(files / "end.png")] and asked["record"]["conditioning_frames"] == 1
 
 
 def test_a_picture_is_enough_to_be_continued(files, tmp_path, generator):
     asked = ask(files, tmp_path, "frame_prediction_bidirectional", "start.png")
     shown = generator.show_condition(
-        "frame_prediction_bidirectional", asked["clips"], known_frames=asked["known_frames"]
+        "frame_prediction_bidirectional", asked["clips"], conditioning_frames=asked["conditioning_frames"]
     )
     np.testing.assert_array_equal(shown[0], np.broadcast_to(PIXELS[0, 0], (5, 16, 16, 3)))
 

@@ -53,7 +53,7 @@ np.savez(output, tokens=result.tokens, video=result.video)
 def image_to_video(tmp_path_factory):
     """(generator, folder): text, one known frame, guidance, top-k and nucleus; batches of 2."""
     made = tiny.generator(SAMPLE)
-    spec = ExportSpec(task="image_to_video", batch=2, known_frames=1)
+    spec = ExportSpec(task="image_to_video", batch=2, conditioning_frames=1)
     return made, exporting.export(made, spec, tmp_path_factory.mktemp("export") / "i2v")
 
 
@@ -207,7 +207,7 @@ def test_requests_that_no_sample_could_answer_are_refused(image_to_video, monkey
 def test_the_check_compares_whole_batches(image_to_video, monkeypatch, tmp_path):
     """In bfloat16 the same sample of another batch is another one."""
     made, folder = image_to_video
-    spec, drawn = ExportSpec(task="image_to_video", batch=2, known_frames=1), []
+    spec, drawn = ExportSpec(task="image_to_video", batch=2, conditioning_frames=1), []
     states, lengths = tiny.texts(2)
 
     def sample(self, inputs, count, _, *, batch):
@@ -246,7 +246,7 @@ def test_bad_specs_are_refused_before_anything_is_written(tmp_path):
     cases = {
         "unknown export platform": ExportSpec(task="unconditional", platforms=("gpu",)),
         "takes 1 known frames": ExportSpec(task="image_to_video"),
-        "takes no known frames": ExportSpec(task="unconditional", known_frames=1),
+        "takes no known frames": ExportSpec(task="unconditional", conditioning_frames=1),
     }
     for message, spec in cases.items():
         with pytest.raises(UserError, match=message):

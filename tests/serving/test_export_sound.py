@@ -31,11 +31,11 @@ def generator():
 def test_a_continuation_is_given_its_opening_and_draws_both_streams(generator, tmp_path):
     """Three samples through programs of batch 2; the sound's opening is forced inside the loop."""
     task = "audio_video_continuation"
-    spec = ExportSpec(task=task, batch=2, known_frames=3)
+    spec = ExportSpec(task=task, batch=2, conditioning_frames=3)
     runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
     opening = dict(known_video=PIXELS[:, :3], known_audio=SOUNDS[:, :3000])
     result = runtime.generate(**opening)
-    known = generator.encode_known(task, 3, PIXELS, SOUNDS)
+    known = generator.encode_conditioning(task, 3, PIXELS, SOUNDS)
     tokens = generator.tokens(task, 3, known=known, batch=2)
     np.testing.assert_array_equal(result.tokens, tokens)
     drawn = generator.detokenize(task, tokens)

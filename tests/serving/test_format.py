@@ -29,7 +29,7 @@ EXPERIMENT = tiny.WITH_SOUND.replace(text=tiny.WITH_SOUND.text.replace(pieces="s
 @pytest.mark.parametrize("task", TASKS)
 def test_a_plan_is_read_as_it_was_written(task):
     sample = SampleSpec(top_k=5, top_p=0.9, guidance=2.0)
-    plan = make_plan(EXPERIMENT, task, sample, Resolved(EXPERIMENT).known_range(TASKS[task])[1])
+    plan = make_plan(EXPERIMENT, task, sample, Resolved(EXPERIMENT).conditioning_range(TASKS[task])[1])
     record = json.loads(json.dumps(describe(plan) | {"experiment": specs.to_dict(EXPERIMENT)}))
     found = plan_of(record)
     timeless = [dataclasses.replace(segment, time=None) for segment in plan.layout.segments]

@@ -217,7 +217,7 @@ def test_a_store_is_made_of_the_most_hostile_names(tmp_path: pathlib.Path) -> No
         source=str(tmp_path / "d"), path=str(tmp_path / "s"), splits=("train",), batch=2, max_skipped=0.5
     )
     done = fakes.tokenize(
-        spec, CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(), progress=False, tell=told.append
+        spec, CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(), progress=False, log=told.append
     ).splits["train"]
     assert done.clips == 3 and done.notes == {"caption repaired": 1, "no caption": 1}
     assert [s.reason.split(":")[0] for s in done.skipped] == ["broken caption", "undecodable"]

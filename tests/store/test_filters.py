@@ -291,7 +291,7 @@ def tokenize(source: pathlib.Path, path: pathlib.Path, ingest: IngestSpec, **cha
         text=fakes.LetterEncoder(),
         ingest=ingest,
         progress=False,
-        tell=told.append,
+        log=told.append,
     )
     return result, told
 

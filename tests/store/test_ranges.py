@@ -298,7 +298,7 @@ def test_the_report_splits_the_time_and_leaves_compiling_out(
     films: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     told: list[str] = []
-    tokenize(spec(films, tmp_path / "s"), tell=told.append)
+    tokenize(spec(films, tmp_path / "s"), log=told.append)
     for stage in stages.STAGES:
         assert f"{stage} " in told[-1]
     assert "clips/s and process" in told[-1]

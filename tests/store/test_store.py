@@ -320,7 +320,7 @@ def test_copies_of_training_clips_in_validation_are_counted_and_said(tmp_path: p
     folder, said = tmp_path / "clips", []
     fakes.write_folder(folder, [10 * k for k in range(8)])
     fakes.write_folder(folder, [20, 35, 70], "validation", "v")
-    found = tokenize(store_spec(folder, tmp_path / "s"), tell=said.append)
+    found = tokenize(store_spec(folder, tmp_path / "s"), log=said.append)
     assert found.splits["train"].notes == {}
     assert found.splits["validation"].notes == {"an exact copy in another split": 2}
     assert found.splits["validation"].clips == 3

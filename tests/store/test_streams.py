@@ -75,7 +75,7 @@ RUN = Experiment(
     vocabulary=VocabularySpec(visual_bits=8, audio_codes=16, text_pieces=16),
     text=TextSpec(encoder="t5", length=8, width=4),
     model=ModelSpec(layers=1, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32"),
-    data=DataSpec(rates={"video_to_brightness": 1.0, "brightness_to_video": 1.0}, batch=2),
+    data=DataSpec(mixture_rates={"video_to_brightness": 1.0, "brightness_to_video": 1.0}, batch=2),
 )
 RAMPS = [np.full((5, 16, 16, 3), 40 * k, np.uint8) for k in range(CLIPS)]
 

@@ -32,7 +32,7 @@ def experiment(size: tuple[int, int] = SQUARE, frames: int = 17) -> Experiment:
         clip=clip,
         audio_tokenizer=AudioTokenizerSpec(path="trained"),
         text=TextSpec(pieces="spiece.model"),
-        data=DataSpec(rates={name: 1.0 for name in TASKS}),
+        data=DataSpec(mixture_rates={name: 1.0 for name in TASKS}),
     )
 
 
@@ -257,7 +257,7 @@ def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:
     for layout, rates in table.values():
         assert all(task_layout(TASKS[n], Resolved(e).format, Vocabulary()) == layout for n in rates)
     names = ("text_to_image", "text_to_video", "text_to_video_with_audio")
-    batches = Resolved(e.replace(data=DataSpec(rates=dict.fromkeys(names, 1.0)))).batches
+    batches = Resolved(e.replace(data=DataSpec(mixture_rates=dict.fromkeys(names, 1.0)))).batches
     assert batches["text-to-image"] == 5 * batches["text-to-video"]
 
 
@@ -282,4 +282,4 @@ def test_a_missing_stream_is_named() -> None:
 
 def test_unknown_task_lists_near_names() -> None:
     with pytest.raises(UserError, match="text_to_video"):
-        _ = Resolved(Experiment(data=DataSpec(rates={"text_to_vido": 1.0}))).layouts
+        _ = Resolved(Experiment(data=DataSpec(mixture_rates={"text_to_vido": 1.0}))).layouts

@@ -24,7 +24,7 @@ from poet.spec.vocabulary import Special, Vocabulary
 PAPER = Experiment(
     audio_tokenizer=AudioTokenizerSpec(path="trained"),
     text=TextSpec(pieces="spiece.model"),
-    data=DataSpec(rates={name: 1.0 for name in TASKS}),
+    data=DataSpec(mixture_rates={name: 1.0 for name in TASKS}),
 )
 VOCABULARY = Vocabulary(PAPER.vocabulary)
 # Output streams -> the `<task>` id: one per distinct output type (VideoPoet §3.2).
@@ -89,12 +89,12 @@ def test_loss_lies_on_outputs_and_not_on_what_opens_them(name):
     task, layout = TASKS[name], Resolved(PAPER).layouts[name]
     assert {s.segment.stream for s in layout.loss_spans} == set(task.output)
     assert all(s.start > layout.prefix_length for s in layout.loss_spans)
-    low, high = task.known_latents
+    low, high = task.conditioning_latents
     for latents in range(low, high + 1):
         audio_frames = {0: 0, 1: 6, 2: 31, 3: 56}[latents]
         frames = 256 * latents
         given = {"image": frames, "video": frames, "audio": audio_frames, "pieces": 0}
-        counts = Resolved(PAPER).known_codes(task, latents)
+        counts = Resolved(PAPER).conditioning_codes(task, latents)
         for span, count in zip(layout.loss_spans, counts, strict=True):
             assert count == given[span.segment.stream]
             labels = jnp.full((1, span.segment.length), span.segment.ids.high - 1)
@@ -109,13 +109,13 @@ def test_what_is_given_always_leaves_a_latent_frame_to_predict(frames):
     run = PAPER.replace(clip=ClipSpec(frames=frames))
     whole = 256 * (1 + (frames - 1) // 4)
     for task in TASKS.values():
-        low, high = Resolved(run).known_range(task)
-        assert low == task.known_latents[0] and low <= high <= task.known_latents[1]
+        low, high = Resolved(run).conditioning_range(task)
+        assert low == task.conditioning_latents[0] and low <= high <= task.conditioning_latents[1]
         for latents in range(low, high + 1):
             if "video" in task.output:
-                assert Resolved(run).known_codes(task, latents)[0] <= whole - 256
+                assert Resolved(run).conditioning_codes(task, latents)[0] <= whole - 256
         if frames >= 17:
-            assert (low, high) == task.known_latents
+            assert (low, high) == task.conditioning_latents
 
 
 def test_clips_that_a_task_is_given_whole_are_refused():
@@ -125,9 +125,9 @@ def test_clips_that_a_task_is_given_whole_are_refused():
     for name, task in TASKS.items():
         if name in names:
             with pytest.raises(UserError, match=f"{name} is given 1 of the 1 frames.*CLIP.frames to 5"):
-                Resolved(still).known_range(task)
+                Resolved(still).conditioning_range(task)
         else:
-            assert Resolved(still).known_range(task) == (0, 0)
+            assert Resolved(still).conditioning_range(task) == (0, 0)
     with pytest.raises(UserError, match="leaves nothing to predict"):
         _ = Resolved(still).layouts
 
@@ -141,14 +141,14 @@ def test_evaluation_gives_the_frames_that_were_asked_for_or_refuses(frames, know
 
     Where a task takes one number alone, as a clip of five frames leaves, that is given.
     """
-    run = PAPER.replace(clip=ClipSpec(frames=frames), eval=EvalSpec(known_frames=known))
+    run = PAPER.replace(clip=ClipSpec(frames=frames), eval=EvalSpec(conditioning_frames=known))
     assert Resolved(run).eval_latents(TASKS["image_to_video"]) == Resolved(run).eval_latents(TASKS["stylization"]) == 1
     assert Resolved(run).eval_latents(TASKS["text_to_video"]) == 0
     task = TASKS["frame_prediction"]
     if (known - 1) % 4 == 0 and (known < 13 and known < frames or frames == 5):
         assert Resolved(run).eval_latents(task) == latents
     else:
-        with pytest.raises(UserError, match=f"known_frames = {known}: .*set EVAL.known_frames = {latents}"):
+        with pytest.raises(UserError, match=f"conditioning_frames = {known}: .*set EVAL.conditioning_frames = {latents}"):
             Resolved(run).eval_latents(task)
 
 
@@ -190,7 +190,7 @@ def test_conditions_that_a_store_needs_follow_from_the_mixture():
     derived = {"inpainting", "interpolation", "outpainting", "prediction", "structure"}
     assert {stream.name for stream in Resolved(PAPER).stored_streams} == derived | {"video", "audio", "pieces"}
     rates = {"stylization": 1.0, "inpainting": 0.0, "text_to_video": 1.0}
-    *_, last = Resolved(PAPER.replace(data=DataSpec(rates=rates))).stored_streams
+    *_, last = Resolved(PAPER.replace(data=DataSpec(mixture_rates=rates))).stored_streams
     assert last.name == "structure"
     assert TASKS["stylization"].stored("video_in") == "structure"
     assert TASKS["stylization"].stored("video") == TASKS["captioning"].stored("video_in") == "video"
@@ -225,11 +225,11 @@ def test_every_known_audio_frame_is_heard_within_the_known_frames():
         )
         hop_s = np.prod(strides) / sample_rate_hz
         for latents in range(1, 5):
-            frames = Resolved(experiment).known_codes(task, latents)[-1]
+            frames = Resolved(experiment).conditioning_codes(task, latents)[-1]
             seconds = (1 + 4 * (latents - 1)) / rate_hz
             assert frames * hop_s <= seconds < (frames + 1) * hop_s
     whole = Resolved(PAPER).format.audio_frames
-    assert Resolved(PAPER).known_codes(task, 5)[-1] == whole == 106
+    assert Resolved(PAPER).conditioning_codes(task, 5)[-1] == whole == 106
 
 
 def test_a_task_with_sound_in_a_run_without_it_is_refused():
@@ -244,7 +244,7 @@ def test_a_task_with_sound_in_a_run_without_it_is_refused():
             assert Resolved(silent).layout(task) == Resolved(PAPER).layout(task)
     with pytest.raises(UserError, match="needs sound"):
         _ = Resolved(silent).layouts
-    video = PAPER.replace(data=DataSpec(rates={"unconditional": 1.0}))
+    video = PAPER.replace(data=DataSpec(mixture_rates={"unconditional": 1.0}))
     assert Resolved(PAPER).has_audio and not Resolved(video).has_audio
 
 

@@ -63,7 +63,7 @@ def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
 
 MIXTURE = Experiment(
     data=DataSpec(
-        rates={"text_to_image": 0.1, "text_to_video": 0.3, "image_to_video": 0.3, "unconditional": 0.2},
+        mixture_rates={"text_to_image": 0.1, "text_to_video": 0.3, "image_to_video": 0.3, "unconditional": 0.2},
         image_fractions=((0.25, 0.9), (1.0, 0.1)),
     ),
     train=TrainSpec(steps=2000),
@@ -89,7 +89,7 @@ def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> 
     assert Resolved(plain).phases == [
         (2000, {"text-to-image": Fraction(1, 10), "text-to-video": Fraction(3, 5), "video": Fraction(1, 5)})
     ]
-    silent = MIXTURE.data.replace(rates={"text_to_video": 1.0})
+    silent = MIXTURE.data.replace(mixture_rates={"text_to_video": 1.0})
     with pytest.raises(UserError, match="0.9 of a phase to images, which no task"):
         _ = Resolved(MIXTURE.replace(data=silent)).phases
 
@@ -105,7 +105,7 @@ def test_without_phases_the_rates_decide_and_phases_need_what_they_ask_for() -> 
 )
 def test_tasks_that_a_run_never_trains_are_named(rates, shares, steps, missing) -> None:
     """Before, they were left out without a word."""
-    run = MIXTURE.replace(data=DataSpec(rates=rates, image_fractions=shares, batch=4))
+    run = MIXTURE.replace(data=DataSpec(mixture_rates=rates, image_fractions=shares, batch=4))
     run = run.replace(train=TrainSpec(steps=steps))
     with pytest.raises(UserError, match=f"the {steps} steps.* take no example of {missing}: set TRAIN"):
         check_all_trained(Resolved(run), PhasedSchedule(Resolved(run).phases))

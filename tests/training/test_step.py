@@ -38,7 +38,7 @@ RUN = Experiment(
         layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32",
         remat="none",
     ),
-    data=DataSpec(batch=4, rates={"text_to_video": 1.0, "text_to_image": 1.0}),
+    data=DataSpec(batch=4, mixture_rates={"text_to_video": 1.0, "text_to_image": 1.0}),
     optimizer=OptimizerSpec(warmup_steps=0, learning_rate=1e-2),
     train=TrainSpec(steps=30),
 )

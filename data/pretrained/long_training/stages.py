@@ -39,7 +39,7 @@ _SMALL_TOKENIZER = ("VIDEO_TOKENIZER.base_channels=16", "TOKENIZER_TRAIN.batch=2
 _SMALL_LM = ("MODEL.layers=1", "MODEL.width=32", "MODEL.heads=1", "MODEL.kv_heads=1", "MODEL.mlp_width=32",
              "DATA.batch=1", "TRAIN.log_every=2", "TRAIN.eval_every=0", "CHECKPOINT.every=4",
              "VIDEO_TOKENIZER.base_channels=16",
-             "DATA.rates={'text_to_video': 0.3, 'inpainting': 0.4, 'text_to_video_with_audio': 0.3}")
+             "DATA.mixture_rates={'text_to_video': 0.3, 'inpainting': 0.4, 'text_to_video_with_audio': 0.3}")
 RECIPES = {
     "cpu": Recipe(),
     "gpu": Recipe(
