@@ -71,7 +71,10 @@ def test_mistakes_end_with_code_2_and_a_clear_line(
         (["reconstruct", "--tile=-1"], "poet reconstruct: error: argument --tile: -1: must lie in 0.."),
         (["describe", "--devices=-3"], "poet describe: error: argument --devices: -3: must lie in 0.."),
         (["generate", "--num=0"], "poet generate: error: argument --num: 0: must lie in 1.."),
-        (["generate", "--conditioning_frames=two"], "poet generate: error: argument --conditioning_frames: invalid int value: 'two'"),
+        (
+            ["generate", "--conditioning_frames=two"],
+            "poet generate: error: argument --conditioning_frames/--known_frames: invalid int value: 'two'",
+        ),
         (["train", "--process=-1"], "poet train: error: argument --process: -1: must lie in 0.."),
         (["train"], "poet train: error: the following arguments are required: --workdir"),
     ],

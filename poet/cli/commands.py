@@ -325,7 +325,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", action="append", default=[], metavar="FILE",
         help="what the task starts from (repeatable): a video or picture whose frames open the "
              "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
-    add("--conditioning_frames", type=_frames, default=0,
+    add("--conditioning_frames", "--known_frames", type=_frames, default=0,
         help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number")
     add("--end", action="append", default=[], metavar="FILE",
         help="what frame_interpolation ends with (repeatable): a video or picture whose first frames are the "

@@ -32,7 +32,7 @@ MEDIA = {"video": "video", "image": "video", "audio": "audio", "pieces": "texts"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What N samples show, sound like and say, each None where the task does not draw it.
+    """What N samples show, sound like and say, each None where the task does not generate it.
 
     video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.
     """

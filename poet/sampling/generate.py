@@ -1,6 +1,6 @@
 """From a checkpoint and a request to clips: the Python API of `poet generate`.
 
-A sample is determined by the seed and its row (its place in the request): every row draws its own noise,
+A sample is determined by the seed and its row (its place in the request): every row has its own noise,
 and what else is in its batch does not matter.  In float32 the size of the batch does not matter either; in
 bfloat16 sums of another shape round otherwise, and a sample is repeated at the same batch alone.
 

@@ -1,6 +1,6 @@
 """What shapes a decoding program, and the ids that it is given: both follow from the layout.
 
-Given codes that open the output stand in the prefill where they lie before the first draw: those of the first
+Given codes that open the output stand in the prefill where they lie before the first sampled token: those of the first
 span.  The others, which open later spans such as each level of the audio, are forced in the loop.
 
 N samples, B batch, G given positions, L text positions, E width of a text state, K known codes.
@@ -65,7 +65,7 @@ class Plan:
         for span, known in zip(spans, self.known, strict=True):
             if not 0 <= known < span.segment.length:
                 raise UserError(
-                    f"{known} known codes leave nothing to draw of the {span.segment.length} of "
+                    f"{known} known codes leave nothing to sample of the {span.segment.length} of "
                     f"stream {span.segment.stream!r}; give fewer known frames"
                 )
         if self.guided and self.layout.text_span is None:

@@ -1,6 +1,6 @@
 """Runs an export in a process of its own and compares it with the checkpoint, token for token.
 
-Both draw a whole batch of the export's: in bfloat16 a sample depends on the size of its batch.
+Both sample a whole batch of the export's: in bfloat16 a sample depends on the size of its batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
 
     The clip that the export drew, if any, lies beside it as a GIF.
 
-    Findings: whether tokens, pixels and samples of sound are equal (as far as the task draws them),
+    Findings: whether tokens, pixels and samples of sound are equal (as far as the task generates them),
     how many tokens there are, seconds and bytes, and which of the packages that training needs were
     loaded by the process that ran the export.
     """

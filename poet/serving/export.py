@@ -4,8 +4,8 @@ A folder holds
   prefill.stablehlo     (weights, tokens_BxN[, states_RxLxE, lengths_R]) -> (*cache, x_RxD)
   decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance
                         [, forced_BxK]) -> (tokens_Bx(S-N), *cache): the whole loop, with sampling
-  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video, where the task draws one
-  detokenize_audio.stablehlo  (weights, codes_BxLxF) -> int16 sound, where the task draws it
+  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video, where the task generates one
+  detokenize_audio.stablehlo  (weights, codes_BxLxF) -> int16 sound, where the task generates it
   tokenize.stablehlo    (weights, uint8 video) -> codes, where frames or a whole video are given
   tokenize_audio.stablehlo  (weights, int16 sound) -> codes, where sound is given
   weights.safetensors   arguments of the programs, by name; they are in no program as constants

@@ -124,6 +124,8 @@ class EvalSpec(Spec):
     `gain_clips` clips, in whole batches, are scored with the conditions of others (`condition_gain`); 0: none.
     """
 
+    RENAMED = {"known_frames": "conditioning_frames"}
+
     split: str = setting("validation", changes="nothing")
     source: str = setting("", changes="nothing")
     sounds: str = setting("", changes="nothing")
@@ -144,6 +146,8 @@ class ExportSpec(Spec):
     `dtype` is that of the model's arithmetic, or of the weights that are released; '' leaves either as
     trained.  Every export begins with these defaults, whatever the checkpoint was trained or written with.
     """
+
+    RENAMED = {"known_frames": "conditioning_frames"}
 
     task: str = setting("text_to_video", changes="nothing")
     batch: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)

@@ -109,10 +109,10 @@ def check_all_trained(resolved: Resolved, order: Callable[[int], str]) -> None:
     ]
     if missing:
         phases = f" with DATA.image_fractions = {data.image_fractions}" if data.image_fractions else ""
+        rates = {task: data.mixture_rates[task] for task in missing}
         raise UserError(
-            f"DATA.mixture_rates = { {task: data.mixture_rates[task] for task in missing} }: the {steps} steps of the run"
-            f"{phases} take no example of {', '.join(missing)}: set TRAIN.steps or the rates higher, or "
-            "these rates to 0"
+            f"DATA.mixture_rates = {rates}: the {steps} steps of the run{phases} take no example of "
+            f"{', '.join(missing)}: set TRAIN.steps or the rates higher, or these rates to 0"
         )
 
 

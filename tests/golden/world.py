@@ -179,7 +179,8 @@ def _settings(tasks: Sequence[str]) -> dict[str, Any]:
         "VOCABULARY.text_pieces": 512, "MODEL.layers": 1,
         "VIDEO_TOKENIZER.path": "video", "AUDIO_TOKENIZER.path": "audio",
         "STORE.source": "clips", "STORE.path": "store", "STORE.batch": 2, "STORE.clips_per_shard": 4,
-        "DATA.store": "store", "DATA.mixture_rates": dict.fromkeys(tasks, 1.0), "DATA.batch": 2, "DATA.equal_tokens": False,
+        "DATA.store": "store", "DATA.mixture_rates": dict.fromkeys(tasks, 1.0),
+        "DATA.batch": 2, "DATA.equal_tokens": False,
         "OPTIMIZER.learning_rate": 0.01, "TRAIN.steps": 6 if len(tasks) <= len(FEW) else 36, "TRAIN.log_every": 1,
         "EVAL.batch": 4, "EVAL.batches": 1, "EVAL.conditioning_frames": 3, "EVAL.clips": 2,
     }

@@ -84,7 +84,7 @@ def test_gradients_equal_those_of_whole_logits():
     def embedded(p, x):
         """The codes' own rows join the states, as they do in the model."""
         embedding = MODEL._bind("embedding", p["embedding"])
-        return x + embedding.rows(MODEL.chain(VOCABULARY.visual), labels, jnp.float32)
+        return x + embedding.rows(MODEL.factors(VOCABULARY.visual), labels, jnp.float32)
 
     def ours(p, x):
         return sums(p, embedded(p, x), labels, weights).objective
@@ -109,18 +109,18 @@ def test_factors_recombine_to_the_id(bits, data):
     leading = data.draw(st.integers(1, bits - 1))
     vocabulary = Vocabulary(VocabularySpec(visual_bits=bits))
     ids = vocabulary.visual
-    chain = tables.chain(SPEC.replace(visual_leading=leading), vocabulary, ids)
+    factors = tables.factors(SPEC.replace(visual_leading=leading), vocabulary, ids)
     tokens = np.array(data.draw(st.lists(st.integers(ids.low, ids.high - 1), min_size=1)))
-    parts = chain.split(tokens)
-    for draw, part in zip(chain.draws, parts, strict=True):
-        assert np.all((draw.low <= part) & (part < draw.high))
-    np.testing.assert_array_equal(chain.join(parts), tokens)
-    assert [draw.size for draw in chain.draws] == [2**leading, 2 ** (bits - leading)]
+    parts = factors.split(tokens)
+    for each, part in zip(factors.ranges, parts, strict=True):
+        assert np.all((each.low <= part) & (part < each.high))
+    np.testing.assert_array_equal(factors.join(parts), tokens)
+    assert [part.size for part in factors.ranges] == [2**leading, 2 ** (bits - leading)]
 
 
 def test_other_ids_are_drawn_whole():
     for ids in (VOCABULARY.audio(1), VOCABULARY.text, VOCABULARY.source):
-        assert MODEL.chain(ids).draws == (ids,)
+        assert MODEL.factors(ids).ranges == (ids,)
 
 
 def test_factors_of_one_position_have_noise_of_their_own():

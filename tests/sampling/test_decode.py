@@ -13,7 +13,7 @@ import tiny
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import batch_sharding
 from poet.sampling.decode import Decoder, ModelPrograms
-from poet.sampling.engine import draw
+from poet.sampling.engine import sample_tokens
 from poet.sampling.plans import Plan, given_tokens
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import MeshSpec, SampleSpec, UserError
@@ -39,7 +39,7 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None, h
     rows = np.arange(batch) if rows is None else rows
     sampling_params = SamplingParams.of(sample)
     programs = ModelPrograms(Decoder(tiny.model(head), plan), tiny.params(head))
-    return plan, draw(programs, given, rows, sampling_params, text or ())
+    return plan, sample_tokens(programs, given, rows, sampling_params, text or ())
 
 
 def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
@@ -150,7 +150,7 @@ def test_two_output_streams_and_four_audio_levels(known):
     streams = {"source": np.zeros((2, 1), np.int32), "audio_in": conditioning_codes(2, 12) % 16}
     given = given_tokens(plan, streams, codes_BxK)
     programs = ModelPrograms(Decoder(tiny.model(), plan), tiny.params())
-    tokens = draw(programs, given, np.arange(2), SamplingParams.of(GREEDY))
+    tokens = sample_tokens(programs, given, np.arange(2), SamplingParams.of(GREEDY))
     np.testing.assert_array_equal(tokens, naive_greedy(plan, given, None))
     codes = layout.parse(tokens)
     assert codes["video"].shape == (2, 8) and codes["audio"].shape == (2, 12)
@@ -178,7 +178,7 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
     )
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, conditioning_codes(4, 6) % 16)
     sampling_params, rows = SamplingParams.of(sample), np.arange(4)
-    alone = draw(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, sampling_params, text)
+    alone = sample_tokens(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, sampling_params, text)
     mesh = mesh_lib.build(MeshSpec(fsdp=2, sequence=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         halves = batch_sharding(mesh)
@@ -226,7 +226,7 @@ def test_knobs_do_not_recompile():
     decoder = Decoder(tiny.model(), plan)
     given = given_tokens(plan, {"source": np.zeros((1, 1), np.int32)})
     for sample in (SampleSpec(seed=1, top_p=0.5), SampleSpec(seed=2, temperature=0.0)):
-        draw(ModelPrograms(decoder, tiny.params()), given, np.arange(1), SamplingParams.of(sample))
+        sample_tokens(ModelPrograms(decoder, tiny.params()), given, np.arange(1), SamplingParams.of(sample))
     assert decoder.decode._cache_size() == decoder.prefill._cache_size() == 1
 
 
@@ -252,7 +252,7 @@ def test_the_loop_updates_the_cache_in_place(guided):
 
 def test_plans_that_leave_nothing_to_draw_are_refused():
     layout = tiny.layout_of("text_to_video")
-    with pytest.raises(UserError, match="leave nothing to draw"):
+    with pytest.raises(UserError, match="leave nothing to sample"):
         Plan(layout=layout, known=(3 * LATENT,))
     with pytest.raises(UserError, match="needs a text"):
         Plan(layout=tiny.layout_of("unconditional"), guided=True)

@@ -148,7 +148,8 @@ def test_evaluation_gives_the_frames_that_were_asked_for_or_refuses(frames, know
     if (known - 1) % 4 == 0 and (known < 13 and known < frames or frames == 5):
         assert Resolved(run).eval_latents(task) == latents
     else:
-        with pytest.raises(UserError, match=f"conditioning_frames = {known}: .*set EVAL.conditioning_frames = {latents}"):
+        message = f"conditioning_frames = {known}: .*set EVAL.conditioning_frames = {latents}"
+        with pytest.raises(UserError, match=message):
             Resolved(run).eval_latents(task)
 
 
