@@ -47,24 +47,6 @@ class Table:
     media: Sequence[Media] = ()
 
 
-def of_sets(
-    scored: Mapping[str, Mapping[str, Sequence[Row]]], metrics: Mapping[str, Sequence[Metric]],
-    notes: Mapping[str, Sequence[str]],
-) -> dict[str, Table]:
-    """The tables of several sets: the rows of each, which begin with `set`, one below the other.
-
-    Args:
-      scored: set -> table -> its rows.  metrics, notes: of each table; one without rows is left out.
-    """
-    rows = {
-        table: [{"set": name, **row} for name, found in scored.items() for row in found.get(table, ())]
-        for table in notes
-    }
-    return {
-        table: Table(rows=found, metrics=metrics[table], notes=notes[table]) for table, found in rows.items() if found
-    }
-
-
 def content(
     subject: Mapping[str, Any], measured: Mapping[str, Table], skipped: Mapping[str, str], **more: Any
 ) -> dict[str, Any]:

@@ -8,16 +8,14 @@ Shape suffixes: N sounds, S samples; L levels of codes, F frames of codes.
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import math
-import pathlib
-from typing import Any, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from poet import media
-from poet.evaluation import metric, record
+from poet.evaluation import tokenizers
 from poet.evaluation.codecs import speed as speeds
 from poet.evaluation.codecs.opus import code_opus
 from poet.evaluation.metric import Metric
@@ -25,44 +23,23 @@ from poet.evaluation.metrics import codes, select
 from poet.evaluation.metrics.sounds import RATE_HZ, to_float
 from poet.evaluation.record import Table
 from poet.evaluation.report.spectrograms import write_spectrograms
+from poet.evaluation.tokenizers import CLIPS_SHOWN, RESULT_FILE, Rendering, Row, summary
 from poet.media.sound import resample
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer
 
-_LOG = logging.getLogger(__name__)
+__all__ = ["OPUS_BIT_RATES", "RESULT_FILE", "evaluate", "summary"]
 
-RESULT_FILE = "tokenizer_scores.json"
 LEVELS = (1, 2, 4, 8, 12)
 OPUS_BIT_RATES = (6_000, 12_000)
-SOUNDS_SHOWN = 3
 # The levels that a language model reads (spec §3.4), and all; and the codec at the rate of all.
 LEVELS_PICTURED, OPUS_PICTURED = (4, 12), 6_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rendering:
-    """What a codec made of a set.
-
-    Attributes:
-      label: its row in the tables.  slug: its part of file names.
-      sounds_NxS: int16.
-      kbit_s: thousands of bits per second of sound.
-      pictured: stands among the spectrograms.
-      detail: what the JSON says of it besides the row.
-    """
-
-    label: str
-    slug: str
-    sounds_NxS: np.ndarray
-    kbit_s: float
-    pictured: bool = False
-    detail: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
     tokenizer: AudioTokenizer,
     sets: Mapping[str, np.ndarray],
-    out: pathlib.Path,
+    out: Path,
     *,
     levels: Sequence[int] = LEVELS,
     bit_rates: Sequence[int] = OPUS_BIT_RATES,
@@ -87,36 +64,33 @@ def evaluate(
     Raises:
       UserError: no set, no level, an unknown metric, or sounds of another dtype or shape.
     """
+    spec, skipped = tokenizer.spec, skipped or {}
     chosen, missing = select("sounds", metrics)
-    counts = [count for count in levels if 1 <= count <= tokenizer.spec.levels]
-    _check(sets, counts, tokenizer.spec, skipped or {})
-    out.mkdir(parents=True, exist_ok=True)
-    timed = None
-    if speed:
-        samples = min(sounds.shape[1] for sounds in sets.values())
-        timed = speeds.measure(tokenizer, samples, counts, bit_rates)
+    counts = [count for count in levels if 1 <= count <= spec.levels]
+    tokenizers.check(sets, "sounds", "int16", "sounds, samples", skipped)
+    if not counts:
+        raise UserError(f"no level to score: this tokenizer has 1..{spec.levels}")
+    samples = min(sounds.shape[1] for sounds in sets.values())
+    timed = speeds.measure(tokenizer, samples, counts, bit_rates) if speed else None
     ids = {name: tokenizer.encode(sounds) for name, sounds in sets.items()}
     scored, details = {}, {}
-    for name, sounds in sets.items():
-        _LOG.info("scoring %d sounds of set %s", len(sounds), name)
-        made = _by_level(tokenizer, ids[name], counts, sounds.shape[1])
-        made += [_opus(sounds, tokenizer.spec, bit_rate) for bit_rate in bit_rates]
-        rows, details[name] = _score_set(sounds, made, tokenizer.spec, chosen, timed)
+    for name, sounds in tokenizers.each(sets, "sounds"):
+        made = [*_by_level(tokenizer, ids[name], counts, sounds.shape[1])]
+        made += [_opus(sounds, spec, bit_rate) for bit_rate in bit_rates]
+        rows, details[name] = _score_set(sounds, made, spec, chosen, timed)
         scored[name] = {"sounds": rows}
-        details[name]["codes"] = _code_rows(ids[name], tokenizer.spec)
-        _show(out, name, sounds, made, tokenizer.spec.sample_rate_hz)
+        details[name]["codes"] = _code_rows(ids[name], spec)
+        _show(out, name, sounds, made, spec.sample_rate_hz)
     notes = [*NOTES, *(each.note for each in chosen), *_remarks(details, timed)]
-    measured = record.of_sets(scored, {"sounds": chosen}, {"sounds": notes})
+    measured = tokenizers.tables(scored, {"sounds": chosen}, {"sounds": notes})
     pooled = [found.transpose(1, 0, 2).reshape(found.shape[1], -1) for found in ids.values()]
     measured["codes_by_level"] = Table(
-        rows=_code_rows(np.concatenate(pooled, axis=1)[None], tokenizer.spec),
+        rows=_code_rows(np.concatenate(pooled, axis=1)[None], spec),
         metrics=select("codes_by_level")[0],
         notes=[codes.USAGE_NOTE],
     )
-    subject = {"fingerprint": tokenizer.fingerprint, "sample_rate_hz": tokenizer.spec.sample_rate_hz}
-    result = record.content(subject, measured, {**(skipped or {}), **missing}, speed=timed, sets=details)
-    record.write(out / RESULT_FILE, result)
-    return result
+    subject = {"fingerprint": tokenizer.fingerprint, "sample_rate_hz": spec.sample_rate_hz}
+    return tokenizers.write(out, subject, measured, {**skipped, **missing}, speed=timed, sets=details)
 
 
 NOTES = (
@@ -130,21 +104,17 @@ NOTES = (
 )
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """The result as text: two tables, how to read them, and what was left out."""
-    return record.text(result, notes=True)
-
-
 def _remarks(sets: Mapping[str, Any], timed: Mapping[str, Any] | None) -> list[str]:
     """How speed was measured, and what the metrics could not score."""
     notes = []
     if timed:
         most = max(timed["tokenizer"], key=int)
         where = "one core" if timed["core"] is not None else "one thread, not pinned to a core"
+        by_cpu = (f"{step} {found['cpu_median']:.1f}" for step, found in timed["tokenizer"][most].items())
         notes.append(
             f"encode x, decode x: seconds of sound per second on {where}, one sound of "
             f"{timed['seconds']:.3f} s at a time, median of {timed['runs']} runs after a first one; "
-            f"by CPU time, with {most} levels: {_cpu_factors(timed['tokenizer'][most])}."
+            f"by CPU time, with {most} levels: {', '.join(by_cpu)}."
         )
     notes += [
         f"set {name!r}, {key}: not defined for {most} of {found['sounds']} originals"
@@ -160,61 +130,32 @@ def _remarks(sets: Mapping[str, Any], timed: Mapping[str, Any] | None) -> list[s
     ]
 
 
-def _cpu_factors(factors: Mapping[str, Mapping[str, float]]) -> str:
-    return ", ".join(f"{step} {found['cpu_median']:.1f}" for step, found in factors.items())
-
-
-def _check(
-    sets: Mapping[str, np.ndarray],
-    levels: Sequence[int],
-    spec: AudioTokenizerSpec,
-    skipped: Mapping[str, str],
-) -> None:
-    if not sets:
-        raise UserError(f"no set of sounds to score on: {'; '.join(skipped.values())}")
-    if not levels:
-        raise UserError(f"no level to score: this tokenizer has 1..{spec.levels}")
-    for name, sounds in sets.items():
-        if sounds.dtype != np.int16 or sounds.ndim != 2 or not sounds.size:
-            raise UserError(
-                f"set {name!r} has dtype {sounds.dtype} and shape {sounds.shape}: expected int16 "
-                "(sounds, samples)"
-            )
-
-
 # ------------------------------------------------------------------------------------- renderings
 
 
 def _by_level(
     tokenizer: AudioTokenizer, ids_NxLxF: np.ndarray, levels: Sequence[int], samples: int
-) -> list[Rendering]:
-    spec, pictured = tokenizer.spec, _pictured(levels)
+) -> Iterator[Rendering]:
+    """Of the levels pictured are LEVELS_PICTURED as far as they are scored, else the most that there are."""
+    spec, pictured = tokenizer.spec, set(LEVELS_PICTURED) & set(levels) or {max(levels)}
     bits_per_level = math.log2(spec.codes) * spec.sample_rate_hz / spec.hop
-    return [
-        Rendering(
-            label=f"tokenizer, {count} level{'s' * (count > 1)}",
-            slug=f"tokenizer_{count}",
-            sounds_NxS=tokenizer.decode(ids_NxLxF[:, :count], samples),
-            kbit_s=count * bits_per_level / 1000,
+    for count in levels:
+        label = f"tokenizer, {count} level{'s' * (count > 1)}"
+        yield Rendering(
+            name=f"tokenizer_{count}",
+            media_N=tokenizer.decode(ids_NxLxF[:, :count], samples),
+            row={"codec": label, "kbit/s": count * bits_per_level / 1000},
             pictured=count in pictured,
             detail={"levels": count},
         )
-        for count in levels
-    ]
-
-
-def _pictured(levels: Sequence[int]) -> set[int]:
-    """LEVELS_PICTURED as far as they are scored, else the most levels there are."""
-    return {count for count in LEVELS_PICTURED if count in levels} or {max(levels)}
 
 
 def _opus(sounds_NxS: np.ndarray, spec: AudioTokenizerSpec, bit_rate: int) -> Rendering:
     coded = code_opus(sounds_NxS, spec.sample_rate_hz, bit_rate)
     return Rendering(
-        label=f"Opus, {bit_rate / 1000:g} kbit/s",
-        slug=f"opus_{bit_rate}",
-        sounds_NxS=coded.sounds_NxS,
-        kbit_s=coded.bits_per_second / 1000,
+        name=f"opus_{bit_rate}",
+        media_N=coded.sounds_NxS,
+        row={"codec": f"Opus, {bit_rate / 1000:g} kbit/s", "kbit/s": coded.bits_per_second / 1000},
         pictured=bit_rate == OPUS_PICTURED,
         detail={"bit_rate": bit_rate, "asked_for": coded.asked_for, "lags": list(coded.lags)},
     )
@@ -229,17 +170,16 @@ def _score_set(
     spec: AudioTokenizerSpec,
     metrics: Sequence[Metric],
     timed: Mapping[str, Any] | None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[Row], dict[str, Any]]:
     """Rows; and what else is known: how many originals each metric is not defined for, and on how many each
     codec failed.  Every row of a metric counts the same sounds.
     """
     common = {"truth": _at_metric_rate(sounds_NxS, spec.sample_rate_hz), "defined": {}}
     rows, failed, undefined = [], {}, {}
     for rendering in made:
-        others = _at_metric_rate(rendering.sounds_NxS, spec.sample_rate_hz)
-        found = metric.measure({**common, "other": others}, metrics)
-        row = {"codec": rendering.label, "kbit/s": rendering.kbit_s, **metric.columns(found)}
-        rows.append(row | _speed_columns(rendering, timed))
+        others = _at_metric_rate(rendering.media_N, spec.sample_rate_hz)
+        row, found = rendering.measured({**common, "other": others}, metrics)
+        rows.append(row | _speed_columns(rendering.detail, timed))
         undefined = {key: len(others) - each.summary.n for key, each in found.items()}
         if worst := {k: n for k, each in found.items() if (n := int(each.state.failed_N.sum()))}:
             failed[rendering.label] = worst
@@ -257,10 +197,9 @@ def _at_metric_rate(sounds_NxS: np.ndarray, rate_hz: int) -> list[np.ndarray]:
     return [to_float(resample(sound, rate_hz, RATE_HZ)) for sound in sounds_NxS]
 
 
-def _speed_columns(rendering: Rendering, timed: Mapping[str, Any] | None) -> dict[str, float]:
+def _speed_columns(detail: Mapping[str, Any], timed: Mapping[str, Any] | None) -> dict[str, float]:
     if timed is None:
         return {}
-    detail = rendering.detail
     who, key = ("tokenizer", "levels") if "levels" in detail else ("opus", "bit_rate")
     factors = timed[who][str(detail[key])]
     return {f"{step} x": factors[step]["median"] for step in ("encode", "decode")}
@@ -277,24 +216,12 @@ def _code_rows(ids_NxLxF: np.ndarray, spec: AudioTokenizerSpec) -> list[dict[str
 # ------------------------------------------------------------------------------- pictures and sounds
 
 
-def _show(
-    out: pathlib.Path,
-    name: str,
-    sounds_NxS: np.ndarray,
-    made: Sequence[Rendering],
-    rate_hz: int,
-) -> None:
+def _show(out: Path, name: str, sounds_NxS: np.ndarray, made: Sequence[Rendering], rate_hz: int) -> None:
     """Spectrograms of the first sounds, originals above the renderings, and all of them as wav."""
-    originals = Rendering(
-        label="original", slug="original", sounds_NxS=sounds_NxS, kbit_s=0.0, pictured=True
-    )
-    shown = range(min(SOUNDS_SHOWN, len(sounds_NxS)))
-    every = [originals, *made]
+    every = [Rendering(name="original", media_N=sounds_NxS, row={"codec": "original"}), *made]
+    shown = range(min(CLIPS_SHOWN, len(sounds_NxS)))
     for index in shown:
-        for rendering in every:
-            path = out / name / f"{index}_{rendering.slug}.wav"
-            media.write_wav(path, rendering.sounds_NxS[index], rate_hz)
-    columns = [
-        {r.label: to_float(r.sounds_NxS[index]) for r in every if r.pictured} for index in shown
-    ]
+        for r in every:
+            media.write_wav(out / name / f"{index}_{r.name}.wav", r.media_N[index], rate_hz)
+    columns = [{r.label: to_float(r.media_N[index]) for r in every if r.pictured} for index in shown]
     write_spectrograms(out / f"{name}.png", columns, rate_hz, title=name)

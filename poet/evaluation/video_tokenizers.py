@@ -8,10 +8,8 @@ Shape suffixes: N clips, T frames, H height, W width, 3 colour channels; t h w l
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import math
-import pathlib
+from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -19,50 +17,29 @@ from PIL import Image, ImageDraw
 
 from poet import conditioning, media
 from poet.conditioning import CONDITIONS
-from poet.evaluation import metric, record
+from poet.evaluation import metric, tokenizers
 from poet.evaluation.codecs import video as codec
-from poet.evaluation.metric import Metric
 from poet.evaluation.metrics import codes, derived, pixels, select
 from poet.evaluation.metrics import perceptual as distances
 from poet.evaluation.metrics.round_trips import NOTE as ROUND_TRIP_NOTE
 from poet.evaluation.metrics.round_trips import round_trips
+from poet.evaluation.tokenizers import CLIPS_SHOWN, RESULT_FILE, Rendering, Row, summary
 from poet.media import bitstreams
 from poet.spec import ConditioningSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
 
-_LOG = logging.getLogger(__name__)
+__all__ = ["RESULT_FILE", "condition_rows", "evaluate", "summary"]
 
-RESULT_FILE = "tokenizer_scores.json"
 TOKENIZER = "tokenizer"
-CLIPS_SHOWN = 3
 STRIP_EVERY = 4
 LABEL_WIDTH, LABEL_MARGIN = 72, 4
-
-Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One rendering of a set.
-
-    Attributes:
-      name: 'tokenizer' or a codec.
-      video_NxTxHxWx3: uint8.
-      row: what is known of it besides scores; begins with `codec` and `bits_per_pixel`.
-      detail: what the JSON says of it besides the row.
-    """
-
-    name: str
-    video_NxTxHxWx3: np.ndarray
-    row: dict[str, Any]
-    detail: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
     tokenizer: VideoTokenizer,
     sets: Mapping[str, np.ndarray],
-    out: pathlib.Path,
+    out: Path,
     *,
     perceptual: Perceptual | None,
     comparators: Sequence[str] = ("x264", "x265"),
@@ -89,31 +66,30 @@ def evaluate(
     Raises:
       UserError: no set, an unknown codec, or clips that the tokenizer, SSIM or a codec cannot take.
     """
-    _check(sets, comparators, skipped or {})
-    out.mkdir(parents=True, exist_ok=True)
-    codings = codec.codings(comparators, preset)
-    metrics = {table: select(table)[0] for table in NOTES}
-    if perceptual:
-        metrics["renderings"].append(distances.distance(perceptual))
+    skipped = skipped or {}
+    _check(sets, comparators, skipped)
+    codings, metrics = codec.codings(comparators, preset), {table: select(table)[0] for table in NOTES}
+    metrics["renderings"] += [distances.distance(perceptual)] if perceptual else []
     scored, details = {}, {}
-    for name, clips in sets.items():
-        _LOG.info("scoring %d clips of set %s", len(clips), name)
+    for name, clips in tokenizers.each(sets, "clips"):
         ids = tokenizer.encode(clips)
-        candidates = _candidates(tokenizer, clips, ids, codings, rate_hz)
-        rounds = round_trips(tokenizer, clips, ids, candidates[0].video_NxTxHxWx3)
+        bits = ids[0].size * tokenizer.spec.bits
+        ours = {"codec": TOKENIZER, "bits_per_pixel": bits / math.prod(clips.shape[1:4])}
+        rebuilt = Rendering(name=TOKENIZER, media_N=tokenizer.decode(ids), row=ours)
+        made = [rebuilt, *(_coded(clips, coding, bits, rate_hz) for coding in codings)]
+        rounds = round_trips(tokenizer, clips, ids, rebuilt.media_N)
+        rows = [r.measured({"truth": clips, "other": r.media_N}, metrics["renderings"])[0] for r in made]
         scored[name] = {
-            "renderings": _renderings(clips, candidates, metrics["renderings"]),
+            "renderings": rows,
             "codes": [codes.statistics(ids, 2**tokenizer.spec.bits)],
             "round_trips": [metric.columns(metric.measure(rounds, metrics["round_trips"]))],
             "conditions": condition_rows(tokenizer, clips, conditions, (depths or {}).get(name, ())),
         }
-        details[name] = _details(clips, candidates)
-        _write_picture(out / f"{name}.png", clips, scored[name]["renderings"], candidates, perceptual)
+        coded = {r.label: r.detail for r in made if r.detail}
+        details[name] = {"clips": len(clips), "shape": list(clips.shape[1:4]), "codecs": coded}
+        _write_picture(out / f"{name}.png", clips, rows, made, perceptual.label if perceptual else "")
     subject = {"fingerprint": tokenizer.fingerprint, "distance": perceptual.label if perceptual else None}
-    tables = record.of_sets(scored, metrics, NOTES)
-    result = record.content(subject, tables, skipped or {}, sets=details)
-    record.write(out / RESULT_FILE, result)
-    return result
+    return tokenizers.write(out, subject, tokenizers.tables(scored, metrics, NOTES), skipped, sets=details)
 
 
 # Table -> how to read it.
@@ -133,82 +109,31 @@ NOTES = {
 }
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """The result as text: its tables, how to read them, and which sets were skipped."""
-    return record.text(result, notes=True)
-
-
 # ---------------------------------------------------------------------------------------- one set
 
 
 def _check(sets: Mapping[str, np.ndarray], comparators: Sequence[str], skipped: Mapping[str, str]) -> None:
-    if not sets:
-        raise UserError(f"no set of clips to score on: {'; '.join(skipped.values())}")
+    tokenizers.check(sets, "clips", "uint8", "clips, frames, height, width, 3", skipped)
     for name in comparators:
         if name not in bitstreams.STREAM_CODECS:
             raise UserError(f"no codec {name!r}; there are {', '.join(bitstreams.STREAM_CODECS)}")
     for name, clips in sets.items():
-        _check_set(name, clips)
+        if min(clips.shape[2:4]) < pixels.SSIM_WINDOW:
+            raise UserError(
+                f"set {name!r} has clips of {clips.shape[2]}x{clips.shape[3]} pixels: SSIM needs sides "
+                f"of at least {pixels.SSIM_WINDOW}"
+            )
 
 
-def _check_set(name: str, clips: np.ndarray) -> None:
-    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or not len(clips):
-        raise UserError(
-            f"set {name!r} has dtype {clips.dtype} and shape {clips.shape}: expected uint8 "
-            "(clips, frames, height, width, 3)"
-        )
-    if min(clips.shape[2:4]) < pixels.SSIM_WINDOW:
-        raise UserError(
-            f"set {name!r} has clips of {clips.shape[2]}x{clips.shape[3]} pixels: SSIM needs sides "
-            f"of at least {pixels.SSIM_WINDOW}"
-        )
-
-
-def _candidates(
-    tokenizer: VideoTokenizer,
-    clips_NxTxHxWx3: np.ndarray,
-    ids_Nxtxhxw: np.ndarray,
-    codings: Sequence[codec.Coding],
-    rate_hz: float,
-) -> list[Candidate]:
-    """What the tokenizer and each coding make of a set."""
-    bits = ids_Nxtxhxw[0].size * tokenizer.spec.bits
-    ours = {"codec": TOKENIZER, "bits_per_pixel": bits / math.prod(clips_NxTxHxWx3.shape[1:4])}
-    rebuilt = Candidate(name=TOKENIZER, video_NxTxHxWx3=tokenizer.decode(ids_Nxtxhxw), row=ours)
-    return [rebuilt, *(_coded(clips_NxTxHxWx3, coding, bits, rate_hz) for coding in codings)]
-
-
-def _renderings(
-    clips_NxTxHxWx3: np.ndarray, candidates: Sequence[Candidate], metrics: Sequence[Metric]
-) -> list[Row]:
-    batches = {
-        i: {"truth": clips_NxTxHxWx3, "other": candidate.video_NxTxHxWx3} for i, candidate in enumerate(candidates)
-    }
-    found = metric.walk([batches], metrics)
-    return [{**candidate.row, **metric.columns(found[i])} for i, candidate in enumerate(candidates)]
-
-
-def _details(clips_NxTxHxWx3: np.ndarray, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    return {
-        "clips": len(clips_NxTxHxWx3),
-        "shape": list(clips_NxTxHxWx3.shape[1:4]),
-        "codecs": {c.row["codec"]: c.detail for c in candidates if c.detail},
-    }
-
-
-def _coded(
-    clips_NxTxHxWx3: np.ndarray, coding: codec.Coding, bits_per_clip: int, rate_hz: float
-) -> Candidate:
+def _coded(clips_NxTxHxWx3: np.ndarray, coding: codec.Coding, bits_per_clip: int, rate_hz: float) -> Rendering:
     coded = codec.code(clips_NxTxHxWx3, coding, bits_per_clip, rate_hz)
-    pixels = math.prod(clips_NxTxHxWx3.shape[:4])
-    middle = f"{float(np.median(coded.crfs)):.3f}"
-    height, width = clips_NxTxHxWx3.shape[2:4]
-    return Candidate(
+    pixels, middle = math.prod(clips_NxTxHxWx3.shape[:4]), f"{float(np.median(coded.crfs)):.3f}"
+    return Rendering(
         name=coding.codec,
-        video_NxTxHxWx3=coded.video_NxTxHxWx3,
+        media_N=coded.video_NxTxHxWx3,
         row={"codec": coding.label, "bits_per_pixel": 8 * coded.slice_bytes / pixels},
         detail={
-            "command": coding.command(height, width, rate_hz, middle),
+            "command": coding.command(*clips_NxTxHxWx3.shape[2:4], rate_hz, middle),
             "crf": [min(coded.crfs), float(middle), max(coded.crfs)],
             "packets_bits_per_pixel": 8 * coded.stream_bytes / pixels,
         },
@@ -245,17 +170,13 @@ def condition_rows(
             )
             for n, clip in enumerate(clips_NxTxHxWx3)
         ]
-        fields = _condition_fields(name, tokenizer, ids, made, spec)
+        fields = _condition_fields(name, tokenizer, ids, made, spec.flow_scale)
         rows.append({"condition": name, **metric.columns(metric.measure(fields, metrics))})
     return rows
 
 
 def _condition_fields(
-    name: str,
-    tokenizer: VideoTokenizer,
-    ids_Nxtxhxw: np.ndarray,
-    made: Sequence[conditioning.Made],
-    spec: ConditioningSpec,
+    name: str, tokenizer: VideoTokenizer, ids_Nxtxhxw: np.ndarray, made: Sequence[conditioning.Made], flow_scale: float
 ) -> metric.Batch:
     """See `poet.evaluation.metrics.derived`."""
     shown = np.stack([m.video for m in made])
@@ -263,26 +184,19 @@ def _condition_fields(
     fields = {"truth": shown, "other": tokenizer.decode(kept)}
     if CONDITIONS[name].masks:
         fields |= {"cells": np.stack([m.cells for m in made]), "ids_same": kept == ids_Nxtxhxw}
-    return fields | ({"flow_scale": spec.flow_scale} if name == "structure" else {})
+    return fields | ({"flow_scale": flow_scale} if name == "structure" else {})
 
 
 # --------------------------------------------------------------------------------------- pictures
 
 
 def _write_picture(
-    path: pathlib.Path,
-    clips_NxTxHxWx3: np.ndarray,
-    rows: Sequence[Row],
-    candidates: Sequence[Candidate],
-    perceptual: Perceptual | None,
+    path: Path, clips_NxTxHxWx3: np.ndarray, rows: Sequence[Row], made: Sequence[Rendering], distance: str
 ) -> None:
     """The originals, the tokenizer and each codec's best rendering: the least distance, or the best PSNR."""
-    best: dict[str, tuple[float, np.ndarray]] = {}
-    for row, candidate in zip(rows, candidates, strict=True):
-        score = -row[perceptual.label] if perceptual else row["psnr_db"]
-        if candidate.name not in best or score > best[candidate.name][0]:
-            best[candidate.name] = score, candidate.video_NxTxHxWx3
-    shown = {name: video for name, (_, video) in best.items()}
+    scores = [-row[distance] if distance else row["psnr_db"] for row in rows]
+    places = {r.name: [i for i, other in enumerate(made) if other.name == r.name] for r in made}
+    shown = {name: made[max(among, key=scores.__getitem__)].media_N for name, among in places.items()}
     media.write_png_strip(path, _picture(clips_NxTxHxWx3, shown)[None])
 
 
