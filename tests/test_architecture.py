@@ -18,7 +18,7 @@ FLOORS = {
     "poet.distributed": 1, "poet.media": 1, "poet.conditioning": 1, "poet.planning": 1,
     "poet.sampling.samplers": 1, "poet.sampling.plans": 1, "poet.sampling.engine": 1,
     "poet.serving.format": 1, "poet.serving.runtime": 1,
-    "poet.runs.workdir": 1, "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
+    "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2,
     "poet.training": 3, "poet.sampling": 3, "poet.checkpoints": 3, "poet.runs.origins": 3,
     "poet.tokenizers.adversarial": 3,

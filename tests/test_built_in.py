@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from poet.checkpoints import checkpoint
 from poet.cli import built_in
 from poet.runs import assets
+from poet.runs.run import Run
 from poet.spec import UserError
+from poet.tasks.resolved import Resolved
 
 LM = str(assets.root() / "data/pretrained/lm_arenas")
 
@@ -25,21 +26,21 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_shipped_weights_get_a_store_and_its_clips(made: list[str], tmp_path: Path) -> None:
-    trained, stores = checkpoint.load_experiment(LM), []
+    trained, stores = Run.open(LM).checkpoint.spec, []
     for _ in range(2):
-        found = built_in.supply(LM, trained, lambda e: stores.append(e.store))
+        found = built_in.supply(Run.open(LM), Resolved(trained), lambda r: stores.append(r.spec.store)).spec
         assert found.eval.source == str(tmp_path / "poet/clips/arenas_av/1.0.0") == stores[-1].source
         assert found.data.store == stores[-1].path and stores[-1].splits == ("train", "validation")
     assert made == ["rendered clips"] * 2 and stores[0] == stores[1]
     other = trained.replace(data=trained.data.replace(mixture_rates={"text_to_video": 1.0}))
-    assert built_in.supply(LM, other, lambda e: None).data.store != found.data.store
+    assert built_in.supply(Run.open(LM), Resolved(other), lambda r: None).spec.data.store != found.data.store
 
 
 def test_what_the_user_names_and_what_does_not_ship_is_left_as_it_is(made: list[str], tmp_path: Path) -> None:
-    trained = checkpoint.load_experiment(LM)
-    named = trained.replace(data=trained.data.replace(store="codes"))
-    assert built_in.supply(LM, named, pytest.fail) == named
-    assert built_in.supply(str(tmp_path), trained, pytest.fail) == trained and not made
+    trained = Run.open(LM).checkpoint.spec
+    named = Resolved(trained.replace(data=trained.data.replace(store="codes")))
+    assert built_in.supply(Run.open(LM), named, pytest.fail) == named
+    assert built_in.supply(Run(tmp_path), Resolved(trained), pytest.fail).spec == trained and not made
 
 
 def test_a_missing_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,4 +48,4 @@ def test_a_missing_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: p
     failed = subprocess.CompletedProcess([], 2, "", "bar\nerror: rendering needs vizdoom: pip install it\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match="pip install it; or name your own"):
-        built_in.supply(LM, checkpoint.load_experiment(LM), pytest.fail)
+        built_in.supply(Run.open(LM), Resolved(Run.open(LM).checkpoint.spec), pytest.fail)

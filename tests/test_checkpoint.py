@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from poet.checkpoints import checkpoint
 from poet.distributed import mesh
 from poet.runs import manifest
+from poet.runs.run import Checkpoint, Run
 from poet.spec import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserError
 
 EXPERIMENT = Experiment(model=ModelSpec(width=96), checkpoint=CheckpointSpec(every=7))
@@ -50,9 +51,9 @@ def abstract(state: Any) -> Any:
     )
 
 
-def start(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> checkpoint.Saving:
+def start(folder: Path, step: int, *, keep: int = 5, state: Any = None) -> checkpoint.Saving:
     return checkpoint.start_save(
-        directory,
+        Run(folder),
         step=step,
         state=state or make_state(step),
         iterators={"text/to video": bytes([step, 0, 255])},
@@ -62,8 +63,8 @@ def start(directory: Path, step: int, *, keep: int = 5, state: Any = None) -> ch
     )
 
 
-def save(directory: Path, step: int, **options: Any) -> Path:
-    return start(directory, step, **options).wait()
+def save(folder: Path, step: int, **options: Any) -> Path:
+    return start(folder, step, **options).wait()
 
 
 def assert_equal(one: Any, two: Any) -> None:
@@ -75,7 +76,7 @@ def assert_equal(one: Any, two: Any) -> None:
 def test_round_trip_keeps_every_bit_and_the_shardings(tmp_path: Path) -> None:
     state = make_state(3)
     save(tmp_path, 3, state=state)
-    found = checkpoint.restore(tmp_path, abstract(state))
+    found = checkpoint.restore(Run(tmp_path), abstract(state))
     assert_equal(found.state, state)
     assert found.state["params"]["w"].sharding == state["params"]["w"].sharding
     assert (found.step, found.iterators) == (3, {"text/to video": b"\x03\x00\xff"})
@@ -87,19 +88,19 @@ def test_a_relative_work_dir_is_as_good_as_an_absolute_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     state = make_state()
-    save(Path("run/checkpoints"), 3, state=state)
-    found = checkpoint.restore(Path("run/checkpoints"), abstract(state))
+    save(Path("run"), 3, state=state)
+    found = checkpoint.restore(Run("run"), abstract(state))
     assert found is not None
     assert_equal(found.state, state)
     params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state["params"])
-    assert_equal(checkpoint.load_params("run", params), state["params"])
+    assert_equal(checkpoint.load_params(Run.open("run"), params), state["params"])
 
 
 @pytest.mark.parametrize("before, after", [(8, 4), (4, 8), (8, 2)])
 def test_another_mesh_restores_the_same_values(tmp_path: Path, before: int, after: int) -> None:
     state = make_state(1, devices=before)
     save(tmp_path, 1, state=state)
-    found = checkpoint.restore(tmp_path, abstract(make_state(devices=after))).state
+    found = checkpoint.restore(Run(tmp_path), abstract(make_state(devices=after))).state
     assert_equal(found, state)
     assert found["params"]["w"].sharding.mesh.size == after
 
@@ -116,30 +117,30 @@ def test_a_state_may_be_donated_while_it_is_being_saved(
     saving = start(tmp_path, 3, state=state)
     for _ in range(2):
         state = jax.block_until_ready(step(state))
-    assert not saving.done() and checkpoint.steps(tmp_path) == []
+    assert not saving.done() and Run(tmp_path).steps() == []
     go_on.set()
-    assert saving.wait() == tmp_path / "00000003" and saving.done()
-    assert_equal(checkpoint.restore(tmp_path, abstract(state)).state, expected)
+    assert saving.wait() == Run(tmp_path).at(3).path and saving.done()
+    assert_equal(checkpoint.restore(Run(tmp_path), abstract(state)).state, expected)
 
 
 def test_the_newest_stay(tmp_path: Path) -> None:
     for step in (1, 2, 30, 4):
         save(tmp_path, step, keep=2)
-    assert checkpoint.steps(tmp_path) == [4, 30]
-    assert {p.name for p in tmp_path.iterdir()} == {"00000004", "00000030"}
-    assert checkpoint.latest(tmp_path).name == "00000030"
+    assert Run(tmp_path).steps() == [4, 30]
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"00000004", "00000030"}
+    assert Run(tmp_path).newest().step == 30
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 1)
     save(tmp_path, 1, state=make_state(9))
-    assert_equal(checkpoint.restore(tmp_path, abstract(make_state())).state, make_state(9))
+    assert_equal(checkpoint.restore(Run(tmp_path), abstract(make_state())).state, make_state(9))
 
 
 def test_an_empty_folder_restores_nothing(tmp_path: Path) -> None:
-    assert checkpoint.restore(tmp_path, abstract(make_state())) is None
-    assert checkpoint.restore(tmp_path / "absent", abstract(make_state())) is None
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.restore(Run(tmp_path), abstract(make_state())) is None
+    assert checkpoint.restore(Run(tmp_path / "absent"), abstract(make_state())) is None
+    assert Run(tmp_path).newest() is None
 
 
 @pytest.mark.parametrize("place", ["orbax", "manifest", "rename"])
@@ -160,17 +161,17 @@ def test_a_failed_save_leaves_what_there_was(
     with pytest.raises(checkpoint.SaveError, match=r"step 2 .*No space left.*\(1\) are intact"):
         save(tmp_path, 2, keep=1)
     monkeypatch.undo()
-    assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
-    checkpoint.verify(tmp_path / "00000001")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
+    Run(tmp_path).at(1).verify()
 
 
 def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    shutil.copytree(tmp_path / "00000001", tmp_path / "00000002.tmp")
-    shutil.copytree(tmp_path / "00000001", tmp_path / "00000000.trash")
-    assert checkpoint.steps(tmp_path) == [1]
-    checkpoint.clean(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
+    whole = save(tmp_path, 1)
+    shutil.copytree(whole, whole.with_name("00000002.tmp"))
+    shutil.copytree(whole, whole.with_name("00000000.trash"))
+    assert Run(tmp_path).steps() == [1]
+    Run(tmp_path).clean()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +186,8 @@ def every_file(path: Path) -> list[Path]:
 def is_damaged(path: Path, file: Path) -> bool:
     """True if reading the checkpoint names the file."""
     try:
-        checkpoint.verify(path)
-    except checkpoint.CorruptCheckpoint as error:
+        Checkpoint(path).verify()
+    except manifest.Corrupt as error:
         return file.relative_to(path).as_posix() in str(error)
     return False
 
@@ -219,7 +220,7 @@ def test_any_truncated_or_missing_file_is_found(victim: Path) -> None:
     extra.write_bytes(b"")
     assert is_damaged(victim, extra)
     extra.unlink()
-    checkpoint.verify(victim)
+    Checkpoint(victim).verify()
 
 
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
@@ -228,33 +229,33 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     for step in (1, 2, 3):
         save(tmp_path, step)
     for step, name in ((3, "spec.json"), (2, "state/ema/_METADATA")):
-        file = tmp_path / f"{step:08d}" / name
+        file = Run(tmp_path).at(step).path / name
         file.write_bytes(file.read_bytes()[:-2])
     with caplog.at_level(logging.WARNING):
-        found = checkpoint.restore(tmp_path, abstract(make_state()))
+        found = checkpoint.restore(Run(tmp_path), abstract(make_state()))
     assert found.step == 1
     assert_equal(found.state, make_state(1))
     assert "spec.json was altered" in caplog.text and "state/ema/_METADATA" in caplog.text
-    assert (tmp_path / "00000003.corrupt").is_dir() and checkpoint.steps(tmp_path) == [1]
+    assert (tmp_path / "checkpoints/00000003.corrupt").is_dir() and Run(tmp_path).steps() == [1]
 
 
 def test_nothing_but_damage_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     (save(tmp_path, 1) / manifest.NAME).unlink()
     with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
-        checkpoint.restore(tmp_path, abstract(make_state()))
+        checkpoint.restore(Run(tmp_path), abstract(make_state()))
 
 
 def test_another_model_size_names_the_leaf_and_the_settings(tmp_path: Path) -> None:
     save(tmp_path, 1)
     ours = EXPERIMENT.replace(model=ModelSpec(width=192))
     with pytest.raises(UserError) as caught:
-        checkpoint.restore(tmp_path, abstract(make_state(width=32)), ours)
+        checkpoint.restore(Run(tmp_path), abstract(make_state(width=32)), ours)
     message = str(caught.value)
     assert "['w'] is float32[8, 16] in the checkpoint and float32[8, 32] in this run" in message
     assert "MODEL.width = 96 (now 192)" in message and "MODEL.heads" not in message
-    assert checkpoint.steps(tmp_path) == [1]
+    assert Run(tmp_path).steps() == [1]
     with pytest.raises(UserError, match=r"\['params'\]\['w'\].*MODEL.width = 96"):
-        checkpoint.load_params(tmp_path, abstract(make_state(width=32)["params"]))
+        checkpoint.load_params(Run.open(tmp_path), abstract(make_state(width=32)["params"]))
 
 
 def test_missing_and_extra_leaves_and_dtypes_are_named(tmp_path: Path) -> None:
@@ -265,13 +266,13 @@ def test_missing_and_extra_leaves_and_dtypes_are_named(tmp_path: Path) -> None:
         (lambda s: s | {"step": jnp.float32(0)}, r"\['step'\] is int32.* float32"),
     ):
         with pytest.raises(UserError, match=message):
-            checkpoint.restore(tmp_path, abstract(change(make_state())))
+            checkpoint.restore(Run(tmp_path), abstract(change(make_state())))
 
 
 def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
     run = tmp_path / "7"  # A work dir may be named by a number.
     for step in (1, 2):
-        save(run / "checkpoints", step)
+        save(run, step)
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), make_state()["params"]
     )
@@ -281,27 +282,28 @@ def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
         (run / "checkpoints", "ema", newest["ema"]),
         (run / "checkpoints/00000001", "params", older["params"]),
     ):
-        loaded = checkpoint.load_params(path, target, key)
+        opened = Run.open(path)
+        loaded = checkpoint.load_params(opened, target, key)
         assert_equal(loaded, jax.tree.map(lambda x: x.astype(jnp.float32), expected))
         assert all(len(x.devices()) == 1 for x in jax.tree.leaves(loaded))
-        assert checkpoint.load_experiment(path) == EXPERIMENT
+        assert opened.checkpoint.spec == EXPERIMENT
 
 
 def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     target = make_state()["params"]
     with pytest.raises(UserError, match="not a checkpoint: it holds no step folder"):
-        checkpoint.load_params(tmp_path, target)
+        Run.open(tmp_path)
     with pytest.raises(UserError, match="not a checkpoint: no such folder"):
-        checkpoint.load_experiment(tmp_path / "absent")
+        Run.open(tmp_path / "absent")
     with pytest.raises(UserError, match=r"no 'emma' \(did you mean ema"):
-        checkpoint.load_params(save(tmp_path, 1), target, "emma")
+        checkpoint.load_params(Run.open(save(tmp_path, 1)), target, "emma")
 
 
 def test_a_damaged_spec_or_parameter_is_refused_on_loading(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     spec = path / "spec.json"
     spec.write_text(spec.read_text().replace("96", "97"))
-    with pytest.raises(checkpoint.CorruptCheckpoint, match="spec.json was altered"):
-        checkpoint.load_experiment(path)
-    with pytest.raises(checkpoint.CorruptCheckpoint, match="spec.json was altered"):
-        checkpoint.load_params(path, make_state()["params"])
+    with pytest.raises(manifest.Corrupt, match="spec.json was altered"):
+        _ = Checkpoint(path).spec
+    with pytest.raises(manifest.Corrupt, match="spec.json was altered"):
+        checkpoint.load_params(Run.open(path), make_state()["params"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from poet import cli
-from poet.cli import commands, logs
+from poet.cli import command, commands, logs
 from poet.runs import assets
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
@@ -123,15 +123,15 @@ def test_a_help_names_only_flags_that_the_command_takes_and_its_example_parses(
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])
     page = capsys.readouterr().out
-    command = commands.COMMANDS[name]
-    assert ("--gin_file" in page) == (command.settings == commands.FILES)
-    assert ("--gin." in page) == (command.settings != commands.NONE)
-    assert command.summary in page and command.example in page
-    words = [w for w in shlex.split(command.example) if not w.startswith(cli.GIN_PREFIX)]
+    declared = commands.COMMANDS[name]
+    assert ("--gin_file" in page) == (declared.settings == command.FILES)
+    assert ("--gin." in page) == (declared.settings != command.NONE)
+    assert declared.summary in page and declared.example in page
+    words = [w for w in shlex.split(declared.example) if not w.startswith(cli.GIN_PREFIX)]
     assert cli._parse([name, *words]).command == name
 
 
-@pytest.mark.parametrize("name", [n for n, c in commands.COMMANDS.items() if c.settings == commands.NONE])
+@pytest.mark.parametrize("name", [n for n, c in commands.COMMANDS.items() if c.settings == command.NONE])
 def test_a_command_without_settings_refuses_them(name: str, capsys: pytest.CaptureFixture) -> None:
     words = shlex.split(commands.COMMANDS[name].example)
     assert cli.main([name, *words, "--gin.NONSENSE.q=1"]) == cli.EXIT_USER

@@ -16,11 +16,12 @@ import process_runs  # noqa: E402
 import token_stores  # noqa: E402
 
 from poet import cli  # noqa: E402
-from poet.checkpoints import checkpoint
-from poet.cli import jobs
+from poet.cli.commands import tokenize
 from poet.evaluation import runner  # noqa: E402
 from poet.runs import manifest  # noqa: E402
+from poet.runs.run import Run  # noqa: E402
 from poet.spec import UserError, VideoTokenizerSpec, config, to_dict  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers.video import magvit  # noqa: E402
 from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 from poet.training import reporting  # noqa: E402
@@ -49,13 +50,15 @@ from poet.checkpoints import checkpoint
 from poet.distributed import processes
 from poet.evaluation import runner
 from poet.models.transformer import build_model
+from poet.runs.run import Run
 from poet.tasks.resolved import Resolved
 out, workdir, *arguments = sys.argv[1:]
 code = cli.main(["train", f"--workdir={workdir}", *arguments])
 if not code:
-    runner.evaluate(workdir, None, out, ["likelihood", "condition_gain"])
+    runner.evaluate(Run.open(workdir), None, out, ["likelihood", "condition_gain"])
     if processes.first():
-        checkpoint.load_params(workdir, build_model(Resolved(checkpoint.load_experiment(workdir))).abstract())
+        run = Run.open(workdir)
+        checkpoint.load_params(run, build_model(Resolved(run.checkpoint.spec)).abstract())
         print("loaded by one of them")
 sys.exit(code)
 """
@@ -112,7 +115,7 @@ def test_two_processes_train_evaluate_and_sample_as_one(
 
     assert cli.main(["train", f"--workdir={tmp_path / 'one'}", *options]) == 0
     measured = ["likelihood", "condition_gain"]
-    runner.evaluate(tmp_path / "one", None, tmp_path / "scores_of_one", measured)
+    runner.evaluate(Run.open(tmp_path / "one"), None, tmp_path / "scores_of_one", measured)
     for kind in ("train", "validation"):
         one, two = numbers(tmp_path / "one", kind), numbers(tmp_path / "two", kind)
         assert any("loss" in key for key in one) and two == pytest.approx(one, rel=1e-6)
@@ -124,7 +127,7 @@ def test_two_processes_train_evaluate_and_sample_as_one(
     assert two["nats_per_clip"] == pytest.approx(one["nats_per_clip"], rel=1e-3, abs=1e-4)
     pictures = [sorted(p.name for p in (tmp_path / n).glob("samples/*")) for n in ("one", "two")]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
-    written = manifest.read(checkpoint.latest(tmp_path / "two" / "checkpoints"))
+    written = manifest.read(Run(tmp_path / "two").newest().path)
     assert (written["step"], written["processes"]) == (6, 2)
 
 
@@ -140,7 +143,7 @@ def test_a_kernel_of_other_devices_is_refused_before_the_work_dir_is_touched(
 def test_sharing_the_work_of_a_store_needs_both_numbers(gin_file: str) -> None:
     def runner_of(*flags: str) -> object:
         args = cli._parser().parse_args(["tokenize", *flags])
-        return jobs._store_runner(config.load([gin_file]), None, args)
+        return tokenize.runner_of(Resolved(config.load([gin_file])), None, args)
 
     with pytest.raises(UserError, match="go together"):
         runner_of("--processes=2")

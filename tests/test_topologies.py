@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from poet import cli
-from poet.cli import commands
+from poet.cli import command
 from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
 from poet.planning import forecast, topologies
@@ -114,7 +114,7 @@ def test_the_report_of_eight_devices_of_this_machine(capsys, monkeypatch):
     """Over fsdp alone every layer is gathered twice, and its gradient summed once, inside loops; no
     device needs another's samples, guided and truncated as they are."""
     run = experiment(8, dtype="float32").replace(sample=SampleSpec(guidance=2.0, top_k=5))
-    monkeypatch.setattr(commands, "_experiment", lambda args: run)
+    monkeypatch.setattr(command, "resolve", lambda args: Resolved(run))
     assert cli.main(["describe", "--topology=cpu-8", "--json"]) == 0
     train, decode = map(json.loads, capsys.readouterr().out.splitlines())
     assert (train["program"], decode["program"]) == ("train text-to-video", "decode text-to-video")

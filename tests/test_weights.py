@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from poet.checkpoints import checkpoint, weights
+from poet.runs.run import Run
 from poet.spec import Experiment, ModelSpec, UserError
 
 PARAMS = {
@@ -30,9 +31,9 @@ def test_round_trip_through_the_checkpoint_reader(
         weights.save(folder, EXPERIMENT, PARAMS, dtype, 6)
     weights.save(folder, EXPERIMENT, PARAMS, dtype, 7, overwrite=True)
     assert (folder / "README.md").is_file(), "releasing again keeps the card"
-    assert checkpoint.load_experiment(folder) == EXPERIMENT
-    assert checkpoint.step_of(checkpoint.find(folder)) == 7
-    loaded = checkpoint.load_params(folder, SHAPES)
+    assert Run.open(folder).checkpoint.spec == EXPERIMENT
+    assert Run.open(folder).checkpoint.step == 7
+    loaded = checkpoint.load_params(Run.open(folder), SHAPES)
     for name, array in weights.flatten(PARAMS).items():
         np.testing.assert_allclose(weights.flatten(loaded)[name], array, rtol=tolerance, atol=0)
         assert weights.flatten(loaded)[name].dtype == jnp.float32
@@ -45,14 +46,14 @@ def test_a_flipped_bit_is_named(tmp_path: Path, file: str) -> None:
     data[len(data) // 2] ^= 1
     (folder / file).write_bytes(data)
     with pytest.raises(UserError, match=file):
-        checkpoint.load_params(folder, SHAPES)
+        checkpoint.load_params(Run.open(folder), SHAPES)
 
 
 def test_another_model_is_refused_by_the_first_differing_array(tmp_path: Path) -> None:
     folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, "float32", 7)
     other = {**SHAPES, "a": jax.ShapeDtypeStruct((3,), jnp.float32)}
     with pytest.raises(UserError, match=r"a is \(2,\) there and \(3,\)"):
-        checkpoint.load_params(folder, other)
+        checkpoint.load_params(Run.open(folder), other)
 
 
 def test_other_files_are_never_replaced(tmp_path: Path) -> None:

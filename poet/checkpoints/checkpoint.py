@@ -1,6 +1,6 @@
 """Checkpoints: written atomically, hashed file by file, restored onto any mesh.
 
-A folder of checkpoints holds one folder per step (`00000200/`):
+The folder of checkpoints of a run (`poet.runs.run`) holds one folder per step (`00000200/`):
 
     state/        one Orbax checkpointable per top-level key of the state (params, opt_state, ...)
     iterators/    the position of every batch iterator, the same for all processes
@@ -34,20 +34,18 @@ from urllib.parse import quote, unquote
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from poet.runs import manifest as manifests
 from poet import spec as specs
 from poet.checkpoints import stored_arrays, weights
 from poet.distributed import processes
-from poet.runs import workdir
+from poet.runs import manifest as manifests
+from poet.runs import run as runs
+from poet.runs.run import Checkpoint, Run
 from poet.spec import Experiment, Failure, UserError
 
-FORMAT = 1
 # What the names of iterator files end in: the process that wrote them.
 _ITERATOR = ".0"
 # How long processes that have written their arrays wait for one that has not, or failed to.
 _STRAGGLER_S = 300
-# A file of a checkpoint is missing, truncated or altered; the message names it.
-CorruptCheckpoint = manifests.Corrupt
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,16 +68,16 @@ class Restored:
 
 
 class Saving:
-    """A checkpoint on its way to the disk."""
+    """A checkpoint of a run on its way to the disk."""
 
-    def __init__(self, final: Path, temporary: Path, work: Callable[[], None]):
-        self._final, self._temporary = final, temporary
+    def __init__(self, run: Run, final: Path, temporary: Path, work: Callable[[], None]):
+        self._run, self._final, self._temporary = run, final, temporary
         self._error: Exception | None = None
         # A daemon: a run that is interrupted at once leaves what a killed one does.
-        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(work,), name="checkpoint", daemon=True)
         self._thread.start()
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _write(self, work: Callable[[], None]) -> None:
         begin = time.perf_counter()
         try:
             work()
@@ -112,7 +110,7 @@ class Saving:
             processes.together(self._raise)
         except Exception as error:
             self._discard()  # Again: now nobody writes there any more.
-            raise _save_error(self._final, error) from error
+            raise _save_error(self._run, self._final, error) from error
         return self._final
 
     def _raise(self) -> None:
@@ -121,7 +119,7 @@ class Saving:
 
 
 def start_save(
-    directory: Path,
+    run: Run,
     *,
     step: int,
     state: Mapping[str, Any],
@@ -131,7 +129,7 @@ def start_save(
     keep: int,
     networks: Mapping[str, str] | None = None,
 ) -> Saving:
-    """Begins to write `directory/<step>`; all but the newest `keep` checkpoints are deleted after it.
+    """Begins to write `run.at(step)`; all but the newest `keep` checkpoints are deleted after it.
 
     `networks` are the fingerprints of what the run's codes come from; None does not say.
 
@@ -141,9 +139,9 @@ def start_save(
     Raises:
       SaveError: it could not be begun; as that of `Saving.wait`.
     """
-    final = directory.absolute() / f"{step:08d}"  # Orbax refuses relative paths.
+    final = run.at(step).path
     temporary = final.with_suffix(".tmp")
-    fields = {"format": FORMAT, "step": step, "processes": jax.process_count()}
+    fields = {"format": runs.FORMAT, "step": step, "processes": jax.process_count()}
     fields["arrays"] = stored_arrays.describe(state)
     if networks is not None:
         fields["networks"] = dict(networks)
@@ -153,25 +151,25 @@ def start_save(
         if not processes.first():
             return
         _write_iterators(temporary, iterators)
-        _write_json(temporary / "spec.json", specs.to_dict(experiment))
+        _write_json(temporary / runs.SPEC, specs.to_dict(experiment))
         _write_json(temporary / "clock.json", dict(clock))
         manifests.write(temporary, fields)
         _commit(temporary, final)
-        _delete_old(directory, keep)
+        _delete_old(run, keep)
 
     try:
-        processes.from_first(lambda: _prepare(temporary))
+        processes.from_first(lambda: _prepare(run, temporary))
         arrays = processes.together(lambda: _start_arrays(temporary / "state", state))
     except Exception as error:
         if processes.first():
             shutil.rmtree(temporary, ignore_errors=True)
-        raise _save_error(final, error) from error
-    return Saving(final, temporary, finish)
+        raise _save_error(run, final, error) from error
+    return Saving(run, final, temporary, finish)
 
 
-def save(directory: Path, **options: Any) -> Path:
+def save(run: Run, **options: Any) -> Path:
     """`start_save` and the wait for it; returns the new folder."""
-    return start_save(directory, **options).wait()
+    return start_save(run, **options).wait()
 
 
 def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
@@ -191,17 +189,17 @@ def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
         return ocp.save_checkpointables_async(path, {k: {"value": v} for k, v in state.items()})
 
 
-def _save_error(final: Path, error: Exception) -> SaveError:
+def _save_error(run: Run, final: Path, error: Exception) -> SaveError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SaveError(
         f"checkpoint of step {int(final.name)} could not be written to {final.parent}: {reason[:300]}; "
-        f"earlier checkpoints ({_names(steps(final.parent))}) are intact"
+        f"earlier checkpoints ({_names(run.steps())}) are intact"
     )
 
 
-def _prepare(temporary: Path) -> None:
+def _prepare(run: Run, temporary: Path) -> None:
     """An empty temporary folder, and nothing of what earlier saves left behind."""
-    clean(temporary.parent)
+    run.clean()
     (temporary / "iterators").mkdir(parents=True)
 
 
@@ -221,10 +219,10 @@ def _commit(temporary: Path, final: Path) -> None:
     manifests.sync_folder(final.parent)
 
 
-def _delete_old(directory: Path, keep: int) -> None:
-    for step in steps(directory)[:-keep]:
+def _delete_old(run: Run, keep: int) -> None:
+    for step in run.steps()[:-keep]:
         try:
-            _delete(directory / f"{step:08d}")
+            _delete(run.at(step).path)
         except OSError as error:
             _LOG.warning("old checkpoint %08d could not be deleted: %s", step, error)
 
@@ -237,72 +235,13 @@ def _delete(path: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def clean(directory: Path) -> None:
-    """Removes what interrupted saves and deletions left; only for the owner of the work dir."""
-    for path in workdir.leftovers(directory):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 # ------------------------------------------------------------------------------------------ reading
-
-steps = workdir.steps
-
-
-def latest(directory: Path) -> Path | None:
-    """The newest committed checkpoint of a folder."""
-    found = steps(directory)
-    return directory / f"{found[-1]:08d}" if found else None
-
-
-def find(path: str | Path) -> Path:
-    """What a user's path means: a checkpoint, the newest of a work dir, or released weights.
-
-    Raises:
-      UserError: nothing there is a checkpoint.
-    """
-    path = Path(path).expanduser().absolute()
-    if weights.is_released(path):
-        return path
-    if path.name.isdigit() and path.is_dir() and not (path / "checkpoints").is_dir():
-        return path
-    for directory in (path / "checkpoints", path):
-        if newest := latest(directory):
-            return newest
-    raise UserError(
-        f"{path} is not a checkpoint: "
-        + ("it holds no step folder such as 00000200" if path.is_dir() else "no such folder")
-        + "; give a work dir, or one step below its checkpoints/"
-    )
-
-
-def step_of(path: Path) -> int:
-    """Training steps behind what `find` returned."""
-    return weights.step_of(path) if weights.is_released(path) else int(path.name)
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """Compares every file of a checkpoint with its manifest and returns the manifest.
-
-    Raises:
-      CorruptCheckpoint: names the first file that is missing, altered or not listed.
-    """
-    _check_format(path)
-    return manifests.verify(path)
-
-
-def _check_format(path: Path) -> dict[str, Any]:
-    manifest = manifests.read(path)
-    if manifest["format"] != FORMAT:
-        raise UserError(
-            f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}"
-        )
-    return manifest
 
 
 def restore(
-    directory: Path, abstract_state: Mapping[str, Any], experiment: Experiment | None = None
+    run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None = None
 ) -> Restored | None:
-    """The newest usable checkpoint of a folder, or None if it holds none.
+    """The newest usable checkpoint of a run, or None if it has none.
 
     A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
     Process 0 looks, all processes read the same one.
@@ -315,31 +254,29 @@ def restore(
     Raises:
       UserError: all checkpoints are damaged, or the newest is of another model.
     """
-    step = processes.from_first(lambda: _newest_usable(directory, abstract_state, experiment))
-    if step is None:
-        return None
-    return _read(directory.absolute() / f"{step:08d}", step, abstract_state)
+    step = processes.from_first(lambda: _newest_usable(run, abstract_state, experiment))
+    return None if step is None else _read(run.at(step), abstract_state)
 
 
 def _newest_usable(
-    directory: Path, abstract_state: Mapping[str, Any], experiment: Experiment | None
+    run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None
 ) -> int | None:
-    found = steps(directory)
+    found = run.steps()
     for step in reversed(found):
-        path = directory.absolute() / f"{step:08d}"
+        checkpoint = run.at(step)
         try:
-            manifest = verify(path)
-        except CorruptCheckpoint as error:
+            stored = checkpoint.verify()["arrays"]
+        except manifests.Corrupt as error:
             _LOG.warning("%s; falling back to the checkpoint before it", error)
-            _set_aside(path)
+            _set_aside(checkpoint.path)
             continue
         stored_arrays.check(
-            path, manifest["arrays"], abstract_state, _experiment_of(path), experiment, exact=True
+            checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True
         )
         return step
     if found:
         raise UserError(
-            f"every checkpoint in {directory} is damaged (steps {_names(found)}); restore the "
+            f"every checkpoint in {run.checkpoints} is damaged (steps {_names(found)}); restore the "
             "folder from a copy, or delete it to start from step 0"
         )
     return None
@@ -351,14 +288,14 @@ def _set_aside(path: Path) -> None:
     os.rename(path, target)
 
 
-def _read(path: Path, step: int, abstract_state: Mapping[str, Any]) -> Restored:
-    files = (path / "iterators").glob(f"*{_ITERATOR}")
+def _read(checkpoint: Checkpoint, abstract_state: Mapping[str, Any]) -> Restored:
+    files = (checkpoint.path / "iterators").glob(f"*{_ITERATOR}")
     return Restored(
-        step=step,
-        state=_load(path, abstract_state),
+        step=checkpoint.step,
+        state=_load(checkpoint.path, abstract_state),
         iterators={unquote(file.name.removesuffix(_ITERATOR)): file.read_bytes() for file in files},
-        clock=json.loads((path / "clock.json").read_text()),
-        experiment=_experiment_of(path),
+        clock=json.loads((checkpoint.path / "clock.json").read_text()),
+        experiment=checkpoint.spec,
     )
 
 
@@ -376,61 +313,29 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     return {key: loaded[key]["value"] for key in abstract}
 
 
-def load_experiment(path: str | Path) -> Experiment:
-    """The experiment of a checkpoint, of the newest one of a work dir, or of released weights."""
-    path = find(path)
-    if weights.is_released(path):
-        return weights.load_experiment(path)
-    manifests.check_file(path, "spec.json", _check_format(path))
-    return _experiment_of(path)
-
-
-def load_networks(path: str | Path) -> dict[str, str] | None:
-    """Fingerprints of the frozen networks that a checkpoint or released weights were trained with.
-
-    None where they do not say (written before this was kept).
-    """
-    path = find(path)
-    return manifests.read(path).get("networks")
-
-
-def trained_with(directory: Path) -> tuple[Path, Experiment] | None:
-    """The newest checkpoint of a folder whose manifest and experiment are whole, and that experiment."""
-    for step in reversed(steps(directory)):
-        path = directory.absolute() / f"{step:08d}"
-        try:
-            return path, load_experiment(path)
-        except CorruptCheckpoint:
-            continue  # Restoring will set it aside and say so.
-    return None
-
-
-def _experiment_of(path: Path) -> Experiment:
-    return specs.read_json(Experiment, path / "spec.json")
-
-
-def load_params(path: str | Path, abstract_params: Any, key: str = "params") -> Any:
+def load_params(run: Run, abstract_params: Any, key: str = "params") -> Any:
     """One top-level subtree of the state (`params`, `ema`), for evaluation, sampling and export.
 
     Args:
-      path: a checkpoint, a work dir (its newest checkpoint), or released weights (`params` alone).
+      run: its `checkpoint` is read; of released weights `params` alone.
       abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
         and a leaf of another dtype is cast.
 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
     """
-    path = find(path)
-    if weights.is_released(path):
+    checkpoint = run.checkpoint
+    path = checkpoint.path
+    if checkpoint.released:
         if key != "params":
             raise UserError(f"{path} holds released weights: params alone, no {key!r}")
         return weights.load_params(path, abstract_params)
-    manifest = verify(path)
+    stored = checkpoint.verify()["arrays"]
     keys = sorted(p.name for p in (path / "state").iterdir() if p.is_dir())
     if key not in keys:
         raise UserError(f"checkpoint {path} has no {key!r}{specs.near_names(key, keys)}")
     target = {key: jax.tree.map(_placed, abstract_params)}
-    stored_arrays.check(path, manifest["arrays"], target, _experiment_of(path), exact=False)
+    stored_arrays.check(path, stored, target, checkpoint.spec, exact=False)
     return _load(path, target)[key]
 
 

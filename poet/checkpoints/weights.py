@@ -16,20 +16,8 @@ import numpy as np
 
 from poet import spec as specs
 from poet.runs import manifest, outputs
+from poet.runs.run import SPEC, WEIGHTS
 from poet.spec import Experiment, UserError
-
-WEIGHTS, SPEC = "model.safetensors", "spec.json"
-
-
-def is_released(path: str | Path) -> bool:
-    """True for a folder that `save` wrote: a manifest of another kind is that of a frozen tokenizer."""
-    path = Path(path)
-    if not ((path / WEIGHTS).is_file() and (path / manifest.NAME).is_file()):
-        return False
-    try:
-        return outputs.kind_of(manifest.read(path)) == outputs.WEIGHTS
-    except manifest.Corrupt:
-        return True  # Reading it will say so.
 
 
 def save(
@@ -65,19 +53,13 @@ def save(
     return output.final
 
 
-def load_experiment(folder: str | Path) -> Experiment:
-    """The experiment that the weights were trained with."""
-    verify(folder)
-    return specs.read_json(Experiment, Path(folder) / SPEC)
-
-
 def load_params(folder: str | Path, abstract_params: Any) -> Any:
     """The parameters as arrays like `abstract_params` (ShapeDtypeStructs, with or without sharding).
 
     Raises:
       UserError: damaged, or of another model: names the first array that differs.
     """
-    verify(folder)
+    manifest.check_listed(Path(folder))
     arrays, wanted = read_arrays(Path(folder) / WEIGHTS), flatten(abstract_params)
     check_arrays(arrays, wanted, str(Path(folder) / WEIGHTS))
     leaves, structure = jax.tree_util.tree_flatten(abstract_params)
@@ -134,22 +116,6 @@ def write_arrays(file: Path, arrays: Mapping[str, Any], dtype: str | None = None
     kind = dtype and jnp.dtype(dtype)
     save_file({n: np.ascontiguousarray(a, kind) for n, a in arrays.items()}, file)
     file.chmod(0o644)  # safetensors writes it private
-
-
-def step_of(folder: str | Path) -> int:
-    """Training steps behind the weights."""
-    step = manifest.read(Path(folder)).get("step")
-    if not isinstance(step, int):
-        raise manifest.Corrupt(f"{folder} is damaged: its {manifest.NAME} names no step")
-    return step
-
-
-def verify(folder: str | Path) -> None:
-    """Raises `manifest.Corrupt` naming a file that is missing or altered.
-
-    Other files (a card, a log, pictures) may lie beside the weights.
-    """
-    manifest.check_listed(Path(folder))
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`poet COMMAND`: arguments in, one room called, errors as one clear message.
+"""`poet COMMAND`: arguments in, one command called, errors as one clear message.
 
 Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given, 75 stopped by a signal after
 saving (run the same command again to go on).
@@ -16,7 +16,8 @@ from typing import NoReturn, Sequence
 from poet import __version__
 from poet.cli import logs
 from poet.runs import compile_cache
-from poet.cli.commands import COMMANDS, NONE, SETTINGS
+from poet.cli.command import NONE, SETTINGS
+from poet.cli.commands import COMMANDS
 from poet.spec import Failure, UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2

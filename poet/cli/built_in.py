@@ -13,7 +13,9 @@ from typing import Callable
 
 from poet.distributed import processes
 from poet.runs import assets, manifest
-from poet.spec import Experiment, UserError, to_dict
+from poet.runs.run import Run
+from poet.spec import UserError, to_dict
+from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 RECIPE, NAME = "data/arenas_av/build.py", "arenas_av"
@@ -23,8 +25,8 @@ CLIPS_PER_ARENA, ARENAS = 3, 11
 _CODED_BY = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "conditioning", "data")
 
 
-def supply(checkpoint: str, experiment: Experiment, tokenize: Callable[[Experiment], object]) -> Experiment:
-    """The experiment, with a store and a source if it names neither and `checkpoint` ships with poet.
+def supply(run: Run, resolved: Resolved, tokenize: Callable[[Resolved], object]) -> Resolved:
+    """The spec, with a store and a source if it names neither and the weights ship with poet.
 
     They are kept in the user's cache folder, so that they are made once.
 
@@ -34,34 +36,31 @@ def supply(checkpoint: str, experiment: Experiment, tokenize: Callable[[Experime
     Raises:
       UserError: the game engine is not installed, or nothing can be written to the cache folder.
     """
-    named = experiment.data.store or experiment.eval.source or experiment.store.source
-    if named or not _ships(Path(checkpoint)) or not (assets.root() / RECIPE).is_file():
-        return experiment
-    source, store = processes.from_first(lambda: _make(Path(checkpoint), experiment, tokenize))
-    return experiment.replace(
-        data=experiment.data.replace(store=store), eval=experiment.eval.replace(source=source)
-    )
+    spec = resolved.spec
+    named = spec.data.store or spec.eval.source or spec.store.source
+    if named or not _ships(run) or not (assets.root() / RECIPE).is_file():
+        return resolved
+    source, store = processes.from_first(lambda: _make(run, resolved, tokenize))
+    return Resolved(spec.replace(data=spec.data.replace(store=store), eval=spec.eval.replace(source=source)))
 
 
-def _ships(checkpoint: Path) -> bool:
-    return (assets.root() / "data" / "pretrained").resolve() in checkpoint.resolve().parents
+def _ships(run: Run) -> bool:
+    return (assets.root() / "data" / "pretrained").resolve() in run.folder.resolve().parents
 
 
-def _make(
-    checkpoint: Path, experiment: Experiment, tokenize: Callable[[Experiment], object]
-) -> tuple[str, str]:
+def _make(run: Run, resolved: Resolved, tokenize: Callable[[Resolved], object]) -> tuple[str, str]:
     folder = _cache_folder()
     source = folder / NAME / "1.0.0"
-    store = folder / f"codes-{_key(checkpoint, experiment)}"
+    store = folder / f"codes-{_key(run, resolved)}"
     _LOG.info(
         "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
         "rendered and coded the first time, a minute or two", 2 * ARENAS * CLIPS_PER_ARENA, folder,
     )
     _render(folder)
-    spec = experiment.store.replace(
+    spec = resolved.spec.store.replace(
         source=str(source), path=str(store), splits=("train", "validation"), batch=8
     )
-    tokenize(experiment.replace(store=spec))
+    tokenize(Resolved(resolved.spec.replace(store=spec)))
     return str(source), str(store)
 
 
@@ -70,10 +69,10 @@ def _cache_folder() -> Path:
     return Path(base).absolute() / "poet" / "clips"
 
 
-def _key(checkpoint: Path, experiment: Experiment) -> str:
-    parts = {name: to_dict(getattr(experiment, name)) for name in _CODED_BY}
+def _key(run: Run, resolved: Resolved) -> str:
+    parts = {name: to_dict(getattr(resolved.spec, name)) for name in _CODED_BY}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    digest.update((checkpoint / manifest.NAME).read_bytes())  # The networks that it was trained with.
+    digest.update((run.checkpoint.path / manifest.NAME).read_bytes())  # The networks that it was trained with.
     return digest.hexdigest()[:12]
 
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from poet.checkpoints import checkpoint
 from poet.distributed import mesh as mesh_lib
 from poet.runs import networks
+from poet.runs.run import Run
 from poet.data.checks import check, networks_of
 from poet.evaluation import likelihood
 from poet.evaluation.condition_gain import kinds
@@ -49,12 +50,12 @@ class Resources:
     """Lazily opened parts of an evaluation.
 
     Attributes:
-      path: the checkpoint.
+      run: its `checkpoint` is evaluated.
       experiment: its spec, with what the user changed.
       out: folder for pictures.
     """
 
-    path: Path
+    run: Run
     experiment: Experiment
     out: Path
 
@@ -176,12 +177,12 @@ class Resources:
     @functools.cached_property
     def made_with(self) -> dict[str, str]:
         """Fingerprints of the networks that the checkpoint was trained with; {} where it does not say."""
-        found = checkpoint.load_networks(self.path)
-        networks.check(found, {}, what=str(self.path))
+        found = self.run.checkpoint.networks
+        networks.check(found, {}, what=str(self.run.checkpoint.path))
         return found or {}
 
     def _expect(self, ours: networks.Networks) -> None:
-        networks.check(self.made_with, ours, what=f"the model in {self.path}")
+        networks.check(self.made_with, ours, what=f"the model in {self.run.checkpoint.path}")
 
     # ------------------------------------------------------------------------------------- clips
 
@@ -248,12 +249,12 @@ class Resources:
             shapes,
             rules.shardings(self.mesh, axes),
         )
-        return checkpoint.load_params(self.path, abstract)
+        return checkpoint.load_params(self.run, abstract)
 
     @functools.cached_property
     def generator(self) -> Generator:
         """Samples on one device."""
-        params = checkpoint.load_params(self.path, self.model.abstract())
+        params = checkpoint.load_params(self.run, self.model.abstract())
         return Generator(self.experiment, params, self.tokenizer, made_with=self.made_with)
 
     @property

@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 from typing import Any, Sequence
 
-from poet.checkpoints import checkpoint
 from poet.distributed import processes
-from poet.spec import compat
 from poet.evaluation import record, scores
 from poet.evaluation.checkpoint_tables import TABLES, Source
 from poet.evaluation.record import Table
 from poet.evaluation.resources import Resources
-from poet.spec import Experiment, UserError, choose, to_dict
+from poet.runs.run import Run
+from poet.spec import Experiment, UserError, choose, compat, to_dict
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ RESULT_FILE = "eval.json"
 
 
 def evaluate(
-    path: str | Path,
+    run: Run,
     experiment: Experiment | None,
     out: str | Path,
     metrics: Sequence[str] | None = None,
@@ -33,7 +32,7 @@ def evaluate(
     Several processes measure together what can be shared; process 0 does the rest, and writes.
 
     Args:
-      path: a checkpoint, or a work dir (its newest one).
+      run: its `checkpoint` is evaluated.
       experiment: the checkpoint's own with changes laid over it; None: its own.
       metrics: names of `TABLES`, all by default.  One that is named but lacks what it needs is an
         error; among all, it is skipped and the reason kept.
@@ -44,16 +43,15 @@ def evaluate(
     tables alone.
 
     Raises:
-      UserError: before any device work: no checkpoint, an unknown metric, or a store, source or
+      UserError: before any device work: an unknown metric, or a store, source or
         tokenizer that is configured but missing or does not fit.
     """
     chosen = {name: choose(name, TABLES, "metric") for name in metrics or TABLES}
-    folder = checkpoint.find(path)
-    trained = checkpoint.load_experiment(folder)
+    trained = run.checkpoint.spec
     experiment = experiment or trained
     remedy = "leave them as they were trained"
-    compat.check(trained, experiment, "evaluate", what=str(folder), remedy=remedy)
-    resources = Resources(folder, experiment, Path(out))
+    compat.check(trained, experiment, "evaluate", what=str(run.checkpoint.path), remedy=remedy)
+    resources = Resources(run, experiment, Path(out))
     skipped = _skipped(chosen, resources)
     if skipped and (metrics or len(skipped) == len(chosen)):
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
@@ -91,8 +89,8 @@ def _measure(chosen: dict[str, Source], resources: Resources, skipped: dict[str,
         found[name] = source.measure(resources)
         seconds[name] = round(time.perf_counter() - begin, 3)
     subject = {
-        "checkpoint": str(resources.path),
-        "step": checkpoint.step_of(resources.path),
+        "checkpoint": str(resources.run.checkpoint.path),
+        "step": resources.run.checkpoint.step,
         "split": resources.experiment.eval.split,
     }
     more = {"networks": resources.made_with, "experiment": to_dict(resources.experiment)}

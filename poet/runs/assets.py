@@ -29,6 +29,11 @@ def install(extra: str) -> str:
     return f"pip install -e '.[{extra}]'" if in_checkout() else f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
+def places(path: str | Path) -> tuple[Path, Path, Path]:
+    """Where weights of a name may lie: from the current folder, among the shipped files, in `data/pretrained/`."""
+    return Path.cwd() / path, root() / path, root() / "data" / "pretrained" / path
+
+
 def find(path: str, what: str) -> Path:
     """An existing file or folder: as given from the current folder, else among the shipped ones."""
     for candidate in (Path(path), root() / path):

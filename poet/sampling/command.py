@@ -9,7 +9,6 @@ from typing import Sequence
 import numpy as np
 
 from poet import spec as specs
-from poet.checkpoints import checkpoint
 from poet.sampling.generate import Drawn, Generator, places
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import (
@@ -67,7 +66,7 @@ def run(request: Request, experiment: Experiment) -> list[Path]:
     )
     details = {
         "task": request.task,
-        "checkpoint": str(checkpoint.find(request.checkpoint)),
+        "checkpoint": str(request.checkpoint.checkpoint.path),
         "negative_prompt": request.negative_prompt,
         "clips": list(request.clip),
         "conditioning_frames": conditioning_frames,

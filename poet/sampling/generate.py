@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import jax
@@ -20,6 +19,7 @@ import numpy as np
 from poet.checkpoints import checkpoint as checkpoint_lib
 from poet import conditioning
 from poet.runs import networks
+from poet.runs.run import Run
 from poet.spec import compat
 from poet.models.transformer import Params, build_model
 from poet.sampling.decode import Decoder, ModelPrograms
@@ -78,27 +78,27 @@ class Generator:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, experiment: Experiment | None = None, task: str | None = None
+        cls, run: Run, experiment: Experiment | None = None, task: str | None = None
     ) -> Generator:
-        """Loads a checkpoint, or the newest one of a work dir, and the networks that it names.
+        """Loads the checkpoint of a run, and the networks that it names.
 
         `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.  The networks
         of `task` are loaded first; without one the video tokenizer is, and the others when they are needed.
 
         Raises:
-          UserError: no checkpoint, or settings or networks other than those it was trained with.
+          UserError: damaged, or settings or networks other than those it was trained with.
         """
-        trained = checkpoint_lib.load_experiment(path)
+        trained, what = run.checkpoint.spec, str(run.checkpoint.path)
         experiment = experiment or trained
         compat.check(
-            trained, experiment, "sample", what=str(path), remedy="leave them as they were trained"
+            trained, experiment, "sample", what=what, remedy="leave them as they were trained"
         )
-        made_with = checkpoint_lib.load_networks(path)
+        made_with = run.checkpoint.networks
         video_tokenizer = None
         if task is None or shows(get_task(task)):
             video_tokenizer = load_video_tokenizer(experiment.video_tokenizer)
-            networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=str(path))
-        params = checkpoint_lib.load_params(path, build_model(Resolved(experiment)).abstract())
+            networks.check(made_with, {networks.VIDEO: video_tokenizer.fingerprint}, what=what)
+        params = checkpoint_lib.load_params(run, build_model(Resolved(experiment)).abstract())
         return cls(experiment, params, video_tokenizer, made_with=made_with)
 
     @functools.cached_property

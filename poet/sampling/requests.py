@@ -12,6 +12,7 @@ import numpy as np
 
 from poet import conditioning, media
 from poet.media import sound as media_sound
+from poet.runs.run import Run
 from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
 from poet.spec import ClipSpec, Experiment, SampleSpec, UserError, near_names
@@ -31,7 +32,7 @@ _REGION_IS = {"inpainting": "fills", "outpainting": "keeps"}
 class Request:
     """Arguments of `poet generate`; sampling values come with the experiment."""
 
-    checkpoint: str
+    checkpoint: Run
     out: str
     task: str = "text_to_video"
     prompt: Sequence[str] = ()

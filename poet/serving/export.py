@@ -29,9 +29,10 @@ import jax.numpy as jnp
 
 from poet.checkpoints import checkpoint as checkpoints
 from poet import spec as specs
-from poet.runs import manifest, outputs
-from poet.spec import compat
 from poet.checkpoints import weights as weights_lib
+from poet.runs import manifest, outputs
+from poet.runs.run import Run
+from poet.spec import compat
 from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
 from poet.sampling.generate import Generator
@@ -68,7 +69,7 @@ class Program:
 
 
 def run(
-    checkpoint: str,
+    run: Run,
     experiment: Experiment,
     out: str,
     *,
@@ -85,10 +86,10 @@ def run(
     spec, kind = experiment.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
     if not weights_only:
         check(experiment, spec)
-    outputs.claim(out, kind, overwrite=overwrite, inputs=[checkpoint])
+    outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder])
     if weights_only:
-        return _release(checkpoint, experiment, out, overwrite)
-    generator = Generator.from_checkpoint(checkpoint, in_dtype(experiment), spec.task)
+        return _release(run, experiment, out, overwrite)
+    generator = Generator.from_checkpoint(run, in_dtype(experiment), spec.task)
     return export(generator, spec, out, overwrite=overwrite)
 
 
@@ -98,19 +99,17 @@ def in_dtype(experiment: Experiment) -> Experiment:
     return experiment.replace(model=experiment.model.replace(dtype=dtype))
 
 
-def _release(checkpoint: str, experiment: Experiment, out: str, overwrite: bool) -> Path:
+def _release(run: Run, experiment: Experiment, out: str, overwrite: bool) -> Path:
     """Parameters as safetensors in EXPORT.dtype; settings of this command do not go with them."""
-    trained = checkpoints.load_experiment(checkpoint)
-    remedy = "leave them as they were trained"
-    compat.check(trained, experiment, "export", what=checkpoint, remedy=remedy)
-    params = checkpoints.load_params(checkpoint, build_model(Resolved(experiment)).abstract())
-    step = checkpoints.step_of(checkpoints.find(checkpoint))
-    made_with = checkpoints.load_networks(checkpoint)
+    checkpoint, remedy = run.checkpoint, "leave them as they were trained"
+    trained = checkpoint.spec
+    compat.check(trained, experiment, "export", what=str(checkpoint.path), remedy=remedy)
+    params = checkpoints.load_params(run, build_model(Resolved(experiment)).abstract())
     dtype = experiment.export.dtype or None
     experiment = experiment.replace(
         export=ExportSpec(), sample=trained.sample, eval=trained.eval
     )
-    return weights_lib.save(out, experiment, params, dtype, step, made_with, overwrite=overwrite)
+    return weights_lib.save(out, experiment, params, dtype, checkpoint.step, checkpoint.networks, overwrite=overwrite)
 
 
 def check(experiment: Experiment, spec: ExportSpec) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 from poet.runs import assets, manifest
+from poet.runs.run import SPEC, WEIGHTS
 from poet.spec import (
     AudioTokenizerSpec,
     Experiment,
@@ -27,7 +28,6 @@ from poet.spec import (
 from poet.tokenizers.declaration import Tree
 
 _LOG = logging.getLogger(__name__)
-WEIGHTS, SPEC = "model.safetensors", "spec.json"
 
 
 _KINDS = {
@@ -128,8 +128,7 @@ def check_spec(asked: Spec, stored: Spec, ignored: Sequence[str] = ("path", "dty
 
 def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
     """Resolves a folder against the current one, then the shipped files and `data/pretrained/`."""
-    bases = (pathlib.Path.cwd(), assets.root(), assets.root() / "data" / "pretrained")
-    candidates = [base / folder for base in bases]
+    candidates = assets.places(folder)
     for candidate in candidates:
         if (candidate / SPEC).is_file() and (candidate / WEIGHTS).is_file():
             return candidate

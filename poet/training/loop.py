@@ -21,7 +21,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,8 +32,8 @@ from poet import spec as specs
 from poet.checkpoints import checkpoint
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
-from poet.runs import lease, networks
-from poet.runs import workdir as workdirs
+from poet.runs import manifest, networks
+from poet.runs.run import Run
 from poet.spec import Experiment, Failure, UserError, compat
 from poet.training import compiled, optimizer, reporting
 from poet.training.reporting import Report
@@ -51,6 +50,11 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"
     PREEMPTED = "preempted"
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that trained."""
+        return EXIT_PREEMPTED if self is Outcome.PREEMPTED else 0
 
 
 class TrainingDiverged(Failure):
@@ -91,7 +95,7 @@ def train(
     batches: Mapping[str, BatchIterator],
     schedule: Callable[[int], str],
     *,
-    workdir: Path,
+    run: Run,
     mesh: Mesh,
     experiment: Experiment,
     hooks: Sequence[Hook] = (),
@@ -99,7 +103,7 @@ def train(
     made_with: networks.Networks | None = None,
     purpose: str = "resume",
 ) -> Outcome:
-    """Trains to `experiment.train.steps`, going on from the newest usable checkpoint in `workdir`.
+    """Trains to `experiment.train.steps`, going on from the newest usable checkpoint of `run`.
 
     Args:
       batches: one iterator per group; each process yields its share (`processes.batch_share`) of
@@ -115,23 +119,22 @@ def train(
       TrainingDiverged: nothing was saved from the first non-finite value on.
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
     """
-    workdir = Path(workdir)
     with contextlib.ExitStack() as leases, jax.set_mesh(mesh), _StopSignals() as stop:
-        processes.from_first(lambda: workdirs.check(workdir))
-        processes.from_first(lambda: leases.enter_context(lease.hold(workdir)))
-        run = _Run(
-            trainable, batches, schedule, workdir, mesh, experiment, tuple(hooks), made_with, purpose
+        processes.from_first(run.check_place)
+        processes.from_first(lambda: leases.enter_context(run.hold()))
+        training = _Training(
+            trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose
         )
-        processes.from_first(run.check_earlier)
-        if run.already_finished():
+        processes.from_first(training.check_earlier)
+        if training.already_finished():
             return Outcome.FINISHED
         abstract = compiled.abstract(trainable, mesh, rules)
-        programs = run.compile(abstract)
-        state, reporter = run.restore_or_init(abstract)
+        programs = training.compile(abstract)
+        state, reporter = training.restore_or_init(abstract)
         try:
-            return run.loop(state, programs, reporter, stop)
+            return training.loop(state, programs, reporter, stop)
         except Exception:  # Not an interrupt, which ends the run at once.
-            run.saver.close()
+            training.saver.close()
             raise
         finally:
             reporter.close()
@@ -164,13 +167,13 @@ class _StopSignals:
 
 
 @dataclasses.dataclass
-class _Run:
+class _Training:
     """The arguments of `train`, and where it stands."""
 
     trainable: Trainable
     batches: Mapping[str, BatchIterator]
     schedule: Callable[[int], str]
-    workdir: Path
+    run: Run
     mesh: Mesh
     experiment: Experiment
     hooks: tuple[Hook, ...]
@@ -186,16 +189,12 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
-        self.saver = Saver(self.directory, self.experiment, self.mesh, self.made_with)
+        self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
         for name, group in self.trainable.groups.items():
             for key, array in group.batch.items():
                 check_batch(self.mesh, array.shape[0], f"{name}/{key}")
-
-    @property
-    def directory(self) -> Path:
-        return self.workdir / "checkpoints"
 
     @property
     def steps(self) -> int:
@@ -205,31 +204,30 @@ class _Run:
 
     def check_earlier(self) -> None:
         """Refuses to go on from a run of other settings or networks; says what else differs."""
-        earlier = checkpoint.trained_with(self.directory)
+        earlier = self.run.newest_whole()
         if earlier is None:
             return
-        path, theirs = earlier
-        what = f"the checkpoint {path}"
+        theirs, what = earlier.spec, f"the checkpoint {earlier.path}"
         remedy = "set them back to go on, or give another --workdir"
         compat.check(theirs, self.experiment, self.purpose, what=what, remedy=remedy)
         if self.made_with:
-            networks.check(checkpoint.load_networks(path), self.made_with, what=what)
+            networks.check(earlier.networks, self.made_with, what=what)
         turned = compat.differences(theirs, self.experiment, self.purpose, ("course",))
         if turned:
-            _LOG.warning("from here on the run differs from %s: %s", path, ", ".join(map(str, turned)))
+            _LOG.warning("from here on the run differs from %s: %s", earlier.path, ", ".join(map(str, turned)))
 
     def already_finished(self) -> bool:
         return processes.from_first(self._finished)
 
     def _finished(self) -> bool:
-        newest = checkpoint.latest(self.directory)
-        if newest is None or int(newest.name) < self.steps:
+        newest = self.run.newest()
+        if newest is None or newest.step < self.steps:
             return False
         try:
-            checkpoint.verify(newest)
-        except checkpoint.CorruptCheckpoint:
+            newest.verify()
+        except manifest.Corrupt:
             return False  # Restoring will set it aside and say so.
-        _LOG.info("%s is already trained to step %d", self.workdir, int(newest.name))
+        _LOG.info("%s is already trained to step %d", self.run.folder, newest.step)
         return True
 
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
@@ -237,7 +235,7 @@ class _Run:
         return compiled.compile_steps(self.trainable.groups, abstract, self.mesh)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
-        found = checkpoint.restore(self.directory, abstract, self.experiment)
+        found = checkpoint.restore(self.run, abstract, self.experiment)
         if found is None:
             init = functools.partial(compiled.init, self.trainable)
             key = jax.random.key(self.experiment.train.seed)
@@ -252,7 +250,7 @@ class _Run:
         _LOG.info("parameters:\n%s", reporting.parameter_overview(state["params"]))
         device = self.mesh.devices.flat[0]
         return state, reporting.Reporter(
-            self.workdir,
+            self.run,
             steps=self.steps,
             groups=self.trainable.groups,
             log_every=self.experiment.train.log_every,
@@ -270,18 +268,18 @@ class _Run:
         if not source:
             return {}
         _LOG.info("starting from the parameters of %s", source)
-        return {"params": checkpoint.load_params(source, abstract["params"])}
+        return {"params": checkpoint.load_params(Run.open(source), abstract["params"])}
 
     def _accepted(self) -> None:
         """Only now does the work dir describe this run: nothing can refuse it any more."""
         text = json.dumps(specs.to_dict(self.experiment), indent=2)
-        (self.workdir / "spec.json").write_text(text + "\n")
-        checkpoint.clean(self.directory)
+        self.run.spec_file.write_text(text + "\n")
+        self.run.clean()
 
     def _resume(self, found: checkpoint.Restored) -> None:
         if missing := set(self.trainable.groups) - set(found.iterators):
             raise UserError(
-                f"the checkpoint of step {found.step} in {self.directory} holds no data position "
+                f"the checkpoint of step {found.step} in {self.run.checkpoints} holds no data position "
                 f"for the groups {sorted(missing)}; resume with the tasks that wrote it"
             )
         for name in self.trainable.groups:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from poet.planning.topologies import peak_flops
+from poet.runs.run import Run
 from poet.training.trainable import Group
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Reporter:
 
     def __init__(
         self,
-        workdir: Path,
+        run: Run,
         *,
         steps: int,
         groups: Mapping[str, Group],
@@ -78,7 +79,7 @@ class Reporter:
         writes: False on all processes but the first: they log and write nothing.
         """
         clock = clock or {}
-        self._workdir, self._steps, self._groups = workdir, steps, groups
+        self._run, self._steps, self._groups = run, steps, groups
         self._log_every, self._now, self._start = log_every, now, start
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
@@ -97,14 +98,14 @@ class Reporter:
         self._paused = 0.0
 
     def _open(self, start: int) -> None:
-        path = self._workdir / "metrics.jsonl"
+        path = self._run.metrics
         self._guard(lambda: _drop_lines_after(path, start))
         try:
             self._file = open(path, "a", encoding="utf-8", buffering=1)
         except OSError as error:
             _LOG.warning("no metrics are written: %s", error)
             self._file = open(os.devnull, "a", encoding="utf-8")
-        self._board = _tensorboard(self._workdir / "tensorboard")
+        self._board = _tensorboard(self._run.tensorboard)
 
     def step(
         self,
@@ -201,9 +202,8 @@ class Reporter:
     def _write_image(self, step: int, name: str, image: np.ndarray) -> None:
         from PIL import Image
 
-        folder = self._workdir / "samples"
-        folder.mkdir(exist_ok=True)
-        file = folder / f"{step:08d}_{name.replace('/', '_')}.png"
+        self._run.samples.mkdir(exist_ok=True)
+        file = self._run.samples / f"{step:08d}_{name.replace('/', '_')}.png"
         Image.fromarray(np.asarray(image, np.uint8)).save(file)
         if self._board:
             self._board.write_images(step, {name: np.asarray(image, np.uint8)[None]})

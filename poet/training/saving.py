@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from poet.checkpoints import checkpoint
 from poet.distributed import processes
+from poet.runs.run import Run
 from poet.spec import Experiment
 from poet.training.reporting import Reporter
 from poet.training.trainable import State
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes checkpoints of one run into one folder.
+    """Writes the checkpoints of one run.
 
     A save that fails is counted and logged, and training goes on.  All processes of a run call its
     methods at the same steps, but `close`.
@@ -27,12 +27,12 @@ class Saver:
 
     def __init__(
         self,
-        directory: Path,
+        run: Run,
         experiment: Experiment,
         mesh: Mesh,
         made_with: Mapping[str, str] | None = None,
     ):
-        self._directory, self._experiment, self._mesh = directory, experiment, mesh
+        self._run, self._experiment, self._mesh = run, experiment, mesh
         self._made_with = made_with
         self._under_way: checkpoint.Saving | None = None
         self._over = processes.Vote(mesh)
@@ -46,7 +46,7 @@ class Saver:
           checkpoint.SaveError: it could not be begun.
         """
         self._under_way = checkpoint.start_save(
-            self._directory,
+            self._run,
             step=step,
             state=state,
             iterators=iterators,

@@ -57,6 +57,7 @@ def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
     import jax
 
     from poet.checkpoints import checkpoint
+    from poet.runs.run import Run
 
     experiment, state = poet_state()
     abstract = jax.tree.map(
@@ -64,10 +65,10 @@ def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
 
     def start() -> Callable[[], Any]:
         return checkpoint.start_save(
-            folder, step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1).wait
+            Run(folder), step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1).wait
 
     def load() -> None:
-        jax.block_until_ready(checkpoint.restore(folder, abstract, experiment).state)
+        jax.block_until_ready(checkpoint.restore(Run(folder), abstract, experiment).state)
 
     return timed(what, start, load)
 

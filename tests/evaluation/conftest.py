@@ -13,6 +13,7 @@ import pytest
 
 from poet import media
 from poet.checkpoints import checkpoint
+from poet.runs.run import Run
 from poet.spec import (
     CheckpointSpec,
     ClipSpec,
@@ -59,11 +60,11 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """Where a run lies, and what it was made from."""
+class TinyRun:
+    """A run on disk, and what it was made from."""
 
     experiment: Experiment
-    path: Path
+    disk: Run
     params: dict
 
 
@@ -120,7 +121,7 @@ def save_tokenizer(folder: Path) -> VideoTokenizer:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     base = tmp_path_factory.mktemp("run")
     write_clips(base / "clips")
     tokenizer = save_tokenizer(base / "tokenizer")
@@ -141,8 +142,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     # Rows as long as trained ones, so that losses differ from those of a uniform model.
     tables = params["embedding"]["tables"]
     params["embedding"]["tables"] = jax.tree.map(lambda x: 3 * x, tables)
-    path = checkpoint.save(
-        base / "lm" / "checkpoints",
+    disk = Run(base / "lm")
+    checkpoint.save(
+        disk,
         step=STEP,
         state={"step": jnp.int32(STEP), "params": params},
         iterators={},
@@ -151,4 +153,4 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         keep=1,
         networks={"video": tokenizer.fingerprint, "text": LetterEncoder.fingerprint},
     )
-    return Run(experiment, path, jax.device_get(params))
+    return TinyRun(experiment, disk, jax.device_get(params))

@@ -18,6 +18,7 @@ from poet.evaluation.checkpoint_tables import measure_condition_gain
 from poet.evaluation.resources import Resources
 from poet.distributed.mesh import Rules, build
 from poet.distributed.processes import Share
+from poet.runs.run import Run
 from poet.spec import Experiment
 from poet.store.reader import load_manifest
 from poet.tasks.resolved import Resolved
@@ -71,7 +72,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     experiment = squares.experiment(store.path)
     mesh = build(experiment.mesh, jax.devices()[:1])
     params = train(experiment, mesh)
-    resources = Resources(pathlib.Path(), experiment, pathlib.Path())
+    resources = Resources(Run(pathlib.Path()), experiment, pathlib.Path())
     known = {"manifest": load_manifest(store.path), "mesh": mesh, "load_params": lambda: params}
     vars(resources).update(known)
     return measure_condition_gain(resources).rows

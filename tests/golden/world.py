@@ -29,9 +29,10 @@ import tiny  # noqa: E402
 import token_stores  # noqa: E402
 
 from poet import cli, conditioning  # noqa: E402
-from poet.checkpoints import checkpoint, weights  # noqa: E402
+from poet.checkpoints import weights  # noqa: E402
 from poet.data.loader import batches, eval_batches  # noqa: E402
 from poet.runs import assets  # noqa: E402
+from poet.runs.run import Run  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.serving import export  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
@@ -355,7 +356,7 @@ def here(base: Path, tasks: Sequence[str]) -> dict[str, Any]:
         make_run(base, tasks)
         run("tokenize", "--gin_file=run.gin")
         run("train", "--gin_file=run.gin", "--workdir=lm")
-        trained = checkpoint.load_experiment("lm")
+        trained = Run.open("lm").checkpoint.spec
         return {
             "store": store_hashes(base / "store"),
             "batches": {task: _evaluation_batch(trained, task, "if") for task in tasks},

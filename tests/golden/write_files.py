@@ -52,7 +52,7 @@ def read() -> dict[str, Any]:
     import world
 
     world.run("store", "verify", "store")
-    loaded = {name: world.Generator.from_checkpoint(name, task=TASK) for name in ("lm", "weights")}
+    loaded = {name: world.Generator.from_checkpoint(world.Run.open(name), task=TASK) for name in ("lm", "weights")}
     return {
         "key": record.key(),
         "store": world.store_hashes(Path("store")),

@@ -10,7 +10,6 @@ import pytest
 import tiny
 
 from poet import media
-from poet.checkpoints import checkpoint
 from poet.sampling import command
 from poet.sampling import generate as generation
 from poet.sampling.engine import Engine
@@ -131,7 +130,7 @@ def no_device_work(monkeypatch):
 
 
 def asked(tmp_path, **changes) -> Request:
-    return Request(checkpoint="nowhere", out=str(tmp_path / "out"), **changes)
+    return Request(checkpoint=tiny.RUN, out=str(tmp_path / "out"), **changes)
 
 
 def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_work):
@@ -155,7 +154,6 @@ def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_wo
 def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monkeypatch):
     """From a still image and a prompt file to mp4, gif, strip and a record that reproduces it."""
     monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)
-    monkeypatch.setattr(checkpoint, "find", lambda path: path)
     still, prompts = tmp_path / "still.png", tmp_path / "prompts.txt"
     media.write_png_strip(still, PIXELS[0, :1])
     prompts.write_text("a corridor\n\nan open yard\n")

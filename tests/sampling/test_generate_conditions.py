@@ -71,8 +71,7 @@ def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
 
 def run(monkeypatch, generator, clip, out, task, **changes):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
-    monkeypatch.setattr(command.checkpoint, "find", lambda path: path)
-    request = Request(checkpoint="c", out=str(out), task=task, clip=[str(clip)], **changes)
+    request = Request(checkpoint=tiny.RUN, out=str(out), task=task, clip=[str(clip)], **changes)
     return command.run(request, changes.pop("experiment", WRITES))
 
 

@@ -11,7 +11,6 @@ import tiny
 from test_generate import HashedStates
 
 from poet import media
-from poet.checkpoints import checkpoint
 from poet.media.sound import read_sound
 from poet.sampling import command
 from poet.sampling.generate import Generator
@@ -114,7 +113,6 @@ def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
 @pytest.fixture
 def loaded(generator, monkeypatch):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
-    monkeypatch.setattr(checkpoint, "find", lambda path: path)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +129,7 @@ def files(tmp_path_factory):
 
 def asked(files, tmp_path, task, clip="", **changes) -> Request:
     clips = [str(files / clip)] if clip else []
-    return Request(checkpoint="nowhere", out=str(tmp_path), task=task, clip=clips, **changes)
+    return Request(checkpoint=tiny.RUN, out=str(tmp_path), task=task, clip=clips, **changes)
 
 
 def tracks(path) -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from poet import conditioning
-from poet.checkpoints import checkpoint, weights
+from poet.checkpoints import weights
+from poet.runs.run import Run
 from poet.sampling import generate as generation
 from poet.sampling.generate import Generator
 from poet.serving import export
@@ -57,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_networks_it_was_trained_with_are_taken(trained: Path) -> None:
-    made = Generator.from_checkpoint(trained / "lm")
+    made = Generator.from_checkpoint(Run.open(trained / "lm"))
     assert made.audio_tokenizer.fingerprint == made.made_with["audio"]
     assert made.show_condition("stylization", CLIPS).shape == CLIPS.shape
     assert made.networks_used.keys() == {"video", "audio"}
@@ -67,7 +68,7 @@ def test_the_networks_it_was_trained_with_are_taken(trained: Path) -> None:
     ("text_encoder", "load_text_encoder"), ("pieces", "load_pieces"), ("audio_tokenizer", "load_audio_tokenizer"),
 ])
 def test_another_network_is_refused_when_it_is_loaded(trained, monkeypatch, name, loader) -> None:
-    made = Generator.from_checkpoint(trained / "lm")
+    made = Generator.from_checkpoint(Run.open(trained / "lm"))
     monkeypatch.setattr(generation, loader, lambda *_: Other())
     with pytest.raises(UserError, match="fingerprint is .* another"):
         getattr(made, name)
@@ -80,7 +81,7 @@ def test_a_video_tokenizer_of_the_same_shape_is_refused(trained, tmp_path, monke
     spec = experiment(trained)
     moved = spec.video_tokenizer.replace(path=str(tmp_path / "video"))
     with pytest.raises(UserError, match="another video tokenizer"):
-        Generator.from_checkpoint(trained / "lm", spec.replace(video_tokenizer=moved))
+        Generator.from_checkpoint(Run.open(trained / "lm"), spec.replace(video_tokenizer=moved))
 
 
 @pytest.mark.parametrize("section, field, value", [
@@ -92,17 +93,17 @@ def test_other_settings_are_refused_before_anything_is_loaded(trained, monkeypat
     spec = experiment(trained)
     changed = spec.replace(**{section: getattr(spec, section).replace(**{field: value})})
     with pytest.raises(UserError, match=f"{section.upper()}.{field} = .* \\(now {value!r}\\)"):
-        Generator.from_checkpoint(trained / "lm", changed)
+        Generator.from_checkpoint(Run.open(trained / "lm"), changed)
 
 
 def test_sound_alone_needs_no_video_tokenizer(trained, monkeypatch) -> None:
     monkeypatch.setattr(generation, "load_video_tokenizer", lambda *_: pytest.fail("it was loaded"))
-    made = Generator.from_checkpoint(trained / "lm", task="text_to_audio")
+    made = Generator.from_checkpoint(Run.open(trained / "lm"), task="text_to_audio")
     assert made.networks_used == {}
 
 
 def test_another_rendering_of_structure_is_refused(trained: Path) -> None:
-    made = Generator.from_checkpoint(trained / "lm")
+    made = Generator.from_checkpoint(Run.open(trained / "lm"))
     spec = made.experiment
     made.experiment = spec.replace(conditioning=spec.conditioning.replace(depth="dataset"))
     with pytest.raises(UserError, match="condition 'structure'"):
@@ -113,17 +114,17 @@ def test_another_rendering_of_structure_is_refused(trained: Path) -> None:
 
 def test_released_again_they_name_their_networks_still(trained: Path, tmp_path: Path) -> None:
     spec = experiment(trained)
-    again = export.run(str(trained / "lm"), spec, str(tmp_path / "again"), weights_only=True)
-    assert checkpoint.load_networks(again) == checkpoint.load_networks(trained / "lm") != {}
+    again = export.run(Run.open(trained / "lm"), spec, str(tmp_path / "again"), weights_only=True)
+    assert Run.open(again).checkpoint.networks == Run.open(trained / "lm").checkpoint.networks != {}
     other = spec.replace(model=spec.model.replace(rope_base=5e5))
     with pytest.raises(UserError, match="MODEL.rope_base = 100.0"):
-        export.run(str(trained / "lm"), other, str(tmp_path / "other"), weights_only=True)
+        export.run(Run.open(trained / "lm"), other, str(tmp_path / "other"), weights_only=True)
     assert not (tmp_path / "other").exists()
 
 
 def test_weights_that_name_no_networks_are_taken_with_one_warning(trained, tmp_path, caplog) -> None:
     weights.save(tmp_path / "lm", experiment(trained), tiny.params(), "float32", 3)
     with caplog.at_level(logging.WARNING):
-        made = Generator.from_checkpoint(tmp_path / "lm")
+        made = Generator.from_checkpoint(Run.open(tmp_path / "lm"))
         made.audio_tokenizer  # noqa: B018
     assert len([r for r in caplog.records if "none was compared" in r.getMessage()]) == 1

@@ -132,7 +132,7 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(
 def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(monkeypatch, task, changes, message):
     monkeypatch.setattr(command, "read_given", lambda *_: pytest.fail("a file was read"))
     with pytest.raises(UserError, match=message):
-        command.run(Request(checkpoint="c", out="o", task=task, clip=["c"], **changes), tiny.WITH_SOUND)
+        command.run(Request(checkpoint=tiny.RUN, out="o", task=task, clip=["c"], **changes), tiny.WITH_SOUND)
 
 
 def test_depth_means_nothing_to_a_model_that_never_saw_it():
@@ -163,7 +163,7 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
     """What the generator is asked for by the command."""
     for name in ("end", "depth"):
         changes[name] = [str(files / file) for file in changes.get(name, ())]
-    request = Request(checkpoint="c", out=str(tmp_path), task=task, clip=[str(files / clip)], **changes)
+    request = Request(checkpoint=tiny.RUN, out=str(tmp_path), task=task, clip=[str(files / clip)], **changes)
     asked = {}
 
     class Asked:
@@ -175,7 +175,6 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "from_checkpoint", lambda *_: Asked())
-        patch.setattr(command.checkpoint, "find", lambda path: path)
         command.run(request, tiny.EXPERIMENT)
     asked["record"] = json.loads((tmp_path / "generate.json").read_text())
     return asked

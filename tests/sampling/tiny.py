@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from poet.models import transformer
+from poet.runs.run import Checkpoint, Run
 from poet.sampling.generate import Generator
 from poet.spec import (
     AudioTokenizerSpec,
@@ -29,6 +31,8 @@ from poet.tokenizers.video.base import VideoTokenizer
 from poet.spec.vocabulary import Vocabulary
 
 TEXT_WIDTH = 384
+# Of a request whose weights nobody reads.
+RUN = Run(Path("nowhere"), Checkpoint(Path("nowhere")))
 
 EXPERIMENT = Experiment(
     clip=ClipSpec(frames=5, height=16, width=16),

@@ -17,7 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 import tiny  # noqa: E402
 
 from poet.checkpoints import weights  # noqa: E402
-from poet.cli import jobs
+from poet.cli import command
+from poet.runs.run import Run
 from poet.sampling.engine import Drawn, Engine  # noqa: E402
 from poet.sampling.generate import Text  # noqa: E402
 from poet.serving import check  # noqa: E402
@@ -233,11 +234,12 @@ def test_settings_of_an_export_are_no_defaults_of_the_next(tmp_path, monkeypatch
     )
     weights.save(tmp_path / "lm", trained, tiny.params(), "float32", 1, {})
     arguments = argparse.Namespace(checkpoint=str(tmp_path / "lm"))
-    found = jobs._checkpoint(arguments, ["SAMPLE.seed=7", "EVAL.clips=3"])
+    run, resolved = command.open_checkpoint(arguments, ["SAMPLE.seed=7", "EVAL.clips=3"])
+    found = resolved.spec
     assert found.export == ExportSpec() and found.sample == trained.sample.replace(seed=7)
     assert exporting.in_dtype(found).model == trained.model
-    exporting.run(str(tmp_path / "lm"), found, str(tmp_path / "again"), weights_only=True)
-    again = weights.load_experiment(tmp_path / "again")
+    exporting.run(run, found, str(tmp_path / "again"), weights_only=True)
+    again = Run.open(tmp_path / "again").checkpoint.spec
     assert (again.sample, again.eval, again.export) == (trained.sample, trained.eval, ExportSpec())
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from poet.checkpoints import weights
 from poet.runs import assets, manifest
+from poet.runs.run import Checkpoint
 from poet.spec import AudioTokenizerSpec, Experiment, UserError, VideoTokenizerSpec
 from poet.tokenizers.audio import base as audio_base
 from poet.tokenizers.audio.base import AudioTokenizer
@@ -52,7 +53,7 @@ def make_audio(folder: Path) -> Callable[[], object]:
 def make_released(folder: Path) -> Callable[[], object]:
     weights.save(folder, Experiment(), PARAMS, "float32", 7, {"video": "0123"})
     shapes = {n: jax.ShapeDtypeStruct(a.shape, jnp.float32) for n, a in PARAMS.items()}
-    return lambda: (weights.load_experiment(folder), weights.load_params(folder, shapes))
+    return lambda: (Checkpoint(folder).spec, weights.load_params(folder, shapes))
 
 
 MAKERS = {"video": make_video, "audio": make_audio, "released": make_released}
@@ -211,7 +212,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 
 def test_a_tokenizer_is_no_checkpoint_and_is_never_replaced_by_one(tmp_path: Path) -> None:
     make_video(tmp_path / "t")
-    assert not weights.is_released(tmp_path / "t")
+    assert not Checkpoint(tmp_path / "t").released
     with pytest.raises(UserError):
         weights.save(tmp_path / "t", Experiment(), PARAMS, "float32", 7)
 

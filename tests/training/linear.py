@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from poet import spec as specs
 from poet.checkpoints import checkpoint
 from poet.distributed import mesh, processes
+from poet.runs.run import Run
 from poet.training import loop, optimizer
 from poet.training.schedule import GroupSchedule
 from poet.training.trainable import Group, Trainable
@@ -151,7 +152,7 @@ def run(
         model or trainable(),
         data or batches(),
         GroupSchedule(SHARES, seed=1),
-        workdir=workdir,
+        run=Run(workdir),
         mesh=build_mesh(devices),
         experiment=experiment(steps, **options),
         hooks=hooks,
@@ -169,7 +170,7 @@ def restored(workdir: Path, devices: int = 8) -> checkpoint.Restored:
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
-        return checkpoint.restore(workdir / "checkpoints", target)
+        return checkpoint.restore(Run(workdir), target)
 
 
 def leaves(state: Any) -> dict[str, np.ndarray]:
@@ -206,7 +207,7 @@ def main(
     hooks = [signal_at(int(at) if last else 0)]
     data = batches(delay_s=float(delay_s), share=processes.batch_share(build_mesh()))
     outcome = run(Path(workdir), int(steps), data=data, hooks=hooks, every=2)
-    return loop.EXIT_PREEMPTED if outcome is loop.Outcome.PREEMPTED else 0
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import pytest
 
 from poet.checkpoints import checkpoint
 from poet.runs import lease
+from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import compiled, loop, reporting
 from poet.training.schedule import GroupSchedule
@@ -178,7 +179,7 @@ def test_a_signal_saves_and_the_run_goes_on_identically(
         patch.setattr(linear.Batches, "__next__", draw)
         assert linear.run(tmp_path, 12, data=data, hooks=hooks) is loop.Outcome.PREEMPTED
     assert signal.getsignal(number) is handler
-    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == stop
+    assert Run(tmp_path).steps()[-1] == stop
     assert linear.run(tmp_path, 12, hooks=hooks) is loop.Outcome.FINISHED
     assert_same_run(whole, tmp_path)
 
@@ -201,7 +202,7 @@ def test_parameters_spoilt_behind_a_finite_loss_are_not_saved(tmp_path: Path) ->
 
     with pytest.raises(loop.TrainingDiverged, match=r"\['params'\]\['w'\].*4 steps"):
         linear.run(tmp_path, 20, model=linear.trainable(spoil), every=2)
-    assert checkpoint.steps(tmp_path / "checkpoints") == [2]
+    assert Run(tmp_path).steps() == [2]
 
 
 def test_a_failed_save_costs_a_checkpoint_not_the_run(
@@ -247,16 +248,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     def note(state: dict, step: int) -> loop.Report:
         if step < 4:
             done.append(step)
-            assert checkpoint.steps(tmp_path / "checkpoints") == []
+            assert Run(tmp_path).steps() == []
         if step == 4:
             threading.Timer(0.3, done.append, [step]).start()
         if step > 4:
-            assert checkpoint.steps(tmp_path / "checkpoints")[0] == 2
+            assert Run(tmp_path).steps()[0] == 2
         return loop.Report()
 
     monkeypatch.setattr(checkpoint.manifests, "write", write)
     linear.run(tmp_path, 6, every=2, keep=9, hooks=[loop.Hook(name="note", every=1, fn=note)])
-    assert done[:3] == [1, 2, 3] and checkpoint.steps(tmp_path / "checkpoints") == [2, 4, 6]
+    assert done[:3] == [1, 2, 3] and Run(tmp_path).steps() == [2, 4, 6]
 
 
 def test_an_error_of_the_run_waits_for_the_save_under_way(
@@ -366,7 +367,7 @@ def test_sigterm_ends_a_command_with_its_own_code(tmp_path: Path) -> None:
     with child(tmp_path, 12, 4) as process:
         _, errors = process.communicate(timeout=120)
     assert process.returncode == loop.EXIT_PREEMPTED == 75, errors.decode()[-2000:]
-    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == 5
+    assert Run(tmp_path).steps()[-1] == 5
 
 
 @pytest.mark.fault
@@ -421,14 +422,14 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path: Path) -> None:
 
     def fill(state: dict, step: int) -> loop.Report:
         if step == 5:
-            _wait_until(lambda: checkpoint.steps(mounted) == [2, 4])
+            _wait_until(lambda: Run(tmp_path).steps() == [2, 4])
             with open(filler, "wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(bytes(4096))
         if step == 9:
             _wait_until(lambda: not list(mounted.glob("*.tmp")))
-            assert checkpoint.steps(mounted) == [2, 4]
-            checkpoint.verify(mounted / "00000004")
+            assert Run(tmp_path).steps() == [2, 4]
+            Run(tmp_path).at(4).verify()
             filler.unlink()
         return loop.Report()
 

@@ -14,8 +14,8 @@ import process_runs
 import pytest
 
 from poet import cli
-from poet.checkpoints import checkpoint
 from poet.distributed import processes
+from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import loop, reporting
 
@@ -62,12 +62,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("pair")
     codes, output = process_runs.finish(train(workdir, 2, 12, signal_at=5))
     assert codes == [loop.EXIT_PREEMPTED] * 2, output
-    stopped = checkpoint.steps(workdir / "checkpoints")[-1]
+    stopped = Run(workdir).steps()[-1]
     assert 5 <= stopped <= 7, "within two steps of the signal"
     assert max(losses(workdir)) == stopped
     codes, output = process_runs.finish(train(workdir, 2, 8))
     assert codes == [0, 0], output
-    assert "resuming from step" in output[0] and checkpoint.steps(workdir / "checkpoints")[-1] == 8
+    assert "resuming from step" in output[0] and Run(workdir).steps()[-1] == 8
     return workdir
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_of_two_falls_back_in_four(
     """All four go back to the same step, which only the first of them looked for."""
     workdir = tmp_path / "run"
     shutil.copytree(pair, workdir)
-    newest, before = checkpoint.steps(workdir / "checkpoints")[::-1][:2]
+    newest, before = Run(workdir).steps()[::-1][:2]
     victim = next((workdir / f"checkpoints/{newest:08d}/state/params").rglob("manifest.ocdbt"))
     victim.write_bytes(victim.read_bytes()[:-1])
     codes, output = process_runs.finish(train(workdir, 4, 12))

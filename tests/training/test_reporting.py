@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from poet.planning.topologies import peak_flops
+from poet.runs.run import Run
 from poet.training import reporting
 from poet.training.reporting import Report, Reporter
 from poet.training.trainable import Group
@@ -32,7 +33,7 @@ def group(name: str, clips: int) -> Group:
 def make(workdir: Path, now: Clock, names: str = "ab", **options: object) -> Reporter:
     defaults = {"steps": 8, "log_every": 4, "device_kind": "cpu", "devices": 2}
     groups = {name: group(name, i + 1) for i, name in enumerate(names)}
-    return Reporter(workdir, groups=groups, now=now, **defaults | options)
+    return Reporter(Run(workdir), groups=groups, now=now, **defaults | options)
 
 
 def lines(workdir: Path) -> list[dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import linear
 import pytest
 
-from poet.checkpoints import checkpoint
+from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import compiled, loop
 
@@ -63,7 +63,7 @@ def test_a_refusal_after_restoring_leaves_the_spec_as_it_was(trained, tmp_path, 
     def refuse(*_):
         raise UserError("no position for a group")
 
-    monkeypatch.setattr(loop._Run, "_resume", refuse)
+    monkeypatch.setattr(loop._Training, "_resume", refuse)
     with pytest.raises(UserError, match="no position"):
         linear.run(workdir, 6)
     assert (workdir / "spec.json").read_bytes() == before
@@ -74,14 +74,14 @@ def test_a_longer_run_goes_on_and_says_so(trained, tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING, "poet"):
         linear.run(workdir, 5, made_with=NETWORKS)
     assert "TRAIN.steps = 4 (now 5)" in caplog.text
-    newest = checkpoint.latest(workdir / "checkpoints")
-    assert checkpoint.load_networks(newest) == NETWORKS
-    assert checkpoint.load_experiment(workdir).train.steps == 5
+    newest = Run(workdir).newest()
+    assert newest.networks == NETWORKS
+    assert newest.spec.train.steps == 5
 
 
 def test_a_checkpoint_that_names_no_networks_is_taken_with_one_warning(tmp_path, caplog) -> None:
     linear.run(tmp_path, 2)
-    assert checkpoint.load_networks(tmp_path) is None
+    assert Run.open(tmp_path).checkpoint.networks is None
     with caplog.at_level(logging.WARNING, "poet"):
         linear.run(tmp_path, 2, made_with=NETWORKS)
     assert [r.getMessage() for r in caplog.records if "none was compared" in r.getMessage()]

@@ -9,6 +9,7 @@ from typing import Iterator, Sequence
 from poet.evaluation.report import charts, page, sections
 from poet.evaluation.report.artifacts import Evaluation, Json, read_metrics
 from poet.evaluation.report.charts import Series
+from poet.runs.run import Run
 
 _PSNR = "reconstruction/psnr_db"
 _PICTURE = re.compile(r"(\d+)_reconstruction_clips\.png")
@@ -123,7 +124,7 @@ def tokenizer_training(metrics: Path | None) -> str:
         [Series(name="validation clips", points=points, marks=True)],
         title="PSNR of clips that it does not learn from", x_label="step", y_label="dB",
     )
-    found = sorted((metrics.parent / "samples").glob("*.png"))
+    found = sorted(Run(metrics.parent).samples.glob("*.png"))
     ends = [path for path in found if _PICTURE.fullmatch(path.name)]
     shown = [
         page.picture(path, f"after {int(_PICTURE.fullmatch(path.name)[1]):,} steps: originals over reconstructions",

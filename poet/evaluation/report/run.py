@@ -10,6 +10,7 @@ from pathlib import Path
 
 from poet.evaluation.report import artifacts, headlines, page, sections
 from poet.media import replacing
+from poet.runs.run import Run
 from poet.spec import UserError
 
 TITLE = "poet: a quickstart run"
@@ -22,10 +23,7 @@ PARTS = {
     "stages": "stages.json",  # Or a folder `stages`, with one JSON object per file.
     "shipped": "first",  # By `poet eval --metric=examples` for the weights that ship,
     "shipped_scores": "shipped_scores.json",  # and their `scores.json`.
-    "metrics": "lm/metrics.jsonl",
-    "tokenizer_metrics": "tokenizer/metrics.jsonl",  # Its pictures are in `samples` beside it.
     "store": "store",
-    "spec": "lm/spec.json",
     "evaluation": "eval",
     "export_check": "export_check.json",  # A GIF of that name beside it.
 }
@@ -33,7 +31,9 @@ PARTS = {
 
 def places(workdir: Path) -> dict[str, Path]:
     """Where the parts lie; one that is not there is missing."""
+    lm, tokenizer = Run(workdir / "lm"), Run(workdir / "tokenizer")
     found = {name: workdir / place for name, place in PARTS.items()}
+    found |= {"metrics": lm.metrics, "spec": lm.spec_file, "tokenizer_metrics": tokenizer.metrics}
     return found if found["stages"].exists() else found | {"stages": workdir / "stages"}
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from poet.checkpoints import checkpoint
-from poet.cli import jobs
+from poet.cli.commands import tokenizer_train
 from poet.distributed import mesh as meshes
 from poet.media.sound import write_wav
+from poet.runs.run import Run
 from poet.spec import (
     AudioTokenizerSpec,
     AudioTrainSpec,
@@ -28,6 +29,7 @@ from poet.spec import (
     TrainSpec,
     UserError,
 )
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.audio import rvq, soundstream, training
 from poet.tokenizers.audio import step as steps
 from poet.tokenizers.audio.base import AudioTokenizer
@@ -137,14 +139,14 @@ def test_si_sdr_by_its_definition() -> None:
 @pytest.fixture(scope="module")
 def finished(sounds, tmp_path_factory) -> tuple[Experiment, Path]:
     exp, workdir = experiment(sounds), tmp_path_factory.mktemp("run")
-    assert jobs.tokenizer_train(exp, str(workdir)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(workdir)) == 0
     return exp, workdir
 
 
 def final_state(exp: Experiment, workdir: Path) -> dict:
     shapes = jax.eval_shape(training.trainable(exp).init, jax.random.key(0))
     keys = ("params", "codebooks", "opt_state", "critic")
-    return {key: checkpoint.load_params(workdir, shapes[key], key=key) for key in keys}
+    return {key: checkpoint.load_params(Run.open(workdir), shapes[key], key=key) for key in keys}
 
 
 @pytest.mark.slow
@@ -153,7 +155,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(finished, tmp_path) 
     resumed = tmp_path / "resumed"
     shutil.copytree(workdir, resumed)
     shutil.rmtree(resumed / "checkpoints" / f"{STEPS:08d}")
-    assert jobs.tokenizer_train(exp, str(resumed)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(resumed)) == 0
     jax.tree.map(
         np.testing.assert_array_equal, final_state(exp, workdir), final_state(exp, resumed)
     )
@@ -169,26 +171,26 @@ def test_every_term_is_logged_and_the_tokenizer_is_written(finished) -> None:
     assert all(r["loss/feature"] > 0 and r["critic/loss"] > 0 for r in rest) and rest
     assert "reconstruction/spectrogram_difference" in names
     assert list((workdir / "samples").glob(f"{STEPS:08d}_*spectrograms.png"))
-    tokenizer = AudioTokenizer.load(workdir / jobs.TOKENIZER_FOLDER)
-    card = json.loads((workdir / jobs.TOKENIZER_FOLDER / "card.json").read_text())
+    tokenizer = AudioTokenizer.load(Run(workdir).tokenizer)
+    card = json.loads((Run(workdir).tokenizer / "card.json").read_text())
     assert card["fingerprint"] == tokenizer.fingerprint and card["steps"] == STEPS
     assert tokenizer.decode(tokenizer.encode(batch()["audio"])).shape == (8, 1280)
 
 
 def test_a_run_starts_from_a_trained_tokenizer(finished, sounds, tmp_path) -> None:
-    trained = finished[1] / jobs.TOKENIZER_FOLDER
+    trained = Run(finished[1]).tokenizer
     exp = experiment(sounds, adversarial_weight=0.0, dead_fraction=0.0, codebook_decay=0.999999)
     exp = exp.replace(
         tokenizer_train=exp.tokenizer_train.replace(init_from=str(trained)),
         optimizer=OptimizerSpec(learning_rate=1e-12, warmup_steps=0, weight_decay=0.0),
         train=TrainSpec(steps=1),
     )
-    assert jobs.tokenizer_train(exp, str(tmp_path)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(tmp_path)) == 0
     before, after = AudioTokenizer.load(trained), AudioTokenizer.load(tmp_path / "tokenizer")
     np.testing.assert_array_equal(before.encode(batch()["audio"]), after.encode(batch()["audio"]))
     other = exp.replace(audio_tokenizer=exp.audio_tokenizer.replace(codes=16))
     with pytest.raises(UserError, match="holds another network"):
-        jobs.tokenizer_train(other, str(tmp_path / "other"))
+        tokenizer_train.train(Resolved(other), Run(tmp_path / "other"))
 
 
 @pytest.mark.slow
@@ -199,8 +201,8 @@ def test_a_critic_that_diverges_stops_the_run_by_name(
     monkeypatch.setattr(Spec, "_check_value", lambda *_: None)
     exp = experiment(sounds, critic_rate=1e30).replace(checkpoint=CheckpointSpec(every=1))
     with caplog.at_level(logging.INFO), pytest.raises(loop.TrainingDiverged, match="loss"):
-        jobs.tokenizer_train(exp, str(tmp_path))
-    assert checkpoint.steps(tmp_path / "checkpoints")[-1] <= 3
+        tokenizer_train.train(Resolved(exp), Run(tmp_path))
+    assert Run(tmp_path).steps()[-1] <= 3
 
 
 @pytest.mark.slow
@@ -209,7 +211,7 @@ def test_denoising_is_trained_with_noise_from_a_source(sounds, tmp_path) -> None
     exp = exp.replace(
         audio_tokenizer=exp.audio_tokenizer.replace(denoise="encoder"), train=TrainSpec(steps=2)
     )
-    assert jobs.tokenizer_train(exp, str(tmp_path)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(tmp_path)) == 0
     tokenizer = AudioTokenizer.load(tmp_path / "tokenizer", denoise=True)
     # Both conditions were met, and their biases, which start at zero, have moved.
     assert (np.abs(tokenizer.params["film"]["bias"]).max(axis=1) > 1e-4).all()
@@ -240,4 +242,4 @@ def test_microbatches_are_refused_and_frozen_weights_are_not_trained(sounds, tmp
     named = exp.audio_tokenizer.replace(path="somewhere", codes=1024)
     frozen = exp.replace(audio_tokenizer=named)
     with pytest.raises(UserError, match="AUDIO_TOKENIZER.path"):
-        jobs.tokenizer_train(frozen, str(tmp_path))
+        tokenizer_train.train(Resolved(frozen), Run(tmp_path))

@@ -13,7 +13,8 @@ import pytest
 
 from poet import media
 from poet.checkpoints import checkpoint
-from poet.cli import jobs
+from poet.cli.commands import tokenizer_train
+from poet.runs.run import Run
 from poet.spec import (
     CheckpointSpec,
     ClipSpec,
@@ -26,6 +27,7 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.video import inflation, training
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.training import loop
@@ -71,14 +73,14 @@ def experiment(clips: Path, **train) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(clips, tmp_path_factory) -> tuple[Experiment, Path]:
     exp, workdir = experiment(clips), tmp_path_factory.mktemp("run")
-    assert jobs.tokenizer_train(exp, str(workdir)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(workdir)) == 0
     return exp, workdir
 
 
 def final_state(exp: Experiment, workdir: Path) -> dict:
     shapes = jax.eval_shape(training.trainable(exp).init, jax.random.key(0))
     keys = ("params", "ema", "opt_state", "critic")
-    return {key: checkpoint.load_params(workdir, shapes[key], key=key) for key in keys}
+    return {key: checkpoint.load_params(Run.open(workdir), shapes[key], key=key) for key in keys}
 
 
 @pytest.mark.slow
@@ -87,10 +89,10 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(finished, tmp_path) 
     resumed = tmp_path / "resumed"
     shutil.copytree(workdir, resumed)
     shutil.rmtree(resumed / "checkpoints" / f"{STEPS:08d}")
-    assert jobs.tokenizer_train(exp, str(resumed)) == 0
+    assert tokenizer_train.train(Resolved(exp), Run(resumed)) == 0
     whole, again = final_state(exp, workdir), final_state(exp, resumed)
     jax.tree.map(np.testing.assert_array_equal, whole, again)
-    first, second = (VideoTokenizer.load(w / jobs.TOKENIZER_FOLDER) for w in (workdir, resumed))
+    first, second = (VideoTokenizer.load(Run(w).tokenizer) for w in (workdir, resumed))
     assert first.fingerprint == second.fingerprint
 
 
@@ -108,16 +110,16 @@ def test_a_video_tokenizer_starts_from_its_image_tokenizer(clips, tmp_path) -> N
     """With a learning rate of nearly zero the first step shows what the run started from."""
     exp = experiment(clips, adversarial_weight=0.0, frames=1)
     exp = exp.replace(video_tokenizer=inflation.image_spec(exp.video_tokenizer))
-    assert jobs.tokenizer_train(exp, str(tmp_path / "image")) == 0
-    image = VideoTokenizer.load(tmp_path / "image" / jobs.TOKENIZER_FOLDER)
+    assert tokenizer_train.train(Resolved(exp), Run(tmp_path / "image")) == 0
+    image = VideoTokenizer.load(Run(tmp_path / "image").tokenizer)
     video = experiment(
-        clips, adversarial_weight=0.0, init_from=str(tmp_path / "image" / jobs.TOKENIZER_FOLDER)
+        clips, adversarial_weight=0.0, init_from=str(Run(tmp_path / "image").tokenizer)
     ).replace(
         optimizer=OptimizerSpec(learning_rate=1e-12, warmup_steps=0, weight_decay=0.0),
         train=TrainSpec(steps=1),
     )
-    assert jobs.tokenizer_train(video, str(tmp_path / "video")) == 0
-    tokenizer = VideoTokenizer.load(tmp_path / "video" / jobs.TOKENIZER_FOLDER)
+    assert tokenizer_train.train(Resolved(video), Run(tmp_path / "video")) == 0
+    tokenizer = VideoTokenizer.load(Run(tmp_path / "video").tokenizer)
     frame = np.random.default_rng(1).integers(0, 256, (2, 1, 16, 16, 3)).astype(np.uint8)
     np.testing.assert_array_equal(tokenizer.encode(frame), image.encode(frame))
 
@@ -129,5 +131,5 @@ def test_a_discriminator_that_diverges_stops_the_run_by_name(clips, tmp_path, ca
     # Past its range, so that the divergence is certain and at once.
     object.__setattr__(exp.tokenizer_train, "r1_weight", 1e39)
     with caplog.at_level(logging.INFO), pytest.raises(loop.TrainingDiverged, match="critic/loss"):
-        jobs.tokenizer_train(exp, str(tmp_path))
-    assert checkpoint.steps(tmp_path / "checkpoints")[-1] == 3
+        tokenizer_train.train(Resolved(exp), Run(tmp_path))
+    assert Run(tmp_path).steps()[-1] == 3

@@ -1,42 +1,43 @@
-"""The jobs that look at a frozen tokenizer: `poet reconstruct`, `poet tokenizer-eval`."""
+"""`poet tokenizer-eval`: scores a video or audio tokenizer beside codecs."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Any, Sequence
+import argparse
+import logging
+from typing import TYPE_CHECKING, Sequence
 
+from poet.cli import command
 from poet.runs import outputs
-from poet.spec import Experiment, UserError, choose
+from poet.spec import UserError, choose
+
+if TYPE_CHECKING:
+    from poet.tasks.resolved import Resolved
+
+_SETS = ("source", "atari", "natural", "game", "speech", "music", "effects")
+_CODECS = ("x264", "x265", "opus", "none")
 
 
-def reconstruct(args: Any) -> None:
-    """Writes clips as a tokenizer rebuilds them, and prints rate, PSNR and speed."""
-    from poet.evaluation import reconstruct as rebuilding
-    from poet.tokenizers.video.base import VideoTokenizer
-
-    clips = [Path(clip) for clip in args.clips]
-    names = rebuilding.names(clips)
-    output = outputs.claim_of(args, outputs.RECONSTRUCTION, [args.tokenizer, *clips])
-    options = {name: getattr(args, name) for name in ("chunk_frames", "tile", "overlap")}
-    tokenizer = VideoTokenizer.load(args.tokenizer, **options)
-    if args.dtype:
-        tokenizer = tokenizer.in_dtype(args.dtype)
-    size = {name: getattr(args, name) for name in ("height", "width", "frames")}
-    with output:
-        for clip, name in zip(clips, names):
-            video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
-            done = rebuilding.reconstruct(
-                tokenizer, video, output.folder / name, name=str(clip), rate_hz=args.fps
-            )
-            print(dataclasses.replace(done, path=output.where(done.path)))
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    command.config_arguments(parser)
+    command.out_argument(parser)
+    add = parser.add_argument
+    add("--tokenizer", default="",
+        help="folder of a trained tokenizer (VIDEO_TOKENIZER.path or AUDIO_TOKENIZER.path, as "
+             "TOKENIZER_TRAIN.modality says)")
+    add("--set", action="append", default=[], choices=_SETS, dest="sets",
+        help="what to score on (repeatable, default all there are): of video 'source' is "
+             "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds")
+    add("--codec", action="append", default=[], choices=_CODECS, dest="codecs",
+        help="codec to set beside it (repeatable, default all): x264 and x265 at the same rate, "
+             "opus at 6 and 12 kbit/s")
+    add("--preset", default="slow", help="effort of the video codecs")
+    add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
 
 
-def tokenizer_evaluate(experiment: Experiment, args: Any) -> None:
-    """Scores the tokenizer of TOKENIZER_TRAIN.modality: writes OUT/tokenizer_scores.json and
-    pictures, and prints the tables."""
-    evaluate_one = {"video": _evaluate_video_tokenizer, "audio": _evaluate_audio_tokenizer}
-    evaluate_one[experiment.tokenizer_train.modality](experiment, args)
+def _run(args: argparse.Namespace) -> None:
+    """Writes OUT/tokenizer_scores.json and pictures, and prints the tables."""
+    resolved = command.resolve(args)
+    {"video": _video, "audio": _audio}[resolved.spec.tokenizer_train.modality](resolved, args)
 
 
 def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], modality: str) -> None:
@@ -48,13 +49,14 @@ def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], moda
             )
 
 
-def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
+def _audio(resolved: Resolved, args: argparse.Namespace) -> None:
     from poet.evaluation import sound_tokenizers
     from poet.evaluation.sets import sounds as sound_sets
     from poet.tokenizers.audio.base import AudioTokenizer
 
     _refuse_others("set", args.sets, list(sound_sets.SETS), "audio")
     _refuse_others("codec", args.codecs, ["opus", "none"], "audio")
+    experiment = resolved.spec
     path = args.tokenizer or experiment.audio_tokenizer.path
     if not path:
         raise UserError("AUDIO_TOKENIZER.path is empty: give --tokenizer=FOLDER")
@@ -75,7 +77,7 @@ def _evaluate_audio_tokenizer(experiment: Experiment, args: Any) -> None:
     print(sound_tokenizers.summary(result))
 
 
-def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
+def _video(resolved: Resolved, args: argparse.Namespace) -> None:
     from poet.evaluation import video_tokenizers
     from poet.evaluation.sets import clips as clip_sets
     from poet.tokenizers.video import perceptual
@@ -85,7 +87,7 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
     _refuse_others("codec", args.codecs, ["x264", "x265", "none"], "video")
     if args.perceptual:
         choose(args.perceptual, perceptual.NETWORKS, "--perceptual")
-    spec = experiment.eval
+    experiment, spec = resolved.spec, resolved.spec.eval
     path = args.tokenizer or experiment.video_tokenizer.path
     output = outputs.claim_of(args, outputs.TOKENIZER_EVALUATION, [path, spec.source])
     names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
@@ -111,3 +113,15 @@ def _evaluate_video_tokenizer(experiment: Experiment, args: Any) -> None:
             depths=depths,
         )
     print(video_tokenizers.summary(result))
+
+
+COMMAND = command.Command(
+    summary="Score a video or audio tokenizer beside codecs.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.FILES,
+    example="--gin_file=gin/experiments/tokenizer_64.gin"
+    " --tokenizer=data/pretrained/magvit_v2_64 --gin.EVAL.source=CLIPS --out=scores",
+    place=30,
+    log_level=logging.INFO,
+)

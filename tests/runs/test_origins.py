@@ -47,14 +47,14 @@ def test_other_rates_are_refused_and_another_kernel_is_not(pretrained: Path) -> 
 
 def test_the_text_encoder_is_compared_with_that_of_the_store(monkeypatch, caplog) -> None:
     monkeypatch.setattr(origins, "fingerprint_of", lambda _: "t")
-    origins.check_text(Experiment(), MADE_WITH)
+    origins.check_text(Experiment().text, MADE_WITH, what="the store")
     with pytest.raises(UserError, match="another text encoder"):
-        origins.check_text(Experiment(), MADE_WITH | {"text": "other"})
+        origins.check_text(Experiment().text, MADE_WITH | {"text": "other"}, what="the store")
 
     def absent(_):
         raise UserError("it is not installed")
 
     monkeypatch.setattr(origins, "fingerprint_of", absent)
     with caplog.at_level(logging.WARNING):
-        origins.check_text(Experiment(), MADE_WITH)
+        origins.check_text(Experiment().text, MADE_WITH, what="the store")
     assert "was not compared" in caplog.text

@@ -1,0 +1,165 @@
+"""What a command of `poet` is, and what several of them take: flags, and what the flags mean."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+from typing import TYPE_CHECKING, Callable, Sequence
+
+from poet.runs.run import Run
+from poet.spec import ExportSpec, UserError
+from poet.spec.base import MOST_FRAMES, MOST_SIDE, Setting
+
+if TYPE_CHECKING:
+    from poet.tasks.resolved import Resolved
+
+# How a command takes settings -> what its help says of them.
+FILES, OVERRIDES, NONE = "files", "overrides", "none"
+SETTINGS = {
+    FILES: "settings: --gin_file=FILE (repeatable; shipped ones: gin/experiments/*.gin), and single values "
+    "as --gin.NAME.field=value; `poet describe` prints them all",
+    OVERRIDES: "settings: those of the checkpoint; single values as --gin.NAME.field=value",
+    NONE: "",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes:
+      summary: what it does, one line.
+      run: takes the parsed arguments; returns the exit code, or None for 0.
+      arguments: adds its own arguments.
+      settings: `FILES`, `OVERRIDES` or `NONE`.
+      example: arguments that run, for its help.
+      place: the list of commands is in the order of these.
+      log_level: the least of this package's log records that the terminal shows.
+    """
+
+    summary: str
+    run: Callable[[argparse.Namespace], int | None]
+    arguments: Callable[[argparse.ArgumentParser], None]
+    settings: str
+    example: str
+    place: int
+    log_level: int = logging.WARNING
+
+
+def number(kind: type, **limits: float) -> Callable[[str], float]:
+    """Parses a flag's number; `limits` as those of `poet.spec.base.setting`."""
+    declared = Setting(changes="nothing", **limits)
+
+    def parse(text: str) -> float:
+        number = kind(text)
+        if declared.broken_rule(number):
+            raise argparse.ArgumentTypeError(f"{text}: must lie in {declared.range}")
+        return number
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number.
+    return parse
+
+
+side = number(int, at_least=0, at_most=MOST_SIDE)
+frames = number(int, at_least=0, at_most=MOST_FRAMES)
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Files of settings, or a size."""
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
+    )
+    parser.add_argument(
+        "--size", default="", help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
+        "as 60m or 3b; by itself, VideoPoet's pretraining at that size"
+    )
+
+
+def resolve(args: argparse.Namespace) -> Resolved:
+    """What the flags of `config_arguments` and the single settings say; UserError for a mistake in them."""
+    from poet.spec import config
+    from poet.tasks.resolved import Resolved
+
+    if args.size:
+        return Resolved(config.load(*config.sized(args.gin_file, args.size, args.bindings)))
+    if not args.gin_file:
+        raise UserError(
+            "no settings were given: add --gin_file=FILE, such as --gin_file=gin/experiments/quickstart.gin, "
+            "or --size=300m"
+        )
+    return Resolved(config.load(args.gin_file, args.bindings))
+
+
+def process_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of several processes this is."""
+    group = parser.add_argument_group(
+        "several processes",
+        "Start the same command once for each of them, on machines that see the same files.",
+    )
+    add, environment = group.add_argument, os.environ
+    add("--coordinator", metavar="HOST:PORT", default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
+        help="where process 0 listens for the others; 'auto': ask the cluster (TPU pods, Slurm, Open "
+             "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]")
+    add("--processes", type=number(int, at_least=1, at_most=2**20), metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
+        help="how many there are [JAX_NUM_PROCESSES]")
+    add("--process", type=number(int, at_least=0, at_most=2**20), metavar="I", default=environment.get("JAX_PROCESS_ID"),
+        help="which of them this is, 0..N-1 [JAX_PROCESS_ID]")
+    add("--coordinator_wait_s", type=number(float, above=0, at_most=1e7), default=300.0, metavar="S",
+        help="how long all of them may take to come (default 300)")
+
+
+def start_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any; all but the first one fall silent."""
+    from poet.distributed import processes
+
+    processes.start(args.coordinator, args.processes, args.process, args.coordinator_wait_s)
+    if not args.coordinator or processes.first():
+        return
+    logging.getLogger("poet").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        form = f"%(asctime)s process {processes.index()} %(message)s"
+        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+
+
+def workdir_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of a training."""
+    config_arguments(parser)
+    process_arguments(parser)
+    parser.add_argument(
+        "--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists"
+    )
+
+
+def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Weights to be read, see `open_checkpoint`."""
+    parser.add_argument(
+        "--checkpoint", required=True, help="a work dir, a checkpoint, or a folder of released weights"
+    )
+
+
+def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
+    """The run that --checkpoint names, and its spec with `bindings`.
+
+    What an earlier export was told is no default of this command.
+    """
+    from poet.spec import config
+    from poet.tasks.resolved import Resolved
+
+    run = Run.open(args.checkpoint)
+    return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))
+
+
+def out_argument(parser: argparse.ArgumentParser) -> None:
+    """A folder to write to."""
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="new or empty folder to write to")
+    overwrite_argument(parser)
+
+
+def overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Leave to replace an earlier output."""
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help="replace what an earlier run of this command wrote there; nothing else is touched",
+    )

@@ -1,0 +1,64 @@
+"""`poet export`: StableHLO programs, or the bare weights, of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from poet.cli import command
+from poet.runs import outputs
+from poet.spec import Failure, UserError
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    command.checkpoint_arguments(parser)
+    command.out_argument(parser)
+    parser.add_argument(
+        "--weights_only",
+        action="store_true",
+        help="only safetensors + spec: a checkpoint to give away, without optimizer state",
+    )
+    parser.add_argument(
+        "--check",
+        default="",
+        metavar="FILE",
+        help="run the export in a process of its own, compare it with the checkpoint, write FILE",
+    )
+
+
+def _run(args: argparse.Namespace) -> None:
+    from poet.sampling.generate import Generator
+    from poet.serving import check
+    from poet.serving import export as exporting
+
+    run, resolved = command.open_checkpoint(args, args.bindings)
+    if args.weights_only and args.check:
+        raise UserError("--check runs the exported programs, which --weights_only does not write")
+    if args.check:
+        for written in (Path(args.check), Path(args.check).with_suffix(".gif")):
+            outputs.claim_file(written, overwrite=args.overwrite, flag="--check")
+    folder = exporting.run(
+        run, resolved.spec, args.out, weights_only=args.weights_only, overwrite=args.overwrite
+    )
+    print(folder)
+    if not args.check:
+        return
+    experiment = exporting.in_dtype(resolved.spec)
+    generator = Generator.from_checkpoint(run, experiment, experiment.export.task)
+    findings = check.compare(generator, folder, Path(args.check))
+    for name, value in findings.items():
+        print(f"{name.replace('_', ' ')}: {value}")
+    if not all(value for name, value in findings.items() if name.endswith("_equal")):
+        raise Failure(f"the export {folder} does not draw what the checkpoint draws")
+
+
+COMMAND = command.Command(
+    summary="Write programs and weights that run without this package.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example="--checkpoint=data/pretrained/lm_arenas --out=exported",
+    place=100,
+    log_level=logging.INFO,
+)

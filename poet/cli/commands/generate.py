@@ -1,0 +1,65 @@
+"""`poet generate`: clips and sound made by a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from poet.cli import command
+from poet.runs import outputs
+from poet.spec.base import MOST_BATCH
+
+_SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    command.checkpoint_arguments(parser)
+    command.out_argument(parser)
+    add = parser.add_argument
+    add("--task", default="text_to_video", help="task name; `poet describe` lists them")
+    add("--prompt", action="append", default=[], help="what to show (repeatable)")
+    add("--prompt_file", default="", help="one prompt per line")
+    add("--negative_prompt", default="", help="what the clip must not look like; needs --guidance above 1")
+    add("--clip", action="append", default=[], metavar="FILE",
+        help="what the task starts from (repeatable): a video or picture whose frames open the "
+             "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
+    add("--conditioning_frames", "--known_frames", type=command.frames, default=0,
+        help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number")
+    add("--end", action="append", default=[], metavar="FILE",
+        help="what frame_interpolation ends with (repeatable): a video or picture whose first frames are the "
+             "last ones; without it those of --clip")
+    add("--region", default="", metavar="NAME",
+        help="what inpainting fills (central, top_left, dynamic_central) or outpainting keeps (horizontal, "
+             "vertical, central, top_left, dynamic_vertical)")
+    add("--depth", action="append", default=[], metavar="FILE",
+        help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
+    add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
+    add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; changes no sample of a model in float32, those of one in bfloat16")
+    for name, kind in _SAMPLE_FLAGS.items():
+        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from poet.sampling import command as generation
+
+    given = {name: getattr(args, name) for name in _SAMPLE_FLAGS}
+    flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
+    args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *flags])
+    inputs = [args.checkpoint.folder, args.prompt_file, *args.clip, *args.end, *args.depth]
+    output = outputs.claim_of(args, outputs.GENERATION, inputs)
+    args.out = str(output.folder)
+    with output:
+        written = generation.run(args, resolved.spec)
+    for path in written:
+        print(output.where(path))
+
+
+COMMAND = command.Command(
+    summary="Make clips and sound from text, frames and sound.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example='--checkpoint=data/pretrained/lm_arenas --prompt="the player walks forward" --out=clips',
+    place=90,
+    log_level=logging.INFO,
+)

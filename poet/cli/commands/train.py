@@ -1,0 +1,77 @@
+"""`poet train`: pretrains the language model on the token store DATA.store."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from poet.cli import command
+from poet.runs.run import Run
+from poet.spec import UserError
+
+if TYPE_CHECKING:
+    from poet.tasks.resolved import Resolved
+
+
+def _run(args: argparse.Namespace) -> int:
+    resolved = command.resolve(args)
+    command.start_processes(args)
+    return train(resolved, Run(args.workdir))
+
+
+def train(resolved: Resolved, run: Run) -> int:
+    """Trains the language model and returns the exit code.
+
+    Raises:
+      UserError: settings, stores or networks that do not fit each other; see also `poet.training.loop.train`.
+    """
+    import jax
+
+    from poet.data.checks import check, networks_of
+    from poet.data.loader import batches
+    from poet.distributed import mesh as mesh_lib
+    from poet.distributed import processes
+    from poet.evaluation import hooks
+    from poet.models.kernels import choose_kernel
+    from poet.runs import origins
+    from poet.training import loop
+    from poet.training.schedule import PhasedSchedule, check_all_trained
+    from poet.training.step import language_model
+
+    spec = resolved.spec
+    if not spec.data.store:
+        raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
+    _ = resolved.layouts  # Tasks that the run has no network for are named before networks are loaded.
+    loading = resolved.used_networks.items()
+    fingerprints = {name: stream.load(spec).fingerprint for name, stream in loading}
+    made_with = networks_of(resolved, check(resolved, fingerprints=fingerprints))
+    origins.check_text(spec.text, made_with, what=f"the token store {spec.data.store}")
+    origins.check_start(spec, made_with)
+    order = PhasedSchedule(resolved.phases, spec.data.seed)
+    check_all_trained(resolved, order)
+    mesh = mesh_lib.build(spec.mesh)
+    with jax.set_mesh(mesh):
+        choose_kernel(spec.model.attention, spec.model.dtype)  # Or no work dir is touched.
+        outcome = loop.train(
+            language_model(resolved, mesh),
+            batches(resolved, share=processes.batch_share(mesh)),
+            order,
+            run=run,
+            mesh=mesh,
+            experiment=spec,
+            hooks=[hooks.validation_hook(spec), hooks.sample_hook(spec)],
+            made_with=made_with,
+        )
+    return outcome.exit_code
+
+
+COMMAND = command.Command(
+    summary="Pretrain the language model on a token store.",
+    run=_run,
+    arguments=command.workdir_arguments,
+    settings=command.FILES,
+    example="--gin_file=gin/experiments/quickstart.gin --gin.DATA.store=CODES --workdir=runs/mine",
+    place=70,
+    log_level=logging.INFO,
+)

@@ -1,0 +1,276 @@
+"""A run on disk: where everything of it lies, and its checkpoints.
+
+    WORKDIR/
+      spec.json       the resolved experiment
+      lease.json      who trains here
+      checkpoints/    one folder per step (`poet.checkpoints.checkpoint`)
+      metrics.jsonl, tensorboard/, samples/   what was logged
+      tokenizer/      what a tokenizer's training made
+
+`Run(folder)` is one to be trained; `Run.open(path)` one whose weights are read: of a work dir the newest checkpoint,
+one step below its checkpoints/, or released weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from poet.runs import assets, lease, manifest, outputs
+from poet.spec import Experiment, UserError, read_json, read_object
+
+SPEC, WEIGHTS, CHECKPOINTS = "spec.json", "model.safetensors", "checkpoints"
+# Of checkpoints.
+FORMAT = 1
+# What marks a folder as another thing of this program: file -> its name.
+_OTHERS = {
+    manifest.NAME: "weights, a checkpoint or an export",
+    "manifest.json": "a token store",
+    ".partial": "an unfinished token store",
+}
+# What the root of a disk holds.
+_OF_DISKS = "lost+found"
+_STEP = re.compile(r"[0-9]{8,}")
+_PARTS = ("state", "iterators", "clock.json", manifest.NAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One folder of weights: a checkpoint of a training, or released weights.
+
+    What is asked of it raises `manifest.Corrupt` where a file that it is read from is missing or altered, and
+    UserError where another version wrote it.
+    """
+
+    path: Path
+
+    @functools.cached_property
+    def released(self) -> bool:
+        """Whether these are released weights: a manifest of another kind is that of a frozen tokenizer."""
+        if not ((self.path / WEIGHTS).is_file() and (self.path / manifest.NAME).is_file()):
+            return False
+        try:
+            return outputs.kind_of(manifest.read(self.path)) == outputs.WEIGHTS
+        except manifest.Corrupt:
+            return True  # Reading it will say so.
+
+    @property
+    def step(self) -> int:
+        """Training steps behind the weights."""
+        if not self.released:
+            return int(self.path.name)
+        step = self.manifest().get("step")
+        if not isinstance(step, int):
+            raise manifest.Corrupt(f"{self.path} is damaged: its {manifest.NAME} names no step")
+        return step
+
+    @functools.cached_property
+    def spec(self) -> Experiment:
+        """The experiment that the weights were trained with."""
+        if self.released:
+            self.verify()
+        else:
+            manifest.check_file(self.path, SPEC, self.manifest())
+        return read_json(Experiment, self.path / SPEC)
+
+    @property
+    def networks(self) -> dict[str, str] | None:
+        """Fingerprints of the frozen networks that they were trained with (`poet.runs.networks`).
+
+        None where they do not say (written before this was kept).
+        """
+        return manifest.read(self.path).get("networks")
+
+    def manifest(self) -> dict[str, Any]:
+        """What the MANIFEST says, of a format that this version reads."""
+        found = manifest.read(self.path)
+        if not self.released and found.get("format") != FORMAT:
+            raise UserError(f"checkpoint {self.path} has format {found.get('format')}, this version reads {FORMAT}")
+        return found
+
+    def verify(self) -> dict[str, Any]:
+        """Compares every file with the manifest and returns it.  A card or a log may lie beside released weights."""
+        self.manifest()
+        return manifest.check_listed(self.path) if self.released else manifest.verify(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+      folder: its work dir; what `open` found may also be a folder of checkpoints, one of them, or released weights.
+      opened: the checkpoint that `open` found, which stays the same while a training writes others.
+    """
+
+    folder: Path
+    opened: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", _local(self.folder))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """What a user's path means, from the current folder or among the weights that ship, those by name too.
+
+        Raises:
+          UserError: nothing there is a checkpoint.
+        """
+        places = assets.places(_local(path).expanduser())
+        folder = next((place for place in places if place.exists()), places[0])
+        return cls(folder, _checkpoint_in(folder))
+
+    # ----------------------------------------------------------------------------------------- places
+
+    @property
+    def spec_file(self) -> Path:
+        """The experiment of the run that was last accepted here."""
+        return self.folder / SPEC
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def tokenizer(self) -> Path:
+        """The frozen tokenizer that `poet tokenizer-train` leaves."""
+        return self.folder / "tokenizer"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON for what was logged at a step."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The same for TensorBoard."""
+        return self.folder / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures that were logged."""
+        return self.folder / "samples"
+
+    # ------------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The one that `open` found, else the newest one now; UserError if there is none."""
+        return self.opened or _checkpoint_in(self.folder.absolute())
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, which need not be there; its path is absolute."""
+        return _at(self.checkpoints, step)
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending; [] if there is no folder of them."""
+        return _steps(self.checkpoints)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest committed checkpoint."""
+        return _newest(self.checkpoints)
+
+    def newest_whole(self) -> Checkpoint | None:
+        """The newest checkpoint whose manifest and experiment are whole; its arrays are not looked at."""
+        for step in reversed(self.steps()):
+            found = self.at(step)
+            try:
+                found.spec  # noqa: B018
+            except manifest.Corrupt:
+                continue  # Restoring will set it aside and say so.
+            return found
+        return None
+
+    def clean(self) -> None:
+        """Removes what interrupted saves and deletions of checkpoints left; only for who holds the run."""
+        endings = (path for ending in ("tmp", "trash") for path in self.checkpoints.glob(f"*.{ending}"))
+        for path in endings:
+            if _STEP.fullmatch(path.stem) and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    # --------------------------------------------------------------------------------------- training
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """The lease of the work dir for the duration of a block, see `poet.runs.lease.hold`."""
+        return lease.hold(self.folder)
+
+    def check_place(self) -> None:
+        """Raises UserError, before anything is written, unless a run may be kept in this folder.
+
+        It is new or empty, or has a spec.json of a run or a checkpoint in it.
+        """
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise UserError(f"--workdir={self.folder} is a file: give a folder")
+        names = {path.name for path in self.folder.iterdir()}
+        for name, what in _OTHERS.items():
+            if name in names:
+                raise UserError(f"--workdir={self.folder} holds {what}: give a new folder, or that of a run")
+        if self._is_new(names) or _is_experiment(self.spec_file) or self.steps():
+            return
+        some = ", ".join(sorted(names)[:3])
+        raise UserError(
+            f"--workdir={self.folder} is not empty and not the folder of a run (it holds {some}): give a new "
+            "folder, or that of a run to go on with"
+        )
+
+    def _is_new(self, names: set[str]) -> bool:
+        """Whether it holds nothing, the lease of a run that was killed early, or a place for checkpoints."""
+        inside = {path.name for path in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set()
+        return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS}
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """The folder that a user's text names: every path of a run begins here."""
+    return Path(path)
+
+
+def _at(directory: Path, step: int) -> Checkpoint:
+    return Checkpoint(directory.absolute() / f"{step:08d}")
+
+
+def _steps(directory: Path) -> list[int]:
+    """A folder with the name of a step that has no part of a checkpoint is somebody else's."""
+    if not directory.is_dir():
+        return []
+    named = (p for p in directory.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())
+    return sorted(int(p.name) for p in named if any((p / part).exists() for part in _PARTS))
+
+
+def _newest(directory: Path) -> Checkpoint | None:
+    found = _steps(directory)
+    return _at(directory, found[-1]) if found else None
+
+
+def _checkpoint_in(folder: Path) -> Checkpoint:
+    """A folder's weights: itself, or the newest checkpoint of a work dir or of a folder of checkpoints."""
+    itself = Checkpoint(folder)
+    of_step = folder.name.isdigit() and folder.is_dir() and not (folder / CHECKPOINTS).is_dir()
+    if itself.released or of_step:
+        return itself
+    newest = _newest(folder / CHECKPOINTS) or _newest(folder)
+    if newest is None:
+        raise UserError(
+            f"{folder} is not a checkpoint: "
+            + ("it holds no step folder such as 00000200" if folder.is_dir() else "no such folder")
+            + "; give a work dir, or one step below its checkpoints/"
+        )
+    return newest
+
+
+def _is_experiment(file: Path) -> bool:
+    """Whether a file holds an experiment of any version: its sections, or some of them."""
+    try:
+        values = read_object(file)
+    except UserError:
+        return False
+    known = {field.name for field in dataclasses.fields(Experiment)}
+    return {"train", "checkpoint"} <= values.keys() <= known
