@@ -175,7 +175,8 @@ class Run:
 
     def newest(self) -> Checkpoint | None:
         """The newest committed checkpoint."""
-        return _newest(self.checkpoints)
+        found = self.steps()
+        return self.at(found[-1]) if found else None
 
     def newest_whole(self) -> Checkpoint | None:
         """The newest checkpoint whose manifest and experiment are whole; its arrays are not looked at."""
@@ -245,25 +246,20 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in named if any((p / part).exists() for part in _PARTS))
 
 
-def _newest(directory: Path) -> Checkpoint | None:
-    found = _steps(directory)
-    return _at(directory, found[-1]) if found else None
-
-
 def _checkpoint_in(folder: Path) -> Checkpoint:
     """A folder's weights: itself, or the newest checkpoint of a work dir or of a folder of checkpoints."""
     itself = Checkpoint(folder)
     of_step = folder.name.isdigit() and folder.is_dir() and not (folder / CHECKPOINTS).is_dir()
     if itself.released or of_step:
         return itself
-    newest = _newest(folder / CHECKPOINTS) or _newest(folder)
-    if newest is None:
-        raise UserError(
-            f"{folder} is not a checkpoint: "
-            + ("it holds no step folder such as 00000200" if folder.is_dir() else "no such folder")
-            + "; give a work dir, or one step below its checkpoints/"
-        )
-    return newest
+    for directory in (folder / CHECKPOINTS, folder):
+        if found := _steps(directory):
+            return _at(directory, found[-1])
+    raise UserError(
+        f"{folder} is not a checkpoint: "
+        + ("it holds no step folder such as 00000200" if folder.is_dir() else "no such folder")
+        + "; give a work dir, or one step below its checkpoints/"
+    )
 
 
 def _is_experiment(file: Path) -> bool:

@@ -263,7 +263,7 @@ class _Training:
         )
 
     def _start(self, abstract: State) -> State:
-        """Parameters to begin with, where the run does not begin with drawn ones."""
+        """Parameters to begin with, where the run does not begin with random ones."""
         source = self.experiment.train.init_from
         if not source:
             return {}

@@ -36,19 +36,15 @@ def _run(args: argparse.Namespace) -> None:
     run, resolved = command.open_checkpoint(args, args.bindings)
     inputs = [run.folder, resolved.spec.data.store, resolved.spec.eval.source]
     processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)
-    scores = processes.from_first(lambda: _claimed_file(args.scores, args, "--scores"))
+    scores = args.scores and processes.from_first(
+        lambda: str(outputs.claim_file(args.scores, overwrite=args.overwrite, flag="--scores"))
+    )
     resolved = built_in.supply(
         run, resolved, lambda r: stores.write(r, stores.load_encoders(r), None, _LOG.info)
     )
     with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
         out = output.folder if output else args.out
-        kept = Path(scores) if scores else None
-        runner.evaluate(run, resolved.spec, out, args.metrics or None, scores_file=kept)
-
-
-def _claimed_file(path: str, args: argparse.Namespace, flag: str) -> str:
-    """The absolute path of a file that may be written; '' for none."""
-    return str(outputs.claim_file(path, overwrite=args.overwrite, flag=flag)) if path else ""
+        runner.evaluate(run, resolved.spec, out, args.metrics or None, Path(scores) if scores else None)
 
 
 COMMAND = command.Command(

@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> None:
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")
     if not all(value for name, value in findings.items() if name.endswith("_equal")):
-        raise Failure(f"the export {folder} does not draw what the checkpoint draws")
+        raise Failure(f"the export {folder} does not sample what the checkpoint samples")
 
 
 COMMAND = command.Command(

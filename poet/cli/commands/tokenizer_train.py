@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from poet.cli import command
 from poet.runs.run import Run
-from poet.spec import Spec, UserError
+from poet.spec import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -28,15 +28,15 @@ class _Parts:
     Attributes:
       trainable: what learns.
       batches: iterators by group.
-      shares: of the steps, by group.
-      hook: what is looked at on the way.
+      fractions: of the steps, by group.
+      hook: evaluates it on the way.
       state_keys: top-level keys of the state that the frozen tokenizer is made from.
       export: ({key: parameters}, folder, card) -> the frozen tokenizer, written to the folder.
     """
 
     trainable: Trainable
     batches: Mapping[str, BatchIterator]
-    shares: Mapping[str, float]
+    fractions: Mapping[str, float]
     hook: Hook
     state_keys: tuple[str, ...]
     export: Callable[[Mapping[str, Any], Any, Mapping[str, Any]], Any]
@@ -69,7 +69,7 @@ def train(resolved: Resolved, run: Run) -> int:
         outcome = loop.train(
             parts.trainable,
             parts.batches,
-            GroupSchedule(parts.shares, spec.train.seed),
+            GroupSchedule(parts.fractions, spec.train.seed),
             run=run,
             mesh=mesh,
             experiment=spec,
@@ -89,21 +89,18 @@ def _check(resolved: Resolved) -> None:
         raise UserError(
             "TRAIN.init_from is the language model's: start a tokenizer with TOKENIZER_TRAIN.init_from"
         )
-    _refuse_frozen(getattr(resolved.spec, f"{spec.modality}_tokenizer"))
+    tokenizer = getattr(resolved.spec, f"{spec.modality}_tokenizer")
+    if tokenizer.path:
+        name = tokenizer.gin_name()
+        raise UserError(
+            f"{name}.path = {tokenizer.path!r} names frozen weights, which are not trained further: pass "
+            f"--gin.{name}.path= to train from scratch, or start from them with "
+            "TOKENIZER_TRAIN.init_from"
+        )
     if not spec.folders:
         raise UserError(
             "TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips, or several of "
             'them with weights as TOKENIZER_TRAIN.sources = {"FOLDER": 3, "OTHER": 1}'
-        )
-
-
-def _refuse_frozen(spec: Spec) -> None:
-    name, path = spec.gin_name(), spec.path
-    if path:
-        raise UserError(
-            f"{name}.path = {path!r} names frozen weights, which are not trained further: pass "
-            f"--gin.{name}.path= to train from scratch, or start from them with "
-            "TOKENIZER_TRAIN.init_from"
         )
 
 
@@ -147,7 +144,7 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
     return _Parts(
         trainable=trainable,
         batches=batches,
-        shares=training.shares(experiment),
+        fractions=training.shares(experiment),
         hook=hooks.reconstructions(experiment),
         state_keys=("ema",),
         export=lambda loaded, folder, card: training.export_tokenizer(loaded, experiment, folder, card),
@@ -173,7 +170,7 @@ def _audio(resolved: Resolved, mesh: Mesh) -> _Parts:
     return _Parts(
         trainable=training.trainable(experiment, mesh),
         batches={training.GROUP: batches},
-        shares={training.GROUP: 1.0},
+        fractions={training.GROUP: 1.0},
         hook=sound_hooks.reconstructions(experiment),
         state_keys=("params", "codebooks"),
         export=lambda loaded, folder, card: training.export_tokenizer(
