@@ -46,11 +46,11 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
     video, sound = clip.video[None], _sound(r, clip)[None]
     takes_depth = task.derived and task.derived.takes_depth
     depth = clip.depth[None] if takes_depth and clip.depth is not None else None
+    given = {"video": video} if frames or _takes(task, "video") else {}
     drawn = generator.generate(
         task.name,
         [clip.caption] if task.text else (),
-        clips=video if frames or _takes(task, "video") else None,
-        sounds=sound if heard else None,
+        media=given | ({"audio": sound} if heard else {}),
         depths=depth,
         conditioning_frames=frames,
         region=region,
@@ -99,7 +99,7 @@ def _given(
         return Drawn(audio=sound)
     if _takes(task, "video"):
         latents, *_ = task.given[0].grid(Resolved(r.experiment).format)
-        shown = r.generator.show_condition(task.name, video, depth, region=region)
+        shown = r.generator.make_condition(task.name, video, depth, region=region).video
         return Drawn(video=shown[:, : Resolved(r.experiment).frames_of(latents)])
     return Drawn(video=video[:, :frames]) if frames else Drawn()
 

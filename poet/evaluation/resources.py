@@ -255,7 +255,8 @@ class Resources:
     def generator(self) -> Generator:
         """Samples on one device."""
         params = checkpoint.load_params(self.run, self.model.abstract())
-        return Generator(self.experiment, params, self.tokenizer, made_with=self.made_with)
+        loaded = {networks.VIDEO: self.tokenizer}
+        return Generator(Resolved(self.experiment), params, loaded, self.made_with)
 
     @property
     def conditioning_frames(self) -> int:
@@ -268,7 +269,7 @@ class Resources:
         e = self.experiment
         drawn = self.generator.generate(
             PREDICTION,
-            clips=self.videos,
+            media={"video": self.videos},
             conditioning_frames=self.conditioning_frames,
             sample=e.sample.replace(temperature=e.eval.temperature),
             batch=e.eval.batch,

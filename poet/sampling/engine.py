@@ -17,6 +17,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Protocol
 
 import numpy as np
 
+from poet import streams
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
@@ -26,20 +27,17 @@ from poet.tasks.layout import HIDDEN, Layout
 
 _LOG = logging.getLogger(__name__)
 
-# Output stream -> the field of `Drawn` that holds its media; a condition's stream is read from media of that name.
-MEDIA = {"video": "video", "image": "video", "audio": "audio", "pieces": "texts"}
 
+class Drawn(dict[str, Any]):
+    """What N samples show, sound like and say: medium (`poet.streams.base.Stream.medium`) -> media.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What N samples show, sound like and say, each None where the task does not generate it.
-
-    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.
+    video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.  Each is None where
+    the task does not generate it.
     """
 
-    video: np.ndarray | None = None
-    audio: np.ndarray | None = None
-    texts: list[str] | None = None
+    video = property(lambda self: self.get("video"))
+    audio = property(lambda self: self.get("audio"))
+    texts = property(lambda self: self.get("text"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,13 +93,16 @@ class Programs(Protocol):
 
 
 class Codecs(Protocol):
-    """The tokenizers of a task's streams, which are those of its output: "video", "image", "audio", "pieces"."""
+    """The tokenizers of a task's streams, which are called by their names in its layout."""
 
-    def tokenize(self, stream: str, media: np.ndarray, codes: int) -> np.ndarray:
-        """The first `codes` codes of each, int32 [N, codes]; UserError for media that are too short or no such."""
+    def tokenize(self, stream: str, media: np.ndarray) -> np.ndarray:
+        """Codes of N samples' media: all of a condition, or those that open an output stream; int32 [N, codes].
+
+        Raises UserError for media that are too short or no such.
+        """
 
     def detokenize(self, stream: str, codes_NxM: np.ndarray) -> Any:
-        """A field of `Drawn`, from all codes of the stream."""
+        """Media of N samples, from all codes of the stream."""
 
 
 class Engine:
@@ -204,48 +205,48 @@ class Engine:
 
     # ------------------------------------------------------------------------------------- media
 
-    def conditioning_codes(self, media: Mapping[str, np.ndarray | None]) -> np.ndarray:
+    def conditioning_codes(self, media: Mapping[str, np.ndarray]) -> np.ndarray:
         """Codes [N, K] that open the loss spans, in their order: of video first, then level by level of audio.
 
         Args:
-          media: "video" uint8 [N, T, H, W, 3] and "audio" [N, F], at least as long as what is known of them.
+          media: by medium, such as "video" uint8 [N, T, H, W, 3] and "audio" [N, F]; at least as long as what is
+            known of them.
         """
-        wanted = {stream: codes for stream, codes in self.plan.opening.items() if codes}
+        wanted = [stream for stream, codes in self.plan.opening.items() if codes]
         if not wanted:
             raise UserError(f"task {self.task} was made without known frames: leave them out")
-        codes = [self._tokenize(stream, media, count) for stream, count in wanted.items()]
-        given.rows(dict(zip(wanted, codes)))
-        return np.concatenate(codes, axis=1)
+        codes = {stream: self._tokenize(stream, media) for stream in wanted}
+        given.rows(codes)
+        return np.concatenate(list(codes.values()), axis=1)
 
     def condition_codes(
-        self, media: Mapping[str, np.ndarray | None], cells: np.ndarray | None = None
+        self, media: Mapping[str, np.ndarray], cells: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Codes [N, n] of the streams that the task is conditioned on, by name in its layout.
 
         Args:
-          media: "video" uint8 [N, T, H, W, 3] and "audio" [N, F] where the task takes them; others are not read.
+          media: by medium, those that the task takes; others are not read.
           cells: bool [N, t, h, w], which latents of the video are given; None is all of them.
         """
-        layout, codes = self.plan.layout, {}
-        for name in self.plan.condition:
-            codes[name] = self._tokenize(name.removesuffix("_in"), media, layout.streams[name])
-            if cells is not None:
-                codes[name] = _hide(layout, name, codes[name], np.asarray(cells))
-        if cells is not None and not codes:
+        codes = {name: self._tokenize(name, media) for name in self.plan.condition}
+        if cells is None:
+            return codes
+        if not codes:
             raise UserError(f"task {self.task} is given no clip: drop cells")
-        return codes
+        return {name: _hide(self.plan.layout, name, found, np.asarray(cells)) for name, found in codes.items()}
 
-    def _tokenize(self, stream: str, media: Mapping[str, np.ndarray | None], codes: int) -> np.ndarray:
-        if media.get(MEDIA[stream]) is None:
-            raise UserError(f"task {self.task} starts from a given {MEDIA[stream]}: pass {MEDIA[stream]}")
-        return self.codecs.tokenize(stream, media[MEDIA[stream]], codes)
+    def _tokenize(self, stream: str, media: Mapping[str, np.ndarray]) -> np.ndarray:
+        medium = streams.in_layout(stream).medium
+        if media.get(medium) is None:
+            raise UserError(f"task {self.task} starts from a given {medium}: pass {medium}")
+        return self.codecs.tokenize(stream, media[medium])
 
     def detokenize(self, tokens_NxS: np.ndarray) -> Drawn:
         """What the output streams of whole sequences show, sound like and say."""
         layout = self.plan.layout
         codes = layout.parse(tokens_NxS)
-        streams = layout.output_streams
-        return Drawn(**{MEDIA[name]: self.codecs.detokenize(name, codes[name]) for name in streams})
+        names = layout.output_streams
+        return Drawn({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
 
 
 def sample_tokens(

@@ -14,9 +14,10 @@ from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from poet import streams
 from poet.sampling.samplers import Truncation
 from poet.spec.base import UserError
-from poet.tasks.layout import HIDDEN, OPENING_STREAM, Layout, Span
+from poet.tasks.layout import HIDDEN, Layout, Span
 
 # Samples that are sampled together where nobody says how many.
 DEFAULT_BATCH = 8
@@ -73,8 +74,9 @@ class Plan:
 
     @property
     def condition(self) -> tuple[str, ...]:
-        """Streams whose codes the caller gives; the prefix's copy of the sound that opens the output is made."""
-        return tuple(s for s in self.layout.condition_streams if s not in ("source", OPENING_STREAM))
+        """Streams whose codes the caller gives; the prefix's copies of what opens the output are made."""
+        named = {name: streams.in_layout(name) for name in self.layout.condition_streams}
+        return tuple(name for name, stream in named.items() if not stream.constant and not stream.opens)
 
     @functools.cached_property
     def opening(self) -> dict[str, int]:
@@ -134,47 +136,47 @@ class Plan:
 
 
 def given_tokens(
-    plan: Plan, streams: Mapping[str, np.ndarray], conditioning_NxK: np.ndarray | None = None
+    plan: Plan, codes: Mapping[str, np.ndarray], conditioning_NxK: np.ndarray | None = None
 ) -> np.ndarray:
     """Ids of the given positions, int32 [N, G] in the order of `plan.given`.
 
     Args:
-      streams: local codes [N, n] of every stream of the condition (`source` among them), -1 where a code
-        is not given.  The sound that opens the output is taken from `conditioning_NxK`.
+      codes: local codes [N, n] of every stream of the condition (`source` among them), -1 where a code
+        is not given.  Streams that repeat what opens the output are taken from `conditioning_NxK`.
       conditioning_NxK: local codes that open the loss spans, one after the other: K = sum(plan.known).
 
     Raises:
       UserError: codes of another shape, or missing.
     """
-    layout, count = plan.layout, len(next(iter(streams.values())))
+    layout, count = plan.layout, len(next(iter(codes.values())))
     conditioning_NxK = np.zeros((count, 0), np.int32) if conditioning_NxK is None else np.asarray(conditioning_NxK)
     expected = (count, sum(plan.known))
     if conditioning_NxK.shape != expected:
         raise UserError(f"expected known codes of shape {expected}, got {conditioning_NxK.shape}")
     opening = plan.split(conditioning_NxK)
-    streams = {**streams, **_opening_sound(layout, count, opening)}
+    codes = {**codes, **_repeated(layout, count, opening)}
     filled = {n: np.zeros((count, size), np.int32) for n, size in layout.streams.items()}
     for name in layout.condition_streams:
         expected = (count, layout.streams[name])
-        if name not in streams or np.shape(streams[name]) != expected:
-            found = f"got {np.shape(streams[name])}" if name in streams else "none were given"
+        if name not in codes or np.shape(codes[name]) != expected:
+            found = f"got {np.shape(codes[name])}" if name in codes else "none were given"
             raise UserError(f"expected codes of stream {name!r} of shape {expected}, {found}")
-        filled[name] = np.asarray(streams[name])
-    for span, codes in opening:
+        filled[name] = np.asarray(codes[name])
+    for span, known in opening:
         part = span.segment.part
-        filled[span.segment.stream][:, part : part + codes.shape[1]] = codes
+        filled[span.segment.stream][:, part : part + known.shape[1]] = known
     return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
 
 
-def _opening_sound(
+def _repeated(
     layout: Layout, count: int, opening: Sequence[tuple[Span, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The stream of the prefix that holds the sound which opens the output; {} for a layout without one."""
-    parts = [s for s in layout.segments if s.stream == OPENING_STREAM]
-    if not parts:
-        return {}
-    codes_NxM = np.full((count, layout.streams[OPENING_STREAM]), HIDDEN, np.int32)
-    sound = [codes for span, codes in opening if span.segment.stream == "audio"]
-    for segment, codes in zip(parts, sound, strict=True):
-        codes_NxM[:, segment.part : segment.part + codes.shape[1]] = codes
-    return {OPENING_STREAM: codes_NxM}
+    """Streams of the prefix that repeat what opens an output stream, as far as it is known."""
+    repeats = {name: streams.in_layout(name).opens for name in layout.condition_streams}
+    found = {n: np.full((count, layout.streams[n]), HIDDEN, np.int32) for n, opened in repeats.items() if opened}
+    for name, codes_NxM in found.items():
+        parts = [s for s in layout.segments if s.stream == name]
+        known = [codes for span, codes in opening if span.segment.stream == repeats[name]]
+        for segment, codes in zip(parts, known, strict=True):
+            codes_NxM[:, segment.part : segment.part + codes.shape[1]] = codes
+    return found

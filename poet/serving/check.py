@@ -17,8 +17,11 @@ import numpy as np
 
 from poet import media
 from poet.sampling.engine import Inputs
-from poet.sampling.generate import Generator, Text
-from poet.sampling.requests import latents_of_frames
+from poet.sampling.generate import Generator
+from poet.sampling.plans import Text
+from poet.sampling.requests import opening_latents
+from poet.serving.format import SPEC
+from poet.serving.runtime import KNOWN
 from poet.spec import ExportSpec
 from poet.tasks.registry import get_task
 
@@ -35,23 +38,15 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
     how many tokens there are, seconds and bytes, and which of the packages that training needs were
     loaded by the process that ran the export.
     """
-    spec = generator.experiment.export
-    inputs = _inputs(generator, spec)
+    resolved, spec = generator.resolved, generator.resolved.spec.export
+    inputs = _inputs(generator, spec, json.loads((folder / SPEC).read_text()))
     begin = time.perf_counter()
     theirs = _run_apart(folder, inputs)
-    modules, tokens = theirs["modules"].tolist(), theirs["tokens"]
+    modules = theirs.pop("modules").tolist()
     seconds = time.perf_counter() - begin
-    ours = _sample(generator, spec, inputs)
-    sampled = generator.detokenize(spec.task, ours)
-    equal = {
-        name: bool(np.array_equal(theirs[key], array))
-        for name, key, array in (
-            ("tokens_equal", "tokens", ours),
-            ("pixels_equal", "video", sampled.video),
-            ("samples_equal", "audio", sampled.audio),
-        )
-        if array is not None
-    }
+    tokens = _sample(generator, spec, inputs)
+    ours = {**generator.detokenize(spec.task, tokens), "tokens": tokens}
+    equal = {f"{name}_equal": bool(np.array_equal(theirs[name], array)) for name, array in ours.items()}
     findings = {
         "task": spec.task,
         "tokens_compared": int(tokens.size),
@@ -62,42 +57,37 @@ def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
     }
     out.write_text(json.dumps(findings, indent=2) + "\n")
     if len(theirs.get("video", ())):
-        media.write_gif(out.with_suffix(".gif"), theirs["video"][0], generator.experiment.clip.rate_hz)
+        media.write_gif(out.with_suffix(".gif"), theirs["video"][0], resolved.spec.clip.rate_hz)
     return findings
 
 
-def _inputs(generator: Generator, spec: ExportSpec) -> dict[str, np.ndarray]:
-    """A request that the task accepts, for as many samples as the export's programs take at once."""
+def _inputs(generator: Generator, spec: ExportSpec, record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A request that the task accepts, for as many samples as the export's programs take at once: media are noise."""
     inputs: dict[str, np.ndarray] = {}
-    rows = spec.batch
-    task, clip = get_task(spec.task), generator.experiment.clip
     rng = np.random.default_rng(0)
-    if task.text:
-        text = generator.encode_text([PROMPT] * rows)
+    if get_task(spec.task).text:
+        text = generator.encode_text([PROMPT] * spec.batch)
         inputs |= {"text_states": text.states, "text_lengths": text.lengths}
-    if spec.conditioning_frames or {"video", "image"} & set(task.condition):
-        name, frames = "video", 1 if "image" in task.condition else clip.frames
-        if spec.conditioning_frames:
-            name, frames = "known_video", spec.conditioning_frames
-        inputs[name] = rng.integers(0, 256, (rows, frames, clip.height, clip.width, 3), np.uint8)
-    if "audio" in task.condition or (spec.conditioning_frames and task.has_audio):
-        name = "known_audio" if spec.conditioning_frames else "audio"
-        inputs[name] = rng.integers(-8000, 8000, (rows, clip.samples), np.int16)
-    return inputs or {"count": np.array(rows)}
+    for name, signature in record["programs"].items():
+        if name.startswith("tokenize"):
+            (array,) = signature["inputs"]
+            whole = np.iinfo(array["dtype"])
+            medium = f"{KNOWN if spec.conditioning_frames else ''}{array['name']}"
+            inputs[medium] = rng.integers(whole.min, whole.max, array["shape"], whole.dtype, endpoint=True)
+    return inputs or {"count": np.array(spec.batch)}
 
 
 def _sample(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
-    latents = latents_of_frames(generator.experiment, spec.conditioning_frames)
+    latents = opening_latents(generator.resolved, get_task(spec.task), spec.conditioning_frames)
     engine, text, known = generator.engine(spec.task, latents=latents), None, None
     if "text_states" in inputs:
         text = Text(inputs["text_states"], inputs["text_lengths"])
     if latents:
-        opening = {"video": inputs["known_video"], "audio": inputs.get("known_audio")}
-        known = engine.conditioning_codes(opening)
+        known = engine.conditioning_codes({name.removeprefix(KNOWN): array for name, array in inputs.items()})
     condition = engine.condition_codes(inputs)
     given = Inputs(text=text, condition=condition, known=known)
-    return engine.sample(given, spec.batch, generator.experiment.sample, batch=spec.batch)
+    return engine.sample(given, spec.batch, generator.resolved.spec.sample, batch=spec.batch)
 
 
 def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

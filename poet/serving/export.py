@@ -5,9 +5,8 @@ A folder holds
   decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance
                         [, forced_BxK]) -> (tokens_Bx(S-N), *cache): the whole loop, with sampling
   detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video, where the task generates one
-  detokenize_audio.stablehlo  (weights, codes_BxLxF) -> int16 sound, where the task generates it
   tokenize.stablehlo    (weights, uint8 video) -> codes, where frames or a whole video are given
-  tokenize_audio.stablehlo  (weights, int16 sound) -> codes, where sound is given
+  detokenize_MEDIUM, tokenize_MEDIUM  the same of other media: of "audio" codes_BxLxF and int16 sound
   weights.safetensors   arguments of the programs, by name; they are in no program as constants
   spec.json             the experiment, every program's signature, and what the layout says
   MANIFEST              SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
@@ -18,32 +17,29 @@ Serialized programs load without complaint after most single bit flips, hence th
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from poet.checkpoints import checkpoint as checkpoints
 from poet import spec as specs
+from poet import streams
+from poet.checkpoints import checkpoint as checkpoints
 from poet.checkpoints import weights as weights_lib
+from poet.models.transformer import build_model
 from poet.runs import manifest, outputs
 from poet.runs.run import Run
-from poet.spec import compat
-from poet.models.transformer import build_model
 from poet.sampling import decode as decoding
 from poet.sampling.generate import Generator
 from poet.sampling.plans import Plan
-from poet.sampling.requests import check_request, latents_of_frames, make_plan
+from poet.sampling.requests import check_request, make_plan
 from poet.sampling.samplers import SamplingParams
-from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, describe
-from poet.spec import AudioTokenizerSpec, Experiment, ExportSpec, UserError, VideoTokenizerSpec
+from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, describe, program
+from poet.spec import ExportSpec, UserError, compat
 from poet.tasks.registry import get_task
-from poet.tokenizers.audio import base as audio_base
-from poet.tokenizers.video import lfq, magvit
 from poet.tasks.resolved import Resolved
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -70,7 +66,7 @@ class Program:
 
 def run(
     run: Run,
-    experiment: Experiment,
+    resolved: Resolved,
     out: str,
     *,
     weights_only: bool = False,
@@ -79,32 +75,32 @@ def run(
     """The body of `poet export`: checks, loads and writes; returns the folder.
 
     Args:
-      experiment: the checkpoint's, with `export` and `sample` as the user wishes.
+      resolved: the checkpoint's experiment, with `export` and `sample` as the user wishes.
       weights_only: write the language model's weights and the spec, and no program.
       overwrite: `out` may hold an earlier output of the same kind, which is replaced.
     """
-    spec, kind = experiment.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
+    spec, kind = resolved.spec.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
     if not weights_only:
-        check(experiment, spec)
+        check(resolved, spec)
     outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder])
     if weights_only:
-        return _release(run, experiment, out, overwrite)
-    generator = Generator.from_checkpoint(run, in_dtype(experiment), spec.task)
+        return _release(run, resolved, out, overwrite)
+    generator = Generator.from_checkpoint(run, in_dtype(resolved), spec.task)
     return export(generator, spec, out, overwrite=overwrite)
 
 
-def in_dtype(experiment: Experiment) -> Experiment:
+def in_dtype(resolved: Resolved) -> Resolved:
     """The experiment whose model computes in EXPORT.dtype, or as it was trained where that is ''."""
-    dtype = experiment.export.dtype or experiment.model.dtype
-    return experiment.replace(model=experiment.model.replace(dtype=dtype))
+    model = resolved.spec.model
+    return Resolved(resolved.spec.replace(model=model.replace(dtype=resolved.spec.export.dtype or model.dtype)))
 
 
-def _release(run: Run, experiment: Experiment, out: str, overwrite: bool) -> Path:
+def _release(run: Run, resolved: Resolved, out: str, overwrite: bool) -> Path:
     """Parameters as safetensors in EXPORT.dtype; settings of this command do not go with them."""
     checkpoint, remedy = run.checkpoint, "leave them as they were trained"
-    trained = checkpoint.spec
+    trained, experiment = checkpoint.spec, resolved.spec
     compat.check(trained, experiment, "export", what=str(checkpoint.path), remedy=remedy)
-    params = checkpoints.load_params(run, build_model(Resolved(experiment)).abstract())
+    params = checkpoints.load_params(run, build_model(resolved).abstract())
     dtype = experiment.export.dtype or None
     experiment = experiment.replace(
         export=ExportSpec(), sample=trained.sample, eval=trained.eval
@@ -112,15 +108,15 @@ def _release(run: Run, experiment: Experiment, out: str, overwrite: bool) -> Pat
     return weights_lib.save(out, experiment, params, dtype, checkpoint.step, checkpoint.networks, overwrite=overwrite)
 
 
-def check(experiment: Experiment, spec: ExportSpec) -> None:
-    """Raises UserError unless the task can be exported this way."""
+def check(resolved: Resolved, spec: ExportSpec) -> int:
+    """Latent frames that open the output; UserError unless the task can be exported this way."""
     for platform in spec.platforms:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
     task = get_task(spec.task)
-    if task.writes:
-        raise UserError(f"task {task.name} writes text, which an export cannot; use poet generate")
+    if apart := [s.title for s in (*task.given, *task.predicted) if not s.exports]:
+        raise UserError(f"task {task.name} needs a {apart[0]}, which an export cannot code; use poet generate")
     if spec.conditioning_frames and task.condition:
         raise UserError(
             f"EXPORT.conditioning_frames = {spec.conditioning_frames}: an export of {task.name} takes its condition "
@@ -129,7 +125,7 @@ def check(experiment: Experiment, spec: ExportSpec) -> None:
     given = int(spec.conditioning_frames > 0 or len(task.condition) > 0)
     texts = ["any"] if task.text else []
     # A made condition is an input of the export: whoever calls it has made it.
-    check_request(experiment, spec.task, texts, spec.conditioning_frames, given, has_depth=True)
+    return check_request(resolved, task, texts, spec.conditioning_frames, given, has_depth=True)
 
 
 def export(
@@ -140,14 +136,13 @@ def export(
     The sampler's static settings (top_k, whether top_p and guidance take part) are those of the
     experiment's `sample`; seed, temperature, top_p and guidance stay inputs.
     """
-    experiment = generator.experiment.replace(export=spec)
-    check(experiment, spec)
+    resolved = generator.resolved
+    latents = check(resolved, spec)
     output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
-    latents = latents_of_frames(experiment, spec.conditioning_frames)
-    plan = make_plan(experiment, spec.task, experiment.sample, latents)
+    plan = make_plan(resolved, get_task(spec.task), resolved.spec.sample, latents)
     lm = _named("lm", generator.params)
     programs = _lm_programs(generator, plan, spec.batch, lm)
-    tokenizers, network = _tokenizer_programs(generator, plan, spec)
+    tokenizers, network = _tokenizer_programs(generator, plan, spec.batch, latents)
     programs |= tokenizers
     blobs = {name: _serialize(p, lm | network, spec.platforms) for name, p in programs.items()}
     used = {n for p in programs.values() for n in p.weights}
@@ -157,9 +152,9 @@ def export(
         "batch": spec.batch,
         **describe(plan),
         "programs": {name: _signature(p) for name, p in programs.items()},
-        "networks": {**(generator.made_with or {}), **generator.networks_used},
+        "networks": {**(generator.networks.made_with or {}), **generator.networks.used},
     }
-    return write_folder(output, experiment, blobs, weights, details)
+    return write_folder(output, {**details, "experiment": specs.to_dict(resolved.spec.replace(export=spec))}, blobs, weights)
 
 
 # ------------------------------------------------------------------------------------- programs
@@ -169,8 +164,7 @@ def _lm_programs(
     generator: Generator, plan: Plan, batch: int, lm: Arrays
 ) -> dict[str, Program]:
     """`prefill` and `decode`: the very functions that the generator compiles."""
-    model, experiment = generator.model, generator.experiment
-    structure = jax.tree.structure(generator.params)
+    model, structure = generator.model, jax.tree.structure(generator.params)
 
     def params_of(weights: Sequence[jax.Array]) -> Any:
         return jax.tree.unflatten(structure, weights)
@@ -181,7 +175,7 @@ def _lm_programs(
 
     inputs = [("tokens", _struct((batch, plan.prefilled), jnp.int32))]
     if plan.layout.text_span is not None:
-        rows, text = batch * plan.fan, experiment.text
+        rows, text = batch * plan.fan, generator.resolved.spec.text
         inputs.append(("text_states", _struct((rows, text.length, text.width), jnp.float32)))
         inputs.append(("text_lengths", _struct((rows,), jnp.int32)))
     arrays = [array for _, array in inputs]
@@ -215,114 +209,29 @@ def _lm_programs(
     }
 
 
-class _Codec(NamedTuple):
-    """A network of a tokenizer as a program: (weights, array) -> array."""
-
-    run: Callable[[Any, jax.Array], jax.Array]
-    weights: Any  # nested dict
-    prefix: str
-    given: str
-    struct: jax.ShapeDtypeStruct
-    result: str
-
-
-def _tokenizer_programs(
-    generator: Generator, plan: Plan, spec: ExportSpec
-) -> tuple[dict[str, Program], Arrays]:
+def _tokenizer_programs(generator: Generator, plan: Plan, batch: int, latents: int) -> tuple[dict[str, Program], Arrays]:
     """`detokenize*` of what is sampled and `tokenize*` of what is given; with their weights."""
-    task = get_task(spec.task)
-    codecs = _video_codecs(generator, plan, spec)
-    if task.has_audio:
-        codecs |= _audio_codecs(generator, plan, spec)
-    programs, weights = {}, {}
-    for name, codec in codecs.items():
-        named = _named(codec.prefix, codec.weights)
+    resolved, programs, weights = generator.resolved, {}, {}
+    opened = [name for name, codes in plan.opening.items() if codes]
+    wanted = [("detokenize", name) for name in plan.layout.output_streams]
+    wanted += [("tokenize", name) for name in (*plan.condition, *opened)]
+    for what, name in wanted:
+        stream = streams.in_layout(name)
+        shaped = generator.networks[stream.network], resolved.format, len(stream.ids(resolved.vocabulary)), batch
+        if what == "detokenize":
+            found, ends = stream.decoder(*shaped), ("codes", stream.medium)
+        else:
+            found = stream.encoder(*shaped, latents if name in opened else None)
+            ends = stream.medium, "codes"
+        named = _named(f"{stream.network}_tokenizer", found.weights)
         weights |= named
-        programs[name] = Program(
-            run=_bound(codec.run, jax.tree.structure(codec.weights)),
+        programs[program(what, name)] = Program(
+            run=_bound(found.run, jax.tree.structure(found.weights)),
             weights=tuple(named),
-            inputs=((codec.given, codec.struct),),
-            outputs=(codec.result,),
+            inputs=((ends[0], _struct((batch, *found.shape), found.dtype)),),
+            outputs=ends[1:],
         )
     return programs, weights
-
-
-def _video_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
-    clip, task, codecs = generator.experiment.clip, get_task(spec.task), {}
-    grids = [s.segment.grid for s in plan.layout.loss_spans if s.segment.stream != "audio"]
-    given = {"video": clip.frames, "image": 1}
-    frames = next((given[s] for s in task.condition if s in given), spec.conditioning_frames)
-    if not grids and not frames:
-        return codecs  # Sound alone: no video tokenizer is loaded for it.
-    tokenizer = generator.video_tokenizer
-    if grids:
-        codecs["detokenize"] = _Codec(
-            functools.partial(_to_pixels, tokenizer.spec),
-            {"decoder": tokenizer.params["decoder"]}, "video_tokenizer",
-            "codes", _struct((spec.batch, *grids[0]), jnp.int32), "video",
-        )
-    if frames:
-        shape = (spec.batch, frames, clip.height, clip.width, 3)
-        codecs["tokenize"] = _Codec(
-            functools.partial(_to_codes, tokenizer.spec),
-            {"encoder": tokenizer.params["encoder"]}, "video_tokenizer",
-            "video", _struct(shape, jnp.uint8), "codes",
-        )
-    return codecs
-
-
-def _audio_codecs(generator: Generator, plan: Plan, spec: ExportSpec) -> dict[str, _Codec]:
-    tokenizer, experiment = generator.audio_tokenizer, generator.experiment
-    task, codecs, levels = get_task(spec.task), {}, experiment.vocabulary.audio_levels
-    whole = Resolved(experiment).format.audio_frames
-    switch = tokenizer.switch(spec.batch)
-
-    def part(name: str) -> dict[str, Any]:
-        shared = (name, audio_base.CODEBOOKS, "film")
-        return {key: tokenizer.params[key] for key in shared if key in tokenizer.params}
-
-    if "audio" in task.output:
-        codecs["detokenize_audio"] = _Codec(
-            functools.partial(_to_sound, tokenizer.spec, experiment.clip.samples, switch),
-            part("decoder"), "audio_tokenizer",
-            "codes", _struct((spec.batch, levels, whole), jnp.int32), "audio",
-        )
-    frames = whole if "audio" in task.condition else plan.known[-1]
-    if frames:
-        shape = (spec.batch, frames * tokenizer.spec.hop)
-        codecs["tokenize_audio"] = _Codec(
-            functools.partial(_to_levels, tokenizer.spec, levels, switch),
-            part("encoder"), "audio_tokenizer",
-            "audio", _struct(shape, jnp.int16), "codes",
-        )
-    return codecs
-
-
-def _to_pixels(spec: VideoTokenizerSpec, params: Any, codes_Bxtxhxw: jax.Array) -> jax.Array:
-    """uint8 clips, as `VideoTokenizer.decode` gives them."""
-    pixels = magvit.decode(spec, params, lfq.ids_to_bits(codes_Bxtxhxw, spec.bits))
-    return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8)
-
-
-def _to_codes(spec: VideoTokenizerSpec, params: Any, video_BxTxHxWx3: jax.Array) -> jax.Array:
-    """int32 codes, as `VideoTokenizer.encode` gives them."""
-    return lfq.quantize(magvit.encode(spec, params, video_BxTxHxWx3.astype(jnp.float32) / 255.0))[1]
-
-
-def _to_sound(
-    spec: AudioTokenizerSpec, samples: int, switch: Any, params: Any, codes_BxLxF: jax.Array
-) -> jax.Array:
-    """int16 sounds, as `AudioTokenizer.decode` gives them: the last frame sounds on to the end."""
-    if samples > codes_BxLxF.shape[2] * spec.hop:
-        codes_BxLxF = jnp.concatenate([codes_BxLxF, codes_BxLxF[:, :, -1:]], axis=2)
-    return audio_base.decode_chunk(spec, params, codes_BxLxF, switch, None)[0][:, :samples]
-
-
-def _to_levels(
-    spec: AudioTokenizerSpec, levels: int, switch: Any, params: Any, audio_BxS: jax.Array
-) -> jax.Array:
-    """int32 codes (B, levels, F), as `AudioTokenizer.encode` gives them."""
-    return audio_base.encode_chunk(spec, levels, params, audio_BxS, switch, None)[0]
 
 
 def _bound(
@@ -370,18 +279,13 @@ def _signature(program: Program) -> dict[str, Any]:
 
 
 def write_folder(
-    output: outputs.Output,
-    experiment: Experiment,
-    blobs: dict[str, bytes],
-    weights: Arrays,
-    details: dict[str, Any],
+    output: outputs.Output, details: dict[str, Any], blobs: dict[str, bytes], weights: Arrays
 ) -> Path:
     """Writes everything, the manifest last; returns the folder."""
     with output:
         for name, blob in blobs.items():
             (output.folder / f"{name}.stablehlo").write_bytes(blob)
-        record = {"format": FORMAT, **details, "experiment": specs.to_dict(experiment)}
-        (output.folder / SPEC).write_text(json.dumps(record, indent=2) + "\n")
+        (output.folder / SPEC).write_text(json.dumps({"format": FORMAT, **details}, indent=2) + "\n")
         weights_lib.write_arrays(output.folder / WEIGHTS, weights)
         fields = {"kind": outputs.EXPORT, "format": FORMAT, "jax": jax.__version__}
         manifest.write(output.folder, fields)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from poet import streams
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import Truncation
 from poet.spec import VocabularySpec
@@ -22,8 +23,9 @@ SAMPLING_PARAMS = ("seed", "temperature", "top_p", "guidance")
 
 
 def program(name: str, stream: str) -> str:
-    """The program that tokenizes or detokenizes a stream: pictures and clips share one."""
-    return f"{name}_audio" if stream == "audio" else name
+    """The program that tokenizes or detokenizes a stream of a layout: pictures and clips share one."""
+    found = streams.in_layout(stream)
+    return name if found.shows else f"{name}_{found.medium}"
 
 
 def describe(plan: Plan) -> dict[str, Any]:

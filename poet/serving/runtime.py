@@ -10,7 +10,6 @@ state, K known codes, M codes of a stream, T video frames, F audio samples.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import operator
 import sys
@@ -23,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
+from poet import streams
 from poet.runs import manifest
-from poet.sampling.engine import MEDIA, Drawn, Engine, Inputs
+from poet.sampling.engine import Drawn, Engine, Inputs
 from poet.sampling.plans import Text
 from poet.sampling.samplers import SamplingParams
 from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, plan_of, program
@@ -32,11 +32,14 @@ from poet.spec import SampleSpec, UserError
 from poet.tasks import given as given_lib
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result(Drawn):
-    """tokens: int32 [N, S], whole sequences."""
+# What the name of media begins with that open the output.
+KNOWN = "known_"
 
-    tokens: np.ndarray
+
+class Result(Drawn):
+    """The media of N samples, and tokens: int32 [N, S], their whole sequences."""
+
+    tokens = property(lambda self: self["tokens"])
 
 
 def verify(folder: Path) -> None:
@@ -91,9 +94,8 @@ class ExportedPrograms:
         tokens, *cache = self._call("decode", *state, rows_B, *numbers, *forced)
         return tokens, tuple(cache)
 
-    def tokenize(self, stream: str, media: np.ndarray, codes: int = 0) -> np.ndarray:
+    def tokenize(self, stream: str, media: np.ndarray) -> np.ndarray:
         """As many codes as the program gives; what exceeds its input is cut."""
-        del codes
         name = program("tokenize", stream)
         (expected,) = self._inputs[name]
         shape, found = expected["shape"], np.shape(media)
@@ -166,10 +168,6 @@ class Runtime:
         negative_states: np.ndarray | None = None,
         negative_lengths: np.ndarray | None = None,
         known: np.ndarray | None = None,
-        known_video: np.ndarray | None = None,
-        known_audio: np.ndarray | None = None,
-        video: np.ndarray | None = None,
-        audio: np.ndarray | None = None,
         cells: np.ndarray | None = None,
         count: int | None = None,
         source: int = 0,
@@ -177,6 +175,7 @@ class Runtime:
         temperature: float | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
+        **media: np.ndarray | None,
     ) -> Result:
         """Draws N samples; settings left out are the export's, and range as `SampleSpec` says.
 
@@ -185,15 +184,15 @@ class Runtime:
         Args:
           text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
           negative_states, negative_lengths: the text that guidance steers away from; absent means no text.
-          known: codes [N, K] that open the output, segment by segment; or
-          known_video: uint8 [N, known frames, H, W, 3], which is tokenized, and with it, where the
-            output has sound,
-          known_audio: int16 [N, at least as long as its known codes].
-          video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A
-            painted clip, its structure and the like come as `poet.conditioning` makes them, with
+          known: codes [N, K] that open the output, segment by segment; or their media below, which are tokenized.
           cells: bool [N, t, h, w], which latent cells of `video` are given; absent means all of them.
           count: N; 1 where nothing that is given tells it.
           source: index of the data source whose look is asked for.
+          media: by name:
+            known_video: uint8 [N, known frames, H, W, 3] that open the output, and with them, where it has sound,
+            known_audio: int16 [N, at least as long as its known codes];
+            video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A painted clip,
+              its structure and the like come as `poet.conditioning` makes them.  Other media are called likewise.
 
         Raises:
           UserError: what is given does not fit the programs.
@@ -203,8 +202,7 @@ class Runtime:
             {
                 "text_states": text_states, "text_lengths": text_lengths,
                 "negative_states": negative_states, "negative_lengths": negative_lengths,
-                "known": known, "known_video": known_video, "known_audio": known_audio,
-                "video": video, "audio": audio, "cells": cells,
+                "known": known, **media, "cells": cells,
             },
             count,
         )
@@ -215,46 +213,40 @@ class Runtime:
             raise UserError(
                 "a negative text needs a program exported with SAMPLE.guidance other than 1: export again with it"
             )
-        if known_video is not None or known_audio is not None:
-            known = self._known(known, known_video, known_audio)
-        condition = self._condition(video, audio, cells)
-        inputs = Inputs(**texts, condition=condition, known=known, source=source)
+        media = {name: array for name, array in media.items() if array is not None}
+        condition = {name: array for name, array in media.items() if not name.startswith(KNOWN)}
+        opening = {name.removeprefix(KNOWN): array for name, array in media.items() if name not in condition}
+        if opening:
+            known = self._known(known, opening)
+        codes = self._condition(condition, cells)
+        inputs = Inputs(**texts, condition=codes, known=known, source=source)
         tokens_NxS = self.engine.sample(inputs, count, settings)
-        return Result(tokens=tokens_NxS, **vars(self.engine.detokenize(tokens_NxS)))
+        return Result(self.engine.detokenize(tokens_NxS), tokens=tokens_NxS)
 
-    def _known(
-        self, known: np.ndarray | None, video: np.ndarray | None, audio: np.ndarray | None
-    ) -> np.ndarray:
+    def _known(self, known: np.ndarray | None, media: Mapping[str, np.ndarray]) -> np.ndarray:
         """Codes [N, K] of known frames and, where the output has sound, of theirs."""
         if known is not None:
-            raise UserError("known and known_video are two ways to say the same: give one of them")
-        if video is None:
-            raise UserError("known_audio is the sound of known_video: give both")
-        if audio is None and self.engine.plan.opening.get("audio"):
-            raise UserError("the known frames need their sound too: give known_audio")
-        return self.engine.conditioning_codes({"video": video, "audio": audio})
+            raise UserError(f"known and {KNOWN}{next(iter(media))} are two ways to say the same: give one of them")
+        wanted = [streams.in_layout(name).medium for name, codes in self.engine.plan.opening.items() if codes]
+        for medium in wanted:
+            if medium not in media:
+                raise UserError(f"the known frames take {' and '.join(wanted)}: give {KNOWN}{medium}")
+        return self.engine.conditioning_codes(media)
 
-    def _condition(
-        self, video: np.ndarray | None, audio: np.ndarray | None, cells: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
+    def _condition(self, media: Mapping[str, np.ndarray], cells: np.ndarray | None) -> dict[str, np.ndarray]:
         """Codes of what the task is conditioned on; refuses what it does not take."""
-        media = {"video": video, "audio": audio}
-        taken = {MEDIA[name.removesuffix("_in")] for name in self.engine.plan.condition}
-        for name, array in media.items():
-            if array is not None and name not in taken:
+        taken = {streams.in_layout(name).medium for name in self.engine.plan.condition}
+        for name in media:
+            if name not in taken:
                 raise UserError(f"task {self.spec['task']} takes no {name}: drop {name}")
         return self.engine.condition_codes(media, cells)
 
-    def tokenize(self, video: np.ndarray) -> np.ndarray:
-        """Codes [N, M] of uint8 clips: of the known frames, or of the whole condition."""
-        return self.engine.codecs.tokenize("video", video)
+    def tokenize(self, media: np.ndarray, stream: str = "video") -> np.ndarray:
+        """Codes [N, M] of media of a stream: of what is known, or of the whole condition; what exceeds it is cut."""
+        return self.engine.codecs.tokenize(stream, media)
 
-    def tokenize_audio(self, audio: np.ndarray) -> np.ndarray:
-        """Codes [N, levels * frames] of int16 sounds; what exceeds the program's input is cut."""
-        return self.engine.codecs.tokenize("audio", audio)
-
-    def detokenize(self, tokens_NxS: np.ndarray, stream: str = "video") -> np.ndarray:
-        """uint8 video [N, T, H, W, 3], or int16 sound [N, F], of a stream of whole sequences."""
+    def detokenize(self, tokens_NxS: np.ndarray, stream: str = "video") -> Any:
+        """Media of a stream of whole sequences: uint8 video [N, T, H, W, 3], int16 sound [N, F]."""
         return self.engine.codecs.detokenize(stream, self.engine.plan.layout.parse(tokens_NxS)[stream])
 
     def _settings(
@@ -314,8 +306,7 @@ def main(arguments: Sequence[str]) -> None:
     given = {name: a.item() if a.ndim == 0 else a for name, a in np.load(inputs).items()}
     result = Runtime.load(folder).generate(**given)
     modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
-    sampled = {name: a for name, a in vars(result).items() if a is not None}
-    np.savez(output, modules=modules, **sampled)
+    np.savez(output, modules=modules, **result)
 
 
 if __name__ == "__main__":

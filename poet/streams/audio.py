@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ import numpy as np
 from poet.runs import networks
 from poet.spec import AudioTokenizerSpec, ClipSpec, Experiment, UserError
 from poet.spec.vocabulary import Range, Vocabulary
-from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked, code_bits, reach
+
+_LOG = logging.getLogger(__name__)
 
 # Rows and columns of sound, outside every picture; a level takes the row before that of the one before it.
 ROW, COLUMN = -2, -2
@@ -26,6 +30,7 @@ class Sound(Stream):
     network: str = networks.AUDIO
     medium: str = "audio"
     marks: str = "A"
+    exports: bool = True
     flag: str = "sounding"
     stored: str | None = "audio"
     stage: str = "encode sound"
@@ -61,6 +66,42 @@ class Sound(Stream):
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
         codes_NxLxF = codes_NxM.reshape(len(codes_NxM), -1, fmt.audio_frames)
         return network.decode(codes_NxLxF, fmt.clip.samples)
+
+    def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
+        """int16 [samples]: from the first of `frames` on; or all of a file's sound, and silence after its end."""
+        if frames:
+            sound = reach("poet.media:read_clip")(path, clip.replace(frames=frames)).audio
+            if sound is None:
+                raise reach("poet.media:MediaError")(path, "no sound, which is to be continued")
+            return sound
+        found = reach("poet.media:read_sound")(path, clip.sample_rate_hz, clip.samples / clip.sample_rate_hz)
+        if found.notes:
+            _LOG.info("%s: %s", path, ", ".join(found.notes))
+        samples = found.samples[: clip.samples]
+        return np.pad(samples, (0, clip.samples - len(samples)))
+
+    def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
+        frames = self.grid(fmt)[0] if latents is None else self.known(fmt, latents)
+        return (frames * network.spec.hop,)
+
+    def encode(
+        self, network: Any, media: np.ndarray, fmt: Format, parts: int, latents: int | None = None
+    ) -> np.ndarray:
+        (samples,) = shape = self.media_shape(network, fmt, latents)
+        self.check_media(media, shape)
+        codes_NxLxF = network.encode(media[:, : fmt.clip.samples], levels=parts)
+        return codes_NxLxF[:, :, : samples // network.spec.hop].reshape(len(media), -1)
+
+    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+        return Traced(*network.traced_encoder(batch, parts), self.media_shape(network, fmt, latents), "int16")
+
+    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
+        return Traced(*network.traced_decoder(batch, fmt.clip.samples), (parts, fmt.audio_frames), "int32")
+
+    def write(self, item: np.ndarray, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
+        wav = stem.with_suffix(".wav")
+        reach("poet.media:write_wav")(wav, item, clip.sample_rate_hz)
+        return [wav]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from poet.spec import ClipSpec, ConditioningSpec, Experiment, Spec, VocabularySpec
+from poet.spec import ClipSpec, ConditioningSpec, Experiment, Spec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
@@ -84,6 +85,18 @@ class Encoders:
     vocabulary: VocabularySpec = VocabularySpec()
 
 
+class Traced(NamedTuple):
+    """A part of a network that a compiler can trace.
+
+    run: (weights, array [B, *shape] of `dtype`) -> array [B, ...].  weights: nested dict of arrays.
+    """
+
+    run: Callable[[Any, Any], Any]
+    weights: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
     """One stream of tokens: how it is laid out, coded, stored, shown and named.
@@ -110,6 +123,7 @@ class Stream:
       levels: whether its parts are told apart when its codes are counted.
       identifies: whether a clip is a copy of one with equal codes of this stream.
       constant: whether, as a condition, it says nothing of a clip.
+      exports: whether its network can be a program of an export (`encoder`, `decoder`).
       colour: in pictures of layouts.
     """
 
@@ -131,6 +145,7 @@ class Stream:
     levels: bool = False
     identifies: bool = False
     constant: bool = False
+    exports: bool = False
     colour: str = "#9aa5b1"
 
     @property
@@ -214,11 +229,71 @@ class Stream:
         """int32 [B, info.length]: codes of what `read` gave of each clip, -1 for what is not given."""
         return checked(np.asarray(encoders.networks[self.network].encode(np.stack(items))), info)
 
-    # ----------------------------------------------------------------------------- out of a model
+    # ----------------------------------------------------------------- of a request, and out of a model
+
+    def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
+        """Media of one sample from a user's file; `frames`: of a clip that it opens, 0 takes all of it.
+
+        Raises UserError (`poet.media.MediaError`) for a file that does not give it.
+        """
+        raise UserError(f"{path}: a {self.title or self.name} is read from no file")
+
+    def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
+        """Shape of the media of one sample that `encode` asks for, of which the first dim may be longer."""
+        raise NotImplementedError(f"stream {self.name} is given as codes alone")
+
+    def encode(
+        self, network: Any, media: np.ndarray, fmt: Format, parts: int, latents: int | None = None
+    ) -> np.ndarray:
+        """int32 [N, parts * codes of each part]: what `network` makes of N samples' media.
+
+        Args:
+          media: [N, *dims], each dim as in `media_shape`, the first one at least.
+          parts: those of `ids`.
+          latents: latent frames of an output that the codes open (`known`); None takes all codes.
+
+        Raises UserError for media of another shape.
+        """
+        shape = self.media_shape(network, fmt, latents)
+        self.check_media(media, shape)
+        return np.asarray(network.encode(media[:, : shape[0]]), np.int32).reshape(len(media), -1)
+
+    def check_media(self, media: np.ndarray, shape: tuple[int, ...]) -> None:
+        """Raises UserError unless all N media have this shape, or a longer first dim."""
+        first, *others = shape
+        if media.ndim != 1 + len(shape) or list(media.shape[2:]) != others or media.shape[1] < first:
+            wanted = ", ".join(map(str, ("n", f"at least {first}", *others)))
+            raise UserError(
+                f"the given {self.medium} has shape {media.shape}, expected ({wanted}): resize or resample it to "
+                "the checkpoint's clip format"
+            )
 
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
         """Media of N samples' codes by `network`: uint8 [N, T, H, W, 3], int16 [N, samples] or N texts."""
         return network.decode(codes_NxM.reshape(-1, *self.grid(fmt)))
+
+    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+        """`encode` of `batch` samples, of media as short as `media_shape`."""
+        raise NotImplementedError
+
+    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
+        """`detokenize` of `batch` samples, of codes in the shape that the network takes."""
+        raise NotImplementedError
+
+    def write(self, item: Any, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
+        """Writes the media of one sample; returns its files.
+
+        Args:
+          item: an element of what `detokenize` gives.
+          stem: folder and name of the files, without a suffix.
+          clip: gives the frame rate and the sample rate.
+          sample: all media of the sample, by `medium`.
+        """
+        raise NotImplementedError(f"stream {self.name} is written to no file")
+
+    def record(self, item: Any) -> dict[str, Any]:
+        """What `generate.json` says of the media of one sample."""
+        return {}
 
 
 def checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:

@@ -58,6 +58,13 @@ class Derived(Visual):
         """Those of `frames` that are given where nobody chooses."""
         return 1
 
+    def needs_depth(self, spec: ConditioningSpec) -> bool:
+        """Whether a clip must come with distances."""
+        return False
+
+    def check_depth(self, spec: ConditioningSpec) -> None:
+        """Raises UserError where a model of these settings makes nothing of distances."""
+
     def check_clips(self, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
         """Raises UserError where it cannot be made of clips of so many frames, with distances or without."""
 

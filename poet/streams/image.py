@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
+from poet.spec import ClipSpec
 from poet.streams.base import Format, Grid
 from poet.streams.video import Visual
 
@@ -14,6 +17,9 @@ class Image(Visual):
 
     def grid(self, fmt: Format, known: int = 0) -> Grid:
         return (1, *fmt.video[1:])
+
+    def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
+        return super().read_file(path, clip, 1)
 
 
 STREAM = Image(name="image", title="first frame", stored="video", closes=False, shows_latents=1)

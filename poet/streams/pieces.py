@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ class Pieces(Stream):
 
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> list[str]:
         return network.decode(np.minimum(codes_NxM, network.size - 1))
+
+    def write(self, item: str, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
+        text = stem.with_suffix(".txt")
+        reach("poet.media:write_text")(text, item + "\n")
+        return [text]
+
+    def record(self, item: str) -> dict[str, Any]:
+        return {"text": item}
 
 
 STREAM = Pieces(

@@ -18,8 +18,18 @@ NO_DEPTH = (
 class Structure(Derived):
     """It may need distances, which not every source has."""
 
+    def needs_depth(self, spec: ConditioningSpec) -> bool:
+        return spec.depth == "dataset"
+
+    def check_depth(self, spec: ConditioningSpec) -> None:
+        if spec.depth == "flat":
+            raise UserError(
+                "the model knows no depth: CONDITIONING.depth is 'flat'; leave the depth out, or take a model "
+                "that was trained with it"
+            )
+
     def check_clips(self, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
-        if spec.depth == "dataset" and not has_depth:
+        if self.needs_depth(spec) and not has_depth:
             raise UserError(f"the source's clips come {NO_DEPTH}")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from poet.runs import networks
 from poet.spec import ClipSpec, Experiment
-from poet.streams.base import Encoders, Format, Stream, StreamInfo, reach
+from poet.streams.base import Encoders, Format, Stream, StreamInfo, Traced, reach
 
 COLOUR = "#2f7ebc"
 
@@ -20,6 +23,7 @@ class Visual(Stream):
     network: str = networks.VIDEO
     medium: str = "video"
     marks: str = "V"
+    exports: bool = True
     colour: str = COLOUR
 
     def known(self, fmt: Format, latents: int) -> int:
@@ -37,6 +41,31 @@ class Visual(Stream):
             bits=tokenizer.spec.bits,
             fingerprint=tokenizer.fingerprint,
         )
+
+    def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
+        return reach("poet.media:read_clip")(path, clip.replace(frames=frames or clip.frames)).video
+
+    def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
+        latents = self.grid(fmt)[0] if latents is None else latents
+        return (1 + (latents - 1) * network.spec.factor[0], fmt.clip.height, fmt.clip.width, 3)
+
+    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+        return Traced(*network.traced("encoder"), self.media_shape(network, fmt, latents), "uint8")
+
+    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
+        return Traced(*network.traced("decoder"), self.grid(fmt), "int32")
+
+    def write(self, item: np.ndarray, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
+        """An mp4 with the sample's sound, a gif and a strip of PNG; of an image the PNG alone."""
+        strip, gif, mp4 = (stem.with_suffix(suffix) for suffix in (".png", ".gif", ".mp4"))
+        reach("poet.media:write_png_strip")(strip, item)
+        if len(item) == 1:
+            return [strip]
+        reach("poet.media:write_gif")(gif, item, clip.rate_hz)
+        if item.shape[1] % 2 or item.shape[2] % 2:  # H.264 takes even sides only.
+            return [gif, strip]
+        reach("poet.media:write_mp4")(mp4, item, clip.rate_hz, sample.get("audio"), clip.sample_rate_hz)
+        return [mp4, gif, strip]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

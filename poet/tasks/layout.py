@@ -28,7 +28,6 @@ from poet.streams.base import CONDITION, HIDDEN, OUTPUT, Format, Stream
 # begin at 0.
 TEXT_ORIGIN = -128
 TEXT_STREAM = "text"
-OPENING_STREAM = "opening_audio_in"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -247,23 +247,21 @@ def scores(workdir: Path, out: Path) -> dict[str, Any]:
 @functools.cache
 def generator() -> Generator:
     experiment = WORLD.replace(sample=SAMPLE)
-    return Generator(
-        experiment, tiny.params(), tiny.video_tokenizer(), letters.load(experiment.text), tiny.audio_tokenizer()
-    )
+    loaded = {"video": tiny.video_tokenizer(), "audio": tiny.audio_tokenizer(), "text": letters.load(experiment.text)}
+    return Generator(Resolved(experiment), tiny.params(), loaded)
 
 
 def request(task: str) -> dict[str, Any]:
     """Arguments of `Generator.tokens` that the task needs, of `ROWS` samples."""
     declared, made, (videos, sounds) = TASKS[task], generator(), media()
-    videos, sounds = videos[:ROWS], sounds[:ROWS]
-    given = {}
+    given, media_of = {}, {"video": videos[:ROWS], "audio": sounds[:ROWS]}
     if declared.text:
         given["text"] = made.encode_text(["a", "grey door", "square 3"])
         given["negative"] = made.encode_text(["dull"] * ROWS)
     if declared.condition:
-        given["condition"] = made.encode_condition(task, videos, sounds, region=region(task))
+        given["condition"] = made.encode_condition(task, media_of, region=region(task))
     if declared.conditioning_latents[0]:
-        given["known"] = made.encode_conditioning(task, 1, videos, sounds)
+        given |= {"known": made.encode_conditioning(task, 1, media_of), "latents": 1}
     return given
 
 
@@ -288,8 +286,8 @@ def samples(tasks: Iterable[str]) -> dict[str, Any]:
 
 def _decoded(task: str, tokens: np.ndarray) -> dict[str, Any]:
     """Of text tokens nothing: the tiny model draws a few of the vocabulary's alone."""
-    decoded = vars(generator().detokenize(task, tokens)) if not TASKS[task].writes else {}
-    return {name: f"{list(array.shape)} {sha(array)}" for name, array in decoded.items() if array is not None}
+    decoded = generator().detokenize(task, tokens) if not TASKS[task].writes else {}
+    return {name: f"{list(array.shape)} {sha(array)}" for name, array in decoded.items()}
 
 
 def exports(tasks: Iterable[str], base: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def read() -> dict[str, Any]:
         "key": record.key(),
         "store": world.store_hashes(Path("store")),
         "params": {name: world.sha_of_tree(g.params) for name, g in loaded.items()},
-        "networks": loaded["weights"].made_with,
+        "networks": loaded["weights"].networks.made_with,
         "tokens": world.exported_tokens(Path("export")).tolist(),
     }
 

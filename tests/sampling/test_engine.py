@@ -10,6 +10,8 @@ from poet.sampling.engine import Engine, Inputs
 from poet.sampling.plans import Plan, Text
 from poet.sampling.requests import make_plan
 from poet.spec import SampleSpec, UserError
+from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 SAMPLE = SampleSpec(seed=7)
 LEVELS = 2  # Of sound in the tiny run.
@@ -38,7 +40,8 @@ class Fake:
         part = slice(start, middle) if loop == 0 else slice(middle, None)
         return whole[:, part].astype(np.int32), loop + 1
 
-    def tokenize(self, stream, media, codes):
+    def tokenize(self, stream, media):
+        codes = self.plan.opening[stream]
         self.tokenized.append((stream, codes))
         return np.full((len(media), codes), len(self.tokenized), np.int32)
 
@@ -47,7 +50,7 @@ class Fake:
 
 
 def engine(task: str = "unconditional", latents: int = 0, sample: SampleSpec = SAMPLE, **changes):
-    programs = Fake(make_plan(tiny.WITH_SOUND, task, sample, latents), **changes)
+    programs = Fake(make_plan(Resolved(tiny.WITH_SOUND), get_task(task), sample, latents), **changes)
     return Engine(programs, programs, task), programs
 
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import media
+from poet import media, streams
 from poet.sampling import command
 from poet.sampling import generate as generation
 from poet.sampling.engine import Engine
-from poet.sampling.generate import Drawn, Text
+from poet.sampling.generate import Text
 from poet.sampling.outputs import write_outputs
-from poet.sampling.requests import Request, check_request, make_layout
+from poet.sampling.requests import Request, check_request
 from poet.spec import SampleSpec, UserError
+from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import EncodedText
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16, 3)).astype(np.uint8)
@@ -41,9 +43,7 @@ class HashedStates:
 
 @pytest.fixture(scope="module")
 def generator():
-    made = tiny.generator(HOT)
-    made.text_encoder = HashedStates()
-    return made
+    return tiny.generator(HOT, text=HashedStates())
 
 
 def test_tokens_do_not_depend_on_the_batch(generator):
@@ -55,13 +55,13 @@ def test_tokens_do_not_depend_on_the_batch(generator):
 
 def test_known_frames_open_the_clip(generator):
     """Each sample continues its own clip: its first codes are those of the given frames."""
-    codes = generator.encode_frames(PIXELS, 3)
+    codes = generator.encode_conditioning("frame_prediction", 2, {"video": PIXELS})
     assert codes.shape == (3, 32)
-    tokens = generator.tokens("frame_prediction", 3, known=codes)
-    layout = make_layout(tiny.EXPERIMENT, "frame_prediction")
+    tokens = generator.tokens("frame_prediction", 3, known=codes, latents=2)
+    layout = tiny.layout_of("frame_prediction")
     drawn = layout.parse(tokens)["video"]
     np.testing.assert_array_equal(drawn[:, :32], codes)
-    drawn = generator.generate("frame_prediction", clips=PIXELS, conditioning_frames=3, batch=3)
+    drawn = generator.generate("frame_prediction", media={"video": PIXELS}, conditioning_frames=3, batch=3)
     clips = drawn.video
     assert drawn.audio is None
     np.testing.assert_array_equal(clips, generator.detokenize("frame_prediction", tokens).video)
@@ -78,7 +78,7 @@ def test_prompts_clips_and_counts_pair_up(generator, monkeypatch):
 
     monkeypatch.setattr(Engine, "sample", sample)
     monkeypatch.setattr(Engine, "detokenize", lambda self, tokens: tokens)
-    generator.generate("image_to_video", ["ab", "cde"], clips=PIXELS[:1], conditioning_frames=1, count=2)
+    generator.generate("image_to_video", ["ab", "cde"], media={"video": PIXELS[:1]}, conditioning_frames=1, count=2)
     assert seen["count"] == 4 and seen["text"].lengths.tolist() == [2, 2, 3, 3]
     assert seen["negative"].lengths.tolist() == [0, 0, 0, 0]
     assert seen["known"].shape == (4, 16) and len(np.unique(seen["known"], axis=0)) == 1
@@ -111,14 +111,14 @@ def test_negative_prompt_and_guidance_reach_the_model(generator):
 )
 def test_requests_that_do_not_fit_are_refused(task, prompts, conditioning_frames, clips, message):
     with pytest.raises(UserError, match=message):
-        check_request(tiny.EXPERIMENT, task, prompts, conditioning_frames, clips)
+        check_request(Resolved(tiny.EXPERIMENT), get_task(task), prompts, conditioning_frames, clips)
 
 
 def test_shapes_of_known_clips_are_checked(generator):
-    with pytest.raises(UserError, match="resize them"):
-        generator.encode_frames(PIXELS[:, :, :8], 3)
+    with pytest.raises(UserError, match="resize or resample it"):
+        generator.encode_conditioning("frame_prediction", 2, {"video": PIXELS[:, :, :8]})
     with pytest.raises(UserError, match="at least 5"):
-        generator.encode_frames(PIXELS, 5)
+        generator.encode_condition("outpainting", {"video": PIXELS}, region="central")
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_wo
     }
     for message, changes in cases.items():
         with pytest.raises(UserError, match=message):
-            command.run(asked(tmp_path, **changes), tiny.EXPERIMENT)
+            command.run(asked(tmp_path, **changes), Resolved(tiny.EXPERIMENT))
 
 
 def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monkeypatch):
@@ -160,7 +160,7 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     wanted = asked(
         tmp_path, task="image_to_video", prompt_file=str(prompts), clip=[str(still)], batch=2
     )
-    files = command.run(wanted, generator.experiment)
+    files = command.run(wanted, generator.resolved)
     names = [f"{row:03d}{suffix}" for row in range(2) for suffix in (".mp4", ".gif", ".png")]
     assert [path.name for path in files] == [*names, "generate.json"]
     assert all(path.stat().st_size > 0 for path in files)
@@ -174,6 +174,6 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
 
 def test_an_image_is_written_as_png_alone(tmp_path):
     files = write_outputs(
-        Drawn(video=PIXELS[:, :1]), ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {}
+        {"video": PIXELS[:, :1]}, [streams.get("image")], ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {}
     )
     assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generate.json"]

@@ -12,9 +12,10 @@ from poet import conditioning, media
 from poet.conditioning import regions
 from poet.sampling import command
 from poet.sampling.generate import Generator
-from poet.sampling.requests import make_layout
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
+from poet.tasks.resolved import Resolved
+from poet.tokenizers.pieces import load_pieces
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
 WRITES = tiny.EXPERIMENT.replace(
@@ -26,7 +27,10 @@ WRITES = tiny.EXPERIMENT.replace(
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return Generator(WRITES, tiny.params(), tiny.video_tokenizer())
+    return Generator(
+        Resolved(WRITES), tiny.params(),
+        {"video": tiny.video_tokenizer(), "pieces": load_pieces("data/pretrained/pieces_512")},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +42,29 @@ def clip(tmp_path_factory):
 
 def test_the_prefix_holds_the_codes_of_the_made_clip(generator):
     task = "inpainting"
-    condition = generator.encode_condition(task, PIXELS, None)
+    condition = generator.encode_condition(task, {"video": PIXELS})
     hole = np.zeros((5, 16, 16), bool)
     hole[:, 4:12, 4:12] = True  # COMMIT's central region
     hidden = np.stack([regions.fill(clip, hole, "edge") for clip in PIXELS])
-    codes = generator.video_tokenizer.encode(hidden)
+    codes = tiny.video_tokenizer().encode(hidden)
     t, h, w = codes.shape[1:]
     cells = np.ones((t, h, w), bool)
     cells[:, h // 4 : h * 3 // 4, w // 4 : w * 3 // 4] = False
     expected = np.where(cells, codes, -1).reshape(2, -1)
     np.testing.assert_array_equal(condition["video_in"], expected)
-    streams = make_layout(WRITES, task).parse(generator.tokens(task, 2, condition=condition))
+    streams = tiny.layout_of(task).parse(generator.tokens(task, 2, condition=condition))
     np.testing.assert_array_equal(streams["video_in"], expected)
 
 
 def test_a_first_frame_as_condition_is_the_frame_alone(generator):
-    condition = generator.encode_condition("image_to_video_bidirectional", PIXELS, None)
-    frame = generator.video_tokenizer.encode(PIXELS[:, :1]).reshape(2, -1)
+    condition = generator.encode_condition("image_to_video_bidirectional", {"video": PIXELS})
+    frame = tiny.video_tokenizer().encode(PIXELS[:, :1]).reshape(2, -1)
     np.testing.assert_array_equal(condition["image_in"], frame)
 
 
 def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
     depths = np.random.default_rng(1).integers(0, 256, (2, 5, 8, 8))
-    shown = generator.show_condition("stylization", PIXELS, depths)
+    shown = generator.make_condition("stylization", PIXELS, depths).video
     for row in range(2):
         made = conditioning.make(
             "structure", PIXELS[row], WRITES.conditioning, key=str(row), depth=depths[row],
@@ -72,7 +76,7 @@ def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
 def run(monkeypatch, generator, clip, out, task, **changes):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
     request = Request(checkpoint=tiny.RUN, out=str(out), task=task, clip=[str(clip)], **changes)
-    return command.run(request, changes.pop("experiment", WRITES))
+    return command.run(request, Resolved(WRITES))
 
 
 def test_a_caption_is_written_beside_its_clip(monkeypatch, generator, clip, tmp_path):

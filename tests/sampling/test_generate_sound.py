@@ -14,11 +14,13 @@ from poet import media
 from poet.media.sound import read_sound
 from poet.sampling import command
 from poet.sampling.generate import Generator
-from poet.sampling.requests import make_layout
 from poet.sampling.requests import Request, check_request
 from poet.spec import SampleSpec, UserError
+from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 E = tiny.WITH_SOUND
+RUN = Resolved(E)
 SAMPLES, FRAMES, LEVELS = 5000, 15, 2
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
@@ -29,9 +31,7 @@ OPENING = {1: 3, 3: 9}
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    made = tiny.generator(SampleSpec(temperature=2.0, seed=1), sound=True)
-    made.text_encoder = HashedStates()
-    return made
+    return tiny.generator(SampleSpec(temperature=2.0, seed=1), sound=True, text=HashedStates())
 
 
 def levels(codes_NxM: np.ndarray) -> np.ndarray:
@@ -43,35 +43,36 @@ def test_a_continuation_opens_with_the_given_frames_and_their_sound(generator, c
     """In every level the first codes are those of the whole clip, for the time of the frames."""
     task, frames = "audio_video_continuation", OPENING[conditioning_frames]
     opening = SOUNDS[:, : conditioning_frames * 1000]
-    known = generator.encode_conditioning(task, conditioning_frames, PIXELS[:, :conditioning_frames], opening)
-    tokens = generator.tokens(task, 2, known=known, batch=2)
-    streams = make_layout(E, task).parse(tokens)
-    whole = generator.audio_tokenizer.encode(SOUNDS, levels=LEVELS)
+    latents = 1 + (conditioning_frames - 1) // 2
+    known = generator.encode_conditioning(task, latents, {"video": PIXELS[:, :conditioning_frames], "audio": opening})
+    tokens = generator.tokens(task, 2, known=known, latents=latents, batch=2)
+    streams = RUN.layout(get_task(task)).parse(tokens)
+    whole = tiny.audio_tokenizer().encode(SOUNDS, levels=LEVELS)
     np.testing.assert_array_equal(levels(streams["audio"])[:, :, :frames], whole[:, :, :frames])
-    pixels = generator.video_tokenizer.encode(PIXELS).reshape(2, -1)
-    count = 16 * (1 + (conditioning_frames - 1) // 2)
+    pixels = tiny.video_tokenizer().encode(PIXELS).reshape(2, -1)
+    count = 16 * latents
     np.testing.assert_array_equal(streams["video"][:, :count], pixels[:, :count])
     assert np.any(levels(streams["audio"])[:, :, frames:] != whole[:, :, frames:])
 
 
 @pytest.mark.parametrize("task", ["video_to_audio", "audio_to_video"])
 def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, task):
-    given = {"video_to_audio": dict(clips=PIXELS), "audio_to_video": dict(sounds=SOUNDS)}[task]
-    condition = generator.encode_condition(task, given.get("clips"), given.get("sounds"))
+    media = {"video_to_audio": {"video": PIXELS}, "audio_to_video": {"audio": SOUNDS}}[task]
+    condition = generator.encode_condition(task, media)
     (stream,) = condition
     tokens = generator.tokens(task, 2, condition=condition, batch=2)
-    streams = make_layout(E, task).parse(tokens)
+    streams = RUN.layout(get_task(task)).parse(tokens)
     np.testing.assert_array_equal(streams[stream], condition[stream])
     swapped = {stream: condition[stream][::-1]}
-    other = make_layout(E, task).parse(generator.tokens(task, 2, condition=swapped, batch=2))
-    output = make_layout(E, task).output_streams[0]
+    other = RUN.layout(get_task(task)).parse(generator.tokens(task, 2, condition=swapped, batch=2))
+    output = RUN.layout(get_task(task)).output_streams[0]
     assert np.any(other[output][0] != streams[output][0]), "the same noise, another condition"
-    drawn = generator.generate(task, batch=2, **given)
+    drawn = generator.generate(task, media=media, batch=2)
     if task == "audio_to_video":
         assert drawn.audio is None and drawn.video.shape == PIXELS.shape
         return
     assert drawn.video is None and drawn.audio.dtype == np.int16
-    expected = generator.audio_tokenizer.decode(levels(streams["audio"]), SAMPLES)
+    expected = tiny.audio_tokenizer().decode(levels(streams["audio"]), SAMPLES)
     np.testing.assert_array_equal(drawn.audio, expected)
 
 
@@ -88,22 +89,22 @@ def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, ta
 )
 def test_requests_that_do_not_fit_are_refused(task, prompts, conditioning_frames, clips, message):
     with pytest.raises(UserError, match=message):
-        check_request(E, task, prompts, conditioning_frames, clips)
+        check_request(RUN, get_task(task), prompts, conditioning_frames, clips)
     silent = E.replace(audio_tokenizer=E.audio_tokenizer.replace(path=""))
     with pytest.raises(UserError, match=f"{task} needs sound.*set AUDIO_TOKENIZER.path"):
-        check_request(silent, task, prompts, conditioning_frames, clips)
+        check_request(Resolved(silent), get_task(task), prompts, conditioning_frames, clips)
 
 
 def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
     with pytest.raises(UserError, match="starts from a given audio"):
-        generator.generate("audio_to_video", clips=PIXELS)
+        generator.generate("audio_to_video", media={"video": PIXELS})
     with pytest.raises(UserError, match="at least 4800"):
-        generator.generate("audio_to_video", sounds=SOUNDS[:, :4000])
+        generator.generate("audio_to_video", media={"audio": SOUNDS[:, :4000]})
     with pytest.raises(UserError, match="at least 5, 16, 16, 3"):
-        generator.generate("video_to_audio", clips=PIXELS[:, :3])
+        generator.generate("video_to_audio", media={"video": PIXELS[:, :3]})
     with pytest.raises(UserError, match="video: 2, audio: 1"):
         generator.generate(
-            "audio_video_continuation", clips=PIXELS, sounds=SOUNDS[:1], conditioning_frames=1
+            "audio_video_continuation", media={"video": PIXELS, "audio": SOUNDS[:1]}, conditioning_frames=1
         )
 
 
@@ -151,7 +152,7 @@ CASES = [
 @pytest.mark.parametrize("task, clip, prompt", CASES)
 def test_every_task_writes_what_it_draws(task, clip, prompt, files, tmp_path, loaded):
     """Sound goes into the mp4 and beside it; what was given is shown with what was drawn for it."""
-    written = command.run(asked(files, tmp_path, task, clip, prompt=prompt, num=2), E)
+    written = command.run(asked(files, tmp_path, task, clip, prompt=prompt, num=2), RUN)
     names = [path.name for path in written]
     kinds = (".wav",) if task == "text_to_audio" else (".mp4", ".gif", ".png", ".wav")
     assert names == [f"{row:03d}{kind}" for row in (0, 1) for kind in kinds] + ["generate.json"]
@@ -182,10 +183,10 @@ def test_files_that_lack_what_a_task_needs_are_refused_first(files, tmp_path, mo
     monkeypatch.setattr(Generator, "from_checkpoint", refuse)
     cases = {
         ("audio_to_video", "mute.mp4"): "mute.mp4: no audio stream",
-        ("audio_video_continuation", "mute.mp4"): "mute.mp4: no sound, which task",
+        ("audio_video_continuation", "mute.mp4"): "mute.mp4: no sound, which is",
         ("video_to_audio", "tone.wav"): "tone.wav: no video stream",
         ("audio_to_video", "gone.wav"): "gone.wav: no such file",
     }
     for (task, clip), message in cases.items():
         with pytest.raises(UserError, match=message):
-            command.run(asked(files, tmp_path, task, clip), E)
+            command.run(asked(files, tmp_path, task, clip), RUN)

@@ -9,12 +9,12 @@ import pytest
 import tiny
 
 from poet.tasks import given
-from poet.sampling import command, engine, requests
-from poet.sampling import generate as generation
+from poet import streams
+from poet.sampling import command, engine, files
 from poet.sampling.generate import Generator, Text
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
-from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import encode_pieces
 
 CODES = np.zeros((3, 16), np.int32)
@@ -36,12 +36,12 @@ def generator(monkeypatch):
 ])
 def test_known_codes_are_codes_and_one_row_each(generator, known, count, message):
     with pytest.raises(UserError, match=message):
-        generator.tokens("frame_prediction", count, known=known)
+        generator.tokens("frame_prediction", count, known=known, latents=1)
 
 
 def test_conditions_and_texts_are_checked_too(generator):
     states, lengths = tiny.texts(2)
-    wanted = requests.make_layout(tiny.EXPERIMENT, "inpainting").streams["video_in"]
+    wanted = tiny.layout_of("inpainting").streams["video_in"]
     with pytest.raises(UserError, match="video_in holds codes from 5000 to 5000"):
         generator.tokens("inpainting", 2, condition={"video_in": np.full((2, wanted), 5000)})
     with pytest.raises(UserError, match="video_in: 3, count: 2"):
@@ -67,7 +67,7 @@ def test_rows_that_go_together_are_counted():
 
 def ask(monkeypatch, experiment=tiny.EXPERIMENT, **changes):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: pytest.fail("the model was loaded"))
-    command.run(Request(checkpoint=tiny.RUN, out="nowhere", **changes), experiment)
+    command.run(Request(checkpoint=tiny.RUN, out="nowhere", **changes), Resolved(experiment))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -92,17 +92,17 @@ def test_prompt_files_are_read_as_they_are_written(tmp_path, caplog):
     file = tmp_path / "prompts.txt"
     file.write_bytes("\ufeffa hall\r\n\r\n two\u2028lines \r\n".encode())
     with caplog.at_level(logging.INFO, logger="poet"):
-        assert requests.read_prompts(str(file)) == ["a hall", "two\u2028lines"]
+        assert files.read_prompts(str(file)) == ["a hall", "two\u2028lines"]
     assert "2 prompts, 1 blank lines left out" in caplog.text
     caplog.clear()
     file.write_text("a hall\n")
     with caplog.at_level(logging.INFO, logger="poet"):
-        assert requests.read_prompts(str(file)) == ["a hall"] and not caplog.text
+        assert files.read_prompts(str(file)) == ["a hall"] and not caplog.text
     with pytest.raises(UserError, match="is no file"):
-        requests.read_prompts(str(tmp_path))
+        files.read_prompts(str(tmp_path))
 
 
-def test_what_is_cut_from_a_prompt_is_said(generator, caplog):
+def test_what_is_cut_from_a_prompt_is_said(caplog):
     """A piece for each word, and room for eight of them."""
 
     def encode(texts):
@@ -111,7 +111,7 @@ def test_what_is_cut_from_a_prompt_is_said(generator, caplog):
         return encode_pieces(pieces, states, length=8, width=4)
 
     encode.fingerprint = "words"
-    generator.text_encoder = encode
+    generator = tiny.generator(SampleSpec(), text=encode)
     with caplog.at_level(logging.WARNING, logger="poet"):
         generator.encode_text(["word " * 8, "word " * 210])
     assert len(caplog.records) == 1
@@ -122,31 +122,18 @@ def test_what_is_cut_from_a_prompt_is_said(generator, caplog):
 
 
 @pytest.mark.parametrize("task, wanted", [
-    ("text_to_audio", {"text_encoder", "audio_tokenizer"}),
-    ("video_to_audio", {"video_tokenizer", "audio_tokenizer"}),
-    ("unconditional", {"video_tokenizer"}),
-    ("captioning", {"video_tokenizer", "pieces"}),
+    ("text_to_audio", {"text", "audio"}),
+    ("video_to_audio", {"video", "audio"}),
+    ("unconditional", {"video"}),
+    ("captioning", {"video", "pieces"}),
 ])
 def test_a_task_loads_what_it_needs_and_before_it_draws(monkeypatch, task, wanted):
-    loaded = set()
-
-    def loader(name):
-        def load(*_):
-            loaded.add(name)
-            return Network()
-
-        return load
-
-    for name in ("video_tokenizer", "audio_tokenizer", "text_encoder", "pieces"):
-        monkeypatch.setattr(generation, f"load_{name}", loader(name))
-    Generator(tiny.WITH_SOUND, tiny.params()).load_networks(task)
-    assert loaded == wanted
+    for stream in streams.STREAMS.values():
+        monkeypatch.setattr(type(stream), "load", lambda *_: Network())
+    generator = Generator(Resolved(tiny.WITH_SOUND), tiny.params())
+    generator.load_networks(task)
+    assert generator.networks.used == dict.fromkeys(wanted, "any")
 
 
 class Network:
     fingerprint = "any"
-
-
-def test_shown_tasks_are_those_with_frames():
-    assert not generation.shows(get_task("text_to_audio"))
-    assert generation.shows(get_task("image_to_video_bidirectional"))

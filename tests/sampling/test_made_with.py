@@ -14,11 +14,12 @@ import tiny
 from poet import conditioning
 from poet.checkpoints import weights
 from poet.runs.run import Run
-from poet.sampling import generate as generation
 from poet.sampling.generate import Generator
 from poet.serving import export
 from poet.spec import Experiment, UserError
+from poet.tasks.resolved import Resolved
 
+VIDEO_LOADER = "poet.tokenizers.video.base.load_video_tokenizer"
 CLIPS = np.zeros((1, 5, 16, 16, 3), np.uint8)
 
 
@@ -27,6 +28,7 @@ class Other:
     """A network that is another one."""
 
     fingerprint: str = "another"
+    size: int = 1
 
 
 def experiment(folder: Path) -> Experiment:
@@ -59,19 +61,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_networks_it_was_trained_with_are_taken(trained: Path) -> None:
     made = Generator.from_checkpoint(Run.open(trained / "lm"))
-    assert made.audio_tokenizer.fingerprint == made.made_with["audio"]
-    assert made.show_condition("stylization", CLIPS).shape == CLIPS.shape
-    assert made.networks_used.keys() == {"video", "audio"}
+    assert made.networks["audio"].fingerprint == made.networks.made_with["audio"]
+    assert made.make_condition("stylization", CLIPS).video.shape == CLIPS.shape
+    assert made.networks.used.keys() == {"video", "audio"}
 
 
 @pytest.mark.parametrize("name, loader", [
-    ("text_encoder", "load_text_encoder"), ("pieces", "load_pieces"), ("audio_tokenizer", "load_audio_tokenizer"),
+    ("text", "text.load_text_encoder"), ("pieces", "pieces.load_pieces"), ("audio", "audio.base.load_audio_tokenizer"),
 ])
 def test_another_network_is_refused_when_it_is_loaded(trained, monkeypatch, name, loader) -> None:
     made = Generator.from_checkpoint(Run.open(trained / "lm"))
-    monkeypatch.setattr(generation, loader, lambda *_: Other())
+    monkeypatch.setattr(f"poet.tokenizers.{loader}", lambda *_, **__: Other())
     with pytest.raises(UserError, match="fingerprint is .* another"):
-        getattr(made, name)
+        made.networks[name]
 
 
 def test_a_video_tokenizer_of_the_same_shape_is_refused(trained, tmp_path, monkeypatch) -> None:
@@ -81,7 +83,7 @@ def test_a_video_tokenizer_of_the_same_shape_is_refused(trained, tmp_path, monke
     spec = experiment(trained)
     moved = spec.video_tokenizer.replace(path=str(tmp_path / "video"))
     with pytest.raises(UserError, match="another video tokenizer"):
-        Generator.from_checkpoint(Run.open(trained / "lm"), spec.replace(video_tokenizer=moved))
+        Generator.from_checkpoint(Run.open(trained / "lm"), Resolved(spec.replace(video_tokenizer=moved)))
 
 
 @pytest.mark.parametrize("section, field, value", [
@@ -89,36 +91,39 @@ def test_a_video_tokenizer_of_the_same_shape_is_refused(trained, tmp_path, monke
     ("video_tokenizer", "dtype", "bfloat16"), ("text", "encoder", "t5"), ("conditioning", "flow_scale", 0.3),
 ])
 def test_other_settings_are_refused_before_anything_is_loaded(trained, monkeypatch, section, field, value):
-    monkeypatch.setattr(generation, "load_video_tokenizer", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(VIDEO_LOADER, lambda *_, **__: pytest.fail("it was loaded"))
     spec = experiment(trained)
     changed = spec.replace(**{section: getattr(spec, section).replace(**{field: value})})
     with pytest.raises(UserError, match=f"{section.upper()}.{field} = .* \\(now {value!r}\\)"):
-        Generator.from_checkpoint(Run.open(trained / "lm"), changed)
+        Generator.from_checkpoint(Run.open(trained / "lm"), Resolved(changed))
 
 
 def test_sound_alone_needs_no_video_tokenizer(trained, monkeypatch) -> None:
-    monkeypatch.setattr(generation, "load_video_tokenizer", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(VIDEO_LOADER, lambda *_, **__: pytest.fail("it was loaded"))
     made = Generator.from_checkpoint(Run.open(trained / "lm"), task="text_to_audio")
-    assert made.networks_used == {}
+    assert made.networks.used == {}
 
 
 def test_another_rendering_of_structure_is_refused(trained: Path) -> None:
-    made = Generator.from_checkpoint(Run.open(trained / "lm"))
-    spec = made.experiment
-    made.experiment = spec.replace(conditioning=spec.conditioning.replace(depth="dataset"))
+    spec, made_with = experiment(trained), Generator.from_checkpoint(Run.open(trained / "lm")).networks.made_with
+
+    def given(**changes) -> Generator:
+        changed = spec.replace(conditioning=spec.conditioning.replace(**changes))
+        return Generator(Resolved(changed), tiny.params(), made_with=made_with)
+
+    made = given(depth="dataset")
     with pytest.raises(UserError, match="condition 'structure'"):
-        made.show_condition("stylization", CLIPS, np.ones((1, 5, 16, 16), np.float32))
-    made.experiment = spec.replace(conditioning=spec.conditioning.replace(inpainting=("central",), seed=3))
-    made.show_condition("inpainting", CLIPS)
+        made.make_condition("stylization", CLIPS, np.ones((1, 5, 16, 16), np.float32))
+    given(inpainting=("central",), seed=3).make_condition("inpainting", CLIPS)
 
 
 def test_released_again_they_name_their_networks_still(trained: Path, tmp_path: Path) -> None:
     spec = experiment(trained)
-    again = export.run(Run.open(trained / "lm"), spec, str(tmp_path / "again"), weights_only=True)
+    again = export.run(Run.open(trained / "lm"), Resolved(spec), str(tmp_path / "again"), weights_only=True)
     assert Run.open(again).checkpoint.networks == Run.open(trained / "lm").checkpoint.networks != {}
     other = spec.replace(model=spec.model.replace(rope_base=5e5))
     with pytest.raises(UserError, match="MODEL.rope_base = 100.0"):
-        export.run(Run.open(trained / "lm"), other, str(tmp_path / "other"), weights_only=True)
+        export.run(Run.open(trained / "lm"), Resolved(other), str(tmp_path / "other"), weights_only=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -126,5 +131,5 @@ def test_weights_that_name_no_networks_are_taken_with_one_warning(trained, tmp_p
     weights.save(tmp_path / "lm", experiment(trained), tiny.params(), "float32", 3)
     with caplog.at_level(logging.WARNING):
         made = Generator.from_checkpoint(Run.open(tmp_path / "lm"))
-        made.audio_tokenizer  # noqa: B018
+        made.networks["audio"]
     assert len([r for r in caplog.records if "none was compared" in r.getMessage()]) == 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import tiny
 
-from poet import conditioning, media
+from poet import conditioning, media, streams
 from poet.conditioning import Choice, regions, structure
 from poet.sampling import command, requests
+from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.generate import Drawn, Generator
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
 SPEC = tiny.EXPERIMENT.conditioning
@@ -35,7 +38,7 @@ def test_the_first_frames_are_those_that_are_given(generator, given):
     task = "frame_prediction_bidirectional"
     expected = np.stack([regions.hold(clip, given) for clip in PIXELS])
     for clips in (PIXELS, PIXELS[:, :given]):
-        shown = generator.show_condition(task, clips, conditioning_frames=given)
+        shown = generator.make_condition(task, clips, conditioning_frames=given).video
         np.testing.assert_array_equal(shown, expected)
 
 
@@ -46,11 +49,11 @@ def test_both_ends_are_those_that_are_given(generator, given):
     filled, by = {1: (3, 4), 2: (2, 1)}[given]
     expected[:, filled] = expected[:, by]
     task = "frame_interpolation"
-    np.testing.assert_array_equal(generator.show_condition(task, PIXELS, conditioning_frames=given), expected)
+    np.testing.assert_array_equal(generator.make_condition(task, PIXELS, conditioning_frames=given).video, expected)
     ends = PIXELS[:, -given:]
-    shown = generator.show_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends)
+    shown = generator.make_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends).video
     np.testing.assert_array_equal(shown, expected)
-    one = generator.show_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends[:1])
+    one = generator.make_condition(task, PIXELS[:, :given], conditioning_frames=given, ends=ends[:1]).video
     np.testing.assert_array_equal(one[1, -given:], ends[0])
 
 
@@ -63,7 +66,7 @@ def test_the_region_is_the_one_that_is_named_for_every_clip(generator, task, reg
     hole = hole if task == "inpainting" else ~hole
     shown, cells = generator.make_condition(task, PIXELS, region=region)
     np.testing.assert_array_equal(shown, np.stack([regions.fill(clip, hole, SPEC.fill) for clip in PIXELS]))
-    codes = generator.encode_condition(task, PIXELS, None, region=region)["video_in"].reshape(cells.shape)
+    codes = generator.encode_condition(task, {"video": PIXELS}, region=region)["video_in"].reshape(cells.shape)
     np.testing.assert_array_equal(codes < 0, ~cells)
 
 
@@ -71,13 +74,13 @@ def test_nothing_is_left_to_chance(generator):
     """The same clip in every row is shown in the same way."""
     same = np.repeat(PIXELS[:1], 6, axis=0)
     for task, region in (("frame_prediction_bidirectional", ""), ("inpainting", "central")):
-        shown = generator.show_condition(task, same, region=region)
+        shown = generator.make_condition(task, same, region=region).video
         assert len(np.unique(shown, axis=0)) == 1
 
 
 def test_one_depth_serves_every_clip(generator):
     depth = np.random.default_rng(1).random((1, 5, 8, 8)).astype(np.float32)
-    shown = generator.show_condition("stylization", PIXELS, depth)
+    shown = generator.make_condition("stylization", PIXELS, depth).video
     for row, clip in enumerate(PIXELS):
         made = conditioning.make("structure", clip, SPEC, depth=depth[0], factor=FACTOR)
         np.testing.assert_array_equal(shown[row], made.video)
@@ -95,20 +98,16 @@ def test_training_still_draws():
     ("dataset", "dataset", True, True), ("dataset", "net.onnx", False, True), ("dataset", "flat", False, False),
     ("flat", "flat", False, True), ("flat", "dataset", True, False), ("other", "net.onnx", False, False),
 ])
-def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(
-    generator, monkeypatch, depth, network, has_depth, accepted
-):
+def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, depth, network, has_depth, accepted):
     """Distances stand for distances; a flat picture stands for none."""
     monkeypatch.setattr(conditioning.networks, "file_hash", str)
-    trained = conditioning.fingerprint("structure", SPEC.replace(depth=depth), generator.video_tokenizer.fingerprint)
-    monkeypatch.setattr(generator, "made_with", {"structure": trained})
-    spec = generator.experiment.conditioning.replace(depth=network)
-    monkeypatch.setattr(generator, "experiment", generator.experiment.replace(conditioning=spec))
-    if accepted:
-        generator._expect_rendering("structure", has_depth)
-    else:
-        with pytest.raises(UserError, match="condition 'structure'"):
-            generator._expect_rendering("structure", has_depth)
+    tokenizer = tiny.video_tokenizer()
+    trained = conditioning.fingerprint("structure", SPEC.replace(depth=depth), tokenizer.fingerprint)
+    run = Resolved(tiny.EXPERIMENT.replace(conditioning=SPEC.replace(depth=network)))
+    found = FrozenNetworks(run, {"video": tokenizer}, {"video": tokenizer.fingerprint, "structure": trained})
+    expected = nullcontext() if accepted else pytest.raises(UserError, match="condition 'structure'")
+    with expected:
+        found.expect_rendering(streams.get("structure"), has_depth)
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -132,13 +131,13 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(
 def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(monkeypatch, task, changes, message):
     monkeypatch.setattr(command, "read_given", lambda *_: pytest.fail("a file was read"))
     with pytest.raises(UserError, match=message):
-        command.run(Request(checkpoint=tiny.RUN, out="o", task=task, clip=["c"], **changes), tiny.WITH_SOUND)
+        command.run(Request(checkpoint=tiny.RUN, out="o", task=task, clip=["c"], **changes), Resolved(tiny.WITH_SOUND))
 
 
 def test_depth_means_nothing_to_a_model_that_never_saw_it():
     flat = tiny.EXPERIMENT.replace(conditioning=SPEC.replace(depth="flat"))
     with pytest.raises(UserError, match="knows no depth"):
-        requests.check_depth(flat, get_task("stylization"), 1, 1)
+        requests.check_depth(Resolved(flat), get_task("stylization"), 1, 1)
 
 
 # ---------------------------------------------------------------------------------------- files
@@ -167,7 +166,7 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
     asked = {}
 
     class Asked:
-        networks_used: dict = {}
+        networks = FrozenNetworks(Resolved(tiny.EXPERIMENT))
 
         def generate(self, task, prompts, **given):
             asked.update(given)
@@ -175,25 +174,26 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "from_checkpoint", lambda *_: Asked())
-        command.run(request, tiny.EXPERIMENT)
+        command.run(request, Resolved(tiny.EXPERIMENT))
     asked["record"] = json.loads((tmp_path / "generate.json").read_text())
     return asked
 
 
 def test_two_pictures_are_the_ends_of_a_clip(files, tmp_path, generator):
     asked = ask(files, tmp_path, "frame_interpolation", "start.png", end=["end.png"])
-    shown = generator.show_condition(
-        "frame_interpolation", asked["clips"], ends=asked["ends"], conditioning_frames=asked["conditioning_frames"]
-    )
+    shown = generator.make_condition(
+        "frame_interpolation", asked["media"]["video"], ends=asked["ends"],
+        conditioning_frames=asked["conditioning_frames"],
+    ).video
     np.testing.assert_array_equal(shown[0, [0, -1]], PIXELS[:, 0])
     assert asked["record"]["ends"] == [str(files / "end.png")] and asked["record"]["conditioning_frames"] == 1
 
 
 def test_a_picture_is_enough_to_be_continued(files, tmp_path, generator):
     asked = ask(files, tmp_path, "frame_prediction_bidirectional", "start.png")
-    shown = generator.show_condition(
-        "frame_prediction_bidirectional", asked["clips"], conditioning_frames=asked["conditioning_frames"]
-    )
+    shown = generator.make_condition(
+        "frame_prediction_bidirectional", asked["media"]["video"], conditioning_frames=asked["conditioning_frames"]
+    ).video
     np.testing.assert_array_equal(shown[0], np.broadcast_to(PIXELS[0, 0], (5, 16, 16, 3)))
 
 
@@ -201,7 +201,7 @@ def test_a_picture_is_enough_to_be_continued(files, tmp_path, generator):
 def test_near_is_bright_in_a_depth_file_and_in_what_the_model_sees(files, tmp_path, generator, name):
     asked = ask(files, tmp_path, "stylization", "clip.mp4", depth=[name], prompt=["a hall"])
     assert asked["depths"].shape == (1, 5, 16, 16)
-    shown = generator.show_condition("stylization", asked["clips"], asked["depths"])[0]
+    shown = generator.make_condition("stylization", asked["media"]["video"], asked["depths"]).video[0]
     near = structure.read(shown, SPEC.flow_scale)[1].mean((0, 1))
     # No more detail than twice the latent grid has.
     assert np.abs(near - np.linspace(0, 1, 16)).max() < 0.1 and (np.diff(near) > -0.02).all()

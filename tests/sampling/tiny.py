@@ -22,7 +22,7 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.tasks.layout import Layout
-from poet.tasks.registry import get_task, task_layout
+from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.base import init as init_audio
@@ -67,8 +67,7 @@ WITH_SOUND = EXPERIMENT.replace(
 
 
 def layout_of(task: str) -> Layout:
-    vocabulary = Vocabulary(EXPERIMENT.vocabulary)
-    return task_layout(get_task(task), Resolved(EXPERIMENT).format, vocabulary)
+    return Resolved(EXPERIMENT).layout(get_task(task))
 
 
 @functools.cache
@@ -127,8 +126,8 @@ def audio_tokenizer() -> AudioTokenizer:
     return AudioTokenizer.from_params(spec, weights)
 
 
-def generator(sample: SampleSpec, sound: bool = False) -> Generator:
-    """A generator of the tiny run whose default sampling settings are these."""
+def generator(sample: SampleSpec, sound: bool = False, **loaded: object) -> Generator:
+    """A generator of the tiny run whose default sampling settings are these, with further networks by name."""
     experiment = (WITH_SOUND if sound else EXPERIMENT).replace(sample=sample)
-    audio = audio_tokenizer() if sound else None
-    return Generator(experiment, params(), video_tokenizer(), audio_tokenizer=audio)
+    sounds = {"audio": audio_tokenizer()} if sound else {}
+    return Generator(Resolved(experiment), params(), {"video": video_tokenizer(), **sounds, **loaded})

@@ -20,11 +20,12 @@ from poet.checkpoints import weights  # noqa: E402
 from poet.cli import command
 from poet.runs.run import Run
 from poet.sampling.engine import Drawn, Engine  # noqa: E402
-from poet.sampling.generate import Text  # noqa: E402
+from poet.sampling.plans import Text  # noqa: E402
 from poet.serving import check  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
 from poet.spec import ExportSpec, SampleSpec, UserError  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 
 SAMPLE = SampleSpec(temperature=0.9, top_k=24, top_p=0.95, guidance=2.0, seed=5)
 CLIENT = """
@@ -79,7 +80,8 @@ def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
         3,
         text=text,
         negative=negative,
-        known=made.encode_frames(clips, 1),
+        known=made.encode_conditioning("image_to_video", 1, {"video": clips}),
+        latents=1,
         sample=sample,
         batch=2,
     )
@@ -215,7 +217,7 @@ def test_the_check_compares_whole_batches(image_to_video, monkeypatch, tmp_path)
         drawn.append((count, batch, len(inputs.text.states), len(inputs.known)))
         return np.zeros((count, 1), np.int32)
 
-    monkeypatch.setattr(made, "experiment", made.experiment.replace(export=spec))
+    monkeypatch.setattr(made, "resolved", Resolved(made.resolved.spec.replace(export=spec)))
     monkeypatch.setattr(made, "encode_text", lambda texts: Text(states[: len(texts)], lengths[: len(texts)]))
     monkeypatch.setattr(Engine, "sample", sample)
     monkeypatch.setattr(made, "detokenize", lambda *_: Drawn())
@@ -237,8 +239,8 @@ def test_settings_of_an_export_are_no_defaults_of_the_next(tmp_path, monkeypatch
     run, resolved = command.open_checkpoint(arguments, ["SAMPLE.seed=7", "EVAL.clips=3"])
     found = resolved.spec
     assert found.export == ExportSpec() and found.sample == trained.sample.replace(seed=7)
-    assert exporting.in_dtype(found).model == trained.model
-    exporting.run(run, found, str(tmp_path / "again"), weights_only=True)
+    assert exporting.in_dtype(resolved).spec.model == trained.model
+    exporting.run(run, resolved, str(tmp_path / "again"), weights_only=True)
     again = Run.open(tmp_path / "again").checkpoint.spec
     assert (again.sample, again.eval, again.export) == (trained.sample, trained.eval, ExportSpec())
 

@@ -15,6 +15,7 @@ import tiny  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
 from poet.spec import ExportSpec, SampleSpec, UserError  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (3, 5, 16, 16, 3)).astype(np.uint8)
@@ -35,8 +36,8 @@ def test_a_continuation_is_given_its_opening_and_draws_both_streams(generator, t
     runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
     opening = dict(known_video=PIXELS[:, :3], known_audio=SOUNDS[:, :3000])
     result = runtime.generate(**opening)
-    known = generator.encode_conditioning(task, 3, PIXELS, SOUNDS)
-    tokens = generator.tokens(task, 3, known=known, batch=2)
+    known = generator.encode_conditioning(task, 2, {"video": PIXELS, "audio": SOUNDS})
+    tokens = generator.tokens(task, 3, known=known, latents=2, batch=2)
     np.testing.assert_array_equal(result.tokens, tokens)
     drawn = generator.detokenize(task, tokens)
     np.testing.assert_array_equal(result.video, drawn.video)
@@ -59,7 +60,7 @@ def test_a_condition_is_tokenized_and_leads_the_output(generator, tmp_path, task
     spec = ExportSpec(task=task, batch=2)
     runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
     result = runtime.generate(**given)
-    condition = generator.encode_condition(task, given.get("video"), given.get("audio"))
+    condition = generator.encode_condition(task, given)
     tokens = generator.tokens(task, 3, condition=condition, batch=2)
     np.testing.assert_array_equal(result.tokens, tokens)
     drawn = generator.detokenize(task, tokens)
@@ -78,7 +79,7 @@ def test_what_is_not_given_of_a_clip_is_hidden_in_an_export_too(generator, tmp_p
     runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
     video, cells = generator.make_condition("inpainting", PIXELS, region="central")
     result = runtime.generate(video=video, cells=cells)
-    condition = generator.encode_condition("inpainting", PIXELS, None, region="central")
+    condition = generator.encode_condition("inpainting", {"video": PIXELS}, region="central")
     assert (condition["video_in"] < 0).any()
     tokens = generator.tokens("inpainting", len(PIXELS), condition=condition, batch=2)
     np.testing.assert_array_equal(result.tokens, tokens)
@@ -88,8 +89,7 @@ def test_what_is_not_given_of_a_clip_is_hidden_in_an_export_too(generator, tmp_p
 
 
 def test_sound_without_an_audio_tokenizer_is_refused(generator):
-    silent = generator.experiment.audio_tokenizer.replace(path="")
+    spec = generator.resolved.spec
+    silent = Resolved(spec.replace(audio_tokenizer=spec.audio_tokenizer.replace(path="")))
     with pytest.raises(UserError, match="text_to_audio needs sound"):
-        exporting.check(
-            generator.experiment.replace(audio_tokenizer=silent), ExportSpec(task="text_to_audio")
-        )
+        exporting.check(silent, ExportSpec(task="text_to_audio"))

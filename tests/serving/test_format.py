@@ -24,12 +24,13 @@ from poet.tasks.registry import TASKS  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 
 EXPERIMENT = tiny.WITH_SOUND.replace(text=tiny.WITH_SOUND.text.replace(pieces="somewhere"))
+RUN = Resolved(EXPERIMENT)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_plan_is_read_as_it_was_written(task):
     sample = SampleSpec(top_k=5, top_p=0.9, guidance=2.0)
-    plan = make_plan(EXPERIMENT, task, sample, Resolved(EXPERIMENT).conditioning_range(TASKS[task])[1])
+    plan = make_plan(RUN, TASKS[task], sample, RUN.conditioning_range(TASKS[task])[1])
     record = json.loads(json.dumps(describe(plan) | {"experiment": specs.to_dict(EXPERIMENT)}))
     found = plan_of(record)
     timeless = [dataclasses.replace(segment, time=None) for segment in plan.layout.segments]

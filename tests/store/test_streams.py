@@ -138,7 +138,7 @@ def test_it_is_stored_batched_learnt_and_sampled(run):
 
     codes = np.stack([e["video"] for e in stored[:3]])
     params = jax.device_get(state["params"])
-    generator = Generator(run, params, fakes.MeanTokenizer())
+    generator = Generator(resolved, params, {"video": fakes.MeanTokenizer()})
     tokens = generator.tokens("video_to_brightness", 3, condition={"video_in": codes}, batch=3)
     sampled = layout.parse(tokens)["brightness"]
     assert sampled.shape == (3, 2) and sampled.min() >= 0 and sampled.max() < LEVELS

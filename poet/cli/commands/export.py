@@ -38,14 +38,11 @@ def _run(args: argparse.Namespace) -> None:
     if args.check:
         for written in (Path(args.check), Path(args.check).with_suffix(".gif")):
             outputs.claim_file(written, overwrite=args.overwrite, flag="--check")
-    folder = exporting.run(
-        run, resolved.spec, args.out, weights_only=args.weights_only, overwrite=args.overwrite
-    )
+    folder = exporting.run(run, resolved, args.out, weights_only=args.weights_only, overwrite=args.overwrite)
     print(folder)
     if not args.check:
         return
-    experiment = exporting.in_dtype(resolved.spec)
-    generator = Generator.from_checkpoint(run, experiment, experiment.export.task)
+    generator = Generator.from_checkpoint(run, exporting.in_dtype(resolved), resolved.spec.export.task)
     findings = check.compare(generator, folder, Path(args.check))
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")

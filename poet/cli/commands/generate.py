@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
     output = outputs.claim_of(args, outputs.GENERATION, inputs)
     args.out = str(output.folder)
     with output:
-        written = generation.run(args, resolved.spec)
+        written = generation.run(args, resolved)
     for path in written:
         print(output.where(path))
 

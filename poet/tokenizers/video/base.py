@@ -177,6 +177,15 @@ class VideoTokenizer:
                     target += pixels_TxHxWx3 * rows[:, None, None] * columns[:, None]
         return video if dtype == np.uint8 else np.round(video).astype(np.uint8)
 
+    def traced(self, part: str) -> tuple[Callable[[Tree, jax.Array], jax.Array], Tree]:
+        """`encode` or `decode` of whole clips as a pure function of weights and a batch, and the weights that it reads.
+
+        Args:
+          part: 'encoder', of uint8 (B, T, H, W, 3), or 'decoder', of int32 (B, t, h, w).
+        """
+        step = {"encoder": _encode, "decoder": _decode}[part]
+        return lambda params, block: step(self.spec, params, block, None)[0], {part: self.params[part]}
+
     def _check_video(self, video: np.ndarray, names: Sequence[str]) -> None:
         prefix = f"{', '.join(names)}: " if names else ""
         floating = np.issubdtype(video.dtype, np.floating)
