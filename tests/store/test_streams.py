@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,15 +13,24 @@ import numpy as np
 import pytest
 import store_fakes as fakes
 
-from poet import streams
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sampling"))
+
+import tiny  # noqa: E402
+
+from poet import media, streams
 from poet.data import checks
 from poet.data.loader import batches
 from poet.distributed import mesh as mesh_lib
+from poet.models.transformer import build_model
+from poet.sampling import command
 from poet.sampling.generate import Generator
-from poet.spec import DataSpec, Experiment, ModelSpec, StoreSpec, TextSpec, UserError, VocabularySpec
+from poet.sampling.requests import Request
+from poet.serving import export as exporting
+from poet.serving.runtime import Runtime
+from poet.spec import DataSpec, Experiment, ExportSpec, ModelSpec, StoreSpec, TextSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.store import reader, writer
-from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked
 from poet.tasks.registry import TASKS, Task
 from poet.tasks.resolved import Resolved
 from poet.training.step import language_model
@@ -60,8 +72,34 @@ class Brightness(Stream):
         return checked(encoders.networks[self.network].encode(np.stack(items))[..., None, None], info)
 
 
+    def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
+        return (fmt.video[0],)
+
+    def read_file(self, path: str, clip: Any, frames: int = 0) -> np.ndarray:
+        return np.array(json.loads(Path(path).read_text()))
+
+    def encode(self, network: Meter, media: np.ndarray, fmt: Format, parts: int, latents: int | None = None) -> Any:
+        self.check_media(media, self.media_shape(network, fmt))
+        return media * LEVELS // 256
+
+    def write(self, item: np.ndarray, stem: Path, clip: Any, sample: Any) -> list[Path]:
+        stem.with_suffix(".json").write_text(json.dumps(item.tolist()))
+        return [stem.with_suffix(".json")]
+
+    def record(self, item: np.ndarray) -> dict[str, Any]:
+        return {"brightest": int(item.max())}
+
+    def encoder(self, network: Meter, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+        return Traced(lambda table, greys: table["levels"][greys], {"levels": TABLE}, (fmt.video[0],), "int32")
+
+    def decoder(self, network: Meter, fmt: Format, parts: int, batch: int) -> Traced:
+        return Traced(lambda table, codes: table["greys"][codes], {"greys": GREYS}, (fmt.video[0],), "int32")
+
+
+TABLE, GREYS = np.arange(256, dtype=np.int32) * LEVELS // 256, np.arange(LEVELS, dtype=np.int32) * 256 // LEVELS
 STREAM = Brightness(
-    name="brightness", title="brightness", network="meter", stored="brightness", medium="grey", marks="V"
+    name="brightness", title="brightness", network="meter", stored="brightness", medium="grey", marks="V",
+    exports=True,
 )
 THERE = Task(
     name="video_to_brightness", token=Special.TASK_VIDEO, text=False, condition=("video",), output=("brightness",)
@@ -144,6 +182,55 @@ def test_it_is_stored_batched_learnt_and_sampled(run):
     assert sampled.shape == (3, 2) and sampled.min() >= 0 and sampled.max() < LEVELS
     greys = STREAM.detokenize(Meter(), sampled, resolved.format)
     np.testing.assert_array_equal(greys, sampled * 256 // LEVELS)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    """Of weights that nobody trained, with a tokenizer that decodes: clips have three latent frames."""
+    small = RUN.vocabulary.replace(visual_bits=tiny.EXPERIMENT.vocabulary.visual_bits)
+    run, rng = RUN.replace(video_tokenizer=tiny.EXPERIMENT.video_tokenizer, vocabulary=small), np.random.default_rng(0)
+    resolved = Resolved(run)
+    shapes = build_model(resolved).abstract()
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    return Generator(resolved, params, {"video": tiny.video_tokenizer(), "meter": Meter()})
+
+
+def ask(generator, monkeypatch, tmp_path, task: str, clip: Path) -> dict[str, Any]:
+    """The sample in the record of `poet generate`."""
+    monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
+    request = Request(checkpoint=tiny.RUN, out=str(tmp_path / "out"), task=task, clip=[str(clip)])
+    assert command.run(request, generator.resolved)[-1].name == "generate.json"
+    (sample,) = json.loads((tmp_path / "out" / "generate.json").read_text())["samples"]
+    return sample
+
+
+def test_a_request_for_it_gives_a_file_of_it(generator, monkeypatch, tmp_path):
+    media.write_mp4(tmp_path / "clip.mp4", RAMPS[3], 8.0)
+    sample = ask(generator, monkeypatch, tmp_path, "video_to_brightness", tmp_path / "clip.mp4")
+    assert sample["files"] == ["000.mp4", "000.gif", "000.png", "000.json"], "beside the clip that it was sampled for"
+    greys = json.loads((tmp_path / "out" / "000.json").read_text())
+    assert len(greys) == 3 and set(greys) <= set(GREYS.tolist()) and sample["brightest"] == max(greys)
+
+
+def test_a_file_of_it_is_what_a_request_starts_from(generator, monkeypatch, tmp_path):
+    (tmp_path / "greys.json").write_text("[7, 250, 0]")
+    sample = ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")
+    assert sample["files"] == ["000.mp4", "000.gif", "000.png", "000.json"]
+    (tmp_path / "greys.json").write_text("[7]")
+    with pytest.raises(UserError, match="given grey has shape .1, 1., expected .n, at least 3."):
+        ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")
+
+
+def test_an_export_codes_it(generator, tmp_path):
+    spec = ExportSpec(task="brightness_to_video", batch=2)
+    runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
+    greys = np.array([[7, 250, 0], [90, 0, 1], [255, 255, 255]], np.int32)
+    result = runtime.generate(grey=greys, seed=3)
+    condition = generator.encode_condition("brightness_to_video", {"grey": greys})
+    sample = generator.resolved.spec.sample.replace(seed=3)
+    tokens = generator.tokens("brightness_to_video", 3, condition=condition, sample=sample, batch=2)
+    np.testing.assert_array_equal(result.tokens, tokens)
+    np.testing.assert_array_equal(result.video, generator.detokenize("brightness_to_video", tokens).video)
 
 
 def test_another_network_of_it_is_refused(run):
