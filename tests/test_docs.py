@@ -40,7 +40,7 @@ def test_every_task_stands_in_its_page_and_in_the_paper_s_mixture():
     named = set(re.findall(r"`(\w+)`", page))
     assert set(registry.TASKS) <= named
     mixture = config.load(["gin/experiments/pretrain_300m.gin"])
-    assert {task.name for task in Resolved(mixture).mixture} == set(registry.TASKS)
+    assert {task.name for task in Resolved(mixture).mixture} == {n for n, t in registry.TASKS.items() if not t.masked}
 
 
 @pytest.mark.slow

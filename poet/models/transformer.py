@@ -75,12 +75,17 @@ class Model:
         def make(part: str, part_key: jax.Array) -> Params:
             return nnx.to_pure_dict(nnx.state(self._make(part, part_key)))
 
-        block_keys = jax.random.split(keys["blocks"], self.spec.layers)
+        block_keys = jax.random.split(keys["blocks"], self.stacked)
         return {
             "embedding": make("embedding", keys["embedding"]),
             "blocks": jax.vmap(functools.partial(make, "blocks"))(block_keys),
             "head": make("head", keys["head"]),
         }
+
+    @property
+    def stacked(self) -> int:
+        """Blocks, whose parameters lie stacked."""
+        return self.spec.layers
 
     def abstract(self) -> Params:
         """ShapeDtypeStruct of every parameter."""
@@ -168,7 +173,7 @@ class Model:
             return self._bind("blocks", block_params)(x_BxNxD, rotary, mix)
 
         return jax.lax.scan(
-            _remat(body, self.spec.remat),
+            remat(body, self.spec.remat),
             sequence.split(x_BxNxD),
             params["blocks"],
             unroll=self._unroll,
@@ -182,7 +187,7 @@ class Model:
         pieces = []
         for segment, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
             if segment.is_text:
-                pieces.append(_embed_text(embedding.text_states, text, self.dtype))
+                pieces.append(embed_text(embedding.text_states, text, self.dtype))
             else:
                 rows = embedding.given_rows if segment.may_hide else embedding.rows
                 pieces.append(rows(self.factors(segment.ids), tokens_BxN[:, start:stop], self.dtype))
@@ -368,8 +373,11 @@ def _project_rows(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:
     return jnp.moveaxis(jax.lax.optimization_barrier(logits), 0, -1)
 
 
-def _embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:
-    """Text states through the linear layer; positions without a piece are zero."""
+def embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:
+    """Text states [B, L, E] through the linear layer [E, D]; positions without a piece are zero.
+
+    Raises UserError where there is no text.
+    """
     if text is None:
         raise UserError("this layout has text positions: pass text=(states, mask)")
     states_BxLxE, mask_BxL = text
@@ -412,7 +420,7 @@ def _write(
     return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
 
 
-def _remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+def remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """`none` keeps every residual, `dots` those of weight products, `offload` those in host memory,
     `full` the block's input."""
     if policy == "none":

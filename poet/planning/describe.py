@@ -86,7 +86,7 @@ def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     Raises:
       UserError: the mesh does not divide the devices, a parameter or a batch.
     """
-    from poet.training.step import language_model
+    from poet.training.masked import trainable as of_run
 
     devices = devices or resolved.devices
     mesh = mesh_lib.abstract(resolved.spec.mesh, devices)
@@ -95,7 +95,7 @@ def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     yield from _tasks(resolved)
     if not resolved.spec.data.mixture_rates:
         return
-    trainable = language_model(resolved, mesh)
+    trainable = of_run(resolved, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
     yield from _groups(resolved, trainable)
     yield from _parameters(state, trainable, mesh)

@@ -32,7 +32,7 @@ from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved
 from poet.training import compiled, flops
-from poet.training.step import language_model
+from poet.training.masked import trainable as of_run
 from poet.training.trainable import Group
 
 # Share of the peak that matrix products reach, rematerialisation not counted: published training runs
@@ -111,7 +111,7 @@ def forecasts(
     or a group is not known.
     """
     mesh = mesh_lib.build(resolved.spec.mesh, devices)
-    trainable = language_model(resolved, mesh)
+    trainable = of_run(resolved, mesh)
     layouts = {name: layout for name, (layout, _) in resolved.groups.items()}
     chosen = {name: choose(name, layouts, "group") for name in groups or layouts}
     order = sorted(chosen, key=lambda name: -chosen[name].length)

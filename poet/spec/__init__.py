@@ -31,6 +31,7 @@ from poet.spec.base import (
 from poet.spec.ingest import IngestSpec
 from poet.spec.model import ClipSpec, ConditioningSpec, ModelSpec, TextSpec, VocabularySpec
 from poet.spec.run import CheckpointSpec, DataSpec, MeshSpec, OptimizerSpec, TrainSpec
+from poet.spec.superres import SuperResolutionSpec
 from poet.spec.tokenizers import (
     AudioTokenizerSpec,
     AudioTrainSpec,
@@ -54,6 +55,7 @@ __all__ = [
     "ModelSpec",
     "OptimizerSpec",
     "Spec",
+    "SuperResolutionSpec",
     "TextSpec",
     "TokenizerTrainSpec",
     "TrainSpec",
@@ -167,6 +169,7 @@ class Experiment(Spec):
     text: TextSpec = TextSpec()
     conditioning: ConditioningSpec = ConditioningSpec()
     model: ModelSpec = ModelSpec()
+    super_resolution: SuperResolutionSpec = SuperResolutionSpec()
     mesh: MeshSpec = MeshSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec = TrainSpec()

@@ -13,8 +13,8 @@ from typing import Any
 from poet.spec import Experiment, UserError, choose
 from poet.spec.base import Spec, setting_of
 
-# The sections that say what the ids, positions and weights of a language model stand for.
-_MODEL = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "model")
+# The sections that say what the ids, positions and weights of a model stand for.
+_MODEL = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "model", "super_resolution")
 _TOKENIZER = ("clip", "video_tokenizer", "audio_tokenizer", "tokenizer_train", "discriminator", "audio_train")
 _RUN = ("optimizer", "train")
 

@@ -33,6 +33,7 @@ class Task:
       conditioning_latents: smallest and largest number of latent frames that open the output as given, and
         with them the sound of the same time; they carry no loss in training and are forced in
         sampling (spec §1.3, form a).  `Resolved.conditioning_range` is what a run makes of them.
+      masked: whether super-resolution by masked modelling does it, and not the language model.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     made: str = ""
     output: tuple[str, ...]
     conditioning_latents: tuple[int, int] = (0, 0)
+    masked: bool = False
 
     @property
     def given(self) -> tuple[Stream, ...]:
@@ -203,6 +205,14 @@ TASKS: dict[str, Task] = {
             text=False,
             condition=("video",),
             output=("pieces",),
+        ),
+        Task(
+            name="super_resolution",
+            token=Special.TASK_VIDEO,
+            text=True,
+            condition=("low_resolution",),
+            output=("video",),
+            masked=True,
         ),
     )
 }

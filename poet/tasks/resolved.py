@@ -90,6 +90,18 @@ class Resolved:
         return tuple(get_task(name) for name, rate in self.spec.data.mixture_rates.items() if rate > 0)
 
     @functools.cached_property
+    def is_masked(self) -> bool:
+        """Whether the run is one of super-resolution; UserError where its mixture has other tasks beside it."""
+        masked = [task.name for task in self.mixture if task.masked]
+        if masked and len(masked) < len(self.mixture):
+            others = ", ".join(task.name for task in self.mixture if not task.masked)
+            raise UserError(
+                f"DATA.mixture_rates has {masked[0]}, which a network of its own does, beside {others}: give each a run of "
+                "its own"
+            )
+        return bool(masked)
+
+    @functools.cached_property
     def layouts(self) -> dict[str, Layout]:
         """Task of the mixture -> its layout.
 

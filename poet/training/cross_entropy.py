@@ -82,6 +82,7 @@ def cross_entropy(
     *,
     ranges: tuple[Range, ...],
     z_loss: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Values:
     """Sums over a span whose softmax runs over the union of `ranges`, and its tokens one by one.
 
@@ -91,6 +92,7 @@ def cross_entropy(
       labels_BxN: ids; each lies in exactly one of the ranges.
       weights_BxN: float32.
       ranges: at most one of each table.
+      smoothing: of labels: the weight in the objective of the mean over all legal ids.
 
     Differentiable in `x_BxNxD` and `tables`, through `objective`.
     """
@@ -99,7 +101,7 @@ def cross_entropy(
     # What fills a span up to be divisible has weight 0.
     tokens = (sequence.split(sequence.filled(a, 1)) for a in (x_BxNxD, labels_BxN, weights_BxN))
     x, labels, weights = tokens
-    sums, each = _cross_entropy(_Plan(ranges, z_loss), x, used, labels, weights)
+    sums, each = _cross_entropy(_Plan(ranges, z_loss, smoothing), x, used, labels, weights)
     length = labels_BxN.shape[1]
     return sums, jax.tree.map(lambda a: constrain(a, "batch", None)[:, :length], each)
 
@@ -110,6 +112,12 @@ class _Plan:
 
     ranges: tuple[Range, ...]
     z_loss: float
+    smoothing: float
+
+    @property
+    def size(self) -> int:
+        """Legal ids."""
+        return sum(ids.size for ids in self.ranges)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -167,6 +175,10 @@ class _Head:
         """float32, -inf at rows that are not legal."""
         logits = jnp.einsum("bnd,vd->bnv", x_BxNxD, self.rows_VxD, preferred_element_type=jnp.float32)
         return logits if self.legal_V is None else jnp.where(self.legal_V, logits, -jnp.inf)
+
+    def legal(self, x_BxNxV: jax.Array) -> jax.Array:
+        """0 at rows that are not legal."""
+        return x_BxNxV if self.legal_V is None else jnp.where(self.legal_V, x_BxNxV, 0.0)
 
     def is_label(self, labels_BxN: jax.Array) -> jax.Array:
         """bool [B, N, V]."""
@@ -236,8 +248,12 @@ def _chunk(
     log_z = jnp.log(mass) + peak
     each = Tokens(loss=log_z - label, hit=(label >= peak).astype(jnp.float32))
     loss = jnp.sum(each.loss * weights)
+    objective = loss + plan.z_loss * jnp.sum(log_z**2 * weights)
+    if plan.smoothing:
+        mean = total(sum(jnp.sum(h.legal(part), -1) for h, part in zip(heads, logits)), ROWS_AXIS) / plan.size
+        objective += plan.smoothing * jnp.sum((label - mean) * weights)
     sums = Sums(
-        objective=loss + plan.z_loss * jnp.sum(log_z**2 * weights),
+        objective=objective,
         loss=loss,
         correct=jnp.sum(each.hit * weights),
         count=jnp.sum(weights),
@@ -249,6 +265,12 @@ def _chunk(
         (part * scale - jnp.where(i, weights[..., None], 0.0)).astype(x.dtype)
         for i, part in zip(is_label, weighed)
     ]
+    if plan.smoothing:
+        share = plan.smoothing * weights[..., None]
+        dlogits = [
+            (d + jnp.where(i, share, 0.0) - h.legal(share / plan.size)).astype(x.dtype)
+            for d, i, h in zip(dlogits, is_label, heads)
+        ]
     dx = sum(
         jnp.einsum("bnv,vd->bnd", d, h.rows_VxD, preferred_element_type=jnp.float32)
         for d, h in zip(dlogits, heads)

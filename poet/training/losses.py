@@ -116,6 +116,7 @@ def chain_sums(
     weights_BxN: jax.Array,
     ids: Range,
     z_loss: float,
+    smoothing: float = 0.0,
 ) -> Values:
     """Sums over labels of one range and the labels one by one, by the chain rule over what is sampled for each.
 
@@ -125,7 +126,8 @@ def chain_sums(
     factors, sums, tokens, right_BxN = model.factors(ids), [], [], weights_BxN
     for factor, sampled_BxN in zip(factors.ranges, factors.split(labels_BxN)):
         part, each = cross_entropy(
-            x_BxNxD, output_tables(params), sampled_BxN, weights_BxN, ranges=(factor,), z_loss=z_loss
+            x_BxNxD, output_tables(params), sampled_BxN, weights_BxN, ranges=(factor,), z_loss=z_loss,
+            smoothing=smoothing,
         )
         sums.append(part)
         tokens.append(each)

@@ -20,6 +20,8 @@ from poet.training import bit_flips, flops, losses, microbatches, optimizer
 from poet.training.cross_entropy import Sums
 from poet.training.trainable import Batch, Group, Metrics, State, Trainable
 
+Step = Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]
+
 
 def language_model(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
     """The prefix LM of a run: one group per layout of its mixture.
@@ -28,7 +30,32 @@ def language_model(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
     the mesh.
     """
     model, spec = build_model(resolved), resolved.spec
-    axes = model.axes()
+
+    def step(layout: Layout, tx: optax.GradientTransformation) -> Step:
+        return train_step(model, layout, tx, spec.optimizer, spec.train, resolved.usual_tokens)
+
+    for name, (layout, _) in resolved.groups.items():
+        sequence.check(mesh, spec.model.kv_heads, layout, f"group {name!r}")
+    cost = functools.partial(flops.train_flops, model, loss_vocabulary=spec.train.loss_vocabulary)
+    return assembled(resolved, mesh, model, step, cost)
+
+
+def assembled(
+    resolved: Resolved,
+    mesh: Mesh | AbstractMesh,
+    model: Model,
+    step: Callable[[Layout, optax.GradientTransformation], Step],
+    clip_flops: Callable[[Layout], float],
+) -> Trainable:
+    """A model of codes with a step for each group of a run's mixture.
+
+    Args:
+      step: makes that of a layout with an optimizer.
+      clip_flops: of a layout, forward and backward.
+
+    Raises UserError as `language_model`.
+    """
+    spec, axes = resolved.spec, model.axes()
     tx = optimizer.build(spec.optimizer, axes)
     abstract = model.abstract()
     mesh_lib.Rules().check(mesh, axes, abstract)
@@ -41,22 +68,18 @@ def language_model(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
     for name, (layout, _) in resolved.groups.items():
         what = f"DATA.batch, group {name!r}"
         mesh_lib.check_batch(mesh, batches[name], what)
-        sequence.check(mesh, spec.model.kv_heads, layout, f"group {name!r}")
-        parts, shards = spec.train.microbatches, mesh_lib.batch_ways(mesh)
-        microbatches.check(batches[name], parts, shards, what)
+        microbatches.check(batches[name], spec.train.microbatches, mesh_lib.batch_ways(mesh), what)
         groups[name] = Group(
             name=name,
-            step=train_step(model, layout, tx, spec.optimizer, spec.train, resolved.usual_tokens),
+            step=step(layout, tx),
             batch=batch_shapes(layout, batches[name], spec.text.width),
             clips=batches[name],
             tokens=batches[name] * layout.length,
-            flops=batches[name]
-            * flops.train_flops(model, layout, loss_vocabulary=spec.train.loss_vocabulary),
+            flops=batches[name] * clip_flops(layout),
         )
-    state_axes = optimizer.state_axes(tx, abstract, axes)
     return Trainable(
         init=init,
-        axes={"step": (), "params": axes, "opt_state": state_axes},
+        axes={"step": (), "params": axes, "opt_state": optimizer.state_axes(tx, abstract, axes)},
         rate=optimizer.learning_rate(spec.optimizer, spec.train.steps),
         groups=groups,
     )
@@ -83,7 +106,7 @@ def train_step(
     optimizer_spec: OptimizerSpec,
     spec: TrainSpec,
     usual: float = 1.0,
-) -> Callable[[State, Batch, jax.Array, jax.Array], tuple[State, Metrics]]:
+) -> Step:
     """Pure (state, batch, key, rate) -> (state, metrics) for one layout.
 
     The objective is the mean over the tokens of the whole batch, however many `spec.microbatches` it is

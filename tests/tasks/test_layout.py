@@ -247,7 +247,7 @@ def test_known_frames_and_text_dropout_need_no_layout_of_their_own() -> None:
     table = Resolved(experiment()).layouts
     assert table["image_to_video"] == table["text_to_video"]
     assert table["frame_prediction"] == table["unconditional"]
-    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 12
+    assert len({hash(layout) for layout in table.values()}) == len(set(table.values())) == 13
 
 
 def test_groups_hold_each_task_once_and_train_equal_tokens() -> None:

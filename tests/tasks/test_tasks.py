@@ -38,6 +38,7 @@ TASK_IDS = {
 # Codes (5 x 16 x 16, and 106 frames of 4 levels) with the range that each must stand in.
 RANGES = {
     "video": [(1280, VOCABULARY.visual)],
+    "low_resolution": [(320, VOCABULARY.visual)],
     "image": [(256, VOCABULARY.visual)],
     "audio": [(106, VOCABULARY.audio(level)) for level in range(4)],
     "opening_audio": [(56, VOCABULARY.audio(level)) for level in range(4)],
