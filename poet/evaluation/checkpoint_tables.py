@@ -23,7 +23,6 @@ from poet.evaluation.unigram import TRAINING_CLIPS
 from poet.media import write_gif, write_png_strip
 from poet.models.transformer import Params
 from poet.tasks.registry import Task
-from poet.tasks.resolved import Resolved
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
@@ -55,9 +54,9 @@ def measure_likelihood(r: Resources) -> Table:
     metrics = select("likelihood")[0]
     with jax.set_mesh(r.mesh):
         params = r.load_params()
-        for task, layout in Resolved(e).layouts.items():
-            batches = split_batches(e, task, e.eval.batches)
-            unigram = training_unigram(e, r.manifest, task, layout)
+        for task, layout in r.resolved.layouts.items():
+            batches = split_batches(r.resolved, task, e.eval.batches)
+            unigram = training_unigram(r.resolved, r.manifest, task, layout)
             steps = scored(r.model, params, batches, layout, r.mesh, e.train.loss_vocabulary, unigram)
             for stream, found in metric.walk(steps, metrics).items():
                 tokens = round(found["loss_nats"].state.counts_N.sum())
@@ -79,8 +78,8 @@ def measure_condition_gain(r: Resources) -> Table:
     e, rows = r.experiment, []
     with jax.set_mesh(r.mesh):
         params = r.load_params()
-        for task in Resolved(e).mixture:
-            given = condition_gain.kinds(e, task)
+        for task in r.resolved.mixture:
+            given = condition_gain.kinds(r.resolved, task)
             rows += _gain_rows(r, task, given, params) if given else []
     note = (
         "How much more the true clip costs the model when one kind of condition is another clip's: 0 for a "
@@ -91,22 +90,18 @@ def measure_condition_gain(r: Resources) -> Table:
     return Table(rows=rows, metrics=select("condition_gain")[0], notes=[note])
 
 
-def _gain_rows(
-    r: Resources, task: Task, given: Sequence[condition_gain.Kind], params: Params
-) -> list[Row]:
-    e, spec = r.experiment, r.experiment.eval
-    layout = Resolved(e).layout(task)
-    taken = list(split_batches(e, task.name, r.gain_batches))
+def _gain_rows(r: Resources, task: Task, given: Sequence[condition_gain.Kind], params: Params) -> list[Row]:
+    spec, layout = r.experiment, r.resolved.layout(task)
+    taken = list(split_batches(r.resolved, task.name, r.gain_batches))
     batch = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
     lengths_P = [span.segment.length for span in layout.loss_spans]
     usable_N = (batch["known"] < lengths_P).any(axis=1)
-    keys, captions = r.clip_names(len(usable_N))
-    partners_N = condition_gain.partners(keys, captions, usable_N)
+    partners_N = condition_gain.partners(*r.clip_names(len(usable_N)), usable_N)
     found = condition_gain.gains(
         r.model, params, batch, layout, given, partners_N, r.mesh,
-        size=spec.batch, loss_vocabulary=e.train.loss_vocabulary,
+        size=spec.eval.batch, loss_vocabulary=spec.train.loss_vocabulary,
     )
-    return [condition_gain.row(task.name, gain) for gain in found]
+    return [condition_gain.row(task.name, *gain) for gain in found]
 
 
 # ------------------------------------------------------------------------------- reconstruction
@@ -250,23 +245,9 @@ def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]
 
 def measure_examples(r: Resources) -> Table:
     """One example of every task, to be looked at and listened to."""
-    found = examples.draw(r)
-    rows = [
-        {"task": e.task, "given": e.given, "drawn": e.text or "see below", "clip": e.clip.key}
-        for e in found
-    ]
-    media = [
-        Media(
-            kind="example",
-            key=e.clip.key,
-            caption=e.task.replace("_", " "),
-            note=f"given {e.given}" + (f"; it wrote “{e.text}”" if e.text else ""),
-            files=e.files,
-        )
-        for e in found
-    ]
+    found = list(examples.draw(r))
     note = "One draw each, the first that came, with the checkpoint's sampling settings."
-    return Table(rows=rows, notes=[note], media=media)
+    return Table(rows=[row for row, _ in found], notes=[note], media=[media for _, media in found])
 
 
 TABLES: dict[str, Source] = {

@@ -10,7 +10,7 @@ Shape suffixes: N clips, S sequence, O tokens of an output stream, P loss spans.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -22,7 +22,6 @@ from poet.evaluation.likelihood import by_stream, fields, token_scores
 from poet.evaluation.metrics import select
 from poet.evaluation.report.tables import Row
 from poet.models.transformer import Model, Params
-from poet.spec import Experiment
 from poet.store.raw import origin
 from poet.streams.base import CONDITION
 from poet.tasks.layout import Layout, Segment, Span
@@ -53,11 +52,11 @@ class Kind:
     openings: tuple[int, ...] = ()
 
 
-def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
+def kinds(resolved: Resolved, task: Task) -> tuple[Kind, ...]:
     """The kinds of condition that a task is given in evaluation; () for an unconditional one."""
-    layout = Resolved(experiment).layout(task)
+    layout = resolved.layout(task)
     found = [Kind(name=streams.get("text").title, text=True)] if layout.text_span else []
-    openings = dict(_openings(experiment, task, layout))
+    openings = _openings(resolved, task, layout)
     named = {stream.called(CONDITION): stream for stream in (*task.given, *task.openings)}
     for name in layout.condition_streams:
         stream = named.get(name)
@@ -68,26 +67,22 @@ def kinds(experiment: Experiment, task: Task) -> tuple[Kind, ...]:
             openings[stream.opens] = dataclasses.replace(openings[stream.opens], spans=spans)
         else:
             found.append(Kind(name=stream.title, spans=spans))
-    if openings and Resolved(experiment).conditioning_range(task)[0] == 0:
+    if openings and resolved.conditioning_range(task)[0] == 0:
         found += [dataclasses.replace(k, name=f"{k.name} alone", alone=True) for k in found]
     return (*found, *openings.values())
 
 
-def _openings(experiment: Experiment, task: Task, layout: Layout) -> Iterator[tuple[str, Kind]]:
+def _openings(resolved: Resolved, task: Task, layout: Layout) -> dict[str, Kind]:
     """Output stream -> what opens it as given."""
-    latents = Resolved(experiment).eval_latents(task)
-    frames = Resolved(experiment).frames_of(latents)
+    latents = resolved.eval_latents(task)
+    frames, given = resolved.frames_of(latents), resolved.conditioning_codes(task, latents)
+    opening = "first frame" if frames == 1 else f"first {frames} frames"
     names = {stream.opens: stream.title for stream in task.openings}
-    given = Resolved(experiment).conditioning_codes(task, latents)
-    for stream in layout.output_streams:
-        indices = tuple(
-            i
-            for i, span in enumerate(layout.loss_spans)
-            if span.segment.stream == stream and given[i]
-        )
-        if indices:
-            frame = "first frame" if frames == 1 else f"first {frames} frames"
-            yield stream, Kind(name=names.get(stream, frame), openings=indices)
+    places: dict[str, list[int]] = {}
+    for index, span in enumerate(layout.loss_spans):
+        if given[index]:
+            places.setdefault(span.segment.stream, []).append(index)
+    return {name: Kind(name=names.get(name, opening), openings=tuple(p)) for name, p in places.items()}
 
 
 # ------------------------------------------------------------------------------------- exchanging
@@ -173,29 +168,6 @@ def _held(batch: Batch, index: int, span: Span) -> np.ndarray:
 # -------------------------------------------------------------------------------------- measuring
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gain:
-    """One output stream under its right and under an exchanged condition.
-
-    Attributes:
-      condition, stream: names.
-      right, wrong: tokens of each clip, [N, O].
-      copyable_NxO: see `copyable`; None where nothing can be copied.
-    """
-
-    condition: str
-    stream: str
-    right: TokenScores
-    wrong: TokenScores
-    copyable_NxO: np.ndarray | None
-
-    @property
-    def fields(self) -> dict[str, np.ndarray]:
-        """What `poet.evaluation.metrics.tokens` needs."""
-        copied = {} if self.copyable_NxO is None else {"copyable": self.copyable_NxO}
-        return {**fields(self.right), "wrong_loss": self.wrong.loss, **copied}
-
-
 def gains(
     model: Model,
     params: Params,
@@ -207,8 +179,11 @@ def gains(
     *,
     size: int,
     loss_vocabulary: str = "legal",
-) -> list[Gain]:
-    """The gain of every kind for every output stream; call under `jax.set_mesh(mesh)`.
+) -> list[tuple[str, str, Batch]]:
+    """(Kind of condition, output stream, its tokens under the right and under the exchanged condition) of every pair.
+
+    Fields are those of `poet.evaluation.metrics.tokens`; `copyable` is absent where nothing can be copied.
+    Call under `jax.set_mesh(mesh)`.
 
     Args:
       params: on the mesh, as `mesh.Rules` place them.
@@ -227,28 +202,21 @@ def gains(
     rights = {alone: score(given[alone]) for alone in {kind.alone for kind in kinds}}
     found = []
     for kind in kinds:
-        examples, right = given[kind.alone], rights[kind.alone]
-        wrong, copied = score(exchanged(examples, partners_N, kind, layout)), copyable(examples, kind, layout)
-        found += [
-            Gain(
-                condition=kind.name,
-                stream=stream,
-                right=scores,
-                wrong=wrong[stream],
-                copyable_NxO=copied.get(stream),
-            )
-            for stream, scores in right.items()
-        ]
+        examples = given[kind.alone]
+        wrong, masks = score(exchanged(examples, partners_N, kind, layout)), copyable(examples, kind, layout)
+        for stream, right in rights[kind.alone].items():
+            copied = {"copyable": masks[stream]} if stream in masks else {}
+            found.append((kind.name, stream, {**fields(right), "wrong_loss": wrong[stream].loss, **copied}))
     return found
 
 
-def row(task: str, gain: Gain) -> Row:
-    """The measurements of one gain; those that do not exist are None.
+def row(task: str, condition: str, stream: str, tokens: Batch) -> Row:
+    """The measurements of what `gains` found; those that do not exist are None.
 
     `<key>_low` and `<key>_high` bound <key> in 95 % of bootstrap resamples over clips.  `copyable` is the
     share of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
     and of the others, accuracies with the right condition.
     """
-    found = metric.measure(gain.fields, select("condition_gain")[0])
-    names = {"task": task, "condition": gain.condition, "stream": gain.stream}
+    found = metric.measure(tokens, select("condition_gain")[0])
+    names = {"task": task, "condition": condition, "stream": stream}
     return {**names, **metric.columns(found), "clips": found["nats_per_clip"].summary.n}

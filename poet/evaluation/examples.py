@@ -5,49 +5,52 @@ N = 1 clip, T frames, H height, W width, 3 colour channels, S samples.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 
 from poet import conditioning, media
+from poet.evaluation.record import Media
+from poet.evaluation.report.tables import Row
 from poet.evaluation.resources import Resources
 from poet.sampling.generate import Drawn
 from poet.store.raw import RawClip
 from poet.tasks.registry import Task
-from poet.tasks.resolved import Resolved
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-    """One task's: label -> file below the output folder, and what was given and drawn as text."""
-
-    task: str
-    clip: RawClip
-    given: str
-    text: str
-    files: dict[str, str]
-
-
-def draw(r: Resources) -> list[Example]:
-    """An example of each task of the checkpoint's mixture, each of another clip where there are enough.
+def draw(r: Resources) -> Iterator[tuple[Row, Media]]:
+    """An example of each task of the checkpoint's mixture, each of another clip where there are enough: what is said
+    of it, and its files.
 
     Where a task knows several regions, its clip takes the one of its place in the list.
     """
-    tasks = sorted(Resolved(r.experiment).mixture, key=lambda task: task.name)
-    return [_example(r, task, r.clips[i % len(r.clips)], i) for i, task in enumerate(tasks)]
+    for place, task in enumerate(sorted(r.resolved.mixture, key=lambda task: task.name)):
+        clip = r.clips[place % len(r.clips)]
+        allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
+        region = allowed[place % len(allowed)] if allowed else ""
+        files, text = _files(r, task, clip, region)
+        given = _words(task, clip, _frames(r, task))
+        note = f"given {given}" + (f"; it wrote “{text}”" if text else "")
+        yield (
+            {"task": task.name, "given": given, "drawn": text or "see below", "clip": clip.key},
+            Media(kind="example", key=clip.key, caption=task.name.replace("_", " "), note=note, files=files),
+        )
 
 
-def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
-    allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
-    region = allowed[place % len(allowed)] if allowed else ""
-    generator, frames = r.generator, Resolved(r.experiment).frames_of(Resolved(r.experiment).eval_latents(task))
+def _frames(r: Resources, task: Task) -> int:
+    """Frames that open the output as given."""
+    return r.resolved.frames_of(r.resolved.eval_latents(task))
+
+
+def _files(r: Resources, task: Task, clip: RawClip, region: str) -> tuple[dict[str, str], str]:
+    """Label -> file below the output folder; and what was written as text."""
+    frames, video, sound = _frames(r, task), clip.video[None], _sound(r, clip)[None]
     heard = _takes(task, "audio") or (frames and task.has_audio)
-    video, sound = clip.video[None], _sound(r, clip)[None]
     takes_depth = task.derived and task.derived.takes_depth
     depth = clip.depth[None] if takes_depth and clip.depth is not None else None
     given = {"video": video} if frames or _takes(task, "video") else {}
-    drawn = generator.generate(
+    drawn = r.generator.generate(
         task.name,
         [clip.caption] if task.text else (),
         media=given | ({"audio": sound} if heard else {}),
@@ -56,22 +59,10 @@ def _example(r: Resources, task: Task, clip: RawClip, place: int) -> Example:
         region=region,
     )
     shown = _given(r, task, video, sound, depth, frames, region)
-    true = Drawn(
-        video=video if task.predicted[-1].closes else video[:, :1],
-        audio=sound if task.has_audio else None,
-    )
-    files = {
-        label: name
-        for label, what in (("given", shown), ("drawn", _whole(task, drawn, true)), ("true", true))
-        if (name := _write(r, f"media/example_{task.name}_{label}", what))
-    }
-    return Example(
-        task=task.name,
-        clip=clip,
-        given=_words(task, clip, frames),
-        text=drawn.texts[0] if drawn.texts else "",
-        files=files,
-    )
+    true = Drawn(video=video if task.predicted[-1].closes else video[:, :1], audio=sound if task.has_audio else None)
+    labelled = {"given": shown, "drawn": _whole(task, drawn, true), "true": true}
+    names = {label: _write(r, f"media/example_{task.name}_{label}", what) for label, what in labelled.items()}
+    return {label: name for label, name in names.items() if name}, drawn.texts[0] if drawn.texts else ""
 
 
 def _takes(task: Task, medium: str) -> bool:
@@ -98,9 +89,9 @@ def _given(
     if _takes(task, "audio"):
         return Drawn(audio=sound)
     if _takes(task, "video"):
-        latents, *_ = task.given[0].grid(Resolved(r.experiment).format)
+        latents, *_ = task.given[0].grid(r.resolved.format)
         shown = r.generator.make_condition(task.name, video, depth, region=region).video
-        return Drawn(video=shown[:, : Resolved(r.experiment).frames_of(latents)])
+        return Drawn(video=shown[:, : r.resolved.frames_of(latents)])
     return Drawn(video=video[:, :frames]) if frames else Drawn()
 
 

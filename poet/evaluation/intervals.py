@@ -5,9 +5,10 @@ Shape suffixes: N values, G groups, R resamples.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RESAMPLES = 1000
 # Of what takes a whole computation for each.
@@ -37,8 +38,7 @@ def ratio_interval(
     sums_N, counts_N = sums_N[counted], counts_N[counted]
     times_RxN = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), resamples)
     ratios_R = (times_RxN @ sums_N) / (times_RxN @ counts_N)
-    low, high = np.quantile(ratios_R, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _bounds(ratios_R, level)
 
 
 def resampled(
@@ -55,24 +55,12 @@ def resampled(
     shares_G = there_G / there
     times_RxG = np.random.default_rng(seed).multinomial(there, shares_G, FEW_RESAMPLES)
     found = [x for times_G in times_RxG if (x := value(times_G)) is not None]
-    return tuple(map(float, np.quantile(found, [(1 - level) / 2, (1 + level) / 2]))) if found else None
+    return _bounds(found, level) if found else None
 
 
-def mean_and_error(
-    values: np.ndarray, origins: Sequence[str] | None = None
-) -> tuple[float, float | None]:
-    """Mean and its standard error; None where there is one value, or one origin, and so no spread.
-
-    Args:
-      origins: of each value; those of one, such as clips of one film, are dependent, and the error is
-        that over origins.  None: all are independent.
-    """
-    values = np.asarray(values, np.float64)
-    if origins is None:
-        origins = np.arange(len(values))
-    names, index = np.unique(np.asarray(origins), return_inverse=True)
-    sums = np.bincount(index, values, minlength=len(names))
-    return ratio_and_error(sums, np.bincount(index, minlength=len(names)))
+def _bounds(values_R: ArrayLike, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def ratio_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:

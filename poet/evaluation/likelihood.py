@@ -18,7 +18,7 @@ from poet.evaluation.unigram import TRAINING_CLIPS, Unigram
 from poet.distributed.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
 from poet.distributed.processes import Share, batch_share, global_array, whole
-from poet.spec import Experiment, UserError
+from poet.spec import UserError
 from poet.store.manifest import Manifest
 from poet.store.reader import check_split
 from poet.tasks.layout import Layout
@@ -91,31 +91,33 @@ def by_stream(scores: Sequence[TokenScores], layout: Layout) -> dict[str, TokenS
     }
 
 
-def split_batches(experiment: Experiment, task: str, batches: int) -> Iterable[Mapping[str, np.ndarray]]:
+def split_batches(resolved: Resolved, task: str, batches: int) -> Iterable[Mapping[str, np.ndarray]]:
     """At most `batches` whole batches of EVAL.batch clips of EVAL.split, on every process."""
-    return eval_batches(Resolved(experiment), task, experiment.eval.split, experiment.eval.batch, batches)
+    return eval_batches(resolved, task, resolved.spec.eval.split, resolved.spec.eval.batch, batches)
 
 
-def check_split_feeds(experiment: Experiment, manifest: Manifest, mesh: Mesh) -> None:
-    """Raises UserError unless EVAL.split holds a batch of EVAL.batch that the mesh divides."""
-    spec = experiment.eval
+def check_feeds(resolved: Resolved, manifest: Manifest, mesh: Mesh) -> None:
+    """Raises UserError unless EVAL.split holds a batch of EVAL.batch that the mesh divides, and
+    EVAL.conditioning_frames fits every task of the mixture."""
+    for task in resolved.mixture:
+        resolved.eval_latents(task)
+    spec = resolved.spec.eval
     check_split(manifest, spec.split)
     check_batch(mesh, spec.batch, "EVAL.batch")
     clips = manifest.splits[spec.split].clips
     if clips < spec.batch:
         raise UserError(
-            f"EVAL.batch = {spec.batch}: split {spec.split!r} of {experiment.data.store} holds "
+            f"EVAL.batch = {spec.batch}: split {spec.split!r} of {resolved.spec.data.store} holds "
             f"{clips} clips, less than one batch; choose a smaller EVAL.batch or another EVAL.split"
         )
 
 
-def training_unigram(experiment: Experiment, manifest: Manifest, task: str, layout: Layout) -> Unigram | None:
+def training_unigram(resolved: Resolved, manifest: Manifest, task: str, layout: Layout) -> Unigram | None:
     """That of the training split's first clips; None where the store has none to count."""
-    spec, known = experiment.eval, manifest.splits.get(TRAINING_SPLIT)
-    if known is None or known.clips < spec.batch:
+    size, known = resolved.spec.eval.batch, manifest.splits.get(TRAINING_SPLIT)
+    if known is None or known.clips < size:
         return None
-    batches = -(-TRAINING_CLIPS // spec.batch)
-    return Unigram.of(eval_batches(Resolved(experiment), task, TRAINING_SPLIT, spec.batch, batches), layout)
+    return Unigram.of(eval_batches(resolved, task, TRAINING_SPLIT, size, -(-TRAINING_CLIPS // size)), layout)
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh, share: Share) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Sequence
@@ -23,7 +24,7 @@ class Reconstruction:
     """One clip, encoded and decoded.
 
     Attributes:
-      frames: those of the clip, all of which are rebuilt.
+      shape: frames, all of which are rebuilt, height and width of the clip.
       coded_frames: those and the repeats of the last one that fill the last latent.
       codes: integers that stand for the coded frames, of `bits` bits each.
       psnr_db: mean over the clip's frames.
@@ -31,30 +32,25 @@ class Reconstruction:
     """
 
     path: Path
-    frames: int
+    shape: tuple[int, int, int]
     coded_frames: int
-    height: int
-    width: int
     codes: int
     bits: int
     psnr_db: float
     encode_s: float
     decode_s: float
 
-    @property
-    def bits_per_pixel(self) -> float:
-        return self.codes * self.bits / (self.frames * self.height * self.width)
-
     def __str__(self) -> str:
+        frames, height, width = self.shape
+        repeats = self.coded_frames - frames
+        coded = f" (coded as {self.coded_frames}: the last one repeated {repeats} more)" if repeats else ""
         speeds = (
-            f"{name} {self.frames / seconds:.1f} frames/s, {self.codes / seconds:.0f} codes/s"
+            f"{name} {frames / seconds:.1f} frames/s, {self.codes / seconds:.0f} codes/s"
             for name, seconds in (("encode", self.encode_s), ("decode", self.decode_s))
         )
-        repeats = self.coded_frames - self.frames
-        coded = f" (coded as {self.coded_frames}: the last one repeated {repeats} more)" if repeats else ""
         return (
-            f"{self.path}: {self.frames} frames of {self.height}x{self.width}{coded}, {self.codes} codes, "
-            f"{self.bits_per_pixel:.4f} bits per pixel, PSNR {self.psnr_db:.2f} dB; "
+            f"{self.path}: {frames} frames of {height}x{width}{coded}, {self.codes} codes, "
+            f"{self.codes * self.bits / math.prod(self.shape):.4f} bits per pixel, PSNR {self.psnr_db:.2f} dB; "
             + "; ".join(speeds)
         )
 
@@ -77,13 +73,7 @@ def beside(path: Path) -> Path:
 
 
 def read(
-    path: Path,
-    tokenizer: VideoTokenizer,
-    *,
-    rate_hz: float,
-    height: int = 0,
-    width: int = 0,
-    frames: int = 0,
+    path: Path, tokenizer: VideoTokenizer, *, rate_hz: float, height: int = 0, width: int = 0, frames: int = 0
 ) -> np.ndarray:
     """A file as uint8 (T, H, W, 3).
 
@@ -135,13 +125,10 @@ def reconstruct(
     decoded_s = time.perf_counter()
     media.write_mp4(path, rebuilt, rate_hz)
     media.write_mp4(beside(path), np.concatenate([video_TxHxWx3, rebuilt], axis=2), rate_hz)
-    height, width = rebuilt.shape[1:3]
     return Reconstruction(
         path=path,
-        frames=frames,
+        shape=rebuilt.shape[:3],
         coded_frames=len(filled),
-        height=height,
-        width=width,
         codes=ids.size,
         bits=tokenizer.spec.bits,
         psnr_db=clip_psnr(video_TxHxWx3, rebuilt),

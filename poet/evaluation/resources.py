@@ -51,13 +51,18 @@ class Resources:
 
     Attributes:
       run: its `checkpoint` is evaluated.
-      experiment: its spec, with what the user changed.
+      resolved: its spec, with what the user changed, and what follows from it.
       out: folder for pictures.
     """
 
     run: Run
-    experiment: Experiment
+    resolved: Resolved
     out: Path
+
+    @property
+    def experiment(self) -> Experiment:
+        """The spec."""
+        return self.resolved.spec
 
     def lacks(self, need: str) -> str | None:
         """Why a need cannot be met, or None.  A task's name needs a positive rate in the mixture."""
@@ -95,7 +100,7 @@ class Resources:
         spec = self.experiment.eval
         if not spec.gain_clips:
             return "EVAL.gain_clips is 0"
-        if not any(kinds(self.experiment, task) for task in Resolved(self.experiment).mixture):
+        if not any(kinds(self.resolved, task) for task in self.resolved.mixture):
             return "no task of DATA.mixture_rates is given a condition"
         if not self.lacks(STORE) and self.gain_batches * spec.batch == 1:
             return (
@@ -122,13 +127,13 @@ class Resources:
 
     def check(self) -> None:
         """Opens everything that is configured, so that a mistake shows before any device work."""
-        for task in Resolved(self.experiment).mixture:
-            Resolved(self.experiment).eval_latents(task)
+        for task in self.resolved.mixture:
+            self.resolved.eval_latents(task)
         if not self.lacks(TOKENIZER):
             self.tokenizer  # noqa: B018
         if not self.lacks(STORE):
             self.manifest  # noqa: B018
-            likelihood.check_split_feeds(self.experiment, self.manifest, self.mesh)
+            likelihood.check_feeds(self.resolved, self.manifest, self.mesh)
         if not self.lacks(SOURCE):
             self.source  # noqa: B018
 
@@ -145,7 +150,7 @@ class Resources:
             fingerprints=self._fingerprints(),
             split=e.eval.split,
         )
-        made = networks_of(Resolved(e), manifest)
+        made = networks_of(self.resolved, manifest)
         # Likelihoods are those of any split of any store that the same networks made.
         self._expect({name: value for name, value in made.items() if name != networks.STORE})
         return manifest
@@ -153,7 +158,7 @@ class Resources:
     def _fingerprints(self) -> dict[str, str]:
         """Of the tokenizers that are given and that the mixture uses."""
         found = {} if self.lacks(TOKENIZER) else {networks.VIDEO: self.tokenizer.fingerprint}
-        return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if Resolved(self.experiment).has_audio else {})
+        return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if self.resolved.has_audio else {})
 
     def clip_names(self, count: int) -> tuple[list[str], list[str]]:
         """Keys and captions of the leading clips of EVAL.split in the store."""
@@ -237,7 +242,7 @@ class Resources:
 
     @functools.cached_property
     def model(self) -> Model:
-        return build_model(Resolved(self.experiment))
+        return build_model(self.resolved)
 
     def load_params(self) -> Params:
         """Of the checkpoint, sharded over the mesh as in training; not kept."""
@@ -256,12 +261,12 @@ class Resources:
         """Samples on one device."""
         params = checkpoint.load_params(self.run, self.model.abstract())
         loaded = {networks.VIDEO: self.tokenizer}
-        return Generator(Resolved(self.experiment), params, loaded, self.made_with)
+        return Generator(self.resolved, params, loaded, self.made_with)
 
     @property
     def conditioning_frames(self) -> int:
         """Frames that frame prediction is given."""
-        return Resolved(self.experiment).frames_of(Resolved(self.experiment).eval_latents(get_task(PREDICTION)))
+        return self.resolved.frames_of(self.resolved.eval_latents(get_task(PREDICTION)))
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:

@@ -13,7 +13,8 @@ from poet.evaluation.checkpoint_tables import TABLES, Source
 from poet.evaluation.record import Table
 from poet.evaluation.resources import Resources
 from poet.runs.run import Run
-from poet.spec import Experiment, UserError, choose, compat, to_dict
+from poet.spec import UserError, choose, compat, to_dict
+from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ RESULT_FILE = "eval.json"
 
 def evaluate(
     run: Run,
-    experiment: Experiment | None,
+    resolved: Resolved | None,
     out: str | Path,
     metrics: Sequence[str] | None = None,
     scores_file: Path | None = None,
@@ -33,7 +34,7 @@ def evaluate(
 
     Args:
       run: its `checkpoint` is evaluated.
-      experiment: the checkpoint's own with changes laid over it; None: its own.
+      resolved: the checkpoint's own settings with changes laid over them; None: its own.
       metrics: names of `TABLES`, all by default.  One that is named but lacks what it needs is an
         error; among all, it is skipped and the reason kept.
       scores_file: where `scores.record` is written as JSON; what it needs must then be measured.
@@ -48,10 +49,10 @@ def evaluate(
     """
     chosen = {name: choose(name, TABLES, "metric") for name in metrics or TABLES}
     trained = run.checkpoint.spec
-    experiment = experiment or trained
+    resolved = resolved or Resolved(trained)
     remedy = "leave them as they were trained"
-    compat.check(trained, experiment, "evaluate", what=str(run.checkpoint.path), remedy=remedy)
-    resources = Resources(run, experiment, Path(out))
+    compat.check(trained, resolved.spec, "evaluate", what=str(run.checkpoint.path), remedy=remedy)
+    resources = Resources(run, resolved, Path(out))
     skipped = _skipped(chosen, resources)
     if skipped and (metrics or len(skipped) == len(chosen)):
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())

@@ -112,11 +112,12 @@ def gains(spec: Any, mesh: Any, params: Any) -> Iterator[dict[str, Any]]:
         partners = (np.arange(clips) + clips // 2) % clips
         layout = Resolved(spec).layout(task)
         found = condition_gain.gains(
-            model, params, batch, layout, condition_gain.kinds(spec, task), partners, mesh, size=size
+            model, params, batch, layout, condition_gain.kinds(Resolved(spec), task), partners, mesh, size=size
         )
-        for gain in found:
-            loss = gain.right.loss.sum() / gain.right.count.sum()
-            yield {**condition_gain.row(task.name, gain), "loss": float(loss)}
+        for names_and_tokens in found:
+            tokens = names_and_tokens[-1]
+            loss = tokens["loss"].sum() / tokens["count"].sum()
+            yield {**condition_gain.row(task.name, *names_and_tokens), "loss": float(loss)}
 
 
 def page() -> str:

@@ -58,7 +58,7 @@ def make_params() -> dict:
 
 
 def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
-    """(condition, stream) -> Gain, on so many devices."""
+    """(condition, stream) -> what `gains` finds, on so many devices."""
     declared, batch, layout = TASKS[task], make_batch(task), Resolved(RUN).layout(TASKS[task])
     shape = {"fsdp": devices} if devices < 8 else {"data": 2, "fsdp": 2, "tensor": 2}
     mesh = build(MeshSpec(**{a: 1 for a in AXES} | shape), jax.devices()[:devices])
@@ -66,25 +66,25 @@ def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
     with jax.set_mesh(mesh):
         found = condition_gain.gains(
             model, jax.device_put(params, Rules().shardings(mesh, model.axes())), batch, layout,
-            condition_gain.kinds(RUN, declared),
+            condition_gain.kinds(Resolved(RUN), declared),
             condition_gain.partners(KEYS, CAPTIONS, np.ones(CLIPS, bool)), mesh, size=size,
         )
-    return {(gain.condition, gain.stream): gain for gain in found}
+    return {(condition, stream): gain for condition, stream, gain in found}
 
 
-def nats(gain: condition_gain.Gain) -> np.ndarray:
+def nats(gain: dict) -> np.ndarray:
     """What the exchange costs each clip."""
-    return (gain.wrong.loss - gain.right.loss).sum(axis=1, dtype=np.float64)
+    return (gain["wrong_loss"] - gain["loss"]).sum(axis=1, dtype=np.float64)
 
 
-def counts(gain: condition_gain.Gain) -> np.ndarray:
+def counts(gain: dict) -> np.ndarray:
     """Predicted tokens of each clip."""
-    return gain.right.count.sum(axis=1)
+    return gain["count"].sum(axis=1)
 
 
 def test_every_task_names_each_condition_that_it_is_given() -> None:
     def names(task: str) -> list[str]:
-        return [kind.name for kind in condition_gain.kinds(RUN, TASKS[task])]
+        return [kind.name for kind in condition_gain.kinds(Resolved(RUN), TASKS[task])]
 
     assert names("unconditional") == []
     assert names("text_to_video") == ["text"]
@@ -117,7 +117,7 @@ def test_one_kind_of_condition_is_exchanged_and_nothing_else() -> None:
     streams = layout.parse(batch["tokens"])
     given = batch["known"][0, 0]
     assert given == 16, "the first latent frame"
-    for kind in condition_gain.kinds(RUN, TASKS["stylization"]):
+    for kind in condition_gain.kinds(Resolved(RUN), TASKS["stylization"]):
         made = condition_gain.exchanged(batch, partners_N, kind, layout)
         want = {name: codes.copy() for name, codes in streams.items()}
         states = batch["text_states"]
@@ -139,7 +139,7 @@ def test_what_can_be_copied_by_plain_loops(task: str) -> None:
     codes = layout.parse(batch["tokens"])
     video = codes["video"].reshape(CLIPS, latents, *place)
     given = Resolved(RUN).eval_latents(TASKS[task])
-    for kind in condition_gain.kinds(RUN, TASKS[task]):
+    for kind in condition_gain.kinds(Resolved(RUN), TASKS[task]):
         found = condition_gain.copyable(batch, kind, layout)
         if kind.text:
             assert found == {}
@@ -163,8 +163,8 @@ def test_a_condition_alone_is_scored_on_the_frames_that_are_given_beside_others(
     beside, alone = (found[f"flow and depth{more}", "video"] for more in ("", " alone"))
     length = Resolved(RUN).layout(TASKS["stylization"]).streams["video"]
     assert (counts(alone) == length).all() and (counts(beside) == length - 16).all()
-    np.testing.assert_array_equal(alone.right.loss[:, 16:], found["text alone", "video"].right.loss[:, 16:])
-    assert (alone.right.loss[:, :16] > 0).all() and (beside.right.loss[:, :16] == 0).all()
+    np.testing.assert_array_equal(alone["loss"][:, 16:], found["text alone", "video"]["loss"][:, 16:])
+    assert (alone["loss"][:, :16] > 0).all() and (beside["loss"][:, :16] == 0).all()
 
 
 def test_a_condition_that_is_not_seen_is_worth_nothing_at_all() -> None:
@@ -177,7 +177,7 @@ def test_a_condition_that_is_not_seen_is_worth_nothing_at_all() -> None:
     for condition in ("text", "flow and depth"):
         assert not nats(deaf[condition, "video"]).any(), condition
     opening = deaf["first frame", "video"]
-    changed = opening.wrong.loss != opening.right.loss
+    changed = opening["wrong_loss"] != opening["loss"]
     assert changed[:, 16].any() and not np.delete(changed, 16, axis=1).any()
 
 
@@ -192,9 +192,8 @@ def test_one_and_eight_devices_and_other_batches_agree() -> None:
 
 
 def test_rows_add_up_and_fit_the_terminal() -> None:
-    rows = [
-        condition_gain.row("stylization", gain) for gain in measured("stylization", make_params()).values()
-    ]
+    found = measured("stylization", make_params())
+    rows = [condition_gain.row("stylization", *names, gain) for names, gain in found.items()]
     for row in rows:
         codes = 16 * (3 if "alone" in row["condition"] else 2)
         assert row["nats_per_clip"] == pytest.approx(codes * row["nats_per_token"]), "latents of 16 codes"
@@ -240,7 +239,7 @@ def test_clips_without_a_token_do_not_count_and_one_clip_has_no_interval() -> No
 
 def test_scores_hold_what_was_measured_or_are_refused() -> None:
     gain = measured("stylization", make_params())["flow and depth", "video"]
-    row = condition_gain.row("stylization", gain)
+    row = condition_gain.row("stylization", "flow and depth", "video", gain)
     report = {
         "checkpoint": "/somewhere/lm_arenas", "step": 7, "split": "validation", "networks": {"video": "abc"},
         "metrics": {

@@ -72,7 +72,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     experiment = squares.experiment(store.path)
     mesh = build(experiment.mesh, jax.devices()[:1])
     params = train(experiment, mesh)
-    resources = Resources(Run(pathlib.Path()), experiment, pathlib.Path())
+    resources = Resources(Run(pathlib.Path()), Resolved(experiment), pathlib.Path())
     known = {"manifest": load_manifest(store.path), "mesh": mesh, "load_params": lambda: params}
     vars(resources).update(known)
     return measure_condition_gain(resources).rows

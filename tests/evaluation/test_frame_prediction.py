@@ -7,11 +7,17 @@ import pytest
 import scipy.stats
 
 from poet.evaluation import checkpoint_tables as tables
-from poet.evaluation.intervals import mean_and_error
+from poet.evaluation.metric import GROUPS, Values
 from poet.evaluation.metrics.pixels import PSNR_CEILING_DB, blurred, clip_psnr
 from poet.spec import UserError, choose
 
 KNOWN = 2
+
+
+def mean_and_error(values: np.ndarray, films: np.ndarray | None = None) -> tuple:
+    """Mean and standard error of values that depend on each other within a film."""
+    found = Values.of({} if films is None else {GROUPS: films}, values).summary()
+    return found.value, found.error
 
 
 def videos(seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
-from poet.evaluation import hooks, metric, runner
+from poet.evaluation import hooks, metric, runner, tokenizer_hooks
 from poet.evaluation.likelihood import scored
 from poet.evaluation.metrics import tokens
 from poet.evaluation.report import tables
@@ -109,9 +109,9 @@ def test_every_condition_of_every_task_has_its_gain(run, evaluated, tmp_path):
     assert all(r["nats_per_token"] != 0 for r in rows)
     off = changed(run.experiment, "eval", gain_clips=0)
     with pytest.raises(UserError, match="condition_gain: EVAL.gain_clips is 0"):
-        runner.evaluate(run.disk, off, tmp_path, scores_file=tmp_path / "scores.json")
+        runner.evaluate(run.disk, Resolved(off), tmp_path, scores_file=tmp_path / "scores.json")
     alone = changed(run.experiment, "eval", gain_clips=1, batch=1)
-    assert "two or more" in Resources(run.disk, alone, tmp_path).lacks("others")
+    assert "two or more" in Resources(run.disk, Resolved(alone), tmp_path).lacks("others")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,17 +156,17 @@ def test_the_source_is_that_of_the_store_and_what_it_left_out_is_not_scored(run,
     """A run that was trained from a store alone; two clips of its split were left out of it."""
     e = run.experiment
     e = changed(changed(e, "store", source="", path=""), "eval", clips=17)
-    whole = Resources(run.disk, e, tmp_path)
+    whole = Resources(run.disk, Resolved(e), tmp_path)
     keys = [clip.key for clip in whole.clips]
     assert whole.source_path == run.experiment.store.source and len(keys) == 17
-    left = Resources(run.disk, e, tmp_path)
+    left = Resources(run.disk, Resolved(e), tmp_path)
     split = left.manifest.splits["validation"]
     skipped = tuple(SkippedInfo(key=key, reason="static: 0") for key in (keys[3], f"{keys[8]}#0"))
     splits = left.manifest.splits | {"validation": split.replace(skipped=skipped)}
     left.__dict__["manifest"] = left.manifest.replace(splits=splits)
     assert [clip.key for clip in left.clips] == [k for i, k in enumerate(keys) if i not in (3, 8)]
     assert "2 of 17 clips are not scored, as the store left them out" in caplog.text
-    gone = Resources(run.disk, e, tmp_path)
+    gone = Resources(run.disk, Resolved(e), tmp_path)
     gone.__dict__["manifest"] = left.manifest.replace(source=str(tmp_path / "gone"))
     assert "which the store was made from, is not there" in gone.lacks("source")
 
@@ -174,15 +174,15 @@ def test_the_source_is_that_of_the_store_and_what_it_left_out_is_not_scored(run,
 def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
     bare = changed(changed(run.experiment, "data", store=""), "video_tokenizer", path="")
     with pytest.raises(UserError, match="likelihood: DATA.store is empty"):
-        runner.evaluate(run.disk, bare, tmp_path, ["likelihood"])
+        runner.evaluate(run.disk, Resolved(bare), tmp_path, ["likelihood"])
     with pytest.raises(UserError, match="VIDEO_TOKENIZER.path is empty"):
-        runner.evaluate(run.disk, bare, tmp_path)
+        runner.evaluate(run.disk, Resolved(bare), tmp_path)
     no_store = changed(changed(run.experiment, "data", store=""), "eval", clips=1)
-    skipped = runner._skipped(runner.TABLES, Resources(run.disk, no_store, tmp_path))
+    skipped = runner._skipped(runner.TABLES, Resources(run.disk, Resolved(no_store), tmp_path))
     no_codes = dict.fromkeys(("likelihood", "condition_gain"), "DATA.store is empty")
     assert skipped == no_codes | NOT_ASKED_FOR
     untrained = changed(run.experiment, "data", mixture_rates={"text_to_video": 1.0})
-    skipped = runner._skipped(runner.TABLES, Resources(run.disk, untrained, tmp_path))
+    skipped = runner._skipped(runner.TABLES, Resources(run.disk, Resolved(untrained), tmp_path))
     assert "not trained on frame_prediction" in skipped["frame_prediction"]
 
 
@@ -203,7 +203,7 @@ def test_mistakes_are_refused_before_any_device_work(
 ):
     monkeypatch.setattr(runner, "_measure", lambda *_: pytest.fail("device work was begun"))
     with pytest.raises(UserError, match=message):
-        runner.evaluate(run.disk, changed(run.experiment, part, **fields), tmp_path)
+        runner.evaluate(run.disk, Resolved(changed(run.experiment, part, **fields)), tmp_path)
     assert not (tmp_path / "eval.json").exists()
 
 
@@ -227,7 +227,7 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     rates = {"unconditional": 1.0, "frame_prediction": 1.0, "inpainting": 1.0}
     e = changed(run.experiment, "data", store="", mixture_rates=rates)
     e = changed(e, "conditioning", fill="black")
-    report = runner.evaluate(run.disk, changed(e, "eval", examples=True), tmp_path, ["examples"])
+    report = runner.evaluate(run.disk, Resolved(changed(e, "eval", examples=True)), tmp_path, ["examples"])
     media = {entry["caption"].replace(" ", "_"): entry for entry in report["media"]}
     assert set(media) == set(rates)
     assert {name: set(entry["files"]) for name, entry in media.items()} == {
@@ -257,8 +257,8 @@ def test_validation_in_training_equals_the_evaluation(run, evaluated):
     e = changed(run.experiment, "data", mixture_rates={"text_to_video": 1.0})
     mesh = build(e.mesh)
     with jax.set_mesh(mesh):
-        hook = hooks.validation_hook(e)
-        state = {"params": Resources(run.disk, e, Path()).load_params()}
+        hook = hooks.validation_hook(Resolved(e))
+        state = {"params": Resources(run.disk, Resolved(e), Path()).load_params()}
         scalars = hook.fn(state, 5).scalars
     rows = evaluated[0]["metrics"]["likelihood"]["rows"]
     row = next(r for r in rows if r["task"] == "text_to_video")
@@ -280,7 +280,7 @@ def test_a_likelihood_over_no_tokens_does_not_exist(run):
 
     mesh = build(e.mesh)
     with jax.set_mesh(mesh):
-        params = Resources(run.disk, e, Path()).load_params()
+        params = Resources(run.disk, Resolved(e), Path()).load_params()
         model = build_model(Resolved(e))
         steps = scored(model, params, batches(), layout, mesh)
         found = metric.walk(steps, [tokens.LOSS, tokens.ACCURACY])["video"]
@@ -292,8 +292,8 @@ def test_a_likelihood_over_no_tokens_does_not_exist(run):
 def test_sample_strips_show_true_clips_over_drawn_ones(run):
     e = changed(run.experiment, "data", mixture_rates={"frame_prediction": 1.0})
     with jax.set_mesh(build(e.mesh)):
-        hook = hooks.sample_hook(e)
-        state = {"params": Resources(run.disk, e, Path()).load_params()}
+        hook = hooks.sample_hook(Resolved(e))
+        state = {"params": Resources(run.disk, Resolved(e), Path()).load_params()}
         image = hook.fn(state, 5).images["frame_prediction"]
     assert image.shape == (2 * hooks.CLIPS_SHOWN * 16, 5 * 16, 3) and image.dtype == np.uint8
     layout = Resolved(e).layouts["frame_prediction"]
@@ -310,14 +310,14 @@ def test_sample_strips_show_true_clips_over_drawn_ones(run):
 def test_hooks_that_are_off_read_nothing():
     e = Experiment()
     assert dataclasses.astuple(e.train)
-    for make in (hooks.validation_hook, hooks.sample_hook, hooks.reconstructions):
-        assert make(e).every == 0
+    for make in (hooks.validation_hook, hooks.sample_hook, tokenizer_hooks.reconstructions):
+        assert make(Resolved(e)).every == 0
 
 
 def test_tokenizer_training_shows_its_reconstructions(run):
     e = run.experiment
     tokenizer = load_video_tokenizer(e.video_tokenizer)
-    hook = hooks.reconstructions(e)
+    hook = tokenizer_hooks.reconstructions(Resolved(e))
     report = hook.fn({"ema": jax.tree.map(jax.numpy.asarray, tokenizer.params)}, 5)
     source = open_source(e.store.source, "validation", e.clip)
     videos = np.stack([clip.video for clip in source.read(0, hooks.CLIPS_SHOWN)])

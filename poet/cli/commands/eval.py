@@ -44,7 +44,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
         out = output.folder if output else args.out
-        runner.evaluate(run, resolved.spec, out, args.metrics or None, Path(scores) if scores else None)
+        runner.evaluate(run, resolved, out, args.metrics or None, Path(scores) if scores else None)
 
 
 COMMAND = command.Command(

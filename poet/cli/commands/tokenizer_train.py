@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from poet.tasks.resolved import Resolved
-    from poet.training.loop import Hook
     from poet.training.trainable import BatchIterator, Trainable
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ class _Parts:
       trainable: what learns.
       batches: iterators by group.
       fractions: of the steps, by group.
-      hook: evaluates it on the way.
       state_keys: top-level keys of the state that the frozen tokenizer is made from.
       export: ({key: parameters}, folder, card) -> the frozen tokenizer, written to the folder.
     """
@@ -37,7 +35,6 @@ class _Parts:
     trainable: Trainable
     batches: Mapping[str, BatchIterator]
     fractions: Mapping[str, float]
-    hook: Hook
     state_keys: tuple[str, ...]
     export: Callable[[Mapping[str, Any], Any, Mapping[str, Any]], Any]
 
@@ -58,6 +55,7 @@ def train(resolved: Resolved, run: Run) -> int:
 
     from poet.distributed import mesh as mesh_lib
     from poet.distributed import processes
+    from poet.evaluation import tokenizer_hooks
     from poet.training import loop
     from poet.training.schedule import GroupSchedule
 
@@ -73,7 +71,7 @@ def train(resolved: Resolved, run: Run) -> int:
             run=run,
             mesh=mesh,
             experiment=spec,
-            hooks=[parts.hook],
+            hooks=[tokenizer_hooks.reconstructions(resolved)],
             purpose="resume_tokenizer",
         )
         shapes = jax.eval_shape(parts.trainable.init, jax.random.key(0))
@@ -120,7 +118,6 @@ def _freeze(parts: _Parts, shapes: Mapping[str, Any], run: Run, card: Mapping[st
 def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
     from poet.data.pixels import Derived, pixel_batches
     from poet.distributed import processes
-    from poet.evaluation import hooks
     from poet.tokenizers.video import training
 
     experiment, spec = resolved.spec, resolved.spec.tokenizer_train
@@ -145,7 +142,6 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
         trainable=trainable,
         batches=batches,
         fractions=training.shares(experiment),
-        hook=hooks.reconstructions(experiment),
         state_keys=("ema",),
         export=lambda loaded, folder, card: training.export_tokenizer(loaded, experiment, folder, card),
     )
@@ -154,7 +150,6 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
 def _audio(resolved: Resolved, mesh: Mesh) -> _Parts:
     from poet.data.sounds import sound_batches
     from poet.distributed import processes
-    from poet.evaluation import sound_hooks
     from poet.tokenizers.audio import training
 
     experiment, spec = resolved.spec, resolved.spec.tokenizer_train
@@ -171,7 +166,6 @@ def _audio(resolved: Resolved, mesh: Mesh) -> _Parts:
         trainable=training.trainable(experiment, mesh),
         batches={training.GROUP: batches},
         fractions={training.GROUP: 1.0},
-        hook=sound_hooks.reconstructions(experiment),
         state_keys=("params", "codebooks"),
         export=lambda loaded, folder, card: training.export_tokenizer(
             training.params_of(loaded), experiment, folder, card

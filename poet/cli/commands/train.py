@@ -60,7 +60,7 @@ def train(resolved: Resolved, run: Run) -> int:
             run=run,
             mesh=mesh,
             experiment=spec,
-            hooks=[hooks.validation_hook(spec), hooks.sample_hook(spec)],
+            hooks=[hooks.validation_hook(resolved), hooks.sample_hook(resolved)],
             made_with=made_with,
         )
     return outcome.exit_code

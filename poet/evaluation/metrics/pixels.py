@@ -122,11 +122,11 @@ def frame_psnr(truth_NxTxHxWx3: np.ndarray, other_NxTxHxWx3: np.ndarray) -> np.n
     return np.stack([np.minimum(psnr(*pair), PSNR_CEILING_DB) for pair in pairs])
 
 
-def by_pair(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Batch], Values]:
-    """Measures one pair of clips at a time, so that memory stays that of one clip."""
+def by_pair(score: Callable[[np.ndarray, np.ndarray], float], other: str = "other") -> Callable[[Batch], Values]:
+    """Measures one pair of clips, of `truth` and of the field `other`, at a time: memory stays that of one clip."""
 
     def measure(batch: Batch) -> Values:
-        return Values.of(batch, [score(*pair) for pair in zip(batch["truth"], batch["other"], strict=True)])
+        return Values.of(batch, [score(*pair) for pair in zip(batch["truth"], batch[other], strict=True)])
 
     return measure
 
@@ -154,19 +154,11 @@ register(Metric(
 # ------------------------------------------------------------------------------- against a baseline
 
 
-def _gains(batch: Batch) -> Values:
-    return Values.of(batch, batch["gains_db"])
-
-
-def _wins(batch: Batch) -> Values:
-    return Values.of(batch, np.asarray(batch["wins"], np.float64))
-
-
 register(Metric(
-    name="gain_db", better="more", needs=("gains_db",), measure=_gains, tables=("gains",),
+    name="gain_db", better="more", needs=("gains_db",), measure=lambda batch: Values.of(batch, batch["gains_db"]), tables=("gains",),
     note="The PSNR of each clip less that of the baseline.",
 ))
 register(Metric(
-    name="win_rate", better="more", needs=("wins",), measure=_wins, tables=("gains",), beside=("low", "high"),
+    name="win_rate", better="more", needs=("wins",), measure=lambda batch: Values.of(batch, batch["wins"]), tables=("gains",), beside=("low", "high"),
     note="Share of clips that are nearer than the baseline.",
 ))

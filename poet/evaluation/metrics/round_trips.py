@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from poet.evaluation.metric import Batch, Metric, Values, register
-from poet.evaluation.metrics.pixels import clip_psnr
+from poet.evaluation.metrics.pixels import by_pair, clip_psnr
 
 # Rounds after which clips are compared with the originals.
 ROUNDS = (1, 2, 4, 8, 12)
@@ -54,20 +54,12 @@ def _match(batch: Batch) -> Values:
     return Values.of(batch, same.reshape(len(same), -1).mean(1))
 
 
-def _declare_psnr(number: int) -> None:
-    def measure(batch: Batch) -> Values:
-        pairs = zip(batch["truth"], batch[f"after_{number}"], strict=True)
-        return Values.of(batch, [clip_psnr(*pair) for pair in pairs])
-
-    register(Metric(
-        name=f"psnr_after_{number}_db", better="more", tables=("round_trips",),
-        needs=("truth", f"after_{number}"), measure=measure, note=NOTE,
-    ))
-
-
 register(Metric(
     name="round_trip_match", better="more", tables=("round_trips",), needs=("ids", "ids_again"), measure=_match,
     note=NOTE,
 ))
 for _number in ROUNDS:
-    _declare_psnr(_number)
+    register(Metric(
+        name=f"psnr_after_{_number}_db", better="more", tables=("round_trips",), needs=("truth", f"after_{_number}"),
+        measure=by_pair(clip_psnr, f"after_{_number}"), note=NOTE,
+    ))

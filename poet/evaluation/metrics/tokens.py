@@ -27,17 +27,14 @@ def _per_token(field: str) -> Callable[[Batch], Values]:
     return lambda batch: Values.of(batch, _sums(batch[field]), _sums(batch["count"]))
 
 
-def _unigram(batch: Batch) -> Values:
-    return Values.of(batch, batch["unigram_nats"], batch["unigram_count"])
-
-
 LOSS = register(Metric(
     name="loss_nats", better="less", tables=("likelihood",), needs=SCORED, measure=_per_token("loss"),
     note="Mean cross-entropy of a token.",
 ))
-UNIGRAM = register(Metric(
+register(Metric(
     name="unigram_nats", better="neither", tables=("likelihood",), needs=("unigram_nats", "unigram_count"),
-    measure=_unigram, note="The same under how often each id occurs in the training split.",
+    measure=lambda batch: Values.of(batch, batch["unigram_nats"], batch["unigram_count"]),
+    note="The same under how often each id occurs in the training split.",
 ))
 ACCURACY = register(Metric(
     name="accuracy", better="more", tables=("likelihood",), needs=SCORED, measure=_per_token("correct"),

@@ -15,28 +15,28 @@ Json = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `poet eval` wrote into a folder."""
+    """What `poet eval` wrote into a folder; false, and without rows and media, where it wrote nothing."""
 
     folder: Path
     content: Json
 
-    @property
-    def step(self) -> int:
-        return self.content["step"]
+    def __bool__(self) -> bool:
+        return bool(self.content)
 
-    def rows(self, metric: str) -> list[Json]:
-        return list(self.content["metrics"].get(metric, {}).get("rows", ()))
+    def table(self, name: str) -> Json:
+        return self.content.get("metrics", {}).get(name, {})
 
-    def notes(self, metric: str) -> list[str]:
-        return list(self.content["metrics"].get(metric, {}).get("notes", ()))
+    def rows(self, table: str) -> list[Json]:
+        return list(self.table(table).get("rows", ()))
 
-    def media(self, kind: str) -> list[Json]:
-        return [m for m in self.content["media"] if m["kind"] == kind]
+    def media(self, kind: str = "") -> list[Json]:
+        """Of a kind, or all."""
+        return [m for m in self.content.get("media", ()) if not kind or m["kind"] == kind]
 
 
-def read_json(path: Path | None) -> Any:
+def read_json(path: Path) -> Any:
     """Parsed JSON, or None without a file."""
-    if path is None or not path.is_file():
+    if not path.is_file():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -44,23 +44,18 @@ def read_json(path: Path | None) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def read_evaluation(folder: Path | None) -> Evaluation | None:
-    content = read_json(folder / "eval.json" if folder else None)
-    return Evaluation(folder, content) if content else None
+def read_evaluation(folder: Path) -> Evaluation:
+    return Evaluation(folder, read_json(folder / "eval.json") or {})
 
 
-def read_manifest(store: Path | None) -> Json | None:
-    return read_json(store / "manifest.json" if store else None)
-
-
-def read_stages(path: Path | None) -> list[Json]:
+def read_stages(path: Path) -> list[Json]:
     """Stages in the order they ended, from one list or a folder of objects."""
-    if path is not None and path.is_dir():
+    if path.is_dir():
         files = sorted(path.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
         return [read_json(file) for file in files]
     return read_json(path) or []
 
 
-def read_metrics(path: Path | None) -> list[Json]:
+def read_metrics(path: Path) -> list[Json]:
     """Lines of a metrics.jsonl; damaged ones are left out."""
-    return list(reporting.read(path)) if path is not None and path.is_file() else []
+    return list(reporting.read(path)) if path.is_file() else []

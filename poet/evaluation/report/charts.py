@@ -84,12 +84,7 @@ def line_chart(
     parts = [*_grid(frame), *_labels(x_label, y_label)]
     parts += [_level(frame, level) for level in levels]
     parts += [_polyline(frame, line, i) for i, line in enumerate(lines)]
-    name = html.escape(title)
-    return (
-        f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{name}">{"".join(parts)}</svg>'
-        f"<figcaption>{name}{_legend(lines, levels)}</figcaption></figure>"
-    )
+    return _figure(title, HEIGHT, parts, _legend(lines, levels))
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
@@ -111,7 +106,11 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
     for i, bar in enumerate(bars):
         parts += _bar(frame, bar, BAR_ROW * i, f"series-{groups.index(bar.group) % COLOURS}")
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 6, x_label, "middle"))
-    name, legend = html.escape(title), _legend([Series(name=g, points=()) for g in groups if g], ())
+    return _figure(title, height, parts, _legend([Series(name=g, points=()) for g in groups if g], ()))
+
+
+def _figure(title: str, height: int, parts: Sequence[str], legend: str) -> str:
+    name = html.escape(title)
     return (
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{name}">{"".join(parts)}</svg><figcaption>{name}{legend}</figcaption></figure>'

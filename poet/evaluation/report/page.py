@@ -114,6 +114,11 @@ def paragraph(words: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
 
 
+def soft(words: str) -> str:
+    """What explains, in a softer colour."""
+    return paragraph(words, "soft")
+
+
 def missing(what: str) -> str:
     """Says in a part's place that it is absent and why."""
     return paragraph(what, "missing")
@@ -166,10 +171,6 @@ def card(path: Path, caption: str, alt: str) -> str:
     """One clip over its caption."""
     shown = media(path, alt)
     return f'<figure class="card">{shown}<figcaption>{text(caption)}</figcaption></figure>'
-
-
-def cards(items: Iterable[str]) -> str:
-    return f'<div class="cards">{"".join(items)}</div>'
 
 
 def strip(path: Path, label: str, alt: str) -> str:

@@ -61,24 +61,45 @@ def write_report(workdir: Path, out: str = "report.html") -> Path:
 def render(workdir: Path) -> str:
     """The page as text."""
     place = places(workdir)
-    shipped = artifacts.read_evaluation(place["shipped"])
-    evaluation = artifacts.read_evaluation(place["evaluation"])
-    manifest = artifacts.read_manifest(place["store"])
-    shipped_scores = artifacts.read_json(place["shipped_scores"])
+    shipped, evaluation = (artifacts.read_evaluation(place[name]) for name in ("shipped", "evaluation"))
+    manifest = artifacts.read_json(place["store"] / "manifest.json")
+    conditions = sections.conditions(evaluation) or page.missing(
+        "No condition gain: `poet eval` measures it where EVAL.gain_clips is above 0."
+    )
+    # Heading, content, and what is said where there is none.
     parts = [
-        ("Clips", headlines.clips(shipped, evaluation)),
-        ("Conditions", sections.conditions(evaluation) + headlines.shipped_conditions(shipped_scores)),
-        ("Evaluation", sections.evaluations({"this run": evaluation})),
-        ("Frame prediction", sections.predictions(evaluation)),
-        ("Training", sections.training(place["metrics"], evaluation, manifest)),
-        ("Tokenizer training", headlines.tokenizer_training(place["tokenizer_metrics"])),
-        ("Reconstructions", sections.reconstructions(evaluation)),
-        ("Data", sections.data(manifest, evaluation)),
-        ("Export", sections.export(place["export_check"])),
-        ("Stages", sections.stages(artifacts.read_stages(place["stages"]))),
-        ("Spec", sections.spec(place["spec"])),
+        (
+            "Clips", sections.clips(shipped, evaluation),
+            "No clips: `poet eval --metric=examples` with EVAL.examples = True draws them.",
+        ),
+        ("Conditions", conditions + sections.shipped_conditions(artifacts.read_json(place["shipped_scores"])), ""),
+        ("Evaluation", sections.evaluations(evaluation), "No evaluation: `poet eval` writes eval.json."),
+        (
+            "Frame prediction", sections.predictions(evaluation),
+            "No frame prediction: `poet eval` with EVAL.source writes it.",
+        ),
+        (
+            "Training", sections.training(place["metrics"], evaluation, manifest),
+            "No training curves: `poet train` writes metrics.jsonl.",
+        ),
+        (
+            "Tokenizer training", sections.tokenizer_training(place["tokenizer_metrics"]),
+            "No tokenizer was trained here: `poet tokenizer-train` does it.",
+        ),
+        (
+            "Reconstructions", sections.reconstructions(evaluation),
+            "No reconstructions: `poet eval` with EVAL.source writes them.",
+        ),
+        ("Data", sections.data(manifest, evaluation), "No token store: `poet tokenize` writes it."),
+        ("Export", sections.export(place["export_check"]), "No export check: `poet export --check FILE` writes it."),
+        (
+            "Stages", sections.stages(artifacts.read_stages(place["stages"])),
+            "No record of stages: launch/quickstart.sh writes it.",
+        ),
+        ("Spec", sections.spec(place["spec"]), "No spec.json: `poet train` writes it."),
     ]
-    return page.document(TITLE, page.paragraph(LEAD, "soft") + page.tiles(figures(workdir)), parts)
+    shown = [(heading, content or page.missing(absent)) for heading, content, absent in parts]
+    return page.document(TITLE, page.soft(LEAD) + page.tiles(figures(workdir)), shown)
 
 
 def figures(workdir: Path) -> list[headlines.Figure]:

@@ -1,20 +1,20 @@
-"""The parts of `report.html`: each reads files that a command wrote and returns HTML.
-
-An absent file gives a line that says what is missing and which command writes it.
-"""
+"""The parts of `report.html`: each reads files that a command wrote and returns HTML, '' where there are none."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 from poet import streams
 from poet.evaluation.report import charts, gain_view, page
 from poet.evaluation.report.artifacts import Evaluation, Json, read_json, read_metrics
-from poet.evaluation.report.charts import Level, Series
+from poet.evaluation.report.charts import Bar, Level, Series
+from poet.runs.run import Run
 
+PSNR = "reconstruction/psnr_db"
+PICTURE = re.compile(r"(\d+)_reconstruction_clips\.png")
 LOSS = re.compile(r"(?:(?P<owner>.+)/)?loss/(?P<stream>[^/]+)")
 CAPTIONS_SHOWN = 8
 SKIPPED_SHOWN = 5
@@ -28,33 +28,37 @@ SHOWN_APART = ("examples", "condition_gain")
 
 
 def stages(stages: Sequence[Json]) -> str:
-    if not stages:
-        return page.missing("No record of stages: launch/quickstart.sh writes it.")
-    return page.table(
-        [
-            {
-                "stage": s["name"],
-                "status": s.get("status", "done"),
-                "time": duration(s["seconds"]),
-                "CPU time": duration(s["cpu_seconds"]) if "cpu_seconds" in s else "",
-                "what": s.get("note", ""),
-            }
-            for s in stages
-        ]
-    )
+    rows = [
+        {
+            "stage": s["name"],
+            "status": s.get("status", "done"),
+            "time": duration(s["seconds"]),
+            "CPU time": duration(s["cpu_seconds"]) if "cpu_seconds" in s else "",
+            "what": s.get("note", ""),
+        }
+        for s in stages
+    ]
+    return page.table(rows) if rows else ""
 
 
-def data(manifest: Json | None, evaluation: Evaluation | None) -> str:
+def data(manifest: Json | None, evaluation: Evaluation) -> str:
     if manifest is None:
-        return page.missing("No token store: `poet tokenize` writes it.")
+        return ""
     clip = manifest["plan"]["clip"]
     lead = page.paragraph(
         f"Clips of {clip['frames']} frames at {clip['rate_hz']:g} Hz, {clip['height']} x "
         f"{clip['width']} pixels, read from {manifest['source']}."
     )
-    return (
-        lead + page.table(list(_data_rows(manifest))) + _skipped(manifest) + _captions(evaluation)
-    )
+    skipped = [
+        f"{name}: {clip['key']}: {clip['reason']}"
+        for name, split in manifest["splits"].items()
+        for clip in split["skipped"]
+    ]
+    rest = [f"and {len(skipped) - SKIPPED_SHOWN} more"] if len(skipped) > SKIPPED_SHOWN else []
+    captions = list(dict.fromkeys(m["caption"] for m in evaluation.media() if m["caption"]))[:CAPTIONS_SHOWN]
+    lists = {"Skipped clips": skipped[:SKIPPED_SHOWN] + rest, "Some captions": captions}
+    listed = (f"<h3>{heading}</h3>{page.bullets(lines)}" for heading, lines in lists.items() if lines)
+    return lead + page.table(list(_data_rows(manifest))) + "".join(listed)
 
 
 def _data_rows(manifest: Json) -> Iterator[Json]:
@@ -72,69 +76,38 @@ def _data_rows(manifest: Json) -> Iterator[Json]:
             }
 
 
-def _skipped(manifest: Json) -> str:
-    lines = [
-        f"{name}: {clip['key']}: {clip['reason']}"
-        for name, split in manifest["splits"].items()
-        for clip in split["skipped"]
-    ]
-    if not lines:
-        return ""
-    rest = [f"and {len(lines) - SKIPPED_SHOWN} more"] if len(lines) > SKIPPED_SHOWN else []
-    return "<h3>Skipped clips</h3>" + page.bullets(lines[:SKIPPED_SHOWN] + rest)
-
-
-def _captions(evaluation: Evaluation | None) -> str:
-    media = evaluation.content["media"] if evaluation else ()
-    captions = list(dict.fromkeys(m["caption"] for m in media if m["caption"]))[:CAPTIONS_SHOWN]
-    return "<h3>Some captions</h3>" + page.bullets(captions) if captions else ""
-
-
 # ------------------------------------------------------------------------------------ curves
 
 
-def training(metrics: Path | None, evaluation: Evaluation | None, manifest: Json | None) -> str:
-    shown = _loss_charts(read_metrics(metrics), _entropies(evaluation, manifest))
-    if not shown:
-        return page.missing("No training curves: `poet train` writes metrics.jsonl.")
-    return page.paragraph(
-        "Cross-entropy per token in nats. The dashed line is that of the unigram of the training split: "
-        "what a model reaches that knows how often each code occurs, and no context.",
-        "soft",
-    ) + page.charts(shown)
-
-
-def _entropies(evaluation: Evaluation | None, manifest: Json | None) -> dict[str, float]:
-    """Stream -> unigram cross-entropy in nats, from the evaluation, else of the training split."""
-    rows = evaluation.rows("likelihood") if evaluation else []
-    found = {
-        r["stream"]: r["unigram_nats"] for r in rows if r.get("unigram_nats") is not None
-    }
-    train = (manifest or {}).get("splits", {}).get("train", {})
-    for stream, statistics in train.get("statistics", {}).items():
-        found.setdefault(stream, statistics["entropy_nats"])
-    return found
-
-
-def _loss_charts(entries: Sequence[Json], entropies: Mapping[str, float]) -> list[str]:
+def training(metrics: Path, evaluation: Evaluation, manifest: Json | None) -> str:
     """One chart per stream: its training loss in each group, its validation loss in each task."""
-    streams: dict[str, dict[str, Series]] = {}
-    for stream, name, kind, point in _losses(entries):
+    entropies, streams = _entropies(evaluation, manifest), {}
+    for stream, name, kind, point in _losses(read_metrics(metrics)):
         lines = streams.setdefault(stream, {})
-        line = lines.setdefault(name, Series(name=name, points=[], marks=kind != "train"))
-        line.points.append(point)
-    return [
+        lines.setdefault(name, Series(name=name, points=[], marks=kind != "train")).points.append(point)
+    shown = [
         charts.line_chart(
             list(lines.values()),
             title=f"Loss of the {stream} stream",
             x_label="step",
             y_label="nats per token",
-            levels=[Level(name="unigram", y=entropies[stream])]
-            if stream in entropies
-            else (),
+            levels=[Level(name="unigram", y=entropies[stream])] if stream in entropies else (),
         )
         for stream, lines in sorted(streams.items())
     ]
+    lead = page.soft(
+        "Cross-entropy per token in nats. The dashed line is that of the unigram of the training split: "
+        "what a model reaches that knows how often each code occurs, and no context."
+    )
+    return lead + page.charts(shown) if shown else ""
+
+
+def _entropies(evaluation: Evaluation, manifest: Json | None) -> dict[str, float]:
+    """Stream -> unigram cross-entropy in nats, from the evaluation, else of the training split."""
+    counted = (manifest or {}).get("splits", {}).get("train", {}).get("statistics", {})
+    rows = [r for r in evaluation.rows("likelihood") if r.get("unigram_nats") is not None]
+    stored = {stream: found["entropy_nats"] for stream, found in counted.items()}
+    return stored | {r["stream"]: r["unigram_nats"] for r in rows}
 
 
 def _losses(entries: Sequence[Json]) -> Iterator[tuple[str, str, str, charts.Point]]:
@@ -149,149 +122,151 @@ def _losses(entries: Sequence[Json]) -> Iterator[tuple[str, str, str, charts.Poi
                 yield match["stream"], name, kind, (entry["step"], value)
 
 
-def tokenizer_training(metrics: Path | None) -> str:
-    points = [
-        (e["step"], e["loss"])
-        for e in read_metrics(metrics)
-        if e.get("kind") == "train" and isinstance(e.get("loss"), (int, float))
-    ]
+def psnr_points(metrics: Path) -> list[charts.Point]:
+    """(step, PSNR of validation clips) on the way of a tokenizer's training."""
+    return [(e["step"], e[PSNR]) for e in read_metrics(metrics) if isinstance(e.get(PSNR), (int, float))]
+
+
+def tokenizer_training(metrics: Path) -> str:
+    """PSNR on the way, and the same clips before and after; the loss alone where no PSNR was logged."""
+    points = psnr_points(metrics)
     if not points:
-        return page.missing("No tokenizer was trained here: `poet tokenizer-train` does it.")
+        return _tokenizer_loss(metrics)
+    line = Series(name="validation clips", points=points, marks=True)
     chart = charts.line_chart(
-        [Series(name="loss", points=points, marks=len(points) < MARKED_POINTS)],
-        title="Tokenizer training loss",
-        x_label="step",
-        y_label="loss",
+        [line], title="PSNR of clips that it does not learn from", x_label="step", y_label="dB"
     )
-    return page.paragraph(
-        f"{points[-1][0]:,} steps. The codes above come from the frozen weights that the spec names.",
-        "soft",
-    ) + page.charts([chart])
+    ends = [path for path in sorted(Run(metrics.parent).samples.glob("*.png")) if PICTURE.fullmatch(path.name)]
+    shown = [
+        page.picture(
+            path,
+            f"after {int(PICTURE.fullmatch(path.name)[1]):,} steps: originals over reconstructions",
+            f"originals over reconstructions, {path.stem}",
+        )
+        for path in dict.fromkeys(ends[:1] + ends[-1:])
+    ]
+    return page.charts([chart, *shown])
+
+
+def _tokenizer_loss(metrics: Path) -> str:
+    entries = [e for e in read_metrics(metrics) if e.get("kind") == "train"]
+    points = [(e["step"], e["loss"]) for e in entries if isinstance(e.get("loss"), (int, float))]
+    if not points:
+        return ""
+    line = Series(name="loss", points=points, marks=len(points) < MARKED_POINTS)
+    chart = charts.line_chart([line], title="Tokenizer training loss", x_label="step", y_label="loss")
+    lead = f"{points[-1][0]:,} steps. The codes above come from the frozen weights that the spec names."
+    return page.soft(lead) + page.charts([chart])
 
 
 # -------------------------------------------------------------------------------- evaluation
 
 
-def evaluations(named: Mapping[str, Evaluation | None]) -> str:
-    """A table per metric; with several evaluations each row says whose it is."""
-    found = {name: e for name, e in named.items() if e}
-    if not found:
-        return page.missing("No evaluation: `poet eval` writes eval.json.")
-    metrics = dict.fromkeys(m for e in found.values() for m in e.content["metrics"] if m not in SHOWN_APART)
-    return "".join(_metric(metric, found) for metric in metrics) + "".join(
-        page.missing(f"{metric.replace('_', ' ')} was not measured ({name}): {why}")
-        for name, e in found.items()
-        for metric, why in e.content["skipped"].items()
+def evaluations(evaluation: Evaluation) -> str:
+    """A table per metric, and what was not measured."""
+    names = [name for name in evaluation.content.get("metrics", ()) if name not in SHOWN_APART]
+    skipped = evaluation.content.get("skipped", {}).items()
+    return "".join(_table(evaluation, name) for name in names) + "".join(
+        page.missing(f"{name.replace('_', ' ')} was not measured (this run): {why}") for name, why in skipped
     )
 
 
-def _metric(metric: str, found: Mapping[str, Evaluation]) -> str:
-    rows = [
-        {"checkpoint": name, **row} if len(found) > 1 else row
-        for name, e in found.items()
-        for row in e.rows(metric)
-    ]
-    notes = dict.fromkeys(note for e in found.values() for note in e.notes(metric))
-    table = page.table(gain_view.view(metric, rows), metric.replace("_", " ").capitalize())
-    return table + "".join(page.paragraph(note, "soft") for note in notes)
+def _table(evaluation: Evaluation, name: str) -> str:
+    rows = gain_view.view(name, evaluation.rows(name))
+    notes = dict.fromkeys(evaluation.table(name).get("notes", ()))
+    return page.table(rows, name.replace("_", " ").capitalize()) + "".join(map(page.soft, notes))
 
 
-def conditions(evaluation: Evaluation | None) -> str:
+def conditions(evaluation: Evaluation) -> str:
     """One bar for each condition of each task."""
-    bars = gain_view.bars(evaluation.rows("condition_gain")) if evaluation else []
-    if not bars:
-        return page.missing("No condition gain: `poet eval` measures it where EVAL.gain_clips is above 0.")
-    lead = page.paragraph(
+    bars = gain_view.bars(evaluation.rows("condition_gain"))
+    lead = page.soft(
         "Does the model listen to what it is given? A bar says how many nats a true clip costs more when that "
         "one condition is another clip's, mean over clips: at 0 the model ignores it, and a caption can be "
-        "worth some 10. The whisker holds 95 % of bootstrap resamples of the clips.",
-        "soft",
+        "worth some 10. The whisker holds 95 % of bootstrap resamples of the clips."
     )
-    chart = charts.bar_chart(bars, title="What each condition is worth", x_label="nats per clip")
-    return lead + page.charts([chart]) + _metric("condition_gain", {"this run": evaluation})
+    chart = _gain_chart(bars, "What each condition is worth")
+    return lead + chart + _table(evaluation, "condition_gain") if bars else ""
 
 
-def reconstructions(evaluation: Evaluation | None) -> str:
-    found = evaluation.media("reconstruction") if evaluation else []
-    if not found:
-        return page.missing("No reconstructions: `poet eval` with EVAL.source writes them.")
-    lead = page.paragraph(
-        "Frames of real clips, and the same clips after the tokenizer turned them into codes and back. "
-        "No generated clip can be sharper than this.",
-        "soft",
-    )
-    return lead + "".join(
-        page.row(
-            _heading(entry),
-            "".join(
-                page.strip(evaluation.folder / file, label, f"{label} frames of {entry['key']}")
-                for label, file in entry["files"].items()
-            ),
-        )
-        for entry in found
-    )
-
-
-def predictions(evaluation: Evaluation | None) -> str:
-    found = evaluation.media("frame_prediction") if evaluation else []
-    if not found:
-        return page.missing("No frame prediction: `poet eval` with EVAL.source writes it.")
-    lead = page.paragraph(
-        "The first frames of a real clip are given, the model draws the rest. Repeating the last given "
-        "frame is the baseline; the true clip as the tokenizer renders it is the ceiling.",
-        "soft",
-    )
-    return lead + _frame_curves(evaluation) + _side_by_side(evaluation, "frame_prediction")
-
-
-def examples_of(evaluation: Evaluation) -> str:
-    """A row per task: what was given, what was drawn, the true clip."""
-    return _side_by_side(evaluation, "example")
-
-
-def _frame_curves(evaluation: Evaluation) -> str:
-    curves = evaluation.content["metrics"]["frame_prediction"]["curves"]
-    lines = [
-        Series(
-            name=name,
-            points=[(frame, y) for frame, y in enumerate(values, start=1) if y is not None],
-            marks=True,
-        )
-        for name, values in curves.items()
+def shipped_conditions(scores: Json | None) -> str:
+    """A bar for each condition of the weights that ship, from their `scores.json`."""
+    bars = [
+        Bar(name=f"{task}: {condition} → {stream}", group=stream, **found["nats_per_clip"])
+        for task, conditions in (scores or {}).get("condition_gain", {}).items()
+        for condition, streams in conditions.items()
+        for stream, found in streams.items()
+        if found["nats_per_clip"]["value"] is not None
     ]
-    chart = charts.line_chart(
-        lines, title="PSNR of each drawn frame, mean over clips", x_label="frame", y_label="dB"
+    return _gain_chart(bars, "The same for the weights that ship, on their validation clips")
+
+
+def _gain_chart(bars: Sequence[Bar], title: str) -> str:
+    return page.charts([charts.bar_chart(bars, title=title, x_label="nats per clip")]) if bars else ""
+
+
+# -------------------------------------------------------------------------------------- media
+
+
+def clips(shipped: Evaluation, ours: Evaluation) -> str:
+    """Moving clips of the shipped weights, then of those that were trained here."""
+    lead = page.soft(
+        "Each row is one draw, the first that came: what the model was given, what it drew, and the true clip that the "
+        "condition was taken from. Clips with controls have sound."
     )
-    return page.charts([chart])
+    headings = {"By the weights that ship": shipped, "By the model that was trained here": ours}
+    rows = {heading: _rows(found, "example") for heading, found in headings.items()}
+    shown = [f"<h3>{heading}</h3>{found}" for heading, found in rows.items() if found]
+    return lead + "".join(shown) if shown else ""
 
 
-def _side_by_side(evaluation: Evaluation, kind: str) -> str:
+def reconstructions(evaluation: Evaluation) -> str:
+    lead = page.soft(
+        "Frames of real clips, and the same clips after the tokenizer turned them into codes and back. "
+        "No generated clip can be sharper than this."
+    )
+    rows = _rows(evaluation, "reconstruction")
+    return lead + rows if rows else ""
+
+
+def predictions(evaluation: Evaluation) -> str:
+    rows = _rows(evaluation, "frame_prediction")
+    if not rows:
+        return ""
+    lead = page.soft(
+        "The first frames of a real clip are given, the model draws the rest. Repeating the last given "
+        "frame is the baseline; the true clip as the tokenizer renders it is the ceiling."
+    )
+    curves = evaluation.table("frame_prediction")["curves"].items()
+    points = {name: [(n, y) for n, y in enumerate(values, start=1) if y is not None] for name, values in curves}
+    lines = [Series(name=name, points=found, marks=True) for name, found in points.items()]
+    title = "PSNR of each drawn frame, mean over clips"
+    return lead + page.charts([charts.line_chart(lines, title=title, x_label="frame", y_label="dB")]) + rows
+
+
+def _rows(evaluation: Evaluation, kind: str) -> str:
+    """A row for each clip: strips of frames of a reconstruction one below the other, else clips side by side."""
     rows = []
     for entry in evaluation.media(kind):
-        clips = [
-            page.card(evaluation.folder / file, label, f"{label}: {entry['key']}")
-            for label, file in entry["files"].items()
-        ]
-        rows.append(page.row(_heading(entry), page.group(clips)))
+        files = {label: evaluation.folder / file for label, file in entry["files"].items()}
+        if kind == "reconstruction":
+            shown = "".join(page.strip(f, label, f"{label} frames of {entry['key']}") for label, f in files.items())
+        else:
+            shown = page.group(page.card(f, label, f"{label}: {entry['key']}") for label, f in files.items())
+        rows.append(page.row(f"{entry['caption'] or entry['key']} ({entry['note']})", shown))
     return "".join(rows)
-
-
-def _heading(entry: Json) -> str:
-    return f"{entry['caption'] or entry['key']} ({entry['note']})"
 
 
 # ----------------------------------------------------------------------------- what came out
 
 
-def export(check: Path | None) -> str:
+def export(check: Path) -> str:
     found = read_json(check)
     if found is None:
-        return page.missing("No export check: `poet export --check FILE` writes it.")
+        return ""
     clip = check.with_suffix(".gif")
     shown = page.card(clip, "drawn by the exported programs alone", "clip of the export") if clip.is_file() else ""
-    return shown + page.table(
-        [{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()]
-    )
+    return shown + page.table([{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()])
 
 
 def _plain(value: Any) -> str:
@@ -300,11 +275,9 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def spec(path: Path | None) -> str:
+def spec(path: Path) -> str:
     found = read_json(path)
-    if found is None:
-        return page.missing("No spec.json: `poet train` writes it.")
-    return page.details("Every resolved setting of the run", json.dumps(found, indent=2))
+    return page.details("Every resolved setting of the run", json.dumps(found, indent=2)) if found is not None else ""
 
 
 def duration(seconds: float) -> str:

@@ -64,23 +64,19 @@ def _read(
     wanted: Mapping[str, str], spec: AudioTokenizerSpec, evaluation: EvalSpec
 ) -> dict[str, list[RawSound]]:
     """Kind -> its sounds, in the order of the split; '' for all of EVAL.source."""
+
+    def sounds(folder: str, field: str) -> list[RawSound]:
+        opened = open_sounds(folder, evaluation.split, spec.sample_rate_hz, field=field, split_field="EVAL.split")
+        return usable(opened.read(0, len(opened)), folder)
+
     found: dict[str, list[RawSound]] = collections.defaultdict(list)
     if "" in wanted.values():
-        found[""] = _sounds(evaluation.source, "EVAL.source", spec, evaluation)
+        found[""] = sounds(evaluation.source, "EVAL.source")
     if any(wanted.values()):
-        for sound in _sounds(evaluation.sounds, "EVAL.sounds", spec, evaluation):
+        for sound in sounds(evaluation.sounds, "EVAL.sounds"):
             if sound.kind:
                 found[sound.kind].append(sound)
     return found
-
-
-def _sounds(
-    folder: str, field: str, spec: AudioTokenizerSpec, evaluation: EvalSpec
-) -> list[RawSound]:
-    source = open_sounds(
-        folder, evaluation.split, spec.sample_rate_hz, field=field, split_field="EVAL.split"
-    )
-    return usable(source.read(0, len(source)), folder)
 
 
 def _spread(sounds: Iterable[RawSound], most: int, samples: int) -> np.ndarray:
