@@ -210,7 +210,7 @@ def test_mistakes_are_refused_before_any_device_work(
 def test_a_store_or_a_tokenizer_that_it_was_not_trained_with_is_refused(run, tmp_path):
     """The store's own networks agree with each other; the checkpoint's are others."""
     for name in ("video", "text"):
-        resources = Resources(run.disk, run.experiment, tmp_path)
+        resources = Resources(run.disk, Resolved(run.experiment), tmp_path)
         vars(resources)["made_with"] = resources.made_with | {name: "another"}
         with pytest.raises(UserError, match=f"another {'video tokenizer' if name == 'video' else 'text encoder'}"):
             resources.manifest  # noqa: B018
