@@ -140,14 +140,21 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
-    """The run that --checkpoint names, and its spec with `bindings`.
+    """The run of a language model that --checkpoint names, and its spec with `bindings`.
 
     What an earlier export was told is no default of this command.
+
+    Raises UserError for a checkpoint of super-resolution.
     """
     from poet.spec import config
     from poet.tasks.resolved import Resolved
 
     run = Run.open(args.checkpoint)
+    if Resolved(run.checkpoint.spec).is_masked:
+        raise UserError(
+            f"{run.checkpoint.path} is a super-resolution network: give it to `poet upscale` or `poet upscale-eval`, and "
+            "this command a language model"
+        )
     return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))
 
 

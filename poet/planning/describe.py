@@ -72,11 +72,11 @@ def write_picture(resolved: Resolved, path: str) -> None:
 def write_placement(resolved: Resolved, path: str, devices: int = 0) -> None:
     """Draws how the parameters lie on the mesh of a run into an SVG file."""
     from poet.models import placement
-    from poet.models.transformer import build_model
+    from poet.training.masked import network
 
     mesh = mesh_lib.abstract(resolved.spec.mesh, devices or resolved.devices)
     with media.replacing(Path(path)) as file:
-        file.write_text(placement.draw(build_model(resolved), mesh), encoding="utf-8")
+        file.write_text(placement.draw(network(resolved), mesh), encoding="utf-8")
     print(path)
 
 

@@ -31,8 +31,7 @@ from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved
-from poet.training import compiled, flops
-from poet.training.masked import trainable as of_run
+from poet.training import compiled, flops, masked
 from poet.training.trainable import Group
 
 # Share of the peak that matrix products reach, rematerialisation not counted: published training runs
@@ -105,20 +104,21 @@ def forecasts(
     resolved: Resolved, topology: Topology, devices: Sequence[jax.Device],
     groups: Sequence[str] = (), decode: bool = True,
 ) -> Iterator[Forecast]:
-    """Of the step of each group (default: all, the longest first), then of decoding the longest one.
+    """Of the step of each group (default: all, the longest first), then of decoding the longest one, where a language
+    model does.
 
     Raises UserError, before compiling, if the mesh divides the devices, a parameter or a batch badly,
     or a group is not known.
     """
     mesh = mesh_lib.build(resolved.spec.mesh, devices)
-    trainable = of_run(resolved, mesh)
+    trainable = masked.trainable(resolved, mesh)
     layouts = {name: layout for name, (layout, _) in resolved.groups.items()}
     chosen = {name: choose(name, layouts, "group") for name in groups or layouts}
     order = sorted(chosen, key=lambda name: -chosen[name].length)
     with jax.set_mesh(mesh):
         for name in order:
             yield train_forecast(resolved, trainable.groups[name], mesh, topology, trainable)
-        if decode:
+        if decode and not resolved.is_masked:
             yield decode_forecast(resolved, order[0], mesh, topology)
 
 
@@ -134,7 +134,7 @@ def train_forecast(
     at_rest = sum(
         mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state)
     )
-    model = build_model(resolved)
+    model = masked.network(resolved)
     cost = Cost(
         flops=group.flops / mesh.size,
         # The state is read and written; layers are written when gathered, and read twice or thrice.

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
+from poet.models import transformer
 from poet.models.layers import constrain
 from poet.models.superres import Params, SuperResolution, build_model
+from poet.models.transformer import Model
 from poet.spec import OptimizerSpec, SuperResolutionSpec, TrainSpec, UserError
 from poet.streams.base import HIDDEN, Grid
 from poet.tasks.layout import Layout, Span
@@ -36,6 +38,11 @@ def trainable(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
     Raises UserError as these do, and for a mixture of both.
     """
     return (super_resolution if resolved.is_masked else language_model)(resolved, mesh)
+
+
+def network(resolved: Resolved) -> Model:
+    """What `trainable` trains: its sizes, and where its parameters lie."""
+    return build_model(resolved) if resolved.is_masked else transformer.build_model(resolved)
 
 
 def super_resolution(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
@@ -101,6 +108,16 @@ def scored(
     x_BxSxD = model.states(params, batch["read"], batch["low"], grid_of(layout), text)
     labels_BxS, masked_BxS = batch["codes"] + ids.low, (batch["read"] == HIDDEN).astype(jnp.float32)
     return losses.chain_sums(model, params, x_BxSxD, labels_BxS, masked_BxS, ids, z_loss, smoothing)
+
+
+def evaluate_step(
+    model: SuperResolution, params: Params, batch: Batch, layout: Layout, number: jax.Array
+) -> Sums:
+    """Sums over codes that are masked by `number` (int32 scalar), evenly from few of a clip's codes to all of them."""
+    clips = batch["tokens"].shape[0]
+    ratio_B = jnp.cos(jnp.pi / 2 * (jnp.arange(clips) + 0.5) / clips)
+    hidden = masked_by(jax.random.key(number), batch, layout, ratio_B)
+    return scored(model, params, hidden, layout)[0]
 
 
 def grid_of(layout: Layout) -> Grid:

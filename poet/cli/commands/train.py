@@ -1,4 +1,4 @@
-"""`poet train`: pretrains the language model on the token store DATA.store."""
+"""`poet train`: pretrains the language model, or super-resolution, on the token store DATA.store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def train(resolved: Resolved, run: Run) -> int:
-    """Trains the language model and returns the exit code.
+    """Trains what the mixture asks for and returns the exit code.
 
     Raises:
       UserError: settings, stores or networks that do not fit each other; see also `poet.training.loop.train`.
@@ -32,12 +32,11 @@ def train(resolved: Resolved, run: Run) -> int:
     from poet.data.loader import batches
     from poet.distributed import mesh as mesh_lib
     from poet.distributed import processes
-    from poet.evaluation import hooks
+    from poet.evaluation import hooks, superres
     from poet.models.kernels import choose_kernel
     from poet.runs import origins
-    from poet.training import loop
+    from poet.training import loop, masked
     from poet.training.schedule import PhasedSchedule, check_all_trained
-    from poet.training.step import language_model
 
     spec = resolved.spec
     if not spec.data.store:
@@ -52,22 +51,23 @@ def train(resolved: Resolved, run: Run) -> int:
     check_all_trained(resolved, order)
     mesh = mesh_lib.build(spec.mesh)
     with jax.set_mesh(mesh):
+        shown = [superres.validation_hook] if resolved.is_masked else [hooks.validation_hook, hooks.sample_hook]
         choose_kernel(spec.model.attention, spec.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
-            language_model(resolved, mesh),
+            masked.trainable(resolved, mesh),
             batches(resolved, share=processes.batch_share(mesh)),
             order,
             run=run,
             mesh=mesh,
             experiment=spec,
-            hooks=[hooks.validation_hook(resolved), hooks.sample_hook(resolved)],
+            hooks=[hook(resolved) for hook in shown],
             made_with=made_with,
         )
     return outcome.exit_code
 
 
 COMMAND = command.Command(
-    summary="Pretrain the language model on a token store.",
+    summary="Pretrain the language model, or super-resolution, on a token store.",
     run=_run,
     arguments=command.workdir_arguments,
     settings=command.FILES,

@@ -1,0 +1,60 @@
+"""`poet upscale`: clips at twice their height and width, by super-resolution networks."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from poet.cli import command
+from poet.runs import outputs
+
+_FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float}
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("clips", nargs="+", metavar="CLIP", help="a video or picture")
+    add("--checkpoint", action="append", required=True,
+        help="a work dir, a checkpoint, or a folder of released weights of super-resolution; repeated, each doubles "
+             "what the one before it made")
+    command.out_argument(parser)
+    add("--to", type=command.side, default=0, metavar="ROWS",
+        help="height of the result, which must be what the checkpoints make of the clips (default: that)")
+    add("--prompt", action="append", default=[], help="what a clip shows: one for all, or one for each (repeatable)")
+    add("--seed", type=int, default=0, help="of what is sampled (default 0)")
+    for name, kind in _FLAGS.items():
+        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SUPER_RESOLUTION.{name}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from poet.runs.run import Run
+    from poet.sampling import upscaling
+    from poet.sampling.superres import Upscaler, check_masked
+    from poet.spec import config
+
+    given = {name: getattr(args, name) for name in _FLAGS}
+    flags = [f"SUPER_RESOLUTION.{name}={value}" for name, value in given.items() if value is not None]
+    runs = [Run.open(path) for path in args.checkpoint]
+    for run in runs:
+        check_masked(run.checkpoint.spec, str(run.checkpoint.path))
+    output = outputs.claim_of(args, outputs.GENERATION, [*args.clips, *(run.folder for run in runs)])
+    settings = [config.override(run.checkpoint.spec, [*args.bindings, *flags]) for run in runs]
+    upscalers = [Upscaler.from_checkpoint(run, spec) for run, spec in zip(runs, settings)]
+    names = [str(run.checkpoint.path) for run in runs]
+    with output:
+        files = list(upscaling.run(
+            args.clips, upscalers, output.folder, to=args.to, prompts=args.prompt, seed=args.seed, names=names
+        ))
+    for path in files:
+        print(output.where(path))
+
+
+COMMAND = command.Command(
+    summary="Double the height and width of clips.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example="clip.mp4 --checkpoint=runs/superres --to=128 --out=larger",
+    place=95,
+    log_level=logging.INFO,
+)

@@ -1,0 +1,63 @@
+"""`poet upscale-eval`: scores a super-resolution network beside resizing."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from poet.cli import command
+from poet.runs import outputs
+from poet.spec import choose
+from poet.spec.base import MOST_STEPS
+
+_SETS = ("source", "atari", "natural")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    command.checkpoint_arguments(parser)
+    command.out_argument(parser)
+    add = parser.add_argument
+    add("--set", action="append", default=[], choices=_SETS, dest="sets",
+        help="clips to score on (repeatable, default all there are); 'source' is EVAL.source, EVAL.split")
+    add("--steps", action="append", default=[], type=command.number(int, at_least=1, at_most=MOST_STEPS),
+        help="sampling steps (repeatable, a row each; default SUPER_RESOLUTION.steps)")
+    add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
+    add("--seed", type=int, default=0, help="of what is sampled (default 0)")
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Writes OUT/upscale_scores.json and pictures, and prints the table."""
+    from poet.evaluation import upscalers
+    from poet.evaluation.sets import clips as clip_sets
+    from poet.runs.run import Run
+    from poet.sampling.superres import Upscaler, check_masked
+    from poet.spec import config
+    from poet.tokenizers.video import perceptual
+
+    if args.perceptual:
+        choose(args.perceptual, perceptual.NETWORKS, "--perceptual")
+    run = Run.open(args.checkpoint)
+    check_masked(run.checkpoint.spec, str(run.checkpoint.path))
+    experiment = config.override(run.checkpoint.spec, args.bindings)
+    spec = experiment.eval
+    output = outputs.claim_of(args, outputs.EVALUATION, [run.folder, spec.source])
+    names = args.sets or [name for name in _SETS if name != "source" or spec.source]
+    sets, skipped = clip_sets.open_sets(names, experiment.clip, spec.clips, spec.source, spec.split)
+    upscaler = Upscaler.from_checkpoint(run, experiment)
+    with output:
+        result = upscalers.evaluate(
+            upscaler, sets, output.folder, steps=args.steps, seed=args.seed, skipped=skipped,
+            perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
+        )
+    print(upscalers.summary(result))
+
+
+COMMAND = command.Command(
+    summary="Score a super-resolution network beside resizing.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example="--checkpoint=runs/superres --gin.EVAL.source=CLIPS --out=scores",
+    place=97,
+    log_level=logging.INFO,
+)

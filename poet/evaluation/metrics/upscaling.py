@@ -1,0 +1,61 @@
+"""What larger clips are scored by beside likeness: flicker, and whether they shrink to what was given.
+
+Fields `truth` and `other`, uint8 [N, T, H, W, 3], and `given`, uint8 [N, T, h, w, 3].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from poet.conditioning.structure import flow
+from poet.evaluation.metric import Batch, Metric, Values, register
+from poet.evaluation.metrics.pixels import PAIRS, by_pair, clip_psnr
+from poet.media import resize_video
+from poet.spec import ConditioningSpec
+
+TABLE = "upscalers"
+# A pixel whose truth changes by more levels along its motion is hidden or lit anew, and says nothing of flicker.
+SAME_LEVELS = 12.0
+
+
+def clip_flicker(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
+    """Mean absolute change along the truth's motion in levels, where the truth keeps its own; 0 for one frame."""
+    motion = flow(truth_TxHxWx3, ConditioningSpec())
+    changes = []
+    for now, after in enumerate(range(1, len(truth_TxHxWx3))):
+        steady = np.abs(_followed(truth_TxHxWx3[after], motion[now]) - truth_TxHxWx3[now]).max(axis=-1) <= SAME_LEVELS
+        change = np.abs(_followed(other_TxHxWx3[after], motion[now]) - other_TxHxWx3[now])
+        changes.append(change[steady])
+    found = np.concatenate(changes) if changes else np.zeros(0)
+    return float(found.mean()) if found.size else 0.0
+
+
+def _followed(frame_HxWx3: np.ndarray, motion_HxWx2: np.ndarray) -> np.ndarray:
+    """float64 [H, W, 3]: the frame where each pixel has moved to, bilinear, its edges repeated."""
+    frame, (height, width) = frame_HxWx3.astype(np.float64), frame_HxWx3.shape[:2]
+    rows, columns = np.indices((height, width))
+    y = np.clip(rows + motion_HxWx2[..., 1], 0, height - 1)
+    x = np.clip(columns + motion_HxWx2[..., 0], 0, width - 1)
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    below, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = (y - top)[..., None], (x - left)[..., None]
+    upper = frame[top, left] * (1 - across) + frame[top, right] * across
+    lower = frame[below, left] * (1 - across) + frame[below, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def _consistency(batch: Batch) -> Values:
+    pairs = zip(batch["given"], batch["other"], strict=True)
+    return Values.of(batch, [clip_psnr(given, resize_video(other, *given.shape[1:3])) for given, other in pairs])
+
+
+FLICKER = register(Metric(
+    name="flicker_levels", better="less", needs=PAIRS, measure=by_pair(clip_flicker), tables=(TABLE,),
+    note=f"Flicker is the mean absolute change along the truth's motion, where the truth itself changes by "
+         f"{SAME_LEVELS:g} levels at most.",
+    protocol={"flow": "dis", "same_levels": SAME_LEVELS},
+))
+CONSISTENCY = register(Metric(
+    name="consistency_db", better="more", needs=("given", "other"), measure=_consistency, tables=(TABLE,),
+    note="Consistency is the PSNR of the result at half its size (bicubic, antialiased) against the clip that was given.",
+))

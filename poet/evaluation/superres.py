@@ -1,0 +1,53 @@
+"""What `poet train` logs of super-resolution on the way."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from poet.data.loader import eval_batches
+from poet.distributed.processes import batch_share
+from poet.evaluation.likelihood import check_feeds, place
+from poet.models.superres import build_model
+from poet.store.reader import load_manifest
+from poet.tasks.resolved import Resolved
+from poet.training import masked
+from poet.training.loop import Hook
+from poet.training.reporting import Report
+from poet.training.trainable import State
+
+_STEP = jax.jit(masked.evaluate_step, static_argnums=(0, 3))
+
+
+def validation_hook(resolved: Resolved) -> Hook:
+    """Loss and accuracy of masked codes on TRAIN.eval_batches batches of EVAL.split, always the same ones masked.
+
+    Scalars `super_resolution/loss/video` and `super_resolution/accuracy/video`.
+
+    Raises UserError: the store or its split cannot feed it.  Nothing is read if TRAIN.eval_every is 0.
+    """
+    spec = resolved.spec
+    if spec.train.eval_every:
+        check_feeds(resolved, load_manifest(spec.data.store), jax.sharding.get_mesh())
+
+    def run(state: State, step: int) -> Report:
+        del step
+        return Report(scalars=validate(resolved, state["params"]))
+
+    return Hook(name="validation", every=spec.train.eval_every, fn=run)
+
+
+def validate(resolved: Resolved, params: masked.Params) -> dict[str, float]:
+    """The hook's scalars for a tree of parameters, under `jax.set_mesh`."""
+    ((name, layout),) = resolved.layouts.items()
+    model, spec, mesh = build_model(resolved), resolved.spec, jax.sharding.get_mesh()
+    share = batch_share(mesh)
+    rows = share.rows(spec.eval.batch, "EVAL.batch")
+    batches = eval_batches(resolved, name, spec.eval.split, spec.eval.batch, spec.train.eval_batches)
+    sums = []
+    for number, batch in enumerate(batches):
+        placed = place({key: x[rows] for key, x in batch.items()}, mesh, share)
+        found = jax.device_get(_STEP(model, params, placed, layout, np.int32(number)))
+        sums.append((found.loss, found.correct, found.count))
+    loss, correct, count = np.sum(sums, axis=0)
+    return {f"{name}/loss/{masked.STREAM}": float(loss / count), f"{name}/accuracy/{masked.STREAM}": float(correct / count)}

@@ -1,0 +1,232 @@
+"""Clips at twice their height and width: the Python API of `poet upscale`.
+
+A clip that is longer than those of the model is taken in chunks that share frames, a larger one in tiles that
+share codes; what an earlier part has made is given to the later one, and shared frames fade from one to the other.
+
+Shape suffixes: N clips, T frames, h, w rows and columns of the clip, H, W of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from poet.checkpoints import checkpoint as checkpoint_lib
+from poet.models.superres import Params, build_model
+from poet.models.transformer import Text
+from poet.runs import networks
+from poet.runs.run import Run
+from poet.sampling import masked
+from poet.spec import Experiment, UserError, compat
+from poet.streams.base import HIDDEN, Grid
+from poet.streams.low_resolution import SCALE
+from poet.tasks.resolved import Resolved
+from poet.tokenizers.text import TextEncoder, load_text_encoder
+from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.tiling import windows
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULT_BATCH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Frames [start, stop) of a clip, of which the first `shared` are also the last of the chunk before."""
+
+    start: int
+    stop: int
+    shared: int
+
+
+def chunks(frames: int, length: int, shared: int) -> list[Chunk]:
+    """Chunks of `length` frames that cover at least `frames`; neighbours share so many.
+
+    >>> chunks(20, 9, 5)
+    [Chunk(start=0, stop=9, shared=0), Chunk(start=4, stop=13, shared=5), Chunk(start=8, stop=17, shared=5), \
+Chunk(start=12, stop=21, shared=5)]
+    """
+    starts = range(0, max(frames - shared, 1), length - shared)
+    return [Chunk(start, start + length, shared if start else 0) for start in starts]
+
+
+class Upscaler:
+    """A trained super-resolution network with its frozen networks.
+
+    Attributes:
+      experiment: the spec in the checkpoint; its clips have the high resolution.
+      model, params: the network; parameters in its compute dtype.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        params: Params,
+        video_tokenizer: VideoTokenizer,
+        text_encoder: TextEncoder | None = None,
+    ):
+        self.experiment = experiment
+        self.resolved = Resolved(experiment)
+        self.model = build_model(self.resolved)
+        self.params = jax.jit(self.model.compute_params)(params)
+        self.video_tokenizer = video_tokenizer
+        self._text_encoder = text_encoder
+
+    @classmethod
+    def from_checkpoint(cls, run: Run, experiment: Experiment | None = None) -> Upscaler:
+        """Loads the checkpoint of a run and its tokenizer.
+
+        `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
+
+        Raises UserError: damaged, a language model, or settings or a tokenizer other than those that it was trained
+        with.
+        """
+        trained, what = run.checkpoint.spec, str(run.checkpoint.path)
+        check_masked(trained, what)
+        experiment = experiment or trained
+        compat.check(trained, experiment, "sample", what=what, remedy="leave them as they were trained")
+        tokenizer = load_video_tokenizer(experiment.video_tokenizer)
+        networks.check(run.checkpoint.networks, {networks.VIDEO: tokenizer.fingerprint}, what=what)
+        model = build_model(Resolved(experiment))
+        return cls(experiment, checkpoint_lib.load_params(run, model.abstract()), tokenizer)
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Loaded when a text first needs it."""
+        if self._text_encoder is None:
+            self._text_encoder = load_text_encoder(self.experiment.text)
+        return self._text_encoder
+
+    @property
+    def grid(self) -> Grid:
+        """High-resolution latents (t, h, w) that the network sees at once."""
+        return self.resolved.format.video
+
+    # --------------------------------------------------------------------------------- whole clips
+
+    def upscale(
+        self,
+        video_NxTxhxwx3: np.ndarray,
+        prompts: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        batch: int = DEFAULT_BATCH,
+        first: int = 0,
+    ) -> np.ndarray:
+        """uint8 [N, T, H, W, 3] of twice the height and width.
+
+        Args:
+          video_NxTxhxwx3: uint8 at the frame rate of the model's clips.
+          prompts: one for each clip, or none.
+          seed: with a clip's place in the request, of all that is sampled for it.
+          batch: clips that are sampled together; in float32 it changes no sample.
+          first: number of the first clip in its request.
+
+        Raises UserError for clips that the model or its tokenizer cannot take, before anything is sampled.
+        """
+        video = np.asarray(video_NxTxhxwx3)
+        self.check(video.shape, prompts)
+        text = self._text(prompts)
+        spec, factor = self.experiment.super_resolution, self.video_tokenizer.spec.factor[0]
+        frames, length = video.shape[1], self.experiment.clip.frames
+        shared = min(1 + (spec.overlap_time - 1) * factor, length - factor)
+        parts = chunks(frames, length, shared)
+        held = np.concatenate([video, video[:, -1:].repeat(parts[-1].stop - frames, axis=1)], axis=1)
+        made = np.zeros((*held.shape[:2], SCALE * video.shape[2], SCALE * video.shape[3], 3), np.uint8)
+        for number, part in enumerate(parts):
+            opening = made[:, part.start : part.start + part.shared]
+            new = self._chunk(held[:, part.start : part.stop], opening, text, seed, number, batch, first)
+            made[:, part.start : part.stop] = faded(opening, new)
+        return made[:, :frames]
+
+    def check(self, shape: Sequence[int], prompts: Sequence[str] = ()) -> None:
+        """Raises UserError unless clips of this shape [N, T, h, w, 3] can be upscaled with these prompts."""
+        if len(shape) != 5 or shape[-1] != 3:
+            raise UserError(f"clips of shape {tuple(shape)}: expected (clips, frames, height, width, 3)")
+        count, frames, height, width, _ = shape
+        if prompts and len(prompts) != count:
+            raise UserError(f"{len(prompts)} prompts for {count} clips: give one for each clip, or none")
+        grid = self.video_tokenizer.spec.grid(self.experiment.clip.frames, height, width)
+        least = tuple(side // SCALE for side in self.grid)
+        if grid[1] < least[1] or grid[2] < least[2] or not frames:
+            clip = self.experiment.clip
+            raise UserError(
+                f"a clip of {frames} frames of {height}x{width} is smaller than what the model upscales, "
+                f"{clip.height // SCALE}x{clip.width // SCALE}: give a larger clip, or a model of smaller ones"
+            )
+
+    def _text(self, prompts: Sequence[str]) -> Text | None:
+        if not any(prompts):
+            return None
+        found = self.text_encoder(list(prompts))
+        lengths_N = np.asarray(found.lengths_B)
+        states = np.asarray(found.states_BxLxD).astype(np.float16)  # As a store keeps them.
+        return states, np.arange(states.shape[1])[None] < lengths_N[:, None]
+
+    # ------------------------------------------------------------------------------------- one chunk
+
+    def _chunk(
+        self, video: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int,
+        first: int,
+    ) -> np.ndarray:
+        """uint8 [N, T, H, W, 3] of a chunk's frames, of which the first ones are known at the high resolution."""
+        low = self.video_tokenizer.encode(video)
+        count, t, h, w = low.shape
+        canvas = np.full((count, t, SCALE * h, SCALE * w), HIDDEN, np.int32)
+        if opening.shape[1]:
+            known = self.video_tokenizer.encode(opening)
+            canvas[:, : known.shape[1]] = known
+        for place, (rows, columns) in enumerate(self._tiles(h, w)):
+            part = number << 16 | place
+            high_rows, high_columns = (slice(SCALE * s.start, SCALE * s.stop) for s in (rows, columns))
+            target = canvas[:, :, high_rows, high_columns]
+            target[...] = self._sampled(target, low[:, :, rows, columns], text, seed, part, batch, first)
+        return self.video_tokenizer.decode(canvas)
+
+    def _tiles(self, h: int, w: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of the low-resolution grid."""
+        overlap = self.experiment.super_resolution.overlap // SCALE
+        sides = zip((h, w), (side // SCALE for side in self.grid[1:]))
+        cut = (windows(size, tile, min(overlap, tile - 1)) for size, tile in sides)
+        yield from itertools.product(*([slice(each.start, each.stop) for each in side] for side in cut))
+
+    def _sampled(
+        self, codes: np.ndarray, low: np.ndarray, text: Text | None, seed: int, part: int, batch: int,
+        first: int,
+    ) -> np.ndarray:
+        """int32 [N, t, h, w]: what is hidden of `codes`, sampled; the last batch is filled up."""
+        spec, count = self.experiment.super_resolution, len(codes)
+        plan = masked.passes(spec, self.grid, text is not None)
+        params = masked.sampling_params(spec, text is not None, seed, part)
+        run = functools.partial(masked.sample, self.model, plan, self.params)
+        found = []
+        for start in range(0, count, batch):
+            rows = np.arange(start, start + batch)
+            take = np.minimum(rows, count - 1)
+            given = None if text is None else (text[0][take], text[1][take])
+            flat = (x[take].reshape(batch, -1) for x in (codes, low))
+            found.append(np.asarray(run(*flat, given, np.int32(first + rows), params)))
+        return np.concatenate(found)[:count].reshape(codes.shape)
+
+
+def faded(opening: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """uint8 [N, T, H, W, 3]: `new`, whose first frames come in gradually over those of `opening`."""
+    shared = opening.shape[1]
+    weight = (np.arange(1, shared + 1) / (shared + 1))[:, None, None, None]
+    mixed = np.round((1 - weight) * opening + weight * new[:, :shared]).astype(np.uint8)
+    return np.concatenate([mixed, new[:, shared:]], axis=1)
+
+
+def check_masked(trained: Experiment, path: str) -> None:
+    """Raises UserError unless the checkpoint at `path` is one of super-resolution."""
+    if not Resolved(trained).is_masked:
+        raise UserError(
+            f"{path} is a language model, which makes no clip larger: give a checkpoint of a run with DATA.mixture_rates = "
+            "{'super_resolution': 1.0}, and this one to `poet generate`"
+        )
