@@ -112,7 +112,8 @@ def measure_reconstruction(r: Resources) -> Table:
     metrics = select("reconstruction")[0]
     found = metric.measure({"truth": r.videos, "other": r.reconstructions, GROUPS: r.origins}, metrics)
     psnr_db_N = found["psnr_db"].state.ratios_N
-    media = [_write_reconstruction(r, i, psnr_db_N[i]) for i in range(min(CLIPS_SHOWN, len(r.clips)))]
+    shown = {"original": r.videos, "reconstruction": r.reconstructions}
+    media = _write(r, "reconstruction", shown, [f"PSNR {psnr_db:.2f} dB" for psnr_db in psnr_db_N])
     row = {"frames": "reconstruction", **metric.columns(found), "clips": len(r.clips)}
     note = f"All frames of {_counted(r)}. {pixels.NOTE}"
     return Table(rows=[row], metrics=metrics, notes=[note], media=media)
@@ -125,20 +126,20 @@ def _counted(r: Resources) -> str:
     return f"{len(r.clips)} clips of split {r.experiment.eval.split}; mean ± standard error over {over}"
 
 
-def _write_reconstruction(r: Resources, index: int, psnr_db: float) -> Media:
-    shown = {"original": r.videos[index], "reconstruction": r.reconstructions[index]}
-    files = {}
-    for label, video in shown.items():
-        files[label] = f"media/reconstruction_{index}_{label}.png"
-        write_png_strip(r.out / files[label], video, STRIP_EVERY)
-    clip = r.clips[index]
-    return Media(
-        kind="reconstruction",
-        key=clip.key,
-        caption=clip.caption,
-        note=f"PSNR {psnr_db:.2f} dB",
-        files=files,
-    )
+def _write(r: Resources, kind: str, videos: Mapping[str, np.ndarray], notes: Sequence[str]) -> list[Media]:
+    """Label -> the first clips' videos [N, T, H, W, 3] as files: strips of a reconstruction, else gifs."""
+    found = []
+    for index, clip in enumerate(r.clips[:CLIPS_SHOWN]):
+        files = {}
+        for label, video in videos.items():
+            stem = f"media/{kind}_{index}_{label.split()[0]}"
+            files[label] = f"{stem}.png" if kind == "reconstruction" else f"{stem}.gif"
+            if kind == "reconstruction":
+                write_png_strip(r.out / files[label], video[index], STRIP_EVERY)
+            else:
+                write_gif(r.out / files[label], video[index], r.experiment.clip.rate_hz)
+        found.append(Media(kind=kind, key=clip.key, caption=clip.caption, note=notes[index], files=files))
+    return found
 
 
 # ----------------------------------------------------------------------------- frame prediction
@@ -149,7 +150,10 @@ def measure_frame_prediction(r: Resources) -> Table:
     known, spec = r.conditioning_frames, r.experiment.eval
     videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
     result = compare(videos, known, r.origins)
-    shown = range(min(CLIPS_SHOWN, len(r.clips)))
+    singles = ({name: video[i : i + 1] for name, video in videos.items()} for i in range(len(r.clips[:CLIPS_SHOWN])))
+    scored_alone = (compare(single, known).rows for single in singles)
+    remarks = [", ".join(f"{row['frames']} {row['psnr_db']:.2f} dB" for row in rows) for rows in scored_alone]
+    shown = {"true": r.videos, "generated": videos["generated"], "repeat the last frame": videos[REPEAT]}
     return dataclasses.replace(
         result,
         notes=[
@@ -161,7 +165,7 @@ def measure_frame_prediction(r: Resources) -> Table:
             "A mean of "
             "samples is the pixel mean of independent draws. " + pixels.NOTE,
         ],
-        media=[_write_prediction(r, i, videos) for i in shown],
+        media=_write(r, "frame_prediction", shown, remarks),
     )
 
 
@@ -197,9 +201,7 @@ def _held(videos_NxTxHxWx3: np.ndarray, known: int, sigma: float = 0.0) -> np.nd
     return np.concatenate([videos_NxTxHxWx3[:, :known]] + [frame_Nx1xHxWx3] * later, axis=1)
 
 
-def compare(
-    videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str] | None = None
-) -> Table:
+def compare(videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str] | None = None) -> Table:
     """Rows of every candidate against "true" on the frames from `known` on.
 
     Args:
@@ -226,20 +228,6 @@ def compare(
     return Table(rows=rows, metrics=[*metrics, *against], curves=curves)
 
 
-def _write_prediction(r: Resources, index: int, videos: Mapping[str, np.ndarray]) -> Media:
-    labels = {"true": "true", "generated": "generated", "repeat": "repeat the last frame"}
-    files, rate_hz = {}, r.experiment.clip.rate_hz
-    for name, label in labels.items():
-        files[label] = f"media/frame_prediction_{index}_{name}.gif"
-        write_gif(r.out / files[label], videos[name][index], rate_hz)
-    clip, known = r.clips[index], r.conditioning_frames
-    found = compare({name: video[index : index + 1] for name, video in videos.items()}, known)
-    note = ", ".join(f"{row['frames']} {row['psnr_db']:.2f} dB" for row in found.rows)
-    return Media(
-        kind="frame_prediction", key=clip.key, caption=clip.caption, note=note, files=files
-    )
-
-
 # ------------------------------------------------------------------------------ every task once
 
 
@@ -252,19 +240,11 @@ def measure_examples(r: Resources) -> Table:
 
 TABLES: dict[str, Source] = {
     "likelihood": Source(needs=(resources.STORE,), measure=measure_likelihood, shared=True),
-    "condition_gain": Source(
-        needs=(resources.STORE, resources.OTHERS),
-        measure=measure_condition_gain,
-        shared=True,
-    ),
-    "reconstruction": Source(
-        needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction
-    ),
+    "condition_gain": Source(needs=(resources.STORE, resources.OTHERS), measure=measure_condition_gain, shared=True),
+    "reconstruction": Source(needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction),
     "frame_prediction": Source(
         needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION),
         measure=measure_frame_prediction,
     ),
-    "examples": Source(
-        needs=(resources.EXAMPLES, resources.SOURCE, resources.TOKENIZER), measure=measure_examples
-    ),
+    "examples": Source(needs=(resources.EXAMPLES, resources.SOURCE, resources.TOKENIZER), measure=measure_examples),
 }

@@ -96,9 +96,7 @@ def partners(keys: Sequence[str], captions: Sequence[str], usable_N: np.ndarray)
     """
     places = np.array([origin(key) for key in keys])
     texts = np.array(captions)
-    cost_NxN = (
-        (places[:, None] == places[None]) + 2 * (texts[:, None] == texts[None]) + 4 * ~usable_N[None]
-    )
+    cost_NxN = (places[:, None] == places[None]) + 2 * (texts[:, None] == texts[None]) + 4 * ~usable_N[None]
     clips = len(keys)
     following_NxN = (np.arange(clips)[:, None] + np.arange(1, clips)) % clips
     best_N = np.take_along_axis(cost_NxN, following_NxN, axis=1).argmin(axis=1)

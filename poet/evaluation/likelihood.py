@@ -85,10 +85,7 @@ def by_stream(scores: Sequence[TokenScores], layout: Layout) -> dict[str, TokenS
     parts: dict[str, list[TokenScores]] = {}
     for span, found in zip(layout.loss_spans, scores, strict=True):
         parts.setdefault(span.segment.stream, []).append(found)
-    return {
-        stream: jax.tree.map(lambda *each: np.concatenate(each, axis=1), *found)
-        for stream, found in parts.items()
-    }
+    return {stream: jax.tree.map(lambda *each: np.concatenate(each, axis=1), *found) for stream, found in parts.items()}
 
 
 def split_batches(resolved: Resolved, task: str, batches: int) -> Iterable[Mapping[str, np.ndarray]]:

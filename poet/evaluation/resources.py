@@ -145,11 +145,7 @@ class Resources:
         e = self.experiment
         # One clip a batch: how many EVAL.batch needs is checked against its own split.
         data = e.data.replace(batch=1, equal_tokens=False)
-        manifest = check(
-            Resolved(e.replace(data=data)),
-            fingerprints=self._fingerprints(),
-            split=e.eval.split,
-        )
+        manifest = check(Resolved(e.replace(data=data)), fingerprints=self._fingerprints(), split=e.eval.split)
         made = networks_of(self.resolved, manifest)
         # Likelihoods are those of any split of any store that the same networks made.
         self._expect({name: value for name, value in made.items() if name != networks.STORE})
@@ -212,9 +208,7 @@ class Resources:
         # Whole files are read here; where the store cut them, the clip is the first of its file.
         clips = [c for c in read if not {c.key, f"{c.key}#0"} & self.dropped]
         if len(clips) < len(read):
-            _LOG.warning(
-                "%d of %d clips are not scored, as the store left them out", len(read) - len(clips), len(read)
-            )
+            _LOG.warning("%d of %d clips are not scored, as the store left them out", len(read) - len(clips), len(read))
         if not clips:
             raise UserError(f"none of the {count} clips tried in {self.source_path} can be read")
         return clips

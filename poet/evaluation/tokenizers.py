@@ -64,9 +64,7 @@ def check(sets: Mapping[str, np.ndarray], what: str, dtype: str, dims: str, skip
     for name, media in sets.items():
         fits = media.ndim == len(expected) and all(size in (0, n) for size, n in zip(expected, media.shape))
         if media.dtype != dtype or not fits or not media.size:
-            raise UserError(
-                f"set {name!r} has dtype {media.dtype} and shape {media.shape}: expected {dtype} ({dims})"
-            )
+            raise UserError(f"set {name!r} has dtype {media.dtype} and shape {media.shape}: expected {dtype} ({dims})")
 
 
 def each(sets: Mapping[str, np.ndarray], what: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -51,9 +51,7 @@ class Unigram:
         return {stream: dict(zip(("unigram_nats", "unigram_count"), sums)) for stream, sums in found.items()}
 
 
-def _labels(
-    batch: Mapping[str, Any], layout: Layout
-) -> Iterator[tuple[str, Range, np.ndarray, np.ndarray]]:
+def _labels(batch: Mapping[str, Any], layout: Layout) -> Iterator[tuple[str, Range, np.ndarray, np.ndarray]]:
     """(stream, its legal ids, labels, which of them carry loss), [B, N], of every loss span of a batch."""
     for index, span in enumerate(layout.loss_spans):
         labels_BxN = np.asarray(batch["tokens"])[:, span.start : span.stop]

@@ -38,13 +38,9 @@ def check_codes(name: str, codes_NxK: Any, size: int, least: int = 0) -> None:
     """Raises UserError unless all are integers in least..size - 1; -1 stands for a code that is not given."""
     codes = np.asarray(codes_NxK)
     if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
-        raise UserError(
-            f"{name} is {codes.dtype}{list(codes.shape)}, expected integers [samples, codes]"
-        )
+        raise UserError(f"{name} is {codes.dtype}{list(codes.shape)}, expected integers [samples, codes]")
     if codes.size and not least <= codes.min() <= codes.max() < size:
-        raise UserError(
-            f"{name} holds codes from {codes.min()} to {codes.max()}: they must lie in {least}..{size - 1}"
-        )
+        raise UserError(f"{name} holds codes from {codes.min()} to {codes.max()}: they must lie in {least}..{size - 1}")
 
 
 def check_text(name: str, states_NxLxE: Any, lengths_N: Any, positions: int) -> None:

@@ -116,9 +116,7 @@ class Layout:
 
         The token at position p is predicted from the hidden state at p - 1.
         """
-        return tuple(
-            s for s in self.spans if s.segment.role == OUTPUT and not s.segment.forced
-        )
+        return tuple(s for s in self.spans if s.segment.role == OUTPUT and not s.segment.forced)
 
     @property
     def loss_length(self) -> int:
@@ -249,12 +247,7 @@ class Layout:
         if tuple(head) != other.segments[:n] or len(other.segments) <= n:
             return False
         whole = other.segments[n]
-        same = (last.part, last.role, last.ids, last.grid[1:]) == (
-            whole.part,
-            whole.role,
-            whole.ids,
-            whole.grid[1:],
-        )
+        same = (last.part, last.role, last.ids, last.grid[1:]) == (whole.part, whole.role, whole.ids, whole.grid[1:])
         return same and last.length <= whole.length
 
     def visible(self) -> np.ndarray:

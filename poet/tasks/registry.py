@@ -102,9 +102,7 @@ class Task:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            name="unconditional", token=Special.TASK_VIDEO, text=False, output=("video",)
-        ),
+        Task(name="unconditional", token=Special.TASK_VIDEO, text=False, output=("video",)),
         Task(name="text_to_image", token=Special.TASK_VIDEO, text=True, output=("image",)),
         Task(name="text_to_video", token=Special.TASK_VIDEO, text=True, output=("video",)),
         Task(
@@ -171,27 +169,10 @@ TASKS: dict[str, Task] = {
             output=("video",),
             conditioning_latents=(0, 1),
         ),
-        Task(
-            name="video_to_audio",
-            token=Special.TASK_AUDIO,
-            text=False,
-            condition=("video",),
-            output=("audio",),
-        ),
-        Task(
-            name="audio_to_video",
-            token=Special.TASK_VIDEO,
-            text=False,
-            condition=("audio",),
-            output=("video",),
-        ),
+        Task(name="video_to_audio", token=Special.TASK_AUDIO, text=False, condition=("video",), output=("audio",)),
+        Task(name="audio_to_video", token=Special.TASK_VIDEO, text=False, condition=("audio",), output=("video",)),
         Task(name="text_to_audio", token=Special.TASK_AUDIO, text=True, output=("audio",)),
-        Task(
-            name="text_to_video_with_audio",
-            token=Special.TASK_VIDEO_AUDIO,
-            text=True,
-            output=("video", "audio"),
-        ),
+        Task(name="text_to_video_with_audio", token=Special.TASK_VIDEO_AUDIO, text=True, output=("video", "audio")),
         Task(
             name="audio_video_continuation",
             token=Special.TASK_VIDEO_AUDIO,
@@ -199,13 +180,7 @@ TASKS: dict[str, Task] = {
             output=("video", "audio"),
             conditioning_latents=(1, 3),
         ),
-        Task(
-            name="captioning",
-            token=Special.TASK_TEXT,
-            text=False,
-            condition=("video",),
-            output=("pieces",),
-        ),
+        Task(name="captioning", token=Special.TASK_TEXT, text=False, condition=("video",), output=("pieces",)),
         Task(
             name="super_resolution",
             token=Special.TASK_VIDEO,

@@ -96,9 +96,7 @@ def _child(task: dict[str, Any]) -> dict[str, Any]:
     rate_hz = tokenizer.spec.sample_rate_hz
     seconds = samples / rate_hz
     sound_1xS = np.random.default_rng(0).integers(-3000, 3000, (1, samples)).astype(np.int16)
-    result: dict[str, Any] = {
-        "seconds": seconds, "runs": runs, "core": core, "tokenizer": {}, "opus": {},
-    }
+    result: dict[str, Any] = {"seconds": seconds, "runs": runs, "core": core, "tokenizer": {}, "opus": {}}
     for count in task["levels"]:
         ids = tokenizer.encode(sound_1xS, levels=count)
         result["tokenizer"][str(count)] = {

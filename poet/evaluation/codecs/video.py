@@ -90,9 +90,7 @@ def codings(codecs: Sequence[str], preset: str) -> list[Coding]:
     ]
 
 
-def code(
-    clips_NxTxHxWx3: np.ndarray, coding: Coding, bits_per_clip: float, rate_hz: float
-) -> Coded:
+def code(clips_NxTxHxWx3: np.ndarray, coding: Coding, bits_per_clip: float, rate_hz: float) -> Coded:
     """Codes and decodes uint8 clips at `bits_per_clip`, or as little above it as can be had.
 
     Raises:

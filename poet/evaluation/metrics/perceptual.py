@@ -18,9 +18,7 @@ EVERY = 4
 def distance(perceptual: Perceptual) -> Metric:
     """The distance of a network, as a metric that is called as the network is."""
     compiled = jax.jit(
-        lambda params, a, b: perceptual.distance(
-            params, a.astype(jnp.float32) / PEAK, b.astype(jnp.float32) / PEAK
-        )
+        lambda params, a, b: perceptual.distance(params, a.astype(jnp.float32) / PEAK, b.astype(jnp.float32) / PEAK)
     )
 
     def clip_distance(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:

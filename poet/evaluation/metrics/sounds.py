@@ -193,9 +193,7 @@ declare(
     "PESQ-wb", pesq_wb, worst=PESQ_WORST, note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
     package="pesq", install=NEEDS_COMPILER,
 )
-declare(
-    "STOI", stoi, worst=0.0, note="STOI: intelligibility, 0 to 1.", package="pystoi", install="pip install pystoi",
-)
+declare("STOI", stoi, worst=0.0, note="STOI: intelligibility, 0 to 1.", package="pystoi", install="pip install pystoi")
 declare(
     "ViSQOL", visqol, worst=1.0, note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
     package="visqol", install=NEEDS_COMPILER,

@@ -31,7 +31,7 @@ LOSS = register(Metric(
     name="loss_nats", better="less", tables=("likelihood",), needs=SCORED, measure=_per_token("loss"),
     note="Mean cross-entropy of a token.",
 ))
-register(Metric(
+UNIGRAM = register(Metric(
     name="unigram_nats", better="neither", tables=("likelihood",), needs=("unigram_nats", "unigram_count"),
     measure=lambda batch: Values.of(batch, batch["unigram_nats"], batch["unigram_count"]),
     note="The same under how often each id occurs in the training split.",

@@ -179,9 +179,7 @@ def _frame(lines: Sequence[Series], levels: Sequence[Level]) -> _Frame:
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [level.y for level in levels]
     margin = 0.05 * (max(ys) - min(ys))
-    return _Frame(
-        _widened(min(xs), max(xs)), _widened(min(ys) - margin, max(ys) + margin)
-    )
+    return _Frame(_widened(min(xs), max(xs)), _widened(min(ys) - margin, max(ys) + margin))
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

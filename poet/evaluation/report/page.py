@@ -43,8 +43,6 @@ th, td { padding: 5px 16px 5px 0; text-align: left; border-bottom: 1px solid var
 th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 td:not(:last-child) { white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
-  gap: 16px; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; padding-top: 4px; overflow-wrap: anywhere; }
 .card audio { width: 100%; max-width: 256px; }
@@ -88,9 +86,7 @@ MIME = {".gif": "image/gif", ".png": "image/png", ".mp4": "video/mp4", ".wav": "
 def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
     """A whole page; `sections` are (heading, HTML), listed at its top."""
     anchors = [heading.lower().replace(" ", "-") for heading, _ in sections]
-    links = "".join(
-        f'<a href="#{text(a)}">{text(h)}</a>' for a, (h, _) in zip(anchors, sections)
-    )
+    links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, (h, _) in zip(anchors, sections))
     body = "".join(
         f'<section id="{text(a)}"><h2>{text(h)}</h2>{content}</section>\n'
         for a, (h, content) in zip(anchors, sections)
@@ -139,10 +135,7 @@ def table(rows: Sequence[tables.Row], caption: str = "") -> str:
     found = tables.cells(rows)
     classes = ['class="number"' if n else "" for n in found.numeric]
     head = "".join(f"<th scope=col {c}>{text(t)}</th>" for c, t in zip(classes, found.titles))
-    lines = (
-        "<tr>" + "".join(f"<td {c}>{text(v)}</td>" for c, v in zip(classes, row)) + "</tr>"
-        for row in found.rows
-    )
+    lines = ("<tr>" + "".join(f"<td {c}>{text(v)}</td>" for c, v in zip(classes, row)) + "</tr>" for row in found.rows)
     name = f"<caption>{text(caption)}</caption>" if caption else ""
     return (
         f'<div class="scroll"><table>{name}<thead><tr>{head}</tr></thead>'

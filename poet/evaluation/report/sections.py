@@ -133,9 +133,7 @@ def tokenizer_training(metrics: Path) -> str:
     if not points:
         return _tokenizer_loss(metrics)
     line = Series(name="validation clips", points=points, marks=True)
-    chart = charts.line_chart(
-        [line], title="PSNR of clips that it does not learn from", x_label="step", y_label="dB"
-    )
+    chart = charts.line_chart([line], title="PSNR of clips that it does not learn from", x_label="step", y_label="dB")
     ends = [path for path in sorted(Run(metrics.parent).samples.glob("*.png")) if PICTURE.fullmatch(path.name)]
     shown = [
         page.picture(

@@ -22,10 +22,7 @@ from poet.spec import ClipSpec, UserError, from_dict, to_dict
 
 _LOG = logging.getLogger(__name__)
 
-GAMES = (
-    "seaquest", "ms_pacman", "space_invaders", "enduro",
-    "breakout", "qbert", "asterix", "riverraid",
-)
+GAMES = ("seaquest", "ms_pacman", "space_invaders", "enduro", "breakout", "qbert", "asterix", "riverraid")
 CONSOLE_HZ = 60
 SEED = 0
 # Random actions before the first clip and between clips, beyond title screens and still openings.
@@ -46,9 +43,7 @@ def render(clip: ClipSpec, clips: int, games: Sequence[str] = GAMES) -> np.ndarr
       UserError: no game gave a clip, or `clip.rate_hz` is beyond the console's 60.
     """
     if clip.rate_hz > CONSOLE_HZ:
-        raise UserError(
-            f"CLIP.rate_hz = {clip.rate_hz:g}: an Atari console shows {CONSOLE_HZ} frames a second"
-        )
+        raise UserError(f"CLIP.rate_hz = {clip.rate_hz:g}: an Atari console shows {CONSOLE_HZ} frames a second")
     counts = [len(range(i, clips, len(games))) for i in range(len(games))]
     found = [list(_game_clips(g, n, clip)) for g, n in zip(games, counts) if n]
     turns = [video[i] for i in range(max(counts)) for video in found if i < len(video)]

@@ -34,9 +34,7 @@ class MissingPackage(UserError):
     """A set whose package is not installed."""
 
 
-def open_set(
-    name: str, clip: ClipSpec, clips: int, source: str = "", split: str = "validation"
-) -> np.ndarray:
+def open_set(name: str, clip: ClipSpec, clips: int, source: str = "", split: str = "validation") -> np.ndarray:
     """Clips of a named set in the format of `clip`: uint8 (N, T, H, W, 3), 0 < N <= `clips`.
 
     Args:
@@ -127,8 +125,4 @@ def _windows(path: pathlib.Path, seconds: float, clip: ClipSpec) -> list[np.ndar
 
 
 Opener = Callable[[ClipSpec, int, str, str], Iterable[np.ndarray]]
-SETS: dict[str, Opener] = {
-    "source": _source_clips,
-    "atari": _atari_clips,
-    "natural": _natural_clips,
-}
+SETS: dict[str, Opener] = {"source": _source_clips, "atari": _atari_clips, "natural": _natural_clips}

@@ -60,9 +60,7 @@ def open_sets(
     return {name: sounds for name, sounds in opened.items() if len(sounds)}, skipped
 
 
-def _read(
-    wanted: Mapping[str, str], spec: AudioTokenizerSpec, evaluation: EvalSpec
-) -> dict[str, list[RawSound]]:
+def _read(wanted: Mapping[str, str], spec: AudioTokenizerSpec, evaluation: EvalSpec) -> dict[str, list[RawSound]]:
     """Kind -> its sounds, in the order of the split; '' for all of EVAL.source."""
 
     def sounds(folder: str, field: str) -> list[RawSound]:
