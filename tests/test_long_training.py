@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from poet.models import superres
 from poet.spec import compat, config
+from poet.tasks.resolved import Resolved
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT / "data/pretrained"))
@@ -124,6 +126,16 @@ def test_another_recipe_is_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFi
 def experiment_of(job: runner.Job):
     files = [flag.partition("=")[2] for flag in job.command if flag.startswith("--gin_file=")]
     return config.load(files, [flag[6:] for flag in job.command if flag.startswith("--gin.")])
+
+
+@pytest.mark.parametrize("name", stages.RECIPES)
+def test_every_recipe_s_super_resolution_fits_the_codes_that_it_makes(name: str) -> None:
+    _, tokenize, train = stages.stages(stages.RECIPES[name], Path("/work_dir"), ROOT)["superres"].jobs
+    codes, network = experiment_of(tokenize), experiment_of(train)
+    assert codes.store.path == network.data.store and codes.video_tokenizer == network.video_tokenizer
+    resolved = Resolved(network)
+    assert resolved.is_masked and resolved.format == Resolved(codes).format
+    superres.build_model(resolved).places(resolved.format.video)
 
 
 @pytest.mark.parametrize("name", stages.RECIPES)

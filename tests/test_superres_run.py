@@ -35,6 +35,7 @@ from poet.spec import (  # noqa: E402
 )
 from poet.store import reader, writer  # noqa: E402
 from poet.streams.base import Encoders  # noqa: E402
+from poet.tasks.registry import TASKS  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers.video import base  # noqa: E402
 
@@ -121,6 +122,15 @@ def test_files_come_out_twice_as_large(trained, tmp_path):
     assert media.probe(files[0]).width == 48 and made.audio is not None
     sizes = [sample["size"] for sample in json.loads(files[-1].read_text())["samples"]]
     assert sizes == [[10, 32, 48, 3], [1, 32, 32, 3]]
+
+
+def test_what_is_generated_is_upscaled_by_networks_that_take_it(trained):
+    small = RUN.clip.replace(height=16, width=16)
+    assert len(upscaling.load([trained], TASKS["text_to_video"], small)) == 1
+    with pytest.raises(UserError, match="text_to_audio makes no picture"):
+        upscaling.load([trained], TASKS["text_to_audio"], small)
+    with pytest.raises(UserError, match="8x8 is smaller"):
+        upscaling.load([trained], TASKS["text_to_video"], RUN.clip.replace(height=8, width=8))
 
 
 def test_scores_stand_beside_resizing(trained, tmp_path):

@@ -8,6 +8,7 @@ from typing import Sequence
 
 from poet import spec as specs
 from poet.sampling.files import read_given, read_prompts
+from poet.sampling import upscaling
 from poet.sampling.generate import Generator, places
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_all, check_prompts, default_conditioning_frames
@@ -39,6 +40,7 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
     )
     given = read_given(resolved, task, admitted, request.clip, request.end, request.depth)
+    upscalers = upscaling.load(request.upscale, task, resolved.spec.clip)
     generator = Generator.from_checkpoint(request.checkpoint, resolved, request.task)
     if resolved.spec.model.dtype == "bfloat16":
         _LOG.info(
@@ -66,6 +68,7 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         "depth": list(request.depth),
         "sample": specs.to_dict(sample),
         "networks": generator.networks.used,
+        "upscale": [str(run.checkpoint.path) for run in request.upscale],
     }
     items = max(len(prompts), clips, 1)
     index = places(clips, items, request.num)
@@ -73,6 +76,10 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
     writers = {stream.medium: stream for stream in (*task.given, *task.predicted)}
     shown = {s.medium: given.media[s.medium][index] for s in task.given} | sampled
     labels = _labels(prompts, items * request.num)
+    if upscalers:
+        texts = labels if prompts else ()
+        larger = upscaling.chained(upscalers, shown["video"], texts, seed=sample.seed, batch=request.batch)
+        shown = {**shown, "video": larger}
     return write_outputs(shown, writers.values(), labels, request.out, resolved.spec.clip, details)
 
 

@@ -33,6 +33,7 @@ class Request:
     depth: Sequence[str] = ()
     num: int = 1
     batch: int = DEFAULT_BATCH
+    upscale: Sequence[Run] = ()
 
 
 class Admitted(NamedTuple):

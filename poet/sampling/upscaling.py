@@ -10,9 +10,25 @@ import numpy as np
 
 from poet import media
 from poet import spec as specs
+from poet.runs.run import Run
 from poet.sampling.superres import Upscaler
 from poet.spec import ClipSpec, UserError
 from poet.streams.low_resolution import SCALE
+from poet.tasks.registry import Task
+
+
+def load(runs: Sequence[Run], task: Task, clip: ClipSpec) -> list[Upscaler]:
+    """The networks that are to upscale a task's clips of this format; [] for none.
+
+    Raises UserError: a task that makes no picture, clips that the first network cannot take, and as
+    `Upscaler.from_checkpoint`.
+    """
+    if runs and not any(stream.shows for stream in task.predicted):
+        raise UserError(f"task {task.name} makes no picture that --upscale could make larger: leave it out")
+    upscalers = [Upscaler.from_checkpoint(run) for run in runs]
+    for upscaler in upscalers[:1]:
+        upscaler.check((1, clip.frames, clip.height, clip.width, 3))
+    return upscalers
 
 
 def chained(

@@ -172,6 +172,22 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     assert shown.shape == (5, 16, 16, 3)
 
 
+def test_clips_are_upscaled_before_they_are_written(tmp_path, generator, monkeypatch):
+    """By each network in turn, with the prompt of each clip."""
+
+    class Twice:
+        def upscale(self, video, prompts, **options):
+            assert list(prompts) == ["a corridor"] * 2 and options["seed"] == HOT.seed
+            return video.repeat(2, axis=2).repeat(2, axis=3)
+
+    monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)
+    monkeypatch.setattr(command.upscaling, "load", lambda runs, task, clip: [Twice() for _ in runs])
+    wanted = asked(tmp_path, prompt=["a corridor"], num=2, batch=2, upscale=[tiny.RUN] * 2)
+    files = command.run(wanted, generator.resolved)
+    assert (media.probe(files[0]).height, media.probe(files[0]).width) == (64, 64)
+    assert len(json.loads(files[-1].read_text())["upscale"]) == 2
+
+
 def test_an_image_is_written_as_png_alone(tmp_path):
     files = write_outputs(
         {"video": PIXELS[:, :1]}, [streams.get("image")], ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {}

@@ -53,9 +53,9 @@ def _work(job: Job) -> tuple[str, int, float]:
 
 def _lm_flops(experiment) -> float:
     from poet.distributed import mesh
-    from poet.training.step import language_model
+    from poet.training.masked import trainable
 
-    groups = language_model(Resolved(experiment), mesh.abstract(experiment.mesh, 1)).groups
+    groups = trainable(Resolved(experiment), mesh.abstract(experiment.mesh, 1)).groups
     return _mean({name: group.flops for name, group in groups.items()}, Resolved(experiment).phases[-1][1])
 
 

@@ -54,6 +54,9 @@ RECIPES = {
             "codes": ("VIDEO_TOKENIZER.base_channels=16", "STORE.batch=4"),
             "lm": (*_SMALL_LM, "TRAIN.steps=12"),
             "adapt": (*_SMALL_LM, "TRAIN.steps=8"),
+            "superres": ("MODEL.layers=3", "MODEL.width=32", "MODEL.heads=1", "MODEL.kv_heads=1", "MODEL.mlp_width=32",
+                         "DATA.batch=1", "TRAIN.steps=4", "TRAIN.log_every=2", "TRAIN.eval_every=0",
+                         "CHECKPOINT.every=4", "VIDEO_TOKENIZER.base_channels=16"),
             "release": ("EVAL.batch=2", "EVAL.batches=1", "EVAL.clips=2", "EVAL.samples=1", "EVAL.gain_clips=2"),
         },
         arenas=("--arena=basic", "--clips_per_arena=8", "--workers=2"),
@@ -77,6 +80,8 @@ def stages(recipe: Recipe, work: pathlib.Path, code: pathlib.Path) -> dict[str, 
         Stage(name="codes", note="clips, sound, made conditions and captions to codes", jobs=(made.codes(),)),
         Stage(name="lm", note="train the language model on every task", jobs=(made.lm(),)),
         Stage(name="adapt", note="adapt it to the tasks that are asked for", jobs=(made.adapt(),)),
+        Stage(name="superres", note="super-resolution: clips of 128 pixels, their codes, the network",
+              jobs=made.superres(), on_request=True),
         Stage(name="release", note="weights, scores and logs as they ship", jobs=made.release()),
     )
     return {stage.name: stage for stage in found}
@@ -148,6 +153,18 @@ class _Maker:
     def adapt(self) -> Job:
         start = f"TRAIN.init_from={self.work / 'lm'}"
         return self._train("train", "adapt", self.recipe.adapt, "adapt", *self._store(), start)
+
+    def superres(self) -> tuple[Job, ...]:
+        """The network sees clips of twice the size through the same tokenizer."""
+        large, codes = self.work / "data_128", self.work / "codes_128"
+        render = (sys.executable, "data/arenas_av/build.py", f"--data_dir={large}", "--size=128", *self.recipe.arenas)
+        tokenizer = f"VIDEO_TOKENIZER.path={self.work / 'round' / 'tokenizer'}"
+        stored = (f"STORE.source={large / 'arenas_av' / '1.0.0'}", f"STORE.path={codes}", tokenizer,
+                  *self.recipe.bindings.get("codes", ()))
+        gin = "--gin_file=gin/experiments/superres_arenas.gin"
+        tokenize = (*_POET, "tokenize", gin, *map("--gin.{}".format, stored))
+        train = self._train("train", "superres", "superres_arenas", "superres", f"DATA.store={codes}", tokenizer)
+        return Job(command=render), Job(command=tokenize), train
 
     def release(self) -> tuple[Job, ...]:
         helper = (sys.executable, str(self.code / "data/pretrained/long_training/release.py"), f"--work={self.work}",

@@ -7,6 +7,7 @@ import logging
 
 from poet.cli import command
 from poet.runs import outputs
+from poet.runs.run import Run
 from poet.spec.base import MOST_BATCH
 
 _SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
@@ -35,6 +36,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
     add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; changes no sample of a model in float32, those of one in bfloat16")
+    add("--upscale", action="append", default=[], metavar="CHECKPOINT",
+        help="double the height and width of the clips by this super-resolution network (repeatable, one after the other)")
     for name, kind in _SAMPLE_FLAGS.items():
         add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
 
@@ -45,7 +48,9 @@ def _run(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in _SAMPLE_FLAGS}
     flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
     args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *flags])
-    inputs = [args.checkpoint.folder, args.prompt_file, *args.clip, *args.end, *args.depth]
+    args.upscale = [Run.open(path) for path in args.upscale]
+    upscale = (run.folder for run in args.upscale)
+    inputs = [args.checkpoint.folder, args.prompt_file, *args.clip, *args.end, *args.depth, *upscale]
     output = outputs.claim_of(args, outputs.GENERATION, inputs)
     args.out = str(output.folder)
     with output:
