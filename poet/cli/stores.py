@@ -23,7 +23,7 @@ def load_encoders(resolved: Resolved) -> Encoders:
     loading = {stream.network: stream for stream in resolved.stored_streams}
     loading[networks.TEXT] = streams.get("text")
     return streams.Encoders(
-        networks={name: stream.load(spec, mesh) for name, stream in loading.items()},
+        networks={name: resolved.load(stream, mesh) for name, stream in loading.items()},
         conditioning=spec.conditioning,
         vocabulary=spec.vocabulary,
     )

@@ -37,8 +37,7 @@ class FrozenNetworks:
         return self._used[name]
 
     def _load(self, name: str) -> Any:
-        stream = next(stream for stream in streams.STREAMS.values() if stream.network == name)
-        return stream.load(self._resolved.spec)
+        return self._resolved.load(next(s for s in streams.STREAMS.values() if s.network == name))
 
     @property
     def used(self) -> dict[str, str]:

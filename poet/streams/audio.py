@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import AudioTokenizerSpec, ClipSpec, Experiment, UserError
+from poet.spec import AudioTokenizerSpec, ClipSpec, Experiment, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked, code_bits, reach
 
@@ -28,6 +28,7 @@ class Sound(Stream):
     """Frames of codes; each level of the residual quantizer is a part."""
 
     network: str = networks.AUDIO
+    section: str = "audio_tokenizer"
     medium: str = "audio"
     marks: str = "A"
     exports: bool = True
@@ -59,9 +60,8 @@ class Sound(Stream):
     def known(self, fmt: Format, latents: int) -> int:
         return fmt.known_audio[latents] if latents else 0
 
-    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
-        load = reach("poet.tokenizers.audio.base:load_audio_tokenizer")
-        return load(experiment.audio_tokenizer, mesh=mesh)
+    def load(self, spec: AudioTokenizerSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
+        return reach("poet.tokenizers.audio.base:load_audio_tokenizer")(spec, mesh=mesh)
 
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
         codes_NxLxF = codes_NxM.reshape(len(codes_NxM), -1, fmt.audio_frames)
@@ -107,9 +107,6 @@ class Sound(Stream):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audio(Sound):
     """All of it; a clip without sound is silence, and `sounding` tells."""
-
-    def configured(self, experiment: Experiment) -> bool:
-        return bool(experiment.audio_tokenizer.path)
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
         tokenizer, levels = encoders.networks[self.network], encoders.vocabulary.audio_levels

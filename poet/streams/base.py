@@ -110,7 +110,9 @@ class Stream:
       slot: the stream in whose place it stands in layouts; '' for its own.
       bare: whether a condition keeps the bare name in layouts.
       network: the name of the frozen network that makes its codes (`poet.runs.networks`).
-      base: whether every store holds it that has its network; others are made for the tasks that name them.
+      section: of the experiment (such as 'video_tokenizer'), which says where its network lies; '' for none.
+      base: whether every store holds it of a run that has room for it (`lacking`); others are made for the tasks
+        that name them.
       setting: what a store is made with to have it; '' where its tasks alone decide.
       stored: the feature of a token store that holds its codes; None where nothing is stored.
       flag: the feature of a store that says whether a clip has it, 1 or 0; '' where every clip does.
@@ -132,6 +134,7 @@ class Stream:
     slot: str = ""
     bare: bool = False
     network: str = ""
+    section: str = ""
     base: bool = False
     setting: str = ""
     stored: str | None = None
@@ -196,12 +199,11 @@ class Stream:
 
     # -------------------------------------------------------------------------------- in a store
 
-    def configured(self, experiment: Experiment) -> bool:
-        """Whether a run has the network that makes its codes."""
-        return True
+    def load(self, spec: Any, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
+        """The frozen network that makes its codes, of which `section` is the spec; on a mesh or one device.
 
-    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
-        """The frozen network that makes its codes, on a mesh or one device."""
+        Raises UserError for none, or one whose codes the vocabulary has no room for.
+        """
         raise NotImplementedError(f"stream {self.name} has no network of its own")
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import ClipSpec, Experiment, UserError
+from poet.spec import ClipSpec, Experiment, TextSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
 
@@ -35,15 +35,12 @@ class Pieces(Stream):
     def places(self, segment: Any) -> None:
         return None
 
-    def configured(self, experiment: Experiment) -> bool:
-        return bool(experiment.text.pieces)
-
-    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
-        pieces = reach("poet.tokenizers.pieces:load_pieces")(experiment.text.pieces)
-        if pieces.size > experiment.vocabulary.text_pieces:
+    def load(self, spec: TextSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
+        pieces = reach("poet.tokenizers.pieces:load_pieces")(spec.pieces)
+        if pieces.size > vocabulary.text_pieces:
             raise UserError(
-                f"TEXT.pieces = {experiment.text.pieces!r} has {pieces.size} pieces, more than "
-                f"VOCABULARY.text_pieces = {experiment.vocabulary.text_pieces}: set that to {pieces.size}"
+                f"TEXT.pieces = {spec.pieces!r} has {pieces.size} pieces, more than "
+                f"VOCABULARY.text_pieces = {vocabulary.text_pieces}: set that to {pieces.size}"
             )
         return pieces
 
@@ -80,6 +77,6 @@ class Pieces(Stream):
 
 
 STREAM = Pieces(
-    name="pieces", title="caption", network=networks.PIECES, base=True, setting="TEXT.pieces set", stored="pieces",
-    medium="text", stage="text", marks="T", colour="#8e6bbf",
+    name="pieces", title="caption", network=networks.PIECES, section="text", base=True, setting="TEXT.pieces set",
+    stored="pieces", medium="text", stage="text", marks="T", colour="#8e6bbf",
 )

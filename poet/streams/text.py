@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from poet.runs import networks
-from poet.spec import Experiment
+from poet.spec import TextSpec, VocabularySpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.streams.base import Format, Grid, Stream, reach
 
@@ -29,11 +29,11 @@ class Text(Stream):
     def places(self, segment: Any) -> None:
         return None
 
-    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
-        return reach("poet.tokenizers.text:load_text_encoder")(experiment.text, mesh)
+    def load(self, spec: TextSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
+        return reach("poet.tokenizers.text:load_text_encoder")(spec, mesh)
 
 
 STREAM = Text(
-    name="text", title="text", bare=True, network=networks.TEXT, medium="text", stage="text", marks="T",
+    name="text", title="text", bare=True, network=networks.TEXT, section="text", medium="text", stage="text", marks="T",
     colour="#8e6bbf",
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import ClipSpec, Experiment
+from poet.spec import ClipSpec, Experiment, VideoTokenizerSpec, VocabularySpec
 from poet.streams.base import Encoders, Format, Stream, StreamInfo, Traced, reach
 
 COLOUR = "#2f7ebc"
@@ -21,6 +21,7 @@ class Visual(Stream):
     """A grid of codes of the video tokenizer."""
 
     network: str = networks.VIDEO
+    section: str = "video_tokenizer"
     medium: str = "video"
     marks: str = "V"
     exports: bool = True
@@ -30,9 +31,8 @@ class Visual(Stream):
         _, height, width = fmt.video
         return latents * height * width
 
-    def load(self, experiment: Experiment, mesh: Any = None) -> Any:
-        load = reach("poet.tokenizers.video.base:load_video_tokenizer")
-        return load(experiment.video_tokenizer, mesh=mesh)
+    def load(self, spec: VideoTokenizerSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
+        return reach("poet.tokenizers.video.base:load_video_tokenizer")(spec, mesh=mesh)
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
         tokenizer = encoders.networks[self.network]

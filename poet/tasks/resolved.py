@@ -9,6 +9,7 @@ import dataclasses
 import fractions
 import functools
 import math
+from typing import Any
 
 from poet import streams
 from poet.runs import networks
@@ -185,10 +186,14 @@ class Resolved:
     @functools.cached_property
     def stored_streams(self) -> tuple[Stream, ...]:
         """What a token store for the mixture holds: every base stream of the run, and what its tasks name beside."""
-        base = [s for s in streams.STREAMS.values() if s.base and s.configured(self.spec)]
+        base = [s for s in streams.STREAMS.values() if s.base and not s.lacking(self.format)]
         named = {s.stored for task in self.mixture for s in (*task.given, *task.predicted) if s.stored}
         others = sorted(named - {stream.stored for stream in base})
         return (*base, *map(streams.in_store, others))
+
+    def load(self, stream: Stream, mesh: Any = None) -> Any:
+        """The frozen network of a stream, on a mesh or one device; UserError for none, or one that does not fit."""
+        return stream.load(getattr(self.spec, stream.section, None), self.spec.vocabulary, mesh)
 
     @functools.cached_property
     def used_networks(self) -> dict[str, Stream]:

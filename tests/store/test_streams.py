@@ -62,7 +62,7 @@ class Brightness(Stream):
     def grid(self, fmt: Format, known: int = 0) -> Grid:
         return (fmt.video[0], 1, 1)
 
-    def load(self, experiment: Experiment, mesh: Any = None) -> Meter:
+    def load(self, spec: None, vocabulary: VocabularySpec, mesh: Any = None) -> Meter:
         return Meter()
 
     def info(self, clip: Any, encoders: Encoders) -> StreamInfo:
@@ -133,7 +133,7 @@ def run(registered, tmp_path) -> Experiment:
     loaded = {stream.network: stream for stream in Resolved(run).stored_streams}
     assert loaded["meter"] is STREAM
     encoders = Encoders(
-        networks={"video": fakes.MeanTokenizer(), "text": fakes.LetterEncoder(), "meter": STREAM.load(run)}
+        networks={"video": fakes.MeanTokenizer(), "text": fakes.LetterEncoder(), "meter": Resolved(run).load(STREAM)}
     )
     store = StoreSpec(source=str(tmp_path / "clips" / "1.0.0"), path=run.data.store, splits=("train",), batch=4)
     names = [stream.name for stream in Resolved(run).stored_streams]

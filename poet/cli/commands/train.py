@@ -43,7 +43,7 @@ def train(resolved: Resolved, run: Run) -> int:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
     _ = resolved.layouts  # Tasks that the run has no network for are named before networks are loaded.
     loading = resolved.used_networks.items()
-    fingerprints = {name: stream.load(spec).fingerprint for name, stream in loading}
+    fingerprints = {name: resolved.load(stream).fingerprint for name, stream in loading}
     made_with = networks_of(resolved, check(resolved, fingerprints=fingerprints))
     origins.check_text(spec.text, made_with, what=f"the token store {spec.data.store}")
     origins.check_start(spec, made_with)
