@@ -36,7 +36,7 @@ OWNERS = {
     "seqio": {"poet.data"},
     "tensorflow": {"poet.data", "poet.store"},
     "tensorflow_datasets": {"poet.data", "poet.store"},
-    "flax": {"poet.models", "poet.tokenizers"},
+    "flax": {"poet.tokenizers.t5_files"},
     "av": {"poet.media"},
     "fsspec": {"poet.store"},
     "apache_beam": {"poet.store.beam"},

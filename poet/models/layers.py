@@ -1,9 +1,9 @@
 """The parts of a transformer block, and how their arrays lie on the mesh.
 
-Every parameter declares its logical axes where it is made; `poet.distributed.mesh.Rules` turns them into
-shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts one to the compute
-dtype and then collects its shards of fsdp and sequence, so that the collective moves compute-dtype
-bytes and its transpose reduces gradients in the same dtype.
+Every weight is declared with its logical axes (`declaration.Weight`); `poet.distributed.mesh.Rules` turns
+them into shardings.  Master weights stay in the parameter dtype, sharded; `gathered` casts them to the
+compute dtype and then collects their shards of fsdp and sequence, so that the collective moves
+compute-dtype bytes and its transpose reduces gradients in the same dtype.
 
 Shape suffixes: B batch, S sequence, D width, F MLP width, K key-value heads, G query heads per
 key-value head, H head dim.
@@ -12,15 +12,18 @@ key-value head, H head dim.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec, reshard
 
 from poet.distributed import mesh as mesh_lib
+from poet.models import declaration
+from poet.models.declaration import Tree, Weight, fan_in
 from poet.spec import ModelSpec
 
 NORM_EPSILON = 1e-6
@@ -47,9 +50,13 @@ def like(x: jax.Array) -> PartitionSpec | None:
     return None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
 
 
-def gathered(param: nnx.Param, dtype: jnp.dtype) -> jax.Array:
-    """A parameter in the compute dtype, whole over fsdp and sequence."""
-    return constrain(param[...].astype(dtype), *param.axes)
+def gathered(declared: Tree, params: Tree, dtype: jnp.dtype) -> Tree:
+    """Weights of products in the compute dtype, whole over fsdp and sequence; scales of norms as they are."""
+
+    def gather(weight: Weight, value: jax.Array) -> jax.Array:
+        return value if value.ndim == 1 else constrain(value.astype(dtype), *weight.axes)
+
+    return jax.tree.map(gather, declared, params, is_leaf=declaration.is_weight)
 
 
 def dense(
@@ -91,17 +98,6 @@ def _dense_backward(
 _dense.defvjp(_dense_forward, _dense_backward)
 
 
-def normal(
-    key: jax.Array,
-    shape: tuple[int, ...],
-    axes: tuple[str | None, ...],
-    stddev: float,
-    dtype: jnp.dtype,
-) -> nnx.Param:
-    """A Gaussian parameter that carries its logical axes."""
-    return nnx.Param(stddev * jax.random.normal(key, shape, dtype), axes=axes)
-
-
 def rms_normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x [..., D] / rms(x) * scale [D] over the last dim; statistics in float32, result in the dtype of x."""
     x32 = x.astype(jnp.float32)
@@ -109,14 +105,9 @@ def rms_normalise(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (x32 * inverse_rms * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-class RMSNorm(nnx.Module):
-    """Root-mean-square normalisation with a learnt scale, replicated on every device."""
-
-    def __init__(self, width: int, *, dtype: jnp.dtype):
-        self.scale = nnx.Param(jnp.ones((width,), dtype), axes=(None,))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_normalise(x, self.scale[...])
+def norm(width: int, dtype: str) -> Tree:
+    """The learnt scale of a root-mean-square normalisation, replicated on every device."""
+    return {"scale": Weight((width,), (None,), declaration.ones, dtype)}
 
 
 def rotary_split(head_dim: int) -> tuple[int, int, int]:
@@ -160,85 +151,95 @@ def rotate(x_BxSxNxH: jax.Array, rotary_2xSxP: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-class Attention(nnx.Module):
-    """The four projections around attention: grouped key-value heads, QK-norm, rotary positions.
+def declare_block(spec: ModelSpec) -> Tree:
+    """The weights of one pre-norm transformer block."""
+    return {
+        "attention_norm": norm(spec.width, spec.param_dtype),
+        "attention": declare_attention(spec),
+        "mlp_norm": norm(spec.width, spec.param_dtype),
+        "mlp": declare_mlp(spec),
+    }
+
+
+def declare_attention(spec: ModelSpec) -> Tree:
+    """The four projections around attention: grouped key-value heads, with QK-norm.
 
     Query head (k, g) reads key-value head k; the query weights are kept as [D, K, G, H], so that
     tensor parallelism cuts K everywhere and nothing is reshaped across shards.
     """
-
-    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(spec.param_dtype)
-        width, kv, group = spec.width, spec.kv_heads, spec.heads // spec.kv_heads
-        head = spec.head_dim
-        read, write = width**-0.5, (spec.heads * head * 2 * spec.layers) ** -0.5
-        kv_axes = ("embed", "kv_heads", "head_dim")
-        self.query = normal(
-            rngs.params(), (width, kv, group, head), ("embed", "kv_heads", None, "head_dim"),
-            read, dtype,
-        )
-        self.key = normal(rngs.params(), (width, kv, head), kv_axes, read, dtype)
-        self.value = normal(rngs.params(), (width, kv, head), kv_axes, read, dtype)
-        self.out = normal(
-            rngs.params(), (kv, group, head, width), ("kv_heads", None, "head_dim", "embed"),
-            write, dtype,
-        )
-        self.query_norm = RMSNorm(head, dtype=dtype)
-        self.key_norm = RMSNorm(head, dtype=dtype)
-
-    def project(
-        self, x_BxSxD: jax.Array, rotary: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Normalised, rotated queries [B, S, K, G, H] and keys, and values [B, S, K, H].
-
-        `rotary` [2, 2, S, H // 2] has a `rotary_table` for queries, then one for keys.
-        """
-        dtype = x_BxSxD.dtype
-        q = dense("bsd,dkgh->bskgh", x_BxSxD, gathered(self.query, dtype))
-        k = dense("bsd,dkh->bskh", x_BxSxD, gathered(self.key, dtype))
-        v = dense("bsd,dkh->bskh", x_BxSxD, gathered(self.value, dtype))
-        return rotate(self.query_norm(q), rotary[0]), rotate(self.key_norm(k), rotary[1]), v
-
-    def merge(self, o_BxSxKxGxH: jax.Array, place: PartitionSpec | None) -> jax.Array:
-        """Heads back to the width; sums over tensor shards."""
-        return dense("bskgh,kghd->bsd", o_BxSxKxGxH, gathered(self.out, o_BxSxKxGxH.dtype), place)
+    dtype, width, kv, head = spec.param_dtype, spec.width, spec.kv_heads, spec.head_dim
+    group, read, write = spec.heads // kv, fan_in(width), fan_in(spec.heads * head * 2 * spec.layers)
+    pair = Weight((width, kv, head), ("embed", "kv_heads", "head_dim"), read, dtype)
+    query_axes, out_axes = ("embed", "kv_heads", None, "head_dim"), ("kv_heads", None, "head_dim", "embed")
+    return {
+        "query": Weight((width, kv, group, head), query_axes, read, dtype),
+        "key": pair,
+        "value": pair,
+        "out": Weight((kv, group, head, width), out_axes, write, dtype),
+        "query_norm": norm(head, dtype),
+        "key_norm": norm(head, dtype),
+    }
 
 
-class GatedMLP(nnx.Module):
+def declare_mlp(spec: ModelSpec) -> Tree:
     """SwiGLU: (silu(x W_gate) * x W_up) W_down."""
-
-    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(spec.param_dtype)
-        width, hidden = spec.width, spec.mlp_width
-        read, write = width**-0.5, (hidden * 2 * spec.layers) ** -0.5
-        self.gate = normal(rngs.params(), (width, hidden), ("embed", "mlp"), read, dtype)
-        self.up = normal(rngs.params(), (width, hidden), ("embed", "mlp"), read, dtype)
-        self.down = normal(rngs.params(), (hidden, width), ("mlp", "embed"), write, dtype)
-
-    def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
-        dtype = x_BxSxD.dtype
-        gate_BxSxF = dense("bsd,df->bsf", x_BxSxD, gathered(self.gate, dtype))
-        up_BxSxF = dense("bsd,df->bsf", x_BxSxD, gathered(self.up, dtype))
-        hidden_BxSxF = jax.nn.silu(gate_BxSxF) * up_BxSxF
-        return dense("bsf,fd->bsd", hidden_BxSxF, gathered(self.down, dtype), like(x_BxSxD))
+    width, hidden, dtype = spec.width, spec.mlp_width, spec.param_dtype
+    read = Weight((width, hidden), ("embed", "mlp"), fan_in(width), dtype)
+    write = Weight((hidden, width), ("mlp", "embed"), fan_in(hidden * 2 * spec.layers), dtype)
+    return {"gate": read, "up": read, "down": write}
 
 
-class Block(nnx.Module):
-    """Pre-norm transformer block; `mix` is the attention of the caller's mode."""
+def block(
+    declared: Tree, params: Tree, x_BxSxD: jax.Array, rotary: jax.Array, mix: Callable[..., Any]
+) -> tuple[jax.Array, Any]:
+    """(x_BxSxD, aux) of a block, where `mix(q, k, v) -> (o_BxSxKxGxH, aux)` is the attention of the caller.
 
-    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(spec.param_dtype)
-        self.attention_norm = RMSNorm(spec.width, dtype=dtype)
-        self.attention = Attention(spec, rngs=rngs)
-        self.mlp_norm = RMSNorm(spec.width, dtype=dtype)
-        self.mlp = GatedMLP(spec, rngs=rngs)
+    Training, prefill and cached decoding differ in `mix` alone.  `rotary` [2, 2, S, H // 2] has a
+    `rotary_table` for queries, then one for keys.
+    """
+    weights = gathered(declared, params, x_BxSxD.dtype)
+    q, k, v = project(weights["attention"], normed(weights["attention_norm"], x_BxSxD), rotary)
+    o_BxSxKxGxH, aux = mix(q, k, v)
+    x_BxSxD = x_BxSxD + merge(weights["attention"], o_BxSxKxGxH, like(x_BxSxD))
+    return x_BxSxD + mlp(weights["mlp"], normed(weights["mlp_norm"], x_BxSxD)), aux
 
-    def __call__(self, x_BxSxD, rotary, mix):
-        """Returns (x_BxSxD, aux) where `mix(q, k, v) -> (o_BxSxKxGxH, aux)`.
 
-        Training, prefill and cached decoding differ in `mix` alone.
-        """
-        q, k, v = self.attention.project(self.attention_norm(x_BxSxD), rotary)
-        o, aux = mix(q, k, v)
-        x_BxSxD = x_BxSxD + self.attention.merge(o, like(x_BxSxD))
-        return x_BxSxD + self.mlp(self.mlp_norm(x_BxSxD)), aux
+def normed(weights: Tree, x: jax.Array) -> jax.Array:
+    """`rms_normalise` with a declared `norm`."""
+    return rms_normalise(x, weights["scale"])
+
+
+def project(
+    weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalised, rotated queries [B, S, K, G, H] and keys, and values [B, S, K, H]."""
+    k, v = keys(weights, x_BxSxD, rotary[1])
+    return queries(weights, x_BxSxD, rotary[0]), k, v
+
+
+def queries(weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | None) -> jax.Array:
+    """Normalised queries [B, S, K, G, H], rotated if they have a place."""
+    q = normed(weights["query_norm"], dense("bsd,dkgh->bskgh", x_BxSxD, weights["query"]))
+    return q if rotary is None else rotate(q, rotary)
+
+
+def keys(
+    weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Normalised keys, rotated if they have a place, and values [B, S, K, H] of what is attended to."""
+    k = normed(weights["key_norm"], dense("bsd,dkh->bskh", x_BxSxD, weights["key"]))
+    v = dense("bsd,dkh->bskh", x_BxSxD, weights["value"])
+    return (k if rotary is None else rotate(k, rotary)), v
+
+
+def merge(weights: Tree, o_BxSxKxGxH: jax.Array, place: PartitionSpec | None) -> jax.Array:
+    """Heads back to the width; sums over tensor shards."""
+    return dense("bskgh,kghd->bsd", o_BxSxKxGxH, weights["out"], place)
+
+
+def mlp(weights: Tree, x_BxSxD: jax.Array) -> jax.Array:
+    """SwiGLU of positions, each by itself."""
+    gate_BxSxF = dense("bsd,df->bsf", x_BxSxD, weights["gate"])
+    up_BxSxF = dense("bsd,df->bsf", x_BxSxD, weights["up"])
+    hidden_BxSxF = jax.nn.silu(gate_BxSxF) * up_BxSxF
+    return dense("bsf,fd->bsd", hidden_BxSxF, weights["down"], like(x_BxSxD))

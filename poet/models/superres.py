@@ -19,10 +19,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from poet.models import attention, layers, tables, transformer, windows
-from poet.models.layers import constrain, dense, gathered
+from poet.models.declaration import Normal, Tree, Weight
+from poet.models.layers import constrain, normed
 from poet.models.transformer import Params, Text
 from poet.models.windows import Partition
 from poet.spec import ModelSpec, SuperResolutionSpec, UserError
@@ -45,56 +45,19 @@ class _Visual(Vocabulary):
         return {tables.VISUAL: super().tables[tables.VISUAL]}
 
 
-class _Embedding(tables.Embedding):
+def _declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Tree:
     """Rows of codes, shared by both resolutions; what stands for a masked code and for no text."""
-
-    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
-        super().__init__(spec.replace(condition_marker=True), vocabulary, text_width, rngs)
-        dtype = jnp.dtype(spec.param_dtype)
-        self.masked = layers.normal(rngs.params(), (1, spec.width), (None, None), STDDEV, dtype)
-        self.no_text = layers.normal(rngs.params(), (1, spec.width), (None, None), STDDEV, dtype)
+    shared = tables.declare_embedding(spec.replace(condition_marker=True), vocabulary, text_width)
+    vector = Weight((1, spec.width), (None, None), Normal(STDDEV), spec.param_dtype)
+    return {**shared, "masked": vector, "no_text": vector}
 
 
-class _Layer(nnx.Module):
-    """Self-attention within windows, attention to low-resolution windows, and an MLP."""
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        norm = functools.partial(layers.RMSNorm, spec.width, dtype=jnp.dtype(spec.param_dtype))
-        self.attention_norm, self.cross_norm, self.mlp_norm = norm(), norm(), norm()
-        self.attention = layers.Attention(spec, rngs=rngs)
-        self.cross = layers.Attention(spec, rngs=rngs)
-        self.mlp = layers.GatedMLP(spec, rngs=rngs)
-
-    def __call__(self, x_BxPxD: jax.Array, low_BxPxD: jax.Array, place: _Place) -> jax.Array:
-        """Everything in the order of `place`'s windows."""
-        rotary = jnp.asarray(np.stack([place.high_rotary, place.high_rotary]))
-        q, k, v = self.attention.project(self.attention_norm(x_BxPxD), rotary)
-        x_BxPxD += self.attention.merge(windows.attend(q, k, v, place.high, place.high), layers.like(x_BxPxD))
-        q = _queries(self.cross, self.cross_norm(x_BxPxD), place.high_rotary)
-        k, v = _keys(self.cross, low_BxPxD, place.low_rotary)
-        x_BxPxD += self.cross.merge(windows.attend(q, k, v, place.high, place.low), layers.like(x_BxPxD))
-        return x_BxPxD + self.mlp(self.mlp_norm(x_BxPxD))
-
-
-class _Block(nnx.Module):
-    """A layer for each axis, and attention to the text."""
-
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.vertical, self.horizontal, self.temporal = (_Layer(spec, rngs) for _ in AXES)
-        self.text_norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
-        self.text = layers.Attention(spec, rngs=rngs)
-
-    def __call__(
-        self, x_BxSxD: jax.Array, low_BxMxD: jax.Array, text_BxLxD: jax.Array, seen_BxL: jax.Array,
-        places: tuple[_Place, ...],
-    ) -> jax.Array:
-        for name, place in zip(AXES, places):
-            layer = getattr(self, name)
-            x_BxSxD = place.high.join(layer(place.high.cut(x_BxSxD), place.low.cut(low_BxMxD), place))
-        q = _queries(self.text, self.text_norm(x_BxSxD), None)
-        k, v = _keys(self.text, text_BxLxD, None)
-        o = attention.scaled_dot_product(q, k, v, seen_BxL[:, None])
-        return x_BxSxD + self.text.merge(o, layers.like(x_BxSxD))
+def _declare_block(spec: ModelSpec) -> Tree:
+    """A layer for each axis (self-attention, attention to the low resolution, an MLP), attention to the text."""
+    norm, attend = layers.norm(spec.width, spec.param_dtype), layers.declare_attention(spec)
+    norms = {"attention_norm": norm, "cross_norm": norm, "mlp_norm": norm}
+    layer = {**norms, "attention": attend, "cross": attend, "mlp": layers.declare_mlp(spec)}
+    return {**dict.fromkeys(AXES, layer), "text_norm": norm, "text": attend}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +70,32 @@ class _Place:
     low_rotary: np.ndarray
 
 
-def _queries(part: layers.Attention, x_BxPxD: jax.Array, rotary: np.ndarray | None) -> jax.Array:
-    """Normalised queries [B, P, K, G, H], rotated if they have a place."""
-    q = part.query_norm(dense("bsd,dkgh->bskgh", x_BxPxD, gathered(part.query, x_BxPxD.dtype)))
-    return q if rotary is None else layers.rotate(q, jnp.asarray(rotary))
+def _layer(weights: Tree, x_BxPxD: jax.Array, low_BxPxD: jax.Array, place: _Place) -> jax.Array:
+    """Self-attention within windows, attention to low-resolution windows, and an MLP; everything in the
+    order of `place`'s windows."""
+    high, low = jnp.asarray(place.high_rotary), jnp.asarray(place.low_rotary)
+    q, k, v = layers.project(weights["attention"], normed(weights["attention_norm"], x_BxPxD), (high, high))
+    o = windows.attend(q, k, v, place.high, place.high)
+    x_BxPxD += layers.merge(weights["attention"], o, layers.like(x_BxPxD))
+    q = layers.queries(weights["cross"], normed(weights["cross_norm"], x_BxPxD), high)
+    k, v = layers.keys(weights["cross"], low_BxPxD, low)
+    x_BxPxD += layers.merge(
+        weights["cross"], windows.attend(q, k, v, place.high, place.low), layers.like(x_BxPxD)
+    )
+    return x_BxPxD + layers.mlp(weights["mlp"], normed(weights["mlp_norm"], x_BxPxD))
 
 
-def _keys(
-    part: layers.Attention, x_BxPxD: jax.Array, rotary: np.ndarray | None
-) -> tuple[jax.Array, jax.Array]:
-    """Normalised keys and values [B, P, K, H] of what is attended to."""
-    k = part.key_norm(dense("bsd,dkh->bskh", x_BxPxD, gathered(part.key, x_BxPxD.dtype)))
-    v = dense("bsd,dkh->bskh", x_BxPxD, gathered(part.value, x_BxPxD.dtype))
-    return (k if rotary is None else layers.rotate(k, jnp.asarray(rotary))), v
+def _block(
+    weights: Tree, x_BxSxD: jax.Array, low_BxMxD: jax.Array, text_BxLxD: jax.Array, seen_BxL: jax.Array,
+    places: tuple[_Place, ...],
+) -> jax.Array:
+    for name, place in zip(AXES, places):
+        cut = place.high.cut(x_BxSxD), place.low.cut(low_BxMxD)
+        x_BxSxD = place.high.join(_layer(weights[name], *cut, place))
+    q = layers.queries(weights["text"], normed(weights["text_norm"], x_BxSxD), None)
+    k, v = layers.keys(weights["text"], text_BxLxD, None)
+    o = attention.scaled_dot_product(q, k, v, seen_BxL[:, None])
+    return x_BxSxD + layers.merge(weights["text"], o, layers.like(x_BxSxD))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +124,13 @@ class SuperResolution(transformer.Model):
     def stacked(self) -> int:
         return self.blocks
 
-    def _make(self, part: str, key: jax.Array) -> nnx.Module:
-        rngs = nnx.Rngs(params=key)
-        if part == "embedding":
-            return _Embedding(self.spec, self.vocabulary, self.text_width, rngs)
-        return _Block(self.spec, rngs) if part == "blocks" else super()._make(part, key)
+    @functools.cached_property
+    def declared(self) -> dict[str, Tree]:
+        return {
+            "embedding": _declare_embedding(self.spec, self.vocabulary, self.text_width),
+            "blocks": _declare_block(self.spec),
+            "head": tables.declare_head(self.spec, self.vocabulary),
+        }
 
     # --------------------------------------------------------------------------------- the network
 
@@ -173,7 +151,8 @@ class SuperResolution(transformer.Model):
         x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL = self._inputs(params, codes_BxS, low_BxM, grid, text)
 
         def body(x_BxSxD: jax.Array, block: Params) -> tuple[jax.Array, None]:
-            return self._bind("blocks", block)(x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL, places), None
+            weights = layers.gathered(self.declared["blocks"], block, self.dtype)
+            return _block(weights, x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL, places), None
 
         run = transformer.remat(body, self.spec.remat)
         unroll = self.blocks if self.blocks <= transformer.UNROLLED_LAYERS // len(AXES) else 1
@@ -200,22 +179,22 @@ class SuperResolution(transformer.Model):
         self, params: Params, codes_BxS: jax.Array, low_BxM: jax.Array, grid: Grid, text: Text | None
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """x_BxSxD, low_BxMxD, text_BxLxD with its mask: what blocks work on and attend to."""
-        embedding = self._bind("embedding", params["embedding"])
-        factors = self.factors(self.vocabulary.visual)
-        low_BxMxD = embedding.given_rows(factors, self._ids(low_BxM), self.dtype)
+        embedding, factors = params["embedding"], self.factors(self.vocabulary.visual)
+        low_BxMxD = tables.embed_condition(self.spec, embedding, factors, self._ids(low_BxM), self.dtype)
         masked_BxSx1 = (codes_BxS == HIDDEN)[..., None]
-        rows_BxSxD = embedding.rows(factors, self._ids(jnp.maximum(codes_BxS, 0)), self.dtype)
-        hidden_D = embedding.masked[...][0].astype(self.dtype)
+        codes_BxS = self._ids(jnp.maximum(codes_BxS, 0))
+        rows_BxSxD = tables.embed(self.spec, embedding, factors, codes_BxS, self.dtype)
+        hidden_D = embedding["masked"][0].astype(self.dtype)
         if self.windows.masked_cells == "condition":
             hidden_D = hidden_D + enlarged(low_BxMxD, grid)
         x_BxSxD = constrain(jnp.where(masked_BxSx1, hidden_D, rows_BxSxD), "batch", None, None)
         clips = len(codes_BxS)
-        nothing_D = embedding.no_text[...][0].astype(self.dtype)
+        nothing_D = embedding["no_text"][0].astype(self.dtype)
         nothing_Bx1xD = constrain(jnp.broadcast_to(nothing_D, (clips, 1, self.spec.width)), "batch", None, None)
         seen_Bx1 = constrain(jnp.ones((clips, 1), bool), "batch", None)
         if text is None:
             return x_BxSxD, low_BxMxD, nothing_Bx1xD, seen_Bx1
-        text_BxLxD = transformer.embed_text(embedding.text_states, text, self.dtype)
+        text_BxLxD = transformer.embed_text(embedding["text_states"], text, self.dtype)
         states = jnp.concatenate([nothing_Bx1xD, text_BxLxD], axis=1)
         return x_BxSxD, low_BxMxD, states, jnp.concatenate([seen_Bx1, text[1]], axis=1)
 

@@ -24,9 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from poet.models import layers
+from poet.models.declaration import Initializer, Normal, Tree, Weight, fan_in
 from poet.models.lookup import lookup
 from poet.spec import ModelSpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
@@ -82,48 +82,47 @@ def factors(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Factors:
     return Factors(ids, tuple(Range(0, size, name, 0) for name, size in sizes.items()))
 
 
-class Embedding(nnx.Module):
+def declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Tree:
     """Rows of every range, the linear layer into the width for text states, and the markers [2, D] of
     conditions: the first is added to given codes, the second stands where a code is not given."""
-
-    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, text_width: int, rngs: nnx.Rngs):
-        dtype = jnp.dtype(spec.param_dtype)
-        self.scale = spec.embedding_scale or spec.width**0.5
-        self.tables = _tables(spec, _sizes(spec, vocabulary), rngs)
-        if spec.condition_marker:
-            self.markers = layers.normal(
-                rngs.params(), (2, spec.width), (None, None), MARKER_STDDEV, dtype
-            )
-        self.text_states = layers.normal(
-            rngs.params(), (text_width, spec.width), ("text", "table_embed"), text_width**-0.5, dtype
-        )
-
-    def rows(self, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Embedded ids of a range, [B, N, D]: the sum over its factors."""
-        pairs = zip(factors.ranges, factors.split(tokens_BxN))
-        found = (lookup(self.tables[d.table][...], ids - d.table_low, dtype) for d, ids in pairs)
-        return sum(found) * jnp.asarray(self.scale, dtype)
-
-    def given_rows(self, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Embedded ids of a condition, [B, N, D]; `Special.HIDDEN` among them where none is given."""
-        hidden_BxN = tokens_BxN == Special.HIDDEN
-        x_BxNxD = self.rows(factors, jnp.where(hidden_BxN, factors.ids.low, tokens_BxN), dtype)
-        given_D = none_D = jnp.zeros((), dtype)
-        if hasattr(self, "markers"):
-            given_D, none_D = self.markers[...].astype(dtype)
-        return jnp.where(hidden_BxN[..., None], none_D, x_BxNxD + given_D)
+    dtype = spec.param_dtype
+    tree: Tree = {"tables": _declare_tables(spec, _sizes(spec, vocabulary))}
+    if spec.condition_marker:
+        tree["markers"] = Weight((2, spec.width), (None, None), Normal(MARKER_STDDEV), dtype)
+    text = Weight((text_width, spec.width), ("text", "table_embed"), fan_in(text_width), dtype)
+    return {**tree, "text_states": text}
 
 
-class Head(nnx.Module):
+def declare_head(spec: ModelSpec, vocabulary: Vocabulary) -> Tree:
     """The final norm and the output rows that are no embedding too."""
+    sizes = _sizes(spec, vocabulary)
+    own = {} if spec.tables == "tied" else {k: v for k, v in sizes.items() if k not in FACTORS}
+    if LEADING in sizes:
+        own[GIVEN] = sizes[LEADING]
+    tree = {"norm": layers.norm(spec.width, spec.param_dtype)}
+    return {**tree, "tables": _declare_tables(spec, own)} if own else tree
 
-    def __init__(self, spec: ModelSpec, vocabulary: Vocabulary, rngs: nnx.Rngs):
-        self.norm = layers.RMSNorm(spec.width, dtype=jnp.dtype(spec.param_dtype))
-        sizes = _sizes(spec, vocabulary)
-        own = {} if spec.tables == "tied" else {k: v for k, v in sizes.items() if k not in FACTORS}
-        if LEADING in sizes:
-            own[GIVEN] = sizes[LEADING]
-        self.tables = _tables(spec, own, rngs)
+
+def embed(
+    spec: ModelSpec, embedding: Tree, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """Embedded ids of a range, [B, N, D]: the sum over its factors; `embedding` holds the weights."""
+    pairs = zip(factors.ranges, factors.split(tokens_BxN))
+    found = (lookup(embedding["tables"][d.table], ids - d.table_low, dtype) for d, ids in pairs)
+    return sum(found) * jnp.asarray(spec.embedding_scale or spec.width**0.5, dtype)
+
+
+def embed_condition(
+    spec: ModelSpec, embedding: Tree, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """Embedded ids of a condition, [B, N, D]; `Special.HIDDEN` among them where none is given."""
+    hidden_BxN = tokens_BxN == Special.HIDDEN
+    tokens_BxN = jnp.where(hidden_BxN, factors.ids.low, tokens_BxN)
+    x_BxNxD = embed(spec, embedding, factors, tokens_BxN, dtype)
+    given_D = none_D = jnp.zeros((), dtype)
+    if "markers" in embedding:
+        given_D, none_D = embedding["markers"].astype(dtype)
+    return jnp.where(hidden_BxN[..., None], none_D, x_BxNxD + given_D)
 
 
 def output_tables(params: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -146,19 +145,28 @@ def _sizes(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, int]:
     return {part.table: part.size for each in every for part in each.ranges}
 
 
-def _tables(spec: ModelSpec, sizes: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Dict:
-    return nnx.Dict({name: _rows(spec, name, size, rngs.params()) for name, size in sizes.items()})
+def _declare_tables(spec: ModelSpec, sizes: Mapping[str, int]) -> Tree:
+    def rows(name: str, size: int) -> Weight:
+        bits = spec.code_rows == "bits" and name in (VISUAL, *FACTORS)
+        initializer: Initializer = SharedByBits(spec.width**-0.5) if bits else fan_in(spec.width)
+        return Weight((size, spec.width), ("vocab", "table_embed"), initializer, spec.param_dtype)
+
+    return {name: rows(name, size) for name, size in sizes.items()}
 
 
-def _rows(spec: ModelSpec, name: str, size: int, key: jax.Array) -> nnx.Variable:
-    """The initial rows of a table; see the head of this file."""
-    dtype, stddev = jnp.dtype(spec.param_dtype), spec.width**-0.5
-    own = layers.normal(key, (size, spec.width), ("vocab", "table_embed"), stddev, dtype)
-    if spec.code_rows == "random" or name not in (VISUAL, *FACTORS):
-        return own
-    bits = size.bit_length() - 1
-    signs_VxK = 2.0 * (np.arange(size)[:, None] >> np.arange(bits) & 1) - 1
-    bit_KxD = jax.random.normal(jax.random.fold_in(key, 1), (bits, spec.width), dtype) * stddev
-    shared_VxD = jnp.asarray(signs_VxK, dtype) @ bit_KxD * bits**-0.5
-    mixed_VxD = SHARED_BY_BITS**0.5 * shared_VxD + (1 - SHARED_BY_BITS) ** 0.5 * own[...]
-    return own.replace(mixed_VxD)
+@dataclasses.dataclass(frozen=True, eq=False)
+class SharedByBits:
+    """The initial rows of codes; see the head of this file.
+
+    No two are equal, so that each table is sampled alone: sums are rounded otherwise in a batch of products.
+    """
+
+    stddev: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+        (size, width), sample = shape, Normal(self.stddev)
+        bits = size.bit_length() - 1
+        signs_VxK = 2.0 * (np.arange(size)[:, None] >> np.arange(bits) & 1) - 1
+        bit_KxD = sample(jax.random.fold_in(key, 1), (bits, width), dtype)
+        shared_VxD = jnp.asarray(signs_VxK, dtype) @ bit_KxD * bits**-0.5
+        return SHARED_BY_BITS**0.5 * shared_VxD + (1 - SHARED_BY_BITS) ** 0.5 * sample(key, shape, dtype)

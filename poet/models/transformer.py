@@ -2,7 +2,7 @@
 
 The layout is static, so it decides at trace time which table embeds a position, which rows can
 follow it, where rotary positions lie and how attention is cut.  The transformer blocks are one
-module whose parameters carry a leading `layers` dim and are run by a scan.
+declaration whose parameters carry a leading `layers` dim and are run by a scan.
 
 Shape suffixes: B batch, S sequence, N leading positions, O output positions, D width, L text
 positions, E width of text states, V rows of a table, C cache length, K key-value heads, H head dim.
@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from poet.models import attention, kernels, layers, sequence, tables
+from poet.models import attention, declaration, kernels, layers, sequence, tables
+from poet.models.declaration import Tree
 from poet.models.layers import constrain
 from poet.spec import ModelSpec, UserError
 from poet.spec.vocabulary import Range, Vocabulary
@@ -68,19 +68,25 @@ class Model:
 
     # ------------------------------------------------------------------------------- parameters
 
+    @functools.cached_property
+    def declared(self) -> dict[str, Tree]:
+        """The weights of each part, {"embedding", "blocks", "head"}; of "blocks" those of one layer."""
+        return {
+            "embedding": tables.declare_embedding(self.spec, self.vocabulary, self.text_width),
+            "blocks": layers.declare_block(self.spec),
+            "head": tables.declare_head(self.spec, self.vocabulary),
+        }
+
     def init(self, key: jax.Array) -> Params:
         """Random parameters: {"embedding", "blocks", "head"}, in `ModelSpec.param_dtype`."""
-        keys = dict(zip(("embedding", "blocks", "head"), jax.random.split(key, 3)))
+        keys = dict(zip(self.declared, jax.random.split(key, 3)))
+        keys["blocks"] = jax.random.split(keys["blocks"], self.stacked)
 
-        def make(part: str, part_key: jax.Array) -> Params:
-            return nnx.to_pure_dict(nnx.state(self._make(part, part_key)))
+        def make(part: str) -> Callable[[jax.Array], Params]:
+            made = functools.partial(declaration.init, self.declared[part], streams=declaration.as_declared)
+            return jax.vmap(made) if part == "blocks" else made
 
-        block_keys = jax.random.split(keys["blocks"], self.stacked)
-        return {
-            "embedding": make("embedding", keys["embedding"]),
-            "blocks": jax.vmap(functools.partial(make, "blocks"))(block_keys),
-            "head": make("head", keys["head"]),
-        }
+        return {part: make(part)(part_key) for part, part_key in keys.items()}
 
     @property
     def stacked(self) -> int:
@@ -89,43 +95,15 @@ class Model:
 
     def abstract(self) -> Params:
         """ShapeDtypeStruct of every parameter."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        return declaration.shapes(self._all_layers())
 
     def axes(self) -> Params:
         """Logical axes of every parameter, a tree like `abstract()`."""
+        return declaration.axes(self._all_layers())
 
-        def is_param(node: Any) -> bool:
-            return isinstance(node, nnx.Param)
-
-        def of(part: str, leading: tuple[str, ...]) -> Params:
-            state = self._template(part)[1]
-            named = jax.tree.map(lambda p: p.replace(leading + p.axes), state, is_leaf=is_param)
-            return nnx.to_pure_dict(named)
-
-        return {
-            "embedding": of("embedding", ()),
-            "blocks": of("blocks", ("layers",)),
-            "head": of("head", ()),
-        }
-
-    def _make(self, part: str, key: jax.Array) -> nnx.Module:
-        rngs = nnx.Rngs(params=key)
-        if part == "embedding":
-            return tables.Embedding(self.spec, self.vocabulary, self.text_width, rngs)
-        if part == "head":
-            return tables.Head(self.spec, self.vocabulary, rngs)
-        return layers.Block(self.spec, rngs=rngs)
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019  a process has few models
-    def _template(self, part: str) -> tuple[Any, Any]:
-        return nnx.split(nnx.eval_shape(lambda: self._make(part, jax.random.key(0))))
-
-    def _bind(self, part: str, values: Params) -> Any:
-        """The module of a part, holding these (possibly traced) arrays."""
-        graph, abstract_state = self._template(part)
-        state = jax.tree.map(lambda leaf: leaf, abstract_state)
-        nnx.replace_by_pure_dict(state, values)
-        return nnx.merge(graph, state)
+    def _all_layers(self) -> dict[str, Tree]:
+        blocks = declaration.stacked(self.declared["blocks"], self.stacked, "layers")
+        return {**self.declared, "blocks": blocks}
 
     # ------------------------------------------------------------------------ the full sequence
 
@@ -170,7 +148,7 @@ class Model:
                 o = sequence.from_heads(attend(q, k, v), q_split)
                 return o, (k[:, :given], v[:, :given]) if keep_keys else None
 
-            return self._bind("blocks", block_params)(x_BxNxD, rotary, mix)
+            return layers.block(self.declared["blocks"], block_params, x_BxNxD, rotary, mix)
 
         return jax.lax.scan(
             remat(body, self.spec.remat),
@@ -183,14 +161,14 @@ class Model:
         self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None
     ) -> jax.Array:
         """Each run of positions through its own table; text positions through the linear layer."""
-        embedding = self._bind("embedding", params["embedding"])
-        pieces = []
+        embedding, pieces = params["embedding"], []
         for segment, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
             if segment.is_text:
-                pieces.append(embed_text(embedding.text_states, text, self.dtype))
+                pieces.append(embed_text(embedding["text_states"], text, self.dtype))
             else:
-                rows = embedding.given_rows if segment.may_hide else embedding.rows
-                pieces.append(rows(self.factors(segment.ids), tokens_BxN[:, start:stop], self.dtype))
+                embed = tables.embed_condition if segment.may_hide else tables.embed
+                ids = self.factors(segment.ids), tokens_BxN[:, start:stop]
+                pieces.append(embed(self.spec, embedding, *ids, self.dtype))
         return jnp.concatenate([sequence.whole(x_BxNxD) for x_BxNxD in pieces], axis=1)
 
     def _rotary(self, layout: Layout) -> jax.Array:
@@ -207,7 +185,7 @@ class Model:
         return jnp.asarray(np.stack(list(tables_of)))
 
     def _final_norm(self, params: Params, x: jax.Array) -> jax.Array:
-        return self._bind("head", params["head"]).norm(x)
+        return layers.rms_normalise(x, params["head"]["norm"]["scale"])
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -315,8 +293,8 @@ class Model:
         Returns:
           The cache, and x_BxD (final-normed) that predicts position + 1.
         """
-        embedding = self._bind("embedding", params["embedding"])
-        x_Bx1xD = embedding.rows(self.factors(ids), token_B[:, None], self.dtype)
+        factors = self.factors(ids)
+        x_Bx1xD = tables.embed(self.spec, params["embedding"], factors, token_B[:, None], self.dtype)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 
@@ -331,7 +309,7 @@ class Model:
                 o = attention.attend_cached(q[:, 0], k_layer, v_layer, visible_BxC)
                 return sequence.from_heads(o[:, None], q_whole), (keys, values)
 
-            x_Bx1xD, written = self._bind("blocks", block_params)(x_Bx1xD, rotary, mix)
+            x_Bx1xD, written = layers.block(self.declared["blocks"], block_params, x_Bx1xD, rotary, mix)
             return (x_Bx1xD, *written), None
 
         # The cache is scan carry, not scan input and output: those would copy it at every token.
@@ -373,7 +351,7 @@ def _project_rows(x: jax.Array, rows_VxD: jax.Array) -> jax.Array:
     return jnp.moveaxis(jax.lax.optimization_barrier(logits), 0, -1)
 
 
-def embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Array:
+def embed_text(kernel_ExD: jax.Array, text: Text | None, dtype: jnp.dtype) -> jax.Array:
     """Text states [B, L, E] through the linear layer [E, D]; positions without a piece are zero.
 
     Raises UserError where there is no text.
@@ -382,7 +360,7 @@ def embed_text(kernel: nnx.Param, text: Text | None, dtype: jnp.dtype) -> jax.Ar
         raise UserError("this layout has text positions: pass text=(states, mask)")
     states_BxLxE, mask_BxL = text
     states_BxLxE = jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype)
-    kernel_ExD = constrain(kernel[...].astype(dtype), None, "columns" if sequence.is_split() else None)
+    kernel_ExD = constrain(kernel_ExD.astype(dtype), None, "columns" if sequence.is_split() else None)
     return jnp.einsum("ble,ed->bld", states_BxLxE, kernel_ExD)
 
 

@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES
-from poet.spec import Experiment, OptimizerSpec
-from poet.tokenizers import declaration
-from poet.tokenizers.declaration import Tree
+from poet.models import declaration
+from poet.models.declaration import Tree
+from poet.spec import OptimizerSpec
 from poet.training import optimizer
 from poet.training.trainable import Batch, Metrics, State
 
@@ -42,9 +42,8 @@ class Networks:
 
 
 def networks(
-    experiment: Experiment, generator: Tree, critic: Tree | None = None, critic_rate: float = 1.0
+    spec: OptimizerSpec, generator: Tree, critic: Tree | None, critic_rate: float
 ) -> Networks:
-    spec = experiment.optimizer
     return Networks(
         generator=generator,
         critic=critic,
@@ -72,9 +71,8 @@ def axes(nets: Networks) -> State:
     """Logical axes of `init`'s result."""
 
     def of(declared: Tree, tx: optax.GradientTransformation) -> dict[str, Any]:
-        params = jax.eval_shape(lambda: declaration.init(declared, jax.random.key(0)))
-        logical = declaration.axes(declared)
-        return {"params": logical, "opt_state": optimizer.state_axes(tx, params, logical)}
+        logical, shapes = declaration.axes(declared), declaration.shapes(declared)
+        return {"params": logical, "opt_state": optimizer.state_axes(tx, shapes, logical)}
 
     state = {"step": (), **of(nets.generator, nets.generator_tx)}
     if nets.critic is not None:

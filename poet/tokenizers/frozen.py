@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
+from poet.models.declaration import Tree
 from poet.runs import assets, manifest
 from poet.runs.run import SPEC, WEIGHTS
 from poet.spec import (
@@ -25,7 +26,6 @@ from poet.spec import (
     read_json,
     to_dict,
 )
-from poet.tokenizers.declaration import Tree
 
 _LOG = logging.getLogger(__name__)
 

@@ -83,8 +83,8 @@ def test_gradients_equal_those_of_whole_logits():
 
     def embedded(p, x):
         """The codes' own rows join the states, as they do in the model."""
-        embedding = MODEL._bind("embedding", p["embedding"])
-        return x + embedding.rows(MODEL.factors(VOCABULARY.visual), labels, jnp.float32)
+        factors = MODEL.factors(VOCABULARY.visual)
+        return x + tables.embed(SPEC, p["embedding"], factors, labels, jnp.float32)
 
     def ours(p, x):
         return sums(p, embedded(p, x), labels, weights).objective
@@ -128,7 +128,7 @@ def test_factors_of_one_position_have_noise_of_their_own():
     keys = samplers.row_keys(jnp.uint32(0), jnp.arange(3200))
     flat, sampling_params = jnp.zeros((3200, 4)), samplers.SamplingParams.of(SampleSpec())
     first, second = (
-        samplers.sample(flat, samplers.draw_keys(keys, n), 5, sampling_params, samplers.Truncation())
+        samplers.sample(flat, samplers.factor_keys(keys, n), 5, sampling_params, samplers.Truncation())
         for n in (0, 1)
     )
     counts = np.bincount(np.asarray(first) * 4 + np.asarray(second), minlength=16)

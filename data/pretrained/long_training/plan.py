@@ -63,13 +63,15 @@ def _video_flops(experiment) -> float:
     from poet.tokenizers.video import training
 
     groups = training.trainable(experiment, None).groups
-    return _mean({name: group.flops for name, group in groups.items()}, training.shares(experiment))
+    shares = training.shares(experiment.tokenizer_train, experiment.clip)
+    return _mean({name: group.flops for name, group in groups.items()}, shares)
 
 
 def _audio_flops(experiment) -> float:
     from poet.tokenizers.audio import training
 
-    return training.train_flops(experiment)
+    batch = experiment.tokenizer_train.batch
+    return training.train_flops(experiment.audio_tokenizer, experiment.audio_train, batch)
 
 
 def _mean(flops: Mapping[str, float], shares: Mapping[str, float]) -> float:

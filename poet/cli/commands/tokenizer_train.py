@@ -141,9 +141,11 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
     return _Parts(
         trainable=trainable,
         batches=batches,
-        fractions=training.shares(experiment),
+        fractions=training.shares(spec, experiment.clip),
         state_keys=("ema",),
-        export=lambda loaded, folder, card: training.export_tokenizer(loaded, experiment, folder, card),
+        export=lambda loaded, folder, card: training.export_tokenizer(
+            loaded["ema"], experiment.video_tokenizer, folder, card
+        ),
     )
 
 
@@ -168,7 +170,7 @@ def _audio(resolved: Resolved, mesh: Mesh) -> _Parts:
         fractions={training.GROUP: 1.0},
         state_keys=("params", "codebooks"),
         export=lambda loaded, folder, card: training.export_tokenizer(
-            training.params_of(loaded), experiment, folder, card
+            training.params_of(loaded), experiment.audio_tokenizer, folder, card
         ),
     )
 

@@ -17,11 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.models.declaration import Tree
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers import frozen
 from poet.tokenizers.audio import rvq, soundstream
 from poet.tokenizers.audio.soundstream import Stored
-from poet.tokenizers.declaration import Tree
 
 INT16 = 32768.0
 CODEBOOKS = "codebooks"

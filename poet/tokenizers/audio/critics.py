@@ -15,10 +15,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from poet.models.declaration import Tree, Weight, fan_in, zeros
 from poet.spec import AudioTrainSpec, UserError
-from poet.tokenizers import declaration
 from poet.tokenizers.audio import spectra
-from poet.tokenizers.declaration import Tree, Weight
 
 LEAK = 0.2
 WAVE_EDGE_TAPS, WAVE_TAPS, WAVE_LATE_TAPS, WAVE_LOGIT_TAPS = 15, 41, 5, 3
@@ -139,8 +138,8 @@ def _apply_stft(params: Tree, wave_BxS: jax.Array) -> Features:
 def _conv(taps: tuple[int, ...], width: int, out: int) -> Tree:
     shape = (*taps, width, out)
     return {
-        "kernel": Weight(shape, (None,) * len(shape), math.prod(taps) * width),
-        "bias": Weight((out,), (None,), 0),
+        "kernel": Weight(shape, (None,) * len(shape), fan_in(math.prod(taps) * width)),
+        "bias": Weight((out,), (None,), zeros),
     }
 
 
@@ -183,11 +182,6 @@ def _grouped_matmul(
         weights.reshape(groups, taps * width, -1),
     )
     return y.transpose(1, 0, 2).reshape(b, steps, out)
-
-
-def init(spec: AudioTrainSpec, key: jax.Array) -> Tree:
-    """Float32 weights."""
-    return declaration.init(declare(spec), key)
 
 
 # -------------------------------------------------------------------------------------------- losses

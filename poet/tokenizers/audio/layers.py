@@ -16,22 +16,22 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.tokenizers.declaration import Tree, Weight
+from poet.models.declaration import Tree, Weight, fan_in, ones, zeros
 
 
 def conv(taps: int, width: int, out: int) -> Tree:
     """A convolution, plain, dilated or strided."""
     return {
-        "kernel": Weight((taps, width, out), (None, None, None), taps * width),
-        "bias": Weight((out,), (None,), 0),
+        "kernel": Weight((taps, width, out), (None, None, None), fan_in(taps * width)),
+        "bias": Weight((out,), (None,), zeros),
     }
 
 
 def transposed(stride: int, width: int, out: int) -> Tree:
     """A transposed convolution of 2 * stride taps: every output hears two inputs."""
     return {
-        "kernel": Weight((2 * stride, width, out), (None, None, None), 2 * width),
-        "bias": Weight((out,), (None,), 0),
+        "kernel": Weight((2 * stride, width, out), (None, None, None), fan_in(2 * width)),
+        "bias": Weight((out,), (None,), zeros),
     }
 
 
@@ -108,7 +108,7 @@ def residual_unit(width: int) -> Tree:
     output thousands of times as loud as the input.
     """
     pointwise = conv(1, width, width)
-    kernel = dataclasses.replace(pointwise["kernel"], fan_in=0)
+    kernel = dataclasses.replace(pointwise["kernel"], initializer=zeros)
     return {"dilated": conv(3, width, width), "pointwise": {**pointwise, "kernel": kernel}}
 
 
@@ -123,8 +123,8 @@ def apply_residual_unit(
 def film(width: int) -> Tree:
     """A scale and a bias for each of two conditions, identity at the start (FiLM, 1709.07871)."""
     return {
-        "scale": Weight((2, width), (None, None), -1),
-        "bias": Weight((2, width), (None, None), 0),
+        "scale": Weight((2, width), (None, None), ones),
+        "bias": Weight((2, width), (None, None), zeros),
     }
 
 

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from poet.models.declaration import Tree
 from poet.spec import AudioTokenizerSpec, AudioTrainSpec
-from poet.tokenizers.declaration import Tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from poet.models import declaration
+from poet.models.declaration import Tree
 from poet.spec import AudioTokenizerSpec
-from poet.tokenizers import declaration
 from poet.tokenizers.audio import layers
 from poet.tokenizers.audio.layers import Past
-from poet.tokenizers.declaration import Tree
 
 EDGE_TAPS, LATENT_TAPS = 7, 3
 # What a chunk hands to the next one; None in front of a sound.

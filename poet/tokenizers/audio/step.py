@@ -10,6 +10,7 @@ Batch: `audio` int16 (B, S), and with a noise source `noise` int16 (B, S) and `d
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -19,37 +20,45 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from poet.distributed.mesh import BATCH_AXES
-from poet.spec import Experiment
+from poet.models.declaration import Tree
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec
 from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Networks, Step, when
 from poet.tokenizers.audio import critics, rvq, soundstream, spectra
-from poet.tokenizers.declaration import Tree
 from poet.training.trainable import Batch, Metrics, State
 
 INT16 = 32768.0
 
 
-def networks(experiment: Experiment) -> Networks:
-    """Declares what learns by gradients."""
-    train = experiment.audio_train
-    critic = critics.declare(train) if train.adversarial else None
-    generator = soundstream.declare(experiment.audio_tokenizer)
-    return adversarial.networks(experiment, generator, critic, train.critic_rate)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What the losses are made of besides weights and sounds.
+
+    Attributes:
+      gan_start: the step from which on the discriminators judge, and learn.
+      mesh_axes: manual mesh axes (inside `jax.shard_map`) over which means are taken.
+    """
+
+    spec: AudioTokenizerSpec
+    train: AudioTrainSpec
+    gan_start: int
+    mesh_axes: Sequence[str] = ()
+
+    def mean(self, value: Any) -> Any:
+        """Of a tree of a shard's values, over the mesh."""
+        return jax.lax.pmean(value, tuple(self.mesh_axes)) if self.mesh_axes else value
 
 
 def init(
-    experiment: Experiment, nets: Networks, key: jax.Array, start: Tree | None = None
+    nets: Networks, spec: AudioTokenizerSpec, frames: int, key: jax.Array, start: Tree | None = None
 ) -> State:
-    """A fresh state; `start` holds trained weights and their `codebooks`."""
+    """A fresh state; `start` holds trained weights and their `codebooks`, and a batch `frames` frames."""
     if start is None:
-        state = adversarial.init(nets, key)
-        return state | {"codebooks": rvq.empty(experiment.audio_tokenizer)}
+        return adversarial.init(nets, key) | {"codebooks": rvq.empty(spec)}
     weights = {name: value for name, value in start.items() if name != "codebooks"}
     vectors = jnp.asarray(start["codebooks"])
-    spec, batch = experiment.audio_tokenizer, experiment.tokenizer_train.batch
     # As if every code had been used alike: trained codebooks neither jump nor count as dead.
-    alike = batch * spec.frames(experiment.audio_train.samples) / spec.codes
-    usage = jnp.full(vectors.shape[:2], alike)
+    usage = jnp.full(vectors.shape[:2], frames / spec.codes)
     books = {"vectors": vectors, "usage": usage, "sums": vectors * usage[..., None]}
     return adversarial.init(nets, key, weights) | {"codebooks": books}
 
@@ -60,12 +69,10 @@ def axes(nets: Networks) -> State:
     return adversarial.axes(nets) | {"codebooks": books}
 
 
-def train_step(experiment: Experiment, nets: Networks, mesh: Mesh | None = None) -> Step:
-    """The pure step; `key` draws levels, and what replaces dead codes."""
-    mesh_axes = () if mesh is None else BATCH_AXES
-    gradients = adversarial.over_mesh(
-        functools.partial(_gradients, experiment, mesh_axes), mesh
-    )
+def train_step(objective: Objective, nets: Networks, mesh: Mesh | None = None) -> Step:
+    """The pure step; `key` samples levels, and what replaces dead codes."""
+    objective = dataclasses.replace(objective, mesh_axes=() if mesh is None else BATCH_AXES)
+    gradients = adversarial.over_mesh(functools.partial(_gradients, objective), mesh)
 
     def step(
         state: State, batch: Batch, key: jax.Array, rate: jax.Array
@@ -96,31 +103,30 @@ def waves(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:
 
 
 def _gradients(
-    experiment: Experiment,
-    mesh_axes: Sequence[str],
+    objective: Objective,
     weights: dict[str, Any],
     batch: Batch,
     step: jax.Array,
     key_data: jax.Array,
 ) -> tuple[dict[str, Tree | None], Tree, Metrics]:
     """(gradients by network, new codebooks, metrics) of one shard's sounds."""
-    spec, train = experiment.audio_tokenizer, experiment.audio_train
+    train, mesh_axes, mean = objective.train, objective.mesh_axes, objective.mean
     heard, target, switch = waves(batch)
     key = jax.random.wrap_key_data(key_data)
-    started = adversarial.started(step, experiment.tokenizer_train.gan_start)
-    books = _started_codebooks(experiment, weights, heard, switch, key, mesh_axes)
+    started = adversarial.started(step, objective.gan_start)
+    books = _started_codebooks(objective, weights, heard, switch, key)
 
     def generator_loss(params: Tree) -> Any:
         return _generator_loss(
-            experiment, params, books["vectors"], weights["critic"], (heard, target, switch),
-            started, _own_key(key, mesh_axes), mesh_axes,
+            objective, params, books["vectors"], weights["critic"], (heard, target, switch),
+            started, _own_key(key, mesh_axes),
         )
 
     grads, (metrics, output, quantized) = jax.grad(generator_loss, has_aux=True)(
         weights["generator"]
     )
     books = rvq.update(books, quantized, jax.random.fold_in(key, 3), train, mesh_axes)
-    metrics |= _code_metrics(quantized.ids, spec.codes, mesh_axes)
+    metrics |= _code_metrics(quantized.ids, objective.spec.codes, mesh_axes)
     if weights["critic"] is None:
         return {"generator": grads, "critic": None}, books, metrics
 
@@ -129,7 +135,7 @@ def _gradients(
         count = target.shape[0]
         parts = slice(count), slice(count, None)
         real, fake = (jax.tree.map(lambda f: f[part], both) for part in parts)
-        loss = _mean(critics.critic_loss(real, fake), mesh_axes)
+        loss = mean(critics.critic_loss(real, fake))
         return loss, {"critic/loss": loss}
 
     judge_grads, judged = when(
@@ -139,47 +145,44 @@ def _gradients(
 
 
 def _generator_loss(
-    experiment: Experiment,
+    objective: Objective,
     params: Tree,
     vectors: jax.Array,
     critic: Tree | None,
     sounds: tuple[jax.Array, jax.Array, jax.Array | None],
     started: jax.Array | bool,
     key: jax.Array,
-    mesh_axes: Sequence[str],
 ) -> tuple[jax.Array, tuple[Metrics, jax.Array, rvq.Quantized]]:
     """(loss, (metrics, output without gradient, what the quantizer gave))."""
-    spec, train = experiment.audio_tokenizer, experiment.audio_train
+    spec, train, mean = objective.spec, objective.train, objective.mean
     heard, target, switch = sounds
     z, _ = soundstream.encode(spec, params, heard, switch)
     levels = rvq.random_levels(key, z.shape[0], spec.levels, train.dropout)
-    quantized = rvq.quantize(z, vectors, levels, mesh_axes)
+    quantized = rvq.quantize(z, vectors, levels, objective.mesh_axes)
     latents = rvq.straight_through(z, quantized.z)
     output, _ = soundstream.decode(spec, params, latents, switch)
     distance = spectra.reconstruction_loss(output, target, spec.sample_rate_hz)
     terms = {
-        "mel": (train.mel_weight, _mean(distance, mesh_axes)),
+        "mel": (train.mel_weight, mean(distance)),
         "commitment": (train.commitment_weight, quantized.commitment),
     }
     if train.wave_weight:
         difference = jnp.mean(jnp.abs(output - target))
-        terms["wave"] = (train.wave_weight, _mean(difference, mesh_axes))
+        terms["wave"] = (train.wave_weight, mean(difference))
     if critic is not None:
-        fooled, alike = when(
-            started, lambda: _mean(_judged(train, critic, output, target), mesh_axes)
-        )
+        fooled, alike = when(started, lambda: mean(_judged(train, critic, output, target)))
         terms["adversarial"] = (train.adversarial_weight, fooled)
         terms["feature"] = (train.feature_weight, alike)
     loss = sum(weight * value for weight, value in terms.values())
     metrics = {"loss": loss, **{f"loss/{name}": value for name, (_, value) in terms.items()}}
-    metrics["latent_rms"] = _mean(jnp.mean(z**2), mesh_axes) ** 0.5
+    metrics["latent_rms"] = mean(jnp.mean(z**2)) ** 0.5
     output = jax.lax.stop_gradient(output)
-    metrics["si_sdr_db"] = _mean(jnp.mean(si_sdr_db(output, target)), mesh_axes)
+    metrics["si_sdr_db"] = mean(jnp.mean(si_sdr_db(output, target)))
     return loss, (jax.lax.stop_gradient(metrics), output, quantized)
 
 
 def _judged(
-    train: Any, critic: Tree, output: jax.Array, target: jax.Array
+    train: AudioTrainSpec, critic: Tree, output: jax.Array, target: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(adversarial loss, feature matching) of reconstructions."""
     fake = critics.apply(train, critic, output)
@@ -197,22 +200,19 @@ def si_sdr_db(output_BxS: jax.Array, target_BxS: jax.Array) -> jax.Array:
 
 
 def _started_codebooks(
-    experiment: Experiment,
+    objective: Objective,
     weights: dict[str, Any],
     heard: jax.Array,
     switch: jax.Array | None,
     key: jax.Array,
-    mesh_axes: Sequence[str],
 ) -> Tree:
     """The codebooks, from k-means on this batch if no code was ever used."""
     books = weights["codebooks"]
 
     def start() -> Tree:
-        z, _ = soundstream.encode(
-            experiment.audio_tokenizer, weights["generator"], heard, switch
-        )
-        iterations = experiment.audio_train.kmeans_iterations
-        return rvq.kmeans(z, books, jax.random.fold_in(key, 1), iterations, mesh_axes)
+        z, _ = soundstream.encode(objective.spec, weights["generator"], heard, switch)
+        iterations, own_key = objective.train.kmeans_iterations, jax.random.fold_in(key, 1)
+        return rvq.kmeans(z, books, own_key, iterations, objective.mesh_axes)
 
     return jax.lax.cond(jnp.sum(books["usage"]) > 0, lambda: books, start)
 
@@ -231,8 +231,3 @@ def _own_key(key: jax.Array, mesh_axes: Sequence[str]) -> jax.Array:
     """A key of this shard's own."""
     key = jax.random.fold_in(key, 2)
     return jax.random.fold_in(key, jax.lax.axis_index(tuple(mesh_axes))) if mesh_axes else key
-
-
-def _mean(value: Any, mesh_axes: Sequence[str]) -> Any:
-    """Of a tree of a shard's values, over the mesh."""
-    return jax.lax.pmean(value, tuple(mesh_axes)) if mesh_axes else value

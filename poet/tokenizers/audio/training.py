@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from poet.distributed import mesh as mesh_lib
-from poet.spec import Experiment, UserError
+from poet.models import declaration
+from poet.models.declaration import Tree
+from poet.spec import AudioTokenizerSpec, AudioTrainSpec, Experiment, UserError
+from poet.tokenizers import adversarial
 from poet.tokenizers.audio import critics, soundstream
 from poet.tokenizers.audio import step as steps
 from poet.tokenizers.audio.base import CODEBOOKS, AudioTokenizer
-from poet.tokenizers.declaration import Tree
 from poet.training import optimizer
 from poet.training.flops import traced_flops
 from poet.training.trainable import Group, State, Trainable
@@ -34,37 +36,39 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     for the discriminators, a noise source without a switch or a switch without one, or weights to
     start from of another network.
     """
-    _check(experiment, mesh)
-    nets = steps.networks(experiment)
-    train, spec = experiment.audio_train, experiment.audio_tokenizer
-    batch = experiment.tokenizer_train.batch
+    spec, train, size = experiment.audio_tokenizer, experiment.audio_train, experiment.tokenizer_train.batch
+    _check(spec, train)
+    _check_batch(size, experiment.train.microbatches, mesh)
+    critic = critics.declare(train) if train.adversarial else None
+    nets = adversarial.networks(experiment.optimizer, soundstream.declare(spec), critic, train.critic_rate)
+    objective = steps.Objective(spec=spec, train=train, gan_start=experiment.tokenizer_train.gan_start)
+    frames = size * spec.frames(train.samples)
     group = Group(
         name=GROUP,
-        step=steps.train_step(experiment, nets, mesh),
-        batch=_shapes(experiment),
-        clips=batch,
-        tokens=batch * spec.levels * spec.frames(train.samples),
-        flops=train_flops(experiment),
+        step=steps.train_step(objective, nets, mesh),
+        batch=_shapes(train, size),
+        clips=size,
+        tokens=frames * spec.levels,
+        flops=train_flops(spec, train, size),
     )
+    start = _start(spec, experiment.tokenizer_train.init_from)
     return Trainable(
-        init=functools.partial(steps.init, experiment, nets, start=_start(experiment)),
+        init=functools.partial(steps.init, nets, spec, frames, start=start),
         axes=steps.axes(nets),
         rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
         groups={GROUP: group},
     )
 
 
-def _shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    size, samples = experiment.tokenizer_train.batch, experiment.audio_train.samples
-    shapes = {"audio": jax.ShapeDtypeStruct((size, samples), jnp.int16)}
-    if experiment.audio_train.noise_source:
+def _shapes(train: AudioTrainSpec, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes = {"audio": jax.ShapeDtypeStruct((batch, train.samples), jnp.int16)}
+    if train.noise_source:
         shapes["noise"] = shapes["audio"]
-        shapes["denoise"] = jax.ShapeDtypeStruct((size,), jnp.int8)
+        shapes["denoise"] = jax.ShapeDtypeStruct((batch,), jnp.int8)
     return shapes
 
 
-def _check(experiment: Experiment, mesh: Mesh | None) -> None:
-    train, spec = experiment.audio_train, experiment.audio_tokenizer
+def _check(spec: AudioTokenizerSpec, train: AudioTrainSpec) -> None:
     if train.samples % spec.hop:
         low = max(train.samples // spec.hop, 1) * spec.hop
         raise UserError(
@@ -79,22 +83,24 @@ def _check(experiment: Experiment, mesh: Mesh | None) -> None:
             f"{spec.denoise!r}: the switch is learnt from noise that is mixed in, so give both or "
             "neither"
         )
-    if experiment.train.microbatches > 1:
+
+
+def _check_batch(batch: int, parts: int, mesh: Mesh | None) -> None:
+    if parts > 1:
         raise UserError(
-            f"TRAIN.microbatches = {experiment.train.microbatches}: codebooks learn from whole "
+            f"TRAIN.microbatches = {parts}: codebooks learn from whole "
             "batches; lower TOKENIZER_TRAIN.batch or AUDIO_TRAIN.samples, or use more devices"
         )
     if mesh is not None:
-        mesh_lib.check_batch(mesh, experiment.tokenizer_train.batch, "TOKENIZER_TRAIN.batch")
+        mesh_lib.check_batch(mesh, batch, "TOKENIZER_TRAIN.batch")
 
 
-def _start(experiment: Experiment) -> Tree | None:
+def _start(spec: AudioTokenizerSpec, folder: str) -> Tree | None:
     """The weights that the run starts from, if it does not start from chance."""
-    folder = experiment.tokenizer_train.init_from
     if not folder:
         return None
     tokenizer = AudioTokenizer.load(folder)
-    wanted = experiment.audio_tokenizer.replace(path="", dtype=tokenizer.spec.dtype)
+    wanted = spec.replace(path="", dtype=tokenizer.spec.dtype)
     if wanted != tokenizer.spec:
         raise UserError(
             f"TOKENIZER_TRAIN.init_from = {folder!r} holds another network: {tokenizer.spec}, this "
@@ -103,22 +109,21 @@ def _start(experiment: Experiment) -> Tree | None:
     return tokenizer.params
 
 
-def train_flops(experiment: Experiment) -> float:
+def train_flops(spec: AudioTokenizerSpec, train: AudioTrainSpec, batch: int) -> float:
     """Matmul and convolution FLOPs of one step: a backward pass counts as two forward ones.
 
     The discriminators judge the reconstruction and the sound for the generator (forward, and
     backward to the reconstruction), then both for themselves.
     """
-    spec, train = experiment.audio_tokenizer, experiment.audio_train
-    wave = jax.ShapeDtypeStruct((experiment.tokenizer_train.batch, train.samples), jnp.float32)
-    params = jax.eval_shape(lambda: soundstream.init(spec, jax.random.key(0)))
+    wave = jax.ShapeDtypeStruct((batch, train.samples), jnp.float32)
+    params = declaration.shapes(soundstream.declare(spec))
 
     def rebuild(params: Tree, wave: jax.Array) -> jax.Array:
         return soundstream.decode(spec, params, soundstream.encode(spec, params, wave)[0])[0]
 
     total = 3.0 * traced_flops(rebuild, params, wave)
     if train.adversarial:
-        judges = jax.eval_shape(lambda: critics.init(train, jax.random.key(0)))
+        judges = declaration.shapes(critics.declare(train))
         judged = traced_flops(functools.partial(critics.apply, train), judges, wave)
         total += (3 + 2 * 3) * judged
     return total
@@ -130,15 +135,14 @@ def params_of(state: State) -> Tree:
 
 
 def export_tokenizer(
-    params: Tree, experiment: Experiment, out_dir: str | pathlib.Path, card: Mapping[str, Any]
+    params: Tree, spec: AudioTokenizerSpec, out_dir: str | pathlib.Path, card: Mapping[str, Any]
 ) -> AudioTokenizer:
     """Writes frozen weights as bfloat16, with `card` as `card.json` beside them.
 
     The tokenizer that is returned, and its fingerprint, are of the rounded weights.
     """
     out = pathlib.Path(out_dir)
-    params = jax.tree.map(jax.device_get, params)
-    AudioTokenizer.from_params(experiment.audio_tokenizer, params).save(out, RELEASED_DTYPE)
+    AudioTokenizer.from_params(spec, jax.tree.map(jax.device_get, params)).save(out, RELEASED_DTYPE)
     tokenizer = AudioTokenizer.load(out)
     text = json.dumps({**card, "fingerprint": tokenizer.fingerprint}, indent=2, sort_keys=True)
     (out / "card.json").write_text(text + "\n")

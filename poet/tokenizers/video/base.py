@@ -22,9 +22,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.models import declaration
+from poet.models.declaration import Tree
 from poet.spec import UserError, VideoTokenizerSpec
 from poet.tokenizers import frozen
-from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import lfq, magvit, tiling
 from poet.tokenizers.video.magvit import Frames
 
@@ -294,9 +295,7 @@ class VideoTokenizer:
         """
         folder = frozen.find_pretrained(folder)
         spec = frozen.load_spec(VideoTokenizerSpec, folder)
-        params = frozen.load_params(
-            folder, jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
-        )
+        params = frozen.load_params(folder, declaration.shapes(magvit.declare(spec)))
         return cls.from_params(spec, params, batch, **options)
 
 

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.models.declaration import Tree, Weight, dense, fan_in, zeros
 from poet.spec import DiscriminatorSpec, UserError
-from poet.tokenizers import declaration
-from poet.tokenizers.declaration import Tree, Weight, dense
 from poet.tokenizers.video import layers
 from poet.tokenizers.video.layers import conv
 
@@ -40,13 +39,9 @@ def declare(spec: DiscriminatorSpec, frames: int, height: int, width: int) -> Tr
         }
     last = channels[-1]
     features = head_features(spec, (frames, height, width))
-    logit = {"kernel": Weight((last, 1), ("conv_in", None), last), "bias": Weight((1,), (None,), 0)}
+    kernel = Weight((last, 1), ("conv_in", None), fan_in(last))
+    logit = {"kernel": kernel, "bias": Weight((1,), (None,), zeros)}
     return tree | {"out": conv(3, last, last), "dense": dense(features, last), "logit": logit}
-
-
-def init(spec: DiscriminatorSpec, shape: Shape, key: jax.Array) -> Tree:
-    """Float32 weights for clips of `shape` = (frames, height, width)."""
-    return declaration.init(declare(spec, *shape), key)
 
 
 def head_features(spec: DiscriminatorSpec, shape: Shape) -> int:

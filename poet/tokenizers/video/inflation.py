@@ -12,9 +12,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from poet.models import declaration
+from poet.models.declaration import Tree, Weight
 from poet.spec import UserError, VideoTokenizerSpec, to_dict
-from poet.tokenizers import declaration
-from poet.tokenizers.declaration import Tree, Weight
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 

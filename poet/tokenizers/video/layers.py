@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.tokenizers.declaration import Tree, Weight
+from poet.models.declaration import Tree, Weight, fan_in, ones, zeros
 
 CONV_DIMS = ("NDHWC", "DHWIO", "NDHWC")
 
@@ -26,13 +26,13 @@ def conv(
     """
     axes = (None, None, None, "conv_in", "conv_out" if shard else None)
     shape = (taps or kernel, kernel, kernel, width, out)
-    tree = {"kernel": Weight(shape, axes, math.prod(shape[:4]))}
-    return tree | ({"bias": Weight((out,), (None,), 0)} if bias else {})
+    tree = {"kernel": Weight(shape, axes, fan_in(math.prod(shape[:4])))}
+    return tree | ({"bias": Weight((out,), (None,), zeros)} if bias else {})
 
 
 def norm(width: int) -> Tree:
     """Scale and bias of a GroupNorm."""
-    return {"scale": Weight((width,), (None,), -1), "bias": Weight((width,), (None,), 0)}
+    return {"scale": Weight((width,), (None,), ones), "bias": Weight((width,), (None,), zeros)}
 
 
 # ------------------------------------------------------------------------------------- application

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from poet.models.declaration import Tree
 from poet.spec import TokenizerTrainSpec, VideoTokenizerSpec
 from poet.tokenizers.adversarial import started, when
-from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import discriminator, lfq, magvit
 from poet.tokenizers.video.perceptual import Perceptual
 

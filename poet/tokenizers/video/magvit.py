@@ -13,9 +13,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from poet.models import declaration
+from poet.models.declaration import Tree
 from poet.spec import VideoTokenizerSpec
-from poet.tokenizers import declaration
-from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import layers, lfq
 from poet.tokenizers.video.layers import Past, causal_conv, conv, group_norm, norm
 

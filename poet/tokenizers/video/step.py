@@ -18,26 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from poet.distributed.mesh import BATCH_AXES
-from poet.spec import Experiment
+from poet.models.declaration import Tree
+from poet.spec import DiscriminatorSpec
 from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Networks, Step
-from poet.tokenizers.declaration import Tree
-from poet.tokenizers.video import discriminator, losses, magvit, perceptual
+from poet.tokenizers.video import discriminator, losses
 from poet.tokenizers.video.losses import Objective
 from poet.training import microbatches
 from poet.training.trainable import Batch, Metrics, State
-
-Shape = tuple[int, ...]
-
-
-def networks(experiment: Experiment, shape: Shape) -> Networks:
-    """Declares what learns on clips of (frames, height, width) = `shape`."""
-    generator, spec = magvit.declare(experiment.video_tokenizer), experiment.discriminator
-    if not experiment.tokenizer_train.adversarial:
-        return adversarial.networks(experiment, generator)
-    critic = discriminator.declare(spec, *shape)
-    return adversarial.networks(experiment, generator, critic, spec.learning_rate)
 
 
 def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
@@ -58,37 +46,23 @@ def axes(nets: Networks) -> State:
     return state
 
 
-def load_perceptual(experiment: Experiment) -> perceptual.Perceptual | None:
-    """The frozen network of the perceptual term; None when it is off."""
-    train = experiment.tokenizer_train
-    return perceptual.load(train.perceptual, train.perceptual_path) if train.perceptual else None
-
-
 def train_step(
-    experiment: Experiment,
-    nets: Networks,
-    mesh: Mesh | None = None,
-    frozen: perceptual.Perceptual | None = None,
+    objective: Objective, judge: DiscriminatorSpec, nets: Networks, mesh: Mesh | None, parts: int
 ) -> Step:
-    """The pure step; `key` draws the frames that the perceptual term compares."""
-    objective = Objective(
-        spec=experiment.video_tokenizer,
-        train=experiment.tokenizer_train,
-        perceptual=frozen,
-        mesh_axes=() if mesh is None else BATCH_AXES,
-    )
+    """The pure step, in `parts` microbatches; `key` samples the frames that the perceptual term compares."""
     gradients = adversarial.over_mesh(
-        functools.partial(_gradients, experiment, objective), mesh
+        functools.partial(_gradients, objective, judge, parts), mesh
     )
+    frozen = objective.perceptual
 
     def step(
         state: State, batch: Batch, key: jax.Array, rate: jax.Array
     ) -> tuple[State, Metrics]:
-        judge = state.get("critic", {})
+        critic = state.get("critic", {})
         weights = {
             "generator": state["params"],
-            "critic": judge.get("params"),
-            "averages": judge.get("averages"),
+            "critic": critic.get("params"),
+            "averages": critic.get("averages"),
             "perceptual": None if frozen is None else frozen.params,
         }
         grads, averages, metrics = gradients(
@@ -96,11 +70,11 @@ def train_step(
         )
         new, told = adversarial.update(nets, state, grads, rate)
         new["step"] = state["step"] + 1
-        decay = ema_decay(experiment.tokenizer_train.ema_decay, state["step"])
+        decay = ema_decay(objective.train.ema_decay, state["step"])
         new["ema"] = jax.tree.map(
             lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"]
         )
-        if judge:
+        if critic:
             new["critic"]["averages"] = averages
         return new, metrics | told
 
@@ -108,8 +82,9 @@ def train_step(
 
 
 def _gradients(
-    experiment: Experiment,
     objective: Objective,
+    judge: DiscriminatorSpec,
+    parts: int,
     weights: dict[str, Any],
     video: jax.Array,
     step: jax.Array,
@@ -128,7 +103,7 @@ def _gradients(
     def critic(params: Tree | None) -> losses.Critic | None:
         if params is None:
             return None
-        return lambda clips: discriminator.apply(experiment.discriminator, params, clips)
+        return lambda clips: discriminator.apply(judge, params, clips)
 
     def generator_loss(params: Tree, clips: jax.Array) -> Any:
         return losses.tokenizer_loss(
@@ -156,7 +131,7 @@ def _gradients(
         moved = jax.tree.map(lambda new, old: jnp.where(started, new, old), moved, averages)
         return {"generator": grads, "critic": judge_grads}, moved, metrics | judge_metrics
 
-    return microbatches.mean(part, video, experiment.train.microbatches)
+    return microbatches.mean(part, video, parts)
 
 
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:

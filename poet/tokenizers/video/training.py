@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,17 +18,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from poet.distributed import mesh as mesh_lib
-from poet.spec import Experiment, UserError, VideoTokenizerSpec
-from poet.tokenizers import declaration
+from poet.distributed.mesh import BATCH_AXES
+from poet.models import declaration
+from poet.models.declaration import Tree
+from poet.spec import (
+    ClipSpec,
+    DiscriminatorSpec,
+    Experiment,
+    TokenizerTrainSpec,
+    UserError,
+    VideoTokenizerSpec,
+)
+from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Step
-from poet.tokenizers.declaration import Tree
-from poet.tokenizers.video import discriminator, inflation, magvit
+from poet.tokenizers.video import discriminator, inflation, magvit, perceptual
 from poet.tokenizers.video import step as steps
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.tokenizers.video.perceptual import Perceptual
+from poet.tokenizers.video.losses import Objective
 from poet.training import microbatches, optimizer
 from poet.training.flops import traced_flops
-from poet.training.trainable import Group, State, Trainable
+from poet.training.trainable import Group, Trainable
 
 IMAGE, CLIP = "image", "clip"
 Shape = tuple[int, ...]
@@ -41,27 +51,32 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     Raises UserError: a batch that does not divide, crops larger than the clip or not of the
     network's grid, a discriminator that cannot take every group, or weights that do not fit.
     """
-    shapes = group_shapes(experiment)
-    nets = steps.networks(experiment, _critic_shape(experiment, shapes))
-    frozen = steps.load_perceptual(experiment)
-    step = steps.train_step(experiment, nets, mesh, frozen)
-    start = _start(experiment)
+    spec, train, judge = experiment.video_tokenizer, experiment.tokenizer_train, experiment.discriminator
+    shapes = group_shapes(spec, train, experiment.clip)
+    critic = discriminator.declare(judge, *_critic_shape(judge, shapes)) if train.adversarial else None
+    nets = adversarial.networks(experiment.optimizer, magvit.declare(spec), critic, judge.learning_rate)
+    objective = Objective(
+        spec=spec,
+        train=train,
+        perceptual=perceptual.load(train.perceptual, train.perceptual_path) if train.perceptual else None,
+        mesh_axes=() if mesh is None else BATCH_AXES,
+    )
+    parts = experiment.train.microbatches
+    step = steps.train_step(objective, judge, nets, mesh, parts)
+    for name, shape in shapes.items():
+        _check_batch(shape[0], parts, mesh, f"TOKENIZER_TRAIN.batch, group {name!r}")
     return Trainable(
-        init=functools.partial(steps.init, nets, start=start),
+        init=functools.partial(steps.init, nets, start=_start(spec, train.init_from)),
         axes=steps.axes(nets),
         rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
-        groups={
-            name: _group(experiment, mesh, name, shape, step, frozen)
-            for name, shape in shapes.items()
-        },
+        groups={name: _group(objective, judge, name, shape, step) for name, shape in shapes.items()},
     )
 
 
-def shares(experiment: Experiment) -> dict[str, float]:
+def shares(train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, float]:
     """Share of the steps that each group gets; crops share alike."""
-    train = experiment.tokenizer_train
     kinds = {CLIP: 1.0 - train.image_fraction, IMAGE: train.image_fraction}
-    crops = _crops(experiment)
+    crops = _crops(train, clip)
     return {
         _name(kind, crop, crops): share / len(crops)
         for kind, share in kinds.items()
@@ -70,10 +85,11 @@ def shares(experiment: Experiment) -> dict[str, float]:
     }
 
 
-def group_shapes(experiment: Experiment) -> dict[str, Shape]:
+def group_shapes(
+    spec: VideoTokenizerSpec, train: TokenizerTrainSpec, clip: ClipSpec
+) -> dict[str, Shape]:
     """Batch shape of every group: equal pixels per step, and images as many latents as clips."""
-    spec, train, clip = experiment.video_tokenizer, experiment.tokenizer_train, experiment.clip
-    frames, crops = train.frames or clip.frames, _crops(experiment)
+    frames, crops = train.frames or clip.frames, _crops(train, clip)
     largest = max(h * w for h, w in crops)
     shapes = {}
     for h, w in crops:
@@ -86,23 +102,21 @@ def group_shapes(experiment: Experiment) -> dict[str, Shape]:
         latent_frames = spec.grid(frames, h, w)[0]
         shapes[_name(CLIP, (h, w), crops)] = (batch, frames, h, w, magvit.RGB)
         shapes[_name(IMAGE, (h, w), crops)] = (batch * latent_frames, 1, h, w, magvit.RGB)
-    return {name: shapes[name] for name in shares(experiment)}
+    return {name: shapes[name] for name in shares(train, clip)}
 
 
-def _crops(experiment: Experiment) -> tuple[tuple[int, int], ...]:
-    clip = experiment.clip
-    return experiment.tokenizer_train.crops or ((clip.height, clip.width),)
+def _crops(train: TokenizerTrainSpec, clip: ClipSpec) -> tuple[tuple[int, int], ...]:
+    return train.crops or ((clip.height, clip.width),)
 
 
 def _name(kind: str, crop: tuple[int, int], crops: tuple[tuple[int, int], ...]) -> str:
     return kind if len(crops) == 1 else f"{kind}_{crop[0]}x{crop[1]}"
 
 
-def _critic_shape(experiment: Experiment, shapes: Mapping[str, Shape]) -> Shape:
+def _critic_shape(judge: DiscriminatorSpec, shapes: Mapping[str, Shape]) -> Shape:
     """(frames, height, width) of the clips that the discriminator is declared for."""
     sizes = sorted({shape[1:4] for shape in shapes.values()})
-    flat = experiment.tokenizer_train.adversarial and experiment.discriminator.head == "flatten"
-    if flat and len(sizes) > 1:
+    if judge.head == "flatten" and len(sizes) > 1:
         raise UserError(
             f"DISCRIMINATOR.head = 'flatten' reads clips of one shape, and this run has {sizes} "
             "(frames, height, width): set DISCRIMINATOR.head = 'mean', or leave TOKENIZER_TRAIN."
@@ -111,54 +125,43 @@ def _critic_shape(experiment: Experiment, shapes: Mapping[str, Shape]) -> Shape:
     return sizes[-1]
 
 
-def _start(experiment: Experiment) -> Tree | None:
+def _start(spec: VideoTokenizerSpec, folder: str) -> Tree | None:
     """The weights that the run starts from, if it does not start from chance."""
-    folder = experiment.tokenizer_train.init_from
-    if not folder:
-        return None
-    return inflation.initial_weights(experiment.video_tokenizer, VideoTokenizer.load(folder))
+    return inflation.initial_weights(spec, VideoTokenizer.load(folder)) if folder else None
+
+
+def _check_batch(batch: int, parts: int, mesh: Mesh | None, what: str) -> None:
+    if mesh is not None:
+        mesh_lib.check_batch(mesh, batch, what)
+    microbatches.check(batch, parts, 1 if mesh is None else mesh_lib.batch_ways(mesh), what)
 
 
 def _group(
-    experiment: Experiment,
-    mesh: Mesh | None,
-    name: str,
-    shape: Shape,
-    step: Step,
-    frozen: Perceptual | None,
+    objective: Objective, judge: DiscriminatorSpec, name: str, shape: Shape, step: Step
 ) -> Group:
-    batch, t, h, w = shape[0], *experiment.video_tokenizer.grid(*shape[1:4])
-    what = f"TOKENIZER_TRAIN.batch, group {name!r}"
-    if mesh is not None:
-        mesh_lib.check_batch(mesh, batch, what)
-    shards = 1 if mesh is None else mesh_lib.batch_ways(mesh)
-    microbatches.check(batch, experiment.train.microbatches, shards, what)
     return Group(
         name=name,
         step=step,
         batch={"video": jax.ShapeDtypeStruct(shape, jnp.uint8)},
-        clips=batch,
-        tokens=batch * t * h * w,
-        flops=train_flops(experiment, shape, frozen),
+        clips=shape[0],
+        tokens=shape[0] * math.prod(objective.spec.grid(*shape[1:4])),
+        flops=train_flops(objective, judge, shape),
     )
 
 
-def shapes_of(spec: VideoTokenizerSpec) -> Tree:
-    """ShapeDtypeStructs of the weights."""
-    return jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
-
-
-def train_flops(experiment: Experiment, shape: Shape, frozen: Perceptual | None) -> float:
+def train_flops(objective: Objective, judge: DiscriminatorSpec, shape: Shape) -> float:
     """Matmul and convolution FLOPs of one step: a backward pass counts as two forward ones.
 
     The discriminator judges the reconstruction for the generator (forward, and backward to its
     input), then the clip and the reconstruction for itself; R1 takes a gradient of a gradient,
     counted as six forward passes.  The perceptual network itself does not learn.
     """
-    train = experiment.tokenizer_train
-    total = 3.0 * forward_flops(experiment.video_tokenizer, shape)
+    train, frozen = objective.train, objective.perceptual
+    total = 3.0 * forward_flops(objective.spec, shape)
     if train.adversarial:
-        judged = _critic_flops(experiment, shape)
+        params = declaration.shapes(discriminator.declare(judge, *shape[1:4]))
+        video = jax.ShapeDtypeStruct(shape, jnp.float32)
+        judged = traced_flops(functools.partial(discriminator.apply, judge), params, video)
         total += (2 + 2 * 3 + 6 / train.r1_every) * judged
     if frozen is not None:
         frames = min(train.perceptual_frames or shape[1], shape[1])
@@ -168,28 +171,18 @@ def train_flops(experiment: Experiment, shape: Shape, frozen: Perceptual | None)
     return total
 
 
-def _critic_flops(experiment: Experiment, shape: Shape) -> float:
-    spec = experiment.discriminator
-    params = jax.eval_shape(
-        lambda: declaration.init(discriminator.declare(spec, *shape[1:4]), jax.random.key(0))
-    )
-    video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return traced_flops(functools.partial(discriminator.apply, spec), params, video)
-
-
 def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
     """Matmul and convolution FLOPs of one reconstruction of a batch of this shape."""
-    video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return traced_flops(functools.partial(magvit.reconstruct, spec), shapes_of(spec), video)
+    params, video = declaration.shapes(magvit.declare(spec)), jax.ShapeDtypeStruct(shape, jnp.float32)
+    return traced_flops(functools.partial(magvit.reconstruct, spec), params, video)
 
 
 def export_tokenizer(
-    state: State, experiment: Experiment, out_dir: str | pathlib.Path, card: Mapping[str, Any]
+    ema: Tree, spec: VideoTokenizerSpec, out_dir: str | pathlib.Path, card: Mapping[str, Any]
 ) -> VideoTokenizer:
     """Writes the moving average as frozen weights, with `card` as `card.json` beside them."""
     out = pathlib.Path(out_dir)
-    params = jax.tree.map(jax.device_get, state["ema"])
-    tokenizer = VideoTokenizer.from_params(experiment.video_tokenizer, params)
+    tokenizer = VideoTokenizer.from_params(spec, jax.tree.map(jax.device_get, ema))
     tokenizer.save(out)
     text = json.dumps({**card, "fingerprint": tokenizer.fingerprint}, indent=2, sort_keys=True)
     (out / "card.json").write_text(text + "\n")

@@ -30,7 +30,8 @@ from poet.spec import (
     UserError,
 )
 from poet.tasks.resolved import Resolved
-from poet.tokenizers.audio import rvq, soundstream, training
+from poet.tokenizers import adversarial
+from poet.tokenizers.audio import critics, rvq, soundstream, training
 from poet.tokenizers.audio import step as steps
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.training import loop
@@ -83,21 +84,23 @@ def batch(size: int = 8, samples: int = 1280) -> dict[str, np.ndarray]:
 def test_a_mesh_takes_the_step_that_one_device_takes() -> None:
     """Nothing drawn: no dropout, no dead codes, codebooks there; every term on, no branch."""
     exp = experiment(dropout=0.0, dead_fraction=0.0)
-    exp = exp.replace(tokenizer_train=exp.tokenizer_train.replace(gan_start=0))
-    nets = steps.networks(exp)
+    spec, train = exp.audio_tokenizer, exp.audio_train
+    generator, critic = soundstream.declare(spec), critics.declare(train)
+    nets = adversarial.networks(exp.optimizer, generator, critic, train.critic_rate)
+    objective = steps.Objective(spec=spec, train=train, gan_start=0)
 
     def trained_codebooks(wave: jax.Array) -> dict:
-        state = steps.init(exp, nets, jax.random.key(0))
-        z, _ = soundstream.encode(exp.audio_tokenizer, state["params"], wave)
+        state = steps.init(nets, spec, 0, jax.random.key(0))
+        z, _ = soundstream.encode(spec, state["params"], wave)
         return state | {"codebooks": rvq.kmeans(z, state["codebooks"], jax.random.key(1), 5)}
 
     state = jax.jit(trained_codebooks)(batch()["audio"] / 32768)
-    alone, told = jax.jit(steps.train_step(exp, nets))(state, batch(), jax.random.key(2), 1e-3)
+    alone, told = jax.jit(steps.train_step(objective, nets))(state, batch(), jax.random.key(2), 1e-3)
     mesh = meshes.build(MeshSpec(data=2, fsdp=4))
     with jax.set_mesh(mesh):
         shardings = meshes.Rules().shardings(mesh, steps.axes(nets))
         placed = jax.device_put(state, shardings)
-        spread, also = jax.jit(steps.train_step(exp, nets, mesh))(
+        spread, also = jax.jit(steps.train_step(objective, nets, mesh))(
             placed, jax.device_put(batch(), meshes.batch_sharding(mesh)), jax.random.key(2), 1e-3
         )
     assert TERMS < told.keys()

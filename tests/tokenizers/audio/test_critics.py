@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poet.models import declaration
 from poet.spec import AudioTrainSpec, UserError
-from poet.tokenizers import declaration
 from poet.tokenizers.audio import critics, spectra
 
 TINY = AudioTrainSpec(wave_scales=2, wave_channels=4, wave_channels_max=16, stft_channels=2)
@@ -23,7 +23,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 @functools.cache
 def params() -> declaration.Tree:
     with jax.ensure_compile_time_eval():
-        return jax.jit(functools.partial(critics.init, TINY))(jax.random.key(0))
+        return jax.jit(functools.partial(declaration.init, critics.declare(TINY)))(jax.random.key(0))
 
 
 loss_of_reconstruction = jax.jit(functools.partial(spectra.reconstruction_loss, sample_rate_hz=16_000))
@@ -98,7 +98,7 @@ def test_the_papers_wave_discriminator_counted_by_hand() -> None:
 
 
 def test_feature_maps_have_the_strides_of_the_paper() -> None:
-    made = jax.eval_shape(functools.partial(critics.init, TINY), jax.random.key(0))
+    made = declaration.shapes(critics.declare(TINY))
     heard = jax.eval_shape(functools.partial(critics.apply, TINY), made, noise(2, 4096))
     assert [f.shape[1] for f in heard["wave1"]] == [4096, 1024, 256, 64, 16, 16, 16]
     assert [f.shape[1] for f in heard["wave2"]][:3] == [2048, 512, 128]

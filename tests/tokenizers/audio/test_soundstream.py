@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from poet.models import declaration
 from poet.spec import AudioTokenizerSpec, ClipSpec, config
-from poet.tokenizers import declaration
 from poet.tokenizers.audio import layers, soundstream
 from poet.tokenizers.audio.layers import Past
 

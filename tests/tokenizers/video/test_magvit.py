@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from poet.distributed.mesh import Rules, abstract, is_axes
+from poet.models import declaration
 from poet.spec import MeshSpec, UserError, VideoTokenizerSpec, config
-from poet.tokenizers import declaration, frozen
+from poet.tokenizers import frozen
 from poet.tokenizers.video import layers, lfq, magvit
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 
@@ -210,7 +211,7 @@ def test_temporal_kernel_caps_the_frames_of_every_convolution() -> None:
     assert {a.shape[0] for a, _ in kernels} == {1, 3, 4}
     for a, b in kernels:
         assert a.shape[0] == a.shape[1] and b.shape == (1, *a.shape[1:])
-        assert b.fan_in * a.shape[0] == a.fan_in
+        assert b.initializer.stddev == pytest.approx(a.initializer.stddev * a.shape[0] ** 0.5)
 
 
 @pytest.mark.parametrize("changes", [{"temporal_kernel": 0}, {"temporal_kernel": 1}])

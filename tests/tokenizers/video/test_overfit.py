@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from poet.models.declaration import Tree
 from poet.spec import (
     ClipSpec,
     Experiment,
@@ -20,7 +21,6 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import lfq, training
 from poet.training.trainable import State
 

@@ -97,7 +97,7 @@ def test_one_clip_is_overfitted(overfit: tuple[dict, list[dict]]) -> None:
 
 def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
     state, video = overfit[0], moving_square(1)
-    tokenizer = training.export_tokenizer(state, experiment(), tmp_path, {"steps": 150})
+    tokenizer = training.export_tokenizer(state["ema"], SPEC, tmp_path, {"steps": 150})
     error = np.mean((tokenizer.decode(tokenizer.encode(video)) / 255.0 - video / 255.0) ** 2)
     assert -10 * math.log10(error) > 21
     loaded = VideoTokenizer.load(tmp_path)
@@ -319,14 +319,14 @@ def test_microbatches_must_divide_every_shard() -> None:
 
 def test_crops_make_a_group_each_of_equal_pixels() -> None:
     exp = experiment(image_fraction=0.5, crops=((16, 16), (8, 8)), batch=2)
-    shapes = training.group_shapes(exp)
+    shapes = training.group_shapes(exp.video_tokenizer, exp.tokenizer_train, exp.clip)
     assert shapes == {
         "clip_16x16": (2, 5, 16, 16, 3),
         "clip_8x8": (8, 5, 8, 8, 3),
         "image_16x16": (4, 1, 16, 16, 3),
         "image_8x8": (16, 1, 8, 8, 3),
     }
-    assert training.shares(exp) == dict.fromkeys(shapes, 0.25)
+    assert training.shares(exp.tokenizer_train, exp.clip) == dict.fromkeys(shapes, 0.25)
 
 
 def test_a_discriminator_with_a_flat_head_refuses_several_shapes() -> None:
