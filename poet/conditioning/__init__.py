@@ -25,10 +25,12 @@ class Choice:
     """What a caller decides of a condition; what it leaves empty is drawn, as in training.
 
     region: of `regions_of`.  frames: of `frames_of`, that are given.
+    mask: bool (T, H, W), a region of the caller's own.
     """
 
     region: str = ""
     frames: int = 0
+    mask: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,12 @@ def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tu
     """
     condition = streams.derived().get(name)
     return condition.frames(spec, frames, factor) if condition else ()
+
+
+def hole_of(condition: streams.Derived, chosen: Choice, grid: Grid) -> np.ndarray:
+    """bool of a grid (T, H, W): what a painting task fills, of the mask or the region that is chosen."""
+    marked = regions.area(chosen.region, grid) if chosen.mask is None else chosen.mask
+    return marked if condition.region_is == "fills" else ~marked
 
 
 def make(

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from poet.conditioning import Made, Shown, regions
+from poet.conditioning import Made, Shown, hole_of, regions
 from poet.conditioning.structure import compose
 from poet.spec import ConditioningSpec
 from poet.streams.base import Grid
+from poet.streams.derived import Derived
+from poet.streams.inpainting import STREAM as INPAINTING
+from poet.streams.outpainting import STREAM as OUTPAINTING
 from poet.streams.prediction import STREAM as PREDICTION
 
 
 def outpainting(shown: Shown, spec: ConditioningSpec) -> Made:
-    region = shown.chosen.region or str(shown.choices.choice(spec.outpainting))
-    return _with_hole(shown, ~regions.area(region, shown.video.shape[:3]), spec)
+    return _painted(shown, spec, OUTPAINTING)
 
 
 def inpainting(shown: Shown, spec: ConditioningSpec) -> Made:
-    region = shown.chosen.region or str(shown.choices.choice(spec.inpainting))
-    return _with_hole(shown, regions.area(region, shown.video.shape[:3]), spec)
+    return _painted(shown, spec, INPAINTING)
 
 
-def _with_hole(shown: Shown, hole: np.ndarray, spec: ConditioningSpec) -> Made:
+def _painted(shown: Shown, spec: ConditioningSpec, stream: Derived) -> Made:
+    chosen = shown.chosen
+    if chosen.mask is None and not chosen.region:
+        chosen = dataclasses.replace(chosen, region=str(shown.choices.choice(stream.regions(spec))))
+    hole = hole_of(stream, chosen, shown.video.shape[:3])
     video = regions.fill(shown.video, hole, spec.fill)
     return Made(video=video, cells=regions.whole_cells(~hole, shown.factor))
 

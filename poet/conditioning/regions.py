@@ -104,6 +104,32 @@ _FILLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | int]] = {
 }
 
 
+def keep(sampled: np.ndarray, given: np.ndarray, hole: np.ndarray, width: float = 4.0) -> np.ndarray:
+    """Clips uint8 (T, H, W, 3): `given` outside the hole bit by bit, `sampled` in it, without a step at its edge.
+
+    Inside, up to `width` pixels from the edge, the sampled pixels are moved towards what is given beside them by the
+    difference at the nearest given pixel, less and less; what the given clip has in the hole is not looked at.
+
+    Args:
+      hole: bool (T, H, W).
+    """
+    import cv2
+
+    out = np.where(hole[..., None], sampled, given)
+    for frame, inside, painted, known in zip(out, hole, sampled, given):
+        if inside.all() or not inside.any():
+            continue
+        away, labels = cv2.distanceTransformWithLabels(
+            inside.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        steps = np.zeros((labels.max() + 1, 3), np.float32)
+        steps[labels[~inside]] = known[~inside].astype(np.float32) - painted[~inside]
+        weight = np.clip(1 - away[inside] / (width + 1), 0, 1)[:, None]
+        moved = painted[inside] + weight * cv2.blur(steps[labels], (3, 3))[inside]
+        frame[inside] = np.clip(np.round(moved), 0, 255)
+    return out
+
+
 def latent_grid(grid: Grid, factor: Grid) -> Grid:
     """Latents (t, h, w) of pixels (T, H, W); the first latent frame holds one frame."""
     return 1 + (grid[0] - 1) // factor[0], grid[1] // factor[1], grid[2] // factor[2]

@@ -66,17 +66,21 @@ CENTRE: Place = (0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """video: uint8 (T, H, W, 3).  audio: int16 mono (S,), or None where the file has no sound."""
+    """video: uint8 (T, H, W, 3).  audio: int16 mono (S,), or None where the file has no sound.
+
+    fitted: what was done to the file's picture so that it has the clip's format; '' for nothing.
+    """
 
     video: np.ndarray
     audio: np.ndarray | None
+    fitted: str = ""
 
 
 # ---------------------------------------------------------------------------------------- reading
 
 
 def read_clip(
-    path: PathLike, clip: ClipSpec, place: Place = CENTRE, sound: PathLike | None = None
+    path: PathLike, clip: ClipSpec, place: Place = CENTRE, sound: PathLike | None = None, hold: bool = False
 ) -> Clip:
     """Reads the first `clip.frames / clip.rate_hz` seconds of a file in the clip's format.
 
@@ -89,14 +93,15 @@ def read_clip(
     Args:
         place: where the crop lies, by default about the centre.
         sound: another file that holds the sound, from the first frame on.
+        hold: the last frame stands for those that a short file lacks.
 
     Raises:
-        MediaError: no such file, undecodable, no video, corrupt, truncated or too short.
+        MediaError: no such file, undecodable, no video, corrupt, truncated or, unless `hold`, too short.
     """
-    frames, start_s = _read_video(path, clip, place)
+    frames, start_s, fitted = _read_video(path, clip, place, hold)
     file, start_s = (path, start_s) if sound is None else (sound, 0.0)
     audio = read_track(file, clip.sample_rate_hz, clip.samples, start_s)
-    return Clip(video=frames, audio=audio)
+    return Clip(video=frames, audio=audio, fitted=fitted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,8 +154,15 @@ def read_frames(
             taken += copies
 
 
-def _read_video(path: PathLike, clip: ClipSpec, place: Place) -> tuple[np.ndarray, float]:
-    """The clip's frames, and the time of the first one on the file's clock in seconds."""
+def shown_size(path: PathLike) -> tuple[int, int]:
+    """Height and width of a file's first frame in square pixels, the right way up; MediaError as `read_clip`."""
+    with open_film(path) as film:
+        frame, _ = next(film.shown())
+        return frame.height, round(frame.width * frame.aspect)
+
+
+def _read_video(path: PathLike, clip: ClipSpec, place: Place, hold: bool) -> tuple[np.ndarray, float, str]:
+    """The clip's frames, the time of the first one on the file's clock in seconds, and how they were fitted."""
     with open_film(path, clip.rate_hz) as film:
         chosen: list[np.ndarray] = []
         for frame, until_s in film.shown():
@@ -158,8 +170,12 @@ def _read_video(path: PathLike, clip: ClipSpec, place: Place) -> tuple[np.ndarra
             if copies:
                 chosen.extend([_fit(frame, clip, place)] * copies)
             if len(chosen) == clip.frames:
-                return np.stack(chosen), film.start_s
-        raise MediaError(path, _shortage(film, clip))
+                return np.stack(chosen), film.start_s, _fitted(film, frame, clip)
+        if not hold or _is_cut(film):
+            raise MediaError(path, _shortage(film, clip))
+        found = len(chosen)
+        chosen.extend(chosen[-1:] * (clip.frames - found))
+        return np.stack(chosen), film.start_s, _fitted(film, frame, clip, found)
 
 
 def _due(taken: int, until_s: float, clip: ClipSpec) -> int:
@@ -171,9 +187,30 @@ def _fit(frame: Shown, clip: ClipSpec, place: Place) -> np.ndarray:
     return resize_image(frame.pixels(), clip.height, clip.width, frame.aspect, place)
 
 
+def _fitted(film: Film, frame: Shown, clip: ClipSpec, found: int = 0) -> str:
+    """What was done to a film whose frames are like this one: crop, size, length; `found` frames if too few."""
+    width, seconds, said = round(frame.width * frame.aspect), clip.frames / clip.rate_hz, []
+    left, top, right, bottom = centre_box(frame.height, width, clip.height, clip.width)
+    cut = round(right - left), round(bottom - top)
+    if cut != (width, frame.height):
+        said.append(f"cropped from {width}x{frame.height} to {cut[0]}x{cut[1]} about its centre")
+    if cut != (clip.width, clip.height):
+        said.append(f"scaled to {clip.width}x{clip.height}")
+    if found:
+        said.append(f"its last frame stands for the {clip.frames - found} that are missing of {clip.frames}")
+    elif (stated_s := film.stated_s - film.start_s) > seconds + film.interval_s:
+        said.append(f"the first {seconds:.2f} s of {stated_s:.2f} s are taken at {clip.rate_hz:g} Hz")
+    return ", ".join(said)
+
+
+def _is_cut(film: Film) -> bool:
+    """Whether a film that was read to its end ends before its own header says."""
+    return film.end_s + 2 * film.interval_s < film.stated_s
+
+
 def _shortage(film: Film, clip: ClipSpec) -> str:
     """Says whether the file ends before its own header says, or was never long enough."""
-    if film.end_s + 2 * film.interval_s < film.stated_s:
+    if _is_cut(film):
         return f"truncated: {film.end_s:.2f} s of {film.stated_s:.2f} s could be decoded"
     # Frame i is taken at i / rate, before the end.
     seconds = film.end_s - film.start_s

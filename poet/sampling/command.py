@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Sequence
 
+import numpy as np
+
+from poet import conditioning
 from poet import spec as specs
-from poet.sampling.files import read_given, read_prompts
+from poet.conditioning import regions
 from poet.sampling import upscaling
+from poet.sampling.files import Given, read_given, read_prompts
 from poet.sampling.generate import Generator, places
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_all, check_prompts, default_conditioning_frames
 from poet.spec import UserError
+from poet.streams import Derived
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
 
@@ -37,9 +43,9 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
     conditioning_frames = request.conditioning_frames or default_conditioning_frames(resolved, task, clips)
     admitted = check_all(
         resolved, task, sample, prompts, conditioning_frames, clips=clips, ends=len(request.end),
-        depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
+        depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt, masks=len(request.mask),
     )
-    given = read_given(resolved, task, admitted, request.clip, request.end, request.depth)
+    given = read_given(resolved, task, admitted, request.clip, request.end, request.depth, request.mask)
     upscalers = upscaling.load(request.upscale, task, resolved.spec.clip)
     generator = Generator.from_checkpoint(request.checkpoint, resolved, request.task)
     if resolved.spec.model.dtype == "bfloat16":
@@ -65,6 +71,7 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         "conditioning_frames": conditioning_frames,
         "ends": list(request.end),
         "region": admitted.chosen.region,
+        "mask": list(request.mask),
         "depth": list(request.depth),
         "sample": specs.to_dict(sample),
         "networks": generator.networks.used,
@@ -72,6 +79,8 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
     }
     items = max(len(prompts), clips, 1)
     index = places(clips, items, request.num)
+    if request.keep_given and task.derived and task.derived.region_is:
+        sampled["video"] = _kept(task.derived, admitted.chosen, given, sampled["video"], index)
     # What was sampled, beside the condition that it was sampled for.
     writers = {stream.medium: stream for stream in (*task.given, *task.predicted)}
     shown = {s.medium: given.media[s.medium][index] for s in task.given} | sampled
@@ -81,6 +90,16 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         larger = upscaling.chained(upscalers, shown["video"], texts, seed=sample.seed, batch=request.batch)
         shown = {**shown, "video": larger}
     return write_outputs(shown, writers.values(), labels, request.out, resolved.spec.clip, details)
+
+
+def _kept(
+    derived: Derived, chosen: conditioning.Choice, given: Given, sampled: np.ndarray, index: np.ndarray
+) -> np.ndarray:
+    """Painted clips [N, T, H, W, 3] with the given pixels of clips `index` [N] where these are given."""
+    clips = given.media[derived.medium]
+    masks = [None] * len(clips) if given.masks is None else np.broadcast_to(given.masks, clips.shape[:-1])
+    holes = [conditioning.hole_of(derived, dataclasses.replace(chosen, mask=m), clips.shape[1:4]) for m in masks]
+    return np.stack([regions.keep(s, clips[i], holes[i]) for s, i in zip(sampled, index)])
 
 
 def _labels(prompts: Sequence[str], count: int) -> list[str]:

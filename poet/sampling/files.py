@@ -10,6 +10,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from poet import media
+from poet.sampling.masks import read_masks
 from poet.sampling.requests import Admitted
 from poet.spec import ClipSpec, UserError
 from poet.tasks.registry import Task
@@ -22,11 +23,13 @@ class Given(NamedTuple):
     """What the files of a request hold, as far as the task asks for it.
 
     media: by medium, [n, ...].  ends: uint8 [1 or n, T, H, W, 3].  depths: distances float32 [1 or n, T, H, W].
+    masks: bool [1 or n, T, H, W].
     """
 
     media: dict[str, np.ndarray]
     ends: np.ndarray | None = None
     depths: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
 
 def read_prompts(path: str) -> list[str]:
@@ -56,6 +59,7 @@ def read_given(
     paths: Sequence[str],
     ends: Sequence[str] = (),
     depths: Sequence[str] = (),
+    masks: Sequence[str] = (),
 ) -> Given:
     """What the task takes of the files, each stream its medium.
 
@@ -64,6 +68,7 @@ def read_given(
     Args:
       ends: files whose first frames end the clips.
       depths: videos or pictures in which near is bright.
+      masks: as of `read_masks`.
 
     Raises UserError (MediaError) for a file that does not give it.
     """
@@ -76,6 +81,7 @@ def read_given(
         media={m: np.stack([s.read_file(p, clip, n) for p in paths]) for m, (s, n) in wanted.items() if paths},
         ends=np.stack([task.derived.read_file(path, clip, frames) for path in ends]) if ends else None,
         depths=np.stack([_read_depth(path, clip) for path in depths]) if depths else None,
+        masks=read_masks(masks, paths, clip) if masks else None,
     )
 
 

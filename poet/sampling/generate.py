@@ -9,6 +9,7 @@ N samples, n clips, S layout length, L text positions, K known codes, T video fr
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -25,7 +26,7 @@ from poet.sampling.engine import Drawn, Engine, Inputs
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
 from poet.sampling.requests import check_all, check_depth, choose_condition, make_plan
-from poet.spec import SampleSpec, compat
+from poet.spec import SampleSpec, UserError, compat
 from poet.streams import OUTPUT
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
@@ -97,6 +98,7 @@ class Generator:
         conditioning_frames: int = 0,
         ends: np.ndarray | None = None,
         region: str = "",
+        masks: np.ndarray | None = None,
         count: int = 1,
         sample: SampleSpec | None = None,
         batch: int = DEFAULT_BATCH,
@@ -123,6 +125,7 @@ class Generator:
             are not whole.
           region: what inpainting fills or outpainting keeps, one of CONDITIONING's; it may be left out
             where that names one alone.
+          masks: bool [1 or n, T, H, W], a region of the caller's own for each clip in place of one of those.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
           batch: samples decoded together.
@@ -134,7 +137,7 @@ class Generator:
         clips = max(map(len, media.values()), default=0)
         latents, _ = check_all(
             self.resolved, get_task(task), sample, prompts, conditioning_frames, clips=clips, ends=_count(ends),
-            depths=_count(depths), region=region, negative_prompt=negative_prompt,
+            depths=_count(depths), region=region, negative_prompt=negative_prompt, masks=_count(masks),
         )
         items, inputs = max(len(prompts), clips, 1), {}
         self.load_networks(task)
@@ -145,7 +148,7 @@ class Generator:
         if clips:
             index = places(clips, items, count)
             found = self.encode_condition(
-                task, media, depths, conditioning_frames=conditioning_frames, ends=ends, region=region
+                task, media, depths, conditioning_frames=conditioning_frames, ends=ends, region=region, masks=masks
             ).items()
             inputs["condition"] = {name: codes[index] for name, codes in found}
         if latents:
@@ -230,11 +233,12 @@ class Generator:
         conditioning_frames: int = 0,
         ends: np.ndarray | None = None,
         region: str = "",
+        masks: np.ndarray | None = None,
     ) -> Seen:
         """What a task sees of clips uint8 [n, T, H, W, 3].  The arguments are those of `generate`."""
         declared, spec = get_task(task), self.resolved.spec.conditioning
         chosen = choose_condition(
-            self.resolved, declared, conditioning_frames, region, ends=_count(ends), clips=len(clips)
+            self.resolved, declared, conditioning_frames, region, ends=_count(ends), clips=len(clips), masks=_count(masks)
         )
         check_depth(self.resolved, declared, _count(depths), len(clips))
         derived, clip = declared.derived, self.resolved.spec.clip
@@ -248,9 +252,10 @@ class Generator:
         if depths is not None:
             spec = spec.replace(depth="dataset")
             depths = np.broadcast_to(depths, (len(clips), *depths.shape[1:]))
+        regions = _regions(chosen, masks, (len(clips), clip.frames, clip.height, clip.width))
         found = [
             conditioning.make(
-                derived.name, whole, spec, chosen=chosen, depth=None if depths is None else depths[row],
+                derived.name, whole, spec, chosen=regions[row], depth=None if depths is None else depths[row],
                 factor=self.resolved.spec.video_tokenizer.factor,
             )
             for row, whole in enumerate(_whole_clips(clips, clip.frames, chosen, ends))
@@ -309,6 +314,21 @@ def places(given: int, items: int, count: int) -> np.ndarray:
 
 def _spread(text: Text, items: int, count: int) -> Text:
     return text.rows(places(len(text.lengths), items, count))
+
+
+def _regions(
+    chosen: conditioning.Choice, masks: np.ndarray | None, shape: tuple[int, int, int, int]
+) -> list[conditioning.Choice]:
+    """What is chosen for each of n clips of `shape` [n, T, H, W]; UserError for masks that leave nothing to do."""
+    if masks is None:
+        return [chosen] * shape[0]
+    masks = np.asarray(masks)
+    if masks.dtype != bool or masks.shape[1:] != shape[1:]:
+        raise UserError(f"masks are {masks.dtype}{list(masks.shape)}, expected bool[1 or n, {', '.join(map(str, shape[1:]))}]")
+    for mask in masks:
+        if mask.all() or not mask.any():
+            raise UserError(f"a mask holds {'everything' if mask.all() else 'nothing'}: it must mark a part of the clip")
+    return [dataclasses.replace(chosen, mask=mask) for mask in np.broadcast_to(masks, shape)]
 
 
 def _whole_clips(

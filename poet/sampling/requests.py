@@ -30,6 +30,8 @@ class Request:
     conditioning_frames: int = 0
     end: Sequence[str] = ()
     region: str = ""
+    mask: Sequence[str] = ()
+    keep_given: bool = True
     depth: Sequence[str] = ()
     num: int = 1
     batch: int = DEFAULT_BATCH
@@ -55,12 +57,13 @@ def check_all(
     depths: int,
     region: str,
     negative_prompt: str,
+    masks: int = 0,
 ) -> Admitted:
     """Everything that can be checked of a request before files are read; what it comes to.
 
     Args:
       conditioning_frames: of each clip that are given; beyond this door they are latent frames.
-      clips, ends, depths: how many of each are given.
+      clips, ends, depths, masks: how many of each are given.
 
     Raises:
       UserError: as `check_request`, `check_negative`, `check_depth` and `choose_condition`.
@@ -68,7 +71,7 @@ def check_all(
     check_negative(task, sample, negative_prompt)
     check_depth(resolved, task, depths, clips)
     latents = check_request(resolved, task, prompts, conditioning_frames, clips, depths > 0)
-    chosen = choose_condition(resolved, task, conditioning_frames, region, ends=ends, clips=clips)
+    chosen = choose_condition(resolved, task, conditioning_frames, region, ends=ends, clips=clips, masks=masks)
     return Admitted(latents, chosen)
 
 
@@ -166,14 +169,21 @@ def _check_pairs(what: str, given: int, clips: int) -> None:
 
 
 def choose_condition(
-    resolved: Resolved, task: Task, conditioning_frames: int, region: str, *, ends: int = 0, clips: int = 1
+    resolved: Resolved,
+    task: Task,
+    conditioning_frames: int,
+    region: str,
+    *,
+    ends: int = 0,
+    clips: int = 1,
+    masks: int = 0,
 ) -> conditioning.Choice:
     """What of a task's condition is given: nothing of it is left to chance.
 
     Args:
       conditioning_frames: 0 takes the fewest, or CONDITIONING.interpolation_frames.
       region: '' where the run knows one alone.
-      ends: how many ends are given beside `clips` clips.
+      ends, masks: how many are given beside `clips` clips.
 
     Raises:
       UserError: says what is allowed.
@@ -191,10 +201,20 @@ def choose_condition(
         raise UserError(f"task {task.name} is given no end; {_deriving('ends')} is")
     if ends:
         _check_pairs("ends", ends, clips)
+    if masks:
+        _check_masks(task, region, masks, clips)
     return conditioning.Choice(
-        region=_region(task, derived.regions(spec) if derived else (), region),
+        region="" if masks else _region(task, derived.regions(spec) if derived else (), region),
         frames=conditioning_frames if frames else 0,
     )
+
+
+def _check_masks(task: Task, region: str, masks: int, clips: int) -> None:
+    if not (task.derived and task.derived.region_is):
+        raise UserError(f"task {task.name} takes no mask; tasks that do: {_deriving('region_is')}")
+    if region:
+        raise UserError(f"region {region!r} and a mask were given: give one of them")
+    _check_pairs("masks", masks, clips)
 
 
 def _region(task: Task, allowed: Sequence[str], region: str) -> str:
@@ -203,7 +223,7 @@ def _region(task: Task, allowed: Sequence[str], region: str) -> str:
     if not region and len(allowed) > 1:
         raise UserError(
             f"task {task.name} needs the region that it {task.derived.region_is}: give --region, one of "
-            f"{', '.join(allowed)}"
+            f"{', '.join(allowed)}, or one of your own as --mask"
         )
     if region and region not in allowed:
         raise UserError(f"unknown region {region!r} of task {task.name}{near_names(region, allowed)}")

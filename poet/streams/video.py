@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from poet.runs import networks
 from poet.spec import ClipSpec, Experiment, VideoTokenizerSpec, VocabularySpec
 from poet.streams.base import Encoders, Format, Stream, StreamInfo, Traced, reach
+
+_LOG = logging.getLogger(__name__)
 
 COLOUR = "#2f7ebc"
 
@@ -43,7 +46,11 @@ class Visual(Stream):
         )
 
     def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
-        return reach("poet.media:read_clip")(path, clip.replace(frames=frames or clip.frames)).video
+        wanted = clip.replace(frames=frames or clip.frames)
+        found = reach("poet.media:read_clip")(path, wanted, hold=not frames)
+        if found.fitted:
+            _LOG.info("%s: %s", path, found.fitted)
+        return found.video
 
     def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
         latents = self.grid(fmt)[0] if latents is None else latents

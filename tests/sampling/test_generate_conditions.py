@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from poet import conditioning, media
 from poet.conditioning import regions
@@ -93,6 +94,17 @@ def test_a_painted_clip_is_drawn_whole(monkeypatch, generator, clip, tmp_path):
     files = run(monkeypatch, generator, clip, tmp_path, "inpainting")
     shown = media.read_clip(files[0], WRITES.clip).video
     assert shown.shape == (5, 16, 16, 3) and np.abs(shown[0] - PIXELS[0, 0].astype(int)).mean() > 3
+
+
+def test_a_mask_decides_what_is_painted_and_the_rest_is_the_given_clip(monkeypatch, generator, clip, tmp_path):
+    files = run(monkeypatch, generator, clip, tmp_path, "inpainting", mask=["8,0,16,16"], num=2)
+    for strip in (file for file in files if file.suffix == ".png"):
+        painted = np.stack(np.split(np.asarray(Image.open(strip)), 5, axis=1))
+        given = media.read_clip(clip, WRITES.clip).video
+        np.testing.assert_array_equal(painted[:, :, :8], given[:, :, :8])
+        assert (painted[:, :, 8:] != given[:, :, 8:]).mean() > 0.5
+    with pytest.raises(UserError, match="captioning takes no mask; tasks that do: inpainting, outpainting"):
+        run(monkeypatch, None, clip, tmp_path, "captioning", mask=["8,0,16,16"])
 
 
 def test_a_structure_without_depth_is_refused_before_the_model_is_loaded(monkeypatch, clip, tmp_path):

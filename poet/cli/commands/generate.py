@@ -32,6 +32,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--region", default="", metavar="NAME",
         help="what inpainting fills (central, top_left, dynamic_central) or outpainting keeps (horizontal, "
              "vertical, central, top_left, dynamic_vertical)")
+    add("--mask", action="append", default=[], metavar="MASK",
+        help="a region of your own in its place, which inpainting fills and outpainting keeps (repeatable, one for each "
+             "--clip): a picture or video in which it is white, or a box x0,y0,x1,y1 in pixels of the clip, or two with a "
+             "colon between them, from the one to the other")
+    add("--keep_given", action=argparse.BooleanOptionalAction, default=True,
+        help="outside what is painted the given pixels come back bit by bit; without it as the tokenizer decodes them")
     add("--depth", action="append", default=[], metavar="FILE",
         help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
@@ -49,8 +55,8 @@ def _run(args: argparse.Namespace) -> None:
     flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
     args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *flags])
     args.upscale = [Run.open(path) for path in args.upscale]
-    upscale = (run.folder for run in args.upscale)
-    inputs = [args.checkpoint.folder, args.prompt_file, *args.clip, *args.end, *args.depth, *upscale]
+    read = [*args.clip, *args.end, *args.depth, *args.mask, *(run.folder for run in args.upscale)]
+    inputs = [args.checkpoint.folder, args.prompt_file, *read]
     output = outputs.claim_of(args, outputs.GENERATION, inputs)
     args.out = str(output.folder)
     with output:
