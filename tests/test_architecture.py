@@ -20,7 +20,7 @@ FLOORS = {
     "poet.serving.format": 1, "poet.serving.runtime": 1,
     "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2, "poet.runs.origins": 2,
-    "poet.training": 3, "poet.sampling": 3, "poet.checkpoints": 3,
+    "poet.training": 3, "poet.sampling": 3, "poet.films": 3, "poet.checkpoints": 3,
     "poet.tokenizers.adversarial": 3,
     "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3, "poet.tokenizers.video.losses": 3,
     "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,

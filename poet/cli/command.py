@@ -139,6 +139,22 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Flags of sampling -> their types.
+SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
+
+
+def sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """How is sampled."""
+    for name, kind in SAMPLE_FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
+
+
+def sample_bindings(args: argparse.Namespace) -> list[str]:
+    """What the flags of `sample_arguments` bind."""
+    given = {name: getattr(args, name) for name in SAMPLE_FLAGS}
+    return [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
+
+
 def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
     """The run of a language model that --checkpoint names, and its spec with `bindings`.
 

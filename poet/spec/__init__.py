@@ -114,6 +114,20 @@ class SampleSpec(Spec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptSpec(Spec):
+    """What is said with every prompt (VideoPoet §4.3: a suffix and a negative prompt of the system's own).
+
+    `suffix` is added behind each by a comma; `negative` is what guidance steers away from where a request names
+    nothing, and needs `SAMPLE.guidance` other than 1.  `camera` has a model's own words for movements of the camera, by
+    their names in `poet.films.camera`.  Shipped ones: gin/prompts/*.gin.
+    """
+
+    suffix: str = setting("", changes="nothing")
+    negative: str = setting("", changes="nothing")
+    camera: dict[str, str] = setting(default_factory=dict, changes="nothing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalSpec(Spec):
     """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
 
@@ -181,6 +195,7 @@ class Experiment(Spec):
     discriminator: DiscriminatorSpec = DiscriminatorSpec()
     audio_train: AudioTrainSpec = AudioTrainSpec()
     sample: SampleSpec = SampleSpec()
+    prompt: PromptSpec = PromptSpec()
     eval: EvalSpec = EvalSpec()
     export: ExportSpec = ExportSpec()
 

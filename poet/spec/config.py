@@ -78,14 +78,26 @@ def sized(
     models = {n: path for n, path in shipped.items() if n == "tiny" or n[0].isdigit()}
     if name in models:
         experiment = assets.root() / "gin" / "experiments" / f"pretrain_{name}.gin"
-        rate = _statements(str(experiment), _read(experiment)) if experiment.exists() else ()
-        own = [
-            f"{s.selector}.{s.arg_name}={s.value!r}"
-            for s in rate
-            if isinstance(s, config_parser.BindingStatement)
-        ]
+        own = bindings_in(experiment) if experiment.exists() else []
         return [*files, models[name]], [*own, *given]
     return files, [*sizes.bindings(sizes.parse(size)), *given]
+
+
+def bindings_in(path: Path) -> list[str]:
+    """The bindings of a gin file, without those of files that it includes, as `override` takes them."""
+    found = (s for s in _statements(str(path), _read(path)) if isinstance(s, config_parser.BindingStatement))
+    return [f"{s.selector}.{s.arg_name}={s.value!r}" for s in found]
+
+
+def style(name: str) -> list[str]:
+    """The bindings of a preset of prompts: a shipped one by its name, or any gin file.
+
+    Raises UserError: there is none, with near names.
+    """
+    shipped = {path.stem: path for path in sorted((assets.root() / "gin/prompts").glob("*.gin"))}
+    if name not in shipped and not Path(name).suffix:
+        raise UserError(f"unknown style {name!r}{near_names(name, list(shipped))}; or give a gin file")
+    return bindings_in(shipped.get(name) or _find_gin(name))
 
 
 def override(experiment: Experiment, bindings: Sequence[str]) -> Experiment:

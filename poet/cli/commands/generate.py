@@ -10,8 +10,6 @@ from poet.runs import outputs
 from poet.runs.run import Run
 from poet.spec.base import MOST_BATCH
 
-_SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
-
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
@@ -44,16 +42,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together; changes no sample of a model in float32, those of one in bfloat16")
     add("--upscale", action="append", default=[], metavar="CHECKPOINT",
         help="double the height and width of the clips by this super-resolution network (repeatable, one after the other)")
-    for name, kind in _SAMPLE_FLAGS.items():
-        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
+    command.sample_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
     from poet.sampling import command as generation
 
-    given = {name: getattr(args, name) for name in _SAMPLE_FLAGS}
-    flags = [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
-    args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *flags])
+    args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *command.sample_bindings(args)])
     args.upscale = [Run.open(path) for path in args.upscale]
     read = [*args.clip, *args.end, *args.depth, *args.mask, *(run.folder for run in args.upscale)]
     inputs = [args.checkpoint.folder, args.prompt_file, *read]

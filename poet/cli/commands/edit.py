@@ -1,0 +1,72 @@
+"""`poet edit`: candidates, one of which is chosen, and so on."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from poet.cli import command, films
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    films.arguments(parser)
+    add = parser.add_argument
+    add("--session", required=True, metavar="FOLDER", help="a new one, or one to go on with; it keeps all that is made")
+    add("--clip", default="", metavar="FILE", help="a picture or a film that a new session begins with")
+    add("--count", type=command.number(int, at_least=1, at_most=64), default=4, help="candidates at a time (default 4)")
+    add("--do", action="append", default=[], metavar="LINE",
+        help="lines to execute, as they would be typed (repeatable), before those of the terminal are read; `--do=help` "
+             "lists them")
+    add("--batch", action="store_true", help="stop behind the lines of --do")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from poet.films import edit, terminal
+    from poet.films.long import read_opening
+
+    folder = Path(args.session).expanduser()
+    studio = films.open_studio(args)
+    made = {"sample": studio.sample, "made_by": studio.made_by}
+    if (folder / edit.SESSION).exists():
+        session = edit.Session.open(folder, studio.sampler, **made)
+    else:
+        clip = studio.sampler.generator.resolved.spec.clip
+        video, sound = read_opening(args.clip, clip, sounding=args.sound) if args.clip else (None, None)
+        session = edit.Session.create(
+            folder, studio.sampler, video=video, sound=sound, seed=studio.sample.seed, **made
+        )
+    prompt = studio.prompt
+    desk = terminal.Terminal(session, args.count, prompt.negative, prompt.suffix, prompt.camera)
+    with session.hold():
+        desk.run([*args.do, *(["quit"] if args.batch else [])], print)
+        if not args.batch:
+            desk.run(_typed(), print)
+
+
+def _typed() -> Iterator[str]:
+    """Lines of the terminal, or of what is piped in."""
+    shown = sys.stdin.isatty()
+    if shown:
+        print("help lists the commands")
+    while True:
+        if shown:
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line
+
+
+COMMAND = command.Command(
+    summary="Edit interactively: choose among candidates, go on, undo, branch.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example='--checkpoint=data/pretrained/lm_arenas --session=session --do="say the player walks forward | the player turns left" '
+    '--do=1 --do=film --batch',
+    place=96,
+    log_level=logging.INFO,
+)

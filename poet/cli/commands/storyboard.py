@@ -1,0 +1,47 @@
+"""`poet storyboard`: one film from a list of scenes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from poet.cli import command, films
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    films.arguments(parser)
+    add = parser.add_argument
+    add("--scenes", required=True, metavar="FILE",
+        help="the scenes: YAML with prompt, seconds, camera, transition (cut, continue), frame, clip, sound_prompt of "
+             "each; or a text with a line for each five seconds")
+    add("--out", required=True, metavar="FOLDER",
+        help="where the film lies; scenes that an earlier run made there are taken from it unless they changed")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from poet.films import scenes, storyboard
+
+    board = storyboard.read(args.scenes)
+    studio = films.open_studio(args, sound=args.sound or board.sound)
+    board = board.replace(
+        suffix=board.suffix or studio.prompt.suffix, negative=board.negative or studio.prompt.negative,
+        seed=board.seed if args.seed is None else args.seed,
+    )
+    written = scenes.make(
+        studio.sampler, board, Path(args.out).expanduser(), made_by=studio.made_by, sample=studio.sample,
+        words=studio.prompt.camera,
+    )
+    for path in written:
+        print(path)
+
+
+COMMAND = command.Command(
+    summary="Make a film from a storyboard.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.OVERRIDES,
+    example="--checkpoint=data/pretrained/lm_arenas --scenes=data/stories/arenas.yaml --style=arenas --out=story",
+    place=94,
+    log_level=logging.INFO,
+)

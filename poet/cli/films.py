@@ -1,0 +1,75 @@
+"""What the commands of films take: the model, its prompts, and how one clip goes on from another."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from poet.cli import command
+from poet.spec import PromptSpec, SampleSpec
+
+if TYPE_CHECKING:
+    from poet.films.sampler import FilmSampler
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of a command that makes films."""
+    command.checkpoint_arguments(parser)
+    add = parser.add_argument
+    add("--sound", action="store_true", help="with sound")
+    add("--style", default="", metavar="NAME",
+        help="what is said with every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file")
+    add("--negative_prompt", default="", help="what the film must not look like; needs --guidance above 1")
+    add("--context", type=command.number(int, at_least=0, at_most=4096), default=0, metavar="N",
+        help="latent frames of the film that a clip goes on from (default 0: those of the last second)")
+    add("--recode", action="store_true",
+        help="encode the last frames of the film anew for each clip, as the paper does; by default codes are carried over")
+    add("--sink", action="store_true", help="the film's first frame, not the one in its place, opens what a clip is given")
+    command.sample_arguments(parser)
+
+
+@dataclasses.dataclass(frozen=True)
+class Studio:
+    """What makes films.
+
+    Attributes:
+      sample: settings; their seed is that of the film.
+      prompt: what is said with every prompt.
+      made_by: what tells the checkpoint from others.
+      ways: how films go on, as `FilmSampler` takes it.
+    """
+
+    sampler: FilmSampler
+    sample: SampleSpec
+    prompt: PromptSpec
+    made_by: dict[str, Any]
+    ways: dict[str, Any]
+
+    def with_sound(self) -> FilmSampler:
+        """The same, for films with sound.  UserError in a run without it."""
+        return type(self.sampler)(self.sampler.generator, sounding=True, **self.ways)
+
+
+def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studio:
+    """The model of the flags of `arguments`; `sound` stands for --sound where it is given.
+
+    Raises UserError: no checkpoint, unknown settings, or sound in a run without it.
+    """
+    from poet.films.sampler import FilmSampler
+    from poet.sampling.generate import Generator
+    from poet.spec import config
+
+    logging.getLogger("poet.sampling.engine").setLevel(logging.WARNING)  # A film has its own line for each clip.
+    style = config.style(args.style) if args.style else []
+    run, resolved = command.open_checkpoint(args, [*style, *args.bindings, *command.sample_bindings(args)])
+    files = run.checkpoint.manifest()["files"]
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    ways = {"recode": args.recode, "sink": args.sink, "context": args.context}
+    sampler = FilmSampler(Generator.from_checkpoint(run, resolved), sounding=args.sound if sound is None else sound, **ways)
+    prompt = resolved.spec.prompt
+    prompt = prompt.replace(negative=args.negative_prompt or prompt.negative)
+    return Studio(sampler, resolved.spec.sample, prompt, {"checkpoint": digest}, ways)

@@ -1,0 +1,258 @@
+"""Chains: a list of jobs, each of which takes what the one before it made.
+
+    - {task: text_to_image, prompt: on the green field}
+    - {task: image_to_video, prompt: the player walks forward}
+    - {task: stylization, prompt: in the brown hall, depth: flat}
+    - {task: video_to_audio}
+    - {task: long, seconds: 8, sound: true}
+
+A job that continues frames takes the last ones, one that is conditioned on a clip the first of a clip's length, one
+that is conditioned on sound the sound.  A caption becomes the prompt of the next job that has none of its own.  `long`
+makes a film of what there is (`poet.films.long`).  What a chain made is kept by job, and found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poet import media
+from poet.films import camera, pieces, sheets
+from poet.films.folder import FilmFolder, Take
+from poet.films.prompts import with_suffixes
+from poet.films.sampler import FilmSampler, Wish
+from poet.films.sounds import fitted
+from poet.films.storyboard import check_names, read_text
+from poet.media.files import write_text
+from poet.sampling.requests import default_conditioning_frames
+from poet.spec import (
+    MOST_FRAMES,
+    MOST_SEED,
+    PromptSpec,
+    SampleSpec,
+    Spec,
+    UserError,
+    choose,
+    from_dict,
+    setting,
+    to_dict,
+)
+from poet.tasks.registry import TASKS, Task
+
+_LOG = logging.getLogger(__name__)
+LONG, FLAT = "long", "flat"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(Spec):
+    """One job.
+
+    `task` is one of `poet.tasks.registry`, or 'long'.  `conditioning_frames` 0 is as many as the task takes at least.
+    `depth` 'flat' stands for a clip without distances, where a task takes them.  `seconds` and `sound` are of 'long'.
+    """
+
+    task: str = setting(changes="nothing")
+    prompt: str = setting("", changes="nothing")
+    negative: str = setting("", changes="nothing")
+    camera: str = setting("", changes="nothing")
+    region: str = setting("", changes="nothing")
+    depth: str = setting("", changes="nothing", one_of=("", FLAT))
+    conditioning_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
+    seconds: float = setting(10.0, changes="nothing", above=0, at_most=86_400)
+    sound: bool = setting(False, changes="nothing")
+    seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
+
+    def validate(self) -> None:
+        choose(self.task, {**TASKS, LONG: None}, "task")
+        camera.phrase(self.camera)
+
+    @classmethod
+    def gin_name(cls) -> str:
+        """What messages call it."""
+        return "job"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a job hands on: video uint8 [T, H, W, 3], sound int16 [S], a text; None for what there is not."""
+
+    video: np.ndarray | None = None
+    sound: np.ndarray | None = None
+    text: str = ""
+
+
+def read(path: str | Path) -> list[Job]:
+    """The jobs in a YAML file.  Raises UserError, with the file and the job, for whatever they cannot be."""
+    import yaml
+
+    text = read_text(path, "chain")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"chain {path}: not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(values, list) or not values or not all(isinstance(value, dict) for value in values):
+        raise UserError(f"chain {path}: expected a list of jobs, as '- task: text_to_video'")
+    found = []
+    for number, value in enumerate(values, 1):
+        try:
+            check_names(value, Job, "it")
+            if "task" not in value:
+                raise UserError("it names no task")
+            found.append(from_dict(Job, value))
+        except UserError as error:
+            raise UserError(f"chain {path}: job {number}: {error}") from None
+    return found
+
+
+class Chain:
+    """Runs jobs; see the module.
+
+    Args:
+      sampler: of silent films; `sounding` of those with sound, None where the checkpoint knows none.
+      fixed: what else determines what is made, such as the checkpoint.
+      prompt: what is said with every prompt.
+    """
+
+    def __init__(
+        self,
+        sampler: FilmSampler,
+        sounding: FilmSampler | None,
+        sample: SampleSpec,
+        fixed: Mapping[str, Any],
+        *,
+        prompt: PromptSpec = PromptSpec(),
+    ):
+        self._silent, self._sounding, self._sample, self._said = sampler, sounding, sample, prompt
+        self._fixed = {**fixed, **sampler.made_by, "sample": to_dict(sample), "prompt": to_dict(prompt)}
+        self._resolved = sampler.generator.resolved
+
+    def run(self, jobs: Sequence[Job], folder: Path, given: Made = Made()) -> list[Path]:
+        """Runs jobs on what is given, each in a folder of its own; the files to look at.
+
+        Raises UserError for a job that can take nothing of the one before it.
+        """
+        files, key = [], self._key("", {**self._fixed, **{n: _digest(a) for n, a in vars(given).items()}})
+        for number, job in enumerate(jobs, 1):
+            key = self._key(key, to_dict(job))
+            place = folder / f"{number:02d}_{job.task}_{key}"
+            kept, text = place / "made.npz", place / "made.txt"
+            if not kept.exists():
+                _LOG.info("job %d of %d: %s", number, len(jobs), job.task)
+                try:
+                    found = (
+                        self._long(job, given, place) if job.task == LONG else self._task(job, TASKS[job.task], given)
+                    )
+                except UserError as error:
+                    raise UserError(f"job {number}, {job.task}: {error}") from None
+                write_text(text, found.text)
+                pieces.save_media(kept, found.video, found.sound)
+            video, sound = pieces.load_media(kept)
+            given = Made(video=video, sound=sound, text=text.read_text(encoding="utf-8"))
+            files += self._show(given, place)
+        return files
+
+    @staticmethod
+    def _key(before: str, what: Mapping[str, Any]) -> str:
+        return hashlib.sha256(json.dumps([before, what], sort_keys=True).encode()).hexdigest()[:12]
+
+    def _prompt(self, job: Job, given: Made) -> str:
+        return with_suffixes(job.prompt or given.text, camera.phrase(job.camera, self._said.camera), self._said.suffix)
+
+    def _task(self, job: Job, task: Task, given: Made) -> Made:
+        """What a task makes of what is given."""
+        clip, frames = self._resolved.spec.clip, 0
+        taken: dict[str, np.ndarray] = {}
+        if "audio" in task.condition and given.sound is not None:
+            taken["audio"] = fitted(given.sound, clip.samples)[None]
+        if {"video", "image"} & {*task.condition} and given.video is not None:
+            taken["video"] = given.video[None, : clip.frames]
+            frames = job.conditioning_frames
+        elif task.conditioning_latents[1] and given.video is not None:
+            frames = job.conditioning_frames or default_conditioning_frames(self._resolved, task, 1)
+            taken["video"] = given.video[None, -frames:]
+            if "audio" in task.output:
+                sound = np.zeros(0, np.int16) if given.sound is None else given.sound
+                begin = round((len(given.video) - frames) / clip.rate_hz * clip.sample_rate_hz)
+                taken["audio"] = fitted(sound[begin:], clip.samples)[None]
+        if not taken and (given.video is not None or given.sound is not None):
+            raise UserError(
+                "it takes nothing of what is there: put it first, or take a task that continues or changes a clip"
+            )
+        depths = np.zeros((1, clip.frames, 1, 1), np.float32) if job.depth == FLAT else None
+        prompts = [self._prompt(job, given)] if task.text else []
+        found = self._silent.generator.generate(
+            task.name,
+            prompts,
+            negative_prompt=job.negative or (self._said.negative if task.text else ""),
+            media=taken,
+            conditioning_frames=frames,
+            depths=depths,
+            region=job.region,
+            sample=self._sample.replace(seed=job.seed),
+        )
+        return self._handed_on(task, given, taken, found)
+
+    def _handed_on(self, task: Task, given: Made, taken: Mapping[str, np.ndarray], found: Any) -> Made:
+        """What was made, and what it was made for."""
+        video, sound = found.video, found.audio
+        same_time = bool({"video"} & {*task.condition})
+        if video is None:
+            video = taken.get("video")
+        if sound is None and same_time and given.sound is not None:
+            sound = fitted(given.sound, self._resolved.spec.clip.samples)[None]
+        if sound is None and "audio" in task.condition:
+            sound = taken["audio"]
+        return Made(
+            video=None if video is None else video[0],
+            sound=None if sound is None else sound[0],
+            text=found.texts[0] if found.texts else given.text,
+        )
+
+    def _long(self, job: Job, given: Made, folder: Path) -> Made:
+        sampler = self._sounding if job.sound else self._silent
+        if sampler is None:
+            raise UserError("the checkpoint knows no sound: leave sound out")
+        prompt, place, frames = (
+            self._prompt(job, given),
+            FilmFolder(folder / "film"),
+            sampler.windows.frames_in(job.seconds),
+        )
+        wish = Wish(prompt=prompt, negative=job.negative or (self._said.negative if prompt else ""))
+        with place.hold({"job": to_dict(job)}):
+            place.extend(
+                sampler,
+                lambda: sampler.begin(given.video, given.sound),
+                frames,
+                lambda _: wish,
+                seed=job.seed,
+                sample=self._sample,
+            )
+        found, samples = zip(*Take(place.pieces, frames).parts(sampler.windows))
+        return Made(
+            video=np.concatenate(found), sound=None if samples[0] is None else np.concatenate(samples), text=given.text
+        )
+
+    def _show(self, made: Made, folder: Path) -> list[Path]:
+        """Files of what a job made."""
+        clip, files = self._resolved.spec.clip, []
+        if made.video is not None:
+            files = [folder / "made.png"]
+            sheets.write(files[0], [made.video[:: max(-(-len(made.video) // 12), 1)]])
+            if len(made.video) > 1:
+                files.append(folder / "made.mp4")
+                media.write_mp4(files[1], made.video, clip.rate_hz, made.sound, clip.sample_rate_hz)
+        if made.sound is not None:
+            files.append(folder / "made.wav")
+            media.write_wav(files[-1], made.sound, clip.sample_rate_hz)
+        return files
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()).hexdigest()[:16]

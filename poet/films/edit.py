@@ -1,0 +1,279 @@
+"""Interactive editing: candidates from any frame of a clip, one of which is chosen, and so on; undo and branches.
+
+A session is a folder that can be closed at any time and replays to the same bytes:
+
+    SESSION/
+      session.json  the tree: each node with its text, its parent, and what determines its noise; which one is current
+      given.npz     the frames and the sound that it began with
+      clips/        what each node brings (`poet.films.pieces`)
+      sheet.png     the candidates that were proposed last
+      film.mp4, film.png   the film of the current node, when it was written
+
+The first node is what is given, or nothing; further ones are candidates, each the clip after its parent; a cut keeps
+the frames of its parent's film up to one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poet import media
+from poet.films import pieces, sheets
+from poet.films.folder import Take, check_same, write_film
+from poet.films.pieces import Piece
+from poet.films.sampler import FilmSampler, Wish
+from poet.runs import lease
+from poet.spec import SampleSpec, UserError, read_object, to_dict
+
+SESSION, GIVEN, CLIPS, SHEET = "session.json", "given.npz", "clips", "sheet.png"
+FORMAT = 1
+BEGIN, CUT, CANDIDATE = "begin", "cut", "candidate"
+# Frames of a candidate in a sheet.
+MOST_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+    """A film that a session holds: that of its parent, and what it brings itself.
+
+    Attributes:
+      kind: BEGIN, CUT or CANDIDATE.
+      parent: its number; -1 for the first.
+      at: frames of the parent's film that a cut keeps.
+      proposal: number of the first candidate that was proposed with it, which with the session's seed and `row` among
+        them determines the noise.
+      wish: what a candidate was asked to be.
+    """
+
+    kind: str
+    parent: int = -1
+    at: int = 0
+    proposal: int = -1
+    row: int = 0
+    wish: Wish = Wish()
+
+
+class Session:
+    """A session of editing; `create` begins one, `open` goes on with one.
+
+    Attributes:
+      nodes: all of them, in the order in which they were made; they are called by their numbers.
+      current: the node that the next candidates go on from.
+    """
+
+    def __init__(self, folder: Path, sampler: FilmSampler, fixed: dict[str, Any], nodes: list[Node], current: int):
+        self.folder, self.sampler, self.fixed = folder, sampler, fixed
+        self.nodes, self.current = nodes, current
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        sampler: FilmSampler,
+        *,
+        video: np.ndarray | None = None,
+        sound: np.ndarray | None = None,
+        seed: int = 0,
+        sample: SampleSpec | None = None,
+        made_by: dict[str, Any] | None = None,
+    ) -> Session:
+        """A new session on what is given of a film, as of `FilmSampler.begin`.
+
+        Args:
+          made_by: what else than its own fields determines its clips, such as the checkpoint.
+
+        Raises UserError: the folder holds something.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {lease.FILE}):
+            raise UserError(f"{folder} is not empty: give a new folder for the session, or open the one that is there")
+        session = cls(folder, sampler, _fixed(sampler, seed, sample, made_by), [], 0)
+        pieces.save_media(folder / GIVEN, video, sound)
+        session._append([Node(kind=BEGIN)], [sampler.begin(video, sound)])
+        session.save()
+        return session
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        sampler: FilmSampler,
+        *,
+        sample: SampleSpec | None = None,
+        made_by: dict[str, Any] | None = None,
+    ) -> Session:
+        """A session as it was left; its seed stays.
+
+        Raises UserError: damaged, of another version, or made by another checkpoint or with other settings.
+        """
+        folder = Path(folder)
+        found = read_object(folder / SESSION)
+        if found.get("format") != FORMAT:
+            raise UserError(f"{folder / SESSION} has format {found.get('format')}, this version reads {FORMAT}")
+        try:
+            fixed, current = found["fixed"], found["current"]
+            nodes = [Node(**{**node, "wish": Wish(**node["wish"])}) for node in found["nodes"]]
+            seed, node = fixed["seed"], nodes[current]
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{folder / SESSION} is damaged: {error!r}") from None
+        check_same(folder, fixed, _fixed(sampler, seed, sample, made_by))
+        return cls(folder, sampler, fixed, nodes, nodes.index(node, current))
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other writers away for the duration of a block."""
+        return lease.hold(self.folder, what="session")
+
+    def save(self) -> None:
+        """Writes the tree; every method that changes it does."""
+        tree = {"format": FORMAT, "fixed": self.fixed, "current": self.current}
+        nodes = [dataclasses.asdict(node) for node in self.nodes]
+        media.write_text(
+            self.folder / SESSION, json.dumps(tree | {"nodes": nodes}, indent=1, ensure_ascii=False) + "\n"
+        )
+
+    # ------------------------------------------------------------------------------------------ films
+
+    def path(self, node: int | None = None) -> list[int]:
+        """The nodes whose pieces make the film of a node (by default the current one), in order.
+
+        Raises UserError for a number that there is not.
+        """
+        number = self.current if node is None else node
+        if not 0 <= number < len(self.nodes):
+            raise UserError(f"there is no clip {number}: the session has 0..{len(self.nodes) - 1}")
+        found = [number]
+        while self.nodes[found[0]].kind == CANDIDATE:
+            found.insert(0, self.nodes[found[0]].parent)
+        return found
+
+    def pieces(self, node: int | None = None) -> Iterator[Piece]:
+        """The pieces of a node's film."""
+        return (pieces.load(self._clip(number)) for number in self.path(node))
+
+    def frames(self, node: int | None = None) -> int:
+        """Frames of a node's film."""
+        return pieces.load(self._clip(self.path(node)[-1])).end.frames
+
+    def film(self, node: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """A node's film: uint8 [T, H, W, 3], and its sound int16 [S], None for a silent one."""
+        take = Take(lambda: self.pieces(node), self.frames(node))
+        frames, samples = zip(*take.parts(self.sampler.windows))
+        return np.concatenate(frames), None if samples[0] is None else np.concatenate(samples)
+
+    def write(self, node: int | None = None) -> list[Path]:
+        """Writes a node's film, mp4 and picture, into the session's folder."""
+        frames = self.frames(node)
+        if not frames:
+            raise UserError("there is no film yet: propose candidates, and choose one")
+        return write_film(self.folder, [Take(lambda: self.pieces(node), frames)], self.sampler.windows)
+
+    # ---------------------------------------------------------------------------------------- editing
+
+    def propose(self, wishes: Sequence[Wish], *, at: int | None = None, node: int | None = None) -> list[int]:
+        """Makes candidates that go on from a node (by default the current one); their numbers.
+
+        Args:
+          wishes: one for each.
+          at: they begin behind so many frames of the film; None is its end.  Which node is current does not change.
+
+        Raises UserError for a frame that there is not, and as `FilmSampler.go_on`.
+        """
+        path = self.path(node)
+        parent, frames = path[-1], self.frames(node)
+        if at is not None and not 1 <= at <= frames:
+            raise UserError(
+                f"frame {at}: the film has {frames}; candidates begin behind 1..{frames} of them, or at its end"
+            )
+        added, made = [], []
+        if at is not None and at < frames:
+            added, made, parent = [Node(kind=CUT, parent=parent, at=at)], [self._cut(parent, at)], len(self.nodes)
+            base = made[0]
+        else:
+            base = self.sampler.resume(self.pieces(node))
+        proposal = len(self.nodes) + len(added)
+        made += self._sampled(base, wishes, proposal)
+        added += [
+            Node(kind=CANDIDATE, parent=parent, proposal=proposal, row=row, wish=wish)
+            for row, wish in enumerate(wishes)
+        ]
+        self._append(added, made)
+        self.save()
+        candidates = list(range(proposal, len(self.nodes)))
+        self.draw(candidates)
+        return candidates
+
+    def choose(self, node: int) -> None:
+        """Makes a node current: a candidate, or any earlier one to branch from it.  UserError for none."""
+        self.current = self.path(node)[-1]
+        self.save()
+
+    def undo(self) -> int:
+        """Makes the parent current, of a cut the film that was cut; its number.  UserError at the beginning."""
+        node = self.nodes[self.current]
+        if node.parent < 0:
+            raise UserError("nothing to undo: the session is at its beginning")
+        parent = self.nodes[node.parent]
+        self.choose(parent.parent if parent.kind == CUT else node.parent)
+        return self.current
+
+    def draw(self, candidates: Sequence[int]) -> Path:
+        """Writes the contact sheet of candidates: of each the frame before it, then its own."""
+        rows = []
+        for number in candidates:
+            parent = pieces.load(self._clip(self.nodes[number].parent)).end.pixels[-1:]
+            own = pieces.load(self._clip(number)).frames
+            rows.append([*parent, *own[:: -(-len(own) // MOST_SHOWN)]])
+        sheets.write(self.folder / SHEET, rows, [str(number) for number in candidates])
+        return self.folder / SHEET
+
+    def replay(self, folder: str | Path) -> Session:
+        """Makes all clips of the session again in a new folder, from what it was given and its tree alone."""
+        video, sound = pieces.load_media(self.folder / GIVEN)
+        again = Session.create(folder, self.sampler, video=video, sound=sound, seed=self.fixed["seed"])
+        again.fixed = self.fixed
+        for number in range(1, len(self.nodes)):
+            node = self.nodes[number]
+            if node.kind == CUT:
+                again._append([node], [again._cut(node.parent, node.at)])
+            elif node.row == 0:
+                group = [other for other in self.nodes if other.proposal == number]
+                again._append(
+                    group,
+                    again._sampled(again.sampler.resume(again.pieces(node.parent)), [o.wish for o in group], number),
+                )
+        again.choose(self.current)
+        return again
+
+    def _cut(self, parent: int, at: int) -> Piece:
+        """The piece that begins with the first frames of a film, and the sound of their time."""
+        frames, sound = self.film(parent)
+        return self.sampler.begin(frames[:at], None if sound is None else sound[: self.sampler.windows.sample_of(at)])
+
+    def _sampled(self, base: Piece, wishes: Sequence[Wish], proposal: int) -> list[Piece]:
+        sample = SampleSpec(**self.fixed["sample"])
+        return self.sampler.go_on(base, wishes, seed=self.fixed["seed"], number=proposal, sample=sample)
+
+    def _append(self, nodes: Sequence[Node], made: Sequence[Piece]) -> None:
+        """Clips first: a tree names none that is not there."""
+        for number, piece in enumerate(made, len(self.nodes)):
+            pieces.save(self._clip(number), piece)
+        self.nodes += nodes
+
+    def _clip(self, number: int) -> Path:
+        return self.folder / CLIPS / f"{number:05d}.npz"
+
+
+def _fixed(
+    sampler: FilmSampler, seed: int, sample: SampleSpec | None, made_by: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What holds for a whole session."""
+    sample = (sample or sampler.generator.resolved.spec.sample).replace(seed=0)
+    found = {"seed": seed, "sample": to_dict(sample), "made_by": {**(made_by or {}), **sampler.made_by}}
+    return json.loads(json.dumps(found))

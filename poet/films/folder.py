@@ -1,0 +1,196 @@
+"""A film on disk: its request, its clips as they are made, and what is shown of them.
+
+    FOLDER/
+      film.json     what was asked for, and of which networks
+      clips/        one file a clip (`poet.films.pieces`); what is there is not made again
+      film.mp4      the whole film
+      film.png      a frame of each second
+
+Nothing is held in memory but the clip at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poet import media
+from poet.films import pieces, sheets
+from poet.films.pieces import Piece
+from poet.films.sampler import FilmSampler, Wish
+from poet.films.sounds import fitted
+from poet.films.windows import Windows
+from poet.media.joining import open_film_writer
+from poet.runs import lease
+from poet.spec import SampleSpec, UserError, read_object
+
+REQUEST, CLIPS, FILM, SHEET = "film.json", "clips", "film.mp4", "film.png"
+_OURS = {REQUEST, CLIPS, FILM, SHEET, lease.FILE}
+# Seconds over which the sound of a film fades at a cut.
+CUT_FADE_S = 0.01
+# Most frames in a picture of a film.
+MOST_SHOWN = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmFolder:
+    """A folder of one film."""
+
+    path: Path
+
+    @contextlib.contextmanager
+    def hold(self, request: Mapping[str, Any]) -> Iterator[None]:
+        """Keeps other writers away while a film is made of this request, which a block of code goes on with.
+
+        Raises UserError: the folder is somebody else's, or that of another film; says in what it differs.
+        """
+        self._check_place()
+        with lease.hold(self.path, what="folder of a film"):
+            request = json.loads(json.dumps(request))
+            file = self.path / REQUEST
+            if file.exists():
+                check_same(self.path, read_object(file), request)
+            else:
+                media.write_text(file, json.dumps(request, indent=2, ensure_ascii=False) + "\n")
+            yield
+
+    def _check_place(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give a folder for the film")
+        inside = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+        if inside and REQUEST not in inside and inside - _OURS:
+            some = ", ".join(sorted(inside)[:3])
+            raise UserError(
+                f"{self.path} is not empty and holds no film (but {some}): give a new folder, or that of a film"
+            )
+
+    def clip(self, number: int) -> Path:
+        """Where a clip lies."""
+        return self.path / CLIPS / f"{number:05d}.npz"
+
+    @property
+    def clips(self) -> int:
+        """How many are made, without a gap."""
+        return next(n for n in itertools.count() if not self.clip(n).exists())
+
+    def pieces(self) -> Iterator[Piece]:
+        """What is made, in order, one at a time in memory."""
+        return (pieces.load(self.clip(number)) for number in range(self.clips))
+
+    def extend(
+        self,
+        sampler: FilmSampler,
+        start: Callable[[], Piece],
+        frames: int,
+        wish: Callable[[float], Wish],
+        *,
+        seed: int,
+        before: Callable[[], Iterable[Piece]] = tuple,
+        sample: SampleSpec | None = None,
+        on_clip: Callable[[Piece], None] = lambda piece: None,
+    ) -> Piece:
+        """Makes the clips that lack until the film has so many frames; returns the last one.
+
+        Args:
+          start: the first piece, where nothing is made yet.
+          wish: what is asked for at a time of the film, in seconds.
+          before: the pieces of the film in front of this folder's, of which `start` goes on.
+          on_clip: called with every new piece, when it is on disk.
+        """
+        made = self.clips
+        if not made:
+            pieces.save(self.clip(0), start())
+        last = sampler.resume(itertools.chain(before(), self.pieces()))
+        for number in itertools.count(max(made, 1)):
+            if last.end.frames >= frames:
+                return last
+            new = sampler.windows.new_frames(len(last.end.given))
+            middle = (last.end.frames + new / 2) / sampler.windows.rate_hz
+            (last,) = sampler.go_on(last, [wish(middle)], seed=seed, number=number, sample=sample)
+            pieces.save(self.clip(number), last)
+            on_clip(last)
+        raise AssertionError("unreachable")
+
+
+def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises UserError, naming what differs, unless a folder's film is the one that is asked for."""
+    for name in sorted({*made, *asked}):
+        if made.get(name) != asked.get(name):
+            raise UserError(
+                f"{folder} holds another film: its {name} is {_short(made.get(name))}, asked for is "
+                f"{_short(asked.get(name))}; ask for the same to go on with it, or give a new folder"
+            )
+
+
+def _short(value: Any) -> str:
+    return re.sub(r"\s+", " ", json.dumps(value, ensure_ascii=False))[:120]
+
+
+@dataclasses.dataclass(frozen=True)
+class Take:
+    """A stretch of film without a cut.
+
+    Attributes:
+      pieces: gives them, in order; each goes on from the one before.
+      frames: so many are shown; further ones that were made are not.
+    """
+
+    pieces: Callable[[], Iterable[Piece]]
+    frames: int
+
+    def parts(self, windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """(frames uint8 [n, H, W, 3], samples int16 [S] or None), in order; the samples last as long as the frames."""
+        frames, samples = self.frames, windows.sample_of(self.frames)
+        for piece in self.pieces():
+            yield piece.frames[:frames], None if piece.samples is None else piece.samples[:samples]
+            frames = max(frames - len(piece.frames), 0)
+            samples = max(samples - len(piece.samples), 0) if piece.samples is not None else 0
+        if piece.rest is not None:
+            yield piece.frames[:0], fitted(piece.rest, samples)
+
+
+def write_film(folder: Path, takes: Sequence[Take], windows: Windows) -> list[Path]:
+    """Writes the mp4 of takes, cut one after the other, and a picture of it; the files."""
+    film, sheet, shown = folder / FILM, folder / SHEET, []
+    fade = round(CUT_FADE_S * windows.sample_rate_hz)
+    every = max(round(windows.rate_hz), -(-sum(take.frames for take in takes) // MOST_SHOWN))
+    with contextlib.ExitStack() as stack:
+        writer, count = None, 0
+        for number, take in enumerate(takes):
+            parts = faded(take.parts(windows), fade * (number > 0), fade * (number + 1 < len(takes)))
+            for frames, samples in parts:
+                if writer is None:
+                    rate = None if samples is None else windows.sample_rate_hz
+                    writer = stack.enter_context(open_film_writer(film, *frames.shape[1:3], windows.rate_hz, rate))
+                writer.add(frames, samples)
+                shown += list(frames[-count % every :: every])
+                count += len(frames)
+    sheets.write(sheet, [shown[at : at + 8] for at in range(0, len(shown), 8)])
+    return [film, sheet]
+
+
+def faded(
+    parts: Iterable[tuple[np.ndarray, np.ndarray | None]], at_start: int, at_end: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Parts of a film whose first and last so many samples rise from silence and fall to it."""
+    held, done = np.zeros(0, np.int16), 0
+    for frames, samples in parts:
+        if samples is None:
+            yield frames, None
+            continue
+        rise = np.clip((done + np.arange(len(samples)) + 0.5) / max(at_start, 1), 0, 1) if at_start else 1
+        done += len(samples)
+        whole = np.concatenate([held, np.round(samples * rise).astype(np.int16)])
+        ready = max(len(whole) - at_end, 0)
+        held = whole[ready:]
+        yield frames, whole[:ready]
+    if len(held):
+        yield frames[:0], np.round(held * np.linspace(1, 0, len(held))).astype(np.int16)

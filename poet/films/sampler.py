@@ -1,0 +1,223 @@
+"""The next clip of a film, from a model that makes clips: what it is given, its texts, its noise.
+
+Two ways to go on.  Both give the next clip c latent frames, the last of which end where the film ends:
+
+*   carrying the codes: the last c - 1 latent frames are those that were sampled.  The first, which shows one frame by
+    itself, is encoded from the film's frame there, or, with `sink`, is the one that the film began with.  The film is
+    decoded as one stream of codes, so it has no seams;
+*   encoding anew (`recode`; VideoPoet §3.4): all of them are encoded from the film's last frames, and each clip is
+    decoded by itself.
+
+N candidates, t h w latents, T frames, S samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from poet.films import pictures, sounds
+from poet.films.pictures import Pictures
+from poet.films.pieces import Piece
+from poet.films.sounds import Sounds
+from poet.films.windows import Windows
+from poet.runs import networks
+from poet.sampling.generate import Generator
+from poet.sampling.plans import DEFAULT_BATCH
+from poet.sampling.requests import check_negative
+from poet.spec import SampleSpec, UserError
+from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
+
+_SOUND_ALONE = "text_to_audio"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a clip shall be.
+
+    Attributes:
+      prompt: the text; '' for a task without one.
+      negative: the text that guidance steers away from.
+      sound_prompt: a text for the sound, which is then sampled by itself; '' leaves it to the prompt.
+    """
+
+    prompt: str = ""
+    negative: str = ""
+    sound_prompt: str = ""
+
+
+class FilmSampler:
+    """Makes the clips of films.
+
+    Attributes:
+      windows: how films are cut.
+      pictures, sounds: how they go on; films without sound have None.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        sounding: bool = False,
+        recode: bool = False,
+        sink: bool = False,
+        context: int = 0,
+        batch: int = DEFAULT_BATCH,
+    ):
+        """`recode`, `sink`: as the module says.  `context`: latent frames, see `Windows.of`.
+
+        Raises UserError for sound in a run without it, or a context that a clip has no room for.
+        """
+        resolved = generator.resolved
+        self.generator, self.windows, self._batch = generator, Windows.of(resolved, context), batch
+        if sounding and not self.windows.hop:
+            raise UserError("the checkpoint knows no sound: make a silent film")
+        if recode and sink:
+            raise UserError("a sink is a code that is carried over: give one of recode and sink")
+        tokenizer = generator.networks[networks.VIDEO]
+        self.pictures = Pictures(windows=self.windows, tokenizer=tokenizer, recode=recode, sink=sink)
+        self.sounds = None
+        if sounding:
+            self.sounds = Sounds(
+                windows=self.windows,
+                tokenizer=generator.networks[networks.AUDIO],
+                levels=resolved.spec.vocabulary.audio_levels,
+                clip_samples=resolved.spec.clip.samples,
+                recode=recode,
+            )
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What else than the request determines a film: the frozen networks, and how it goes on."""
+        found = {networks.VIDEO: self.pictures, networks.AUDIO: self.sounds}
+        return {
+            "networks": {name: side.tokenizer.fingerprint for name, side in found.items() if side is not None},
+            "context": self.windows.context,
+            "recode": self.pictures.recode,
+            "sink": self.pictures.sink,
+        }
+
+    def begin(self, video: np.ndarray | None = None, sound: np.ndarray | None = None) -> Piece:
+        """What a film begins with: frames uint8 [T, H, W, 3] and samples [S], int16 or floats; or nothing.
+
+        The frames stay as they are; a film with sound has silence where none is given.
+
+        Raises UserError for frames of another size than the model's.
+        """
+        clip = self.generator.resolved.spec.clip
+        shape = (clip.height, clip.width, 3)
+        video = np.zeros((0, *shape), np.uint8) if video is None else np.asarray(video)
+        if video.ndim != 4 or video.shape[1:] != shape or video.dtype != np.uint8:
+            wanted = ", ".join(map(str, shape))
+            raise UserError(f"a film begins with frames {video.dtype} {video.shape}, expected uint8 (T, {wanted})")
+        added = self.pictures.begin(video)
+        return self._joined(added, self.sounds and self.sounds.begin(sound, len(video)))
+
+    def resume(self, pieces: Iterable[Piece]) -> Piece:
+        """The last of the pieces of a film, one at least, with its decoders where they were."""
+        video, audio = self.pictures.stream(), self.sounds and self.sounds.stream()
+        for last in pieces:
+            if video is not None and len(last.video):
+                _, video = video.push(last.video)
+            if audio is not None and last.audio.shape[1]:
+                audio.push(last.audio)
+        end = dataclasses.replace(last.end, decoder=video)
+        sound_end = last.sound_end and dataclasses.replace(last.sound_end, decoder=audio)
+        return dataclasses.replace(last, end=end, sound_end=sound_end)
+
+    def go_on(
+        self, piece: Piece, wishes: Sequence[Wish], *, seed: int, number: int, sample: SampleSpec | None = None
+    ) -> list[Piece]:
+        """The clip after a piece, once for each of N wishes.
+
+        Args:
+          number: of the clip in its film; with the seed, and the place among the wishes, it determines the noise.
+          sample: default is the checkpoint's; its seed plays no part.
+
+        Raises UserError for what the checkpoint was not trained to make.
+        """
+        sample = (sample or self.generator.resolved.spec.sample).replace(seed=seed_of(seed, number))
+        if len({(bool(wish.prompt), bool(wish.sound_prompt)) for wish in wishes}) != 1:
+            raise UserError("of candidates either all have a prompt, and one for the sound, or none has")
+        self.check(wishes[0], sample, opened=len(piece.end.given) > 0)
+        tasks = self._tasks(wishes[0], len(piece.end.given))
+        codes = self._codes(tasks[0], piece, wishes, sample)
+        if tasks[1:]:
+            for_sound = [Wish(prompt=wish.sound_prompt, negative=wish.negative) for wish in wishes]
+            codes |= self._codes(tasks[1], piece, for_sound, sample)
+        return [self._piece(piece, {name: rows[n] for name, rows in codes.items()}) for n in range(len(wishes))]
+
+    def check(self, wish: Wish, sample: SampleSpec, *, opened: bool) -> None:
+        """Raises UserError unless the checkpoint makes such clips, the first one of a film that is `opened` or not.
+
+        A negative prompt needs guidance.
+        """
+        for latents in (int(opened), self.windows.context):
+            for task in self._tasks(wish, latents):
+                check_trained(self.generator.resolved, task)
+                check_negative(get_task(task), sample, wish.negative)
+
+    def _tasks(self, wish: Wish, latents: int) -> list[str]:
+        """The task that makes a clip, and that of its sound where it is made apart."""
+        apart = self.sounds is not None and bool(wish.sound_prompt)
+        joint = self.sounds is not None and not apart
+        return [task_for(bool(wish.prompt), joint, latents), *([_SOUND_ALONE] if apart else [])]
+
+    def _codes(self, task: str, piece: Piece, wishes: Sequence[Wish], sample: SampleSpec) -> dict[str, np.ndarray]:
+        """Codes [N, n] of each output stream of a task that goes on from a piece."""
+        latents, outputs = len(piece.end.given), get_task(task).output
+        known = [piece.end.given.reshape(-1)] if "video" in outputs else []
+        if "audio" in outputs:
+            known.append(piece.sound_end.given.reshape(-1))
+        inputs: dict[str, Any] = {"known": np.repeat(np.concatenate(known)[None], len(wishes), 0)} if latents else {}
+        if wishes[0].prompt:
+            inputs["text"] = self.generator.encode_text([wish.prompt for wish in wishes])
+            inputs["negative"] = self.generator.encode_text([wish.negative for wish in wishes])
+        tokens = self.generator.tokens(task, len(wishes), latents=latents, sample=sample, batch=self._batch, **inputs)
+        return self.generator.engine(task, sample, latents).plan.layout.parse(tokens)
+
+    def _piece(self, before: Piece, codes: dict[str, np.ndarray]) -> Piece:
+        """A clip's codes, by stream, as the piece after another."""
+        added = self.pictures.add(before.end, codes["video"].reshape(self.generator.resolved.format.video))
+        if self.sounds is None:
+            return self._joined(added, None)
+        audio = codes["audio"].reshape(self.sounds.levels, -1)
+        return self._joined(added, self.sounds.add(before.sound_end, audio, added.end.frames))
+
+    def _joined(self, added: pictures.Added, heard: sounds.Added | None) -> Piece:
+        piece = Piece(frames=added.frames, video=added.codes, end=added.end)
+        if heard is None:
+            return piece
+        rest = self.sounds.rest(heard.end, added.end.frames)
+        return dataclasses.replace(piece, samples=heard.samples, audio=heard.codes, rest=rest, sound_end=heard.end)
+
+
+def task_for(text: bool, sounding: bool, latents: int) -> str:
+    """The task that makes the next clip of a film, which so many latent frames open.
+
+    Raises UserError for sound out of nothing.
+    """
+    if text:
+        return "text_to_video_with_audio" if sounding else "image_to_video" if latents else "text_to_video"
+    if not latents and sounding:
+        raise UserError("a film with sound begins with a prompt, a picture or a clip: give one, or make a silent film")
+    return "audio_video_continuation" if sounding else "frame_prediction" if latents else "unconditional"
+
+
+def check_trained(resolved: Resolved, task: str) -> None:
+    """Raises UserError for a task that the checkpoint never saw; a run without a mixture does not say."""
+    seen = {declared.name for declared in resolved.mixture}
+    if seen and task not in seen:
+        raise UserError(
+            f"this film needs the task {task}, and the checkpoint was trained on {', '.join(sorted(seen))}: take a "
+            "film with or without sound or text that these make, or train it with that task in DATA.mixture_rates"
+        )
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of a clip of a film: that of the film, stirred with the clip's number."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

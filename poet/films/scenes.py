@@ -1,0 +1,195 @@
+"""From a storyboard to a film: each scene in a folder of its own that is named by all that determines it.
+
+    FOLDER/
+      film.json        the storyboard that the film shows
+      scenes/KEY/      a scene (`poet.films.folder`); KEY is a digest of the scene, and of the one that it continues
+      film.mp4, film.png
+
+Another scene, or the same with another text, has another key: what did not change is found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from poet import media
+from poet.films.folder import REQUEST, FilmFolder, Take, write_film
+from poet.films.long import begin
+from poet.films.pieces import Piece
+from poet.films.sampler import FilmSampler, Wish, seed_of
+from poet.films.storyboard import CONTINUE, Scene, Storyboard
+from poet.runs import lease
+from poet.spec import SampleSpec, UserError, to_dict
+
+_LOG = logging.getLogger(__name__)
+SCENES = "scenes"
+_OURS = {REQUEST, SCENES, "film.mp4", "film.png", lease.FILE}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """A scene in its place.
+
+    Attributes:
+      key: names its folder.
+      until_frame: where it ends in its take, the stretch of film without a cut.
+      request: all that determines it.
+      seed: of its noise.
+    """
+
+    scene: Scene
+    key: str
+    until_frame: int
+    request: Mapping[str, Any]
+    seed: int
+
+
+def shots(
+    board: Storyboard, sampler: FilmSampler, fixed: Mapping[str, Any], words: Mapping[str, str] | None = None
+) -> list[list[Shot]]:
+    """The scenes of a storyboard, by takes."""
+    takes: list[list[Shot]] = []
+    seconds, seen = 0.0, []
+    for scene in board.scenes:
+        if scene.transition != CONTINUE:
+            takes.append([])
+            seconds = 0.0
+        seconds += scene.seconds
+        before = takes[-1][-1].key if takes[-1] else ""
+        request = {
+            "prompt": board.prompt(scene, words),
+            "negative": scene.negative or board.negative,
+            "sound_prompt": scene.sound_prompt,
+            "seconds": scene.seconds,
+            "seed": board.seed_of(scene),
+            "begins_with": [_digest(name) for name in (scene.frame or scene.clip,) if name],
+            "after": before,
+            **fixed,
+        }
+        again = seen.count(request)  # Equal scenes are different takes.
+        seen.append(request)
+        request = {**request, "again": again}
+        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+        seed = board.seed_of(scene)
+        if before or again:  # Its clips shall have other noise than those before them.
+            seed = seed_of(seed, int(key[:8], 16))
+        takes[-1].append(Shot(scene, key, sampler.windows.frames_in(seconds), request, seed))
+    return takes
+
+
+def _digest(path: str) -> str:
+    """Of a file that a scene begins with.  UserError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def make(
+    sampler: FilmSampler,
+    board: Storyboard,
+    folder: Path,
+    *,
+    made_by: Mapping[str, Any],
+    sample: SampleSpec,
+    words: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Makes the film of a storyboard, of which scenes that are in the folder are taken from there; its files.
+
+    Args:
+      made_by: what else determines it, such as the checkpoint.
+      words: for movements of the camera, as `camera.phrase` takes them.
+
+    Raises UserError: the folder is somebody else's, or the checkpoint cannot make a scene.
+    """
+    _check_place(folder)
+    noise = {name: value for name, value in to_dict(sample).items() if name != "seed"}
+    takes = shots(board, sampler, {"sample": noise, "made_by": {**made_by, **sampler.made_by}}, words)
+    for shot in itertools.chain.from_iterable(takes):
+        _check(sampler, shot, sample)
+    with lease.hold(folder, what="folder of a film"):
+        total, count = sum(map(len, takes)), itertools.count(1)
+        for take in takes:
+            for place, shot in enumerate(take):
+                _LOG.info("scene %d of %d: %.80s", next(count), total, shot.request["prompt"] or "(no text)")
+                _make_scene(sampler, take[:place], shot, folder, sample)
+        found = [Take(_pieces_of(folder, take), take[-1].until_frame) for take in takes]
+        written = write_film(folder, found, sampler.windows)
+        record = {"storyboard": to_dict(board), "scenes": [shot.key for take in takes for shot in take]}
+        media.write_text(folder / REQUEST, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return [*written, folder / REQUEST]
+
+
+def _check_place(folder: Path) -> None:
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not folder.is_dir() or inside - _OURS:
+        some = ", ".join(sorted(inside - _OURS)[:3]) or "a file"
+        raise UserError(
+            f"{folder} is no folder of a storyboard's film (it holds {some}): give a new folder, or such a one"
+        )
+
+
+def _check(sampler: FilmSampler, shot: Shot, sample: SampleSpec) -> None:
+    """Raises UserError for a scene that the checkpoint cannot make, or that begins with what cannot be read."""
+    opening = shot.scene.frame or shot.scene.clip
+    if opening:
+        next(media.read_frames(opening, sampler.generator.resolved.spec.clip))
+    sampler.check(_wish(shot), sample, opened=bool(opening or shot.request["after"]))
+
+
+def _wish(shot: Shot) -> Wish:
+    asked = shot.request
+    return Wish(
+        prompt=asked["prompt"],
+        negative=asked["negative"] if asked["prompt"] else "",
+        sound_prompt=asked["sound_prompt"],
+    )
+
+
+def _make_scene(sampler: FilmSampler, earlier: Sequence[Shot], shot: Shot, folder: Path, sample: SampleSpec) -> None:
+    place, wish = FilmFolder(folder / SCENES / shot.key), _wish(shot)
+
+    def start() -> Piece:
+        if not earlier:
+            return begin(sampler, shot.scene.frame or shot.scene.clip)
+        *_, last = _pieces_of(folder, earlier)()
+        return _nothing_more(last)
+
+    with place.hold(shot.request):
+        place.extend(
+            sampler,
+            start,
+            shot.until_frame,
+            lambda seconds: wish,
+            seed=shot.seed,
+            sample=sample,
+            before=_pieces_of(folder, earlier),
+        )
+
+
+def _nothing_more(piece: Piece) -> Piece:
+    """A piece that brings nothing, where another one ends."""
+    silent = piece.samples is None
+    return dataclasses.replace(
+        piece,
+        frames=piece.frames[:0],
+        video=piece.video[:0],
+        samples=None if silent else piece.samples[:0],
+        audio=None if silent else piece.audio[:, :0],
+    )
+
+
+def _pieces_of(folder: Path, take: Sequence[Shot]):
+    """Gives the pieces of scenes that continue each other, one at a time in memory."""
+
+    def found() -> Iterable[Piece]:
+        return itertools.chain.from_iterable(FilmFolder(folder / SCENES / shot.key).pieces() for shot in take)
+
+    return found

@@ -1,0 +1,141 @@
+"""A session of editing by lines of text: what `poet edit` reads from a terminal, or from a file of lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
+
+from poet.films import camera
+from poet.films.edit import CANDIDATE, CUT, Session
+from poet.films.prompts import with_suffixes
+from poet.films.sampler import Wish
+from poet.spec import UserError, choose
+
+HELP = """  say TEXT        candidates that go on with this text; TEXT | TEXT | ...: one for each
+  more            further candidates with the same texts
+  NUMBER          choose a candidate, or go back to any earlier clip and branch from there
+  at FRAME        the next candidates begin behind this frame of the film; at end
+  camera MOVE     say a movement with the texts: pan left, zoom in, ...; camera none
+  count N         candidates at a time
+  undo            back to the clip before
+  tree            all clips of the session
+  film            write the film of the current clip
+  quit"""
+
+
+@dataclasses.dataclass
+class Terminal:
+    """The state between two lines.
+
+    Attributes:
+      session: what they change.
+      count: candidates of a single text.
+      negative, suffix: of every candidate.
+      words: for movements of the camera, as of `camera.phrase`.
+    """
+
+    session: Session
+    count: int = 4
+    negative: str = ""
+    suffix: str = ""
+    words: Mapping[str, str] | None = None
+    texts: tuple[str, ...] = ("",)
+    at: int | None = None
+    move: str = ""
+
+    def run(self, lines: Iterable[str], say: Callable[[str], None]) -> None:
+        """Executes lines until `quit` or their end; a mistake is said, and the next line follows."""
+        for line in lines:
+            if line.strip().lower() in ("quit", "exit", "q"):
+                return
+            try:
+                said = self.execute(line)
+            except UserError as error:
+                said = f"error: {error}"
+            if said:
+                say(said)
+
+    def execute(self, line: str) -> str:
+        """Executes a line; what there is to say of it.  Raises UserError for a line that cannot be meant."""
+        word, _, rest = line.strip().partition(" ")
+        if not word:
+            return ""
+        if word.isdecimal():
+            return self._choose(int(word))
+        return choose(word.lower(), self._COMMANDS, "command")(self, rest.strip())
+
+    def _say(self, text: str) -> str:
+        self.texts = tuple(part.strip() for part in text.split("|"))
+        return self._more("")
+
+    def _more(self, _: str) -> str:
+        texts = self.texts * self.count if len(self.texts) == 1 else self.texts
+        phrases = camera.phrase(self.move, self.words), self.suffix
+        prompts = [with_suffixes(text, *phrases) for text in texts]
+        wishes = [Wish(prompt=prompt, negative=self.negative if prompt else "") for prompt in prompts]
+        found = self.session.propose(wishes, at=self.at)
+        return f"candidates {found[0]}..{found[-1]}: {self.session.folder / 'sheet.png'}"
+
+    def _choose(self, number: int) -> str:
+        self.session.choose(number)
+        self.at = None
+        return self._where()
+
+    def _where(self) -> str:
+        frames = self.session.frames()
+        seconds = frames / self.session.sampler.windows.rate_hz
+        return f"clip {self.session.current}: a film of {frames} frames, {seconds:.2f} s"
+
+    def _at(self, text: str) -> str:
+        if text == "end":
+            self.at = None
+            return self._where()
+        frames = self.session.frames()
+        if not text.isdecimal() or not 1 <= int(text) <= frames:
+            raise UserError(f"at {text}: give a number of frames in 1..{frames}, or 'end'")
+        self.at = int(text)
+        return f"the next candidates begin behind frame {text} of {frames}"
+
+    def _camera(self, text: str) -> str:
+        self.move = "" if text in ("", "none") else text
+        return camera.phrase(self.move, self.words) or "no movement is asked for"
+
+    def _count(self, text: str) -> str:
+        if not text.isdecimal() or not 1 <= int(text) <= 64:
+            raise UserError(f"count {text}: give a number in 1..64")
+        self.count = int(text)
+        return f"{text} candidates at a time"
+
+    def _undo(self, _: str) -> str:
+        self.session.undo()
+        self.at = None
+        return self._where()
+
+    def _tree(self, _: str) -> str:
+        lines = []
+        for number, node in enumerate(self.session.nodes):
+            what = {CANDIDATE: node.wish.prompt or "(no text)", CUT: f"cut behind frame {node.at}"}.get(
+                node.kind, "begin"
+            )
+            mark = "*" if number == self.session.current else " "
+            lines.append(f"{mark}{number:4}  from {node.parent if node.parent >= 0 else '-':>4}  {what}")
+        return "\n".join(lines)
+
+    def _film(self, _: str) -> str:
+        return "\n".join(map(str, self.session.write()))
+
+    def _help(self, _: str) -> str:
+        return HELP
+
+    _COMMANDS: ClassVar[Mapping[str, Callable[[Terminal, str], str]]] = {
+        "say": _say,
+        "more": _more,
+        "at": _at,
+        "camera": _camera,
+        "count": _count,
+        "undo": _undo,
+        "tree": _tree,
+        "film": _film,
+        "help": _help,
+    }

@@ -1,0 +1,103 @@
+"""Long films, codes carried over beside frames encoded anew: drift over time, on given weights.
+
+    python tests/benchmarks/bench_long_film.py --checkpoint=data/pretrained/lm_arenas --seconds=24 --out=build/long_film
+
+Every way makes the same films: the same prompts and seeds.  Writes a frame strip of each film, curves.json, and a
+table; the films themselves with --films.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from poet.films import drift, sheets
+from poet.films.sampler import FilmSampler, Wish
+from poet.runs.run import Run
+from poet.sampling.generate import Generator
+
+WAYS = {
+    "carried": {}, "recoded": {"recode": True}, "carried_sink": {"sink": True},
+    "carried_context2": {"context": 2}, "carried_context4": {"context": 4}, "recoded_context2": {"context": 2, "recode": True},
+}
+PROMPTS = (
+    "in the brown hall the player walks forward", "on the green field the player turns left slowly and walks forward",
+    "in the court with coloured pillars the player turns right quickly", "in the long corridor the player hardly moves, a soldier in view",
+)
+
+
+@dataclasses.dataclass
+class Film:
+    """frames uint8 [T, H, W, 3], codes [t, h, w] of its stream, first new frames of clips, seconds of work, and the part
+    of the sampled codes that the next clip is given as they were sampled."""
+
+    frames: np.ndarray
+    codes: np.ndarray
+    seams: list[int]
+    work_s: float
+    kept: float
+
+
+def film(sampler: FilmSampler, prompt: str, seconds: float, seed: int) -> Film:
+    """One film."""
+    frames, piece, began = sampler.windows.frames_in(seconds), sampler.begin(), time.monotonic()
+    made, kept = [], []
+    while piece.end.frames < frames:
+        (piece,) = sampler.go_on(piece, [Wish(prompt=prompt)], seed=seed, number=len(made))
+        made.append(piece)
+        last = np.concatenate([p.video for p in made[-2:]])[-(sampler.windows.context - 1) :]
+        kept.append((piece.end.given[1:] == last).mean())
+    video, codes = (np.concatenate([getattr(p, name) for p in made]) for name in ("frames", "video"))
+    seams = np.cumsum([len(p.frames) for p in made])[:-1].tolist()
+    return Film(video[:frames], codes, seams, time.monotonic() - began, float(np.mean(kept)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="data/pretrained/lm_arenas")
+    parser.add_argument("--seconds", type=float, default=24.0)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--ways", nargs="*", default=list(WAYS)[:3], choices=WAYS)
+    parser.add_argument("--out", type=Path, default=Path("build/long_film"))
+    args = parser.parse_args()
+    generator, found = Generator.from_checkpoint(Run.open(args.checkpoint)), {}
+    tokenizer = generator.resolved.spec.video_tokenizer
+    args.out.mkdir(parents=True, exist_ok=True)
+    for way in args.ways:
+        sampler, curves, films = FilmSampler(generator, **WAYS[way]), [], []
+        for number, prompt in enumerate(PROMPTS):
+            for seed in range(args.seeds):
+                one, rate = film(sampler, prompt, args.seconds, seed), sampler.windows.rate_hz
+                films.append(one)
+                curves.append(drift.curve(one.frames, one.codes, rate, tokenizer.bits, tokenizer.factor[0]))
+                shown = one.frames[:: round(rate)]
+                sheets.write(args.out / f"{way}_{number}_{seed}.png", [shown[at : at + 12] for at in range(0, len(shown), 12)])
+        found[way] = {
+            f.name: np.mean([[getattr(s, f.name) for s in curve] for curve in curves], axis=0).round(4).tolist()
+            for f in dataclasses.fields(drift.Second)
+        } | {
+            "films": len(films), "work_s": round(sum(f.work_s for f in films), 1), "kept": float(np.mean([f.kept for f in films])),
+            "seam_step": float(np.mean([drift.seam_step(f.frames, f.seams) for f in films])),
+        }
+        (args.out / "curves.json").write_text(json.dumps(found, indent=1))
+        show(way, found[way])
+
+
+def show(way: str, curves: dict) -> None:
+    """A table of every third second."""
+    print(
+        f"\n{way}: {curves['films']} films, {curves['work_s']} s of work; {curves['kept']:.3f} of the sampled codes are given as "
+        f"they were; step at a seam {curves['seam_step']:.3f} of one elsewhere"
+    )
+    print("second   " + "".join(f"{name:>10}" for name in (f.name for f in dataclasses.fields(drift.Second))))
+    for second in range(0, len(curves["pixels"]), 3):
+        print(f"{second:6}   " + "".join(f"{curves[f.name][second]:10.3f}" for f in dataclasses.fields(drift.Second)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
