@@ -140,16 +140,34 @@ class FilmSampler:
 
         Raises UserError for what the checkpoint was not trained to make.
         """
+        return self.go_on_each([piece] * len(wishes), wishes, seed=seed, number=number, sample=sample)
+
+    def go_on_each(
+        self,
+        before: Sequence[Piece],
+        wishes: Sequence[Wish],
+        *,
+        seed: int,
+        number: int,
+        sample: SampleSpec | None = None,
+    ) -> list[Piece]:
+        """`go_on` of N films at once, one piece and one wish of each."""
+        given = {len(piece.end.given) for piece in before}
+        if len(given) != 1 or len(before) != len(wishes):
+            raise UserError(
+                f"{len(before)} films, {len(wishes)} wishes: films that go on together are given as much each"
+            )
+        latents = given.pop()
         sample = (sample or self.generator.resolved.spec.sample).replace(seed=seed_of(seed, number))
         if len({(bool(wish.prompt), bool(wish.sound_prompt)) for wish in wishes}) != 1:
             raise UserError("of candidates either all have a prompt, and one for the sound, or none has")
-        self.check(wishes[0], sample, opened=len(piece.end.given) > 0)
-        tasks = self._tasks(wishes[0], len(piece.end.given))
-        codes = self._codes(tasks[0], piece, wishes, sample)
+        self.check(wishes[0], sample, opened=latents > 0)
+        tasks = self._tasks(wishes[0], latents)
+        codes = self._codes(tasks[0], before, wishes, sample)
         if tasks[1:]:
             for_sound = [Wish(prompt=wish.sound_prompt, negative=wish.negative) for wish in wishes]
-            codes |= self._codes(tasks[1], piece, for_sound, sample)
-        return [self._piece(piece, {name: rows[n] for name, rows in codes.items()}) for n in range(len(wishes))]
+            codes |= self._codes(tasks[1], before, for_sound, sample)
+        return [self._piece(piece, {name: rows[n] for name, rows in codes.items()}) for n, piece in enumerate(before)]
 
     def check(self, wish: Wish, sample: SampleSpec, *, opened: bool) -> None:
         """Raises UserError unless the checkpoint makes such clips, the first one of a film that is `opened` or not.
@@ -167,13 +185,17 @@ class FilmSampler:
         joint = self.sounds is not None and not apart
         return [task_for(bool(wish.prompt), joint, latents), *([_SOUND_ALONE] if apart else [])]
 
-    def _codes(self, task: str, piece: Piece, wishes: Sequence[Wish], sample: SampleSpec) -> dict[str, np.ndarray]:
-        """Codes [N, n] of each output stream of a task that goes on from a piece."""
-        latents, outputs = len(piece.end.given), get_task(task).output
-        known = [piece.end.given.reshape(-1)] if "video" in outputs else []
+    def _codes(
+        self, task: str, before: Sequence[Piece], wishes: Sequence[Wish], sample: SampleSpec
+    ) -> dict[str, np.ndarray]:
+        """Codes [N, n] of each output stream of a task that goes on from N pieces."""
+        latents, outputs = len(before[0].end.given), get_task(task).output
+        known = [[piece.end.given for piece in before]] if "video" in outputs else []
         if "audio" in outputs:
-            known.append(piece.sound_end.given.reshape(-1))
-        inputs: dict[str, Any] = {"known": np.repeat(np.concatenate(known)[None], len(wishes), 0)} if latents else {}
+            known.append([piece.sound_end.given for piece in before])
+        inputs: dict[str, Any] = {}
+        if latents:
+            inputs["known"] = np.concatenate([np.stack(codes).reshape(len(before), -1) for codes in known], axis=1)
         if wishes[0].prompt:
             inputs["text"] = self.generator.encode_text([wish.prompt for wish in wishes])
             inputs["negative"] = self.generator.encode_text([wish.negative for wish in wishes])
