@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from poet.runs.run import Run
-from poet.spec import ExportSpec, UserError
+from poet.spec import ExportSpec, SampleSpec, UserError
 from poet.spec.base import MOST_FRAMES, MOST_SIDE, Setting
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ def number(kind: type, **limits: float) -> Callable[[str], float]:
         return number
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number.
+    return parse
+
+
+def schedule(kind: type) -> Callable[[str], Any]:
+    """Parses a flag's number, or several between commas as a tuple."""
+
+    def parse(text: str) -> Any:
+        numbers = tuple(map(kind, text.split(",")))
+        return numbers if len(numbers) > 1 else numbers[0]
+
+    parse.__name__ = kind.__name__
     return parse
 
 
@@ -140,13 +151,18 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # Flags of sampling -> their types.
-SAMPLE_FLAGS = {"temperature": float, "top_k": int, "top_p": float, "guidance": float, "seed": int}
+SAMPLE_FLAGS: dict[str, Callable[[str], Any]] = {
+    "temperature": schedule(float), "top_k": schedule(int), "top_p": schedule(float), "min_p": schedule(float),
+    "guidance": schedule(float), "guidance_cap": float, "guided_by": lambda text: tuple(text.split(",")), "seed": int,
+}
 
 
 def sample_arguments(parser: argparse.ArgumentParser) -> None:
     """How is sampled."""
+    more = dict.fromkeys(SampleSpec.SCHEDULES, "; one number, or one for each latent frame: 1.2,1,0.9,...")
+    more["guided_by"] = "; conditions between commas, such as text,video"
     for name, kind in SAMPLE_FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}")
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}{more.get(name, '')}")
 
 
 def sample_bindings(args: argparse.Namespace) -> list[str]:

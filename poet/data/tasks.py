@@ -175,6 +175,18 @@ def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
     return function
 
 
+def hide_condition(stream: str, share: float, seed_2: Any) -> Callable[[Example], Example]:
+    """Hides all codes of a stream of the condition for a fraction `share` of the examples, sampled anew in every epoch."""
+    tf = tensorflow()
+
+    def function(example: Example) -> Example:
+        seed = example_seed(seed_2, example["epoch"], example["index"])
+        kept = tf.random.stateless_uniform([], seed) >= share
+        return {**example, stream: tf.where(kept, example[stream], HIDDEN)}
+
+    return function
+
+
 def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
     """Feature -> (dtype name, rank) of an example of this layout, after its preprocessors."""
     features = dict.fromkeys((*layout.streams, "known"), ("int32", 1))
@@ -201,6 +213,7 @@ def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) 
         kept=kept,
         seed_2=seed_2,
         dropout=data.text_dropout,
+        condition_dropout=data.condition_dropout,
     )
 
 
@@ -222,6 +235,7 @@ def _build(
     kept: Any = None,
     seed_2: Callable[[str], Any] = functools.partial(stream_seed, 0),
     dropout: float,
+    condition_dropout: float = 0.0,
 ) -> Any:
     layout, data = resolved.layout(task), resolved.spec.data
     codes_LxP = [resolved.conditioning_codes(task, n) for n in range(latents[1] + 1)]
@@ -229,6 +243,8 @@ def _build(
     steps = [cut_streams(task, layout), give_latents(*latents, codes_LxP, seed_2("known"), openings)]
     if data.silent_clips == "skip":
         steps += [skip_clips_without(flag, layout) for flag in flags(task)]
+    if condition_dropout:
+        steps += [hide_condition(n, condition_dropout, seed_2(f"drop {n}")) for n in layout.given_streams]
     if layout.text_span:
         steps.append(hide_text(dropout, seed_2("text")))
     tf = tensorflow()

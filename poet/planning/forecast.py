@@ -166,7 +166,7 @@ def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topolog
     compute dtype and split over `tensor` alone.
     """
     layout, sample = resolved.groups[name][0], resolved.spec.sample
-    guided = layout.text_span is not None and sample.guidance != 1
+    guided = layout.text_span is not None and sample.guides
     plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(sample))
     decoder = Decoder(build_model(resolved), plan)
     batch = DEFAULT_BATCH * mesh_lib.batch_ways(mesh)

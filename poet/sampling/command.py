@@ -89,7 +89,7 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         texts = labels if prompts else ()
         larger = upscaling.chained(upscalers, shown["video"], texts, seed=sample.seed, batch=request.batch)
         shown = {**shown, "video": larger}
-    return write_outputs(shown, writers.values(), labels, request.out, resolved.spec.clip, details)
+    return write_outputs(shown, writers.values(), labels, request.out, resolved.spec.clip, details, sampled.findings)
 
 
 def _kept(

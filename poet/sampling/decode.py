@@ -25,6 +25,7 @@ from poet.models.layers import constrain
 from poet.sampling import samplers
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import SamplingParams, Truncation
+from poet.spec.vocabulary import Special
 from poet.tasks.layout import Span
 
 # What the model's `prefill` and `decode` pass on; opaque here.
@@ -49,6 +50,9 @@ def prefill(
         mask_RxL = jnp.arange(states_RxLxE.shape[1]) < lengths_R[:, None]
         text = (states_RxLxE, mask_RxL)
     tokens_RxN = samplers.fan_out(tokens_BxN, plan.fan)
+    if plan.hidden.any():
+        uncond_R = constrain(jnp.arange(tokens_RxN.shape[0]) % plan.fan == 1, "batch")
+        tokens_RxN = jnp.where(uncond_R[:, None] & plan.hidden, jnp.int32(Special.HIDDEN), tokens_RxN)
     return model.prefill(params, tokens_RxN, plan.layout, text, plan.sampled_stop)
 
 
@@ -122,15 +126,17 @@ def _pick(
     if span.segment.forced:
         return jnp.full(keys_B.shape, ids.low, jnp.int32)
     factors, sampled = model.factors(ids), []
+    now = sampling_params.at(plan.layout.latents, position)
+    cap = now.guidance_cap if plan.truncation.capped else None
     for number, part in enumerate(factors.ranges):
         if sampled:
             x_RxD = model.given(params, x_RxD, samplers.fan_out(sampled[-1], plan.fan))
         # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
         logits = constrain(model.logits(params, x_RxD, part).astype(jnp.float32), "batch", None)
         if plan.guided:
-            logits = samplers.guide(logits, sampling_params.guidance)
+            logits = samplers.guide(logits, now.guidance, cap)
         keys_B = samplers.factor_keys(keys_B, number)
-        sampled.append(_sample(plan.truncation, logits, keys_B, position, sampling_params) + part.low)
+        sampled.append(_sample(plan.truncation, logits, keys_B, position, now) + part.low)
     return factors.join(sampled)
 
 

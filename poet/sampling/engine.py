@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Callable, Mapping, NamedTuple, Protocol
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
 from poet import streams
+from poet.sampling import collapse
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import SOURCES
 from poet.tasks import given
-from poet.tasks.layout import HIDDEN, Layout
+from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,8 +34,12 @@ class Drawn(dict[str, Any]):
 
     video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.  Each is None where
     the task does not generate it.
+
+    Attributes:
+      findings: for each sample how it collapsed, in words (`poet.sampling.collapse`); [] where it did not.
     """
 
+    findings: Sequence[Sequence[str]] = ()
     video = property(lambda self: self.get("video"))
     audio = property(lambda self: self.get("audio"))
     texts = property(lambda self: self.get("text"))
@@ -131,7 +136,7 @@ class Engine:
         """Draws whole sequences, int32 [N = count, S], that the layout parses.
 
         Args:
-          sample: seed, temperature, top_p and guidance; what else it says is the plan's.
+          sample: seed, temperature, top_p, min_p and guidance; what else it says is the plan's.
           batch: samples sampled together, where the programs leave it open.
           on_progress: called after every loop of every batch; what it raises ends the sampling.
 
@@ -198,7 +203,7 @@ class Engine:
             return ()
         states = np.zeros((len(index), span.stop - span.start, width), np.float32)
         none = Text(states, np.zeros(len(index), np.int32))
-        wanted = (inputs.text, inputs.negative)[: self.plan.fan]
+        wanted = (inputs.text, inputs.negative if TEXT_STREAM in self.plan.dropped else inputs.text)[: self.plan.fan]
         rows = [none if text is None else text.rows(index) for text in wanted]
         states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
         return states.astype(np.float32), lengths.astype(np.int32)
@@ -246,7 +251,9 @@ class Engine:
         layout = self.plan.layout
         codes = layout.parse(tokens_NxS)
         names = layout.output_streams
-        return Drawn({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
+        drawn = Drawn({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
+        drawn.findings = collapse.findings(layout, tokens_NxS)
+        return drawn
 
 
 def sample_tokens(

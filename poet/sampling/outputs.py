@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from poet import media
 from poet.spec import ClipSpec
 from poet.streams import Stream
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_outputs(
@@ -18,6 +21,7 @@ def write_outputs(
     out_dir: str | Path,
     clip: ClipSpec,
     details: dict[str, Any],
+    findings: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
     """Writes the media of each sample, and `generate.json`; returns the files.
 
@@ -27,6 +31,7 @@ def write_outputs(
       prompts: one label per sample.
       clip: gives the frame rate and the sample rate.
       details: what else `generate.json` records.
+      findings: how each sample collapsed, in words; () says nothing of any.
     """
     out_dir = Path(out_dir).expanduser()
     written = sorted(written, key=lambda stream: not stream.shows)
@@ -35,6 +40,9 @@ def write_outputs(
         sample, stem = {medium: items[row] for medium, items in shown.items()}, out_dir / f"{row:03d}"
         paths = [path for s in written for path in s.write(sample[s.medium], stem, clip, sample)]
         noted = {name: value for s in written for name, value in s.record(sample[s.medium]).items()}
+        if findings and findings[row]:
+            noted["collapse"] = list(findings[row])
+            _LOG.warning("sample %d collapsed: %s", row, "; ".join(findings[row]))
         samples.append({"row": row, "prompt": prompt, "files": [path.name for path in paths], **noted})
         files += paths
     record = out_dir / "generate.json"

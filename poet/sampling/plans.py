@@ -17,7 +17,7 @@ import numpy as np
 from poet import streams
 from poet.sampling.samplers import Truncation
 from poet.spec.base import UserError
-from poet.tasks.layout import HIDDEN, Layout, Span
+from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout, Span
 
 # Samples that are sampled together where nobody says how many.
 DEFAULT_BATCH = 8
@@ -52,12 +52,14 @@ class Plan:
       layout: the task's sequence.
       known: leading codes of each loss span that are given, not sampled; () is none.
       guided: whether unconditional rows ride along for classifier-free guidance.
+      dropped: what these rows go without: streams of the condition, and "text"; () is the text alone.
       truncation: static sampler settings.
     """
 
     layout: Layout
     known: tuple[int, ...] = ()
     guided: bool = False
+    dropped: tuple[str, ...] = ()
     truncation: Truncation = Truncation()
 
     def __post_init__(self) -> None:
@@ -69,14 +71,21 @@ class Plan:
                     f"{known} known codes leave nothing to sample of the {span.segment.length} of "
                     f"stream {span.segment.stream!r}; give fewer known frames"
                 )
-        if self.guided and self.layout.text_span is None:
+        dropped = (self.dropped or (TEXT_STREAM,)) if self.guided else ()
+        object.__setattr__(self, "dropped", dropped)
+        if TEXT_STREAM in dropped and self.layout.text_span is None:
             raise UserError("guidance needs a text to be guided by, and this task has none")
 
     @property
     def condition(self) -> tuple[str, ...]:
-        """Streams whose codes the caller gives; the prefix's copies of what opens the output are made."""
-        named = {name: streams.in_layout(name) for name in self.layout.condition_streams}
-        return tuple(name for name, stream in named.items() if not stream.constant and not stream.opens)
+        """Streams whose codes the caller gives."""
+        return self.layout.given_streams
+
+    @functools.cached_property
+    def hidden(self) -> np.ndarray:
+        """bool [prefilled]: positions whose codes the unconditional rows go without."""
+        dropped = [np.full(s.length, s.may_hide and s.stream in self.dropped) for s in self.layout.segments]
+        return np.concatenate(dropped)[: self.prefilled]
 
     @functools.cached_property
     def opening(self) -> dict[str, int]:

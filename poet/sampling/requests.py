@@ -11,6 +11,8 @@ from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
 from poet.spec import SampleSpec, UserError, near_names
 from poet.streams import Derived
+from poet.streams.base import CONDITION
+from poet.tasks.layout import TEXT_STREAM, Layout
 from poet.tasks.registry import TASKS, Task
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import check_texts
@@ -69,6 +71,8 @@ def check_all(
       UserError: as `check_request`, `check_negative`, `check_depth` and `choose_condition`.
     """
     check_negative(task, sample, negative_prompt)
+    dropped_streams(resolved, task, sample)
+    check_schedules(resolved.layout(task), task, sample)
     check_depth(resolved, task, depths, clips)
     latents = check_request(resolved, task, prompts, conditioning_frames, clips, depths > 0)
     chosen = choose_condition(resolved, task, conditioning_frames, region, ends=ends, clips=clips, masks=masks)
@@ -250,10 +254,15 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
         return
     if not task.text:
         raise UserError(f"task {task.name} takes no text: leave the negative prompt out")
-    if sample.guidance == 1:
+    if not sample.guides:
         raise UserError(
             "a negative prompt is what guidance leads away from, and SAMPLE.guidance = 1.0 means none: "
             "set it to another value, such as --guidance=2, or leave the negative prompt out"
+        )
+    if sample.guided_by and TEXT_STREAM not in sample.guided_by:
+        raise UserError(
+            f"a negative prompt stands for the text that guidance drops, and SAMPLE.guided_by = {sample.guided_by} "
+            "does not name it: add 'text', or leave the negative prompt out"
         )
 
 
@@ -277,15 +286,54 @@ def _allowed(resolved: Resolved, task: Task) -> str:
 
 
 def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) -> Plan:
-    """The decoding program of a task; guided where there is text and the scale is not 1.
+    """The decoding program of a task; guided where it has a condition to be guided by and the scale is not 1.
 
     Args:
       latents: known latent frames that open the output.
+
+    Raises:
+      UserError: guidance by a condition that training never dropped or the task has not, or a schedule of
+        another length than the output.
     """
-    layout = resolved.layout(task)
+    layout, dropped = resolved.layout(task), dropped_streams(resolved, task, sample)
+    check_schedules(layout, task, sample)
     return Plan(
         layout=layout,
         known=resolved.conditioning_codes(task, latents),
-        guided=layout.text_span is not None and sample.guidance != 1,
+        guided=bool(dropped),
+        dropped=dropped,
         truncation=Truncation.of(sample),
     )
+
+
+def dropped_streams(resolved: Resolved, task: Task, sample: SampleSpec) -> tuple[str, ...]:
+    """Streams of the layout that guidance compares with and without; () is no guidance."""
+    if not sample.guides:
+        return ()
+    data, text = resolved.spec.data, {TEXT_STREAM: TEXT_STREAM} if task.text else {}
+    allowed = text | {name: stream.called(CONDITION) for name, stream in zip(task.condition, task.given)}
+    names = sample.guided_by or tuple(text)
+    for name in names:
+        if name not in allowed:
+            has = ", ".join(allowed) or "none"
+            raise UserError(f"SAMPLE.guided_by names {name!r}: the conditions of task {task.name} are {has}")
+        field = "text_dropout" if name == TEXT_STREAM else "condition_dropout"
+        if not getattr(data, field):
+            raise UserError(
+                f"guidance by {name} compares with samples that go without, and this model never saw one: it was "
+                f"trained with DATA.{field} = 0; train with 0.1, name other conditions in SAMPLE.guided_by, or set "
+                "SAMPLE.guidance = 1"
+            )
+    return tuple(dict.fromkeys(allowed[name] for name in names))
+
+
+def check_schedules(layout: Layout, task: Task, sample: SampleSpec) -> None:
+    """Raises UserError for a schedule with another number of values than the output has latent frames."""
+    latents = int(layout.latents.max()) + 1
+    for field in SampleSpec.SCHEDULES:
+        value = getattr(sample, field)
+        if isinstance(value, tuple) and len(value) != latents:
+            raise UserError(
+                f"SAMPLE.{field} = {value}: a schedule of {len(value)} values for the {latents} latent frames of "
+                f"task {task.name}; give {latents}, or one number for all"
+            )

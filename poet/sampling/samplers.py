@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k, nucleus, greedy, and classifier-free guidance.
+"""From logits to a token: temperature, top-k, nucleus, min-p, greedy, and classifier-free guidance.
 
 A token is the argmax of logits plus Gumbel noise over the kept ids.  The noise of an id is a pure
 function of (seed, row, position, id): a sample depends neither on the batch it is sampled in nor on
@@ -13,6 +13,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from poet.spec import SampleSpec
 
@@ -24,17 +25,31 @@ class Truncation:
     Attributes:
       top_k: most probable ids kept; 0 keeps all.
       nucleus: whether the program can apply a top_p below 1 (it then sorts what top_k keeps).
+      fewer: whether latent frames may keep fewer than `top_k` (all, where that is 0).
+      floor: whether it can apply a min_p above 0.
+      capped: whether it limits guidance.
     """
 
     top_k: int = 0
     nucleus: bool = False
+    fewer: bool = False
+    floor: bool = False
+    capped: bool = False
 
     @classmethod
     def of(cls, sample: SampleSpec) -> Truncation:
         """What this spec needs; greedy decoding needs no truncation."""
-        if sample.temperature == 0:
-            return cls()
-        return cls(top_k=sample.top_k, nucleus=sample.top_p < 1)
+        capped = sample.guides and sample.guidance_cap > 0
+        if not any(sample.schedule("temperature")):
+            return cls(capped=capped)
+        kept = sample.schedule("top_k")
+        return cls(
+            top_k=0 if 0 in kept else int(max(kept)),
+            nucleus=min(sample.schedule("top_p")) < 1,
+            fewer=len(set(kept)) > 1,
+            floor=max(sample.schedule("min_p")) > 0,
+            capped=capped,
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -42,26 +57,45 @@ class Truncation:
 class SamplingParams:
     """The part of sampling that is traced: a changed value compiles nothing.
 
+    All but the seed and the cap are scalars, or schedules [T] of T latent frames, float32.
+
     Attributes:
       seed: uint32 scalar.
-      temperature: float32 scalar >= 0; 0 is greedy.
-      top_p: float32 scalar in (0, 1]; read only by a program with `Truncation.nucleus`.
-      guidance: float32 scalar; read only by a guided program.
+      temperature: >= 0; 0 is greedy.
+      top_p: in (0, 1]; read only by a program with `Truncation.nucleus`.
+      guidance: read only by a guided program.
+      top_k: int32, 0 keeps all; read only by a program with `Truncation.fewer`.
+      min_p: in [0, 1]; read only by a program with `Truncation.floor`.
+      guidance_cap: float32 scalar > 0; read only by a program with `Truncation.capped`.
     """
 
     seed: jax.Array
     temperature: jax.Array
     top_p: jax.Array
     guidance: jax.Array
+    top_k: jax.Array | int = 0
+    min_p: jax.Array | float = 0.0
+    guidance_cap: jax.Array | float = 0.0
 
     @classmethod
     def of(cls, sample: SampleSpec) -> SamplingParams:
-        return cls(
-            seed=jnp.uint32(sample.seed),
-            temperature=jnp.float32(sample.temperature),
-            top_p=jnp.float32(sample.top_p),
-            guidance=jnp.float32(sample.guidance),
-        )
+        return cls(**{
+            field.name: jnp.asarray(getattr(sample, field.name), cls.dtype(field.name))
+            for field in dataclasses.fields(cls)
+        })
+
+    @staticmethod
+    def dtype(field: str) -> str:
+        """That of a field."""
+        return {"seed": "uint32", "top_k": "int32"}.get(field, "float32")
+
+    def at(self, latents: np.ndarray, position: jax.Array | int) -> SamplingParams:
+        """Those of a position, all scalars; `latents` int32 [S] has the latent frame of every position."""
+        leaves = (getattr(self, field.name) for field in dataclasses.fields(self))
+        if not any(map(jnp.ndim, leaves)):
+            return self
+        latent = jnp.asarray(latents)[position]
+        return jax.tree.map(lambda x: x[latent] if jnp.ndim(x) else x, self)
 
 
 def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
@@ -87,11 +121,26 @@ def fan_out(x_B: jax.Array, fan: int) -> jax.Array:
     return copies.reshape(-1, *x_B.shape[1:])
 
 
-def guide(logits_2BxV: jax.Array, guidance: jax.Array) -> jax.Array:
-    """Classifier-free guidance over the conditional and the unconditional row of every sample."""
+def guide(logits_2BxV: jax.Array, guidance: jax.Array, cap: jax.Array | None = None) -> jax.Array:
+    """Classifier-free guidance over the conditional and the unconditional row of every sample.
+
+    With a `cap`, a difference whose root mean square over the ids exceeds it is scaled down to it.
+    """
     logits_Bx2xV = logits_2BxV.reshape(-1, 2, logits_2BxV.shape[-1])
     cond_BxV, uncond_BxV = logits_Bx2xV[:, 0], logits_Bx2xV[:, 1]
-    return uncond_BxV + guidance * (cond_BxV - uncond_BxV)
+    if cap is None:
+        return uncond_BxV + guidance * (cond_BxV - uncond_BxV)
+    # What all ids have in common says nothing.
+    apart_BxV = cond_BxV - uncond_BxV
+    apart_BxV -= jnp.mean(apart_BxV, axis=-1, keepdims=True)
+    size_Bx1 = jnp.sqrt(jnp.mean(jnp.square(apart_BxV), axis=-1, keepdims=True))
+    return cond_BxV + (guidance - 1) * jnp.minimum(1, cap / jnp.maximum(size_Bx1, 1e-30)) * apart_BxV
+
+
+def floor(logits_BxV: jax.Array, min_p: jax.Array) -> jax.Array:
+    """Ids less probable than `min_p` times the most probable one become -inf; 0 keeps everything."""
+    least_Bx1 = jnp.max(logits_BxV, axis=-1, keepdims=True) + jnp.log(min_p)
+    return jnp.where(logits_BxV >= least_Bx1, logits_BxV, -jnp.inf)
 
 
 def nucleus(logits_BxK: jax.Array, top_p: jax.Array) -> jax.Array:
@@ -106,7 +155,7 @@ def nucleus(logits_BxK: jax.Array, top_p: jax.Array) -> jax.Array:
 
 
 def candidates(
-    logits_BxV: jax.Array, top_p: jax.Array, truncation: Truncation
+    logits_BxV: jax.Array, top_p: jax.Array, truncation: Truncation, top_k: jax.Array | int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """(logits_BxK, ids_BxK) that may be sampled, most probable first; dropped ones hold -inf.
 
@@ -117,6 +166,9 @@ def candidates(
     # top_k orders by bits, where -0.0 comes after 0.0.
     logits_BxV = jnp.where(logits_BxV == 0, 0.0, logits_BxV)
     logits_BxK, ids_BxK = jax.lax.top_k(logits_BxV, min(truncation.top_k or size, size))
+    if truncation.fewer:
+        kept_K = (jnp.arange(ids_BxK.shape[-1]) < top_k) | (top_k == 0)
+        logits_BxK = jnp.where(kept_K, logits_BxK, -jnp.inf)
     if truncation.nucleus:
         logits_BxK = nucleus(logits_BxK, top_p)
     return logits_BxK, ids_BxK
@@ -135,16 +187,18 @@ def sample(
       logits_BxV: guided logits of the legal ids; computed on in float32.
       keys_B: `row_keys` of the request.
       position: sequence position of the token, so that every draw has its own noise.
-      sampling_params: traced settings.
+      sampling_params: traced settings, those of the position (`SamplingParams.at`).
       truncation: static settings.
     """
     scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(sampling_params.temperature == 0, 1, sampling_params.temperature)
     noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
     # Without noise the draw is the most probable id, the lower one of equals.
     noise_BxV = jnp.where(sampling_params.temperature == 0, 0, noise_BxV)
-    if truncation == Truncation():
+    if truncation.floor:
+        scaled_BxV = floor(scaled_BxV, sampling_params.min_p)
+    if not (truncation.top_k or truncation.nucleus or truncation.fewer):
         return jnp.argmax(scaled_BxV + noise_BxV, axis=-1).astype(jnp.int32)
-    logits_BxK, ids_BxK = candidates(scaled_BxV, sampling_params.top_p, truncation)
+    logits_BxK, ids_BxK = candidates(scaled_BxV, sampling_params.top_p, truncation, sampling_params.top_k)
     noise_BxK = jnp.take_along_axis(noise_BxV, ids_BxK, axis=-1)
     choice_Bx1 = jnp.argmax(logits_BxK + noise_BxK, axis=-1, keepdims=True)
     return jnp.take_along_axis(ids_BxK, choice_Bx1, axis=-1)[:, 0].astype(jnp.int32)

@@ -133,8 +133,8 @@ def export(
 ) -> Path:
     """Writes the artefacts of one task at a fixed batch; returns the folder, see `outputs.claim`.
 
-    The sampler's static settings (top_k, whether top_p and guidance take part) are those of the
-    experiment's `sample`; seed, temperature, top_p and guidance stay inputs.
+    The sampler's static settings (top_k, whether top_p, min_p and guidance take part, what is a schedule) are those of
+    the experiment's `sample`; seed, temperature, top_p, min_p and guidance stay inputs.
     """
     resolved = generator.resolved
     latents = check(resolved, spec)
@@ -194,7 +194,8 @@ def _lm_programs(
         return (tokens, *jax.tree.leaves(cache))
 
     names = [f"cache.{i}" for i in range(len(leaves))]
-    sampling_params = [(name, _struct((), jnp.uint32 if name == "seed" else jnp.float32)) for name in SAMPLING_PARAMS]
+    defaults = SamplingParams.of(generator.resolved.spec.sample)
+    sampling_params = [(name, jax.typeof(getattr(defaults, name))) for name in SAMPLING_PARAMS]
     if plan.forced:
         sampling_params.append(("forced", _struct((batch, plan.forced), jnp.int32)))
     state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]

@@ -6,20 +6,23 @@ whatever later versions lay out.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Mapping
 
 from poet import streams
 from poet.sampling.plans import Plan
-from poet.sampling.samplers import Truncation
+from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import VocabularySpec
 from poet.spec.base import from_dict
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.tasks.layout import Layout, Segment, Span
 
-FORMAT = 5
+FORMAT = 6
+# What this version reads; format 5 lacks inputs that came later.
+READ = (5, 6)
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 # Inputs of `decode` after the rows, fields of `SamplingParams`.
-SAMPLING_PARAMS = ("seed", "temperature", "top_p", "guidance")
+SAMPLING_PARAMS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 
 
 def program(name: str, stream: str) -> str:
@@ -33,8 +36,8 @@ def describe(plan: Plan) -> dict[str, Any]:
     known = dict(zip(plan.layout.loss_spans, plan.known))
     return {
         "guided": plan.guided,
-        "top_k": plan.truncation.top_k,
-        "nucleus": plan.truncation.nucleus,
+        "dropped": list(plan.dropped),
+        **dataclasses.asdict(plan.truncation),
         "layout": {
             "length": plan.layout.length,
             "prefix_length": plan.layout.prefix_length,
@@ -72,7 +75,8 @@ def plan_of(record: Mapping[str, Any]) -> Plan:
         layout=layout,
         known=tuple(segment["known"] for segment in described if segment["start"] in sampled),
         guided=record["guided"],
-        truncation=Truncation(top_k=record["top_k"], nucleus=record["nucleus"]),
+        dropped=tuple(record.get("dropped", ())),
+        truncation=Truncation(**{f.name: record.get(f.name, f.default) for f in dataclasses.fields(Truncation)}),
     )
 
 

@@ -27,8 +27,8 @@ from poet.runs import manifest
 from poet.sampling.engine import Drawn, Engine, Inputs
 from poet.sampling.plans import Text
 from poet.sampling.samplers import SamplingParams
-from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, plan_of, program
-from poet.spec import SampleSpec, UserError
+from poet.serving.format import READ, SAMPLING_PARAMS, SPEC, WEIGHTS, plan_of, program
+from poet.spec import SampleSpec, UserError, from_dict
 from poet.tasks import given as given_lib
 
 
@@ -50,9 +50,9 @@ def verify(folder: Path) -> None:
         found = manifest.verify(folder)
     except manifest.Corrupt as error:
         raise UserError(f"{error}; export again") from None
-    if found.get("format") != FORMAT:
+    if found.get("format") not in READ:
         raise UserError(
-            f"{folder} has export format {found.get('format')}, this version reads {FORMAT}"
+            f"{folder} has export format {found.get('format')}, this version reads {' and '.join(map(str, READ))}"
         )
 
 
@@ -89,10 +89,23 @@ class ExportedPrograms:
         self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         del loop
-        numbers = [getattr(sampling_params, name) for name in SAMPLING_PARAMS]
+        numbers = [self._setting(i, sampling_params) for i in self._inputs["decode"] if i["name"] in SAMPLING_PARAMS]
         forced = (forced_BxK,) if self.plan.forced else ()
         tokens, *cache = self._call("decode", *state, rows_B, *numbers, *forced)
         return tokens, tuple(cache)
+
+    @staticmethod
+    def _setting(expected: Mapping[str, Any], sampling_params: SamplingParams) -> jax.Array:
+        """A number for each latent frame where the programs take a schedule, one where they do not."""
+        name, shape = expected["name"], tuple(expected["shape"])
+        value = jnp.asarray(getattr(sampling_params, name), expected["dtype"])
+        if value.ndim and value.shape != shape:
+            takes = f"{shape[0]} numbers" if shape else "a number"
+            raise UserError(
+                f"{name} has {len(value)} numbers, these programs take {takes}: export again with a schedule of that "
+                f"length as SAMPLE.{name}"
+            )
+        return jnp.broadcast_to(value, shape)
 
     def tokenize(self, stream: str, media: np.ndarray) -> np.ndarray:
         """As many codes as the program gives; what exceeds its input is cut."""
@@ -172,9 +185,10 @@ class Runtime:
         count: int | None = None,
         source: int = 0,
         seed: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        guidance: float | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        min_p: float | Sequence[float] | None = None,
+        guidance: float | Sequence[float] | None = None,
         **media: np.ndarray | None,
     ) -> Result:
         """Draws N samples; settings left out are the export's, and range as `SampleSpec` says.
@@ -197,7 +211,7 @@ class Runtime:
         Raises:
           UserError: what is given does not fit the programs.
         """
-        settings = self._settings(seed, temperature, top_p, guidance)
+        settings = self._settings(seed, temperature=temperature, top_p=top_p, min_p=min_p, guidance=guidance)
         count = given_lib.rows(
             {
                 "text_states": text_states, "text_lengths": text_lengths,
@@ -221,7 +235,10 @@ class Runtime:
         codes = self._condition(condition, cells)
         inputs = Inputs(**texts, condition=codes, known=known, source=source)
         tokens_NxS = self.engine.sample(inputs, count, settings)
-        return Result(self.engine.detokenize(tokens_NxS), tokens=tokens_NxS)
+        drawn = self.engine.detokenize(tokens_NxS)
+        result = Result(drawn, tokens=tokens_NxS)
+        result.findings = drawn.findings
+        return result
 
     def _known(self, known: np.ndarray | None, media: Mapping[str, np.ndarray]) -> np.ndarray:
         """Codes [N, K] of known frames and, where the output has sound, of theirs."""
@@ -249,30 +266,22 @@ class Runtime:
         """Media of a stream of whole sequences: uint8 video [N, T, H, W, 3], int16 sound [N, F]."""
         return self.engine.codecs.detokenize(stream, self.engine.plan.layout.parse(tokens_NxS)[stream])
 
-    def _settings(
-        self,
-        seed: int | None,
-        temperature: float | None,
-        top_p: float | None,
-        guidance: float | None,
-    ) -> SampleSpec:
+    def _settings(self, seed: int | None, **given: float | Sequence[float] | None) -> SampleSpec:
         """The export's, but for what is given; UserError for a setting that the programs were not built for."""
-        default = self.spec["experiment"]["sample"]
-        seed = default["seed"] if seed is None else seed
-        values = {"temperature": default["temperature"] if temperature is None else temperature}
-        asked = {"top_p": (top_p, "nucleus", 1.0), "guidance": (guidance, "guided", 1.0)}
-        for name, (value, flag, neutral) in asked.items():
-            values[name] = default[name] if value is None else value
-            if value is not None and value != neutral and not self.spec[flag]:
+        flags = {"top_p": ("nucleus", 1.0), "min_p": ("floor", 0.0), "guidance": ("guided", 1.0)}
+        values = {name: value for name, value in given.items() if value is not None}
+        for name, (flag, neutral) in flags.items():
+            if not self.spec.get(flag) and np.any(np.asarray(values.get(name, neutral)) != neutral):
                 raise UserError(
-                    f"{name} = {value} needs a program exported with SAMPLE.{name} other than "
+                    f"{name} = {values[name]} needs a program exported with SAMPLE.{name} other than "
                     f"{neutral:g}: export again with it"
                 )
         try:
-            seed, numbers = operator.index(seed), {name: float(n) for name, n in values.items()}
+            found = {"seed": operator.index(seed)} if seed is not None else {}
+            found |= {name: np.asarray(value, float).tolist() for name, value in values.items()}
         except (TypeError, ValueError) as error:
-            raise UserError(f"seed is an integer, {', '.join(values)} are numbers: {error}") from None
-        return SampleSpec(seed=seed, **numbers)
+            raise UserError(f"seed is an integer, {', '.join(given)} are numbers: {error}") from None
+        return from_dict(SampleSpec, {**self.spec["experiment"]["sample"], **found})
 
 
 def _text(states: np.ndarray | None, lengths: np.ndarray | None) -> Text | None:

@@ -8,6 +8,7 @@ A wrong name, type or value raises `UserError` at construction, before any devic
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from poet.spec.base import (
     DTYPES,
@@ -103,14 +104,40 @@ class SampleSpec(Spec):
     """`poet generate`.  The paper's sampling values are unpublished (spec §1.10); all are exposed.
 
     guidance: logits = uncond + guidance * (cond - uncond); 1.0 means no guidance, one pass.
-    top_k = 0 and top_p = 1.0 mean no truncation; temperature 0 is greedy.
+    top_k = 0, top_p = 1.0 and min_p = 0.0 mean no truncation; temperature 0 is greedy.  min_p drops ids less
+    probable than that fraction of the most probable one.
+    Each of these is a number, or a schedule: one for each latent frame of the output, and of sound for the latent frame
+    in whose time it lies.
+    guided_by: the conditions that the unconditional rows go without, such as ('text', 'video'); () is the text alone,
+    where the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
+    guidance_cap: the most that cond - uncond may be, its root mean square over the ids in nats (adaptive projected
+    guidance, 2410.02416); 0 is no limit.
     """
 
-    temperature: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
-    top_k: int = setting(0, changes="nothing", at_least=0, at_most=2**24)
-    top_p: float = setting(1.0, changes="nothing", above=0, at_most=1)
-    guidance: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    temperature: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    top_k: int | tuple[int, ...] = setting(0, changes="nothing", at_least=0, at_most=2**24)
+    top_p: float | tuple[float, ...] = setting(1.0, changes="nothing", above=0, at_most=1)
+    min_p: float | tuple[float, ...] = setting(0.0, changes="nothing", at_least=0, at_most=1)
+    guidance: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    guidance_cap: float = setting(0.0, changes="nothing", at_least=0, at_most=1e6)
+    guided_by: tuple[str, ...] = setting((), changes="nothing")
     seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
+
+    SCHEDULES: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "top_p", "min_p", "guidance")
+
+    def validate(self) -> None:
+        for field in self.SCHEDULES:
+            self.require(bool(self.schedule(field)), field, "a schedule needs a number for each latent frame")
+
+    def schedule(self, field: str) -> tuple[float, ...]:
+        """The values of a field by latent frame; of one that does not change, that one."""
+        value = getattr(self, field)
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def guides(self) -> bool:
+        """Whether any latent frame is guided."""
+        return any(scale != 1 for scale in self.schedule("guidance"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,8 @@ class DataSpec(Spec):
     `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
     when `equal_tokens` is set, in multiples of `batch_multiple`, or of `batch` where that is 0: the
     devices that share a batch must divide it.  `text_dropout` hides the text of that share of samples, so that
-    classifier-free guidance has an unconditional branch (spec §1.3: 10 %).
+    classifier-free guidance has an unconditional branch (spec §1.3: 10 %).  `condition_dropout` does the same for each
+    stream that a task is conditioned on, one by one: its codes are hidden (`Special.HIDDEN`).
     `silent_clips`: what tasks with sound do with clips that have no sound track: 'skip' gives such a clip
     whole, so that nothing is learnt from it; 'train' takes it as a clip whose sound is silence.
     """
@@ -132,6 +133,7 @@ class DataSpec(Spec):
         (), changes="course", at_least=0, at_most=1
     )
     text_dropout: float = setting(0.1, changes="course", at_least=0, below=1)
+    condition_dropout: float = setting(0.0, changes="course", at_least=0, below=1)
     silent_clips: str = setting("skip", changes="course", one_of=("skip", "train"))
     seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
 

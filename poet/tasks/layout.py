@@ -143,6 +143,17 @@ class Layout:
         return tuple(dict.fromkeys(s.stream for s in given))
 
     @functools.cached_property
+    def given_streams(self) -> tuple[str, ...]:
+        """Streams whose codes a caller gives; copies of what opens the output are made, `source` is a number."""
+        named = {name: registered.in_layout(name) for name in self.condition_streams}
+        return tuple(name for name, stream in named.items() if not stream.constant and not stream.opens)
+
+    @functools.cached_property
+    def latents(self) -> np.ndarray:
+        """int32 [length]: the latent frame in whose time each output position lies; 0 elsewhere."""
+        return np.concatenate([_latents(s) for s in self.segments]).astype(np.int32)
+
+    @functools.cached_property
     def output_streams(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.segment.stream for s in self.loss_spans))
 
@@ -257,6 +268,18 @@ class Layout:
         """
         i, j = np.indices((self.length, self.length))
         return (j <= i) | ((i < self.prefix_length) & (j < self.prefix_length))
+
+
+def _latents(segment: Segment) -> np.ndarray:
+    """The latent frame of each position of a segment."""
+    if segment.role == CONDITION or segment.forced:
+        return np.zeros(segment.length)
+    if segment.time is not None:
+        first, step = segment.time
+        return np.floor(np.maximum(first + step * np.arange(segment.length) + 0.5, 0))
+    if segment.grid == (segment.length, 1, 1):  # A text.
+        return np.zeros(segment.length)
+    return np.repeat(np.arange(segment.grid[0]), segment.grid[1] * segment.grid[2])
 
 
 def _token(token: Special, role: str, vocabulary: Vocabulary) -> Segment:

@@ -148,6 +148,21 @@ def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
     assert abs(np.mean(lengths == 0) - share) <= deviation
 
 
+def test_the_fraction_of_hidden_conditions_is_the_configured_one(store):
+    share = 0.3
+    experiment = make_experiment(
+        store.path, mixture_rates={"image_to_video_bidirectional": 1.0}, batch=32, condition_dropout=share
+    )
+    resolved = Resolved(experiment)
+    layout = resolved.layouts["image_to_video_bidirectional"]
+    (group,) = batches(resolved)
+    hidden = np.concatenate([
+        (layout.parse(b["tokens"])["image_in"] == -1).mean(-1) for b in take(batches(resolved)[group], 40)
+    ])
+    gone = hidden == 1
+    assert abs(gone.mean() - share) <= 4 * np.sqrt(share * (1 - share) / len(gone))
+
+
 def test_an_epoch_visits_every_clip_once_and_the_next_one_in_another_order(store):
     size = sum(SHARDS["train"])
     experiment = make_experiment(store.path, mixture_rates={"unconditional": 1.0}, batch=size)

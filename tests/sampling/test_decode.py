@@ -97,6 +97,22 @@ def test_guided_equals_full_recompute_of_both_branches(head):
     assert np.any(plain != tokens)
 
 
+def test_guidance_by_a_stream_hides_its_codes_in_unconditional_rows():
+    """Guidance of 0 samples what the same task samples from a condition of which nothing is given."""
+    layout, codes = tiny.layout_of("inpainting"), conditioning_codes(2, 3 * LATENT)
+    source, rows = {"source": np.zeros((2, 1), np.int32)}, np.arange(2)
+    found = {}
+    for guidance in (None, 0.0, 3.0):
+        plan = Plan(layout=layout, guided=guidance is not None, dropped=("video_in",))
+        given = codes if guidance is not None else np.full_like(codes, -1)
+        params = SamplingParams.of(GREEDY.replace(guidance=1.0 if guidance is None else guidance))
+        programs = ModelPrograms(Decoder(tiny.model(), plan), tiny.params())
+        tokens = sample_tokens(programs, given_tokens(plan, source | {"video_in": given}), rows, params)
+        found[guidance] = layout.parse(tokens)["video"]
+    np.testing.assert_array_equal(found[0.0], found[None])
+    assert np.any(found[3.0] != found[0.0])
+
+
 def test_guidance_one_is_no_guidance():
     text = tiny.texts(4)
     sample = SampleSpec(seed=4)

@@ -82,6 +82,31 @@ def test_texts_that_say_nothing_are_refused(monkeypatch, changes, message):
         ask(monkeypatch, **changes)
 
 
+@pytest.mark.parametrize("sample, changes, message", [
+    (dict(temperature=(1.0, 0.9)), {}, "SAMPLE.temperature = .*2 values for the 3 latent frames of"),
+    (dict(guidance=(1.0, 2.0)), dict(task="text_to_image"), "2 values for the 1 latent frames"),
+    (dict(guidance=2.0, guided_by=("video",)), {}, "'video': the conditions of task text_to_video are text"),
+    (dict(guidance=2.0, guided_by=("video",)), dict(task="inpainting", clip=["a.mp4"]),
+     "guidance by video .*DATA.condition_dropout = 0"),
+    (dict(guidance=2.0, guided_by=("video",)),
+     dict(task="outpainting", clip=["a.mp4"], negative_prompt="fog"), "does not name it: add 'text'"),
+])
+def test_what_this_model_cannot_be_sampled_with_is_refused(monkeypatch, sample, changes, message):
+    experiment = tiny.EXPERIMENT.replace(sample=SampleSpec(**sample))
+    texts = {} if changes.get("task") == "inpainting" else {"prompt": ["a"]}
+    with pytest.raises(UserError, match=message):
+        ask(monkeypatch, experiment, **texts, **changes)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(top_k=-1), dict(top_k=(3, -1)), dict(min_p=1.1), dict(min_p=-0.1), dict(top_p=(0.9, 0.0)),
+    dict(temperature=()), dict(guidance=(1.0, float("nan"))), dict(guidance_cap=-1.0),
+])
+def test_settings_outside_their_range_are_refused(changes):
+    with pytest.raises(UserError, match=f"SAMPLE.{next(iter(changes))} = "):
+        SampleSpec(**changes)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
 def test_a_seed_is_never_another_one(seed):
     with pytest.raises(UserError, match="SAMPLE.seed = .*0..4294967295"):

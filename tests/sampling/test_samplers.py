@@ -147,3 +147,39 @@ def test_guidance_is_the_formula(cond, uncond, scale):
     np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-4)
     at_one = samplers.guide(rows, jnp.float32(1))
     np.testing.assert_allclose(at_one, cond, rtol=1e-5, atol=1e-5)
+
+
+@FAST
+@hypothesis.given(LOGITS, st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+def test_min_p_keeps_ids_by_their_fraction_of_the_most_probable_one(logits, min_p):
+    ratio = np.exp(np.float64(logits) - np.float64(logits).max(-1, keepdims=True))
+    hypothesis.assume(np.abs(ratio - min_p).min(where=ratio < 1, initial=1.0) > 1e-5)
+    kept = np.isfinite(np.asarray(samplers.floor(jnp.asarray(logits), jnp.float32(min_p))))
+    np.testing.assert_array_equal(kept, ratio >= min_p)
+
+
+def test_a_schedule_is_the_number_of_each_latent_frame():
+    """Draws of every position under a schedule are those under its frame's numbers, all as one program."""
+    logits = np.random.default_rng(2).normal(size=(50, SIZE)).astype(np.float32) * 3
+    schedule = SampleSpec(
+        temperature=(0.5, 2.0, 0.0), top_k=(3, 0, 5), top_p=(0.9, 1.0, 0.7), min_p=(0.0, 0.2, 0.0), guidance=1.0
+    )
+    latents, keys = np.array([0, 0, 1, 2, 1], np.int32), samplers.row_keys(jnp.uint32(0), jnp.arange(50))
+    params = SamplingParams.of(schedule)
+    for position, latent in enumerate(latents):
+        fields = ("temperature", "top_k", "top_p", "min_p")
+        single = schedule.replace(**{field: schedule.schedule(field)[latent] for field in fields})
+        expected = samplers.sample(logits, keys, position, SamplingParams.of(single), Truncation.of(single))
+        found = samplers.sample(logits, keys, position, params.at(latents, position), Truncation.of(schedule))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_capped_guidance_moves_no_further_than_its_cap():
+    rng = np.random.default_rng(3)
+    cond, uncond = rng.normal(size=(2, 4, SIZE)).astype(np.float32) * 3
+    rows = jnp.stack([cond, uncond], axis=1).reshape(-1, SIZE)
+    free, plain = samplers.guide(rows, jnp.float32(3), jnp.float32(1e6)), samplers.guide(rows, jnp.float32(3))
+    free = np.asarray(free - plain)
+    np.testing.assert_allclose(free - free.mean(-1, keepdims=True), 0, atol=1e-4)  # The same but for a constant.
+    moved = np.asarray(samplers.guide(rows, jnp.float32(3), jnp.float32(0.25))) - cond
+    np.testing.assert_allclose(np.sqrt(np.mean(moved**2, axis=-1)), 2 * 0.25, rtol=1e-4)
