@@ -17,6 +17,7 @@ FLOORS = {
     "poet": 0, "poet.spec": 0, "poet.streams": 0, "poet.tasks": 0, "poet.runs": 0, "poet.cli.logs": 0,
     "poet.distributed": 1, "poet.media": 1, "poet.conditioning": 1, "poet.planning": 1,
     "poet.sampling.samplers": 1, "poet.sampling.plans": 1, "poet.sampling.engine": 1, "poet.sampling.collapse": 1,
+    "poet.sampling.progress": 1,
     "poet.serving.format": 1, "poet.serving.runtime": 1,
     "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
     "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2, "poet.runs.origins": 2,

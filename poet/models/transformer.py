@@ -23,6 +23,7 @@ import numpy as np
 from poet.models import attention, declaration, kernels, layers, sequence, tables
 from poet.models.declaration import Tree
 from poet.models.layers import constrain
+from poet.models.stored import is_stored, restored
 from poet.spec import ModelSpec, UserError
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.tasks.layout import Layout, Segment, Span
@@ -148,7 +149,7 @@ class Model:
                 o = sequence.from_heads(attend(q, k, v), q_split)
                 return o, (k[:, :given], v[:, :given]) if keep_keys else None
 
-            return layers.block(self.declared["blocks"], block_params, x_BxNxD, rotary, mix)
+            return layers.block(self.declared["blocks"], restored(block_params, self.dtype), x_BxNxD, rotary, mix)
 
         return jax.lax.scan(
             remat(body, self.spec.remat),
@@ -240,7 +241,8 @@ class Model:
         """
         if self.spec.layers > UNROLLED_LAYERS or jax.default_backend() != "cpu":
             return params
-        layers_of = [jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(self.spec.layers)]
+        blocks, count = params["blocks"], self.spec.layers
+        layers_of = [jax.tree.map(lambda p, i=i: p[i], blocks, is_leaf=is_stored) for i in range(count)]
         return {**params, "blocks": layers_of}
 
     def prefill(
@@ -309,7 +311,8 @@ class Model:
                 o = attention.attend_cached(q[:, 0], k_layer, v_layer, visible_BxC)
                 return sequence.from_heads(o[:, None], q_whole), (keys, values)
 
-            x_Bx1xD, written = layers.block(self.declared["blocks"], block_params, x_Bx1xD, rotary, mix)
+            weights = restored(block_params, self.dtype)
+            x_Bx1xD, written = layers.block(self.declared["blocks"], weights, x_Bx1xD, rotary, mix)
             return (x_Bx1xD, *written), None
 
         # The cache is scan carry, not scan input and output: those would copy it at every token.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 from typing import Sequence
 
@@ -16,6 +17,7 @@ from poet.sampling import upscaling
 from poet.sampling.files import Given, read_given, read_prompts
 from poet.sampling.generate import Generator, places
 from poet.sampling.outputs import write_outputs
+from poet.sampling.progress import Progress
 from poet.sampling.requests import Request, check_all, check_prompts, default_conditioning_frames
 from poet.spec import UserError
 from poet.streams import Derived
@@ -48,11 +50,6 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
     given = read_given(resolved, task, admitted, request.clip, request.end, request.depth, request.mask)
     upscalers = upscaling.load(request.upscale, task, resolved.spec.clip)
     generator = Generator.from_checkpoint(request.checkpoint, resolved, request.task)
-    if resolved.spec.model.dtype == "bfloat16":
-        _LOG.info(
-            "the model runs in bfloat16: these samples come back with the same --num, prompts and "
-            "--batch=%d; other batches round otherwise", request.batch,
-        )
     sampled = generator.generate(
         request.task,
         prompts,
@@ -61,6 +58,7 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
         region=request.region,
         count=request.num,
         batch=request.batch,
+        on_progress=_Report(),
         **given._asdict(),
     )
     details = {
@@ -106,3 +104,19 @@ def _labels(prompts: Sequence[str], count: int) -> list[str]:
     """The prompt of each of `count` samples; empty where there is none."""
     prompts = prompts or [""]
     return [prompts[row * len(prompts) // count] for row in range(count)]
+
+
+class _Report:
+    """Says every few seconds how far it is."""
+
+    EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.left_s is None or now - self._last < self.EVERY_S or progress.done == 1:
+            return
+        self._last = now
+        _LOG.info("sampled %.0f %%, about %.0f s left", 100 * progress.done, progress.left_s)

@@ -12,18 +12,18 @@ L text positions, E width of a text state, D model width, K codes that are force
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES
 from poet.models.layers import constrain
 from poet.sampling import samplers
-from poet.sampling.plans import Plan
+from poet.sampling.plans import Plan, Step
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec.vocabulary import Special
 from poet.tasks.layout import Span
@@ -74,30 +74,53 @@ def decode(
       forced_BxK: ids of the K = `plan.forced` given positions that are not prefilled, in the order
         of `plan.given`; absent where there are none.
     """
-    params, keys_B = model.by_layer(params), samplers.row_keys(sampling_params.seed, rows_B)
-    state, pieces = (cache, x_RxD), []
-    for span, place in plan.steps:
+    params, state = model.by_layer(params), (cache, x_RxD)
+    tokens_BxQ, state = advance(model, plan, plan.steps, params, *state, 0, rows_B, sampling_params, forced_BxK)
+    # Added to sampled tokens, so that it is sharded as they are.
+    tail_Bx1 = jnp.zeros_like(tokens_BxQ[:, :1])
+    return jnp.concatenate([tokens_BxQ, tail_Bx1 + jnp.array(plan.tail, jnp.int32)], axis=1), state[0]
+
+
+def advance(
+    model: Any,
+    plan: Plan,
+    steps: Sequence[Step],
+    params: Any,
+    cache: Cache,
+    x_RxD: jax.Array,
+    start: jax.Array | int,
+    rows_B: jax.Array,
+    sampling_params: SamplingParams,
+    forced_BxK: jax.Array | None = None,
+) -> tuple[jax.Array, State]:
+    """Decodes some steps, one loop each; returns (tokens_BxQ int32, state).
+
+    Args:
+      steps: whose spans count positions from `start`.
+      params: those of `Model.by_layer`; the others as of `decode`.
+    """
+    keys_B, state, pieces = samplers.row_keys(sampling_params.seed, rows_B), (cache, x_RxD), []
+    for span, place in steps:
+        positions = start + jnp.arange(span.start, span.stop)
         if place is None:
             pick = functools.partial(_pick, model, plan, params, span, keys_B, sampling_params)
         else:
-            pick = functools.partial(_look_up, forced_BxK, place - span.start)
-        state, tokens_BxQ = _advance(model, plan, params, state, span, pick)
+            pick = functools.partial(_look_up, forced_BxK, place - (start + span.start))
+        state, tokens_BxQ = _loop(model, plan, params, state, span, positions, pick)
         pieces.append(tokens_BxQ)
-    tail = [s.segment.ids.low for s in plan.layout.spans if s.start >= plan.sampled_stop]
-    # Added to sampled tokens, so that it is sharded as they are.
-    pieces.append(jnp.zeros_like(pieces[0][:, :1]) + jnp.array(tail, jnp.int32))
-    return jnp.concatenate(pieces, axis=1), state[0]
+    return jnp.concatenate(pieces, axis=1), state
 
 
-def _advance(
+def _loop(
     model: Any,
     plan: Plan,
     params: Any,
     state: State,
     span: Span,
+    positions: jax.Array,
     pick: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[State, jax.Array]:
-    """One loop over a span: pick each token from the last state, then take it in."""
+    """One loop over the positions of a span: pick each token from the last state, then take it in."""
 
     def step(state: State, position: jax.Array) -> tuple[State, jax.Array]:
         cache, x_RxD = state
@@ -106,7 +129,7 @@ def _advance(
         token_R, ids = samplers.fan_out(token_B, plan.fan), span.segment.ids
         return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
 
-    state, tokens_QxB = jax.lax.scan(step, state, jnp.arange(span.start, span.stop))
+    state, tokens_QxB = jax.lax.scan(step, state, positions)
     return state, tokens_QxB.T
 
 
@@ -158,47 +181,91 @@ def _sample(
 
 
 def _look_up(
-    forced_BxK: jax.Array, shift: int, x_RxD: jax.Array, position: jax.Array
+    forced_BxK: jax.Array, shift: jax.Array | int, x_RxD: jax.Array, position: jax.Array
 ) -> jax.Array:
     """The given id at `position`."""
     del x_RxD
     return jax.lax.dynamic_index_in_dim(forced_BxK, position + shift, axis=1, keepdims=False)
 
 
+def joined(*states: State) -> State:
+    """The rows of several prefills, in turn."""
+    caches, x = zip(*states)
+    k, v = (jnp.concatenate(leaves, axis=1) for leaves in list(zip(*caches))[:2])
+    return caches[0]._replace(k=k, v=v, mask=jnp.concatenate([c.mask for c in caches])), jnp.concatenate(x)
+
+
 class Decoder:
-    """The two compiled programs of a plan; each batch size compiles once."""
+    """The compiled programs of a plan; each batch size compiles once.
 
-    def __init__(self, model: Any, plan: Plan):
-        self.plan = plan
-        self.prefill = jax.jit(functools.partial(prefill, model, plan))
-        self.decode = jax.jit(functools.partial(decode, model, plan), donate_argnums=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelPrograms:
-    """`poet.sampling.engine.Programs` of a model in this process; one loop decodes everything.
-
-    Attributes:
-      params: what `model.compute_params` gives.
-      batch: 0, any number of samples is taken at once.
+    `prefill` and `decode` are those above; `advance` takes the steps of a chunk first, `join` states of prefills.
     """
 
-    decoder: Decoder
-    params: Any
-    text_width: int = 0
-    batch: int = 0
-    loops: int = 1
+    def __init__(self, model: Any, plan: Plan):
+        self.model, self.plan = model, plan
+        self.prefill = jax.jit(functools.partial(prefill, model, plan))
+        self.decode = jax.jit(functools.partial(decode, model, plan), donate_argnums=1)
+        self.advance = jax.jit(functools.partial(advance, model, plan), static_argnums=0, donate_argnums=2)
+        self.join = jax.jit(joined)
+
+
+class ModelPrograms:
+    """`poet.sampling.engine.Programs` of a model in this process: a loop for each chunk of the plan.
+
+    What is given is prefilled sample by sample, and once for adjacent samples that are given the same: the program, and
+    so the bytes, are the same whoever else is sampled.
+
+    Args:
+      params: what `model.compute_params` gives.
+      loop_params: `model.by_layer` of these; made where it is left out.
+      batch: samples of a call; 0 takes any number, and samples may then differ in rounding with it.
+    """
+
+    def __init__(self, decoder: Decoder, params: Any, text_width: int = 0, batch: int = 0, loop_params: Any = None):
+        self.decoder, self.params, self.text_width, self.batch = decoder, params, text_width, batch
+        self._loop_params = decoder.model.by_layer(params) if loop_params is None else loop_params
+        self._last: dict[bytes, State] = {}
 
     @property
     def plan(self) -> Plan:
         return self.decoder.plan
 
-    def prefill(self, tokens_BxN: jax.Array, *text: jax.Array) -> State:
+    @property
+    def loops(self) -> int:
+        return len(self.plan.chunks)
+
+    def prefill(self, tokens_BxN: np.ndarray, *text: np.ndarray) -> State:
+        fan, states = self.plan.fan, []
+        for row in range(len(tokens_BxN)):
+            given = [tokens_BxN[row : row + 1], *(array[fan * row : fan * (row + 1)] for array in text)]
+            key = b"".join(np.ascontiguousarray(array).tobytes() for array in given)
+            if key not in self._last:
+                self._last = {key: self.decoder.prefill(self.params, *given)}
+            states.append(self._last[key])
+        return self.decoder.join(*states)
+
+    def decode(
+        self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
+    ) -> tuple[np.ndarray, State]:
+        start, steps = self.plan.chunks[loop]
+        forced = (forced_BxK,) if self.plan.forced else ()
+        tokens_BxQ, state = self.decoder.advance(
+            steps, self._loop_params, *state, jnp.int32(start), jnp.asarray(rows_B), sampling_params, *forced
+        )
+        tail = self.plan.tail if loop == self.loops - 1 else []
+        return np.concatenate([tokens_BxQ, np.tile(np.int32(tail), (len(rows_B), 1))], axis=1), state
+
+
+class BatchPrograms(ModelPrograms):
+    """The programs that an export holds: one prefill of a whole batch, and one loop for all that follows."""
+
+    loops = 1
+
+    def prefill(self, tokens_BxN: np.ndarray, *text: np.ndarray) -> State:
         return self.decoder.prefill(self.params, tokens_BxN, *text)
 
     def decode(
-        self, loop: int, state: State, rows_B: jax.Array, sampling_params: SamplingParams, forced_BxK: jax.Array
-    ) -> tuple[jax.Array, Cache]:
-        del loop
+        self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
+    ) -> tuple[np.ndarray, Cache]:
         forced = (forced_BxK,) if self.plan.forced else ()
         return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), sampling_params, *forced)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
+from typing import Any, Callable, Generator, Iterator, Mapping, Protocol, Sequence
 
 import numpy as np
 
 from poet import streams
 from poet.sampling import collapse
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
+from poet.sampling.progress import Progress, Sampling
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import SOURCES
@@ -63,20 +64,12 @@ class Inputs:
     source: int = 0
 
 
-class Progress(NamedTuple):
-    """What one loop has sampled: int32 [n, q] of samples `rows` [n], at positions `start` and on."""
-
-    rows: np.ndarray
-    start: int
-    tokens: np.ndarray
-
-
 class Programs(Protocol):
     """Compiled programs of one plan.
 
     Attributes:
       batch: samples that a call takes; 0 takes any number.
-      loops: calls of `decode` that finish a sequence.
+      loops: calls of `decode` that finish a sequence, such as one for each latent frame.
       text_width: E.
     """
 
@@ -137,28 +130,48 @@ class Engine:
 
         Args:
           sample: seed, temperature, top_p, min_p and guidance; what else it says is the plan's.
-          batch: samples sampled together, where the programs leave it open.
-          on_progress: called after every loop of every batch; what it raises ends the sampling.
+          batch: at most so many samples together; programs of a fixed batch are filled up.
+          on_progress: called after every latent frame of every batch; what it raises ends the sampling.
 
         Raises:
           UserError: what is given does not fit the plan; before anything runs.
         """
+        sampling = self.start(inputs, count, sample, batch=batch)
+        for progress in sampling:
+            if on_progress is not None:
+                on_progress(progress)
+        return sampling.tokens
+
+    def start(
+        self, inputs: Inputs, count: int, sample: SampleSpec, *, batch: int = DEFAULT_BATCH
+    ) -> Sampling:
+        """`sample`, step by step: the iterator says after every latent frame what came, and can be left at any.
+
+        Nothing is sampled before its first step; what is given is checked here.
+        """
         self._check(inputs, count, batch)
         source = np.full((count, 1), inputs.source, np.int32)
         given_NxG = given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
-        batch = self.programs.batch or min(batch, count)
+        batch = min(batch, count, self.programs.batch or batch)
         _LOG.info(
             "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
             "from seconds to some minutes", count, self.task, batch,
         )
-        sampling_params, pieces = SamplingParams.of(sample), []
+        parts = self._parts(inputs, given_NxG, SamplingParams.of(sample), batch)
+        return Sampling(self.plan.layout, count, parts, self.codecs.detokenize)
+
+    def _parts(
+        self, inputs: Inputs, given_NxG: np.ndarray, sampling_params: SamplingParams, batch: int
+    ) -> Generator[tuple[np.ndarray, int, np.ndarray]]:
+        """(rows, first position, tokens) of every call of a program; rows that fill a batch up are not among them."""
+        count, size = len(given_NxG), self.programs.batch or batch
         for start in range(0, count, batch):
-            rows_B = np.arange(start, start + batch, dtype=np.int32)
-            index = np.minimum(rows_B, count - 1)
-            told = _reporter(on_progress, rows_B[rows_B < count])
+            stop = min(start + batch, count)
+            rows_B = np.arange(start, start + size, dtype=np.int32)
+            index = np.minimum(rows_B, stop - 1)
             text = self._text_rows(inputs, index)
-            pieces.append(sample_tokens(self.programs, given_NxG[index], rows_B, sampling_params, text, told))
-        return np.concatenate(pieces)[:count]
+            for place, tokens in decode_batch(self.programs, given_NxG[index], rows_B, sampling_params, text):
+                yield rows_B[: stop - start], place, tokens[: stop - start]
 
     def _check(self, inputs: Inputs, count: int, batch: int) -> None:
         """Raises UserError unless all of it has `count` rows of codes and states that there are."""
@@ -256,43 +269,34 @@ class Engine:
         return drawn
 
 
-def sample_tokens(
+def decode_batch(
     programs: Programs,
     given_BxG: np.ndarray,
     rows_B: np.ndarray,
     sampling_params: SamplingParams,
     text: tuple[np.ndarray, ...] = (),
-    told: Callable[[int, np.ndarray], None] = lambda start, tokens: None,
-) -> np.ndarray:
-    """Whole sequences of one batch, int32 [B, S].
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Whole sequences of one batch, part by part: (first position, int32 [B, q]), what is given first.
 
     Args:
       given_BxG: what `given_tokens` makes.
       rows_B: id of each sample within its request, which with the seed determines its noise.
       text: as of `Programs.prefill`.
-      told: hears of what each loop has sampled: the first position, and the tokens.
     """
     place = programs.plan.prefilled
     begin_BxP, forced_BxK = np.split(given_BxG, [place], axis=1)
-    state, pieces = programs.prefill(begin_BxP, *text), [begin_BxP]
+    yield 0, begin_BxP
+    state = programs.prefill(begin_BxP, *text)
     for loop in range(programs.loops):
         tokens, state = programs.decode(loop, state, rows_B, sampling_params, forced_BxK)
-        pieces.append(np.asarray(tokens))
-        told(place, pieces[-1])
-        place += pieces[-1].shape[1]
-    return np.concatenate(pieces, axis=1)
+        tokens_BxQ = np.asarray(tokens)
+        yield place, tokens_BxQ
+        place += tokens_BxQ.shape[1]
 
 
-def _reporter(
-    on_progress: Callable[[Progress], None] | None, rows: np.ndarray
-) -> Callable[[int, np.ndarray], None]:
-    """Tells of the tokens of `rows` alone: the others of a batch fill it up."""
-
-    def told(start: int, tokens: np.ndarray) -> None:
-        if on_progress is not None:
-            on_progress(Progress(rows, start, tokens[: len(rows)]))
-
-    return told
+def sample_tokens(*batch: Any) -> np.ndarray:
+    """Whole sequences of one batch, int32 [B, S]; the arguments are those of `decode_batch`."""
+    return np.concatenate([tokens_BxQ for _, tokens_BxQ in decode_batch(*batch)], axis=1)
 
 
 def _hide(layout: Layout, name: str, codes_NxK: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """From a checkpoint and a request to clips: the Python API of `poet generate`.
 
-A sample is determined by the seed and its row (its place in the request): every row has its own noise,
-and what else is in its batch does not matter.  In float32 the size of the batch does not matter either; in
-bfloat16 sums of another shape round otherwise, and a sample is repeated at the same batch alone.
+A sample is determined by the seed, its row (its place in the request) and what it is given: every row has its own
+noise, and programs of a fixed size (`SAMPLE.block`) round alike whatever else is sampled, in float32 and in bfloat16.
 
 N samples, n clips, S layout length, L text positions, K known codes, T video frames, F audio samples.
 """
@@ -11,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import jax
 import numpy as np
 
 from poet import conditioning, streams
 from poet.checkpoints import checkpoint as checkpoint_lib
+from poet.models.stored import stored
 from poet.models.transformer import Params, build_model
 from poet.runs import networks
 from poet.runs.run import Run
@@ -25,6 +25,7 @@ from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import Drawn, Engine, Inputs
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
+from poet.sampling.progress import Progress, Sampling
 from poet.sampling.requests import check_all, check_depth, choose_condition, make_plan
 from poet.spec import SampleSpec, UserError, compat
 from poet.streams import OUTPUT
@@ -58,7 +59,8 @@ class Generator:
         self.model = build_model(resolved)
         self.params = jax.jit(self.model.compute_params)(params)
         self.networks = FrozenNetworks(resolved, loaded, made_with)
-        self._programs: dict[Plan, ModelPrograms] = {}
+        self._programs: dict[tuple[Plan, int, str], ModelPrograms] = {}
+        self._stored: dict[str, tuple[Params, Params]] = {}
 
     @classmethod
     def from_checkpoint(
@@ -92,6 +94,29 @@ class Generator:
         task: str,
         prompts: Sequence[str] = (),
         *,
+        on_progress: Callable[[Progress], None] | None = None,
+        **request: Any,
+    ) -> Drawn:
+        """Draws clips of what `check_all` accepts.
+
+        Args:
+          task, prompts, request: as of `start`.
+          on_progress: called after every latent frame of every batch; what it raises ends the sampling.
+
+        Raises:
+          UserError: the request does not fit the task.
+        """
+        sampling = self.start(task, prompts, **request)
+        for progress in sampling:
+            if on_progress is not None:
+                on_progress(progress)
+        return self.detokenize(task, sampling.tokens)
+
+    def start(
+        self,
+        task: str,
+        prompts: Sequence[str] = (),
+        *,
         negative_prompt: str = "",
         media: Mapping[str, np.ndarray] | None = None,
         depths: np.ndarray | None = None,
@@ -102,8 +127,8 @@ class Generator:
         count: int = 1,
         sample: SampleSpec | None = None,
         batch: int = DEFAULT_BATCH,
-    ) -> Drawn:
-        """Draws clips of what `check_all` accepts.
+    ) -> Sampling:
+        """An iterator over the steps of `generate`: its pictures frame by frame, and its end at any of them.
 
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
@@ -128,7 +153,7 @@ class Generator:
           masks: bool [1 or n, T, H, W], a region of the caller's own for each clip in place of one of those.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
-          batch: samples decoded together.
+          batch: at most so many samples together, and no more than SAMPLE.block; it changes none of them.
 
         Raises:
           UserError: the request does not fit the task.
@@ -153,7 +178,7 @@ class Generator:
             inputs["condition"] = {name: codes[index] for name, codes in found}
         if latents:
             inputs["known"] = engine.conditioning_codes(media)[index]
-        return engine.detokenize(engine.sample(Inputs(**inputs), items * count, sample, batch=batch))
+        return engine.start(Inputs(**inputs), items * count, sample, batch=batch)
 
     def tokens(
         self,
@@ -189,11 +214,21 @@ class Generator:
           sample: default is the checkpoint's; top_k, and whether top_p and guidance take part, shape the programs.
           latents: known latent frames that open the output.
         """
-        plan = make_plan(self.resolved, get_task(task), sample or self.resolved.spec.sample, latents)
-        if plan not in self._programs:
-            decoder = Decoder(self.model, plan)
-            self._programs[plan] = ModelPrograms(decoder, self.params, self.resolved.spec.text.width)
-        return Engine(self._programs[plan], _Codecs(self.networks, self.resolved, latents), task)
+        sample = sample or self.resolved.spec.sample
+        plan = make_plan(self.resolved, get_task(task), sample, latents)
+        key = plan, sample.block, sample.weights
+        if key not in self._programs:
+            params, loop_params = self._weights(sample.weights)
+            decoder, width = Decoder(self.model, plan), self.resolved.spec.text.width
+            self._programs[key] = ModelPrograms(decoder, params, width, sample.block, loop_params)
+        return Engine(self._programs[key], _Codecs(self.networks, self.resolved, latents), task)
+
+    def _weights(self, kind: str) -> tuple[Params, Params]:
+        """Parameters stored as `SampleSpec.weights` says, and the same for a loop."""
+        if kind not in self._stored:
+            params = jax.jit(stored, static_argnums=1)(self.params, kind)
+            self._stored[kind] = params, jax.jit(self.model.by_layer)(params)
+        return self._stored[kind]
 
     def encode_text(self, texts: Sequence[str]) -> Text:
         """States of texts; what the encoder has no room for is dropped and said."""

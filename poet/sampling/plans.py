@@ -16,11 +16,11 @@ import numpy as np
 
 from poet import streams
 from poet.sampling.samplers import Truncation
-from poet.spec.base import UserError
+from poet.spec import SampleSpec, UserError
 from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout, Span
 
 # Samples that are sampled together where nobody says how many.
-DEFAULT_BATCH = 8
+DEFAULT_BATCH = SampleSpec().block
 
 
 class Text(NamedTuple):
@@ -42,6 +42,16 @@ class Step(NamedTuple):
 
     span: Span
     forced: int | None = None
+
+
+class Chunk(NamedTuple):
+    """What one call of a program decodes: a latent frame of pictures, or a whole span of anything else.
+
+    The steps count positions from `start`, so that frames of a clip share one program.
+    """
+
+    start: int
+    steps: tuple[Step, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +133,11 @@ class Plan:
         return self.layout.loss_spans[-1].stop
 
     @property
+    def tail(self) -> list[int]:
+        """The ids after the last sampled position, which the layout forces."""
+        return [span.segment.ids.low for span in self.layout.spans if span.start >= self.sampled_stop]
+
+    @property
     def fan(self) -> int:
         """Rows per sample."""
         return 2 if self.guided else 1
@@ -142,6 +157,26 @@ class Plan:
                 start, place = start + opening, place + opening
             steps.append(Step(Span(span.segment, start, span.stop)))
         return tuple(steps)
+
+    @functools.cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """`steps` cut after every latent frame of pictures and every other span that is sampled."""
+        chunks, held = [], []
+        for span, forced in self.steps:
+            frame = span.segment.frame if forced is None else None
+            size = frame or span.stop - span.start
+            for start in range(span.start, span.stop, size):
+                held.append(Step(Span(span.segment, start, min(start + size, span.stop)), forced))
+                if forced is None and not span.segment.forced:
+                    chunks.append(_from_zero(held))
+                    held = []
+        return tuple(chunks)
+
+
+def _from_zero(steps: Sequence[Step]) -> Chunk:
+    base = steps[0].span.start
+    moved = [Step(Span(s.segment, s.start - base, s.stop - base), forced) for s, forced in steps]
+    return Chunk(base, tuple(moved))
 
 
 def given_tokens(

@@ -1,6 +1,6 @@
 """Runs an export in a process of its own and compares it with the checkpoint, token for token.
 
-Both sample a whole batch of the export's: in bfloat16 a sample depends on the size of its batch.
+Both sample a whole batch of the export's by the same programs: in bfloat16 those of another size round otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from poet import media
-from poet.sampling.engine import Inputs
+from poet.sampling.decode import BatchPrograms
+from poet.sampling.engine import Engine, Inputs
 from poet.sampling.generate import Generator
 from poet.sampling.plans import Text
 from poet.sampling.requests import opening_latents
@@ -81,6 +82,8 @@ def _sample(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray
     """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
     latents = opening_latents(generator.resolved, get_task(spec.task), spec.conditioning_frames)
     engine, text, known = generator.engine(spec.task, latents=latents), None, None
+    decoder, width = engine.programs.decoder, engine.programs.text_width
+    engine = Engine(BatchPrograms(decoder, generator.params, width, spec.batch), engine.codecs, spec.task)
     if "text_states" in inputs:
         text = Text(inputs["text_states"], inputs["text_lengths"])
     if latents:

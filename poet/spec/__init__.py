@@ -112,6 +112,11 @@ class SampleSpec(Spec):
     where the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
     guidance_cap: the most that cond - uncond may be, its root mean square over the ids in nats (adaptive projected
     guidance, 2410.02416); 0 is no limit.
+    weights: how the blocks' weights lie in memory: '' in the compute dtype, 'bfloat16', or 'int8' with a scale for each
+    output channel; what it costs in nats is in tests/benchmarks.
+    block: samples of one compiled program; it is filled up, so that a sample depends on the seed, its row and what it
+    is given, and neither on how many are sampled nor on which.  Sums of another shape round otherwise: another `block`
+    may give other samples, in bfloat16 above all.
     """
 
     temperature: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
@@ -121,6 +126,8 @@ class SampleSpec(Spec):
     guidance: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
     guidance_cap: float = setting(0.0, changes="nothing", at_least=0, at_most=1e6)
     guided_by: tuple[str, ...] = setting((), changes="nothing")
+    weights: str = setting("", changes="nothing", one_of=("", "bfloat16", "int8"))
+    block: int = setting(8, changes="nothing", at_least=1, at_most=MOST_BATCH)
     seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
 
     SCHEDULES: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "top_p", "min_p", "guidance")

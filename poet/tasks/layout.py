@@ -67,6 +67,12 @@ class Segment:
         return self.ids.low == Special.TEXT and self.forced
 
     @property
+    def frame(self) -> int | None:
+        """Positions of one latent frame of pictures; None for anything else."""
+        shows = self.ids.table == "visual" and not self.forced
+        return self.grid[1] * self.grid[2] if shows else None
+
+    @property
     def padding(self) -> int | None:
         """The id that fills the segment up after a written text's end, which carries no loss."""
         return self.ids.low if self.ids.table == "text" else None
@@ -146,7 +152,7 @@ class Layout:
     def given_streams(self) -> tuple[str, ...]:
         """Streams whose codes a caller gives; copies of what opens the output are made, `source` is a number."""
         named = {name: registered.in_layout(name) for name in self.condition_streams}
-        return tuple(name for name, stream in named.items() if not stream.constant and not stream.opens)
+        return tuple(name for name, s in named.items() if s is not None and not s.constant and not s.opens)
 
     @functools.cached_property
     def latents(self) -> np.ndarray:
@@ -277,9 +283,7 @@ def _latents(segment: Segment) -> np.ndarray:
     if segment.time is not None:
         first, step = segment.time
         return np.floor(np.maximum(first + step * np.arange(segment.length) + 0.5, 0))
-    if segment.grid == (segment.length, 1, 1):  # A text.
-        return np.zeros(segment.length)
-    return np.repeat(np.arange(segment.grid[0]), segment.grid[1] * segment.grid[2])
+    return np.arange(segment.length) // segment.frame if segment.frame else np.zeros(segment.length)
 
 
 def _token(token: Special, role: str, vocabulary: Vocabulary) -> Segment:

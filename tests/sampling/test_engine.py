@@ -55,7 +55,8 @@ def engine(task: str = "unconditional", latents: int = 0, sample: SampleSpec = S
 
 
 @pytest.mark.parametrize("fixed, expected", [
-    (0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [3, 4, 5]]), (8, [list(range(8))]),
+    (0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
+    (8, [list(range(first, first + 8)) for first in (0, 2, 4)]),
 ])
 def test_every_sample_is_drawn_once_in_its_own_row(fixed, expected):
     """Programs of a fixed batch are filled up; nobody sees or hears of the rows that fill."""
@@ -66,10 +67,24 @@ def test_every_sample_is_drawn_once_in_its_own_row(fixed, expected):
     codes = made.plan.layout.parse(tokens)["video"]
     np.testing.assert_array_equal(codes, np.repeat(np.arange(5)[:, None], codes.shape[1], axis=1))
     whole = np.zeros((5, made.plan.layout.length), np.int32)
-    for rows, start, part in heard:
-        whole[rows, start : start + part.shape[1]] = part
+    for progress in heard:
+        whole[progress.rows, progress.start : progress.start + progress.tokens.shape[1]] = progress.tokens
     np.testing.assert_array_equal(whole[:, made.plan.prefilled :], tokens[:, made.plan.prefilled :])
-    assert sum(part.size for _, _, part in heard) == (whole[:, made.plan.prefilled :]).size
+    assert sum(progress.tokens.size for progress in heard) == (whole[:, made.plan.prefilled :]).size
+    done = [progress.done for progress in heard]
+    assert done == sorted(done) and done[-1] == 1 and heard[0].left_s is None and heard[-1].left_s == 0
+
+
+def test_what_was_sampled_stays_where_it_is_ended():
+    made, programs = engine()
+    sampling = made.start(Inputs(), 4, SAMPLE, batch=2)
+    assert not programs.calls, "nothing runs before it is asked for"
+    first = next(sampling)
+    sampling.close()
+    assert list(sampling) == [] and programs.calls == [[0, 1]]
+    stop = first.start + first.tokens.shape[1]
+    np.testing.assert_array_equal(sampling.tokens[:2, first.start : stop], first.tokens)
+    made.plan.layout.parse(sampling.tokens)  # Legal throughout.
 
 
 def test_a_listener_can_end_it():

@@ -72,11 +72,11 @@ def test_prompts_clips_and_counts_pair_up(generator, monkeypatch):
     """Two prompts x two samples: each row gets its prompt's states and the one clip's codes."""
     seen = {}
 
-    def sample(self, inputs, count, *_, **__):
-        seen.update(vars(inputs), count=count)
-        return np.zeros((count, self.plan.layout.length), np.int32)
+    def parts(self, inputs, given, *_):
+        seen.update(vars(inputs), count=len(given))
+        yield np.arange(len(given)), 0, given[:, : self.plan.prefilled]
 
-    monkeypatch.setattr(Engine, "sample", sample)
+    monkeypatch.setattr(Engine, "_parts", parts)
     monkeypatch.setattr(Engine, "detokenize", lambda self, tokens: tokens)
     generator.generate("image_to_video", ["ab", "cde"], media={"video": PIXELS[:1]}, conditioning_frames=1, count=2)
     assert seen["count"] == 4 and seen["text"].lengths.tolist() == [2, 2, 3, 3]

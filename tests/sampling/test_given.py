@@ -24,7 +24,7 @@ CODES = np.zeros((3, 16), np.int32)
 def generator(monkeypatch):
     """Refuses to decode: nothing below may come so far."""
     made = tiny.generator(SampleSpec())
-    monkeypatch.setattr(engine, "sample_tokens", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(engine, "decode_batch", lambda *_: pytest.fail("it was decoded"))
     return made
 
 
