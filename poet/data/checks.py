@@ -64,7 +64,9 @@ def _expected_streams(
 ) -> dict[str, dict[str, Any]]:
     """Fields of the stored streams that the mixture takes, and of the video, which every store has."""
     return {
-        stream.stored: stream.expected(resolved.spec, resolved.format, fingerprints)
+        stream.stored: stream.expected(
+            resolved.format, resolved.spec.vocabulary, resolved.spec.conditioning, fingerprints
+        )
         for stream in resolved.stored_streams
         if stream.network in resolved.used_networks
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import AudioTokenizerSpec, ClipSpec, Experiment, UserError, VocabularySpec
+from poet.spec import AudioTokenizerSpec, ClipSpec, ConditioningSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked, code_bits, reach
 
@@ -124,9 +124,8 @@ class Audio(Sound):
         )
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
-        vocabulary = experiment.vocabulary
         return {
             "fingerprint": fingerprints.get(self.network),
             "grid": [vocabulary.audio_levels, fmt.audio_frames, 1],

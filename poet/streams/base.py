@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poet.spec import ClipSpec, ConditioningSpec, Experiment, Spec, UserError, VocabularySpec
+from poet.spec import ClipSpec, ConditioningSpec, Spec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
@@ -214,7 +214,7 @@ class Stream:
         """Raises UserError where it cannot be made of a source's clips; `has_depth`: they come with distances."""
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
         """Fields of `StreamInfo` that a run needs; `fingerprints` of networks, one that is absent is not compared."""
         return {"fingerprint": fingerprints.get(self.network)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from poet.spec import ClipSpec, ConditioningSpec, Experiment
+from poet.spec import ClipSpec, ConditioningSpec, VocabularySpec
 from poet.streams.base import Encoders, Format, StreamInfo, reach
 from poet.streams.video import Visual
 
@@ -81,10 +81,10 @@ class Derived(Visual):
         return info.replace(fingerprint=self.fingerprint(encoders.conditioning, info.fingerprint))
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
         tokenizer = fingerprints.get(self.network)
-        return {"fingerprint": tokenizer and self.fingerprint(experiment.conditioning, tokenizer)}
+        return {"fingerprint": tokenizer and self.fingerprint(conditioning, tokenizer)}
 
     def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> Any:
         """`poet.conditioning.Made` of a clip."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from poet.spec import ClipSpec, Experiment, UserError
+from poet.spec import ClipSpec, ConditioningSpec, UserError, VocabularySpec
 from poet.streams.base import Encoders, Format, Grid, StreamInfo, reach
 from poet.streams.video import Visual
 
@@ -54,7 +54,7 @@ class LowResolution(Visual):
         return info.replace(fingerprint=self.fingerprint(info.fingerprint))
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
         tokenizer = fingerprints.get(self.network)
         return {"fingerprint": tokenizer and self.fingerprint(tokenizer), "grid": list(self.grid(fmt))}

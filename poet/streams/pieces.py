@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import ClipSpec, Experiment, TextSpec, UserError, VocabularySpec
+from poet.spec import ClipSpec, ConditioningSpec, TextSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
 
@@ -53,9 +53,9 @@ class Pieces(Stream):
         )
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
-        return {"fingerprint": fingerprints.get(self.network), "grid": [experiment.text.length, 1, 1]}
+        return {"fingerprint": fingerprints.get(self.network), "grid": [fmt.pieces_length, 1, 1]}
 
     def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> str:
         return raw.caption

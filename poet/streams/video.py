@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import ClipSpec, Experiment, VideoTokenizerSpec, VocabularySpec
+from poet.spec import ClipSpec, ConditioningSpec, VideoTokenizerSpec, VocabularySpec
 from poet.streams.base import Encoders, Format, Stream, StreamInfo, Traced, reach
 
 _LOG = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ class Video(Visual):
     """Every store holds it."""
 
     def expected(
-        self, experiment: Experiment, fmt: Format, fingerprints: Mapping[str, str]
+        self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
         return {
             "fingerprint": fingerprints.get(self.network),
             "grid": list(fmt.video),
-            "bits": experiment.vocabulary.visual_bits,
+            "bits": vocabulary.visual_bits,
         }
 
 
