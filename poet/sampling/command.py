@@ -13,12 +13,15 @@ import numpy as np
 from poet import conditioning
 from poet import spec as specs
 from poet.conditioning import regions
+from poet.runs import networks
 from poet.sampling import upscaling
+from poet.sampling.engine import Drawn
 from poet.sampling.files import Given, read_given, read_prompts
 from poet.sampling.generate import Generator, places
 from poet.sampling.outputs import write_outputs
 from poet.sampling.progress import Progress
 from poet.sampling.requests import Request, check_all, check_prompts, default_conditioning_frames
+from poet.sampling.superres import Upscaler
 from poet.spec import UserError
 from poet.streams import Derived
 from poet.tasks.registry import get_task
@@ -79,15 +82,29 @@ def run(request: Request, resolved: Resolved) -> list[Path]:
     index = places(clips, items, request.num)
     if request.keep_given and task.derived and task.derived.region_is:
         sampled["video"] = _kept(task.derived, admitted.chosen, given, sampled["video"], index)
+        sampled.codes = {}
     # What was sampled, beside the condition that it was sampled for.
     writers = {stream.medium: stream for stream in (*task.given, *task.predicted)}
     shown = {s.medium: given.media[s.medium][index] for s in task.given} | sampled
     labels = _labels(prompts, items * request.num)
     if upscalers:
         texts = labels if prompts else ()
-        larger = upscaling.chained(upscalers, shown["video"], texts, seed=sample.seed, batch=request.batch)
+        codes = _codes(sampled, upscalers[0], generator, resolved)
+        larger = upscaling.chained(
+            upscalers, shown["video"], texts, seed=sample.seed, batch=request.batch, codes_Nxtxhxw=codes
+        )
         shown = {**shown, "video": larger}
     return write_outputs(shown, writers.values(), labels, request.out, resolved.spec.clip, details, sampled.findings)
+
+
+def _codes(
+    sampled: Drawn, upscaler: Upscaler, generator: Generator, resolved: Resolved
+) -> np.ndarray | None:
+    """Sampled codes [N, t, h, w], if the network upscales those of the same tokenizer; decoded frames lose by coding."""
+    codes, ours = sampled.codes.get("video"), generator.networks.used.get(networks.VIDEO)
+    if codes is None or ours != upscaler.video_tokenizer.fingerprint:
+        return None
+    return codes.reshape(-1, *resolved.format.video)
 
 
 def _kept(

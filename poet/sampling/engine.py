@@ -38,9 +38,11 @@ class Drawn(dict[str, Any]):
 
     Attributes:
       findings: for each sample how it collapsed, in words (`poet.sampling.collapse`); [] where it did not.
+      codes: output stream -> the codes [N, n] that its media were decoded from.
     """
 
     findings: Sequence[Sequence[str]] = ()
+    codes: Mapping[str, np.ndarray] = {}
     video = property(lambda self: self.get("video"))
     audio = property(lambda self: self.get("audio"))
     texts = property(lambda self: self.get("text"))
@@ -266,6 +268,7 @@ class Engine:
         names = layout.output_streams
         drawn = Drawn({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
         drawn.findings = collapse.findings(layout, tokens_NxS)
+        drawn.codes = {name: codes[name] for name in names}
         return drawn
 
 

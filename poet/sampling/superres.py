@@ -118,6 +118,7 @@ class Upscaler:
         seed: int = 0,
         batch: int = DEFAULT_BATCH,
         first: int = 0,
+        codes_Nxtxhxw: np.ndarray | None = None,
     ) -> np.ndarray:
         """uint8 [N, T, H, W, 3] of twice the height and width.
 
@@ -127,6 +128,8 @@ class Upscaler:
           seed: with a clip's place in the request, of all that is sampled for it.
           batch: clips that are sampled together; in float32 it changes no sample.
           first: number of the first clip in its request.
+          codes_Nxtxhxw: int32 codes of the clips by the model's tokenizer, where they are known: clips as long as
+            the model's are then not encoded again.
 
         Raises UserError for clips that the model or its tokenizer cannot take, before anything is sampled.
         """
@@ -141,7 +144,10 @@ class Upscaler:
         made = np.zeros((*held.shape[:2], SCALE * video.shape[2], SCALE * video.shape[3], 3), np.uint8)
         for number, part in enumerate(parts):
             opening = made[:, part.start : part.start + part.shared]
-            new = self._chunk(held[:, part.start : part.stop], opening, text, seed, number, batch, first)
+            low = codes_Nxtxhxw
+            if low is None or frames != length:
+                low = self.video_tokenizer.encode(held[:, part.start : part.stop])
+            new = self._chunk(low, opening, text, seed, number, batch, first)
             made[:, part.start : part.stop] = faded(opening, new)
         return made[:, :frames]
 
@@ -172,11 +178,10 @@ class Upscaler:
     # ------------------------------------------------------------------------------------- one chunk
 
     def _chunk(
-        self, video: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int,
+        self, low: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int,
         first: int,
     ) -> np.ndarray:
-        """uint8 [N, T, H, W, 3] of a chunk's frames, of which the first ones are known at the high resolution."""
-        low = self.video_tokenizer.encode(video)
+        """uint8 [N, T, H, W, 3] of a chunk of codes [N, t, h, w], whose first frames are known at the high resolution."""
         count, t, h, w = low.shape
         canvas = np.full((count, t, SCALE * h, SCALE * w), HIDDEN, np.int32)
         if opening.shape[1]:

@@ -39,13 +39,17 @@ def chained(
     seed: int = 0,
     batch: int = 1,
     first: int = 0,
+    codes_Nxtxhxw: np.ndarray | None = None,
 ) -> np.ndarray:
     """uint8 [N, T, H, W, 3]: the clips by each of the networks in turn, which doubles their height and width.
 
     Arguments and errors are those of `Upscaler.upscale`.
     """
     for upscaler in upscalers:
-        video_NxTxhxwx3 = upscaler.upscale(video_NxTxhxwx3, prompts, seed=seed, batch=batch, first=first)
+        video_NxTxhxwx3 = upscaler.upscale(
+            video_NxTxhxwx3, prompts, seed=seed, batch=batch, first=first, codes_Nxtxhxw=codes_Nxtxhxw
+        )
+        codes_Nxtxhxw = None
     return video_NxTxhxwx3
 
 

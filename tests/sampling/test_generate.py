@@ -176,8 +176,14 @@ def test_clips_are_upscaled_before_they_are_written(tmp_path, generator, monkeyp
     """By each network in turn, with the prompt of each clip."""
 
     class Twice:
+        video_tokenizer = tiny.video_tokenizer()
+
         def upscale(self, video, prompts, **options):
+            """The first one is given the codes that were sampled."""
             assert list(prompts) == ["a corridor"] * 2 and options["seed"] == HOT.seed
+            codes = options["codes_Nxtxhxw"]
+            assert (codes is not None) == (video.shape[2] == 16)
+            assert codes is None or (self.video_tokenizer.decode(codes) == video).all()
             return video.repeat(2, axis=2).repeat(2, axis=3)
 
     monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)

@@ -78,6 +78,14 @@ def test_parts_join_without_a_seam(upscaler, frames, height, width):
     assert len(set(parts)) == len(parts) and all(known[1:]) and not known[0]
 
 
+def test_codes_that_are_known_are_upscaled_as_they_are(upscaler):
+    """And the clip is not encoded, if it is as long as the model's; a longer one is."""
+    codes = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 4)).astype(np.int32)
+    made = upscaler.upscale(np.zeros((1, 9, 32, 32, 3), np.uint8), codes_Nxtxhxw=codes)
+    np.testing.assert_array_equal(Blocks().encode(made), codes.repeat(2, axis=2).repeat(2, axis=3))
+    assert not upscaler.upscale(np.zeros((1, 13, 32, 32, 3), np.uint8), codes_Nxtxhxw=codes).any()
+
+
 def test_chunks_cover_a_clip_and_share_frames():
     for frames in range(1, 60):
         parts = chunks(frames, 17, 5)
