@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet.models.declaration import Tree
 from poet.spec import UserError, VideoTokenizerSpec
-from poet.tokenizers.declaration import Tree
 from poet.tokenizers.video import lfq, magvit
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.magvit import Frames
