@@ -246,14 +246,16 @@ class ModelPrograms:
 
     def decode(
         self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
-    ) -> tuple[np.ndarray, State]:
+    ) -> tuple[jax.Array, State]:
         start, steps = self.plan.chunks[loop]
         forced = (forced_BxK,) if self.plan.forced else ()
         tokens_BxQ, state = self.decoder.advance(
             steps, self._loop_params, *state, jnp.int32(start), jnp.asarray(rows_B), sampling_params, *forced
         )
-        tail = self.plan.tail if loop == self.loops - 1 else []
-        return np.concatenate([tokens_BxQ, np.tile(np.int32(tail), (len(rows_B), 1))], axis=1), state
+        if loop == self.loops - 1 and self.plan.tail:
+            tail = np.tile(np.int32(self.plan.tail), (len(rows_B), 1))
+            tokens_BxQ = jnp.concatenate([tokens_BxQ, tail], axis=1)
+        return tokens_BxQ, state
 
 
 class BatchPrograms(ModelPrograms):
@@ -266,6 +268,35 @@ class BatchPrograms(ModelPrograms):
 
     def decode(
         self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
-    ) -> tuple[np.ndarray, Cache]:
+    ) -> tuple[jax.Array, Cache]:
         forced = (forced_BxK,) if self.plan.forced else ()
         return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), sampling_params, *forced)
+
+
+class SpreadPrograms:
+    """The same programs on several devices, a block of samples on each: a sample is that of one device to the byte."""
+
+    def __init__(self, each: Sequence[ModelPrograms]):
+        """`each` has parameters on a device of its own, and a fixed batch."""
+        self.each = each
+        self.plan, self.loops, self.text_width = each[0].plan, each[0].loops, each[0].text_width
+        self.batch = sum(programs.batch for programs in each)
+
+    def _parts(self, array: np.ndarray) -> list[np.ndarray]:
+        return np.split(array, len(self.each))
+
+    def prefill(self, tokens_BxN: np.ndarray, *text: np.ndarray) -> list[State]:
+        parts = zip(*map(self._parts, (tokens_BxN, *text)))
+        return [programs.prefill(*part) for programs, part in zip(self.each, parts)]
+
+    def decode(
+        self, loop: int, states: list[State], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
+    ) -> tuple[np.ndarray, list[State]]:
+        parts = zip(states, self._parts(rows_B), self._parts(forced_BxK))
+        # All of them run before the first is waited for.
+        found = [
+            programs.decode(loop, state, rows, sampling_params, forced)
+            for programs, (state, rows, forced) in zip(self.each, parts)
+        ]
+        tokens, states = zip(*found)
+        return np.concatenate([np.asarray(part) for part in tokens]), list(states)

@@ -132,7 +132,7 @@ class Engine:
 
         Args:
           sample: seed, temperature, top_p, min_p and guidance; what else it says is the plan's.
-          batch: at most so many samples together; programs of a fixed batch are filled up.
+          batch: samples sampled together, where the programs leave it open; others are filled up.
           on_progress: called after every latent frame of every batch; what it raises ends the sampling.
 
         Raises:
@@ -154,7 +154,7 @@ class Engine:
         self._check(inputs, count, batch)
         source = np.full((count, 1), inputs.source, np.int32)
         given_NxG = given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
-        batch = min(batch, count, self.programs.batch or batch)
+        batch = self.programs.batch or min(batch, count)
         _LOG.info(
             "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
             "from seconds to some minutes", count, self.task, batch,
@@ -166,14 +166,13 @@ class Engine:
         self, inputs: Inputs, given_NxG: np.ndarray, sampling_params: SamplingParams, batch: int
     ) -> Generator[tuple[np.ndarray, int, np.ndarray]]:
         """(rows, first position, tokens) of every call of a program; rows that fill a batch up are not among them."""
-        count, size = len(given_NxG), self.programs.batch or batch
+        count = len(given_NxG)
         for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            rows_B = np.arange(start, start + size, dtype=np.int32)
-            index = np.minimum(rows_B, stop - 1)
+            rows_B = np.arange(start, start + batch, dtype=np.int32)
+            index, sampled = np.minimum(rows_B, count - 1), min(batch, count - start)
             text = self._text_rows(inputs, index)
             for place, tokens in decode_batch(self.programs, given_NxG[index], rows_B, sampling_params, text):
-                yield rows_B[: stop - start], place, tokens[: stop - start]
+                yield rows_B[:sampled], place, tokens[:sampled]
 
     def _check(self, inputs: Inputs, count: int, batch: int) -> None:
         """Raises UserError unless all of it has `count` rows of codes and states that there are."""

@@ -1,7 +1,7 @@
 """From a checkpoint and a request to clips: the Python API of `poet generate`.
 
 A sample is determined by the seed, its row (its place in the request) and what it is given: every row has its own
-noise, and programs of a fixed size (`SAMPLE.block`) round alike whatever else is sampled, in float32 and in bfloat16.
+noise, and programs of a fixed size (`SAMPLE.block`) round alike whatever else is sampled.
 
 N samples, n clips, S layout length, L text positions, K known codes, T video frames, F audio samples.
 """
@@ -21,7 +21,7 @@ from poet.models.stored import stored
 from poet.models.transformer import Params, build_model
 from poet.runs import networks
 from poet.runs.run import Run
-from poet.sampling.decode import Decoder, ModelPrograms
+from poet.sampling.decode import Decoder, ModelPrograms, SpreadPrograms
 from poet.sampling.engine import Drawn, Engine, Inputs
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
@@ -59,8 +59,8 @@ class Generator:
         self.model = build_model(resolved)
         self.params = jax.jit(self.model.compute_params)(params)
         self.networks = FrozenNetworks(resolved, loaded, made_with)
-        self._programs: dict[tuple[Plan, int, str], ModelPrograms] = {}
-        self._stored: dict[str, tuple[Params, Params]] = {}
+        self._programs: dict[tuple[Plan, int, int, str], ModelPrograms | SpreadPrograms] = {}
+        self._stored: dict[tuple[str, jax.Device | None], tuple[Params, Params]] = {}
 
     @classmethod
     def from_checkpoint(
@@ -153,7 +153,7 @@ class Generator:
           masks: bool [1 or n, T, H, W], a region of the caller's own for each clip in place of one of those.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default is the checkpoint's; guidance has no effect on a task without text.
-          batch: at most so many samples together, and no more than SAMPLE.block; it changes none of them.
+          batch: samples together, where SAMPLE.block and devices leave it open; it changes none of them.
 
         Raises:
           UserError: the request does not fit the task.
@@ -216,19 +216,35 @@ class Generator:
         """
         sample = sample or self.resolved.spec.sample
         plan = make_plan(self.resolved, get_task(task), sample, latents)
-        key = plan, sample.block, sample.weights
+        key = plan, self._block(sample), sample.devices, sample.weights
         if key not in self._programs:
-            params, loop_params = self._weights(sample.weights)
-            decoder, width = Decoder(self.model, plan), self.resolved.spec.text.width
-            self._programs[key] = ModelPrograms(decoder, params, width, sample.block, loop_params)
+            self._programs[key] = self._compiled(*key)
         return Engine(self._programs[key], _Codecs(self.networks, self.resolved, latents), task)
 
-    def _weights(self, kind: str) -> tuple[Params, Params]:
-        """Parameters stored as `SampleSpec.weights` says, and the same for a loop."""
-        if kind not in self._stored:
+    def _block(self, sample: SampleSpec) -> int:
+        """Samples of a program; 0 takes any number."""
+        fixed = self.model.dtype == "bfloat16" or sample.devices > 1
+        return sample.block or (DEFAULT_BATCH if fixed else 0)
+
+    def _compiled(self, plan: Plan, block: int, count: int, kind: str) -> ModelPrograms | SpreadPrograms:
+        """Programs of a plan on the first `count` devices of this process, which compile when they first run."""
+        devices, width = jax.local_devices(), self.resolved.spec.text.width
+        if count > len(devices):
+            raise UserError(f"SAMPLE.devices = {count}: this process has {len(devices)}")
+        decoder = Decoder(self.model, plan)
+        each = [
+            ModelPrograms(decoder, params, width, block, loop_params)
+            for params, loop_params in (self._weights(kind, device) for device in (devices[:count] if count > 1 else [None]))
+        ]
+        return each[0] if count == 1 else SpreadPrograms(each)
+
+    def _weights(self, kind: str, device: jax.Device | None) -> tuple[Params, Params]:
+        """Parameters stored as `SampleSpec.weights` says, and the same for a loop; on the default device, or another."""
+        if (kind, device) not in self._stored:
             params = jax.jit(stored, static_argnums=1)(self.params, kind)
-            self._stored[kind] = params, jax.jit(self.model.by_layer)(params)
-        return self._stored[kind]
+            params = params if device is None else jax.device_put(params, device)
+            self._stored[kind, device] = params, jax.jit(self.model.by_layer)(params)
+        return self._stored[kind, device]
 
     def encode_text(self, texts: Sequence[str]) -> Text:
         """States of texts; what the encoder has no room for is dropped and said."""

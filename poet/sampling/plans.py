@@ -16,11 +16,11 @@ import numpy as np
 
 from poet import streams
 from poet.sampling.samplers import Truncation
-from poet.spec import SampleSpec, UserError
+from poet.spec import UserError
 from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout, Span
 
 # Samples that are sampled together where nobody says how many.
-DEFAULT_BATCH = SampleSpec().block
+DEFAULT_BATCH = 8
 
 
 class Text(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from poet import media
-from poet.sampling.decode import BatchPrograms
+from poet.sampling.decode import BatchPrograms, Decoder
 from poet.sampling.engine import Engine, Inputs
 from poet.sampling.generate import Generator
 from poet.sampling.plans import Text
@@ -82,7 +82,7 @@ def _sample(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray
     """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
     latents = opening_latents(generator.resolved, get_task(spec.task), spec.conditioning_frames)
     engine, text, known = generator.engine(spec.task, latents=latents), None, None
-    decoder, width = engine.programs.decoder, engine.programs.text_width
+    decoder, width = Decoder(generator.model, engine.plan), engine.programs.text_width
     engine = Engine(BatchPrograms(decoder, generator.params, width, spec.batch), engine.codecs, spec.task)
     if "text_states" in inputs:
         text = Text(inputs["text_states"], inputs["text_lengths"])

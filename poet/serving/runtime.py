@@ -234,7 +234,7 @@ class Runtime:
             known = self._known(known, opening)
         codes = self._condition(condition, cells)
         inputs = Inputs(**texts, condition=codes, known=known, source=source)
-        tokens_NxS = self.engine.sample(inputs, count, settings, batch=self.batch)
+        tokens_NxS = self.engine.sample(inputs, count, settings)
         drawn = self.engine.detokenize(tokens_NxS)
         result = Result(drawn, tokens=tokens_NxS)
         result.findings = drawn.findings

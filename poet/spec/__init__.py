@@ -116,7 +116,9 @@ class SampleSpec(Spec):
     output channel; what it costs in nats is in tests/benchmarks.
     block: samples of one compiled program; it is filled up, so that a sample depends on the seed, its row and what it
     is given, and neither on how many are sampled nor on which.  Sums of another shape round otherwise: another `block`
-    may give other samples, in bfloat16 above all.
+    gives other samples in bfloat16.  0 is 8 for a model in bfloat16; one in float32 then takes as many as there are,
+    since its rounding is too fine to change a sample but where two ids are as good as equal.
+    devices: how many of the process sample at the same time, a block on each; it changes no sample.
     """
 
     temperature: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
@@ -127,7 +129,8 @@ class SampleSpec(Spec):
     guidance_cap: float = setting(0.0, changes="nothing", at_least=0, at_most=1e6)
     guided_by: tuple[str, ...] = setting((), changes="nothing")
     weights: str = setting("", changes="nothing", one_of=("", "bfloat16", "int8"))
-    block: int = setting(8, changes="nothing", at_least=1, at_most=MOST_BATCH)
+    devices: int = setting(1, changes="nothing", at_least=1, at_most=4096)
+    block: int = setting(0, changes="nothing", at_least=0, at_most=MOST_BATCH)
     seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
 
     SCHEDULES: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "top_p", "min_p", "guidance")

@@ -8,7 +8,7 @@ In one process on one core, in CPU seconds, so that what else the machine does c
   stored, legal rows of the head, the cache), over the step's; 1 is the memory's limit.
 - `to_float32`: a step with stored weights over one without.
 - `block`: a step of 8 samples over one of a program without a fixed block, which is the same program; of 1 sample in a
-  block of 8 over 1 by itself.
+  block of 8 over 1 by itself (`SAMPLE.block`).
 - `nats`: of samples of released weights, mean log-likelihood of a token under them less that under stored ones, with its
   standard error over samples: the Kullback-Leibler divergence that storing costs.
 """
@@ -72,8 +72,9 @@ def speeds(name: str, runs: int) -> dict[str, Any]:
     rate = memory_rate(runs)
     steps = {kind: step_s(model, plan, stored(params, kind), 8, runs) for kind in KINDS}
     alone = step_s(model, plan, params, 1, runs)
+    of_memory = {k or "float32": bytes_of(model, stored(params, k), plan, 8) / rate / s for k, s in steps.items()}
     return {
-        "of_memory": {k or "float32": bytes_of(model, stored(params, k), plan, 8) / rate / s for k, s in steps.items()},
+        "of_memory": {"float32, 1 sample": bytes_of(model, params, plan, 1) / rate / alone, **of_memory},
         "to_float32": {kind: steps[kind] / steps[""] for kind in KINDS[1:]},
         "block": {"8 of 8": 1.0, "1 of 8": steps[""] / alone},
     }

@@ -55,8 +55,7 @@ def engine(task: str = "unconditional", latents: int = 0, sample: SampleSpec = S
 
 
 @pytest.mark.parametrize("fixed, expected", [
-    (0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
-    (8, [list(range(first, first + 8)) for first in (0, 2, 4)]),
+    (0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [3, 4, 5]]), (8, [list(range(8))]),
 ])
 def test_every_sample_is_drawn_once_in_its_own_row(fixed, expected):
     """Programs of a fixed batch are filled up; nobody sees or hears of the rows that fill."""

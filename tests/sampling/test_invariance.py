@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tiny
 
-from poet.distributed import mesh as mesh_lib
-from poet.distributed.mesh import batch_sharding
 from poet.models import transformer
 from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import Engine, Inputs, sample_tokens
-from poet.sampling.plans import Plan, Text, given_tokens
+from poet.sampling.generate import Generator
+from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
 from poet.sampling.samplers import SamplingParams, Truncation
-from poet.spec import MeshSpec, SampleSpec
+from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import Vocabulary
+from poet.tasks.resolved import Resolved
 
 SAMPLE = SampleSpec(temperature=1.3, top_k=20, guidance=2.0, seed=11)
 TEXT = Text(*tiny.texts(8))
@@ -33,7 +33,7 @@ def programs(dtype: str) -> ModelPrograms:
     )
     plan = Plan(layout=tiny.layout_of("text_to_video"), guided=True, truncation=Truncation.of(SAMPLE))
     params = jax.jit(model.compute_params)(tiny.params())
-    return ModelPrograms(Decoder(model, plan), params, tiny.TEXT_WIDTH, SAMPLE.block)
+    return ModelPrograms(Decoder(model, plan), params, tiny.TEXT_WIDTH, DEFAULT_BATCH if dtype == "bfloat16" else 0)
 
 
 def engine(dtype: str) -> Engine:
@@ -87,19 +87,14 @@ def test_prefix_candidates_share_one_prefill_and_are_those_of_each_alone(dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_eight_devices_sample_what_one_does(dtype):
-    """Each holds a block of eight samples."""
-    made, count = programs(dtype), 64
-    decoder, text = made.decoder, TEXT.rows(np.arange(count) % 8)
-    alone = engine(dtype).sample(Inputs(text=text), count, SAMPLE)
-    given = given_tokens(made.plan, {"source": np.zeros((count, 1), np.int32)})
-    mesh = mesh_lib.build(MeshSpec(fsdp=8), jax.devices()[:8])
-    with jax.set_mesh(mesh):
-        halves = batch_sharding(mesh)
-        texts = engine(dtype)._text_rows(Inputs(text=text), np.arange(count))
-        placed = [jax.device_put(array, halves) for array in (given, *texts)]
-        rows = jax.device_put(np.arange(count, dtype=np.int32), halves)
-        spread = Decoder(decoder.model, made.plan)
-        params = jax.jit(decoder.model.compute_params)(tiny.params())
-        cache, x = spread.prefill(params, *placed)
-        tokens, _ = spread.decode(params, cache, x, rows, SamplingParams.of(SAMPLE))
-    np.testing.assert_array_equal(np.asarray(tokens), alone[:, made.plan.prefilled :])
+    """A block on each; in another order than on one device."""
+    experiment = tiny.EXPERIMENT.replace(model=tiny.EXPERIMENT.model.replace(dtype=dtype))
+    generator = Generator(Resolved(experiment), tiny.params(), {"video": tiny.video_tokenizer()})
+    text, count = TEXT.rows(np.arange(20) % 8), 20
+    found = {
+        devices: generator.tokens("text_to_image", count, text=text, sample=SAMPLE.replace(devices=devices, block=3))
+        for devices in (1, 8)
+    }
+    np.testing.assert_array_equal(found[8], found[1])
+    with pytest.raises(UserError, match="SAMPLE.devices = 9: this process has 8"):
+        generator.engine("text_to_image", SAMPLE.replace(devices=9))

@@ -39,7 +39,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--depth", action="append", default=[], metavar="FILE",
         help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
-    add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="at most so many clips together, and no more than SAMPLE.block; changes no sample")
+    add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together, where SAMPLE.block leaves it open (a model in float32 does); changes no sample")
     add("--upscale", action="append", default=[], metavar="CHECKPOINT",
         help="double the height and width of the clips by this super-resolution network (repeatable, one after the other)")
     command.sample_arguments(parser)
