@@ -16,7 +16,7 @@ import process_runs  # noqa: E402
 import test_sound_run  # noqa: E402
 import tiny  # noqa: E402
 
-from poet.media.sound import write_wav  # noqa: E402
+from poet.media import write_wav  # noqa: E402
 from poet.spec import AudioTokenizerSpec, to_dict  # noqa: E402
 from poet.training import reporting  # noqa: E402
 

@@ -143,10 +143,10 @@ def workdir_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+def checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Weights to be read, see `open_checkpoint`."""
     parser.add_argument(
-        "--checkpoint", required=True, help="a work dir, a checkpoint, or a folder of released weights"
+        "--checkpoint", required=required, default="", help="a work dir, a checkpoint, or a folder of released weights"
     )
 
 
@@ -190,9 +190,9 @@ def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[
     return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))
 
 
-def out_argument(parser: argparse.ArgumentParser) -> None:
+def out_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """A folder to write to."""
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="new or empty folder to write to")
+    parser.add_argument("--out", required=required, default="", metavar="FOLDER", help="new or empty folder to write to")
     overwrite_argument(parser)
 
 

@@ -1,9 +1,9 @@
-"""Media files: clips of one format from any file that PyAV reads; mp4, gif, png and wav out.
+"""Media files: clips of one format from any file that PyAV reads.
 
-`poet.media.film` finds and decodes the frames of a file, `poet.media.colour` makes them RGB,
-`poet.media.pictures` reads still ones; `poet.media.sound` is what concerns sound alone, `poet.media.files`
-what every file has in common; `poet.media.bitstreams` holds H.264 and H.265 streams in memory, which tokenizers
-are compared with.
+`poet.media.writing` writes what was made; `poet.media.film` finds and decodes the frames of a file,
+`poet.media.colour` makes them RGB, `poet.media.pictures` reads still ones; `poet.media.sound` is what concerns sound
+alone, `poet.media.files` what every file has in common; `poet.media.bitstreams` holds H.264 and H.265 streams in
+memory, which tokenizers are compared with.
 
 Video is uint8 RGB (T, H, W, 3), audio is mono int16 (S,) at a sample rate in Hz.  Every file is
 written beside its place and renamed into it, so that a killed process leaves no half-written file.
@@ -12,17 +12,12 @@ written beside its place and renamed into it, so that a killed process leaves no
 from __future__ import annotations
 
 import dataclasses
-import fractions
 import math
-import os
 from collections.abc import Iterator
-from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
-from poet.media.colour import tag, to_yuv420p
 from poet.media.files import MediaError, PathLike, replacing, stated_seconds, write_text
 from poet.media.film import Film, Shown, open_film
 from poet.media.sound import (
@@ -32,10 +27,21 @@ from poet.media.sound import (
     read_sound,
     read_track,
     to_int16,
-    write_wav,
 )
 from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
-from poet.spec import ClipSpec, UserError
+from poet.media.writing import (
+    dub,
+    frame_strip,
+    mux_sound,
+    read_comment,
+    write_apng,
+    write_gif,
+    write_mp4,
+    write_png_strip,
+    write_wav,
+    write_webm,
+)
+from poet.spec import ClipSpec
 
 # The whole house imports these from here.
 __all__ = [
@@ -45,19 +51,25 @@ __all__ = [
     "Sound",
     "Track",
     "VIDEO_SUFFIXES",
+    "dub",
+    "frame_strip",
+    "mux_sound",
     "picture_suffixes",
+    "read_comment",
     "read_runs",
     "read_sound",
     "read_track",
     "replacing",
     "stated_seconds",
     "to_int16",
+    "write_apng",
+    "write_gif",
+    "write_mp4",
+    "write_png_strip",
     "write_text",
     "write_wav",
+    "write_webm",
 ]
-
-# x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
-H264_CRF = 16
 
 # Where the crop of a frame lies between (0, 0), its upper left, and (1, 1), its lower right.
 Place = tuple[float, float]
@@ -263,91 +275,3 @@ def resize_video(
     if video_TxHxWx3.shape[1:3] == (height, width):
         return video_TxHxWx3
     return np.stack([resize_image(f, height, width, place=place) for f in video_TxHxWx3])
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-
-def check_video(video_TxHxWx3: np.ndarray) -> None:
-    shape, dtype = video_TxHxWx3.shape, video_TxHxWx3.dtype
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
-        raise ValueError(f"video must be uint8 (T, H, W, 3) with T > 0, got {dtype} {shape}")
-
-
-def write_mp4(
-    path: PathLike,
-    video_TxHxWx3: np.ndarray,
-    rate_hz: float,
-    audio_S: np.ndarray | None = None,
-    sample_rate_hz: int | None = None,
-) -> None:
-    """Writes H.264 (yuv420p in BT.709, tagged so, even sides only) and, with audio, AAC.
-
-    Raises:
-        UserError: a side is odd.
-        ValueError: a wrong shape or dtype, or audio without a sample rate.
-    """
-    check_video(video_TxHxWx3)
-    height, width = video_TxHxWx3.shape[1:3]
-    if height % 2 or width % 2:
-        raise UserError(f"H.264 needs even sides, got {height}x{width}; resize, or write a gif")
-    if audio_S is not None and not sample_rate_hz:
-        raise ValueError("audio needs sample_rate_hz")
-    with replacing(path) as file:
-        # faststart puts the index first: a browser plays the file while it loads.
-        options = {"movflags": "faststart"}
-        with av.open(os.fspath(file), "w", format="mp4", options=options) as container:
-            video_stream = _add_h264(container, height, width, rate_hz)
-            audio_stream = None if audio_S is None else _add_aac(container, sample_rate_hz)
-            _encode_video(container, video_stream, video_TxHxWx3)
-            if audio_S is not None:
-                _encode_audio(container, audio_stream, to_int16(audio_S))
-
-
-def _add_h264(container: Any, height: int, width: int, rate_hz: float) -> av.VideoStream:
-    rate = fractions.Fraction(rate_hz).limit_denominator(1001)
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(H264_CRF)})
-    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    tag(stream.codec_context)
-    return stream
-
-
-def _add_aac(container: Any, sample_rate_hz: int) -> av.AudioStream:
-    return container.add_stream("aac", rate=sample_rate_hz, layout="mono")
-
-
-def _encode_video(container: Any, stream: av.VideoStream, video_TxHxWx3: np.ndarray) -> None:
-    for pixels_HxWx3 in video_TxHxWx3:
-        container.mux(stream.encode(to_yuv420p(pixels_HxWx3)))
-    container.mux(stream.encode(None))
-
-
-def _encode_audio(container: Any, stream: av.AudioStream, audio_S: np.ndarray) -> None:
-    frame = av.AudioFrame.from_ndarray(audio_S[None], format="s16", layout="mono")
-    frame.sample_rate, frame.pts = stream.rate, 0
-    frame.time_base = fractions.Fraction(1, stream.rate)
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-
-
-def write_gif(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float) -> None:
-    """Writes an endless GIF; its clock counts hundredths of a second, so 8 Hz becomes 8.33 Hz."""
-    check_video(video_TxHxWx3)
-    first, *rest = [Image.fromarray(frame) for frame in video_TxHxWx3]
-    duration_ms = max(round(100 / rate_hz) * 10, 20)
-    with replacing(path) as file:
-        first.save(
-            file, "GIF", save_all=True, append_images=rest, duration=duration_ms, loop=0, disposal=1
-        )
-
-
-def frame_strip(video_TxHxWx3: np.ndarray, every: int = 1) -> np.ndarray:
-    """Every n-th frame side by side: uint8 (H, frames * W, 3)."""
-    check_video(video_TxHxWx3)
-    return np.concatenate(list(video_TxHxWx3[::every]), axis=1)
-
-
-def write_png_strip(path: PathLike, video_TxHxWx3: np.ndarray, every: int = 1) -> None:
-    """Writes `frame_strip` as a PNG."""
-    with replacing(path) as file:
-        Image.fromarray(frame_strip(video_TxHxWx3, every)).save(file, "PNG")

@@ -10,8 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
-from poet.media import check_video
 from poet.media.colour import ACCURATE
+from poet.media.writing import check_video
 from poet.spec import UserError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import pathlib
@@ -147,6 +148,11 @@ def replacing(path: PathLike) -> Iterator[pathlib.Path]:
         os.fsync(handle)
         os.fchmod(handle, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except av.error.FFmpegError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

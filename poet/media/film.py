@@ -105,7 +105,7 @@ def open_film(path: PathLike, rate_hz: float = 1.0, from_s: float = 0.0) -> Iter
                 if (images := pictures.read_pictures(file)) is not None:
                     yield Film(path=path, frames=_images(path, images), interval_s=0.1, stated_s=0.0)
                     return
-        stream = _choose(path, container)
+        stream = choose(path, container)
         found = seek(container, stream, from_s) if from_s >= SEEK_FROM_S else None
         if found or from_s < SEEK_FROM_S:
             frames, sought_s = found or (decode(container, stream), None)
@@ -135,7 +135,7 @@ def _film(
     )
 
 
-def _choose(path: PathLike, container: av.container.InputContainer) -> av.VideoStream:
+def choose(path: PathLike, container: av.container.InputContainer) -> av.VideoStream:
     """The container's default, else the one with the most pixels, then frames a second, then the first."""
     films = [s for s in container.streams.video if not s.disposition & _NO_FILM]
     if not films:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from poet.media import _add_aac, _add_h264, check_video
 from poet.media.colour import to_yuv420p
 from poet.media.files import PathLike, replacing
 from poet.media.sound import to_int16
+from poet.media.writing import add_sound, add_video, check_video
 from poet.spec import UserError
 
 
@@ -60,7 +60,7 @@ def open_film_writer(
         raise UserError(f"H.264 needs even sides, and this film has {height}x{width}")
     with replacing(path) as file:
         with av.open(os.fspath(file), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            video = _add_h264(container, height, width, rate_hz)
-            writer = FilmWriter(container, video, _add_aac(container, sample_rate_hz) if sample_rate_hz else None)
+            video = add_video(container, height, width, rate_hz)
+            writer = FilmWriter(container, video, add_sound(container, sample_rate_hz) if sample_rate_hz else None)
             yield writer
             writer.finish()

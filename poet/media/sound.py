@@ -11,8 +11,6 @@ import dataclasses
 import fractions
 import itertools
 import math
-import os
-import wave
 from collections.abc import Iterable, Iterator, Sequence
 
 import av
@@ -26,7 +24,6 @@ from poet.media.files import (
     PathLike,
     jump,
     open_media,
-    replacing,
 )
 from poet.media.seeking import SEEK_FROM_S, seek_sound
 
@@ -434,16 +431,3 @@ def to_int16(audio_S: np.ndarray) -> np.ndarray:
     if not np.issubdtype(audio_S.dtype, np.floating):
         raise ValueError(f"audio must be int16 or float in [-1, 1], got {audio_S.dtype}")
     return np.round(np.clip(audio_S, -1, 1) * 32767).astype(np.int16)
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-
-def write_wav(path: PathLike, audio_S: np.ndarray, sample_rate_hz: int) -> None:
-    """Writes mono 16-bit PCM."""
-    sound = to_int16(audio_S)
-    with replacing(path) as file, wave.open(os.fspath(file), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(sample_rate_hz)
-        out.writeframes(sound.astype("<i2").tobytes())

@@ -87,6 +87,11 @@ class Checkpoint:
         """
         return manifest.read(self.path).get("networks")
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex characters that depend on every file of it."""
+        return manifest.fingerprint(self.path)
+
     def manifest(self) -> dict[str, Any]:
         """What the MANIFEST says, of a format that this version reads."""
         found = manifest.read(self.path)

@@ -216,15 +216,10 @@ class Generator:
         """
         sample = sample or self.resolved.spec.sample
         plan = make_plan(self.resolved, get_task(task), sample, latents)
-        key = plan, self._block(sample), sample.devices, sample.weights
+        key = plan, block_of(sample, self.model.dtype), sample.devices, sample.weights
         if key not in self._programs:
             self._programs[key] = self._compiled(*key)
         return Engine(self._programs[key], _Codecs(self.networks, self.resolved, latents), task)
-
-    def _block(self, sample: SampleSpec) -> int:
-        """Samples of a program; 0 takes any number."""
-        fixed = self.model.dtype == "bfloat16" or sample.devices > 1
-        return sample.block or (DEFAULT_BATCH if fixed else 0)
 
     def _compiled(self, plan: Plan, block: int, count: int, kind: str) -> ModelPrograms | SpreadPrograms:
         """Programs of a plan on the first `count` devices of this process, which compile when they first run."""
@@ -351,6 +346,12 @@ class _Codecs(NamedTuple):
     def detokenize(self, name: str, codes_NxM: np.ndarray) -> Any:
         stream = streams.in_layout(name)
         return stream.detokenize(self.networks[stream.network], codes_NxM, self.resolved.format)
+
+
+def block_of(sample: SampleSpec, dtype: str) -> int:
+    """Samples that a compiled program of a model in this dtype takes; 0 takes any number."""
+    fixed = dtype == "bfloat16" or sample.devices > 1
+    return sample.block or (DEFAULT_BATCH if fixed else 0)
 
 
 def _count(array: np.ndarray | None) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, NamedTuple, Sequence
+from pathlib import Path
+from typing import Callable, ClassVar, NamedTuple, Sequence
 
 from poet import conditioning, streams
-from poet.runs.run import Run
 from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
-from poet.spec import SampleSpec, UserError, near_names
+from poet.sampling.masks import is_box
+from poet.spec import ClipSpec, SampleSpec, Spec, UserError, near_names
+from poet.spec.base import MOST_BATCH, MOST_FRAMES, setting
 from poet.streams import Derived
 from poet.streams.base import CONDITION
 from poet.tasks.layout import TEXT_STREAM, Layout
@@ -19,25 +21,46 @@ from poet.tokenizers.text import check_texts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """Arguments of `poet generate`; sampling values come with the experiment."""
+class Request(Spec):
+    """What `poet generate` is asked for beside the checkpoint; sampling values come with the experiment.
 
-    checkpoint: Run
-    out: str
+    The fields are the command's flags, and the keys of a line of `--requests`.
+    """
+
     task: str = "text_to_video"
-    prompt: Sequence[str] = ()
+    prompt: tuple[str, ...] = ()
     prompt_file: str = ""
     negative_prompt: str = ""
-    clip: Sequence[str] = ()
-    conditioning_frames: int = 0
-    end: Sequence[str] = ()
+    clip: tuple[str, ...] = ()
+    conditioning_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
+    end: tuple[str, ...] = ()
     region: str = ""
-    mask: Sequence[str] = ()
+    mask: tuple[str, ...] = ()
     keep_given: bool = True
-    depth: Sequence[str] = ()
-    num: int = 1
-    batch: int = DEFAULT_BATCH
-    upscale: Sequence[Run] = ()
+    depth: tuple[str, ...] = ()
+    num: int = setting(1, changes="nothing", at_least=1, at_most=10**6)
+    batch: int = setting(DEFAULT_BATCH, changes="nothing", at_least=1, at_most=MOST_BATCH)
+    upscale: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+
+    # Fields that name files.
+    FILES: ClassVar[tuple[str, ...]] = ("prompt_file", "clip", "end", "mask", "depth", "upscale")
+
+    def files(self) -> list[str]:
+        """All files and folders that it names."""
+        named = [getattr(self, field) for field in self.FILES]
+        paths = [path for value in named for path in ([value] if isinstance(value, str) else value)]
+        return [path for path in paths if path and not is_box(path)]
+
+    def below(self, folder: Path) -> Request:
+        """The same with paths that are relative to `folder` made absolute."""
+
+        def absolute(path: str) -> str:
+            return path if not path or is_box(path) else str(Path(folder, Path(path).expanduser()))
+
+        values = {field: getattr(self, field) for field in self.FILES if field != "upscale"}
+        changed = {f: absolute(v) if isinstance(v, str) else tuple(map(absolute, v)) for f, v in values.items()}
+        return self.replace(**changed)
 
 
 class Admitted(NamedTuple):
@@ -264,6 +287,17 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
             f"a negative prompt stands for the text that guidance drops, and SAMPLE.guided_by = {sample.guided_by} "
             "does not name it: add 'text', or leave the negative prompt out"
         )
+
+
+def check_formats(task: Task, formats: Sequence[str], clip: ClipSpec) -> None:
+    """Raises UserError for a format that nothing of the task's media is written in."""
+    media = {stream.medium: stream for stream in (*task.given, *task.predicted)}
+    known = [name for stream in media.values() for name in stream.formats]
+    for name in formats:
+        if name not in known:
+            raise UserError(f"--format={name}: task {task.name} is written as {', '.join(known)}")
+        if name in ("mp4", "webm") and (clip.height % 2 or clip.width % 2):
+            raise UserError(f"--format={name} needs even sides, and the clips have {clip.height}x{clip.width}: use gif")
 
 
 def default_conditioning_frames(resolved: Resolved, task: Task, clips: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from poet.runs import networks
 from poet.spec import AudioTokenizerSpec, ClipSpec, ConditioningSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
-from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked, code_bits, reach
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Target, Traced, checked, code_bits, reach
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Sound(Stream):
     stored: str | None = "audio"
     stage: str = "encode sound"
     colour: str = "#2a9d6f"
+    formats: tuple[str, ...] = ("wav",)
 
     def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
         return tuple(map(vocabulary.audio, range(vocabulary.spec.audio_levels)))
@@ -98,10 +99,11 @@ class Sound(Stream):
     def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
         return Traced(*network.traced_decoder(batch, fmt.clip.samples), (parts, fmt.audio_frames), "int32")
 
-    def write(self, item: np.ndarray, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
-        wav = stem.with_suffix(".wav")
-        reach("poet.media:write_wav")(wav, item, clip.sample_rate_hz)
-        return [wav]
+    def write(self, item: np.ndarray, target: Target) -> list[Path]:
+        files = target.files(self.formats, self.formats)
+        for file in files:
+            reach("poet.media:write_wav")(file, item, target.clip.sample_rate_hz, target.comment)
+        return files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,29 @@ HIDDEN = -1
 Grid = tuple[int, int, int]
 
 
+class Target(NamedTuple):
+    """Where and how the media of one sample are written.
+
+    stem: folder and name of the files, without a suffix.
+    clip: gives the frame rate and the sample rate.
+    sample: all media of the sample, by `medium`.
+    formats: suffixes without a dot, of which a stream writes those that it knows; () is what is usual.
+    comment: what every file says of itself.
+    original: the file whose frames the sample's sound is made for; '' is none.
+    """
+
+    stem: Path
+    clip: ClipSpec
+    sample: Mapping[str, Any]
+    formats: tuple[str, ...] = ()
+    comment: str = ""
+    original: str = ""
+
+    def files(self, formats: Sequence[str], usual: Sequence[str]) -> list[Path]:
+        """The files to write of those that a stream can write."""
+        return [self.stem.with_name(f"{self.stem.name}.{name}") for name in self.formats or usual if name in formats]
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
     """Sizes of the token streams of a run.
@@ -127,6 +150,7 @@ class Stream:
       constant: whether, as a condition, it says nothing of a clip.
       exports: whether its network can be a program of an export (`encoder`, `decoder`).
       colour: in pictures of layouts.
+      formats: suffixes of the files that `write` can make of it.
     """
 
     name: str
@@ -150,6 +174,7 @@ class Stream:
     constant: bool = False
     exports: bool = False
     colour: str = "#9aa5b1"
+    formats: tuple[str, ...] = ()
 
     @property
     def shows(self) -> bool:
@@ -282,19 +307,12 @@ class Stream:
         """`detokenize` of `batch` samples, of codes in the shape that the network takes."""
         raise NotImplementedError
 
-    def write(self, item: Any, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
-        """Writes the media of one sample; returns its files.
-
-        Args:
-          item: an element of what `detokenize` gives.
-          stem: folder and name of the files, without a suffix.
-          clip: gives the frame rate and the sample rate.
-          sample: all media of the sample, by `medium`.
-        """
+    def write(self, item: Any, target: Target) -> list[Path]:
+        """Writes the media of one sample, an element of what `detokenize` gives; returns its files."""
         raise NotImplementedError(f"stream {self.name} is written to no file")
 
     def record(self, item: Any) -> dict[str, Any]:
-        """What `generate.json` says of the media of one sample."""
+        """What `generation.json` says of the media of one sample."""
         return {}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from poet.runs import networks
 from poet.spec import ClipSpec, ConditioningSpec, TextSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Vocabulary
-from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, checked, code_bits, reach
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Target, checked, code_bits, reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,11 @@ class Pieces(Stream):
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> list[str]:
         return network.decode(np.minimum(codes_NxM, network.size - 1))
 
-    def write(self, item: str, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
-        text = stem.with_suffix(".txt")
-        reach("poet.media:write_text")(text, item + "\n")
-        return [text]
+    def write(self, item: str, target: Target) -> list[Path]:
+        files = target.files(self.formats, self.formats)
+        for file in files:
+            reach("poet.media:write_text")(file, item + "\n")
+        return files
 
     def record(self, item: str) -> dict[str, Any]:
         return {"text": item}
@@ -78,5 +79,5 @@ class Pieces(Stream):
 
 STREAM = Pieces(
     name="pieces", title="caption", network=networks.PIECES, section="text", base=True, setting="TEXT.pieces set",
-    stored="pieces", medium="text", stage="text", marks="T", colour="#8e6bbf",
+    stored="pieces", medium="text", stage="text", marks="T", colour="#8e6bbf", formats=("txt",),
 )

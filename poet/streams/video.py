@@ -12,7 +12,7 @@ import numpy as np
 
 from poet.runs import networks
 from poet.spec import ClipSpec, ConditioningSpec, VideoTokenizerSpec, VocabularySpec
-from poet.streams.base import Encoders, Format, Stream, StreamInfo, Traced, reach
+from poet.streams.base import Encoders, Format, Stream, StreamInfo, Target, Traced, reach
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Visual(Stream):
     marks: str = "V"
     exports: bool = True
     colour: str = COLOUR
+    formats: tuple[str, ...] = ("mp4", "webm", "gif", "apng", "png")
 
     def known(self, fmt: Format, latents: int) -> int:
         _, height, width = fmt.video
@@ -62,17 +63,28 @@ class Visual(Stream):
     def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
         return Traced(*network.traced("decoder"), self.grid(fmt), "int32")
 
-    def write(self, item: np.ndarray, stem: Path, clip: ClipSpec, sample: Mapping[str, Any]) -> list[Path]:
-        """An mp4 with the sample's sound, a gif and a strip of PNG; of an image the PNG alone."""
-        strip, gif, mp4 = (stem.with_suffix(suffix) for suffix in (".png", ".gif", ".mp4"))
-        reach("poet.media:write_png_strip")(strip, item)
-        if len(item) == 1:
-            return [strip]
-        reach("poet.media:write_gif")(gif, item, clip.rate_hz)
-        if item.shape[1] % 2 or item.shape[2] % 2:  # H.264 takes even sides only.
-            return [gif, strip]
-        reach("poet.media:write_mp4")(mp4, item, clip.rate_hz, sample.get("audio"), clip.sample_rate_hz)
-        return [mp4, gif, strip]
+    def write(self, item: np.ndarray, target: Target) -> list[Path]:
+        """By default an mp4 with the sample's sound, a gif and a strip of PNG; of an image the PNG alone.
+
+        H.264 and VP9 take even sides only.  The frames of `Target.original` are copied as they are coded.
+        """
+        usual = self.formats[-1:] if len(item) == 1 else ("mp4", "gif", "png")
+        if (item.shape[1] % 2 or item.shape[2] % 2) and not target.original:
+            usual = tuple(name for name in usual if name != "mp4")
+        return [self._write(file, item, target) for file in target.files(self.formats, usual)]
+
+    def _write(self, file: Path, item: np.ndarray, target: Target) -> Path:
+        rate_hz, comment = target.clip.rate_hz, {"comment": target.comment}
+        sound = target.sample.get("audio"), target.clip.sample_rate_hz
+        if file.suffix == ".mp4" and target.original and sound[0] is not None:
+            return reach("poet.media:dub")(target.original, file, item, rate_hz, *sound, **comment)
+        if file.suffix in (".mp4", ".webm"):
+            reach(f"poet.media:write_{file.suffix[1:]}")(file, item, rate_hz, *sound, **comment)
+        elif file.suffix in (".gif", ".apng"):
+            reach(f"poet.media:write_{file.suffix[1:]}")(file, item, rate_hz, **comment)
+        else:
+            reach("poet.media:write_png_strip")(file, item, **comment)
+        return file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

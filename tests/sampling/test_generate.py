@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from poet import media, streams
-from poet.sampling import command
+from poet import media
+from poet.sampling import command, jobs
 from poet.sampling import generate as generation
-from poet.sampling.engine import Engine
+from poet.sampling.engine import Drawn, Engine
 from poet.sampling.generate import Text
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_request
@@ -129,8 +129,8 @@ def no_device_work(monkeypatch):
     monkeypatch.setattr(generation.Generator, "from_checkpoint", refuse)
 
 
-def asked(tmp_path, **changes) -> Request:
-    return Request(checkpoint=tiny.RUN, out=str(tmp_path / "out"), **changes)
+def ask(tmp_path, resolved, **changes):
+    return command.run(Request(**changes), resolved, tiny.RUN, tmp_path / "out")
 
 
 def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_work):
@@ -144,11 +144,11 @@ def test_bad_files_are_refused_before_the_model_is_loaded(tmp_path, no_device_wo
         "cannot be read": dict(prompt_file=str(tmp_path / "missing.txt")),
         "clip.mp4": dict(task="frame_prediction", clip=[str(clip)], conditioning_frames=3),
         "gone.mp4: no such file": dict(task="frame_prediction", clip=[str(tmp_path / "gone.mp4")]),
-        "must be positive": dict(prompt=["a"], num=0),
+        "num = 0: must lie in 1..": dict(prompt=["a"], num=0),
     }
     for message, changes in cases.items():
         with pytest.raises(UserError, match=message):
-            command.run(asked(tmp_path, **changes), Resolved(tiny.EXPERIMENT))
+            ask(tmp_path, Resolved(tiny.EXPERIMENT), **changes)
 
 
 def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monkeypatch):
@@ -157,16 +157,14 @@ def test_run_reads_prompts_and_clips_and_writes_files(tmp_path, generator, monke
     still, prompts = tmp_path / "still.png", tmp_path / "prompts.txt"
     media.write_png_strip(still, PIXELS[0, :1])
     prompts.write_text("a corridor\n\nan open yard\n")
-    wanted = asked(
-        tmp_path, task="image_to_video", prompt_file=str(prompts), clip=[str(still)], batch=2
-    )
-    files = command.run(wanted, generator.resolved)
+    wanted = dict(task="image_to_video", prompt_file=str(prompts), clip=[str(still)], batch=2)
+    files = ask(tmp_path, generator.resolved, **wanted)
     names = [f"{row:03d}{suffix}" for row in range(2) for suffix in (".mp4", ".gif", ".png")]
-    assert [path.name for path in files] == [*names, "generate.json"]
+    assert [path.name for path in files] == [*names, "generation.json"]
     assert all(path.stat().st_size > 0 for path in files)
-    record = json.loads((tmp_path / "out" / "generate.json").read_text())
+    record = json.loads((tmp_path / "out" / "generation.json").read_text())
     assert [s["prompt"] for s in record["samples"]] == ["a corridor", "an open yard"]
-    assert record["sample"]["seed"] == HOT.seed and record["conditioning_frames"] == 1
+    assert record["sample"]["seed"] == HOT.seed and record["request"]["conditioning_frames"] == 1
     assert record["networks"] == {"video": tiny.video_tokenizer().fingerprint, "text": "hashed"}
     shown = media.read_clip(files[0], tiny.EXPERIMENT.clip).video
     assert shown.shape == (5, 16, 16, 3)
@@ -187,15 +185,15 @@ def test_clips_are_upscaled_before_they_are_written(tmp_path, generator, monkeyp
             return video.repeat(2, axis=2).repeat(2, axis=3)
 
     monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)
-    monkeypatch.setattr(command.upscaling, "load", lambda runs, task, clip: [Twice() for _ in runs])
-    wanted = asked(tmp_path, prompt=["a corridor"], num=2, batch=2, upscale=[tiny.RUN] * 2)
-    files = command.run(wanted, generator.resolved)
+    monkeypatch.setattr(jobs.upscaling, "load", lambda runs, task, clip: [Twice() for _ in runs])
+    monkeypatch.setattr(jobs.Run, "open", lambda path: tiny.RUN)
+    files = ask(tmp_path, generator.resolved, prompt=["a corridor"], num=2, batch=2, upscale=["nowhere"] * 2)
     assert (media.probe(files[0]).height, media.probe(files[0]).width) == (64, 64)
     assert len(json.loads(files[-1].read_text())["upscale"]) == 2
 
 
 def test_an_image_is_written_as_png_alone(tmp_path):
-    files = write_outputs(
-        {"video": PIXELS[:, :1]}, [streams.get("image")], ["a", "b", "c"], tmp_path, tiny.EXPERIMENT.clip, {}
-    )
-    assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generate.json"]
+    job = jobs.admit(Request(task="text_to_image", prompt=["a", "b", "c"]), Resolved(tiny.EXPERIMENT))
+    details = {"checkpoint": {"fingerprint": ""}, "versions": {"poet": ""}}
+    files = write_outputs(Drawn(video=PIXELS[[0, 1, 0], :1]), job, tmp_path, details)
+    assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generation.json"]

@@ -76,15 +76,14 @@ def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
 
 def run(monkeypatch, generator, clip, out, task, **changes):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
-    request = Request(checkpoint=tiny.RUN, out=str(out), task=task, clip=[str(clip)], **changes)
-    return command.run(request, Resolved(WRITES))
+    return command.run(Request(task=task, clip=[str(clip)], **changes), Resolved(WRITES), tiny.RUN, out)
 
 
 def test_a_caption_is_written_beside_its_clip(monkeypatch, generator, clip, tmp_path):
     files = run(monkeypatch, generator, clip, tmp_path, "captioning", num=2)
     names = [f"00{row}{kind}" for row in (0, 1) for kind in (".mp4", ".gif", ".png", ".txt")]
-    assert [path.name for path in files] == [*names, "generate.json"]
-    samples = json.loads((tmp_path / "generate.json").read_text())["samples"]
+    assert [path.name for path in files] == [*names, "generation.json"]
+    samples = json.loads((tmp_path / "generation.json").read_text())["samples"]
     assert [s["text"] for s in samples] == [
         (tmp_path / f"00{row}.txt").read_text().removesuffix("\n") for row in (0, 1)
     ]

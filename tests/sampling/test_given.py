@@ -67,7 +67,7 @@ def test_rows_that_go_together_are_counted():
 
 def ask(monkeypatch, experiment=tiny.EXPERIMENT, **changes):
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: pytest.fail("the model was loaded"))
-    command.run(Request(checkpoint=tiny.RUN, out="nowhere", **changes), Resolved(experiment))
+    command.run(Request(**changes), Resolved(experiment), tiny.RUN, "nowhere")
 
 
 @pytest.mark.parametrize("changes, message", [

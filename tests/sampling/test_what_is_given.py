@@ -11,7 +11,7 @@ import tiny
 
 from poet import conditioning, media, streams
 from poet.conditioning import Choice, regions, structure
-from poet.sampling import command, requests
+from poet.sampling import command, jobs, requests
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.generate import Drawn, Generator
 from poet.sampling.requests import Request
@@ -128,10 +128,9 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, de
     ("stylization", dict(prompt=["a"], depth=["d", "d"]), "2 depths for 1 clips"),
     ("inpainting", dict(region="central", depth=["d"]), "takes no depth; tasks that do: stylization"),
 ])
-def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(monkeypatch, task, changes, message):
-    monkeypatch.setattr(command, "read_given", lambda *_: pytest.fail("a file was read"))
+def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(task, changes, message):
     with pytest.raises(UserError, match=message):
-        command.run(Request(checkpoint=tiny.RUN, out="o", task=task, clip=["c"], **changes), Resolved(tiny.WITH_SOUND))
+        jobs.admit(Request(task=task, clip=["c"], **changes), Resolved(tiny.WITH_SOUND))
 
 
 def test_depth_means_nothing_to_a_model_that_never_saw_it():
@@ -162,7 +161,7 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
     """What the generator is asked for by the command."""
     for name in ("end", "depth"):
         changes[name] = [str(files / file) for file in changes.get(name, ())]
-    request = Request(checkpoint=tiny.RUN, out=str(tmp_path), task=task, clip=[str(files / clip)], **changes)
+    request = Request(task=task, clip=[str(files / clip)], **changes)
     asked = {}
 
     class Asked:
@@ -174,8 +173,8 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "from_checkpoint", lambda *_: Asked())
-        command.run(request, Resolved(tiny.EXPERIMENT))
-    asked["record"] = json.loads((tmp_path / "generate.json").read_text())
+        command.run(request, Resolved(tiny.EXPERIMENT), tiny.RUN, tmp_path)
+    asked["record"] = json.loads((tmp_path / "generation.json").read_text())["request"]
     return asked
 
 
@@ -186,7 +185,7 @@ def test_two_pictures_are_the_ends_of_a_clip(files, tmp_path, generator):
         conditioning_frames=asked["conditioning_frames"],
     ).video
     np.testing.assert_array_equal(shown[0, [0, -1]], PIXELS[:, 0])
-    assert asked["record"]["ends"] == [str(files / "end.png")] and asked["record"]["conditioning_frames"] == 1
+    assert asked["record"]["end"] == [str(files / "end.png")] and asked["record"]["conditioning_frames"] == 1
 
 
 def test_a_picture_is_enough_to_be_continued(files, tmp_path, generator):

@@ -33,6 +33,7 @@ from poet.spec.vocabulary import Vocabulary
 TEXT_WIDTH = 384
 # Of a request whose weights nobody reads.
 RUN = Run(Path("nowhere"), Checkpoint(Path("nowhere")))
+RUN.checkpoint.__dict__["fingerprint"] = "0" * 16
 
 EXPERIMENT = Experiment(
     clip=ClipSpec(frames=5, height=16, width=16),

@@ -30,7 +30,7 @@ from poet.serving.runtime import Runtime
 from poet.spec import DataSpec, Experiment, ExportSpec, ModelSpec, StoreSpec, TextSpec, UserError, VocabularySpec
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.store import reader, writer
-from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Traced, checked
+from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Target, Traced, checked
 from poet.tasks.registry import TASKS, Task
 from poet.tasks.resolved import Resolved
 from poet.training.step import language_model
@@ -82,9 +82,9 @@ class Brightness(Stream):
         self.check_media(media, self.media_shape(network, fmt))
         return media * LEVELS // 256
 
-    def write(self, item: np.ndarray, stem: Path, clip: Any, sample: Any) -> list[Path]:
-        stem.with_suffix(".json").write_text(json.dumps(item.tolist()))
-        return [stem.with_suffix(".json")]
+    def write(self, item: np.ndarray, target: Target) -> list[Path]:
+        target.stem.with_suffix(".json").write_text(json.dumps(item.tolist()))
+        return [target.stem.with_suffix(".json")]
 
     def record(self, item: np.ndarray) -> dict[str, Any]:
         return {"brightest": int(item.max())}
@@ -198,16 +198,16 @@ def generator() -> Generator:
 def ask(generator, monkeypatch, tmp_path, task: str, clip: Path) -> dict[str, Any]:
     """The sample in the record of `poet generate`."""
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
-    request = Request(checkpoint=tiny.RUN, out=str(tmp_path / "out"), task=task, clip=[str(clip)])
-    assert command.run(request, generator.resolved)[-1].name == "generate.json"
-    (sample,) = json.loads((tmp_path / "out" / "generate.json").read_text())["samples"]
+    files = command.run(Request(task=task, clip=[str(clip)]), generator.resolved, tiny.RUN, tmp_path / "out")
+    assert files[-1].name == "generation.json"
+    (sample,) = json.loads((tmp_path / "out" / "generation.json").read_text())["samples"]
     return sample
 
 
 def test_a_request_for_it_gives_a_file_of_it(generator, monkeypatch, tmp_path):
     media.write_mp4(tmp_path / "clip.mp4", RAMPS[3], 8.0)
     sample = ask(generator, monkeypatch, tmp_path, "video_to_brightness", tmp_path / "clip.mp4")
-    assert sample["files"] == ["000.mp4", "000.gif", "000.png", "000.json"], "beside the clip that it was sampled for"
+    assert list(sample["files"]) == ["000.mp4", "000.gif", "000.png", "000.json"], "beside its clip"
     greys = json.loads((tmp_path / "out" / "000.json").read_text())
     assert len(greys) == 3 and set(greys) <= set(GREYS.tolist()) and sample["brightest"] == max(greys)
 
@@ -215,7 +215,7 @@ def test_a_request_for_it_gives_a_file_of_it(generator, monkeypatch, tmp_path):
 def test_a_file_of_it_is_what_a_request_starts_from(generator, monkeypatch, tmp_path):
     (tmp_path / "greys.json").write_text("[7, 250, 0]")
     sample = ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")
-    assert sample["files"] == ["000.mp4", "000.gif", "000.png", "000.json"]
+    assert list(sample["files"]) == ["000.mp4", "000.gif", "000.png", "000.json"]
     (tmp_path / "greys.json").write_text("[7]")
     with pytest.raises(UserError, match="given grey has shape .1, 1., expected .n, at least 3."):
         ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")

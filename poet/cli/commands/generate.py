@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Sequence
 
 from poet.cli import command
 from poet.runs import outputs
 from poet.runs.run import Run
+from poet.spec import UserError
 from poet.spec.base import MOST_BATCH
+
+if TYPE_CHECKING:
+    from poet.sampling.requests import Request
+    from poet.tasks.resolved import Resolved
+
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    command.checkpoint_arguments(parser)
-    command.out_argument(parser)
+    command.checkpoint_arguments(parser, required=False)
+    command.out_argument(parser, required=False)
     add = parser.add_argument
-    add("--task", default="text_to_video", help="task name; `poet describe` lists them")
+    add("named", nargs="?", default="", metavar="TASK", help="task name; `poet describe` lists them (text_to_video)")
+    add("--task", default="", help="the same as a flag")
     add("--prompt", action="append", default=[], help="what to show (repeatable)")
     add("--prompt_file", default="", help="one prompt per line")
     add("--negative_prompt", default="", help="what the clip must not look like; needs --guidance above 1")
@@ -42,22 +52,120 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together, where SAMPLE.block leaves it open (a model in float32 does); changes no sample")
     add("--upscale", action="append", default=[], metavar="CHECKPOINT",
         help="double the height and width of the clips by this super-resolution network (repeatable, one after the other)")
+    add("--format", action="append", default=[], metavar="NAMES",
+        help="files to write, as mp4,gif,wav: mp4 (H.264, AAC), webm (VP9, Opus), gif, apng, png (a strip of the frames), "
+             "wav, txt; by default mp4, gif and png of a clip, png of a picture, wav of sound")
+    add("--requests", default="", metavar="FILE",
+        help="jobs, a JSON object a line: flags of this command as keys, and a name; files relative to FILE. Each goes "
+             "into a folder of its own in --out, FILE.results.jsonl says what came of it, and what is done is skipped")
+    add("--dry_run", action="store_true", help="say what would be sampled, and how long it may take")
+    add("--replay", default="", metavar="FILE", help="make what a generation.json says again, the same bytes")
     command.sample_arguments(parser)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int | None:
+    for flag in ("out",) if args.replay else ("checkpoint", "out") if not args.dry_run else ("checkpoint",):
+        if not getattr(args, flag):
+            raise UserError(f"the following arguments are required: --{flag}")
+    if args.replay:
+        return _replay(args)
+    request = _request(args)
+    settings = [*args.bindings, *command.sample_bindings(args)]
+    checkpoint, resolved = command.open_checkpoint(args, settings)
+    return (_batch if args.requests else _single)(args, request, resolved, checkpoint, settings)
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from poet.sampling.requests import Request
+
+    if args.named and args.task not in ("", args.named):
+        raise UserError(f"two tasks were named, {args.named} and --task={args.task}: leave one out")
+    asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(Request)}
+    asked["format"] = [name for text in args.format for name in text.split(",")]
+    asked["task"] = args.named or args.task or Request.task
+    return Request(**asked)
+
+
+def _single(
+    args: argparse.Namespace, request: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str]
+) -> int | None:
+    from poet.sampling import command as generation
+    from poet.sampling import jobs
+
+    if args.dry_run:
+        print(generation.preview(jobs.admit(request, resolved)))
+        return None
+    with _claim(args, request, checkpoint) as output:
+        written = generation.finished(
+            lambda: generation.run(request, resolved, checkpoint, output.folder, settings)
+        )
+    return _said(output, *written)
+
+
+def _claim(args: argparse.Namespace, request: Request, checkpoint: Run) -> outputs.Output:
+    inputs = [checkpoint.folder, *request.files(), *(Run.open(path).folder for path in request.upscale)]
+    return outputs.claim_of(args, outputs.GENERATION, inputs)
+
+
+def _said(output: outputs.Output, files: Sequence[Path], failure: UserError | None) -> int | None:
+    for path in files:
+        print(output.where(path))
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _batch(
+    args: argparse.Namespace, request: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str]
+) -> int | None:
+    from poet.sampling import batch_file
     from poet.sampling import command as generation
 
-    args.checkpoint, resolved = command.open_checkpoint(args, [*args.bindings, *command.sample_bindings(args)])
-    args.upscale = [Run.open(path) for path in args.upscale]
-    read = [*args.clip, *args.end, *args.depth, *args.mask, *(run.folder for run in args.upscale)]
-    inputs = [args.checkpoint.folder, args.prompt_file, *read]
-    output = outputs.claim_of(args, outputs.GENERATION, inputs)
-    args.out = str(output.folder)
-    with output:
-        written = generation.run(args, resolved)
-    for path in written:
-        print(output.where(path))
+    batch = batch_file.read(args.requests, args.out, request, resolved, checkpoint, settings, args.overwrite)
+    if args.dry_run:
+        done = batch.done()
+        for line in batch.lines:
+            what = f"refused: {line.error}" if line.job is None else generation.preview(line.job)
+            print(f"{line.name}: {'done before' if line.name in done else what}")
+        return None
+    failed = batch.run(overwrite=args.overwrite)
+    print(f"{len(batch.lines) - failed} of {len(batch.lines)} jobs are done; what came of each: {batch.results}")
+    return 1 if failed else None
+
+
+def _replay(args: argparse.Namespace) -> int | None:
+    from poet.sampling import command as generation
+    from poet.sampling import record
+
+    _refuse_beside_replay(args)
+    replay = record.read(args.replay)
+    args.checkpoint = args.checkpoint or replay.checkpoint
+    checkpoint, resolved = command.open_checkpoint(args, list(replay.settings))
+    resolved = generation.as_recorded(resolved, replay)
+    record.check(replay, checkpoint)
+    with _claim(args, replay.request, checkpoint) as output:
+        files, failure = generation.finished(
+            lambda: generation.run(replay.request, resolved, checkpoint, output.folder, replay.settings)
+        )
+        other = record.differing(replay, files)
+    code = _said(output, files, failure)
+    print(f"differ from the record: {', '.join(other)}" if other else f"the same bytes as {replay.path} records")
+    return 1 if other else code
+
+
+def _refuse_beside_replay(args: argparse.Namespace) -> None:
+    request = _request(args)
+    given = [field.name for field in dataclasses.fields(request) if field.name in _given(args)]
+    if given or args.bindings or command.sample_bindings(args) or args.requests or args.dry_run:
+        first = f"--{given[0]}" if given else "other settings"
+        raise UserError(f"a replay asks for what the record says: leave {first} out")
+
+
+def _given(args: argparse.Namespace) -> set[str]:
+    """Flags of the request that were given."""
+    parser = argparse.ArgumentParser()
+    _arguments(parser)
+    return {name for name, value in vars(args).items() if parser.get_default(name) != value}
 
 
 COMMAND = command.Command(

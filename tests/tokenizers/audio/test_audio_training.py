@@ -15,7 +15,7 @@ import pytest
 from poet.checkpoints import checkpoint
 from poet.cli.commands import tokenizer_train
 from poet.distributed import mesh as meshes
-from poet.media.sound import write_wav
+from poet.media import write_wav
 from poet.runs.run import Run
 from poet.spec import (
     AudioTokenizerSpec,

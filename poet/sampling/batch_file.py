@@ -1,0 +1,205 @@
+"""Files of jobs: one JSON object a line, done one after the other by one model; what came of each stands beside them.
+
+A job that is done is skipped the next time, one that failed is tried again, and a bad line costs its own job alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Sequence
+
+from poet import media
+from poet import spec as specs
+from poet.runs import outputs
+from poet.runs.run import Run
+from poet.sampling import command, jobs, record
+from poet.sampling.outputs import Unfinished
+from poet.sampling.requests import Request
+from poet.spec import SampleSpec, UserError, near_names
+from poet.tasks.resolved import Resolved
+
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,100}")
+_SAMPLE = tuple(field.name for field in dataclasses.fields(SampleSpec))
+_REQUEST = tuple(field.name for field in dataclasses.fields(Request))
+
+
+class Line(NamedTuple):
+    """One job of a file.
+
+    name: of its folder.  job: None where `error` says why it cannot be done.  digest: of all that decides its samples.
+    """
+
+    name: str
+    digest: str
+    job: jobs.Job | None
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The jobs of a file.
+
+    Attributes:
+      file: the jobs.
+      out: the folder in which each has one of its own.
+      settings: bindings that the experiment in the checkpoint was overridden with.
+    """
+
+    file: Path
+    out: Path
+    lines: Sequence[Line]
+    resolved: Resolved
+    checkpoint: Run
+    settings: Sequence[str] = ()
+
+    @property
+    def results(self) -> Path:
+        """What came of the jobs, a line each; the last one of a name counts."""
+        return self.file.with_suffix(".results.jsonl")
+
+    def done(self) -> set[str]:
+        """Names of the jobs that are done as the file has them now, and whose folder is there."""
+        last = {found.get("name"): found for found in _objects(self.results)}
+        return {
+            line.name for line in self.lines
+            if (found := last.get(line.name)) and found.get("state") == "done" and found.get("digest") == line.digest
+            and (self.out / line.name / record.NAME).is_file()
+        }
+
+    def run(self, *, overwrite: bool = False) -> int:
+        """Does what is not done yet; how many jobs failed."""
+        done, failed = self.done(), 0
+        load: Callable[[], Any] | None = None
+        for number, line in enumerate(self.lines, 1):
+            if line.name in done:
+                _LOG.info("%d of %d, %s: done before, skipped", number, len(self.lines), line.name)
+                continue
+            _LOG.info("%d of %d, %s", number, len(self.lines), line.name)
+            load = load or (command.loader(self.checkpoint, self.resolved, line.job.request.task) if line.job else None)
+            error, files = self._one(line, load, overwrite)
+            failed += bool(error)
+            if error:
+                _LOG.warning("%s failed: %s", line.name, error)
+            self._note(line, error, files)
+        return failed
+
+    def _one(self, line: Line, load: Callable[[], Any] | None, overwrite: bool) -> tuple[str, list[str]]:
+        """Why a job failed, '' if it did not, and the files that it left."""
+        if line.job is None:
+            return line.error, []
+        try:
+            inputs = [self.checkpoint.folder, *line.job.request.files()]
+            output = outputs.claim(self.out / line.name, outputs.GENERATION, overwrite=overwrite, inputs=inputs)
+            with output:
+                try:
+                    error, files = "", command.produce(line.job, load, self.checkpoint, output.folder, self.settings)
+                except Unfinished as unfinished:
+                    error, files = str(unfinished), unfinished.files
+            return error, [path.name for path in files]
+        except Exception as failure:  # Whatever it is, it is this job's.
+            _LOG.debug("%s", line.name, exc_info=True)
+            named = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
+            return f"{named}{failure}", []
+
+    def _note(self, line: Line, error: str, files: Sequence[str]) -> None:
+        found = {"name": line.name, "state": "failed" if error else "done", "digest": line.digest}
+        found |= {"error": error} if error else {}
+        kept = [json.dumps(before) for before in _objects(self.results)]
+        media.write_text(self.results, "\n".join([*kept, json.dumps({**found, "files": list(files)})]) + "\n")
+
+
+def read(
+    path: str, out: str, base: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Batch:
+    """The jobs of a file, each checked as far as that goes without reading its clips.
+
+    Args:
+      out: new or empty, or what this command left there earlier.
+      base: what lines leave out.
+
+    Raises:
+      UserError: the file cannot be read or holds no job, or `out` holds something else.
+    """
+    file = Path(path).expanduser().absolute()
+    try:
+        texts = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--requests={path} cannot be read as UTF-8 text: {error}") from None
+    numbered = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
+    if not numbered:
+        raise UserError(f"--requests={path} holds no job: write one JSON object a line")
+    lines: list[Line] = []
+    for number, text in numbered:
+        taken = {line.name for line in lines}
+        lines.append(_line(text, f"{number:0{len(str(len(texts)))}d}", taken, file.parent, base, resolved, checkpoint))
+    batch = Batch(
+        file=file, out=Path(out).expanduser().absolute(), lines=lines, resolved=resolved, checkpoint=checkpoint,
+        settings=settings,
+    )
+    _check_out(batch, overwrite)
+    return batch
+
+
+def _line(
+    text: str, number: str, taken: set[str], folder: Path, base: Request, resolved: Resolved, checkpoint: Run
+) -> Line:
+    name, values = f"line_{number}", {}
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise UserError(f"line {number} is no JSON object")
+        asked_name = values.pop("name", name)
+        if not isinstance(asked_name, str) or not _NAME.fullmatch(asked_name) or asked_name in taken:
+            raise UserError(f"name {asked_name!r}: give another one for each job, of letters, digits, '_', '-' and '.'")
+        name = asked_name
+        job = jobs.admit(*_asked(values, folder, base, resolved))
+    except (UserError, ValueError, RecursionError) as error:
+        return Line(name, "", None, str(error))
+    described = [specs.to_dict(job.request), specs.to_dict(job.sample), checkpoint.checkpoint.fingerprint]
+    return Line(name, hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16], job)
+
+
+def _asked(
+    values: dict[str, Any], folder: Path, base: Request, resolved: Resolved
+) -> tuple[Request, Resolved, SampleSpec]:
+    unknown = [key for key in values if key not in (*_SAMPLE, *_REQUEST)]
+    if unknown:
+        raise UserError(f"a job has no {unknown[0]!r}{near_names(unknown[0], ('name', *_REQUEST, *_SAMPLE))}")
+    own = {key: value for key, value in values.items() if key in _REQUEST}
+    request = specs.from_dict(Request, {**specs.to_dict(base), **own})
+    kept = {field: getattr(base, field) for field in Request.FILES if field not in own}
+    settings = {key: value for key, value in values.items() if key in _SAMPLE}
+    sample = specs.from_dict(SampleSpec, {**specs.to_dict(resolved.spec.sample), **settings})
+    return request.below(folder).replace(**kept), resolved, sample
+
+
+def _check_out(batch: Batch, overwrite: bool) -> None:
+    """A folder that holds what is no job's is somebody else's."""
+    if not batch.out.exists():
+        return
+    if not batch.out.is_dir():
+        raise UserError(f"--out={batch.out} is a file: give a new or empty folder")
+    known = {found.get("name") for found in _objects(batch.results)} | {line.name for line in batch.lines}
+    others = sorted(path.name for path in batch.out.iterdir() if path.name not in known)
+    if others and not overwrite:
+        raise UserError(f"--out={batch.out} holds {others[0]!r}, which is no job of {batch.file}: give another folder")
+
+
+def _objects(file: Path) -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file; [] if there is none."""
+    found = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

@@ -1,0 +1,206 @@
+"""A request that was found fit, with its files: from what is asked to what is shown, and how much work that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Callable, NamedTuple, Sequence
+
+import numpy as np
+
+from poet import conditioning
+from poet.conditioning import regions
+from poet.runs import networks
+from poet.runs.run import Run
+from poet.sampling import upscaling
+from poet.sampling.engine import Drawn
+from poet.sampling.files import Given, read_given, read_prompts
+from poet.sampling.generate import Generator, block_of, places
+from poet.sampling.plans import Plan
+from poet.sampling.progress import Progress
+from poet.sampling.upscaling import Upscaler
+from poet.sampling.requests import (
+    Admitted,
+    Request,
+    check_all,
+    check_formats,
+    check_prompts,
+    default_conditioning_frames,
+    make_plan,
+)
+from poet.spec import SampleSpec
+from poet.streams import Stream
+from poet.tasks.registry import Task, get_task
+from poet.tasks.resolved import Resolved
+
+
+class Work(NamedTuple):
+    """What a job takes of the model.
+
+    prefilled: positions that are read at once.  steps: positions that are sampled one after the other, in each of
+    `batches` batches of `rows` rows.
+    """
+
+    prefilled: int
+    steps: int
+    batches: int
+    rows: int
+
+    def __str__(self) -> str:
+        batches = f"{self.batches} batches" if self.batches > 1 else "one batch"
+        return f"{self.steps} model steps after {self.prefilled} positions, in {batches} of {self.rows} rows"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request that can be sampled.
+
+    Attributes:
+      prompts: those of the request and of its file.
+      conditioning_frames: the request's, or the default.
+      given: what its files hold; None until `read`.
+    """
+
+    request: Request
+    resolved: Resolved
+    sample: SampleSpec
+    prompts: Sequence[str]
+    conditioning_frames: int
+    admitted: Admitted
+    given: Given | None = None
+
+    @functools.cached_property
+    def task(self) -> Task:
+        return get_task(self.request.task)
+
+    @property
+    def items(self) -> int:
+        """Prompts or clips, each of which is sampled `Request.num` times."""
+        return max(len(self.prompts), len(self.request.clip), 1)
+
+    @property
+    def count(self) -> int:
+        return self.items * self.request.num
+
+    @property
+    def labels(self) -> list[str]:
+        """The prompt of each sample; '' where there is none."""
+        return [self._of(self.prompts, row) for row in range(self.count)]
+
+    @property
+    def streams(self) -> list[Stream]:
+        """What is written: what was sampled, beside the condition that it was sampled for."""
+        return list({stream.medium: stream for stream in (*self.task.given, *self.task.predicted)}.values())
+
+    @property
+    def originals(self) -> list[str]:
+        """For each sample the file whose frames come back with another sound; '' where pictures are sampled."""
+        shown = any(stream.shows and not self.task.derived for stream in self.task.given)
+        painted = any(stream.shows for stream in self.task.predicted)
+        return [self._of(self.request.clip if shown and not painted else (), row) for row in range(self.count)]
+
+    def _of(self, things: Sequence[str], row: int) -> str:
+        return things[row * len(things) // self.count] if things else ""
+
+    @property
+    def plan(self) -> Plan:
+        return make_plan(self.resolved, self.task, self.sample, self.admitted.latents)
+
+    @property
+    def work(self) -> Work:
+        plan, block = self.plan, block_of(self.sample, self.resolved.spec.model.dtype)
+        together = min(self.request.batch, self.count, block * self.sample.devices or self.request.batch)
+        steps, rows = plan.sampled_stop - plan.prefilled, (block or together) * plan.fan
+        return Work(plan.prefilled, steps, -(-self.count // together), rows)
+
+
+def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None) -> Job:
+    """Checks all that can be checked before a clip is read.
+
+    Args:
+      resolved: the checkpoint's experiment.
+      sample: replaces its sampling settings.
+
+    Raises:
+      UserError: says what is allowed.
+    """
+    task, sample, clips = get_task(request.task), sample or resolved.spec.sample, len(request.clip)
+    prompts = [*request.prompt, *read_prompts(request.prompt_file)]
+    check_prompts(prompts)
+    check_formats(task, request.format, resolved.spec.clip)
+    conditioning_frames = request.conditioning_frames or default_conditioning_frames(resolved, task, clips)
+    admitted = check_all(
+        resolved, task, sample, prompts, conditioning_frames, clips=clips, ends=len(request.end),
+        depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
+        masks=len(request.mask),
+    )
+    return Job(
+        request=request, resolved=resolved, sample=sample, prompts=prompts, conditioning_frames=conditioning_frames,
+        admitted=admitted,
+    )
+
+
+def read(job: Job) -> Job:
+    """The job with what its files hold; UserError for one that does not hold what the task takes."""
+    request = job.request
+    given = read_given(
+        job.resolved, job.task, job.admitted, request.clip, request.end, request.depth, request.mask
+    )
+    return dataclasses.replace(job, given=given)
+
+
+def upscalers(job: Job) -> list[Upscaler]:
+    """The networks that make its pictures larger; UserError for those that cannot."""
+    return upscaling.load([Run.open(path) for path in job.request.upscale], job.task, job.resolved.spec.clip)
+
+
+def sample(
+    job: Job, generator: Generator, on_progress: Callable[[Progress], None] | None = None
+) -> Drawn:
+    """What N samples show, sound like and say, with the conditions that they are sampled for; by medium.
+
+    Args:
+      job: with its files, see `read`.
+    """
+    request, task = job.request, job.task
+    sampled = generator.generate(
+        request.task, job.prompts, negative_prompt=request.negative_prompt,
+        conditioning_frames=job.conditioning_frames, region=request.region, count=request.num, sample=job.sample,
+        batch=request.batch, on_progress=on_progress, **job.given._asdict(),
+    )
+    index = places(len(request.clip), job.items, request.num)
+    if request.keep_given and task.derived and task.derived.region_is:
+        sampled["video"] = _kept(job, sampled["video"], index)
+        sampled.codes = {}
+    shown = Drawn({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
+    shown.findings, shown.codes = sampled.findings, sampled.codes
+    return shown
+
+
+def enlarge(job: Job, shown: Drawn, by: Sequence[Upscaler], generator: Generator) -> Drawn:
+    """What `sample` gives with larger pictures."""
+    if not by:
+        return shown
+    texts = job.labels if job.prompts else ()
+    shown["video"] = upscaling.chained(
+        by, shown["video"], texts, seed=job.sample.seed, batch=job.request.batch,
+        codes_Nxtxhxw=_codes(job, shown, by[0], generator),
+    )
+    return shown
+
+
+def _codes(job: Job, shown: Drawn, upscaler: Upscaler, generator: Generator) -> np.ndarray | None:
+    """Sampled codes [N, t, h, w], if the network upscales those of the same tokenizer; decoded frames lose by coding."""
+    codes, ours = shown.codes.get("video"), generator.networks.used.get(networks.VIDEO)
+    if codes is None or ours != upscaler.video_tokenizer.fingerprint:
+        return None
+    return codes.reshape(-1, *job.resolved.format.video)
+
+
+def _kept(job: Job, sampled: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Painted clips [N, T, H, W, 3] with the given pixels of clips `index` [N] where these are given."""
+    derived, chosen, given = job.task.derived, job.admitted.chosen, job.given
+    clips = given.media[derived.medium]
+    masks = [None] * len(clips) if given.masks is None else np.broadcast_to(given.masks, clips.shape[:-1])
+    holes = [conditioning.hole_of(derived, dataclasses.replace(chosen, mask=m), clips.shape[1:4]) for m in masks]
+    return np.stack([regions.keep(s, clips[i], holes[i]) for s, i in zip(sampled, index)])

@@ -1,0 +1,140 @@
+"""`generation.json`: what a generation was asked for and made with, enough to make the same bytes again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+import poet
+from poet import spec as specs
+from poet.runs import networks
+from poet.runs.run import Run
+from poet.sampling.jobs import Job
+from poet.sampling.requests import Request
+from poet.spec import UserError
+
+_LOG = logging.getLogger(__name__)
+
+NAME = "generation.json"
+FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "numpy", "av", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of a sample and of its files."""
+    import jax
+
+    device = jax.devices()[0]
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"poet": poet.__version__, "python": platform.python_version(), **found, "device": device.device_kind}
+
+
+def hashes(paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files; folders are not looked into."""
+    files = [path for path in dict.fromkeys(paths) if Path(path).expanduser().is_file()]
+    return {str(Path(path).expanduser().absolute()): digest(path) for path in files}
+
+
+def digest(path: str | Path) -> str:
+    with open(Path(path).expanduser(), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(
+    job: Job, checkpoint: Run, used: networks.Networks, inputs: Mapping[str, str], settings: Sequence[str]
+) -> dict[str, Any]:
+    """What `NAME` says beside the samples.
+
+    Args:
+      used: fingerprints of the frozen networks.
+      inputs: of `hashes`.
+      settings: bindings that the experiment in the checkpoint was overridden with.
+    """
+    clip = job.resolved.spec.clip
+    asked = job.request.replace(conditioning_frames=job.conditioning_frames).below(Path.cwd())
+    return {
+        "format": FORMAT,
+        "task": job.request.task,
+        "request": specs.to_dict(asked),
+        "region": job.admitted.chosen.region,
+        "settings": list(settings),
+        "sample": specs.to_dict(job.sample),
+        "checkpoint": {"path": str(checkpoint.checkpoint.path.absolute()), "fingerprint": checkpoint.checkpoint.fingerprint},
+        "networks": dict(used),
+        "upscale": [Run.open(path).checkpoint.fingerprint for path in job.request.upscale],
+        "inputs": dict(inputs),
+        "versions": versions(),
+        "rate_hz": clip.rate_hz,
+        "sample_rate_hz": clip.sample_rate_hz,
+    }
+
+
+class Replay(NamedTuple):
+    """What a record asks for again.
+
+    files: name -> SHA-256 of what was written.
+    """
+
+    path: Path
+    request: Request
+    settings: tuple[str, ...]
+    sample: Mapping[str, Any]
+    checkpoint: str
+    made_with: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+def read(path: str) -> Replay:
+    """A record; UserError for a file that is none, or of another version."""
+    file = Path(path).expanduser()
+    found = specs.read_object(file / NAME if file.is_dir() else file)
+    if found.get("format") != FORMAT:
+        raise UserError(f"--replay={path} has format {found.get('format')}: this version replays {NAME} of format {FORMAT}")
+    try:
+        return Replay(
+            file, specs.from_dict(Request, found["request"]), tuple(found["settings"]), found["sample"],
+            found["checkpoint"]["path"], found,
+            {name: value for sample in found["samples"] for name, value in sample["files"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--replay={path} is damaged: {error!r}") from None
+
+
+def check(replay: Replay, checkpoint: Run) -> None:
+    """Raises UserError for other weights or inputs than the record's; other versions are logged."""
+    made_with = replay.made_with
+    theirs, ours = made_with["checkpoint"]["fingerprint"], checkpoint.checkpoint.fingerprint
+    if theirs != ours:
+        raise UserError(
+            f"{replay.path} was made with weights {theirs}, those at {checkpoint.checkpoint.path} are {ours}: give "
+            "the others as --checkpoint"
+        )
+    larger = [Run.open(path).checkpoint.fingerprint for path in replay.request.upscale]
+    if larger != made_with["upscale"]:
+        raise UserError(f"{replay.path} was upscaled by {made_with['upscale']}, {replay.request.upscale} are now {larger}")
+    for path, value in made_with["inputs"].items():
+        if not Path(path).is_file() or digest(path) != value:
+            now = "another file now" if Path(path).exists() else "gone"
+            raise UserError(f"{replay.path} was made from {path}, which is {now}")
+    other = {k: (v, versions().get(k)) for k, v in made_with["versions"].items() if versions().get(k) != v}
+    if other:
+        _LOG.warning("made with other versions, so the bytes may differ: %s", other)
+
+
+def differing(replay: Replay, files: Iterable[Path]) -> list[str]:
+    """Names of the files that are not what the record says, or missing on either side."""
+    found = {file.name: digest(file) for file in files if file.name != NAME}
+    return sorted(name for name in found.keys() | replay.files.keys() if found.get(name) != replay.files.get(name))
+
+
+def comment(job: Job, details: Mapping[str, Any], row: int) -> str:
+    """What every file of a sample says of itself, in one line."""
+    weights = details["checkpoint"]["fingerprint"]
+    return (
+        f"Made by a generative model (trainedAlgorithmicMedia): poet {details['versions']['poet']}, "
+        f"task {job.request.task}, weights {weights}, seed {job.sample.seed}, row {row}"
+    )
