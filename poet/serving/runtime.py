@@ -89,10 +89,13 @@ class ExportedPrograms:
         self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         del loop
-        numbers = [self._setting(i, sampling_params) for i in self._inputs["decode"] if i["name"] in SAMPLING_PARAMS]
         forced = (forced_BxK,) if self.plan.forced else ()
-        tokens, *cache = self._call("decode", *state, rows_B, *numbers, *forced)
+        tokens, *cache = self._call("decode", *state, rows_B, *self.settings(sampling_params), *forced)
         return tokens, tuple(cache)
+
+    def settings(self, sampling_params: SamplingParams) -> list[jax.Array]:
+        """As `decode` takes them; UserError for a schedule that it was not exported for."""
+        return [self._setting(i, sampling_params) for i in self._inputs["decode"] if i["name"] in SAMPLING_PARAMS]
 
     @staticmethod
     def _setting(expected: Mapping[str, Any], sampling_params: SamplingParams) -> jax.Array:
@@ -212,6 +215,7 @@ class Runtime:
           UserError: what is given does not fit the programs.
         """
         settings = self._settings(seed, temperature=temperature, top_p=top_p, min_p=min_p, guidance=guidance)
+        self.engine.programs.settings(SamplingParams.of(settings))  # Refused before anything runs.
         count = given_lib.rows(
             {
                 "text_states": text_states, "text_lengths": text_lengths,

@@ -104,6 +104,18 @@ def test_tokens_and_pixels_equal_the_generators(image_to_video, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_export_takes_the_schedules_that_it_was_made_for(tmp_path):
+    sample = SampleSpec(temperature=(2.0, 1.0, 0.5), min_p=0.05, top_k=(5, 0, 9), seed=3)
+    made = tiny.generator(sample)
+    runtime = Runtime.load(exporting.export(made, ExportSpec(task="unconditional", batch=2), tmp_path / "export"))
+    changed = sample.replace(temperature=(0.7, 1.0, 1.5), min_p=0.1)
+    found = runtime.generate(count=2, temperature=[0.7, 1.0, 1.5], min_p=0.1)
+    np.testing.assert_array_equal(found.tokens, made.tokens("unconditional", 2, sample=changed, batch=2))
+    with pytest.raises(UserError, match="temperature has 2 numbers, these programs take 3 numbers"):
+        runtime.generate(temperature=[1.0, 0.5])
+
+
+@pytest.mark.slow
 def test_a_task_without_text_on_several_platforms(tmp_path):
     made = tiny.generator(SampleSpec(seed=3))
     spec = ExportSpec(task="unconditional", batch=2, platforms=("cpu", "tpu", "cuda"))
@@ -197,6 +209,8 @@ def test_wrong_inputs_are_named(image_to_video):
     (dict(top_p=0.0), "SAMPLE.top_p = 0.0"),
     (dict(seed=2**32), "SAMPLE.seed = 4294967296"),
     (dict(seed=1.5), "seed is an integer"),
+    (dict(temperature=[1.0, 0.9, 0.8]), "temperature has 3 numbers, these programs take a number"),
+    (dict(min_p=0.1), "min_p = 0.1 needs a program exported with SAMPLE.min_p"),
     (dict(text_states=np.full((1, 8, 384), np.nan, np.float32), text_lengths=np.ones(1, int)), "finite"),
     (dict(text_states=np.zeros((1, 8, 384), np.float32), text_lengths=np.full(1, 9)), "0..8"),
 ])
