@@ -48,9 +48,24 @@ def _ships(run: Run) -> bool:
     return (assets.root() / "data" / "pretrained").resolve() in run.folder.resolve().parents
 
 
+def clips(run: Run) -> str:
+    """The source alone.
+
+    Raises:
+      UserError: the weights do not ship with poet, or as `supply`.
+    """
+    if not _ships(run) or not (assets.root() / RECIPE).is_file():
+        raise UserError(f"{run.folder} does not ship with poet, so that no clips stand in: name your own by --source=CLIPS")
+    _render(_cache_folder())
+    return str(_source())
+
+
+def _source() -> Path:
+    return _cache_folder() / NAME / "1.0.0"
+
+
 def _make(run: Run, resolved: Resolved, tokenize: Callable[[Resolved], object]) -> tuple[str, str]:
-    folder = _cache_folder()
-    source = folder / NAME / "1.0.0"
+    folder, source = _cache_folder(), _source()
     store = folder / f"codes-{_key(run, resolved)}"
     _LOG.info(
         "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
