@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
             resolved=resolved,
             load=lambda: Generator.from_checkpoint(run, resolved),
             checkpoint=args.checkpoint,
-            made_by={"checkpoint": run.checkpoint.manifest()["files"]},
+            made_by={"checkpoint": run.checkpoint.fingerprint},
             clips=clips,
             prompts=_prompts(args.prompt, [clip.caption for clip in clips]),
             seeds=args.seeds,

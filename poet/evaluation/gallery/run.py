@@ -135,7 +135,7 @@ def _key(name: str, section: Section, studio: Studio) -> str:
         "clips": [given.digest for given in studio.clips],
         "prompts": list(studio.prompts),
         "seeds": studio.seeds,
-        "upscale": [run.checkpoint.manifest()["files"] for run in studio.upscale] if name == "upscale" else [],
+        "upscale": [run.checkpoint.fingerprint for run in studio.upscale] if name == "upscale" else [],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
