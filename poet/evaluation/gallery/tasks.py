@@ -126,8 +126,10 @@ def _conditions(
     if videos is not None:
         _add(found, studio, folder, "condition", label, videos)
     if "audio" in media:
-        opening = "the sound's beginning" if frames else "the sound"
-        _add(found, studio, folder, "sound", f"condition: {opening}", None, media["audio"])
+        sounds, label, clip = media["audio"], "the sound", studio.resolved.spec.clip
+        if frames:
+            sounds, label = sounds[:, : round(frames / clip.rate_hz * clip.sample_rate_hz)], "the sound of their time"
+        _add(found, studio, folder, "sound", f"condition: {label}", None, sounds)
     return found
 
 
