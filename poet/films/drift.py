@@ -60,15 +60,18 @@ def curve(video_TxHxWx3: np.ndarray, codes_txhxw: np.ndarray, rate_hz: float, bi
     return found
 
 
-def seam_step(video_TxHxWx3: np.ndarray, seams: Sequence[int]) -> float:
-    """How much more a frame differs from the one before it where a clip begins than elsewhere: 1 shows no seam.
+def seam_step(video_TxHxWx3: np.ndarray, seams: Sequence[int], factor: int) -> float:
+    """How much more a frame differs from the one before it where a clip begins than where another latent frame does.
+
+    A film without seams has 1, where its clips are as lively at their beginnings as elsewhere.
 
     Args:
       video_TxHxWx3: uint8.
       seams: numbers of the first new frames of clips.
+      factor: frames of a latent frame but the first.
     """
-    steps = np.abs(np.diff(video_TxHxWx3.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
-    at_seam = np.isin(np.arange(1, len(video_TxHxWx3)), seams)
+    steps = np.abs(np.diff(video_TxHxWx3.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))[::factor]
+    at_seam = np.isin(np.arange(1, len(video_TxHxWx3), factor), seams)
     return float(steps[at_seam].mean() / steps[~at_seam].mean())
 
 

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_long_film.py --checkpoint=data/pretrained/lm_arenas --seconds=24 --out=build/long_film
 
-Every way makes films of the same prompts with the same noise, all at once.  Writes a strip of each film and curves.json.
+Every way makes films of the same prompts with the same noise, all at once.  Writes
+the frames, a strip of each film and curves.json.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def main() -> None:
     for way in args.ways:
         sampler = FilmSampler(generator, **WAYS[way], batch=len(PROMPTS) * args.seeds)
         films, rate = make(sampler, PROMPTS * args.seeds, args.seconds), sampler.windows.rate_hz
+        np.savez_compressed(args.out / f"{way}.npz", frames=np.stack([f.frames for f in films]))
         curves = [drift.curve(f.frames, f.codes, rate, tokenizer.bits, tokenizer.factor[0]) for f in films]
         for number, one in enumerate(films):
             shown = one.frames[:: round(rate)]
@@ -88,7 +90,7 @@ def main() -> None:
             for f in dataclasses.fields(drift.Second)
         } | {
             "films": len(films), "work_s": round(sum(f.work_s for f in films), 1), "kept": float(np.mean([f.kept for f in films])),
-            "seam_step": float(np.mean([drift.seam_step(f.frames, f.seams) for f in films])),
+            "seam_step": float(np.mean([drift.seam_step(f.frames, f.seams, tokenizer.factor[0]) for f in films])),
         }
         (args.out / "curves.json").write_text(json.dumps(found, indent=1))
         show(way, found[way])
@@ -98,7 +100,7 @@ def show(way: str, curves: dict) -> None:
     """A table of every third second."""
     print(
         f"\n{way}: {curves['films']} films, {curves['work_s']} s of work; {curves['kept']:.3f} of the sampled codes are given as "
-        f"they were; step at a seam {curves['seam_step']:.3f} of one elsewhere"
+        f"they were; a seam's step is {curves['seam_step']:.3f} of other latent frames' steps"
     )
     print("second   " + "".join(f"{name:>10}" for name in (f.name for f in dataclasses.fields(drift.Second))))
     for second in range(0, len(curves["pixels"]), 3):
