@@ -205,7 +205,7 @@ def block(
 
 
 def normed(weights: Tree, x: jax.Array) -> jax.Array:
-    """`rms_normalise` with a declared `norm`."""
+    """x [..., D] by `rms_normalise` with a declared `norm`; the same shape."""
     return rms_normalise(x, weights["scale"])
 
 
