@@ -14,12 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from poet.distributed.mesh import LogicalAxes
+from poet.distributed.mesh import LogicalAxes, Rules
 
 Tree = dict[str, Any]
-# (key, shape, dtype) -> values.  Weights of equal initializers, shapes and axes are sampled together.
-Initializer = Callable[[jax.Array, tuple[int, ...], str], jax.Array]
+# (key, shape, dtype, out_sharding) -> values.  Weights of equal initializers, shapes and axes are sampled together.
+Initializer = Callable[[jax.Array, tuple[int, ...], str, PartitionSpec | None], jax.Array]
 zeros: Initializer = jax.nn.initializers.zeros
 ones: Initializer = jax.nn.initializers.ones
 
@@ -30,8 +31,10 @@ class Normal:
 
     stddev: float
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
-        return jax.random.normal(key, shape, dtype) * self.stddev
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: str, out_sharding: PartitionSpec | None = None
+    ) -> jax.Array:
+        return jax.random.normal(key, shape, dtype, out_sharding=out_sharding) * self.stddev
 
 
 def fan_in(inputs: int) -> Normal:
@@ -80,7 +83,10 @@ def as_declared(declared: Tree) -> Sequence[int]:
 def init(
     declared: Tree, key: jax.Array, streams: Callable[[Tree], Sequence[int]] = by_name
 ) -> Tree:
-    """Initial values; `streams` numbers the weights' random streams."""
+    """Initial values; `streams` numbers the weights' random streams.
+
+    On a mesh each device makes its own part: whole arrays would need the memory of the whole model there.
+    """
     leaves, treedef = jax.tree.flatten(declared, is_leaf=is_weight)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.array(streams(declared)))
     alike: dict[Weight, list[int]] = {}
@@ -89,7 +95,9 @@ def init(
     values: dict[int, jax.Array] = {}
     for weight, places in alike.items():
         # One sample for all weights of a kind: it compiles several times faster than one for each.
-        sample = jax.vmap(lambda k, w=weight: w.initializer(k, w.shape, w.dtype))
+        # One device keeps the plain program: the sharded one rounds a last bit otherwise.
+        place = Rules().spec(weight.axes) if jax.sharding.get_abstract_mesh().size > 1 else None
+        sample = jax.vmap(lambda k, w=weight, place=place: w.initializer(k, w.shape, w.dtype, place))
         values |= zip(places, sample(keys[jnp.array(places)]))
     return jax.tree.unflatten(treedef, [values[i] for i in range(len(leaves))])
 

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from poet.models import layers
 from poet.models.declaration import Initializer, Normal, Tree, Weight, fan_in
@@ -163,10 +164,13 @@ class SharedByBits:
 
     stddev: float
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: str, out_sharding: PartitionSpec | None = None
+    ) -> jax.Array:
         (size, width), sample = shape, Normal(self.stddev)
         bits = size.bit_length() - 1
         signs_VxK = 2.0 * (np.arange(size)[:, None] >> np.arange(bits) & 1) - 1
         bit_KxD = sample(jax.random.fold_in(key, 1), (bits, width), dtype)
-        shared_VxD = jnp.asarray(signs_VxK, dtype) @ bit_KxD * bits**-0.5
-        return SHARED_BY_BITS**0.5 * shared_VxD + (1 - SHARED_BY_BITS) ** 0.5 * sample(key, shape, dtype)
+        shared_VxD = jnp.matmul(jnp.asarray(signs_VxK, dtype), bit_KxD, out_sharding=out_sharding) * bits**-0.5
+        own_VxD = sample(key, shape, dtype, out_sharding)
+        return SHARED_BY_BITS**0.5 * shared_VxD + (1 - SHARED_BY_BITS) ** 0.5 * own_VxD
