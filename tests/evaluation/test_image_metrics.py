@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics as skimage_metrics
 
-from poet.evaluation.intervals import mean_and_error
+from poet.evaluation.intervals import ratio_and_error
 from poet.evaluation.metrics import pixels as image_metrics
 
 
@@ -76,10 +76,10 @@ def test_equal_frames_are_infinite_but_a_clip_mean_stays_finite():
 
 
 def test_mean_and_error_of_independent_values():
-    mean, error = mean_and_error(np.array([1.0, 2.0, 6.0]))
+    mean, error = ratio_and_error(np.array([1.0, 2.0, 6.0]), np.ones(3))
     assert mean == 3.0
     assert error == pytest.approx(math.sqrt(7 / 3))
-    assert mean_and_error(np.array([4.0])) == (4.0, None)
+    assert ratio_and_error(np.array([4.0]), np.ones(1)) == (4.0, None)
 
 
 @pytest.mark.parametrize(
