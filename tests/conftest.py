@@ -11,11 +11,9 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = " ".join((
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=1",
-    os.environ.get("XLA_FLAGS", ""),
-)).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""))
+).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -24,8 +22,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 LONGEST = (
-    "test_audio_training.py", "test_tokenizer_training.py", "test_tokenizer_runs.py", "test_discriminator.py",
-    "test_runner.py", "test_step.py", "test_decode.py", "test_export_sound.py", "test_base.py", "test_processes.py",
+    "test_audio_training.py",
+    "test_tokenizer_training.py",
+    "test_tokenizer_runs.py",
+    "test_discriminator.py",
+    "test_runner.py",
+    "test_step.py",
+    "test_decode.py",
+    "test_export_sound.py",
+    "test_base.py",
+    "test_processes.py",
 )
 
 

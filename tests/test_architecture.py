@@ -14,20 +14,49 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Module or package -> floor.  A module may import poet modules of its own floor or lower ones.
 FLOORS = {
-    "poet": 0, "poet.spec": 0, "poet.streams": 0, "poet.tasks": 0, "poet.runs": 0, "poet.cli.logs": 0,
-    "poet.distributed": 1, "poet.media": 1, "poet.conditioning": 1, "poet.planning": 1,
-    "poet.sampling.samplers": 1, "poet.sampling.plans": 1, "poet.sampling.engine": 1, "poet.sampling.collapse": 1,
+    "poet": 0,
+    "poet.spec": 0,
+    "poet.streams": 0,
+    "poet.tasks": 0,
+    "poet.runs": 0,
+    "poet.cli.logs": 0,
+    "poet.distributed": 1,
+    "poet.media": 1,
+    "poet.conditioning": 1,
+    "poet.planning": 1,
+    "poet.sampling.samplers": 1,
+    "poet.sampling.plans": 1,
+    "poet.sampling.engine": 1,
+    "poet.sampling.collapse": 1,
     "poet.sampling.progress": 1,
-    "poet.serving.format": 1, "poet.serving.runtime": 1,
-    "poet.runs.compile_cache": 1, "poet.checkpoints.weights": 1,
-    "poet.models": 2, "poet.tokenizers": 2, "poet.store": 2, "poet.data": 2, "poet.runs.origins": 2,
-    "poet.training": 3, "poet.sampling": 3, "poet.films": 3, "poet.checkpoints": 3,
+    "poet.serving.format": 1,
+    "poet.serving.runtime": 1,
+    "poet.runs.compile_cache": 1,
+    "poet.checkpoints.weights": 1,
+    "poet.models": 2,
+    "poet.tokenizers": 2,
+    "poet.store": 2,
+    "poet.data": 2,
+    "poet.runs.origins": 2,
+    "poet.training": 3,
+    "poet.sampling": 3,
+    "poet.films": 3,
+    "poet.checkpoints": 3,
     "poet.tokenizers.adversarial": 3,
-    "poet.tokenizers.video.training": 3, "poet.tokenizers.video.step": 3, "poet.tokenizers.video.losses": 3,
-    "poet.tokenizers.audio.training": 3, "poet.tokenizers.audio.step": 3,
-    "poet.training.loop": 4, "poet.training.reporting": 4, "poet.training.saving": 4,
-    "poet.evaluation": 4, "poet.serving": 4, "poet.planning.describe": 4, "poet.planning.forecast": 4,
-    "poet.spec.config": 5, "poet.cli": 5,
+    "poet.tokenizers.video.training": 3,
+    "poet.tokenizers.video.step": 3,
+    "poet.tokenizers.video.losses": 3,
+    "poet.tokenizers.audio.training": 3,
+    "poet.tokenizers.audio.step": 3,
+    "poet.training.loop": 4,
+    "poet.training.reporting": 4,
+    "poet.training.saving": 4,
+    "poet.evaluation": 4,
+    "poet.serving": 4,
+    "poet.planning.describe": 4,
+    "poet.planning.forecast": 4,
+    "poet.spec.config": 5,
+    "poet.cli": 5,
 }
 # Third-party package -> the only modules that may import it.
 OWNERS = {
@@ -46,8 +75,15 @@ OWNERS = {
 }
 # Imports of these must stand inside functions: they cost seconds.
 LAZY = {
-    "tensorflow", "tensorflow_datasets", "seqio", "matplotlib", "fsspec", "etils", "apache_beam",
-    "cv2", "onnxruntime",
+    "tensorflow",
+    "tensorflow_datasets",
+    "seqio",
+    "matplotlib",
+    "fsspec",
+    "etils",
+    "apache_beam",
+    "cv2",
+    "onnxruntime",
 }
 
 
@@ -144,9 +180,7 @@ def test_private_names_stay_in_their_package(path: Path) -> None:
 
 
 def run_python(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    ).stdout
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def test_import_and_help_load_nothing_heavy() -> None:

@@ -24,8 +24,14 @@ def test_a_peer_that_takes_twice_as_long_has_the_ratio_two():
 
 
 def test_a_loader_shows_its_fill_and_its_state():
-    read = {"wall": [9.0], "cpu": [0.5, 0.2, 0.4], "fill": 0.9912, "state_bytes": 12345,
-            "save_s": 0.001, "restore_s": 2.0}
+    read = {
+        "wall": [9.0],
+        "cpu": [0.5, 0.2, 0.4],
+        "fill": 0.9912,
+        "state_bytes": 12345,
+        "save_s": 0.001,
+        "restore_s": 2.0,
+    }
     rows = table.readers([{"rounds": {"poet": [read], "others": [{"wall": [1.0], "cpu": [1.0]}]}}])
     assert rows[-1] == "| poet | 2.50 | 99.1 % | 12,345 | 0.001, 2 |"
     assert table.readers([{"rounds": {"others": [{"wall": [1.0], "cpu": [1.0]}]}}]) == []

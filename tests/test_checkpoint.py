@@ -46,9 +46,7 @@ def make_state(seed: int = 0, width: int = 16, devices: int = 8) -> dict[str, An
 
 
 def abstract(state: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
 def start(folder: Path, step: int, *, keep: int = 5, state: Any = None) -> checkpoint.Saving:
@@ -83,9 +81,7 @@ def test_round_trip_keeps_every_bit_and_the_shardings(tmp_path: Path) -> None:
     assert found.clock == {"seconds": 0.1 * 3} and found.experiment == EXPERIMENT
 
 
-def test_a_relative_work_dir_is_as_good_as_an_absolute_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_work_dir_is_as_good_as_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     state = make_state()
     save(Path("run"), 3, state=state)
@@ -105,9 +101,7 @@ def test_another_mesh_restores_the_same_values(tmp_path: Path, before: int, afte
     assert found["params"]["w"].sharding.mesh.size == after
 
 
-def test_a_state_may_be_donated_while_it_is_being_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is held up until two steps have reused the buffers."""
     go_on = threading.Event()
     real = manifest.write
@@ -144,9 +138,7 @@ def test_an_empty_folder_restores_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["orbax", "manifest", "rename"])
-def test_a_failed_save_leaves_what_there_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_a_failed_save_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     save(tmp_path, 1, keep=1)
 
     def fail(*args: object, **kwargs: object) -> None:
@@ -223,9 +215,7 @@ def test_any_truncated_or_missing_file_is_found(victim: Path) -> None:
     Checkpoint(victim).verify()
 
 
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
     for step, name in ((3, "spec.json"), (2, "state/ema/_METADATA")):
@@ -273,9 +263,7 @@ def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
     run = tmp_path / "7"  # A work dir may be named by a number.
     for step in (1, 2):
         save(run, step)
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), make_state()["params"]
-    )
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), make_state()["params"])
     newest, older = make_state(2), make_state(1)
     for path, key, expected in (
         (run, "params", newest["params"]),

@@ -24,17 +24,26 @@ QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
     "arguments, words",
     [
         (["train", "--workdir=w"], ["--gin_file"]),
-        (["train", "--workdir=w", "--gin_file=gin/experiments/quickstrat.gin"],
-         ["quickstrat", "gin/experiments/quickstart.gin"]),
+        (
+            ["train", "--workdir=w", "--gin_file=gin/experiments/quickstrat.gin"],
+            ["quickstrat", "gin/experiments/quickstart.gin"],
+        ),
         (["train", "--workdir=w", QUICKSTART, "--gin.TRAIN.step=3"], ["step", "steps"]),
         (["train", "--workdir=w", QUICKSTART, "--gin.TRAIN.steps=many"], ["TRAIN.steps", "int"]),
         (["train", "--workdir=w", QUICKSTART], ["DATA.store is empty", "poet tokenize"]),
         (["train", "--workdir=w", QUICKSTART, "--gin.DATA.store=nowhere"], ["nowhere"]),
         (["tokenize", QUICKSTART, "--gin.STORE.path=x"], ["STORE.source is empty"]),
-        (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=nowhere"],
-         ["nowhere"]),
-        (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=.", "--gin.INGEST.nsfw='antigravity:fly'"],
-         ["antigravity:fly", "--allow_code"]),
+        (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=nowhere"], ["nowhere"]),
+        (
+            [
+                "tokenize",
+                QUICKSTART,
+                "--gin.STORE.path=x",
+                "--gin.STORE.source=.",
+                "--gin.INGEST.nsfw='antigravity:fly'",
+            ],
+            ["antigravity:fly", "--allow_code"],
+        ),
         (["tokenizer-train", "--workdir=w", QUICKSTART], ["VIDEO_TOKENIZER.path", "frozen"]),
         (["eval", "--checkpoint=nowhere", "--out=x"], ["nowhere", "no such folder"]),
         (["generate", "--checkpoint=nowhere", "--out=x", "--prompt=a"], ["nowhere"]),
@@ -42,12 +51,17 @@ QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
         (["report", "--workdir=nowhere"], ["nowhere"]),
         (["describe", QUICKSTART, "--devices=6", "--gin.MESH.tensor=4"], ["6 present", "MESH"]),
         (["describe", QUICKSTART, "--devices=8", "--gin.MESH.tensor=8"], ["heads", "divisible"]),
-        (["describe", QUICKSTART, "--gin.DATA.mixture_rates={'text_to_vidoe': 1.0}"],
-         ["text_to_vidoe", "text_to_video"]),
+        (
+            ["describe", QUICKSTART, "--gin.DATA.mixture_rates={'text_to_vidoe': 1.0}"],
+            ["text_to_vidoe", "text_to_video"],
+        ),
     ],
 )
 def test_mistakes_end_with_code_2_and_a_clear_line(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture, tmp_path: Path,
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -90,16 +104,13 @@ def test_a_misspelt_command_or_flag_is_one_line_with_near_names(
 
 
 def test_describe_plans_for_devices_that_are_not_here(capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["describe", QUICKSTART, "--devices=4096", "--gin.DATA.batch=4096",
-                     "--gin.MESH.data=32"]) == 0
+    assert cli.main(["describe", QUICKSTART, "--devices=4096", "--gin.DATA.batch=4096", "--gin.MESH.data=32"]) == 0
     page = capsys.readouterr().out
     assert "data 32 x fsdp 128 x sequence 1 x tensor 1" in page and "text-to-video" in page
     assert "blocks.mlp.gate" in page and "Bytes per device" in page
 
 
-def test_a_crash_is_code_1_with_its_cause_last(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_is_code_1_with_its_cause_last(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("the disk caught fire")
 
@@ -162,23 +173,45 @@ def make_hostile(folder: Path) -> None:
 
 
 HOSTILE = [
-    *([["describe", f"--gin_file={name}.gin"] for name in (
-        "loop_a", "self", "utf16", "brackets", "open", "null", "large", "folder", "pipe")]),
+    *(
+        [
+            ["describe", f"--gin_file={name}.gin"]
+            for name in ("loop_a", "self", "utf16", "brackets", "open", "null", "large", "folder", "pipe")
+        ]
+    ),
     ["describe", QUICKSTART, "--gin.TRAIN.steps=" + "(" * 5000],
     ["describe", QUICKSTART, "--gin.TRAIN"],
     ["describe", QUICKSTART, "--gin.TRAIN.steps=1e999"],
     ["describe", QUICKSTART, "--gin.OPTIMIZER.b1=2.0"],
     ["describe", QUICKSTART, "--picture=folder.gin"],
     ["describe", QUICKSTART, "--picture=text.txt/x.svg"],
-    *([[command, f"--checkpoint={name}", "--out=new", *more]
-       for command, more in (("eval", []), ("generate", ["--prompt=a"]), ("export", []))
-       for name in ("broken", "list", "number", "deep", "flipped", "text.txt", "folder.gin")]),
-    *([["reconstruct", "text.txt", f"--tokenizer={name}", "--out=new"]
-       for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_arenas")]),
-    ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=magvit_v2_64",
-     "--perceptual=nope", "--out=new"],
-    ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", "--tokenizer=soundstream_16k",
-     "--perceptual=", "--out=new"],
+    *(
+        [
+            [command, f"--checkpoint={name}", "--out=new", *more]
+            for command, more in (("eval", []), ("generate", ["--prompt=a"]), ("export", []))
+            for name in ("broken", "list", "number", "deep", "flipped", "text.txt", "folder.gin")
+        ]
+    ),
+    *(
+        [
+            ["reconstruct", "text.txt", f"--tokenizer={name}", "--out=new"]
+            for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_arenas")
+        ]
+    ),
+    [
+        "tokenizer-eval",
+        "--gin_file=gin/experiments/tokenizer_64.gin",
+        "--tokenizer=magvit_v2_64",
+        "--perceptual=nope",
+        "--out=new",
+    ],
+    [
+        "tokenizer-eval",
+        "--gin_file=gin/experiments/tokenizer_64.gin",
+        "--tokenizer=soundstream_16k",
+        "--perceptual=",
+        "--out=new",
+    ],
     ["generate", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--prompt_file=folder.gin"],
     ["generate", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--prompt=a", "--gin.NONSENSE.q=1"],
     ["eval", "--checkpoint=data/pretrained/lm_arenas", "--out=new", "--metric=likelyhood"],

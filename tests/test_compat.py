@@ -14,9 +14,7 @@ from poet.runs import networks
 from poet.spec import ConditioningSpec, Experiment, ModelSpec, UserError, compat, read_json, to_dict
 from poet.spec.base import setting_of, type_hints
 
-BASE = Experiment().replace(
-    audio_tokenizer=Experiment().audio_tokenizer.replace(path="somewhere"),
-)
+BASE = Experiment().replace(audio_tokenizer=Experiment().audio_tokenizer.replace(path="somewhere"))
 
 
 def turned(bindings: dict[str, Any], base: Experiment = BASE) -> Experiment:
@@ -28,34 +26,58 @@ def turned(bindings: dict[str, Any], base: Experiment = BASE) -> Experiment:
 
 
 MAY_TURN = {
-    "model.attention": "xla", "model.remat": "none", "model.dtype": "float32", "mesh.tensor": 2,
-    "train.log_every": 3, "train.eval_every": 7, "train.microbatches": 2, "checkpoint.every": 9,
-    "train.init_from": "x", "data.store": "moved/codes", "video_tokenizer.path": "moved/weights",
-    "text.path": "moved/encoder", "text.pieces": "moved/pieces", "sample.temperature": 0.5,
-    "eval.clips": 3, "export.dtype": "bfloat16", "store.source": "x", "ingest.shots": True,
+    "model.attention": "xla",
+    "model.remat": "none",
+    "model.dtype": "float32",
+    "mesh.tensor": 2,
+    "train.log_every": 3,
+    "train.eval_every": 7,
+    "train.microbatches": 2,
+    "checkpoint.every": 9,
+    "train.init_from": "x",
+    "data.store": "moved/codes",
+    "video_tokenizer.path": "moved/weights",
+    "text.path": "moved/encoder",
+    "text.pieces": "moved/pieces",
+    "sample.temperature": 0.5,
+    "eval.clips": 3,
+    "export.dtype": "bfloat16",
+    "store.source": "x",
+    "ingest.shots": True,
 }
 TRAINING_ONLY = {
-    "data.seed": 5, "data.batch": 8, "data.equal_tokens": False,
-    "train.seed": 4, "optimizer.name": "muon", "optimizer.state_dtype": "bfloat16",
+    "data.seed": 5,
+    "data.batch": 8,
+    "data.equal_tokens": False,
+    "train.seed": 4,
+    "optimizer.name": "muon",
+    "optimizer.state_dtype": "bfloat16",
 }
 WHAT_IT_IS = {
-    "model.rope_base": 5e5, "model.layers": 3, "clip.rate_hz": 4.0, "text.encoder": "t5",
-    "video_tokenizer.dtype": "bfloat16", "video_tokenizer.blocks": 2, "audio_tokenizer.dim": 64,
-    "audio_tokenizer.dtype": "bfloat16", "vocabulary.text_pieces": 512,
+    "model.rope_base": 5e5,
+    "model.layers": 3,
+    "clip.rate_hz": 4.0,
+    "text.encoder": "t5",
+    "video_tokenizer.dtype": "bfloat16",
+    "video_tokenizer.blocks": 2,
+    "audio_tokenizer.dim": 64,
+    "audio_tokenizer.dtype": "bfloat16",
+    "vocabulary.text_pieces": 512,
 }
 LONGER = {"clip.frames": 33, "clip.height": 64, "clip.width": 64, "text.length": 32}
 COURSE = {
-    "train.steps": 7, "optimizer.learning_rate": 1e-5, "optimizer.weight_decay": 0.0,
-    "data.mixture_rates": {"text_to_video": 1.0}, "data.text_dropout": 0.2, "train.z_loss": 0.0,
+    "train.steps": 7,
+    "optimizer.learning_rate": 1e-5,
+    "optimizer.weight_decay": 0.0,
+    "data.mixture_rates": {"text_to_video": 1.0},
+    "data.text_dropout": 0.2,
+    "train.z_loss": 0.0,
 }
 
 
 def refused(purpose: str, bindings: dict[str, Any]) -> set[str]:
     """Those of the bindings that a purpose refuses, each alone."""
-    return {
-        name for name, value in bindings.items()
-        if compat.differences(BASE, turned({name: value}), purpose)
-    }
+    return {name for name, value in bindings.items() if compat.differences(BASE, turned({name: value}), purpose)}
 
 
 @pytest.mark.parametrize("purpose", sorted(compat.PURPOSES))
@@ -67,10 +89,14 @@ def test_a_resume_refuses_all_that_changes_what_was_learned() -> None:
     must = TRAINING_ONLY | WHAT_IT_IS | LONGER
     assert refused("resume", must) == must.keys()
     # Levels times codes give the same number of ids, and so the same arrays.
-    both = turned({"vocabulary.audio_levels": 2, "vocabulary.audio_codes": 2048,
-                   "audio_tokenizer.codes": 2048}, BASE.replace(audio_tokenizer=Experiment().audio_tokenizer))
+    both = turned(
+        {"vocabulary.audio_levels": 2, "vocabulary.audio_codes": 2048, "audio_tokenizer.codes": 2048},
+        BASE.replace(audio_tokenizer=Experiment().audio_tokenizer),
+    )
     assert {d.name for d in compat.differences(BASE, both, "resume")} >= {
-        "VOCABULARY.audio_levels", "VOCABULARY.audio_codes"}
+        "VOCABULARY.audio_levels",
+        "VOCABULARY.audio_codes",
+    }
 
 
 def test_the_course_of_training_may_turn_and_is_told() -> None:
@@ -92,11 +118,16 @@ def test_a_trained_model_is_not_another_one(purpose: str) -> None:
 
 
 def test_a_tokenizer_goes_on_with_its_own_settings() -> None:
-    must = {"tokenizer_train.batch": 3, "tokenizer_train.crops": ((32, 32),), "discriminator.head": "mean",
-            "audio_train.wave_scales": 2, "video_tokenizer.blocks": 2, "train.seed": 4}
+    must = {
+        "tokenizer_train.batch": 3,
+        "tokenizer_train.crops": ((32, 32),),
+        "discriminator.head": "mean",
+        "audio_train.wave_scales": 2,
+        "video_tokenizer.blocks": 2,
+        "train.seed": 4,
+    }
     assert refused("resume_tokenizer", must) == must.keys()
-    assert not refused("resume_tokenizer", {"model.layers": 3, "data.seed": 5,
-                                            "tokenizer_train.l2_weight": 1.0})
+    assert not refused("resume_tokenizer", {"model.layers": 3, "data.seed": 5, "tokenizer_train.l2_weight": 1.0})
 
 
 def test_a_run_without_sound_says_nothing_about_sound() -> None:
@@ -153,8 +184,13 @@ def test_a_model_from_before_is_read_as_it_was_made_and_refused_with_what_differ
     with pytest.raises(UserError) as refusal:
         compat.check(old, Experiment(), "sample", what="the checkpoint X", remedy="train anew")
     message = str(refusal.value)
-    for told in ("MODEL.tables = 'untied' (now 'tied')", "MODEL.axes = 'separate'", "MODEL.query_place = 'own'",
-                 "CONDITIONING.hide_cells = False", "CONDITIONING.given_sound = 'output'"):
+    for told in (
+        "MODEL.tables = 'untied' (now 'tied')",
+        "MODEL.axes = 'separate'",
+        "MODEL.query_place = 'own'",
+        "CONDITIONING.hide_cells = False",
+        "CONDITIONING.given_sound = 'output'",
+    ):
         assert told in message, told
     # What is written in full is taken as it is written.
     (tmp_path / "spec.json").write_text(json.dumps(to_dict(Experiment())))

@@ -51,7 +51,8 @@ def refused() -> list[str]:
     """Importable names that none of those distributions provides, this project aside."""
     enough = brought(ENOUGH) | {"videopoet-jax"}
     return sorted(
-        name for name, owners in importlib.metadata.packages_distributions().items()
+        name
+        for name, owners in importlib.metadata.packages_distributions().items()
         if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & enough
     )
 
@@ -62,7 +63,9 @@ def run(script: str, out: pathlib.Path, *arguments: str) -> dict:
     toy = ["--size=tiny", "--batch=2", "--steps=1", f"--out={out}", "--name=found"]
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(names), str(SCRIPTS), script, *toy, *arguments],
-        capture_output=True, text=True, timeout=500,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "found.json").read_text())

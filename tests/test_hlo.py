@@ -19,9 +19,7 @@ def compiled(local, out_specs) -> str:
     mesh = mesh_lib.build(MeshSpec(fsdp=8))
     x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
     with jax.set_mesh(mesh):
-        mapped = jax.shard_map(
-            local, in_specs=BATCH, out_specs=out_specs, check_vma=False
-        )
+        mapped = jax.shard_map(local, in_specs=BATCH, out_specs=out_specs, check_vma=False)
         return jax.jit(mapped).lower(x).compile().as_text()
 
 
@@ -68,13 +66,14 @@ ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {
 def test_groups_tell_the_axes_that_they_cross():
     """A sum along each axis of a mesh 2 x 4, as this compiler writes groups today."""
     mesh = mesh_lib.build(MeshSpec(data=2, fsdp=4))
-    for axis, crossed in (("data", (True, False, False)), ("fsdp", (False, True, False)),
-                          (("data", "fsdp"), (True, True, False))):
+    for axis, crossed in (
+        ("data", (True, False, False)),
+        ("fsdp", (False, True, False)),
+        (("data", "fsdp"), (True, True, False)),
+    ):
         x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
         with jax.set_mesh(mesh):
-            mapped = jax.shard_map(
-                lambda x: jax.lax.psum(x, axis), in_specs=BATCH, out_specs=BATCH, check_vma=False
-            )
+            mapped = jax.shard_map(lambda x: jax.lax.psum(x, axis), in_specs=BATCH, out_specs=BATCH, check_vma=False)
             (found,) = hlo.collectives(jax.jit(mapped).lower(x).compile().as_text())
         assert tuple(found.crosses((2, 4, 1), i) for i in range(3)) == crossed
 

@@ -110,9 +110,7 @@ def test_frames_follow_timestamps_not_the_nominal_rate(tmp_path: pathlib.Path) -
 
 
 @pytest.mark.parametrize("frames, whole", [(16, False), (17, True)])
-def test_the_last_frame_must_be_there(
-    tmp_path: pathlib.Path, frames: int, whole: bool
-) -> None:
+def test_the_last_frame_must_be_there(tmp_path: pathlib.Path, frames: int, whole: bool) -> None:
     media.write_mp4(tmp_path / "a.mp4", numbered_video(frames), 8.0)
     clip = ClipSpec(height=64, width=64)
     if whole:
@@ -190,19 +188,13 @@ def test_truncated_files_are_refused_at_every_length(tmp_path: pathlib.Path) -> 
 def test_unusable_files_say_why(tmp_path: pathlib.Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
     media.write_wav(tmp_path / "sound.wav", np.zeros(100, np.int16), SAMPLE_RATE_HZ)
-    for name, reason in (
-        ("absent.mp4", "no such file"),
-        ("text.mp4", "undecodable"),
-        ("sound.wav", "no video stream"),
-    ):
+    for name, reason in (("absent.mp4", "no such file"), ("text.mp4", "undecodable"), ("sound.wav", "no video stream")):
         with pytest.raises(UserError, match=f"{name}: {reason}"):
             media.read_clip(tmp_path / name, ClipSpec())
 
 
 @pytest.mark.parametrize("source_hz", [6.0, 12.5, 24.0, 29.97])
-def test_probe_knows_sides_and_the_most_frames_of_any_rate(
-    tmp_path: pathlib.Path, source_hz: float
-) -> None:
+def test_probe_knows_sides_and_the_most_frames_of_any_rate(tmp_path: pathlib.Path, source_hz: float) -> None:
     path = tmp_path / "clip.mp4"
     media.write_mp4(path, numbered_video(23, side=32)[:, :, :24], source_hz)
     picture = media.probe(path)
@@ -235,14 +227,9 @@ def test_still_image_is_a_clip_of_one_frame(tmp_path: pathlib.Path) -> None:
 
 
 @hypothesis.given(
-    height=st.integers(8, 90),
-    width=st.integers(8, 90),
-    to_height=st.integers(8, 40),
-    to_width=st.integers(8, 40),
+    height=st.integers(8, 90), width=st.integers(8, 90), to_height=st.integers(8, 40), to_width=st.integers(8, 40)
 )
-def test_crop_is_the_largest_centred_box_of_the_aspect(
-    height: int, width: int, to_height: int, to_width: int
-) -> None:
+def test_crop_is_the_largest_centred_box_of_the_aspect(height: int, width: int, to_height: int, to_width: int) -> None:
     left, top, right, bottom = media.centre_box(height, width, to_height, to_width)
     assert left == pytest.approx(width - right) and top == pytest.approx(height - bottom)
     assert min(left, top) >= 0 and min(left, top) == pytest.approx(0, abs=1e-9)
@@ -357,9 +344,7 @@ def test_x264_repeats_byte_for_byte_whatever_memory_held(tmp_path: pathlib.Path)
     np.save(tmp_path / "clip.npy", noisy_video(9, 64))
     command = [sys.executable, "-c", ENCODE_A_FILE, str(tmp_path / "clip.npy")]
     first, second = (
-        subprocess.run(
-            command, env={**os.environ, "MALLOC_PERTURB_": fill}, capture_output=True, check=True
-        ).stdout
+        subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": fill}, capture_output=True, check=True).stdout
         for fill in ("90", "165")
     )
     assert first == second and len(first) > 500
@@ -383,9 +368,7 @@ def test_slice_bytes_are_those_that_ffmpeg_keeps(codec: str, kinds: str) -> None
     counted = bitstreams.slice_bytes(packets, codec)
     decoder = bitstreams.STREAM_CODECS[codec].decoder
     with av.open(io.BytesIO(b"".join(packets)), format=decoder) as container:
-        keep = av.bitstream.BitStreamFilterContext(
-            f"filter_units=pass_types={kinds}", container.streams.video[0]
-        )
+        keep = av.bitstream.BitStreamFilterContext(f"filter_units=pass_types={kinds}", container.streams.video[0])
         kept = sum(len(bytes(p)) for packet in container.demux() for p in keep.filter(packet))
     assert 3 * frames <= kept - counted <= 4 * frames
     assert counted < kept < sum(map(len, packets))

@@ -74,9 +74,7 @@ def coded(samples_HxWx3: np.ndarray, format: str = "yuv444p") -> av.VideoFrame:
     [(1, 1, False, 48), (5, 5, False, 48), (6, 5, True, 48), (9, 9, False, 48), (1, 1, True, 48)]
     + [(2, 5, False, 576), (2, 1, False, 720)],
 )
-def test_every_matrix_and_range_is_inverted_without_a_bias(
-    told: int, meant: int, full: bool, height: int
-) -> None:
+def test_every_matrix_and_range_is_inverted_without_a_bias(told: int, meant: int, full: bool, height: int) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (height, 40, 3))
     frame = coded(ycbcr(rgb / 255, meant, full))
     frame.colorspace, frame.color_range = told, 2 if full else 1
@@ -162,9 +160,7 @@ def test_what_is_transparent_lies_on_white(tmp_path: pathlib.Path) -> None:
 
 def test_a_webp_that_moves_keeps_its_pace(tmp_path: pathlib.Path) -> None:
     frames = [Image.fromarray(np.full((SIDE, SIDE, 3), level, np.uint8)) for level in (0, 80, 160)]
-    frames[0].save(
-        tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=250, lossless=True
-    )
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=250, lossless=True)
     video = media.read_clip(tmp_path / "a.webp", clip(5)).video
     assert video[:, 0, 0, 0].tolist() == [0, 0, 80, 80, 160]
     assert media.probe(tmp_path / "a.webp").seconds == pytest.approx(0.75)
@@ -199,9 +195,7 @@ def test_photographs_stand_as_exif_says(tmp_path: pathlib.Path, suffix: str) -> 
 
 @pytest.mark.parametrize("a, b, c, d", [(x, 0, 0, y) for x in (1, -1) for y in (1, -1)]
                          + [(0, x, y, 0) for x in (1, -1) for y in (1, -1)])  # fmt: skip
-def test_display_matrices_are_applied(
-    tmp_path: pathlib.Path, a: int, b: int, c: int, d: int
-) -> None:
+def test_display_matrices_are_applied(tmp_path: pathlib.Path, a: int, b: int, c: int, d: int) -> None:
     """Brute force: every pixel goes where the matrix sends it.  The matrix is written into the header of
     the track, in which the identity stands."""
     stored = blocks(32, 48)
@@ -407,9 +401,7 @@ def test_a_list_of_other_files_opens_none(tmp_path: pathlib.Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["concat:x.mp4", "http:x.mp4", "a%03d.png", "50%.png", "-i.mp4"])
-def test_any_name_is_that_of_a_file(
-    tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_name_is_that_of_a_file(tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if name.endswith("png"):
         Image.fromarray(blocks()).save(tmp_path / name)

@@ -57,9 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_part_is_what_the_whole_gives_there(
-    name: str, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_is_what_the_whole_gives_there(name: str, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / name
     write(path, *FILES[name])
     whole = [frame for frame, _ in media.read_frames(path, CLIP)]
@@ -73,9 +71,7 @@ def test_a_part_is_what_the_whole_gives_there(
             assert at_s == start_s and np.array_equal(frame, same)
 
 
-def test_what_lies_before_a_part_is_not_decoded(
-    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_before_a_part_is_not_decoded(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder / "x.mp4", *FILES["b.mp4"])
     decoded = []
     seek = seeking.seek
@@ -117,9 +113,7 @@ def test_sound_from_a_later_time_on_is_that_of_the_whole(
             part = media.read_track(folder / name, to_hz, seconds * to_hz, at_s)
         shifts = to_hz // 1000 if name.endswith(".mka") else 0
         begin = round(at_s * to_hz)
-        difference = min(
-            np.abs(part - whole[begin + k :][: len(part)]).max() for k in range(-shifts, shifts + 1)
-        )
+        difference = min(np.abs(part - whole[begin + k :][: len(part)]).max() for k in range(-shifts, shifts + 1))
         if to_hz == rate_hz and not shifts:
             assert difference <= (0 if name in ("b.wav", "e.flac") else 1)
         # The resampler begins elsewhere: half a sample of a sweep that ends at 1 kHz.

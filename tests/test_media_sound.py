@@ -40,9 +40,7 @@ def int16(sound: np.ndarray) -> np.ndarray:
     return np.rint(sound * 32767).astype(np.int16)
 
 
-def write(
-    path: pathlib.Path, codec: str, audio: np.ndarray, rate_hz: int, **options: str
-) -> pathlib.Path:
+def write(path: pathlib.Path, codec: str, audio: np.ndarray, rate_hz: int, **options: str) -> pathlib.Path:
     """Encodes int16 (S,) or (S, 2); `options` are the container's."""
     layout = "mono" if audio.ndim == 1 else "stereo"
     frame = av.AudioFrame.from_ndarray(audio.reshape(1, -1), format="s16", layout=layout)
@@ -66,9 +64,7 @@ def loudest_hz(samples: np.ndarray, rate_hz: int = RATE_HZ) -> float:
 
 
 @pytest.mark.parametrize("name, codec", FORMATS, ids=[codec for _, codec in FORMATS])
-def test_every_format_keeps_pitch_level_and_length(
-    tmp_path: pathlib.Path, name: str, codec: str
-) -> None:
+def test_every_format_keeps_pitch_level_and_length(tmp_path: pathlib.Path, name: str, codec: str) -> None:
     """1.5 s of 440 Hz on the left and 1000 Hz on the right, each at half the level when mixed."""
     rate_hz = 48_000
     left, right = (sine(f, rate_hz, rate_hz * 3 // 2) for f in (440, 1000))
@@ -86,10 +82,7 @@ def test_every_format_keeps_pitch_level_and_length(
         assert np.sqrt(2 * np.mean(part[2000:-2000] ** 2)) == pytest.approx(0.25, rel=0.06)
 
 
-@given(
-    samples=st.lists(st.integers(-32768, 32767), min_size=1, max_size=300),
-    copies=st.integers(1, 30),
-)
+@given(samples=st.lists(st.integers(-32768, 32767), min_size=1, max_size=300), copies=st.integers(1, 30))
 @settings(max_examples=25, deadline=None)
 def test_a_wav_at_the_same_rate_is_taken_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, samples: list[int], copies: int
@@ -133,10 +126,7 @@ def test_what_lies_above_half_the_rate_is_gone(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
 def test_samples_of_other_widths(tmp_path: pathlib.Path, dtype: str) -> None:
     wave = sine(440, RATE_HZ, 4000)
-    written = {
-        "uint8": np.rint(wave * 127 + 128),
-        "int32": np.rint(wave * (2**31 - 1)),
-    }.get(dtype, wave)
+    written = {"uint8": np.rint(wave * 127 + 128), "int32": np.rint(wave * (2**31 - 1))}.get(dtype, wave)
     scipy.io.wavfile.write(tmp_path / "a.wav", RATE_HZ, written.astype(dtype))
     sound = read_sound(tmp_path / "a.wav", RATE_HZ)
     tolerance = 300 if dtype == "uint8" else 2
@@ -263,9 +253,7 @@ def bad_file(folder: pathlib.Path, kind: str) -> pathlib.Path:
         ("folder", "unreadable: a folder, not a file"),
     ],
 )
-def test_bad_files_are_refused_by_name_and_reason(
-    tmp_path: pathlib.Path, kind: str, reason: str
-) -> None:
+def test_bad_files_are_refused_by_name_and_reason(tmp_path: pathlib.Path, kind: str, reason: str) -> None:
     path = bad_file(tmp_path, kind)
     with pytest.raises(media.MediaError) as caught:
         read_sound(path, RATE_HZ)
@@ -283,9 +271,7 @@ def whole_files(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
 
 @given(data=st.data())
 @settings(max_examples=120, deadline=None)
-def test_damaged_files_give_sound_or_a_media_error(
-    whole_files: list[pathlib.Path], data: st.DataObject
-) -> None:
+def test_damaged_files_give_sound_or_a_media_error(whole_files: list[pathlib.Path], data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from(whole_files))
     damaged = bytearray(whole.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
@@ -326,9 +312,7 @@ def test_a_clip_with_impossible_samples_is_refused(tmp_path: pathlib.Path) -> No
 @pytest.mark.parametrize("from_hz", [16_000, 44_100])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("dtype", ["int16", "int64", "float32"])
-def test_an_array_sounds_like_the_file_of_it(
-    tmp_path: pathlib.Path, from_hz: int, channels: int, dtype: str
-) -> None:
+def test_an_array_sounds_like_the_file_of_it(tmp_path: pathlib.Path, from_hz: int, channels: int, dtype: str) -> None:
     waves = [sine(440 * (k + 1), from_hz, 9000) for k in range(channels)]
     audio = np.stack(waves, -1) if channels > 1 else waves[0]
     scipy.io.wavfile.write(tmp_path / "a.wav", from_hz, int16(audio))

@@ -53,7 +53,9 @@ def test_a_command_of_poet_parses(page: str, words: list[str]):
 def test_scripts_that_are_called_are_there():
     called = {
         (page, word)
-        for page, words in COMMANDS if words[0] in ("python", "bash", "pytest")
-        for word in words[1:] if re.fullmatch(r"(launch|tests|data)/[\w/]+\.(py|sh)", word)
+        for page, words in COMMANDS
+        if words[0] in ("python", "bash", "pytest")
+        for word in words[1:]
+        if re.fullmatch(r"(launch|tests|data)/[\w/]+\.(py|sh)", word)
     }
     assert called and not [pair for pair in called if not (ROOT / pair[1]).exists()]

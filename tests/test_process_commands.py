@@ -27,20 +27,35 @@ from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 from poet.training import reporting  # noqa: E402
 
 TOKENIZER = VideoTokenizerSpec(
-    base_channels=8, multipliers=(1, 1), blocks=1, temporal_downsample=(True,), stem=(2, 4, 4),
-    norm_groups=4, bits=token_stores.BITS,
+    base_channels=8,
+    multipliers=(1, 1),
+    blocks=1,
+    temporal_downsample=(True,),
+    stem=(2, 4, 4),
+    norm_groups=4,
+    bits=token_stores.BITS,
 )
 SETTINGS = {
     "VOCABULARY.visual_bits": token_stores.BITS,
-    "VOCABULARY.audio_codes": 16, "VOCABULARY.text_pieces": 64,
-    "MODEL.layers": 1, "MODEL.width": 32, "MODEL.heads": 4, "MODEL.kv_heads": 2,
-    "MODEL.head_dim": 8, "MODEL.mlp_width": 64, "MODEL.dtype": "float32",
+    "VOCABULARY.audio_codes": 16,
+    "VOCABULARY.text_pieces": 64,
+    "MODEL.layers": 1,
+    "MODEL.width": 32,
+    "MODEL.heads": 4,
+    "MODEL.kv_heads": 2,
+    "MODEL.head_dim": 8,
+    "MODEL.mlp_width": 64,
+    "MODEL.dtype": "float32",
     "MESH.tensor": 2,
     "DATA.mixture_rates": {"text_to_video": 1.0},
     "DATA.batch": 8,
-    "TRAIN.steps": 6, "TRAIN.log_every": 1, "TRAIN.eval_every": 6, "TRAIN.eval_batches": 1,
+    "TRAIN.steps": 6,
+    "TRAIN.log_every": 1,
+    "TRAIN.eval_every": 6,
+    "TRAIN.eval_batches": 1,
     "TRAIN.sample_every": 6,
-    "EVAL.batch": 4, "EVAL.batches": 2,
+    "EVAL.batch": 4,
+    "EVAL.batches": 2,
 }
 # What one of the processes runs: training by the command line, then an evaluation among the same ones.
 PROGRAM = """
@@ -75,9 +90,7 @@ def gin_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     store = token_stores.write_store(base / "store", fingerprint=tokenizer.fingerprint)
     specs = {"VIDEO_TOKENIZER": TOKENIZER, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
     settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()}
-    settings |= SETTINGS | {
-        "VIDEO_TOKENIZER.path": str(base / "tokenizer"), "DATA.store": store.path
-    }
+    settings |= SETTINGS | {"VIDEO_TOKENIZER.path": str(base / "tokenizer"), "DATA.store": store.path}
     file = base / "run.gin"
     file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
     return str(file)
@@ -98,9 +111,7 @@ def numbers(workdir: pathlib.Path, kind: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_evaluate_and_sample_as_one(
-    gin_file: str, tmp_path: pathlib.Path
-) -> None:
+def test_two_processes_train_evaluate_and_sample_as_one(gin_file: str, tmp_path: pathlib.Path) -> None:
     options = [f"--gin_file={gin_file}"]
 
     def command(address: str, index: int) -> list[str]:

@@ -26,15 +26,21 @@ AUDIO = AudioTokenizerSpec(
     strides=(4, 8), encoder_channels=4, decoder_channels=4, dim=6, dilations=(1,), levels=4, codes=8
 )
 BOTH = {
-    "MESH.fsdp": 4, "OPTIMIZER.learning_rate": 1e-5, "OPTIMIZER.warmup_steps": 0,
-    "TRAIN.steps": 3, "TRAIN.log_every": 1, "TRAIN.sample_every": 0, "CHECKPOINT.every": 2,
+    "MESH.fsdp": 4,
+    "OPTIMIZER.learning_rate": 1e-5,
+    "OPTIMIZER.warmup_steps": 0,
+    "TRAIN.steps": 3,
+    "TRAIN.log_every": 1,
+    "TRAIN.sample_every": 0,
+    "CHECKPOINT.every": 2,
     "TOKENIZER_TRAIN.batch": 8,
 }
 SETTINGS = {
     "audio": {
         "TOKENIZER_TRAIN.modality": "audio",
         **{f"AUDIO_TOKENIZER.{k}": v for k, v in to_dict(AUDIO).items()},
-        "AUDIO_TRAIN.samples": 1280, "AUDIO_TRAIN.kmeans_iterations": 2,
+        "AUDIO_TRAIN.samples": 1280,
+        "AUDIO_TRAIN.kmeans_iterations": 2,
         "AUDIO_TRAIN.adversarial_weight": 0.0,
     },
     "video": {

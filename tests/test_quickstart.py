@@ -68,7 +68,7 @@ def test_a_failure_shows_the_end_of_its_log_and_the_next_run_goes_on_there(check
     before = (checkout / "calls").read_text().splitlines()
     done = run(checkout)
     assert done.returncode == 0 and done.stdout.count("finished earlier") == 3
-    again = (checkout / "calls").read_text().splitlines()[len(before):]
+    again = (checkout / "calls").read_text().splitlines()[len(before) :]
     assert [line.split()[0] for line in again] == ["report", "tokenize", "train", "report", "eval", "export", "report"]
 
 

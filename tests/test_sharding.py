@@ -41,8 +41,7 @@ def experiment(**changes) -> Experiment:
         video_tokenizer=VideoTokenizerSpec(bits=6),
         text=TextSpec(length=8, width=16),
         model=ModelSpec(
-            layers=2, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=64, dtype="float32",
-            remat="none",
+            layers=2, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=64, dtype="float32", remat="none"
         ),
         data=DataSpec(batch=BATCH, mixture_rates={"text_to_video": 1.0}),
         optimizer=OptimizerSpec(warmup_steps=0),
@@ -55,10 +54,7 @@ def make_batch(run: Experiment, size: int = BATCH) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     layout = Resolved(run).layouts["text_to_video"]
     codes = {"source": 1, "video": 2**run.vocabulary.visual_bits}
-    streams = {
-        name: rng.integers(0, codes[name], (size, n)).astype(np.int32)
-        for name, n in layout.streams.items()
-    }
+    streams = {name: rng.integers(0, codes[name], (size, n)).astype(np.int32) for name, n in layout.streams.items()}
     shape = (size, run.text.length, run.text.width)
     return {
         "tokens": layout.assemble(streams),
@@ -87,9 +83,7 @@ def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
     shardings = mesh_lib.Rules().shardings(mesh, model.axes())
 
     def loss(params, batch):
-        sums = losses.stream_sums(
-            model, params, batch, layout, loss_vocabulary=loss_vocabulary, z_loss=1e-4
-        )
+        sums = losses.stream_sums(model, params, batch, layout, loss_vocabulary=loss_vocabulary, z_loss=1e-4)
         found = losses.total(sums)
         return found.objective / found.count
 
@@ -97,9 +91,7 @@ def gradients(run: Experiment, shape: tuple[int, ...], loss_vocabulary: str):
         params = jax.device_put(initial_params(run.model.visual_head), shardings)
         batch = jax.device_put(make_batch(run), mesh_lib.batch_sharding(mesh))
         value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
-    same = jax.tree.map(
-        lambda g, s: g.sharding.is_equivalent_to(s, g.ndim), grads, shardings
-    )
+    same = jax.tree.map(lambda g, s: g.sharding.is_equivalent_to(s, g.ndim), grads, shardings)
     return float(value), jax.device_get(grads), same
 
 
@@ -124,9 +116,7 @@ def test_sharded_loss_and_gradients_equal_single_device(shape, loss_vocabulary, 
     assert value == pytest.approx(expected, rel=1e-5)
     assert all(jax.tree.leaves(placed)), placed
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(expected_grads["blocks"])) > 1e-3
-    jax.tree.map(
-        lambda g, e: np.testing.assert_allclose(g, e, atol=2e-5, rtol=1e-3), grads, expected_grads
-    )
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, atol=2e-5, rtol=1e-3), grads, expected_grads)
 
 
 def test_moments_lie_where_their_parameters_lie():
@@ -139,15 +129,11 @@ def test_moments_lie_where_their_parameters_lie():
     tx = optimizer.build(run.optimizer, model.axes())
     with jax.set_mesh(mesh):
         params = jax.tree.map(
-            lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s),
-            model.abstract(),
-            declared["params"],
+            lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s), model.abstract(), declared["params"]
         )
         inherited = jax.jit(tx.init)(params)
     moments = 0
-    for leaf, want in zip(
-        jax.tree.leaves(inherited), jax.tree.leaves(declared["opt_state"]), strict=True
-    ):
+    for leaf, want in zip(jax.tree.leaves(inherited), jax.tree.leaves(declared["opt_state"]), strict=True):
         assert leaf.ndim == 0 or leaf.sharding.is_equivalent_to(want, leaf.ndim), (leaf, want)
         moments += leaf.ndim >= 3 and not leaf.sharding.is_fully_replicated
     matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 3]

@@ -63,9 +63,7 @@ def load(spec, mesh=None):
             states[row, : len(codes)] = np.array(codes)[:, None]
         return EncodedText(states_BxLxD=states, lengths_B=lengths, truncated=0)
 
-    for name, value in dict(
-        name="letters", length=spec.length, width=spec.width, fingerprint="letters-1"
-    ).items():
+    for name, value in dict(name="letters", length=spec.length, width=spec.width, fingerprint="letters-1").items():
         setattr(encode, name, value)
     return encode
 
@@ -93,8 +91,11 @@ def write_gin(base: pathlib.Path) -> str:
         values = to_dict(getattr(tiny.WITH_SOUND, part))
         lines += [f"{part.upper()}.{name} = {value!r}" for name, value in values.items()]
     folders = {
-        "VIDEO_TOKENIZER.path": "video", "AUDIO_TOKENIZER.path": "audio", "STORE.source": "clips",
-        "STORE.path": "store", "DATA.store": "store",
+        "VIDEO_TOKENIZER.path": "video",
+        "AUDIO_TOKENIZER.path": "audio",
+        "STORE.source": "clips",
+        "STORE.path": "store",
+        "DATA.store": "store",
     }
     settings = SETTINGS | {name: str(base / folder) for name, folder in folders.items()}
     lines += [f"{name} = {value!r}" for name, value in settings.items()]
@@ -131,9 +132,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
 def test_the_store_holds_sound_and_counts_clips_without(run):
     manifest = load_manifest(str(run / "store"))
     assert manifest.audio.grid == (2, 15, 1) and manifest.audio.bits == 5
-    assert {name: split.silent for name, split in manifest.splits.items()} == {
-        "train": 1, "validation": 1
-    }
+    assert {name: split.silent for name, split in manifest.splits.items()} == {"train": 1, "validation": 1}
 
 
 def test_training_reports_every_group_and_stream(run):
@@ -198,8 +197,6 @@ def test_a_shipped_experiment_resolves_with_sound():
     """Added to the quickstart: the paper's 106 frames of four levels for 17 frames at 8 Hz."""
     names = ["gin/models/soundstream_small.gin", "gin/experiments/quickstart.gin"]
     files = [str(assets.root() / name) for name in names]
-    experiment = config.load(
-        files, ["AUDIO_TOKENIZER.path=trained", "VOCABULARY.audio_codes=1024"]
-    )
+    experiment = config.load(files, ["AUDIO_TOKENIZER.path=trained", "VOCABULARY.audio_codes=1024"])
     assert Resolved(experiment).format.audio_frames == 106
     assert experiment.vocabulary.audio_levels == 4

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "store"))
 import store_fakes as fakes  # noqa: E402
 
-from poet import media  # noqa: E402
+from poet import media, streams  # noqa: E402
 from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
 from poet.evaluation import upscalers  # noqa: E402
@@ -46,7 +46,14 @@ RUN = Experiment(
     vocabulary=VocabularySpec(visual_bits=8, audio_codes=16, text_pieces=16),
     text=TextSpec(encoder="t5", length=8, width=4),
     model=ModelSpec(
-        layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32", remat="none",
+        layers=3,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=16,
+        dtype="float32",
+        remat="none",
         visual_head="factorised",
     ),
     super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(2, 4, 4), steps=2),
@@ -140,7 +147,12 @@ def test_scores_stand_beside_resizing(trained, tmp_path):
     result = upscalers.evaluate(upscaler, sets, tmp_path, perceptual=None, steps=(1, 2))
     rows = {row["upscaler"]: row for row in result["metrics"]["upscalers"]["rows"]}
     assert list(rows) == [
-        "nearest", "bicubic", "lanczos", "super-resolution, 1 steps", "super-resolution, 2 steps", upscalers.CEILING
+        "nearest",
+        "bicubic",
+        "lanczos",
+        "super-resolution, 1 steps",
+        "super-resolution, 2 steps",
+        upscalers.CEILING,
     ]
     assert rows[upscalers.CEILING]["psnr_db"] > 50 > rows["bicubic"]["psnr_db"] > 10
     assert rows[upscalers.CEILING]["flicker_levels"] == 0 and rows["nearest"]["consistency_db"] > 30
@@ -170,3 +182,10 @@ def test_other_commands_refuse_it_and_other_tokenizers_too(trained, monkeypatch)
     monkeypatch.setattr(superres, "load_video_tokenizer", lambda spec: Tokenizer(fingerprint="another"))
     with pytest.raises(UserError, match="another"):
         superres.Upscaler.from_checkpoint(trained)
+
+
+def test_a_given_clip_of_the_low_resolution_has_half_the_sides():
+    """What a request's media are checked against follows the stream's own grid."""
+    fmt = Resolved(RUN).format
+    shapes = {name: streams.get(name).media_shape(Tokenizer(), fmt) for name in ("video", "low_resolution")}
+    assert shapes == {"video": (5, 32, 32, 3), "low_resolution": (5, 16, 16, 3)}

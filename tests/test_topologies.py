@@ -71,8 +71,14 @@ def test_names_give_devices_and_slices(name, grid, size, slices):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("v5e-17", "v5e-16"), ("v6-256", "v6e-256"), ("2xv6e-255", "v6e-256"), ("2xh100-8", "h100-64"),
-     ("0xv6e-16", "2xv6e-256"), ("", "unknown topology")],
+    [
+        ("v5e-17", "v5e-16"),
+        ("v6-256", "v6e-256"),
+        ("2xv6e-255", "v6e-256"),
+        ("2xh100-8", "h100-64"),
+        ("0xv6e-16", "2xv6e-256"),
+        ("", "unknown topology"),
+    ],
 )
 def test_a_wrong_name_is_refused_with_near_ones(name, words):
     with pytest.raises(UserError, match=words):
@@ -98,9 +104,7 @@ def test_the_ends_of_a_short_axis_are_not_joined():
 )
 def test_mistakes_are_found_before_anything_is_compiled(arguments, words, capsys, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n, *a: find(n, *a) if n == "x" or "." in n else None
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: find(n, *a) if n == "x" or "." in n else None)
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_, **__: pytest.fail("compiled"))
     assert cli.main(["describe", QUICKSTART, *arguments]) == cli.EXIT_USER
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -172,8 +176,15 @@ def test_the_page_says_what_fits_what_moves_and_what_to_change(monkeypatch, caps
     """The report after the plan, with two programs as the compiler might have left them."""
     known = dict(available=16 * 2**30, flops=1e12, compile_s=2.0)
     fits = forecast.Forecast(
-        program="train video", fits=True, needed=8 * 2**30, temporary=2**30, in_loops=2**30,
-        moved={"all-gather": 2 * 2**30}, across=2**29, seconds={"compute": 0.5, "ICI": 0.75}, **known,
+        program="train video",
+        fits=True,
+        needed=8 * 2**30,
+        temporary=2**30,
+        in_loops=2**30,
+        moved={"all-gather": 2 * 2**30},
+        across=2**29,
+        seconds={"compute": 0.5, "ICI": 0.75},
+        **known,
     )
     refused = forecast.Forecast(
         program="train image", fits=False, needed=20 * 2**30, refusal="RESOURCE_EXHAUSTED: no room", **known
@@ -182,9 +193,13 @@ def test_the_page_says_what_fits_what_moves_and_what_to_change(monkeypatch, caps
     assert cli.main(["describe", QUICKSTART, "--topology=cpu-8", "--gin.DATA.batch=8"]) == 0
     page = capsys.readouterr().out
     for words in (
-        "Parameters", "train video: fits: needs 8.00 of 16.00 GiB", "2.000 GiB all-gather",
-        "0.500 GiB between slices", "predicted 0.75 s, bound by ICI",
-        "train image: DOES NOT FIT: needs at least 20.00 of 16.00 GiB", "change: more devices",
+        "Parameters",
+        "train video: fits: needs 8.00 of 16.00 GiB",
+        "2.000 GiB all-gather",
+        "0.500 GiB between slices",
+        "predicted 0.75 s, bound by ICI",
+        "train image: DOES NOT FIT: needs at least 20.00 of 16.00 GiB",
+        "change: more devices",
     ):
         assert words in page, words
 
@@ -200,10 +215,7 @@ def test_the_slowest_resource_is_the_bound():
 
 # ------------------------------------------------------------------------- what libtpu says (slow)
 
-tpu = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="wants the extra tpu"),
-]
+tpu = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="wants the extra tpu")]
 
 
 class TestWithLibtpu:

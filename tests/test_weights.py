@@ -13,18 +13,13 @@ from poet.checkpoints import checkpoint, weights
 from poet.runs.run import Run
 from poet.spec import Experiment, ModelSpec, UserError
 
-PARAMS = {
-    "b": {"w": np.arange(12, dtype=np.float32).reshape(3, 4) / 7},
-    "a": np.float32([1.5, -2.25]),
-}
+PARAMS = {"b": {"w": np.arange(12, dtype=np.float32).reshape(3, 4) / 7}, "a": np.float32([1.5, -2.25])}
 SHAPES = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), PARAMS)
 EXPERIMENT = Experiment(model=ModelSpec(layers=3))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("bfloat16", 2**-8)])
-def test_round_trip_through_the_checkpoint_reader(
-    tmp_path: Path, dtype: str, tolerance: float
-) -> None:
+def test_round_trip_through_the_checkpoint_reader(tmp_path: Path, dtype: str, tolerance: float) -> None:
     folder = weights.save(tmp_path / "w", EXPERIMENT, PARAMS, dtype, 7)
     (folder / "README.md").write_text("a card may lie beside the weights")
     with pytest.raises(UserError, match="--overwrite"):

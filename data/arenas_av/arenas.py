@@ -49,14 +49,14 @@ ARENAS = (
     Arena(name="defend_the_line", place="in the long hall"),
     Arena(name="health_gathering", place="on the green field"),
     Arena(
-        name="health_gathering_supreme", place="in the green maze",
-        held_out={"validation": _around((256, 1600), (1760, 448)),
-                  "test": _around((864, 288), (928, 1664))},
+        name="health_gathering_supreme",
+        place="in the green maze",
+        held_out={"validation": _around((256, 1600), (1760, 448)), "test": _around((864, 288), (928, 1664))},
     ),
     Arena(
-        name="my_way_home", place="in the rooms of many walls",
-        held_out={"validation": _around((460, -596), (871, 54)),
-                  "test": _around((240, -176), (686, -173))},
+        name="my_way_home",
+        place="in the rooms of many walls",
+        held_out={"validation": _around((460, -596), (871, 54)), "test": _around((240, -176), (686, -173))},
     ),
     Arena(name="predict_position", place="in the hall with red lamps"),
     Arena(name="take_cover", place="in the wide hall"),
@@ -68,6 +68,7 @@ BY_NAME = {arena.name: arena for arena in ARENAS}
 def scenario_file(name: str) -> pathlib.Path:
     """Where the installed ViZDoom keeps a scenario."""
     import vizdoom
+
     return pathlib.Path(vizdoom.__file__).parent / "scenarios" / f"{name}.wad"
 
 

@@ -39,9 +39,16 @@ class Builder(GameClips):
     UNIT = "arena"
     PROGRAM = _FOLDER / "render.py"
 
-    def __init__(self, *, train_clips_per_arena: int = 300, validation_clips_per_arena: int = 24,
-                 test_clips_per_arena: int = 24, max_arenas: int | None = None,
-                 arenas: tuple[str, ...] = (), **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        train_clips_per_arena: int = 300,
+        validation_clips_per_arena: int = 24,
+        test_clips_per_arena: int = 24,
+        max_arenas: int | None = None,
+        arenas: tuple[str, ...] = (),
+        **kwargs: Any,
+    ):
         """As `GameClips`: how many clips of each arena, and of how many, or which, of them.
 
         Raises:
@@ -53,10 +60,8 @@ class Builder(GameClips):
         asked = [name for name in table.BY_NAME if not arenas or name in arenas]
         self._arenas = [arena.name for arena in table.present() if arena.name in asked]
         self.missing = [name for name in asked if name not in self._arenas]
-        clips = {"train": train_clips_per_arena, "validation": validation_clips_per_arena,
-                 "test": test_clips_per_arena}
-        super().__init__(clips=clips, max_places=max_arenas,
-                         others={"arenas": self._arenas[:max_arenas]}, **kwargs)
+        clips = {"train": train_clips_per_arena, "validation": validation_clips_per_arena, "test": test_clips_per_arena}
+        super().__init__(clips=clips, max_places=max_arenas, others={"arenas": self._arenas[:max_arenas]}, **kwargs)
 
     def places(self, split: str) -> list[str]:
         return self._arenas

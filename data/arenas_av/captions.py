@@ -22,11 +22,16 @@ MIN_MOTION_FRAMES = 6  # an object seen in fewer frames neither comes nor goes
 GROWTH = 2.0  # of its area in the view, from its first to its last three frames
 MAX_OBJECTS = 2
 # The camera's words for the player's motions.
-CAMERA = {"walks forward": "forward", "walks backward": "backward", "steps left": "strafe left",
-          "steps right": "strafe right", "turns left": "pan left", "turns right": "pan right",
-          "hardly moves": "static"}
-_NAMES = {"MarineChainsawVzd": "soldier with a chainsaw", "CustomMedikit": "medical kit",
-          "Poison": "vial of poison"}
+CAMERA = {
+    "walks forward": "forward",
+    "walks backward": "backward",
+    "steps left": "strafe left",
+    "steps right": "strafe right",
+    "turns left": "pan left",
+    "turns right": "pan right",
+    "hardly moves": "static",
+}
+_NAMES = {"MarineChainsawVzd": "soldier with a chainsaw", "CustomMedikit": "medical kit", "Poison": "vial of poison"}
 _UNNAMED = words.UNNAMED | {"PatrolPoint"}
 
 
@@ -40,18 +45,19 @@ def camera(record: dict[str, Any]) -> dict[str, Any]:
         turned += (angle1 - angle0 + 180.0) % 360.0 - 180.0
         forward += (x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)
         leftward += (y1 - y0) * math.cos(heading) - (x1 - x0) * math.sin(heading)
-    return {"words": [CAMERA[phrase] for phrase in words.action_phrases(record)],
-            "pan_left_deg_per_s": round(turned / seconds, 1),
-            "forward_units_per_s": round(forward / seconds, 1),
-            "left_units_per_s": round(leftward / seconds, 1)}
+    return {
+        "words": [CAMERA[phrase] for phrase in words.action_phrases(record)],
+        "pan_left_deg_per_s": round(turned / seconds, 1),
+        "forward_units_per_s": round(forward / seconds, 1),
+        "left_units_per_s": round(leftward / seconds, 1),
+    }
 
 
 def motion_phrases(record: dict[str, Any]) -> list[str]:
     """The one or two commonest motions; a turn says whether it is slow or quick."""
     rate = _turning_deg_per_s(record["pose"])
     manner = " slowly" if rate < SLOW_DEG_PER_S else " quickly" if rate > QUICK_DEG_PER_S else ""
-    return [phrase + manner if phrase.startswith("turns") else phrase
-            for phrase in words.action_phrases(record)]
+    return [phrase + manner if phrase.startswith("turns") else phrase for phrase in words.action_phrases(record)]
 
 
 def _turning_deg_per_s(pose: list[list[float]]) -> float:
@@ -92,6 +98,9 @@ def _object_phrase(name: str, tracks: list[list[int]]) -> str:
 
 def caption(record: dict[str, Any]) -> str:
     """One sentence in lower case without a full stop: place, motions, events, objects."""
-    clauses = [f"{record['place']} the player {words.joined(motion_phrases(record))}",
-               *words.event_phrases(record), *object_phrases(record)]
+    clauses = [
+        f"{record['place']} the player {words.joined(motion_phrases(record))}",
+        *words.event_phrases(record),
+        *object_phrases(record),
+    ]
     return ", ".join(clauses)

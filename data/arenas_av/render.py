@@ -82,12 +82,22 @@ def episode_clips(game: vizdoom.DoomGame, job: Job, episode: int) -> Iterator[di
             return
         recorder = Recorder(game, job, agent, GAINS | {"heal": "HEALTH"})
         for index in range(recorder.play(CLIPS_PER_STRETCH)):
-            record = {"seed": seed, "episode": episode, "stretch": stretch, "clip": index,
-                      "arena": job.arena, "place": place, **recorder.record(index)}
+            record = {
+                "seed": seed,
+                "episode": episode,
+                "stretch": stretch,
+                "clip": index,
+                "arena": job.arena,
+                "place": place,
+                **recorder.record(index),
+            }
             record["camera"] = camera(record)
             if is_lively(record):
-                yield {**recorder.clip(index), "text": caption(record),
-                       "record": json.dumps(record, separators=(",", ":"))}
+                yield {
+                    **recorder.clip(index),
+                    "text": caption(record),
+                    "record": json.dumps(record, separators=(",", ":")),
+                }
         if game.is_episode_finished():
             return
 

@@ -21,11 +21,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def build(options: argparse.Namespace) -> None:
     """Renders the set unless it is there; see `build_tool.build`."""
     from freedoom_av_dataset_builder import Builder
+
     counts = build_tool.clip_counts(options, "map", CLIPS)
-    build_tool.build(functools.partial(
-        Builder, data_dir=str(options.data_dir), size=options.size, seed=options.seed,
-        max_maps=options.max_maps, sound=not options.no_sound, workers=options.workers,
-        **{f"{split}_clips_per_map": count for split, count in counts.items()}), options)
+    build_tool.build(
+        functools.partial(
+            Builder,
+            data_dir=str(options.data_dir),
+            size=options.size,
+            seed=options.seed,
+            max_maps=options.max_maps,
+            sound=not options.no_sound,
+            workers=options.workers,
+            **{f"{split}_clips_per_map": count for split, count in counts.items()},
+        ),
+        options,
+    )
 
 
 if __name__ == "__main__":

@@ -34,11 +34,17 @@ class Builder(GameClips):
     UNIT = "map"
     PROGRAM = _FOLDER / "render.py"
 
-    def __init__(self, *, train_clips_per_map: int = 60, validation_clips_per_map: int = 50,
-                 test_clips_per_map: int = 20, max_maps: int | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        train_clips_per_map: int = 60,
+        validation_clips_per_map: int = 50,
+        test_clips_per_map: int = 20,
+        max_maps: int | None = None,
+        **kwargs: Any,
+    ):
         """As `GameClips`: how many clips of each map, and of how many maps of each split."""
-        clips = {"train": train_clips_per_map, "validation": validation_clips_per_map,
-                 "test": test_clips_per_map}
+        clips = {"train": train_clips_per_map, "validation": validation_clips_per_map, "test": test_clips_per_map}
         super().__init__(clips=clips, max_places=max_maps, **kwargs)
 
     def places(self, split: str) -> tuple[tuple[str, str], ...]:

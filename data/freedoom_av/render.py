@@ -24,10 +24,30 @@ CLIPS_PER_PLACE = 4
 PLACES_PER_EPISODE = 5
 MAX_WARM_UP_STEPS = 12
 MAX_TRIES = 6  # rendered clips per kept clip before a map counts as unusable
-_PICKUPS = frozenset({
-    "HealthBonus", "ArmorBonus", "Stimpack", "Medikit", "GreenArmor", "BlueArmor", "Clip",
-    "ClipBox", "Shell", "ShellBox", "RocketAmmo", "RocketBox", "Cell", "CellPack", "Shotgun",
-    "SuperShotgun", "Chaingun", "RocketLauncher", "PlasmaRifle", "Backpack"})
+_PICKUPS = frozenset(
+    {
+        "HealthBonus",
+        "ArmorBonus",
+        "Stimpack",
+        "Medikit",
+        "GreenArmor",
+        "BlueArmor",
+        "Clip",
+        "ClipBox",
+        "Shell",
+        "ShellBox",
+        "RocketAmmo",
+        "RocketBox",
+        "Cell",
+        "CellPack",
+        "Shotgun",
+        "SuperShotgun",
+        "Chaingun",
+        "RocketLauncher",
+        "PlasmaRifle",
+        "Backpack",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +81,7 @@ def go_to_random_place(game: vizdoom.DoomGame, rng: np.random.Generator) -> None
     """Heals and arms the player and moves it to where an item lies, looking in any direction."""
     game.send_game_command("give health")
     game.send_game_command("give ammo")
-    places = sorted({(int(o.position_x), int(o.position_y)) for o in game.get_state().objects
-                     if o.name in _PICKUPS})
+    places = sorted({(int(o.position_x), int(o.position_y)) for o in game.get_state().objects if o.name in _PICKUPS})
     if places:
         x, y = places[rng.integers(len(places))]
         game.send_game_command(f"warp {x} {y}")
@@ -87,11 +106,21 @@ def episode_clips(game: vizdoom.DoomGame, job: Job, episode: int) -> Iterator[di
             return
         recorder = Recorder(game, job, agent)
         for index in range(recorder.play(CLIPS_PER_PLACE)):
-            record = {"seed": seed, "episode": episode, "place": place, "clip": index,
-                      "map": job.map_name, "wad": job.wad, **recorder.record(index)}
+            record = {
+                "seed": seed,
+                "episode": episode,
+                "place": place,
+                "clip": index,
+                "map": job.map_name,
+                "wad": job.wad,
+                **recorder.record(index),
+            }
             if is_lively(record):
-                yield {**recorder.clip(index), "text": caption(record),
-                       "record": json.dumps(record, separators=(",", ":"))}
+                yield {
+                    **recorder.clip(index),
+                    "text": caption(record),
+                    "record": json.dumps(record, separators=(",", ":")),
+                }
 
 
 def map_clips(job: Job) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,8 +10,7 @@ def _freedoom2(first: int, last: int) -> tuple[tuple[str, str], ...]:
 
 
 def _freedoom1(first: int, last: int) -> tuple[tuple[str, str], ...]:
-    return tuple((_FREEDOOM1, f"e{episode}m{number}")
-                 for episode in range(first, last + 1) for number in range(1, 10))
+    return tuple((_FREEDOOM1, f"e{episode}m{number}") for episode in range(first, last + 1) for number in range(1, 10))
 
 
 MAPS: dict[str, tuple[tuple[str, str], ...]] = {

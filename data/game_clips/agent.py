@@ -6,8 +6,18 @@ import dataclasses
 
 import numpy as np
 
-BUTTONS = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "ATTACK", "USE",
-           "TURN_LEFT_RIGHT_DELTA", "SELECT_WEAPON2", "SELECT_WEAPON3", "SELECT_WEAPON4")
+BUTTONS = (
+    "MOVE_FORWARD",
+    "MOVE_BACKWARD",
+    "MOVE_LEFT",
+    "MOVE_RIGHT",
+    "ATTACK",
+    "USE",
+    "TURN_LEFT_RIGHT_DELTA",
+    "SELECT_WEAPON2",
+    "SELECT_WEAPON3",
+    "SELECT_WEAPON4",
+)
 _WEAPON_BUTTONS = BUTTONS[7:]
 
 
@@ -52,7 +62,7 @@ class Wanderer:
           monsters: how many monsters are in view.
         """
         height, width = depth_HxW.shape
-        band_W = depth_HxW[height * 5 // 12:height * 7 // 12].mean(0)
+        band_W = depth_HxW[height * 5 // 12 : height * 7 // 12].mean(0)
         left, ahead, right = (float(part.mean()) for part in np.array_split(band_W, 3))
         self._stuck_steps = self._stuck_steps + 1 if moved_units < 3 else 0
         buttons = self._move(left, ahead, right)

@@ -37,14 +37,42 @@ DISPLAY_GAMMA = 1.4  # as a player sets it on a monitor; the engine's own frames
 NATIVE_RESOLUTIONS = {64: "RES_160X120", 128: "RES_320X240", 256: "RES_640X480"}
 
 _BRIGHTER = np.round(255 * (np.arange(256) / 255) ** (1 / DISPLAY_GAMMA)).astype(np.uint8)
-_VARIABLES = ("POSITION_X", "POSITION_Y", "ANGLE", "HEALTH", "SELECTED_WEAPON",
-              "SELECTED_WEAPON_AMMO", "KILLCOUNT", "ITEMCOUNT", "DAMAGE_TAKEN")
+_VARIABLES = (
+    "POSITION_X",
+    "POSITION_Y",
+    "ANGLE",
+    "HEALTH",
+    "SELECTED_WEAPON",
+    "SELECTED_WEAPON_AMMO",
+    "KILLCOUNT",
+    "ITEMCOUNT",
+    "DAMAGE_TAKEN",
+)
 # Event kind -> the variable whose rise tells it.
 GAINS = {"kill": "KILLCOUNT", "pickup": "ITEMCOUNT", "hurt": "DAMAGE_TAKEN"}
-_MONSTERS = frozenset({
-    "Zombieman", "ShotgunGuy", "ChaingunGuy", "DoomImp", "Demon", "Spectre", "LostSoul",
-    "Cacodemon", "PainElemental", "HellKnight", "BaronOfHell", "Revenant", "Fatso", "Arachnotron",
-    "Archvile", "Cyberdemon", "SpiderMastermind", "WolfensteinSS", "MarineChainsawVzd"})
+_MONSTERS = frozenset(
+    {
+        "Zombieman",
+        "ShotgunGuy",
+        "ChaingunGuy",
+        "DoomImp",
+        "Demon",
+        "Spectre",
+        "LostSoul",
+        "Cacodemon",
+        "PainElemental",
+        "HellKnight",
+        "BaronOfHell",
+        "Revenant",
+        "Fatso",
+        "Arachnotron",
+        "Archvile",
+        "Cyberdemon",
+        "SpiderMastermind",
+        "WolfensteinSS",
+        "MarineChainsawVzd",
+    }
+)
 
 
 class Job(Protocol):
@@ -67,8 +95,7 @@ def configured_game(job: Job, wad: str, map_name: str, skill: int) -> vizdoom.Do
     game = vizdoom.DoomGame()
     game.set_doom_game_path(engine_file(wad))
     game.set_doom_map(map_name)
-    game.set_screen_resolution(
-        getattr(vizdoom.ScreenResolution, NATIVE_RESOLUTIONS[job.size]))
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, NATIVE_RESOLUTIONS[job.size]))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(True)
     game.set_labels_buffer_enabled(True)
@@ -84,8 +111,7 @@ def configured_game(job: Job, wad: str, map_name: str, skill: int) -> vizdoom.Do
     game.set_render_decals(False)
     game.set_doom_skill(skill)
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in BUTTONS])
-    game.set_available_game_variables(
-        [getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
+    game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in _VARIABLES])
     # Without the last one, "a secret is revealed" stays written over the rest of an episode.
     game.add_game_args("+sv_cheats 1 +con_notifytime 0 +cl_showsecretmessage 0")
     if job.sound:
@@ -103,8 +129,7 @@ class Recorder:
     `gains` are the events that a variable's rise tells, see `GAINS`.
     """
 
-    def __init__(self, game: vizdoom.DoomGame, job: Job, agent: Wanderer,
-                 gains: Mapping[str, str] = GAINS):
+    def __init__(self, game: vizdoom.DoomGame, job: Job, agent: Wanderer, gains: Mapping[str, str] = GAINS):
         self._game, self._job, self._agent, self._gains = game, job, agent, gains
         self._frames, self._depths, self._objects = [], [], []
         self._variables, self._actions, self._audio = [], [], []
@@ -124,33 +149,35 @@ class Recorder:
             done += 1
             state = self._game.get_state()
             if self._job.sound:
-                self._audio.append(state.audio_buffer[-tics * SAMPLES_PER_TIC:].copy())
+                self._audio.append(state.audio_buffer[-tics * SAMPLES_PER_TIC :].copy())
             moved = math.dist(state.game_variables[:2], self._variables[-1][:2])
         return max(done - 1, 0) // CLIP_FRAMES
 
     def _keep(self, state: vizdoom.GameState) -> None:
         height, width = state.depth_buffer.shape
         left = (width - height) // 2
-        crop = np.s_[:, left:left + height]
+        crop = np.s_[:, left : left + height]
         self._frames.append(area_resize(_BRIGHTER[state.screen_buffer[crop]], self._job.size))
         self._depths.append(point_resize(state.depth_buffer[crop], self._job.size // 2))
         self._variables.append(np.array(state.game_variables))
         pixels = np.bincount(state.labels_buffer[crop].ravel(), minlength=256)
         permille = pixels * 1000 // (height * height)
-        self._objects.append([
-            [label.object_name, int(label.object_id), int(permille[label.value])]
-            for label in state.labels
-            if label.object_name != "DoomPlayer" and permille[label.value]])
+        self._objects.append(
+            [
+                [label.object_name, int(label.object_id), int(permille[label.value])]
+                for label in state.labels
+                if label.object_name != "DoomPlayer" and permille[label.value]
+            ]
+        )
 
     def _monsters(self) -> int:
         return sum(name in _MONSTERS for name, _, _ in self._objects[-1])
 
     def clip(self, index: int) -> dict[str, Any]:
         """Clip `index` of the stretch, without its key, text and record."""
-        steps = np.s_[index * CLIP_FRAMES:(index + 1) * CLIP_FRAMES]
-        audio_N = self._sound[index * CLIP_SAMPLES:(index + 1) * CLIP_SAMPLES]
-        return {"video": np.stack(self._frames[steps]), "depth": np.stack(self._depths[steps]),
-                "audio": audio_N}
+        steps = np.s_[index * CLIP_FRAMES : (index + 1) * CLIP_FRAMES]
+        audio_N = self._sound[index * CLIP_SAMPLES : (index + 1) * CLIP_SAMPLES]
+        return {"video": np.stack(self._frames[steps]), "depth": np.stack(self._depths[steps]), "audio": audio_N}
 
     @functools.cached_property
     def _sound(self) -> np.ndarray:
@@ -162,19 +189,20 @@ class Recorder:
     def record(self, index: int) -> dict[str, Any]:
         """What the engine knows about clip `index`: buttons, poses, objects in view, events."""
         first = index * CLIP_FRAMES
-        steps = np.s_[first:first + CLIP_FRAMES]
-        variables = np.array(self._variables[first:first + CLIP_FRAMES + 1])
+        steps = np.s_[first : first + CLIP_FRAMES]
+        variables = np.array(self._variables[first : first + CLIP_FRAMES + 1])
         return {
             "engine": vizdoom.__version__,
-            "rate_hz": FRAME_RATE_HZ, "has_sound": self._job.sound,
-            "actions": self._actions[steps], "objects": self._objects[steps],
+            "rate_hz": FRAME_RATE_HZ,
+            "has_sound": self._job.sound,
+            "actions": self._actions[steps],
+            "objects": self._objects[steps],
             "pose": np.round(variables[:CLIP_FRAMES, :3], 1).tolist(),
             "events": clip_events(variables, self._gains),
         }
 
 
-def clip_events(variables: np.ndarray,
-                gains: Mapping[str, str] = GAINS) -> list[list[int | str]]:
+def clip_events(variables: np.ndarray, gains: Mapping[str, str] = GAINS) -> list[list[int | str]]:
     """Events `[step, kind, detail]` between consecutive rows of the engine's game variables."""
     events = []
     column = {name: index for index, name in enumerate(_VARIABLES)}

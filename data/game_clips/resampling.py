@@ -45,8 +45,7 @@ def area_resize(frame_HxHxC: np.ndarray, size: int) -> np.ndarray:
     """Resizes a square uint8 frame to `size` x `size` by averaging the area of each pixel."""
     side, _, channels = frame_HxHxC.shape
     weights_MxH, total = _area_weights_MxH(size, side)
-    rows_MxWxC = (weights_MxH @ frame_HxHxC.reshape(side, -1).astype(np.float32)).reshape(
-        size, side, channels)
+    rows_MxWxC = (weights_MxH @ frame_HxHxC.reshape(side, -1).astype(np.float32)).reshape(size, side, channels)
     rows_CMxW = rows_MxWxC.transpose(2, 0, 1).reshape(channels * size, side)
     sums_CxMxM = (rows_CMxW @ weights_MxH.T).reshape(channels, size, size)
     # Half a unit before truncation rounds to nearest; quotients lie far enough from integers.
@@ -71,8 +70,7 @@ def _polyphase_weights() -> np.ndarray:
     taps = np.arange(_DOWN + 2 * _HALF_TAPS)[:, None] - _HALF_TAPS
     distance = taps - np.arange(_UP)[None, :] * (_DOWN / _UP)
     cutoff = 0.92 * _UP / _DOWN
-    window = np.where(np.abs(distance) < _HALF_TAPS,
-                      np.cos(np.pi * distance / (2 * _HALF_TAPS)) ** 2, 0.0)
+    window = np.where(np.abs(distance) < _HALF_TAPS, np.cos(np.pi * distance / (2 * _HALF_TAPS)) ** 2, 0.0)
     taper = np.sinc(cutoff * distance) * window
     bank = np.round(taper / taper.sum(0) * _COEFFICIENT_SCALE)
     nearest = np.abs(distance).argmin(0), np.arange(_UP)
@@ -90,7 +88,7 @@ def resample_audio(audio_N: np.ndarray) -> np.ndarray:
     outputs = -(-len(audio_N) * _UP // _DOWN)
     blocks = -(-outputs // _UP)
     padded = np.zeros(blocks * _DOWN + 2 * _HALF_TAPS)
-    padded[_HALF_TAPS:_HALF_TAPS + len(audio_N)] = audio_N
+    padded[_HALF_TAPS : _HALF_TAPS + len(audio_N)] = audio_N
     windows = np.lib.stride_tricks.sliding_window_view(padded, _DOWN + 2 * _HALF_TAPS)[::_DOWN]
     sums = (windows @ _polyphase_weights()).reshape(-1)[:outputs]
     samples = (sums + _COEFFICIENT_SCALE // 2) // _COEFFICIENT_SCALE

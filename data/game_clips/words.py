@@ -23,49 +23,126 @@ MIN_FRAMES_IN_VIEW = 3
 MAX_ACTIONS = 2
 MAX_OBJECTS = 3
 
-WEAPONS = {1: "fist", 2: "pistol", 3: "shotgun", 4: "chaingun", 5: "rocket launcher",
-           6: "plasma rifle", 7: "energy cannon"}
+WEAPONS = {
+    1: "fist",
+    2: "pistol",
+    3: "shotgun",
+    4: "chaingun",
+    5: "rocket launcher",
+    6: "plasma rifle",
+    7: "energy cannon",
+}
 
 # Freedoom keeps Doom's class names but draws creatures of its own; the words are the usual roles.
 PLAIN_NAMES = {
-    "Zombieman": "zombie soldier", "ShotgunGuy": "shotgun zombie", "ChaingunGuy": "machine gunner",
-    "DoomImp": "imp", "Demon": "demon", "Spectre": "shadow demon", "LostSoul": "flying skull",
-    "Cacodemon": "floating monster", "PainElemental": "pain elemental", "HellKnight": "knight",
-    "BaronOfHell": "baron", "Revenant": "skeleton", "Fatso": "fat monster",
-    "Arachnotron": "spider robot", "Archvile": "arch fiend", "Cyberdemon": "giant cyborg",
-    "SpiderMastermind": "giant spider", "WolfensteinSS": "guard", "CommanderKeen": "hanging doll",
-    "DoomImpBall": "fireball", "CacodemonBall": "fireball", "BaronBall": "green fireball",
-    "FatShot": "fireball", "ArachnotronPlasma": "plasma ball", "PlasmaBall": "plasma ball",
-    "Rocket": "flying rocket", "RevenantTracer": "guided missile", "BFGBall": "energy ball",
-    "ExplosiveBarrel": "barrel", "BurningBarrel": "burning barrel", "HealthBonus": "health vial",
-    "ArmorBonus": "armor shard", "GreenArmor": "green armor vest", "BlueArmor": "blue armor vest",
-    "Stimpack": "small medical kit", "Medikit": "medical kit", "Soulsphere": "blue sphere",
-    "Megasphere": "large sphere", "InvulnerabilitySphere": "green sphere",
-    "BlurSphere": "invisibility sphere", "Berserk": "strength pack", "Infrared": "night goggles",
-    "RadSuit": "protective suit", "Allmap": "map computer", "Backpack": "backpack",
-    "Clip": "ammo clip", "ClipBox": "box of bullets", "Shell": "group of shells",
-    "ShellBox": "box of shells", "RocketAmmo": "rocket", "RocketBox": "box of rockets",
-    "Cell": "energy cell", "CellPack": "energy pack", "SuperShotgun": "double shotgun",
-    "PlasmaRifle": "plasma rifle", "RocketLauncher": "rocket launcher", "BFG9000": "energy cannon",
-    "TorchTree": "bare tree", "BigTree": "big tree", "Stalagtite": "stalagmite",
-    "TechPillar": "computer pillar", "TechLamp": "tall lamp", "TechLamp2": "lamp",
-    "Column": "lamp post", "TallGreenColumn": "tall green column",
-    "ShortGreenColumn": "short green column", "TallRedColumn": "tall red column",
-    "ShortRedColumn": "short red column", "SkullColumn": "column with a skull",
-    "HeartColumn": "column with a heart", "Candlestick": "candle", "Candelabra": "candelabra",
-    "DeadZombieMan": "dead zombie soldier", "DeadExplosiveBarrel": "exploding barrel",
-    "RedCard": "red key card", "BlueCard": "blue key card", "YellowCard": "yellow key card",
-    "RedSkull": "red skull key", "BlueSkull": "blue skull key", "YellowSkull": "yellow skull key",
-    "HeadCandles": "pile of skulls", "HeadsOnAStick": "stake of heads",
-    "HeadOnAStick": "head on a stick", "LiveStick": "impaled body", "DeadStick": "impaled body",
-    "ArchvileFire": "flame", "GibbedMarine": "dead marine", "GibbedMarineExtra": "dead marine",
+    "Zombieman": "zombie soldier",
+    "ShotgunGuy": "shotgun zombie",
+    "ChaingunGuy": "machine gunner",
+    "DoomImp": "imp",
+    "Demon": "demon",
+    "Spectre": "shadow demon",
+    "LostSoul": "flying skull",
+    "Cacodemon": "floating monster",
+    "PainElemental": "pain elemental",
+    "HellKnight": "knight",
+    "BaronOfHell": "baron",
+    "Revenant": "skeleton",
+    "Fatso": "fat monster",
+    "Arachnotron": "spider robot",
+    "Archvile": "arch fiend",
+    "Cyberdemon": "giant cyborg",
+    "SpiderMastermind": "giant spider",
+    "WolfensteinSS": "guard",
+    "CommanderKeen": "hanging doll",
+    "DoomImpBall": "fireball",
+    "CacodemonBall": "fireball",
+    "BaronBall": "green fireball",
+    "FatShot": "fireball",
+    "ArachnotronPlasma": "plasma ball",
+    "PlasmaBall": "plasma ball",
+    "Rocket": "flying rocket",
+    "RevenantTracer": "guided missile",
+    "BFGBall": "energy ball",
+    "ExplosiveBarrel": "barrel",
+    "BurningBarrel": "burning barrel",
+    "HealthBonus": "health vial",
+    "ArmorBonus": "armor shard",
+    "GreenArmor": "green armor vest",
+    "BlueArmor": "blue armor vest",
+    "Stimpack": "small medical kit",
+    "Medikit": "medical kit",
+    "Soulsphere": "blue sphere",
+    "Megasphere": "large sphere",
+    "InvulnerabilitySphere": "green sphere",
+    "BlurSphere": "invisibility sphere",
+    "Berserk": "strength pack",
+    "Infrared": "night goggles",
+    "RadSuit": "protective suit",
+    "Allmap": "map computer",
+    "Backpack": "backpack",
+    "Clip": "ammo clip",
+    "ClipBox": "box of bullets",
+    "Shell": "group of shells",
+    "ShellBox": "box of shells",
+    "RocketAmmo": "rocket",
+    "RocketBox": "box of rockets",
+    "Cell": "energy cell",
+    "CellPack": "energy pack",
+    "SuperShotgun": "double shotgun",
+    "PlasmaRifle": "plasma rifle",
+    "RocketLauncher": "rocket launcher",
+    "BFG9000": "energy cannon",
+    "TorchTree": "bare tree",
+    "BigTree": "big tree",
+    "Stalagtite": "stalagmite",
+    "TechPillar": "computer pillar",
+    "TechLamp": "tall lamp",
+    "TechLamp2": "lamp",
+    "Column": "lamp post",
+    "TallGreenColumn": "tall green column",
+    "ShortGreenColumn": "short green column",
+    "TallRedColumn": "tall red column",
+    "ShortRedColumn": "short red column",
+    "SkullColumn": "column with a skull",
+    "HeartColumn": "column with a heart",
+    "Candlestick": "candle",
+    "Candelabra": "candelabra",
+    "DeadZombieMan": "dead zombie soldier",
+    "DeadExplosiveBarrel": "exploding barrel",
+    "RedCard": "red key card",
+    "BlueCard": "blue key card",
+    "YellowCard": "yellow key card",
+    "RedSkull": "red skull key",
+    "BlueSkull": "blue skull key",
+    "YellowSkull": "yellow skull key",
+    "HeadCandles": "pile of skulls",
+    "HeadsOnAStick": "stake of heads",
+    "HeadOnAStick": "head on a stick",
+    "LiveStick": "impaled body",
+    "DeadStick": "impaled body",
+    "ArchvileFire": "flame",
+    "GibbedMarine": "dead marine",
+    "GibbedMarineExtra": "dead marine",
 }
 # Sprites that are the player's own, or too brief to be an object of the scene.
-UNNAMED = frozenset({
-    "DoomPlayer", "BulletPuff", "Blood", "TeleportFog", "TeleportDest", "ItemFog", "Gibs",
-    "BFGExtra", "RevenantTracerSmoke", "RocketSmokeTrail", "ColonGibs", "SmallBloodPool",
-    "BrainStem", "Unknown",
-})
+UNNAMED = frozenset(
+    {
+        "DoomPlayer",
+        "BulletPuff",
+        "Blood",
+        "TeleportFog",
+        "TeleportDest",
+        "ItemFog",
+        "Gibs",
+        "BFGExtra",
+        "RevenantTracerSmoke",
+        "RocketSmokeTrail",
+        "ColonGibs",
+        "SmallBloodPool",
+        "BrainStem",
+        "Unknown",
+    }
+)
 _HANGING = re.compile(r"(Nonsolid)?(Meat|Twitch)\d*$|Hang[TBN]")
 _COUNT_WORDS = {2: "two", 3: "three"}
 
@@ -111,11 +188,20 @@ def step_motions(pose: list[list[float]]) -> list[list[str]]:
         ahead = (x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)
         leftward = (y1 - y0) * math.cos(heading) - (x1 - x0) * math.sin(heading)
         turn = (angle1 - angle0 + 180.0) % 360.0 - 180.0
-        motions.append([name for name, amount, floor in (
-            ("walks forward", ahead, MIN_STEP_UNITS), ("walks backward", -ahead, MIN_STEP_UNITS),
-            ("steps left", leftward, MIN_STEP_UNITS), ("steps right", -leftward, MIN_STEP_UNITS),
-            ("turns left", turn, MIN_STEP_DEG), ("turns right", -turn, MIN_STEP_DEG),
-        ) if amount >= floor])
+        motions.append(
+            [
+                name
+                for name, amount, floor in (
+                    ("walks forward", ahead, MIN_STEP_UNITS),
+                    ("walks backward", -ahead, MIN_STEP_UNITS),
+                    ("steps left", leftward, MIN_STEP_UNITS),
+                    ("steps right", -leftward, MIN_STEP_UNITS),
+                    ("turns left", turn, MIN_STEP_DEG),
+                    ("turns right", -turn, MIN_STEP_DEG),
+                )
+                if amount >= floor
+            ]
+        )
     return motions
 
 
@@ -123,8 +209,11 @@ def action_phrases(record: dict[str, Any]) -> list[str]:
     """The one or two commonest motions of the clip, the commonest first."""
     steps = step_motions(record["pose"])
     counts = Counter(name for step in steps for name in step)
-    common = [name for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-              if count >= MIN_STEP_SHARE * len(steps)]
+    common = [
+        name
+        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if count >= MIN_STEP_SHARE * len(steps)
+    ]
     return common[:MAX_ACTIONS] or ["hardly moves"]
 
 

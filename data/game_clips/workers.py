@@ -23,8 +23,9 @@ _QUEUE_CLIPS = 64
 def check_engine() -> None:
     """Raises ImportError, with the command that helps, if ViZDoom is not installed."""
     if importlib.util.find_spec("vizdoom") is None:
-        raise ImportError("rendering game clips needs the package vizdoom, which is not installed; "
-                          "run: pip install -e '.[freedoom]'")
+        raise ImportError(
+            "rendering game clips needs the package vizdoom, which is not installed; run: pip install -e '.[freedoom]'"
+        )
 
 
 def sound_available() -> bool:
@@ -36,8 +37,9 @@ def sound_available() -> bool:
     return True
 
 
-def render_jobs(program: pathlib.Path, jobs: Sequence[dict[str, Any]],
-                workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def render_jobs(
+    program: pathlib.Path, jobs: Sequence[dict[str, Any]], workers: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields `(key, example)` of every job, in no fixed order between jobs.
 
     Args:
@@ -67,9 +69,14 @@ def render_jobs(program: pathlib.Path, jobs: Sequence[dict[str, Any]],
 def _start_worker(program: pathlib.Path, scratch: str) -> subprocess.Popen[bytes]:
     """The engine makes files in its working folder, and dies if another makes them meanwhile."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(program.resolve())], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, env=environment, start_new_session=True,
-                            cwd=tempfile.mkdtemp(dir=scratch))
+    return subprocess.Popen(
+        [sys.executable, str(program.resolve())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        cwd=tempfile.mkdtemp(dir=scratch),
+    )
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:

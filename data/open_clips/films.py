@@ -51,21 +51,39 @@ class Film:
 
 
 def _blupi(name: str, seconds: float, caption: str) -> Film:
-    return Film(package="planetblupi-common", file=f"usr/share/planetblupi/movie/{name}.mkv",
-                licence="GPL-3.0-or-later", caption=f"rendered: {caption}", aspect=4 / 3,
-                seconds=seconds, crops=3)
+    return Film(
+        package="planetblupi-common",
+        file=f"usr/share/planetblupi/movie/{name}.mkv",
+        licence="GPL-3.0-or-later",
+        caption=f"rendered: {caption}",
+        aspect=4 / 3,
+        seconds=seconds,
+        crops=3,
+    )
 
 
 def _lebiniou(time: str, seconds: float, caption: str) -> Film:
-    return Film(package="lebiniou-data", licence="GPL-2.0-or-later", aspect=16 / 9,
-                file=f"usr/share/lebiniou/vue/media/lebiniou-2021-06-10_{time}.mp4",
-                caption=f"abstract pattern: {caption}", seconds=seconds)
+    return Film(
+        package="lebiniou-data",
+        licence="GPL-2.0-or-later",
+        aspect=16 / 9,
+        file=f"usr/share/lebiniou/vue/media/lebiniou-2021-06-10_{time}.mp4",
+        caption=f"abstract pattern: {caption}",
+        seconds=seconds,
+    )
 
 
 def _physics(file: str, seconds: float, rate_hz: float, caption: str) -> Film:
-    return Film(package="python3-mecavideo", file=f"usr/share/pymecavideo/data/video/{file}",
-                licence="CC-BY-SA-3.0", caption=caption, aspect=4 / 3, seconds=seconds,
-                rate_hz=rate_hz, crops=6)
+    return Film(
+        package="python3-mecavideo",
+        file=f"usr/share/pymecavideo/data/video/{file}",
+        licence="CC-BY-SA-3.0",
+        caption=caption,
+        aspect=4 / 3,
+        seconds=seconds,
+        rate_hz=rate_hz,
+        crops=6,
+    )
 
 
 FILMS: tuple[Film, ...] = (
@@ -95,32 +113,50 @@ FILMS: tuple[Film, ...] = (
     _lebiniou("12-32-58", 7.1, "a striped ball turns on green"),
     _lebiniou("12-34-46", 6.5, "blue and green streams of noise"),
     _lebiniou("12-35-23", 7.8, "red figures glow on black"),
-    Film(package="fillets-ng-data", file="usr/share/games/fillets-ng/images/menu/intro.mpg",
-         licence="GPL-2.0-only", aspect=4 / 3, seconds=73.0,
-         caption="rendered cartoon: a ship from space sinks in the sea, and two fish look at it"),
-    Film(package="openboard-common", aspect=4 / 3, seconds=150.0, licence="CC-BY-2.5",
-         file="usr/share/openboard/library/videos/wannaworktogether.mp4",
-         caption="motion graphics: flat shapes and words about sharing"),
-    Film(package="node-opencv", file="usr/share/doc/node-opencv/examples/files/motion.mov",
-         licence="MIT", aspect=16 / 9, seconds=8.0, crops=4,
-         caption="camera: a stick pushes a coin over a table"),
-    _physics("balle-jbart.mp4", 10.1, 8,
-             "camera: a ball rolls before a dark board, seen from above"),
-    _physics("balle1-vp9.avi", 1.59, 12,
-             "camera: a man throws a red ball past a yellow ruler in a classroom"),
-    _physics("Effet_force_magnetique.ogv", 1.3, 16,
-             "camera: two pucks push each other apart on a table"),
+    Film(
+        package="fillets-ng-data",
+        file="usr/share/games/fillets-ng/images/menu/intro.mpg",
+        licence="GPL-2.0-only",
+        aspect=4 / 3,
+        seconds=73.0,
+        caption="rendered cartoon: a ship from space sinks in the sea, and two fish look at it",
+    ),
+    Film(
+        package="openboard-common",
+        aspect=4 / 3,
+        seconds=150.0,
+        licence="CC-BY-2.5",
+        file="usr/share/openboard/library/videos/wannaworktogether.mp4",
+        caption="motion graphics: flat shapes and words about sharing",
+    ),
+    Film(
+        package="node-opencv",
+        file="usr/share/doc/node-opencv/examples/files/motion.mov",
+        licence="MIT",
+        aspect=16 / 9,
+        seconds=8.0,
+        crops=4,
+        caption="camera: a stick pushes a coin over a table",
+    ),
+    _physics("balle-jbart.mp4", 10.1, 8, "camera: a ball rolls before a dark board, seen from above"),
+    _physics("balle1-vp9.avi", 1.59, 12, "camera: a man throws a red ball past a yellow ruler in a classroom"),
+    _physics("Effet_force_magnetique.ogv", 1.3, 16, "camera: two pucks push each other apart on a table"),
     _physics("Force_constante.avi", 1.0, 20, "camera: a puck slides along a yellow ruler"),
     _physics("Principe_inertie.avi", 1.12, 16, "camera: a puck slides over a table"),
-    Film(package="forensics-samples-files", licence="CC-BY-SA-4.0", aspect=16 / 9, seconds=1.48,
-         file="usr/share/forensics-samples/original-files/movie1/VID_20191220_170832.mp4",
-         rate_hz=12, crops=6, caption="camera: a white dog lies on a floor"),
+    Film(
+        package="forensics-samples-files",
+        licence="CC-BY-SA-4.0",
+        aspect=16 / 9,
+        seconds=1.48,
+        file="usr/share/forensics-samples/original-files/movie1/VID_20191220_170832.mp4",
+        rate_hz=12,
+        crops=6,
+        caption="camera: a white dog lies on a floor",
+    ),
 )
 
 
-def film_clips(
-    film: Film, path: pathlib.Path, size: int, seed: int
-) -> Iterator[tuple[str, np.ndarray]]:
+def film_clips(film: Film, path: pathlib.Path, size: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (key, uint8 video (17, size, size, 3)) of the clips that show something moving.
 
     Raises:
@@ -138,14 +174,13 @@ def film_clips(
 
 
 def _read(film: Film, path: pathlib.Path, height: int) -> np.ndarray:
-    spec = ClipSpec(frames=int(film.seconds * film.rate_hz), rate_hz=film.rate_hz, height=height,
-                    width=round(height * film.aspect))
+    spec = ClipSpec(
+        frames=int(film.seconds * film.rate_hz), rate_hz=film.rate_hz, height=height, width=round(height * film.aspect)
+    )
     return media.read_clip(path, spec).video
 
 
-def _box(
-    height: int, width: int, least: int, draw: np.random.Generator | None
-) -> tuple[int, int, int, int]:
+def _box(height: int, width: int, least: int, draw: np.random.Generator | None) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the central square, or of a random one of at least `least`."""
     if draw is None:
         side, top, left = height, 0, (width - height) // 2
@@ -155,9 +190,7 @@ def _box(
     return left, top, left + side, top + side
 
 
-def mean_resize(
-    video_TxHxWx3: np.ndarray, box: tuple[int, int, int, int], size: int
-) -> np.ndarray:
+def mean_resize(video_TxHxWx3: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """uint8 (T, size, size, 3): a pixel is the mean of those whose centres it covers."""
     images = [Image.fromarray(frame_HxWx3) for frame_HxWx3 in video_TxHxWx3]
     return np.stack([np.asarray(i.resize((size, size), Image.Resampling.BOX, box)) for i in images])

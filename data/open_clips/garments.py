@@ -18,13 +18,11 @@ from PIL import Image
 CLIP_FRAMES = 17
 FINENESS = 4
 IMAGES_FILE, LABELS_FILE = (
-    f"usr/share/datasets/fashion-mnist/train-{kind}.gz"
-    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    f"usr/share/datasets/fashion-mnist/train-{kind}.gz" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
 # Garments and their speed in parts of the clip's side: 28-40 and 0.5-4 pixels of 64.
 SIDES, SPEEDS = (28 / 64, 40 / 64), (0.5 / 64, 4 / 64)
-KINDS = ("T-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
-         "bag", "ankle boot")
+KINDS = ("T-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 HUES = ("red", "orange", "yellow", "green", "turquoise", "blue", "violet", "pink")
 # Middle of each named hue on the circle of hues.
 _HUE_VALUES = (0.0, 0.08, 0.15, 0.34, 0.48, 0.62, 0.76, 0.9)
@@ -89,10 +87,7 @@ def _ground(hue: int, canvas: int, draw: np.random.Generator) -> np.ndarray:
     return (dark + share * (light - dark)).astype(np.float32)
 
 
-def _paint(
-    frames_TxSxSx3: np.ndarray, image_28x28: np.ndarray, color: np.ndarray,
-    draw: np.random.Generator,
-) -> None:
+def _paint(frames_TxSxSx3: np.ndarray, image_28x28: np.ndarray, color: np.ndarray, draw: np.random.Generator) -> None:
     """Draws a garment into every frame, over what is there; its brightness is its opacity too."""
     frames, canvas = frames_TxSxSx3.shape[:2]
     side = round(canvas * draw.uniform(*SIDES))

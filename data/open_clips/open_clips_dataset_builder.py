@@ -38,9 +38,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
 
-    def __init__(self, *, size: int = 64, seed: int = 0, garment_clips: int = 600,
-                 packages_dir: str = "", on_clip: Callable[[], None] = lambda: None,
-                 **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        size: int = 64,
+        seed: int = 0,
+        garment_clips: int = 600,
+        packages_dir: str = "",
+        on_clip: Callable[[], None] = lambda: None,
+        **kwargs: Any,
+    ):
         """Settings of the build; TFDS's own arguments follow in `kwargs`.
 
         Args:
@@ -66,15 +73,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.settings["size"]
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({
-                "key": tfds.features.Text(doc="package/film/first frame-crop"),
-                "video": tfds.features.Tensor(
-                    shape=(CLIP_FRAMES, size, size, 3), dtype=np.uint8, encoding="bytes",
-                    doc="RGB; 8 frames a second but for some short films"),
-                "text": tfds.features.Text(doc="what the whole film shows, not the clip alone"),
-                "source": tfds.features.Text(doc="Debian package and its version"),
-                "licence": tfds.features.Text(doc="SPDX identifier"),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    "key": tfds.features.Text(doc="package/film/first frame-crop"),
+                    "video": tfds.features.Tensor(
+                        shape=(CLIP_FRAMES, size, size, 3),
+                        dtype=np.uint8,
+                        encoding="bytes",
+                        doc="RGB; 8 frames a second but for some short films",
+                    ),
+                    "text": tfds.features.Text(doc="what the whole film shows, not the clip alone"),
+                    "source": tfds.features.Text(doc="Debian package and its version"),
+                    "licence": tfds.features.Text(doc="SPDX identifier"),
+                }
+            ),
             metadata=tfds.core.MetadataDict(self.settings),
         )
 
@@ -101,8 +113,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             path = roots[film.package] / film.file
             for key, video in films.film_clips(film, path, size, seed):
                 yield key, {"video": video, "text": film.caption, "licence": film.licence}
-        images, labels = (garments.read_idx(roots[GARMENTS_PACKAGE] / file)
-                          for file in (garments.IMAGES_FILE, garments.LABELS_FILE))
+        images, labels = (
+            garments.read_idx(roots[GARMENTS_PACKAGE] / file) for file in (garments.IMAGES_FILE, garments.LABELS_FILE)
+        )
         for number in range(self.settings["garment_clips"]):
             video, text = garments.garment_clip(images, labels, size, (seed, number))
             key = f"{GARMENTS_PACKAGE}/{number:05d}"

@@ -36,14 +36,21 @@ def _download(names: list[str], folder: pathlib.Path) -> None:
         raise PackageError(f"apt-get is not installed here; {by_hand}")
     # Downloaded beside its place, so that a broken download is never taken for a package.
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        done = subprocess.run(["apt-get", "-q", "download", *names], cwd=fresh, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            ["apt-get", "-q", "download", *names],
+            cwd=fresh,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for file in pathlib.Path(fresh).glob("*.deb"):
             file.replace(folder / file.name)
     lacking = [name for name in names if not _deb(name, folder)]
     if done.returncode or lacking:
-        raise PackageError(f"apt-get cannot download {', '.join(lacking or names)}: "
-                           f"{done.stdout.strip()[-400:]}\nRun apt-get update, or {by_hand}")
+        raise PackageError(
+            f"apt-get cannot download {', '.join(lacking or names)}: "
+            f"{done.stdout.strip()[-400:]}\nRun apt-get update, or {by_hand}"
+        )
 
 
 def unpack(name: str, folder: pathlib.Path, target: pathlib.Path) -> pathlib.Path:

@@ -54,8 +54,7 @@ class Excerpt:
 
 
 def excerpts(
-    recordings: Iterable[_Recording], *, most_seconds: float, spoken: bool, workers: int,
-    dropped: Counter[str],
+    recordings: Iterable[_Recording], *, most_seconds: float, spoken: bool, workers: int, dropped: Counter[str]
 ) -> Iterator[Excerpt]:
     """Yields the excerpts of recordings of one collection and one split.
 
@@ -116,10 +115,12 @@ def join(parts: list[Excerpt]) -> Excerpt:
     audio = np.concatenate([piece for part in parts for piece in (part.audio, pause)][:-1])
     more = f"+{len(parts) - 1}" if len(parts) > 1 else ""
     return Excerpt(
-        key=parts[0].key + more, audio=np.pad(audio, (0, max(0, LEAST_SAMPLES - len(audio)))),
+        key=parts[0].key + more,
+        audio=np.pad(audio, (0, max(0, LEAST_SAMPLES - len(audio)))),
         text=" ".join(part.text for part in parts if part.text),
         recordings=tuple(name for part in parts for name in part.recordings),
-        rate_hz=min(part.rate_hz for part in parts))
+        rate_hz=min(part.rate_hz for part in parts),
+    )
 
 
 def _parts(
@@ -129,9 +130,13 @@ def _parts(
     stretches = cut(len(samples_S), most)
     whole = len(stretches) == 1
     for number, stretch in enumerate(stretches):
-        yield Excerpt(key=recording.name if whole else f"{recording.name}/{number:03d}",
-                      audio=samples_S[stretch], recordings=(recording.name,), rate_hz=rate_hz,
-                      text=recording.text if whole or not spoken else "")
+        yield Excerpt(
+            key=recording.name if whole else f"{recording.name}/{number:03d}",
+            audio=samples_S[stretch],
+            recordings=(recording.name,),
+            rate_hz=rate_hz,
+            text=recording.text if whole or not spoken else "",
+        )
 
 
 def _read_ahead(

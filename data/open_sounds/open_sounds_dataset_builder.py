@@ -47,9 +47,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
 
-    def __init__(self, *, seed: int = 0, without: Sequence[str] = (), workers: int = 1,
-                 packages_dir: str = "", on_excerpt: Callable[[], None] = lambda: None,
-                 **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        without: Sequence[str] = (),
+        workers: int = 1,
+        packages_dir: str = "",
+        on_excerpt: Callable[[], None] = lambda: None,
+        **kwargs: Any,
+    ):
         """Settings of the build; TFDS's own arguments follow in `kwargs`.
 
         Args:
@@ -68,12 +75,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         if unknown := sorted(set(without) - set(packages)):
-            raise ValueError(f"without names {', '.join(unknown)}; the packages are "
-                             f"{', '.join(packages)}")
+            raise ValueError(f"without names {', '.join(unknown)}; the packages are {', '.join(packages)}")
         if set(without) == set(packages):
             raise ValueError("without names every package; leave one of them in")
-        self.settings = {"sample_rate_hz": SAMPLE_RATE_HZ, "seed": seed,
-                         "without": " ".join(sorted(set(without)))}
+        self.settings = {"sample_rate_hz": SAMPLE_RATE_HZ, "seed": seed, "without": " ".join(sorted(set(without)))}
         self.dropped: Counter[str] = Counter()
         self._collections = [c for c in collections if c.package not in without]
         self._workers = workers
@@ -85,18 +90,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({
-                "key": text(doc="collection/recording, with /part of it or +further recordings"),
-                "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes",
-                                              doc="mono at 16 kHz, 2 to 6 seconds"),
-                "text": text(doc="what is said, or a label; may be empty"),
-                "kind": text(doc="speech, music or effects"),
-                "recordings": tfds.features.Sequence(text(), doc="names in the collection"),
-                "recorded_rate_hz": tfds.features.Scalar(
-                    np.int32, doc="the lowest sample rate of the recordings' files"),
-                "source": text(doc="Debian package and its version"),
-                "licence": text(doc="SPDX identifier"),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    "key": text(doc="collection/recording, with /part of it or +further recordings"),
+                    "audio": tfds.features.Tensor(
+                        shape=(None,), dtype=np.int16, encoding="bytes", doc="mono at 16 kHz, 2 to 6 seconds"
+                    ),
+                    "text": text(doc="what is said, or a label; may be empty"),
+                    "kind": text(doc="speech, music or effects"),
+                    "recordings": tfds.features.Sequence(text(), doc="names in the collection"),
+                    "recorded_rate_hz": tfds.features.Scalar(
+                        np.int32, doc="the lowest sample rate of the recordings' files"
+                    ),
+                    "source": text(doc="Debian package and its version"),
+                    "licence": text(doc="SPDX identifier"),
+                }
+            ),
             metadata=tfds.core.MetadataDict(self.settings),
         )
 
@@ -108,14 +117,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # packages come through apt-get
         packages, splits = load_packages(), load_sibling("splits")
         folder = pathlib.Path(self._packages_dir or f"{self._data_dir_root}/open_sounds_packages")
-        names = dict.fromkeys(
-            name for c in self._collections for name in (c.package, *c.further_packages))
+        names = dict.fromkeys(name for c in self._collections for name in (c.package, *c.further_packages))
         versions = packages.fetch(names, folder)
         target = pathlib.Path(self._unpacked.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         roots = {name: packages.unpack(name, folder, target) for name in names}
         chosen = {
-            c.name: splits.choose(c, c.find(roots), self.settings["seed"], self.dropped)
-            for c in self._collections
+            c.name: splits.choose(c, c.find(roots), self.settings["seed"], self.dropped) for c in self._collections
         }
         sources = {c.name: f"{c.package} {versions[c.package]}" for c in self._collections}
         return {split: self._generate_examples(split, chosen, sources) for split in splits.SPLITS}
@@ -126,14 +133,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         cutting = load_sibling("excerpts")
         for collection in self._collections:
             for excerpt in cutting.excerpts(
-                chosen[collection.name][split], most_seconds=collection.recording_seconds,
-                spoken=collection.kind == "speech", workers=self._workers, dropped=self.dropped,
+                chosen[collection.name][split],
+                most_seconds=collection.recording_seconds,
+                spoken=collection.kind == "speech",
+                workers=self._workers,
+                dropped=self.dropped,
             ):
                 self._on_excerpt()
                 key = f"{collection.name}/{excerpt.key}"
-                yield key, {
-                    "key": key, "audio": excerpt.audio, "text": excerpt.text,
-                    "kind": collection.kind, "recordings": excerpt.recordings,
-                    "recorded_rate_hz": excerpt.rate_hz, "source": sources[collection.name],
-                    "licence": collection.licence,
-                }
+                yield (
+                    key,
+                    {
+                        "key": key,
+                        "audio": excerpt.audio,
+                        "text": excerpt.text,
+                        "kind": collection.kind,
+                        "recordings": excerpt.recordings,
+                        "recorded_rate_hz": excerpt.rate_hz,
+                        "source": sources[collection.name],
+                        "licence": collection.licence,
+                    },
+                )

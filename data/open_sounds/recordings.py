@@ -61,8 +61,7 @@ def _words(stem: str) -> str:
 # ------------------------------------------------------------------------------ Fish Fillets
 
 _FILLETS = "usr/share/games/fillets-ng"
-_DIALOGUE = re.compile(
-    r'dialogId\("([^"]+)",[^\n]*\)\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
+_DIALOGUE = re.compile(r'dialogId\("([^"]+)",[^\n]*\)\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
 # Levels whose sounds for all languages are voices or melodies; those of other levels are effects.
 _NO_EFFECTS = {"elk", "warcraft", "music", "cancan"}
 
@@ -157,8 +156,7 @@ def _stamp_text(stamp: pathlib.Path, language: str) -> str:
 def _wesnoth_music(roots: Roots) -> Iterator[Recording]:
     folder = roots["wesnoth-1.16-music"] / "usr/share/games/wesnoth/1.16/data/core/music"
     for path in sorted(folder.glob("*.ogg")):
-        yield Recording(name=path.stem, path=path, text=_words(path.stem),
-                        family=path.stem.removesuffix("-old"))
+        yield Recording(name=path.stem, path=path, text=_words(path.stem), family=path.stem.removesuffix("-old"))
 
 
 def _sonic_pi(*prefixes: str) -> Callable[[Roots], Iterator[Recording]]:
@@ -180,39 +178,109 @@ def _minetest(roots: Roots) -> Iterator[Recording]:
     for mod in _MINETEST_MODS:
         for path in sorted((folder / mod / "sounds").glob("*.ogg")):
             sound = path.stem.rstrip("0123456789").rstrip(".")  # `name.2.ogg` is its second take
-            yield Recording(name=path.stem, path=path, family=sound,
-                            text=_words(sound.removeprefix("default").removeprefix("env_sounds")))
+            yield Recording(
+                name=path.stem,
+                path=path,
+                family=sound,
+                text=_words(sound.removeprefix("default").removeprefix("env_sounds")),
+            )
 
 
 _GPL2, _GPL2_LATER = "GPL-2.0-only", "GPL-2.0-or-later"
-_CAPTION_MINUTES = {"fr": 8, "es": 8, "en": 8, "be": 4, "bg": 4, "ca": 4, "da": 4, "el": 4, "ro": 4,
-                    "ru": 4}
+_CAPTION_MINUTES = {"fr": 8, "es": 8, "en": 8, "be": 4, "bg": 4, "ca": 4, "da": 4, "el": 4, "ro": 4, "ru": 4}
 _FEW = 8  # `held_out_every` of collections of some minutes
 
 COLLECTIONS: tuple[Collection, ...] = (
-    Collection(name="fillets-nl", kind="speech", package="fillets-ng-data-nl", licence=_GPL2,
-               further_packages=("fillets-ng-data",), find=_fillets_dutch, minutes=35),
-    Collection(name="festvox-ru", kind="speech", package="festvox-ru",
-               licence="LicenseRef-festvox-ru", find=_festvox_russian, minutes=20),
-    Collection(name="asterisk-en", kind="speech", package="asterisk-core-sounds-en-g722",
-               licence="CC-BY-SA-3.0", find=_asterisk, minutes=20),
-    *(Collection(name=f"tuxpaint-{language}", kind="speech", package="tuxpaint-stamps-default",
-                 licence=_GPL2_LATER, find=_tuxpaint_captions(language), minutes=minutes)
-      for language, minutes in _CAPTION_MINUTES.items()),
-    Collection(name="wesnoth", kind="music", package="wesnoth-1.16-music", licence=_GPL2_LATER,
-               find=_wesnoth_music, recording_seconds=80),
-    Collection(name="fillets-music", kind="music", package="fillets-ng-data", licence=_GPL2,
-               find=_fillets_music, recording_seconds=60),
-    Collection(name="sonic-pi-music", kind="music", package="sonic-pi-samples", licence="CC0-1.0",
-               find=_sonic_pi("ambi", "bass", "guit", "loop"), held_out_every=_FEW),
-    Collection(name="sonic-pi-effects", kind="effects", package="sonic-pi-samples",
-               licence="CC0-1.0", held_out_every=_FEW,
-               find=_sonic_pi("bd", "drum", "elec", "glitch", "mehackit", "misc", "perc", "sn",
-                              "tabla", "vinyl")),
-    Collection(name="tuxpaint-effects", kind="effects", package="tuxpaint-stamps-default",
-               licence=_GPL2_LATER, find=_tuxpaint_effects, held_out_every=_FEW),
-    Collection(name="fillets-effects", kind="effects", package="fillets-ng-data", licence=_GPL2,
-               find=_fillets_effects, held_out_every=_FEW),
-    Collection(name="minetest-effects", kind="effects", package="minetest-data",
-               licence="CC-BY-SA-3.0", find=_minetest, held_out_every=_FEW),
+    Collection(
+        name="fillets-nl",
+        kind="speech",
+        package="fillets-ng-data-nl",
+        licence=_GPL2,
+        further_packages=("fillets-ng-data",),
+        find=_fillets_dutch,
+        minutes=35,
+    ),
+    Collection(
+        name="festvox-ru",
+        kind="speech",
+        package="festvox-ru",
+        licence="LicenseRef-festvox-ru",
+        find=_festvox_russian,
+        minutes=20,
+    ),
+    Collection(
+        name="asterisk-en",
+        kind="speech",
+        package="asterisk-core-sounds-en-g722",
+        licence="CC-BY-SA-3.0",
+        find=_asterisk,
+        minutes=20,
+    ),
+    *(
+        Collection(
+            name=f"tuxpaint-{language}",
+            kind="speech",
+            package="tuxpaint-stamps-default",
+            licence=_GPL2_LATER,
+            find=_tuxpaint_captions(language),
+            minutes=minutes,
+        )
+        for language, minutes in _CAPTION_MINUTES.items()
+    ),
+    Collection(
+        name="wesnoth",
+        kind="music",
+        package="wesnoth-1.16-music",
+        licence=_GPL2_LATER,
+        find=_wesnoth_music,
+        recording_seconds=80,
+    ),
+    Collection(
+        name="fillets-music",
+        kind="music",
+        package="fillets-ng-data",
+        licence=_GPL2,
+        find=_fillets_music,
+        recording_seconds=60,
+    ),
+    Collection(
+        name="sonic-pi-music",
+        kind="music",
+        package="sonic-pi-samples",
+        licence="CC0-1.0",
+        find=_sonic_pi("ambi", "bass", "guit", "loop"),
+        held_out_every=_FEW,
+    ),
+    Collection(
+        name="sonic-pi-effects",
+        kind="effects",
+        package="sonic-pi-samples",
+        licence="CC0-1.0",
+        held_out_every=_FEW,
+        find=_sonic_pi("bd", "drum", "elec", "glitch", "mehackit", "misc", "perc", "sn", "tabla", "vinyl"),
+    ),
+    Collection(
+        name="tuxpaint-effects",
+        kind="effects",
+        package="tuxpaint-stamps-default",
+        licence=_GPL2_LATER,
+        find=_tuxpaint_effects,
+        held_out_every=_FEW,
+    ),
+    Collection(
+        name="fillets-effects",
+        kind="effects",
+        package="fillets-ng-data",
+        licence=_GPL2,
+        find=_fillets_effects,
+        held_out_every=_FEW,
+    ),
+    Collection(
+        name="minetest-effects",
+        kind="effects",
+        package="minetest-data",
+        licence="CC-BY-SA-3.0",
+        find=_minetest,
+        held_out_every=_FEW,
+    ),
 )

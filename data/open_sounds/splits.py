@@ -29,9 +29,7 @@ class _Collection(Protocol):
 R = TypeVar("R", bound=_Recording)
 
 
-def choose(
-    collection: _Collection, recordings: Iterable[R], seed: int, dropped: Counter[str]
-) -> dict[str, list[R]]:
+def choose(collection: _Collection, recordings: Iterable[R], seed: int, dropped: Counter[str]) -> dict[str, list[R]]:
     """Takes families of recordings in the order of their hashes until `minutes` are full.
 
     Of every `held_out_every` families the first goes to test and the second to validation, so that

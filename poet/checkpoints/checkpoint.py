@@ -27,8 +27,9 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 import jax
@@ -238,9 +239,7 @@ def _delete(path: Path) -> None:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def restore(
-    run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None = None
-) -> Restored | None:
+def restore(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None = None) -> Restored | None:
     """The newest usable checkpoint of a run, or None if it has none.
 
     A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
@@ -258,9 +257,7 @@ def restore(
     return None if step is None else _read(run.at(step), abstract_state)
 
 
-def _newest_usable(
-    run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None
-) -> int | None:
+def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None) -> int | None:
     found = run.steps()
     for step in reversed(found):
         checkpoint = run.at(step)
@@ -270,9 +267,7 @@ def _newest_usable(
             _LOG.warning("%s; falling back to the checkpoint before it", error)
             _set_aside(checkpoint.path)
             continue
-        stored_arrays.check(
-            checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True
-        )
+        stored_arrays.check(checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True)
         return step
     if found:
         raise UserError(
@@ -307,9 +302,7 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
         context.multiprocessing.primary_host = here
         context.multiprocessing.active_processes = {here}
     with context:
-        loaded = ocp.load_checkpointables(
-            path / "state", {key: {"value": value} for key, value in abstract.items()}
-        )
+        loaded = ocp.load_checkpointables(path / "state", {key: {"value": value} for key, value in abstract.items()})
     return {key: loaded[key]["value"] for key in abstract}
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from poet import spec as specs
-from poet.spec import compat
-from poet.spec import Experiment, UserError
+from poet.spec import Experiment, UserError, compat
 
 
 def describe(tree: Any) -> dict[str, list[Any]]:

@@ -7,8 +7,9 @@ parameters alone, without optimizer state or data positions, readable wherever s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,9 +97,7 @@ def check_arrays(arrays: Mapping[str, Any], wanted: Mapping[str, Any], what: str
                 "settings of the spec.json beside it"
             )
         if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
-            raise UserError(
-                f"{what} is damaged: {name} is {arrays[name].dtype}, weights are floating numbers"
-            )
+            raise UserError(f"{what} is damaged: {name} is {arrays[name].dtype}, weights are floating numbers")
         if not _finite(arrays[name]):
             raise UserError(f"{what} is damaged: {name} has values that are NaN or infinite")
 

@@ -11,22 +11,35 @@ import errno
 import logging
 import re
 import sys
-from typing import NoReturn, Sequence
+from collections.abc import Sequence
+from typing import NoReturn
 
 from poet import __version__
 from poet.cli import logs
-from poet.runs import compile_cache
 from poet.cli.command import NONE, SETTINGS
 from poet.cli.commands import COMMANDS
+from poet.runs import compile_cache
 from poet.spec import Failure, UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2
 # What the user's disks and folders refuse, wherever it shows.
-_OF_THE_PLACE = frozenset({
-    errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
-    errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ELOOP,
-})
+_OF_THE_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ELOOP,
+    }
+)
 GIN_PREFIX = "--gin."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -92,8 +105,12 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     from poet.runs import assets
 
     extras = {
-        "vizdoom": "freedoom", "apache_beam": "beam", "libtpu": "tpu", "ale_py": "atari",
-        "gcsfs": "gcs", "s3fs": "s3",
+        "vizdoom": "freedoom",
+        "apache_beam": "beam",
+        "libtpu": "tpu",
+        "ale_py": "atari",
+        "gcsfs": "gcs",
+        "s3fs": "s3",
     }
     package = (error.name or "").split(".")[0]
     command = assets.install(extras[package]) if package in extras else f"pip install {package}"
@@ -144,8 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         lines = [f"example:\n  poet {name} {command.example}", SETTINGS[command.settings]]
         sub = commands.add_parser(
-            name, help=command.summary, description=command.summary, parents=[_command_parser(name)],
-            add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+            name,
+            help=command.summary,
+            description=command.summary,
+            parents=[_command_parser(name)],
+            add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog="\n\n".join(filter(None, lines)),
         )
         sub.set_defaults(run=command.run)

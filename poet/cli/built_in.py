@@ -8,8 +8,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from poet.distributed import processes
 from poet.runs import assets, manifest
@@ -55,7 +55,9 @@ def clips(run: Run) -> str:
       UserError: the weights do not ship with poet, or as `supply`.
     """
     if not _ships(run) or not (assets.root() / RECIPE).is_file():
-        raise UserError(f"{run.folder} does not ship with poet, so that no clips stand in: name your own by --source=CLIPS")
+        raise UserError(
+            f"{run.folder} does not ship with poet, so that no clips stand in: name your own by --source=CLIPS"
+        )
     _render(_cache_folder())
     return str(_source())
 
@@ -69,12 +71,12 @@ def _make(run: Run, resolved: Resolved, tokenize: Callable[[Resolved], object]) 
     store = folder / f"codes-{_key(run, resolved)}"
     _LOG.info(
         "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
-        "rendered and coded the first time, a minute or two", 2 * ARENAS * CLIPS_PER_ARENA, folder,
+        "rendered and coded the first time, a minute or two",
+        2 * ARENAS * CLIPS_PER_ARENA,
+        folder,
     )
     _render(folder)
-    spec = resolved.spec.store.replace(
-        source=str(source), path=str(store), splits=("train", "validation"), batch=8
-    )
+    spec = resolved.spec.store.replace(source=str(source), path=str(store), splits=("train", "validation"), batch=8)
     tokenize(Resolved(resolved.spec.replace(store=spec)))
     return str(source), str(store)
 
@@ -94,7 +96,9 @@ def _key(run: Run, resolved: Resolved) -> str:
 def _render(folder: Path) -> None:
     """Builds the data set unless it is there."""
     command = [
-        sys.executable, str(assets.root() / RECIPE), f"--data_dir={folder}",
+        sys.executable,
+        str(assets.root() / RECIPE),
+        f"--data_dir={folder}",
         f"--clips_per_arena={CLIPS_PER_ARENA}",
     ]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from poet.runs.run import Run
 from poet.spec import ExportSpec, SampleSpec, UserError
@@ -79,12 +80,12 @@ frames = number(int, at_least=0, at_most=MOST_FRAMES)
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
     """Files of settings, or a size."""
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)")
     parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="FILE", help="gin file (repeatable)"
-    )
-    parser.add_argument(
-        "--size", default="", help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
-        "as 60m or 3b; by itself, VideoPoet's pretraining at that size"
+        "--size",
+        default="",
+        help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
+        "as 60m or 3b; by itself, VideoPoet's pretraining at that size",
     )
 
 
@@ -106,19 +107,37 @@ def resolve(args: argparse.Namespace) -> Resolved:
 def process_arguments(parser: argparse.ArgumentParser) -> None:
     """Which of several processes this is."""
     group = parser.add_argument_group(
-        "several processes",
-        "Start the same command once for each of them, on machines that see the same files.",
+        "several processes", "Start the same command once for each of them, on machines that see the same files."
     )
     add, environment = group.add_argument, os.environ
-    add("--coordinator", metavar="HOST:PORT", default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        default=environment.get("JAX_COORDINATOR_ADDRESS", ""),
         help="where process 0 listens for the others; 'auto': ask the cluster (TPU pods, Slurm, Open "
-             "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]")
-    add("--processes", type=number(int, at_least=1, at_most=2**20), metavar="N", default=environment.get("JAX_NUM_PROCESSES"),
-        help="how many there are [JAX_NUM_PROCESSES]")
-    add("--process", type=number(int, at_least=0, at_most=2**20), metavar="I", default=environment.get("JAX_PROCESS_ID"),
-        help="which of them this is, 0..N-1 [JAX_PROCESS_ID]")
-    add("--coordinator_wait_s", type=number(float, above=0, at_most=1e7), default=300.0, metavar="S",
-        help="how long all of them may take to come (default 300)")
+        "MPI, Kubernetes), without the two flags below [JAX_COORDINATOR_ADDRESS]",
+    )
+    add(
+        "--processes",
+        type=number(int, at_least=1, at_most=2**20),
+        metavar="N",
+        default=environment.get("JAX_NUM_PROCESSES"),
+        help="how many there are [JAX_NUM_PROCESSES]",
+    )
+    add(
+        "--process",
+        type=number(int, at_least=0, at_most=2**20),
+        metavar="I",
+        default=environment.get("JAX_PROCESS_ID"),
+        help="which of them this is, 0..N-1 [JAX_PROCESS_ID]",
+    )
+    add(
+        "--coordinator_wait_s",
+        type=number(float, above=0, at_most=1e7),
+        default=300.0,
+        metavar="S",
+        help="how long all of them may take to come (default 300)",
+    )
 
 
 def start_processes(args: argparse.Namespace) -> None:
@@ -138,9 +157,7 @@ def workdir_arguments(parser: argparse.ArgumentParser) -> None:
     """Of a training."""
     config_arguments(parser)
     process_arguments(parser)
-    parser.add_argument(
-        "--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists"
-    )
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists")
 
 
 def checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -152,8 +169,14 @@ def checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True)
 
 # Flags of sampling -> their types.
 SAMPLE_FLAGS: dict[str, Callable[[str], Any]] = {
-    "temperature": schedule(float), "top_k": schedule(int), "top_p": schedule(float), "min_p": schedule(float),
-    "guidance": schedule(float), "guidance_cap": float, "guided_by": lambda text: tuple(text.split(",")), "seed": int,
+    "temperature": schedule(float),
+    "top_k": schedule(int),
+    "top_p": schedule(float),
+    "min_p": schedule(float),
+    "guidance": schedule(float),
+    "guidance_cap": float,
+    "guided_by": lambda text: tuple(text.split(",")),
+    "seed": int,
 }
 
 
@@ -162,7 +185,9 @@ def sample_arguments(parser: argparse.ArgumentParser) -> None:
     more = dict.fromkeys(SampleSpec.SCHEDULES, "; one number, or one for each latent frame: 1.2,1,0.9,...")
     more["guided_by"] = "; conditions between commas, such as text,video"
     for name, kind in SAMPLE_FLAGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}{more.get(name, '')}")
+        parser.add_argument(
+            f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}{more.get(name, '')}"
+        )
 
 
 def sample_bindings(args: argparse.Namespace) -> list[str]:
@@ -184,7 +209,8 @@ def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[
     run = Run.open(args.checkpoint)
     if Resolved(run.checkpoint.spec).is_masked:
         raise UserError(
-            f"{run.checkpoint.path} is a super-resolution network: give it to `poet upscale` or `poet upscale-eval`, and "
+            f"{run.checkpoint.path} is a super-resolution network: give it to `poet upscale` or `poet "
+            "upscale-eval`, and "
             "this command a language model"
         )
     return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))
@@ -192,13 +218,16 @@ def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[
 
 def out_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """A folder to write to."""
-    parser.add_argument("--out", required=required, default="", metavar="FOLDER", help="new or empty folder to write to")
+    parser.add_argument(
+        "--out", required=required, default="", metavar="FOLDER", help="new or empty folder to write to"
+    )
     overwrite_argument(parser)
 
 
 def overwrite_argument(parser: argparse.ArgumentParser) -> None:
     """Leave to replace an earlier output."""
     parser.add_argument(
-        "--overwrite", action="store_true",
+        "--overwrite",
+        action="store_true",
         help="replace what an earlier run of this command wrote there; nothing else is touched",
     )

@@ -21,14 +21,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
     add = parser.add_argument
     add("--sound", action="store_true", help="with sound")
-    add("--style", default="", metavar="NAME",
-        help="what is said with every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file")
+    add(
+        "--style",
+        default="",
+        metavar="NAME",
+        help="what is said with every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file",
+    )
     add("--negative_prompt", default="", help="what the film must not look like; needs --guidance above 1")
-    add("--context", type=command.number(int, at_least=0, at_most=4096), default=0, metavar="N",
-        help="latent frames of the film that a clip goes on from (default 0: those of the last second)")
-    add("--recode", action="store_true",
-        help="encode the last frames of the film anew for each clip, as the paper does; by default codes are carried over")
-    add("--sink", action="store_true", help="the film's first frame, not the one in its place, opens what a clip is given")
+    add(
+        "--context",
+        type=command.number(int, at_least=0, at_most=4096),
+        default=0,
+        metavar="N",
+        help="latent frames of the film that a clip goes on from (default 0: those of the last second)",
+    )
+    add(
+        "--recode",
+        action="store_true",
+        help="encode the last frames of the film anew for each clip, as the paper does; by default codes "
+        "are carried over",
+    )
+    add(
+        "--sink",
+        action="store_true",
+        help="the film's first frame, not the one in its place, opens what a clip is given",
+    )
     command.sample_arguments(parser)
 
 
@@ -69,7 +86,9 @@ def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studi
     files = run.checkpoint.manifest()["files"]
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
     ways = {"recode": args.recode, "sink": args.sink, "context": args.context}
-    sampler = FilmSampler(Generator.from_checkpoint(run, resolved), sounding=args.sound if sound is None else sound, **ways)
+    sampler = FilmSampler(
+        Generator.from_checkpoint(run, resolved), sounding=args.sound if sound is None else sound, **ways
+    )
     prompt = resolved.spec.prompt
     prompt = prompt.replace(negative=args.negative_prompt or prompt.negative)
     return Studio(sampler, resolved.spec.sample, prompt, {"checkpoint": digest}, ways)

@@ -54,9 +54,7 @@ def inverse_depth(path: str, video_TxHxWx3: np.ndarray) -> np.ndarray:
     images = (images - MEAN[:, None, None]) / DEVIATION[:, None, None]
     found = np.concatenate([_run(session, image[None])[0] for image in images])
     found = found[:, None] if found.ndim == 3 else found
-    return _resized(
-        _checked(path, found, 1).transpose(0, 2, 3, 1), *video_TxHxWx3.shape[1:3]
-    )[..., 0]
+    return _resized(_checked(path, found, 1).transpose(0, 2, 3, 1), *video_TxHxWx3.shape[1:3])[..., 0]
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,9 +65,7 @@ def _session(path: str, images: int) -> Any:
         raise UserError(f"the network {path} needs onnxruntime: {INSTALL}") from None
     file_hash(path)
     try:
-        session = onnxruntime.InferenceSession(
-            str(pathlib.Path(path).expanduser()), providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(pathlib.Path(path).expanduser()), providers=["CPUExecutionProvider"])
     except Exception as error:  # The library raises several kinds, all of them its own.
         raise UserError(f"{path} is not an ONNX network that can be run: {error}") from None
     inputs = [(i.name, i.shape) for i in session.get_inputs()]
@@ -107,7 +103,9 @@ def _resized(images_TxHxWxC: np.ndarray, height: int, width: int) -> np.ndarray:
     if images_TxHxWxC.shape[1:3] == (height, width):
         return images_TxHxWxC
     channels = images_TxHxWxC.shape[3]
-    return np.stack([
-        cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
-        for image in images_TxHxWxC
-    ])
+    return np.stack(
+        [
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+            for image in images_TxHxWxC
+        ]
+    )

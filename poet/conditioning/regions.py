@@ -147,9 +147,7 @@ def _latents(t: int, frames: int) -> list[slice]:
     return [slice(0, 1), *(slice(1 + k * frames, 1 + (k + 1) * frames) for k in range(t - 1))]
 
 
-def hold_in_latents(
-    video: np.ndarray, given_T: np.ndarray, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_in_latents(video: np.ndarray, given_T: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
     """A clip (T, H, W, C) where, in every latent frame that has a given frame, the nearest of these stands for
     the others; and bool (t,), which latent frames have one."""
     t = 1 + (len(video) - 1) // frames

@@ -103,9 +103,7 @@ def depth_channel(nearness_Txhxw: np.ndarray, size: tuple[int, int]) -> np.ndarr
     return stretched.astype(np.float32)[:, rows][:, :, columns]
 
 
-def _nearness(
-    video_TxHxWx3: np.ndarray, depth_Txhxw: np.ndarray | None, spec: ConditioningSpec
-) -> np.ndarray:
+def _nearness(video_TxHxWx3: np.ndarray, depth_Txhxw: np.ndarray | None, spec: ConditioningSpec) -> np.ndarray:
     """float32 (T, h, w), larger is nearer."""
     if spec.depth == "flat":
         return np.zeros((len(video_TxHxWx3), 1, 1), np.float32)

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from poet import streams
-from poet.runs import networks
 from poet.data.tasks import flags, stored_features
+from poet.runs import networks
 from poet.spec import UserError
 from poet.store.manifest import Manifest, TextInfo, check_store
 from poet.store.reader import check_split, load_manifest
@@ -22,10 +22,7 @@ TRAIN_SPLIT = "train"
 
 
 def check(
-    resolved: Resolved,
-    *,
-    fingerprints: networks.Networks = MappingProxyType({}),
-    split: str = TRAIN_SPLIT,
+    resolved: Resolved, *, fingerprints: networks.Networks = MappingProxyType({}), split: str = TRAIN_SPLIT
 ) -> Manifest:
     """Returns the manifest of DATA.store if it can feed every group of the run.
 
@@ -49,9 +46,7 @@ def check(
     text = resolved.spec.text
     check_store(
         manifest,
-        text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width)
-        if has_text
-        else None,
+        text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width) if has_text else None,
         streams=_expected_streams(resolved, fingerprints),
     )
     _check_split(resolved, manifest, split)
@@ -59,9 +54,7 @@ def check(
     return manifest
 
 
-def _expected_streams(
-    resolved: Resolved, fingerprints: networks.Networks
-) -> dict[str, dict[str, Any]]:
+def _expected_streams(resolved: Resolved, fingerprints: networks.Networks) -> dict[str, dict[str, Any]]:
     """Fields of the stored streams that the mixture takes, and of the video, which every store has."""
     return {
         stream.stored: stream.expected(
@@ -106,7 +99,11 @@ def _check_split(resolved: Resolved, manifest: Manifest, split: str) -> None:
         _LOG.warning(
             "a batch of group %s takes %d clips and split %r of %s has %d, so clips come several times in "
             "a step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
-            group, batch, split, resolved.spec.data.store, info.clips,
+            group,
+            batch,
+            split,
+            resolved.spec.data.store,
+            info.clips,
         )
 
 
@@ -124,8 +121,13 @@ def _check_silent(resolved: Resolved, manifest: Manifest, split: str) -> None:
             "with DATA.silent_clips = 'train'"
         )
     _LOG.info(
-        "%d of %d %s have no sound track: %s %s (DATA.silent_clips = %r)", info.silent, info.clips, where,
-        names, "skip them" if skipped else "take their sound as silence", resolved.spec.data.silent_clips,
+        "%d of %d %s have no sound track: %s %s (DATA.silent_clips = %r)",
+        info.silent,
+        info.clips,
+        where,
+        names,
+        "skip them" if skipped else "take their sound as silence",
+        resolved.spec.data.silent_clips,
     )
 
 

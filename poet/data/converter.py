@@ -30,8 +30,7 @@ def _converter_class() -> type:
         def _specs(self, features: dict[str, tuple[str, int]]) -> dict[str, Any]:
             tf = tensorflow()
             return {
-                name: self.FeatureSpec(dtype=tf.as_dtype(dtype), rank=rank)
-                for name, (dtype, rank) in features.items()
+                name: self.FeatureSpec(dtype=tf.as_dtype(dtype), rank=rank) for name, (dtype, rank) in features.items()
             }
 
         def _convert_features(self, ds: Any, task_feature_lengths: Any) -> Any:

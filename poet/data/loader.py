@@ -6,7 +6,8 @@ B sequences, S positions of the layout, P loss spans, L text positions, E width 
 from __future__ import annotations
 
 import functools
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,7 @@ from poet.tasks.resolved import Resolved
 PREFETCH = 2
 
 
-def batches(
-    resolved: Resolved, split: str = "train", *, share: Share = Share()
-) -> dict[str, MixtureIterator]:
+def batches(resolved: Resolved, split: str = "train", *, share: Share = Share()) -> dict[str, MixtureIterator]:
     """Group name -> endless iterator over this process's share of the group's batches.
 
     A batch holds tokens int32 [B, S], known int32 [B, P] (leading codes of each loss span that are
@@ -50,13 +49,7 @@ def batches(
 
 
 def _group_batches(
-    resolved: Resolved,
-    group: str,
-    split: str,
-    batch: int,
-    share: Share,
-    examples: int,
-    starts: Mapping[str, int],
+    resolved: Resolved, group: str, split: str, batch: int, share: Share, examples: int, starts: Mapping[str, int]
 ) -> Batches:
     """The batches of one process, after all processes together have taken `examples`, and of each
     task as many as `starts` says."""
@@ -86,13 +79,7 @@ def _batched(dataset: Any, size: int) -> Any:
 
 
 def eval_batches(
-    resolved: Resolved,
-    task: str,
-    split: str,
-    batch: int,
-    batches: int,
-    *,
-    share: Share = Share(),
+    resolved: Resolved, task: str, split: str, batch: int, batches: int, *, share: Share = Share()
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """At most `batches` whole batches of `batch` examples of one task, always the same ones.
 

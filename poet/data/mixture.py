@@ -9,7 +9,8 @@ difference between what it has given and what the blocks say (`MixtureIterator`)
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,9 +64,7 @@ def choices(counts: Sequence[int], seed_2: np.ndarray, position: int) -> Any:
     return blocks.unbatch().skip(rest)
 
 
-def group_taken(
-    seed: int, group: str, rates: Mapping[str, float], position: int
-) -> dict[str, int]:
+def group_taken(seed: int, group: str, rates: Mapping[str, float], position: int) -> dict[str, int]:
     """Examples that each task of a group has given before the group's example `position`; `seed` is DATA.seed."""
     names = sorted(rates)
     counts = block_counts([rates[name] for name in names])
@@ -110,8 +109,7 @@ def group_mixture(
         return placed.filter(lambda _, chosen: chosen == task).map(lambda place, _: own(place))
 
     tasks = [
-        (training_task(resolved, get_task(name), starts[name], kept(i)), rates[name])
-        for i, name in enumerate(names)
+        (training_task(resolved, get_task(name), starts[name], kept(i)), rates[name]) for i, name in enumerate(names)
     ]
     return seqio().Mixture(group.replace("-", "_").replace("+", "_"), tasks, sample_fn=sample)
 

@@ -59,9 +59,7 @@ def pixel_batches(
     whole = (clip.frames, clip.height, clip.width)
     size = tuple(asked or limit for asked, limit in zip((frames, height, width), whole))
     if not all(1 <= side <= limit for side, limit in zip(size, whole)):
-        raise UserError(
-            f"excerpts of {size} (frames, height, width) do not fit clips of {whole}"
-        )
+        raise UserError(f"excerpts of {size} (frames, height, width) do not fit clips of {whole}")
     check_weights(sources, "clips")
     rows = share.rows(batch, "the batch of clips").tolist()
     opened = [_open(path, split, clip) for path in sources]
@@ -128,9 +126,7 @@ def _open(path: str, split: str, clip: ClipSpec) -> Source:
     return source
 
 
-def _excerpt(
-    video: np.ndarray, size: tuple[int, int, int], seed: tuple[int, int]
-) -> np.ndarray:
+def _excerpt(video: np.ndarray, size: tuple[int, int, int], seed: tuple[int, int]) -> np.ndarray:
     draw = np.random.default_rng((*seed, 1))
     starts = [draw.integers(side - taken + 1) for side, taken in zip(video.shape, size)]
     return video[tuple(slice(start, start + taken) for start, taken in zip(starts, size))]
@@ -153,7 +149,5 @@ def _load(source: Source, ranges: Sequence[tuple[int, int]]) -> list[_Item]:
     items = (item for start, stop in ranges for item in source.read(start, stop))
     clips = [_Item(item.video, item.depth) for item in usable(items)]
     if not clips:
-        raise UserError(
-            f"none of the items from {ranges[0][0]} on of the source can be read as a clip"
-        )
+        raise UserError(f"none of the items from {ranges[0][0]} on of the source can be read as a clip")
     return clips

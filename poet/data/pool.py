@@ -28,9 +28,7 @@ Load = Callable[..., list[Item]]
 def check_weights(sources: Mapping[str, int], what: str) -> None:
     """UserError unless `sources` names a folder of `what` at least, each with a weight > 0."""
     if not sources or min(sources.values()) < 1:
-        raise UserError(
-            f"sources of {what} are {dict(sources)}: give at least one folder, with weights > 0"
-        )
+        raise UserError(f"sources of {what} are {dict(sources)}: give at least one folder, with weights > 0")
 
 
 def mixed(seed: int, index: int, weights: tuple[int, ...]) -> tuple[int, int]:
@@ -42,9 +40,7 @@ def mixed(seed: int, index: int, weights: tuple[int, ...]) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _pattern(
-    seed: int, repetition: int, weights: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def _pattern(seed: int, repetition: int, weights: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """For every place of a repetition: its source, and how many places of it come before."""
     ordered = np.repeat(np.arange(len(weights)), weights)
     sources = np.random.default_rng((seed, repetition, 4)).permutation(ordered)
@@ -54,9 +50,7 @@ def _pattern(
     return sources, ranks
 
 
-def open_pool(
-    source: Sized, load: Load[Item], block: int, window_bytes: int, item_bytes: int
-) -> Pool[Item]:
+def open_pool(source: Sized, load: Load[Item], block: int, window_bytes: int, item_bytes: int) -> Pool[Item]:
     """A pool that iterators over one small source share; larger ones stand at different windows.
 
     Args:

@@ -231,18 +231,14 @@ def _read(files: Files, positions: Any, order: Order, kept: Any) -> Any:
         return epochs, indices, np.array([records[i] for i in indices.tolist()], object)
 
     def read_chunk(positions: Any) -> dict[str, Any]:
-        values = tf.numpy_function(
-            read, [positions], (tf.int64, tf.int64, tf.string), stateful=False
-        )
+        values = tf.numpy_function(read, [positions], (tf.int64, tf.int64, tf.string), stateful=False)
         names = ("epoch", "index", "record")
         return {name: tf.ensure_shape(value, [None]) for name, value in zip(names, values)}
 
     if kept is not None:
         positions = only(positions, kept)
     chunks = positions.batch(_CHUNK).map(
-        tf.autograph.experimental.do_not_convert(read_chunk),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        tf.autograph.experimental.do_not_convert(read_chunk), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return chunks.unbatch()
 

@@ -14,8 +14,8 @@ import numpy as np
 from poet.data.backend import tensorflow
 from poet.data.iterator import Batches, PositionIterator
 from poet.data.pool import Pool, check_weights, mixed, open_pool
-from poet.media.sound import is_silent, place
 from poet.distributed.processes import Share
+from poet.media.sound import is_silent, place
 from poet.spec import AudioTokenizerSpec, AudioTrainSpec
 from poet.store.sounds import RawSound, SoundSource, TfdsSounds, open_sounds, usable
 
@@ -85,9 +85,7 @@ def sound_batches(
     return PositionIterator(build, batch)
 
 
-def _pool(
-    path: str, split: str, spec: AudioTokenizerSpec, window_bytes: int
-) -> Pool[np.ndarray]:
+def _pool(path: str, split: str, spec: AudioTokenizerSpec, window_bytes: int) -> Pool[np.ndarray]:
     source = open_sounds(path, split, spec.sample_rate_hz)
     if isinstance(source, TfdsSounds):
         tensorflow()  # before the source starts it with an accelerator in sight
@@ -126,9 +124,7 @@ def excerpt(samples: np.ndarray, length: int, draw: np.random.Generator) -> np.n
     return taken
 
 
-def _disturbance(
-    noise: Pool[np.ndarray], train: AudioTrainSpec, seed: int, index: int
-) -> dict[str, np.ndarray]:
+def _disturbance(noise: Pool[np.ndarray], train: AudioTrainSpec, seed: int, index: int) -> dict[str, np.ndarray]:
     # Another seed, so that a folder that is also a source is heard in another order.
     sound = noise.item((seed + 1) % 2**32, index)
     taken = excerpt(sound, train.samples, np.random.default_rng((seed, index, _NOISE_PLACE)))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,9 +49,7 @@ def _source_class() -> type:
         order.  `kept`, a dataset of booleans, says which of the records it gives; None: all of them.
         """
 
-        def __init__(
-            self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any
-        ):
+        def __init__(self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any):
             # seqio keeps a builder for each name of a folder: one that is relative would outlive a change of directory.
             place = folder if "://" in folder else os.path.abspath(folder)
             super().__init__(tfds_data_dir=place, read_only=True, caching_permitted=False)
@@ -85,9 +84,7 @@ def mapped(function: Callable[[Example], Example]) -> Preprocessor:
     """A preprocessor that applies `function` to every example, in parallel and in order."""
     tf = tensorflow()
     plain = tf.autograph.experimental.do_not_convert(function)
-    return lambda dataset: dataset.map(
-        plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return lambda dataset: dataset.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
@@ -111,11 +108,7 @@ def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
 
 
 def give_latents(
-    low: int,
-    high: int,
-    codes_LxP: Sequence[Sequence[int]],
-    seed_2: Any,
-    openings: Mapping[str, np.ndarray] = {},
+    low: int, high: int, codes_LxP: Sequence[Sequence[int]], seed_2: Any, openings: Mapping[str, np.ndarray] = {}
 ) -> Callable[[Example], Example]:
     """Adds `known`, int32 [P]: leading codes of each loss span that are given.
 
@@ -137,9 +130,7 @@ def give_latents(
     return function
 
 
-def openings_given(
-    resolved: Resolved, task: Task, layout: Layout, latents: int
-) -> dict[str, np.ndarray]:
+def openings_given(resolved: Resolved, task: Task, layout: Layout, latents: int) -> dict[str, np.ndarray]:
     """Stream that repeats an output's beginning -> bool [L + 1, N]: its codes given with 0..L known latents."""
     found = {}
     for stream in task.openings:
@@ -176,7 +167,7 @@ def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
 
 
 def hide_condition(stream: str, share: float, seed_2: Any) -> Callable[[Example], Example]:
-    """Hides all codes of a stream of the condition for a fraction `share` of the examples, sampled anew in every epoch."""
+    """Hides all codes of a stream of the condition for a fraction of the examples, sampled anew in every epoch."""
     tf = tensorflow()
 
     def function(example: Example) -> Example:
@@ -250,9 +241,7 @@ def _build(
     tf = tensorflow()
     return seqio().Task(
         task.name,
-        source=_source_class()(
-            data.store, stored_features(task, layout), start, seed_2("order"), kept
-        ),
+        source=_source_class()(data.store, stored_features(task, layout), start, seed_2("order"), kept),
         output_features={
             name: seqio().ContinuousFeature(dtype=tf.as_dtype(dtype), rank=rank)
             for name, (dtype, rank) in task_features(layout).items()

@@ -49,9 +49,7 @@ LogicalAxes = tuple[str | None, ...]
 class Rules:
     """Turns logical axes into partition specs; two dims on one mesh axis is an error."""
 
-    table: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(
-        default_factory=lambda: dict(DEFAULT_RULES)
-    )
+    table: Mapping[str, str | tuple[str, ...] | None] = dataclasses.field(default_factory=lambda: dict(DEFAULT_RULES))
 
     def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
         """PartitionSpec of an array whose dims carry these logical axes."""
@@ -116,9 +114,13 @@ def build(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
             f"{slices} slices, but MESH.data = {shape[0]}: set MESH.data = {slices} or a multiple of "
             "it, so that parameters are gathered inside slices and only gradients cross between them"
         )
-    placed = mesh_utils.create_hybrid_device_mesh(
-        (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
-    ) if slices > 1 else mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    placed = (
+        mesh_utils.create_hybrid_device_mesh(
+            (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+        )
+        if slices > 1
+        else mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    )
     return Mesh(placed, AXES, axis_types=types)
 
 
@@ -154,9 +156,7 @@ def local_bytes(sharding: NamedSharding, shape: Sequence[int], dtype: Any) -> in
     return size
 
 
-def several(
-    entry: str | Sequence[str] | None, mesh: Mesh | AbstractMesh | None = None
-) -> tuple[str, ...]:
+def several(entry: str | Sequence[str] | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
     """Those of the mesh axes that have more than one device, in this mesh or the one that is set.
 
     A collective over the others would move nothing and still copy.

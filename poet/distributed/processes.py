@@ -46,9 +46,7 @@ _joined = False
 # ------------------------------------------------------------------------------------------ starting
 
 
-def start(
-    coordinator: str, count: int | None = None, index: int | None = None, wait_s: float = 300.0
-) -> None:
+def start(coordinator: str, count: int | None = None, index: int | None = None, wait_s: float = 300.0) -> None:
     """Joins the processes of a run; before anything touches a device.  One process does nothing.
 
     Args:
@@ -137,14 +135,10 @@ def _options(coordinator: str, count: int | None, index: int | None) -> dict[str
 def check_index(index: int, count: int) -> None:
     """Raises UserError unless `index` is one of `count` processes."""
     if count < 1 or not 0 <= index < count:
-        raise UserError(
-            f"process {index} of {count}: the index must lie in 0..{max(count, 1) - 1}"
-        )
+        raise UserError(f"process {index} of {count}: the index must lie in 0..{max(count, 1) - 1}")
 
 
-def _no_start(
-    coordinator: str, count: int | None, index: int | None, wait_s: float, error: Exception
-) -> str:
+def _no_start(coordinator: str, count: int | None, index: int | None, wait_s: float, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     if coordinator == AUTO:
         return (
@@ -334,9 +328,7 @@ class Vote:
     def __call__(self, yes: bool) -> bool:
         if jax.process_count() == 1:
             return yes
-        votes = jax.make_array_from_callback(
-            (self._devices,), self._sharding, lambda index: np.array([yes], np.int32)
-        )
+        votes = jax.make_array_from_callback((self._devices,), self._sharding, lambda index: np.array([yes], np.int32))
         previous, self._asked = self._asked, _most(votes)
         return previous is not None and bool(previous)
 

@@ -7,7 +7,7 @@ Shape suffixes: N clips, T frames, U unknown frames, H height, W width, 3 colour
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -98,8 +98,15 @@ def _gain_rows(r: Resources, task: Task, given: Sequence[condition_gain.Kind], p
     usable_N = (batch["known"] < lengths_P).any(axis=1)
     partners_N = condition_gain.partners(*r.clip_names(len(usable_N)), usable_N)
     found = condition_gain.gains(
-        r.model, params, batch, layout, given, partners_N, r.mesh,
-        size=spec.eval.batch, loss_vocabulary=spec.train.loss_vocabulary,
+        r.model,
+        params,
+        batch,
+        layout,
+        given,
+        partners_N,
+        r.mesh,
+        size=spec.eval.batch,
+        loss_vocabulary=spec.train.loss_vocabulary,
     )
     return [condition_gain.row(task.name, *gain) for gain in found]
 
@@ -146,7 +153,7 @@ def _write(r: Resources, kind: str, videos: Mapping[str, np.ndarray], notes: Seq
 
 
 def measure_frame_prediction(r: Resources) -> Table:
-    """Drawn frames against the true ones, beside repeating the last given frame."""
+    """Sampled frames against the true ones, beside repeating the last conditioning frame."""
     known, spec = r.conditioning_frames, r.experiment.eval
     videos = {"true": r.videos} | candidates(r.videos, r.predictions, r.reconstructions, known)
     result = compare(videos, known, r.origins)
@@ -170,10 +177,7 @@ def measure_frame_prediction(r: Resources) -> Table:
 
 
 def candidates(
-    truth_NxTxHxWx3: np.ndarray,
-    sampled_NxKxTxHxWx3: np.ndarray,
-    reconstruction_NxTxHxWx3: np.ndarray,
-    known: int,
+    truth_NxTxHxWx3: np.ndarray, sampled_NxKxTxHxWx3: np.ndarray, reconstruction_NxTxHxWx3: np.ndarray, known: int
 ) -> dict[str, np.ndarray]:
     """What is compared with the truth, each [N, T, H, W, 3]; the first `known` frames do not count."""
     samples = sampled_NxKxTxHxWx3.shape[1]
@@ -222,8 +226,7 @@ def compare(videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str]
         gained = metric.measure({"gains_db": psnr_db[name] - psnr_db[best], **wins, **groups}, against)
         rows.append({"frames": name, **metric.columns(each | gained), "clips": len(truth)})
     curves = {
-        name: [None] * known + pixels.frame_psnr(truth, video).mean(axis=0).tolist()
-        for name, video in unknown.items()
+        name: [None] * known + pixels.frame_psnr(truth, video).mean(axis=0).tolist() for name, video in unknown.items()
     }
     return Table(rows=rows, metrics=[*metrics, *against], curves=curves)
 
@@ -243,8 +246,7 @@ TABLES: dict[str, Source] = {
     "condition_gain": Source(needs=(resources.STORE, resources.OTHERS), measure=measure_condition_gain, shared=True),
     "reconstruction": Source(needs=(resources.SOURCE, resources.TOKENIZER), measure=measure_reconstruction),
     "frame_prediction": Source(
-        needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION),
-        measure=measure_frame_prediction,
+        needs=(resources.SOURCE, resources.TOKENIZER, resources.PREDICTION), measure=measure_frame_prediction
     ),
     "examples": Source(needs=(resources.EXAMPLES, resources.SOURCE, resources.TOKENIZER), measure=measure_examples),
 }

@@ -10,7 +10,8 @@ Shape suffixes: N clips, S sequence, O tokens of an output stream, P loss spans.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np

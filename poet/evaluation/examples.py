@@ -5,8 +5,8 @@ N = 1 clip, T frames, H height, W width, 3 colour channels, S samples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from poet import conditioning, media
 from poet.evaluation.record import Media
 from poet.evaluation.report.tables import Row
 from poet.evaluation.resources import Resources
-from poet.sampling.generate import Drawn
+from poet.sampling.generate import Sampled
 from poet.store.raw import RawClip
 from poet.tasks.registry import Task
 
@@ -59,7 +59,7 @@ def _files(r: Resources, task: Task, clip: RawClip, region: str) -> tuple[dict[s
         region=region,
     )
     shown = _given(r, task, video, sound, depth, frames, region)
-    true = Drawn(video=video if task.predicted[-1].closes else video[:, :1], audio=sound if task.has_audio else None)
+    true = Sampled(video=video if task.predicted[-1].closes else video[:, :1], audio=sound if task.has_audio else None)
     labelled = {"given": shown, "drawn": _whole(task, drawn, true), "true": true}
     names = {label: _write(r, f"media/example_{task.name}_{label}", what) for label, what in labelled.items()}
     return {label: name for label, name in names.items() if name}, drawn.texts[0] if drawn.texts else ""
@@ -77,34 +77,28 @@ def _sound(r: Resources, clip: RawClip) -> np.ndarray:
 
 
 def _given(
-    r: Resources,
-    task: Task,
-    video: np.ndarray,
-    sound: np.ndarray,
-    depth: np.ndarray | None,
-    frames: int,
-    region: str,
-) -> Drawn:
+    r: Resources, task: Task, video: np.ndarray, sound: np.ndarray, depth: np.ndarray | None, frames: int, region: str
+) -> Sampled:
     """What the model saw and heard, text apart."""
     if _takes(task, "audio"):
-        return Drawn(audio=sound)
+        return Sampled(audio=sound)
     if _takes(task, "video"):
         latents, *_ = task.given[0].grid(r.resolved.format)
         shown = r.generator.make_condition(task.name, video, depth, region=region).video
-        return Drawn(video=shown[:, : r.resolved.frames_of(latents)])
-    return Drawn(video=video[:, :frames]) if frames else Drawn()
+        return Sampled(video=shown[:, : r.resolved.frames_of(latents)])
+    return Sampled(video=video[:, :frames]) if frames else Sampled()
 
 
-def _whole(task: Task, drawn: Drawn, true: Drawn) -> Drawn:
-    """Drawn sound is played to the clip that it was drawn for, and the other way round."""
+def _whole(task: Task, drawn: Sampled, true: Sampled) -> Sampled:
+    """Sampled sound is played to the clip that it was sampled for, and the other way round."""
     if _takes(task, "video") and drawn.video is None and drawn.audio is not None:
-        return Drawn(video=true.video, audio=drawn.audio)
+        return Sampled(video=true.video, audio=drawn.audio)
     if _takes(task, "audio"):
-        return Drawn(video=drawn.video, audio=true.audio)
+        return Sampled(video=drawn.video, audio=true.audio)
     return drawn
 
 
-def _write(r: Resources, stem: str, what: Drawn) -> str | None:
+def _write(r: Resources, stem: str, what: Sampled) -> str | None:
     """Writes the first of the clips: mp4 with sound, gif without, PNG of a still, wav of sound alone."""
     clip = r.experiment.clip
     video = None if what.video is None else what.video[0]

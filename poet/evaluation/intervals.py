@@ -5,7 +5,7 @@ Shape suffixes: N values, G groups, R resamples.
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,12 +18,7 @@ SEED = 0
 
 
 def ratio_interval(
-    sums_N: np.ndarray,
-    counts_N: np.ndarray,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    sums_N: np.ndarray, counts_N: np.ndarray, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
     """Percentile interval of sum over count when clips are drawn again with replacement.
 

@@ -6,18 +6,19 @@ tokens are forced and known frames are given, so neither counts.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from poet.data.loader import eval_batches
+from poet.distributed.mesh import batch_sharding, check_batch
+from poet.distributed.processes import Share, batch_share, global_array, whole
 from poet.evaluation.metric import GROUPS, PLACES, Batch
 from poet.evaluation.unigram import TRAINING_CLIPS, Unigram
-from poet.distributed.mesh import batch_sharding, check_batch
 from poet.models.transformer import Model, Params
-from poet.distributed.processes import Share, batch_share, global_array, whole
 from poet.spec import UserError
 from poet.store.manifest import Manifest
 from poet.store.reader import check_split
@@ -62,12 +63,7 @@ def fields(scores: TokenScores) -> Batch:
 
 
 def token_scores(
-    model: Model,
-    params: Params,
-    batch: Mapping[str, np.ndarray],
-    layout: Layout,
-    mesh: Mesh,
-    loss_vocabulary: str,
+    model: Model, params: Params, batch: Mapping[str, np.ndarray], layout: Layout, mesh: Mesh, loss_vocabulary: str
 ) -> tuple[TokenScores, ...]:
     """The tokens of a global batch, float32 [B, N] of each loss span, whole on every process.
 

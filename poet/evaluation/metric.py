@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -268,8 +269,7 @@ def walk(steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric]) -> dic
                 found = measure(batch)
                 kept[measure] = kept[measure].merge(found) if measure in kept else found
     return {
-        row: {m.name: Measured(metric=m, state=kept.get(m.measure)) for m in metrics}
-        for row, kept in states.items()
+        row: {m.name: Measured(metric=m, state=kept.get(m.measure)) for m in metrics} for row, kept in states.items()
     }
 
 

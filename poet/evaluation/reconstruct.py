@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -95,7 +95,13 @@ def read(
     if not (height or width) and (clip.height, clip.width) != (picture.height, picture.width):
         _LOG.warning(
             "%s: %dx%d pixels are cropped to %dx%d, multiples of %dx%d that the tokenizer takes",
-            path, picture.height, picture.width, clip.height, clip.width, h, w,
+            path,
+            picture.height,
+            picture.width,
+            clip.height,
+            clip.width,
+            h,
+            w,
         )
     return media.read_clip(path, clip).video
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from poet.evaluation import metric
 from poet.evaluation.metric import Metric
@@ -52,14 +53,16 @@ def content(
 ) -> dict[str, Any]:
     """The record as JSON holds it: `format`, the subject's fields, `metrics` (name of a table -> its rows, notes,
     curves and the manifest of each metric), `media` of all tables, `skipped` (name -> why), and `more`."""
-    return _jsonable({
-        "format": FORMAT,
-        **subject,
-        "metrics": {name: _table(table) for name, table in measured.items()},
-        "media": [dataclasses.asdict(media) for table in measured.values() for media in table.media],
-        "skipped": skipped,
-        **more,
-    })
+    return _jsonable(
+        {
+            "format": FORMAT,
+            **subject,
+            "metrics": {name: _table(table) for name, table in measured.items()},
+            "media": [dataclasses.asdict(media) for table in measured.values() for media in table.media],
+            "skipped": skipped,
+            **more,
+        }
+    )
 
 
 def _table(table: Table) -> dict[str, Any]:

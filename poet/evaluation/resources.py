@@ -18,25 +18,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poet.checkpoints import checkpoint
-from poet.distributed import mesh as mesh_lib
-from poet.runs import networks
-from poet.runs.run import Run
 from poet.data.checks import check, networks_of
+from poet.distributed import mesh as mesh_lib
 from poet.evaluation import likelihood
 from poet.evaluation.condition_gain import kinds
-from poet.models.transformer import Model, Params
+from poet.models.transformer import Model, Params, build_model
+from poet.runs import networks
+from poet.runs.run import Run
 from poet.sampling.generate import Generator
 from poet.spec import Experiment, UserError
 from poet.store.manifest import Manifest
 from poet.store.merge import DUPLICATE_KEY
-from poet.store.reader import dataset
 from poet.store.raw import RawClip, origin, usable
+from poet.store.reader import dataset
 from poet.store.sources import open_source
 from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
-from poet.models.transformer import build_model
-from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
 
@@ -244,9 +243,7 @@ class Resources:
         rules = mesh_lib.Rules()
         rules.check(self.mesh, axes, shapes)
         abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes,
-            rules.shardings(self.mesh, axes),
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, rules.shardings(self.mesh, axes)
         )
         return checkpoint.load_params(self.run, abstract)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from poet.distributed import processes
 from poet.evaluation import record, scores
@@ -75,8 +76,7 @@ def evaluate(
 def _skipped(chosen: dict[str, Source], resources: Resources) -> dict[str, str]:
     """Table -> everything it lacks."""
     lacking = {
-        name: [why for need in metric.needs if (why := resources.lacks(need))]
-        for name, metric in chosen.items()
+        name: [why for need in metric.needs if (why := resources.lacks(need))] for name, metric in chosen.items()
     }
     return {name: " and ".join(reasons) for name, reasons in lacking.items() if reasons}
 

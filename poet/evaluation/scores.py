@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from poet.spec import UserError
 
@@ -52,11 +53,15 @@ def _gain(row: Mapping[str, Any]) -> dict[str, Any]:
         name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
         for name in ("nats_per_token", "nats_per_clip")
     }
-    copied = {} if row["copyable"] is None else {
-        "copyable": {
-            "share": row["copyable"],
-            "nats_per_token": row["copyable_nats"],
-            "accuracy": row["copyable_accuracy"],
+    copied = (
+        {}
+        if row["copyable"] is None
+        else {
+            "copyable": {
+                "share": row["copyable"],
+                "nats_per_token": row["copyable_nats"],
+                "accuracy": row["copyable_accuracy"],
+            }
         }
-    }
+    )
     return {**bounded, **copied, "clips": row["clips"]}

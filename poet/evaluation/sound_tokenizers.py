@@ -9,8 +9,9 @@ Shape suffixes: N sounds, S samples; L levels of codes, F frames of codes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

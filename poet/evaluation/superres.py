@@ -50,4 +50,7 @@ def validate(resolved: Resolved, params: masked.Params) -> dict[str, float]:
         found = jax.device_get(_STEP(model, params, placed, layout, np.int32(number)))
         sums.append((found.loss, found.correct, found.count))
     loss, correct, count = np.sum(sums, axis=0)
-    return {f"{name}/loss/{masked.STREAM}": float(loss / count), f"{name}/accuracy/{masked.STREAM}": float(correct / count)}
+    return {
+        f"{name}/loss/{masked.STREAM}": float(loss / count),
+        f"{name}/accuracy/{masked.STREAM}": float(correct / count),
+    }

@@ -1,11 +1,12 @@
-"""What scores of video and of audio tokenizers (`poet tokenizer-eval`) have in common: renderings of sets, the record."""
+"""What scores of video and audio tokenizers (`poet tokenizer-eval`) have in common: renderings of sets, the record."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

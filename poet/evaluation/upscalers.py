@@ -26,13 +26,17 @@ from poet.tokenizers.video.perceptual import Perceptual
 
 RESULT_FILE = "upscale_scores.json"
 RESIZINGS = {
-    "nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 CEILING = "tokenizer round trip"
 # Of the picture of a set.
 FRAMES_SHOWN = 4
 NOTES = (
-    pixels.NOTE, FLICKER.note, CONSISTENCY.note,
+    pixels.NOTE,
+    FLICKER.note,
+    CONSISTENCY.note,
     f"'{CEILING}' is the truth through the tokenizer: no network does better in its codes. Seconds are those of one "
     "frame after the first clip, by one clip at a time.",
 )

@@ -9,8 +9,9 @@ Shape suffixes: N clips, T frames, H height, W width, 3 colour channels; t h w l
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw

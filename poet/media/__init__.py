@@ -20,14 +20,7 @@ from PIL import Image
 
 from poet.media.files import MediaError, PathLike, replacing, stated_seconds, write_text
 from poet.media.film import Film, Shown, open_film
-from poet.media.sound import (
-    Sound,
-    Track,
-    read_runs,
-    read_sound,
-    read_track,
-    to_int16,
-)
+from poet.media.sound import Sound, Track, read_runs, read_sound, read_track, to_int16
 from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
 from poet.media.writing import (
     dub,
@@ -139,9 +132,7 @@ def probe(path: PathLike) -> Picture:
     with open_film(path) as film:
         for frame, _ in film.shown():
             last = frame
-    return Picture(
-        height=last.height, width=round(last.width * last.aspect), seconds=film.end_s - film.start_s
-    )
+    return Picture(height=last.height, width=round(last.width * last.aspect), seconds=film.end_s - film.start_s)
 
 
 def read_frames(
@@ -227,22 +218,14 @@ def _shortage(film: Film, clip: ClipSpec) -> str:
     # Frame i is taken at i / rate, before the end.
     seconds = film.end_s - film.start_s
     have = math.ceil(round(seconds * clip.rate_hz, 6))
-    return (
-        f"too short: it gives {have} frames at {clip.rate_hz:g} Hz ({seconds:.3f} s), "
-        f"{clip.frames} are needed"
-    )
+    return f"too short: it gives {have} frames at {clip.rate_hz:g} Hz ({seconds:.3f} s), {clip.frames} are needed"
 
 
 # --------------------------------------------------------------------------------------- resizing
 
 
 def centre_box(
-    height: int,
-    width: int,
-    to_height: int,
-    to_width: int,
-    pixel_aspect: float = 1.0,
-    place: Place = CENTRE,
+    height: int, width: int, to_height: int, to_width: int, pixel_aspect: float = 1.0, place: Place = CENTRE
 ) -> tuple[float, float, float, float]:
     """The largest (left, top, right, bottom) with the aspect to_width / to_height, centred or at
     another place.
@@ -256,11 +239,7 @@ def centre_box(
 
 
 def resize_image(
-    image_HxWx3: np.ndarray,
-    height: int,
-    width: int,
-    pixel_aspect: float = 1.0,
-    place: Place = CENTRE,
+    image_HxWx3: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, place: Place = CENTRE
 ) -> np.ndarray:
     """Crops uint8 (H, W, 3) to the target's aspect; bicubic resize with antialiasing."""
     box = centre_box(*image_HxWx3.shape[:2], height, width, pixel_aspect, place)
@@ -268,9 +247,7 @@ def resize_image(
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def resize_video(
-    video_TxHxWx3: np.ndarray, height: int, width: int, place: Place = CENTRE
-) -> np.ndarray:
+def resize_video(video_TxHxWx3: np.ndarray, height: int, width: int, place: Place = CENTRE) -> np.ndarray:
     """`resize_image` on every frame; the array itself where nothing changes."""
     if video_TxHxWx3.shape[1:3] == (height, width):
         return video_TxHxWx3

@@ -89,8 +89,7 @@ def encode_stream(
         packets += context.encode(None)
     except av.error.FFmpegError as error:
         raise UserError(
-            f"{known.encoder} refuses {height}x{width} {pixel_format} with preset {preset!r}: "
-            f"{error.strerror}"
+            f"{known.encoder} refuses {height}x{width} {pixel_format} with preset {preset!r}: {error.strerror}"
         ) from None
     return [bytes(packet) for packet in packets]
 

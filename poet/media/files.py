@@ -56,9 +56,7 @@ def naming_the_file(path: PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_media(
-    path: PathLike, wanted: str = "undecodable"
-) -> Iterator[av.container.InputContainer]:
+def open_media(path: PathLike, wanted: str = "undecodable") -> Iterator[av.container.InputContainer]:
     """A regular file, whatever its name, opened by PyAV; nothing in it makes FFmpeg open another one.
 
     Args:

@@ -14,15 +14,7 @@ from av.stream import Disposition
 
 from poet.media import pictures
 from poet.media.colour import ToRGB, UnknownColour
-from poet.media.files import (
-    MOST_BACK_S,
-    MOST_GAP_S,
-    MOST_PIXELS,
-    MediaError,
-    PathLike,
-    jump,
-    open_media,
-)
+from poet.media.files import MOST_BACK_S, MOST_GAP_S, MOST_PIXELS, MediaError, PathLike, jump, open_media
 from poet.media.seeking import SEEK_FROM_S, Timed, decode, seek
 
 # Streams of pictures that are no film: covers, thumbnails, layers of another stream.
@@ -157,9 +149,7 @@ def _worth(stream: av.VideoStream) -> tuple[bool, int, float, int]:
 # ----------------------------------------------------------------------------------------- frames
 
 
-def _upright(
-    path: PathLike, frames: Iterator[Timed], stream: av.VideoStream, interval_s: float
-) -> Iterator[Shown]:
+def _upright(path: PathLike, frames: Iterator[Timed], stream: av.VideoStream, interval_s: float) -> Iterator[Shown]:
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
         raise MediaError(path, f"damaged: pixels {aspect:.6g} times as wide as high")
@@ -173,12 +163,7 @@ def _upright(
 
 
 def _shown(
-    path: PathLike,
-    frame: av.VideoFrame,
-    time_s: float,
-    interval_s: float,
-    aspect: float,
-    to_rgb: ToRGB,
+    path: PathLike, frame: av.VideoFrame, time_s: float, interval_s: float, aspect: float, to_rgb: ToRGB
 ) -> Shown:
     duration_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
     turn = Turn.of(frame)
@@ -258,4 +243,3 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
     return a, b, c, d
-

@@ -21,9 +21,7 @@ class Timed(NamedTuple):
     time_s: float | None
 
 
-def decode(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[Timed]:
+def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Timed]:
     """Frames in the order of the stream.  A packet without data shows the frame before once more."""
     repeats: list[float] = []
     before: av.VideoFrame | None = None

@@ -17,14 +17,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from poet.media.files import (
-    MOST_BACK_S,
-    MOST_GAP_S,
-    MediaError,
-    PathLike,
-    jump,
-    open_media,
-)
+from poet.media.files import MOST_BACK_S, MOST_GAP_S, MediaError, PathLike, jump, open_media
 from poet.media.seeking import SEEK_FROM_S, seek_sound
 
 # Samples of int16 nearer to zero are silence: 8 / 32768 is -72 dB of full scale.
@@ -128,9 +121,7 @@ class Track:
         return heard
 
 
-def read_track(
-    path: PathLike, sample_rate_hz: int, samples: int, start_s: float
-) -> np.ndarray | None:
+def read_track(path: PathLike, sample_rate_hz: int, samples: int, start_s: float) -> np.ndarray | None:
     """int16 (samples,) from `start_s` on the file's clock; None without an audio stream.
 
     Silence fills what the file does not cover.
@@ -142,9 +133,7 @@ def read_track(
     return None if track is None else track.window(0, samples)
 
 
-def read_runs(
-    path: PathLike, sample_rate_hz: int, start_s: float, samples: int | None = None
-) -> Track | None:
+def read_runs(path: PathLike, sample_rate_hz: int, start_s: float, samples: int | None = None) -> Track | None:
     """The main sound track from `start_s` on the file's clock on, which is sample 0; None without one.
 
     Args:
@@ -245,9 +234,7 @@ def _no_jumps(frames: Iterable[_Timed], path: PathLike) -> Iterator[_Timed]:
         due_s = timed.begin_s + timed.frame.samples / timed.frame.sample_rate
 
 
-def _collect_track(
-    frames: Iterator[_Timed], sample_rate_hz: int, start_s: float, limit: int | None
-) -> Track:
+def _collect_track(frames: Iterator[_Timed], sample_rate_hz: int, start_s: float, limit: int | None) -> Track:
     """Its runs, as far as sample `limit`."""
     runs: list[tuple[int, np.ndarray]] = []
     for _, group in itertools.groupby(frames, lambda timed: timed.run):

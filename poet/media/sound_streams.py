@@ -24,9 +24,7 @@ DECODED_RATE_HZ = 48_000
 OPUS_BIT_RATES = range(500, 256_001)
 # The encoder's own defaults, written out so that they are known: variable bit rate, the highest
 # effort, and frames as long as those of a tokenizer at 50 Hz.
-OPUS_OPTIONS = {
-    "application": "audio", "vbr": "on", "compression_level": "10", "frame_duration": "20",
-}
+OPUS_OPTIONS = {"application": "audio", "vbr": "on", "compression_level": "10", "frame_duration": "20"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +110,7 @@ def _check(samples: int, sample_rate_hz: int, bit_rate: int) -> None:
         )
     if int(bit_rate) not in OPUS_BIT_RATES:
         raise UserError(
-            f"Opus does not take {bit_rate} bits per second; give {OPUS_BIT_RATES.start} to "
-            f"{OPUS_BIT_RATES.stop - 1}"
+            f"Opus does not take {bit_rate} bits per second; give {OPUS_BIT_RATES.start} to {OPUS_BIT_RATES.stop - 1}"
         )
     if not samples:
         raise UserError("a sound without samples cannot be encoded: give one sample at least")

@@ -217,9 +217,7 @@ def read_comment(path: PathLike) -> str:
     return found.get("comment", "")
 
 
-def mux_sound(
-    source: PathLike, path: PathLike, audio_S: np.ndarray, sample_rate_hz: int, comment: str = ""
-) -> None:
+def mux_sound(source: PathLike, path: PathLike, audio_S: np.ndarray, sample_rate_hz: int, comment: str = "") -> None:
     """Writes the film of a file with another sound: its coded frames as they are, the sound beside them as AAC.
 
     Args:

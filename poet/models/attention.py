@@ -101,10 +101,7 @@ def attend_cached(
 
 
 def scaled_dot_product(
-    q_BxQxKxGxH: jax.Array,
-    k_BxSxKxH: jax.Array,
-    v_BxSxKxH: jax.Array,
-    mask: jax.Array | None,
+    q_BxQxKxGxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, mask: jax.Array | None
 ) -> jax.Array:
     """softmax(q k / sqrt(H)) v, scores and softmax in float32, [B, Q, K, G, H].
 
@@ -112,18 +109,13 @@ def scaled_dot_product(
     where there are H numbers per query instead of S.
     """
     scale = q_BxQxKxGxH.shape[-1] ** -0.5
-    scores = jnp.einsum(
-        "bqkgh,bskh->bkgqs", q_BxQxKxGxH * scale, k_BxSxKxH, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("bqkgh,bskh->bkgqs", q_BxQxKxGxH * scale, k_BxSxKxH, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, MASKED)
     peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - peak)
     total_BxQxKxGx1 = jnp.sum(weights, axis=-1).transpose(0, 3, 1, 2)[..., None]
     o_BxQxKxGxH = jnp.einsum(
-        "bkgqs,bskh->bqkgh",
-        weights.astype(v_BxSxKxH.dtype),
-        v_BxSxKxH,
-        preferred_element_type=jnp.float32,
+        "bkgqs,bskh->bqkgh", weights.astype(v_BxSxKxH.dtype), v_BxSxKxH, preferred_element_type=jnp.float32
     )
     return (o_BxQxKxGxH / total_BxQxKxGx1).astype(v_BxSxKxH.dtype)

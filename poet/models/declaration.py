@@ -80,9 +80,7 @@ def as_declared(declared: Tree) -> Sequence[int]:
     return jax.tree.leaves(number(declared, itertools.count()))
 
 
-def init(
-    declared: Tree, key: jax.Array, streams: Callable[[Tree], Sequence[int]] = by_name
-) -> Tree:
+def init(declared: Tree, key: jax.Array, streams: Callable[[Tree], Sequence[int]] = by_name) -> Tree:
     """Initial values; `streams` numbers the weights' random streams.
 
     On a mesh each device makes its own part: whole arrays would need the memory of the whole model there.

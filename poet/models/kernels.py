@@ -77,9 +77,7 @@ def attend(
     )(q_BxSxKxGxH, k_BxSxKxH, v_BxSxKxH, *masks)
 
 
-def _merged_heads(
-    local: Callable[..., jax.Array], q_BxSxKxGxH: jax.Array, *others: jax.Array
-) -> jax.Array:
+def _merged_heads(local: Callable[..., jax.Array], q_BxSxKxGxH: jax.Array, *others: jax.Array) -> jax.Array:
     shape = q_BxSxKxGxH.shape
     return local(q_BxSxKxGxH.reshape(*shape[:2], -1, shape[-1]), *others).reshape(shape)
 
@@ -145,8 +143,16 @@ def _splash_kernel(prefix_length: int, length: int, heads: int, tile: int, inter
             return hash((prefix_length, length))
 
     tiles = dict.fromkeys(
-        ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-         "block_kv_dkv_compute", "block_q_dq", "block_kv_dq"),
+        (
+            "block_q",
+            "block_kv",
+            "block_kv_compute",
+            "block_q_dkv",
+            "block_kv_dkv",
+            "block_kv_dkv_compute",
+            "block_q_dq",
+            "block_kv_dq",
+        ),
         tile,
     )
     return kernels.make_splash_mha(

@@ -59,9 +59,7 @@ def gathered(declared: Tree, params: Tree, dtype: jnp.dtype) -> Tree:
     return jax.tree.map(gather, declared, params, is_leaf=declaration.is_weight)
 
 
-def dense(
-    equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None = None
-) -> jax.Array:
+def dense(equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None = None) -> jax.Array:
     """`jnp.einsum(equation, x, weight)` of activations and a weight, laid out at `place` if one is given.
 
     Its gradients are einsums of their own.  What automatic differentiation writes instead, XLA's CPU
@@ -72,9 +70,7 @@ def dense(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _dense(
-    equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None
-) -> jax.Array:
+def _dense(equation: str, x: jax.Array, weight: jax.Array, place: PartitionSpec | None) -> jax.Array:
     return jnp.einsum(equation, x, weight, out_sharding=place)
 
 
@@ -223,9 +219,7 @@ def queries(weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | None) -> jax.
     return q if rotary is None else rotate(q, rotary)
 
 
-def keys(
-    weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
+def keys(weights: Tree, x_BxSxD: jax.Array, rotary: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Normalised keys, rotated if they have a place, and values [B, S, K, H] of what is attended to."""
     k = normed(weights["key_norm"], dense("bsd,dkh->bskh", x_BxSxD, weights["key"]))
     v = dense("bsd,dkh->bskh", x_BxSxD, weights["value"])

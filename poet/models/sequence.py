@@ -59,9 +59,7 @@ def to_heads(*arrays_BxSxK: jax.Array) -> tuple[jax.Array, ...]:
     if not is_split():
         return arrays_BxSxK
     check_heads(jax.sharding.get_abstract_mesh(), arrays_BxSxK[0].shape[2])
-    return tuple(
-        constrain(x, "batch", None, "attended_heads", *(None,) * (x.ndim - 3)) for x in arrays_BxSxK
-    )
+    return tuple(constrain(x, "batch", None, "attended_heads", *(None,) * (x.ndim - 3)) for x in arrays_BxSxK)
 
 
 def from_heads(o_BxSxK: jax.Array, like: jax.Array) -> jax.Array:

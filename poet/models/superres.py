@@ -79,14 +79,16 @@ def _layer(weights: Tree, x_BxPxD: jax.Array, low_BxPxD: jax.Array, place: _Plac
     x_BxPxD += layers.merge(weights["attention"], o, layers.like(x_BxPxD))
     q = layers.queries(weights["cross"], normed(weights["cross_norm"], x_BxPxD), high)
     k, v = layers.keys(weights["cross"], low_BxPxD, low)
-    x_BxPxD += layers.merge(
-        weights["cross"], windows.attend(q, k, v, place.high, place.low), layers.like(x_BxPxD)
-    )
+    x_BxPxD += layers.merge(weights["cross"], windows.attend(q, k, v, place.high, place.low), layers.like(x_BxPxD))
     return x_BxPxD + layers.mlp(weights["mlp"], normed(weights["mlp_norm"], x_BxPxD))
 
 
 def _block(
-    weights: Tree, x_BxSxD: jax.Array, low_BxMxD: jax.Array, text_BxLxD: jax.Array, seen_BxL: jax.Array,
+    weights: Tree,
+    x_BxSxD: jax.Array,
+    low_BxMxD: jax.Array,
+    text_BxLxD: jax.Array,
+    seen_BxL: jax.Array,
     places: tuple[_Place, ...],
 ) -> jax.Array:
     for name, place in zip(AXES, places):
@@ -222,9 +224,7 @@ def enlarged(low_BxMxD: jax.Array, grid: Grid) -> jax.Array:
     return low_BxMxD[:, cells.repeat(SCALE, 1).repeat(SCALE, 2).reshape(-1)]
 
 
-def build(
-    spec: ModelSpec, windows: SuperResolutionSpec, vocabulary: Vocabulary, text_width: int
-) -> SuperResolution:
+def build(spec: ModelSpec, windows: SuperResolutionSpec, vocabulary: Vocabulary, text_width: int) -> SuperResolution:
     """A network from its parts; UserError for a number of layers that makes no blocks."""
     return SuperResolution(spec, _Visual(vocabulary.spec), text_width, windows)
 

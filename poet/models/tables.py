@@ -104,9 +104,7 @@ def declare_head(spec: ModelSpec, vocabulary: Vocabulary) -> Tree:
     return {**tree, "tables": _declare_tables(spec, own)} if own else tree
 
 
-def embed(
-    spec: ModelSpec, embedding: Tree, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
+def embed(spec: ModelSpec, embedding: Tree, factors: Factors, tokens_BxN: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Embedded ids of a range, [B, N, D]: the sum over its factors; `embedding` holds the weights."""
     pairs = zip(factors.ranges, factors.split(tokens_BxN))
     found = (lookup(embedding["tables"][d.table], ids - d.table_low, dtype) for d, ids in pairs)

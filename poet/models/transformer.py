@@ -108,9 +108,7 @@ class Model:
 
     # ------------------------------------------------------------------------ the full sequence
 
-    def hidden(
-        self, params: Params, tokens_BxS: jax.Array, layout: Layout, text: Text | None = None
-    ) -> jax.Array:
+    def hidden(self, params: Params, tokens_BxS: jax.Array, layout: Layout, text: Text | None = None) -> jax.Array:
         """Final-normed states x_BxOxD, compute dtype: row i predicts output position i.
 
         They stand at sequence positions prefix_length - 1 .. S - 2; the last token is never read.
@@ -121,12 +119,7 @@ class Model:
         return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 : layout.length - 1])
 
     def _forward(
-        self,
-        params: Params,
-        tokens_BxN: jax.Array,
-        layout: Layout,
-        text: Text | None,
-        keep_keys: bool,
+        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, keep_keys: bool
     ) -> tuple[jax.Array, Any]:
         """Leading N positions through all blocks; stacked keys and values if asked for.
 
@@ -152,15 +145,10 @@ class Model:
             return layers.block(self.declared["blocks"], restored(block_params, self.dtype), x_BxNxD, rotary, mix)
 
         return jax.lax.scan(
-            remat(body, self.spec.remat),
-            sequence.split(x_BxNxD),
-            params["blocks"],
-            unroll=self._unroll,
+            remat(body, self.spec.remat), sequence.split(x_BxNxD), params["blocks"], unroll=self._unroll
         )
 
-    def _embed(
-        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None
-    ) -> jax.Array:
+    def _embed(self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None) -> jax.Array:
         """Each run of positions through its own table; text positions through the linear layer."""
         embedding, pieces = params["embedding"], []
         for segment, start, stop in _table_runs(layout, tokens_BxN.shape[1]):
@@ -246,12 +234,7 @@ class Model:
         return {**params, "blocks": layers_of}
 
     def prefill(
-        self,
-        params: Params,
-        tokens_BxN: jax.Array,
-        layout: Layout,
-        text: Text | None,
-        cache_length: int,
+        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, cache_length: int
     ) -> tuple[Cache, jax.Array]:
         """Runs the N leading positions (prefix and given output tokens) at once.
 
@@ -277,13 +260,7 @@ class Model:
         return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC), self._final_norm(params, last_BxD)
 
     def decode(
-        self,
-        params: Params,
-        cache: Cache,
-        token_B: jax.Array,
-        position: jax.Array | int,
-        layout: Layout,
-        ids: Range,
+        self, params: Params, cache: Cache, token_B: jax.Array, position: jax.Array | int, layout: Layout, ids: Range
     ) -> tuple[Cache, jax.Array]:
         """One output token: writes its keys at `position` and returns the state after it.
 
@@ -410,8 +387,10 @@ def remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
     kept = {
         "dots": policies.save_only_these_names(layers.PRODUCT),
         "offload": policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=(), names_which_can_be_offloaded=(layers.PRODUCT,),
-            offload_src="device", offload_dst="pinned_host",
+            names_which_can_be_saved=(),
+            names_which_can_be_offloaded=(layers.PRODUCT,),
+            offload_src="device",
+            offload_dst="pinned_host",
         ),
         "full": policies.nothing_saveable,
     }[policy]

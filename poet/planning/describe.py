@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    resolved: Resolved,
-    *,
-    devices: int = 0,
-    topology: str = "",
-    groups: Sequence[str] = (),
-    as_json: bool = False,
+    resolved: Resolved, *, devices: int = 0, topology: str = "", groups: Sequence[str] = (), as_json: bool = False
 ) -> None:
     """Prints the plan of a run for `devices` devices (0: the smallest mesh that the spec allows).
 
@@ -136,9 +131,7 @@ def _groups(resolved: Resolved, trainable: Trainable) -> Iterator[str]:
     ends = "".join(f"{f'<{end}':>9s}" for end, _ in phases)
     yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s} {'text':>6s}{ends}"
     for name, group in trainable.groups.items():
-        shares = "".join(
-            f"{float(shares.get(name, 0) / sum(shares.values())):9.1%}" for _, shares in phases
-        )
+        shares = "".join(f"{float(shares.get(name, 0) / sum(shares.values())):9.1%}" for _, shares in phases)
         layout = table[name][0]
         text = sum(s.length for s in layout.segments if s.is_text or s.padding is not None)
         yield (
@@ -162,9 +155,7 @@ def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractM
     yield f"  {count:,} parameters, {tables:,} of them in embedding and head tables"
     yield from _title("Bytes per device at rest")
     for part in ("params", "opt_state"):
-        size = sum(
-            local_bytes(s, leaf.shape, leaf.dtype) for _, leaf, s in _leaves(state[part], shardings[part])
-        )
+        size = sum(local_bytes(s, leaf.shape, leaf.dtype) for _, leaf, s in _leaves(state[part], shardings[part]))
         yield f"  {part:10s} {size / GIB:9.3f} GiB"
     full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     yield f"  whole state on one device would be {full / GIB:.3f} GiB"

@@ -101,8 +101,11 @@ class Forecast:
 
 
 def forecasts(
-    resolved: Resolved, topology: Topology, devices: Sequence[jax.Device],
-    groups: Sequence[str] = (), decode: bool = True,
+    resolved: Resolved,
+    topology: Topology,
+    devices: Sequence[jax.Device],
+    groups: Sequence[str] = (),
+    decode: bool = True,
 ) -> Iterator[Forecast]:
     """Of the step of each group (default: all, the longest first), then of decoding the longest one, where a language
     model does.
@@ -125,15 +128,11 @@ def forecasts(
 # ------------------------------------------------------------------------------------- training
 
 
-def train_forecast(
-    resolved: Resolved, group: Group, mesh: Mesh, topology: Topology, trainable: Any
-) -> Forecast:
+def train_forecast(resolved: Resolved, group: Group, mesh: Mesh, topology: Topology, trainable: Any) -> Forecast:
     """Of a group's step, as the loop compiles it."""
     state = compiled.abstract(trainable, mesh)
     lower = functools.partial(compiled.lower, group, state, mesh)
-    at_rest = sum(
-        mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state)
-    )
+    at_rest = sum(mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state))
     model = masked.network(resolved)
     cost = Cost(
         flops=group.flops / mesh.size,
@@ -142,8 +141,12 @@ def train_forecast(
     )
     if at_rest > topology.chip.memory > 0:
         return Forecast(
-            program=f"train {group.name}", fits=False, needed=at_rest, available=topology.chip.memory,
-            flops=cost.flops, compile_s=0.0,
+            program=f"train {group.name}",
+            fits=False,
+            needed=at_rest,
+            available=topology.chip.memory,
+            flops=cost.flops,
+            compile_s=0.0,
             refusal="parameters and optimizer alone take more; nothing was compiled",
         )
     return _forecast(f"train {group.name}", lower, cost, mesh, topology)
@@ -176,9 +179,7 @@ def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topolog
     return dataclasses.replace(forecast, calls=plan.sampled_stop - plan.prefilled)
 
 
-def _lower_decode(
-    resolved: Resolved, decoder: Decoder, mesh: Mesh, batch: int
-) -> jax.stages.Lowered:
+def _lower_decode(resolved: Resolved, decoder: Decoder, mesh: Mesh, batch: int) -> jax.stages.Lowered:
     model, plan = build_model(resolved), decoder.plan
     sharding = mesh_lib.batch_sharding(mesh)
 
@@ -241,8 +242,12 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Forecast(
-            program=program, fits=False, needed=_refused_bytes(str(error)), available=chip.memory,
-            flops=cost.flops, compile_s=time.perf_counter() - begin,
+            program=program,
+            fits=False,
+            needed=_refused_bytes(str(error)),
+            available=chip.memory,
+            flops=cost.flops,
+            compile_s=time.perf_counter() - begin,
             refusal=str(error).splitlines()[0],
         )
     seconds, usage = time.perf_counter() - begin, done.memory_analysis()
@@ -267,9 +272,7 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
     )
 
 
-def _seconds(
-    cost: Cost, inner: Mapping[str, int], outer: Mapping[str, int], topology: Topology
-) -> dict[str, float]:
+def _seconds(cost: Cost, inner: Mapping[str, int], outer: Mapping[str, int], topology: Topology) -> dict[str, float]:
     chip = topology.chip
     needs = {
         "compute": (cost.flops, EFFICIENCY * chip.flops),

@@ -145,9 +145,7 @@ def _group(rest: str) -> tuple[int, ...]:
     listed = re.search(r"replica_groups=\{(?:\{([0-9,]+)\}|\})", rest)
     if listed:
         return tuple(map(int, listed[1].split(","))) if listed[1] else ()
-    axes = re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}", rest
-    )
+    axes = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}", rest)
     if axes:
         return _along_axes(*axes.groups())
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[0-9,]+\](?:T\([0-9,]+\))?)", rest)

@@ -29,9 +29,7 @@ def bindings(parameters: float) -> list[str]:
     fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(ModelSpec)}
     chosen = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "remat")
     rate = min(HIGHEST_RATE, RATE * RATE_WIDTH / spec.width)
-    return [f"MODEL.{name}={fields[name]!r}" for name in chosen] + [
-        f"OPTIMIZER.learning_rate={rate:.3g}"
-    ]
+    return [f"MODEL.{name}={fields[name]!r}" for name in chosen] + [f"OPTIMIZER.learning_rate={rate:.3g}"]
 
 
 def parse(size: str) -> float:

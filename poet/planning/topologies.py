@@ -82,34 +82,69 @@ class Chip:
 # H100, H200: NVIDIA's data sheets (18 NVLinks; one 400 Gbit/s adapter a GPU); nine
 # tenths of the memory, which XLA_PYTHON_CLIENT_MEM_FRACTION has to allow (jax takes three quarters).
 CHIPS = {
-    "v4": Chip(library="v4", kind="TPU v4", memory=30.75 * GIB, memory_rate=1.2e12, link_rate=45e9,
-               counts=2, ring=4),
-    "v5e": Chip(library="v5e", kind="TPU v5 lite", memory=15.75 * GIB, memory_rate=0.81e12, link_rate=45e9,
-                network_rate=3.125e9),
-    "v5p": Chip(library="v5", kind="TPU v5", memory=95.74 * GIB, memory_rate=2.765e12, link_rate=90e9,
-                network_rate=6.25e9, counts=2, ring=4),
-    "v6e": Chip(library="v6e", kind="TPU v6 lite", memory=31.25 * GIB, memory_rate=1.64e12, link_rate=90e9,
-                network_rate=12.5e9),
-    "h100": Chip(kind="NVIDIA H100 80GB HBM3", platform="cuda", memory=0.9 * 84942979072, memory_rate=3.35e12,
-                 link_rate=450e9, network_rate=50e9),
-    "h200": Chip(kind="NVIDIA H200", platform="cuda", memory=0.9 * 150754820096, memory_rate=4.8e12,
-                 link_rate=450e9, network_rate=50e9),
+    "v4": Chip(library="v4", kind="TPU v4", memory=30.75 * GIB, memory_rate=1.2e12, link_rate=45e9, counts=2, ring=4),
+    "v5e": Chip(
+        library="v5e", kind="TPU v5 lite", memory=15.75 * GIB, memory_rate=0.81e12, link_rate=45e9, network_rate=3.125e9
+    ),
+    "v5p": Chip(
+        library="v5",
+        kind="TPU v5",
+        memory=95.74 * GIB,
+        memory_rate=2.765e12,
+        link_rate=90e9,
+        network_rate=6.25e9,
+        counts=2,
+        ring=4,
+    ),
+    "v6e": Chip(
+        library="v6e", kind="TPU v6 lite", memory=31.25 * GIB, memory_rate=1.64e12, link_rate=90e9, network_rate=12.5e9
+    ),
+    "h100": Chip(
+        kind="NVIDIA H100 80GB HBM3",
+        platform="cuda",
+        memory=0.9 * 84942979072,
+        memory_rate=3.35e12,
+        link_rate=450e9,
+        network_rate=50e9,
+    ),
+    "h200": Chip(
+        kind="NVIDIA H200",
+        platform="cuda",
+        memory=0.9 * 150754820096,
+        memory_rate=4.8e12,
+        link_rate=450e9,
+        network_rate=50e9,
+    ),
     "cpu": Chip(kind="cpu", platform="cpu"),
 }
 
 # Chips of a slice along each axis.
-FLAT = {
-    1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16),
-}
+FLAT = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
 CUBES = {
-    4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8),
-    256: (4, 8, 8), 512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16),
+    4: (2, 2, 1),
+    8: (2, 2, 2),
+    16: (2, 2, 4),
+    32: (2, 4, 4),
+    64: (4, 4, 4),
+    128: (4, 4, 8),
+    256: (4, 8, 8),
+    512: (8, 8, 8),
+    1024: (8, 8, 16),
+    2048: (8, 16, 16),
 }
 GPUS_PER_HOST = 8
-HOSTS = {n: (n,) if n <= GPUS_PER_HOST else (n // GPUS_PER_HOST, GPUS_PER_HOST)
-         for n in (2**power for power in range(11))}
-GRIDS = {"v4": CUBES, "v5e": FLAT, "v5p": CUBES, "v6e": FLAT, "h100": HOSTS, "h200": HOSTS,
-         "cpu": {n: (n,) for n in (1, 2, 4, 8)}}
+HOSTS = {
+    n: (n,) if n <= GPUS_PER_HOST else (n // GPUS_PER_HOST, GPUS_PER_HOST) for n in (2**power for power in range(11))
+}
+GRIDS = {
+    "v4": CUBES,
+    "v5e": FLAT,
+    "v5p": CUBES,
+    "v6e": FLAT,
+    "h100": HOSTS,
+    "h200": HOSTS,
+    "cpu": {n: (n,) for n in (1, 2, 4, 8)},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,8 +271,7 @@ def _require(module: str, extra: str, topology: Topology) -> None:
 
     if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"topology {topology.name!r} is compiled by {module}, which is not installed: "
-            f"{assets.install(extra)}"
+            f"topology {topology.name!r} is compiled by {module}, which is not installed: {assets.install(extra)}"
         )
 
 

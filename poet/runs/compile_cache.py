@@ -17,8 +17,8 @@ import os
 import platform
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"

@@ -10,8 +10,9 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO
 
 from poet.spec import UserError
 
@@ -23,9 +24,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def hold(
-    folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool = False
-) -> Iterator[None]:
+def hold(folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool = False) -> Iterator[None]:
     """Holds the lease `folder/name` for the duration of the block.
 
     The lock is a POSIX record lock, so the lease of a dead process is free at once, however it
@@ -63,9 +62,7 @@ def _lock(file: IO[str], kind: int, folder: Path, what: str) -> None:
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            _LOG.warning(
-                "%s lies on a file system without locks: start no second process on it", folder
-            )
+            _LOG.warning("%s lies on a file system without locks: start no second process on it", folder)
             return
         file.seek(0)
         raise UserError(

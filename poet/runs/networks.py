@@ -7,7 +7,7 @@ them meet, what both name must be equal.  A path says where a network lies, neve
 from __future__ import annotations
 
 import logging
-from typing import Mapping
+from collections.abc import Mapping
 
 from poet.spec import UserError
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 from poet.runs import manifest
 from poet.spec import UserError
@@ -95,11 +96,7 @@ class Output:
 
 
 def claim(
-    path: str | os.PathLike[str],
-    kind: str,
-    *,
-    overwrite: bool = False,
-    inputs: Iterable[str | os.PathLike[str]] = (),
+    path: str | os.PathLike[str], kind: str, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
 ) -> Output:
     """Checks that an output of this kind may go to the folder `path`; touches nothing.
 
@@ -153,8 +150,7 @@ def _refuse_inside(final: Path, path: Any) -> None:
     for above in final.resolve().parents:
         if (above / manifest.NAME).is_file():
             raise UserError(
-                f"--out={path} lies in {above}, whose MANIFEST lists all that belongs there: give a "
-                "folder outside it"
+                f"--out={path} lies in {above}, whose MANIFEST lists all that belongs there: give a folder outside it"
             )
 
 
@@ -174,9 +170,7 @@ def _earlier(final: Path, path: Any, kind: str, overwrite: bool) -> tuple[str, .
             f"--out={path} holds {_named(found)}, which {_named(kind)} does not replace: give another folder"
         )
     if not overwrite:
-        raise UserError(
-            f"--out={path} holds an earlier {kind}: give another folder, or --overwrite to replace it"
-        )
+        raise UserError(f"--out={path} holds an earlier {kind}: give another folder, or --overwrite to replace it")
     return (*listed["files"], manifest.NAME)
 
 

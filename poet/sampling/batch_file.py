@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from poet import media
 from poet import spec as specs
@@ -67,8 +68,11 @@ class Batch:
         """Names of the jobs that are done as the file has them now, and whose folder is there."""
         last = {found.get("name"): found for found in _objects(self.results)}
         return {
-            line.name for line in self.lines
-            if (found := last.get(line.name)) and found.get("state") == "done" and found.get("digest") == line.digest
+            line.name
+            for line in self.lines
+            if (found := last.get(line.name))
+            and found.get("state") == "done"
+            and found.get("digest") == line.digest
             and (self.out / line.name / record.NAME).is_file()
         }
 
@@ -115,7 +119,12 @@ class Batch:
 
 
 def read(
-    path: str, out: str, base: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str] = (),
+    path: str,
+    out: str,
+    base: Request,
+    resolved: Resolved,
+    checkpoint: Run,
+    settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Batch:
     """The jobs of a file, each checked as far as that goes without reading its clips.
@@ -140,7 +149,11 @@ def read(
         taken = {line.name for line in lines}
         lines.append(_line(text, f"{number:0{len(str(len(texts)))}d}", taken, file.parent, base, resolved, checkpoint))
     batch = Batch(
-        file=file, out=Path(out).expanduser().absolute(), lines=lines, resolved=resolved, checkpoint=checkpoint,
+        file=file,
+        out=Path(out).expanduser().absolute(),
+        lines=lines,
+        resolved=resolved,
+        checkpoint=checkpoint,
         settings=settings,
     )
     _check_out(batch, overwrite)

@@ -1,6 +1,6 @@
 """Samples that collapsed: pictures that stand still or repeat themselves, sound that holds one code.
 
-What is looked at are codes, before anything is decoded.  A still scene or silence has the same codes as a collapse: what
+Codes are looked at, before anything is decoded.  A still scene or silence has the same codes as a collapse: what
 is found is named, never dropped.
 
 N samples, M codes of a stream, t h w latents.
@@ -51,7 +51,7 @@ def _pictures(codes_txhxw: np.ndarray) -> list[str]:
 
 
 def _period(codes_hxw: np.ndarray) -> tuple[int, int] | None:
-    """The least shift (rows, columns) after which a picture repeats itself, up to half of its sides; of few codes None."""
+    """The least shift (rows, columns) after which a picture repeats itself, up to half its sides; None of few codes."""
     height, width = codes_hxw.shape
     if codes_hxw.size < LEAST:
         return None

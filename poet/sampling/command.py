@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Sequence
 
 from poet import spec as specs
 from poet.runs.run import Run

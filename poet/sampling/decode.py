@@ -13,7 +13,8 @@ L text positions, E width of a text state, D model width, K codes that are force
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,11 @@ def _pick(
 
 
 def _sample(
-    truncation: Truncation, logits_BxV: jax.Array, keys_B: jax.Array, position: jax.Array, sampling_params: SamplingParams
+    truncation: Truncation,
+    logits_BxV: jax.Array,
+    keys_B: jax.Array,
+    position: jax.Array,
+    sampling_params: SamplingParams,
 ) -> jax.Array:
     """`samplers.sample`, each device its own rows: the partitioner may gather them all to sort."""
 
@@ -175,14 +180,12 @@ def _sample(
         return local(logits_BxV, keys_B, position, sampling_params)
     batch, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
     # Rows are independent, so the replication types need no proof.
-    return jax.shard_map(
-        local, in_specs=(batch, batch, whole, whole), out_specs=batch, check_vma=False
-    )(logits_BxV, constrain(keys_B, "batch"), position, sampling_params)
+    return jax.shard_map(local, in_specs=(batch, batch, whole, whole), out_specs=batch, check_vma=False)(
+        logits_BxV, constrain(keys_B, "batch"), position, sampling_params
+    )
 
 
-def _look_up(
-    forced_BxK: jax.Array, shift: jax.Array | int, x_RxD: jax.Array, position: jax.Array
-) -> jax.Array:
+def _look_up(forced_BxK: jax.Array, shift: jax.Array | int, x_RxD: jax.Array, position: jax.Array) -> jax.Array:
     """The given id at `position`."""
     del x_RxD
     return jax.lax.dynamic_index_in_dim(forced_BxK, position + shift, axis=1, keepdims=False)
@@ -290,7 +293,12 @@ class SpreadPrograms:
         return [programs.prefill(*part) for programs, part in zip(self.each, parts)]
 
     def decode(
-        self, loop: int, states: list[State], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
+        self,
+        loop: int,
+        states: list[State],
+        rows_B: np.ndarray,
+        sampling_params: SamplingParams,
+        forced_BxK: np.ndarray,
     ) -> tuple[np.ndarray, list[State]]:
         parts = zip(states, self._parts(rows_B), self._parts(forced_BxK))
         # All of them run before the first is waited for.

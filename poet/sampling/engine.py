@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Callable, Generator, Iterator, Mapping, Protocol, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout
 _LOG = logging.getLogger(__name__)
 
 
-class Drawn(dict[str, Any]):
+class Sampled(dict[str, Any]):
     """What N samples show, sound like and say: medium (`poet.streams.base.Stream.medium`) -> media.
 
     video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.  Each is None where
@@ -144,9 +145,7 @@ class Engine:
                 on_progress(progress)
         return sampling.tokens
 
-    def start(
-        self, inputs: Inputs, count: int, sample: SampleSpec, *, batch: int = DEFAULT_BATCH
-    ) -> Sampling:
+    def start(self, inputs: Inputs, count: int, sample: SampleSpec, *, batch: int = DEFAULT_BATCH) -> Sampling:
         """`sample`, step by step: the iterator says after every latent frame what came, and can be left at any.
 
         Nothing is sampled before its first step; what is given is checked here.
@@ -157,7 +156,10 @@ class Engine:
         batch = self.programs.batch or min(batch, count)
         _LOG.info(
             "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
-            "from seconds to some minutes", count, self.task, batch,
+            "from seconds to some minutes",
+            count,
+            self.task,
+            batch,
         )
         parts = self._parts(inputs, given_NxG, SamplingParams.of(sample), batch)
         return Sampling(self.plan.layout, count, parts, self.codecs.detokenize)
@@ -260,12 +262,12 @@ class Engine:
             raise UserError(f"task {self.task} starts from a given {medium}: pass {medium}")
         return self.codecs.tokenize(stream, media[medium])
 
-    def detokenize(self, tokens_NxS: np.ndarray) -> Drawn:
+    def detokenize(self, tokens_NxS: np.ndarray) -> Sampled:
         """What the output streams of whole sequences show, sound like and say."""
         layout = self.plan.layout
         codes = layout.parse(tokens_NxS)
         names = layout.output_streams
-        drawn = Drawn({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
+        drawn = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
         drawn.findings = collapse.findings(layout, tokens_NxS)
         drawn.codes = {name: codes[name] for name in names}
         return drawn

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from poet import media
 from poet.runs import compile_cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from poet import conditioning, streams
 from poet.runs import networks
@@ -19,10 +20,7 @@ class FrozenNetworks:
     """
 
     def __init__(
-        self,
-        resolved: Resolved,
-        loaded: Mapping[str, Any] | None = None,
-        made_with: networks.Networks | None = None,
+        self, resolved: Resolved, loaded: Mapping[str, Any] | None = None, made_with: networks.Networks | None = None
     ):
         self.made_with = made_with
         self._resolved, self._given = resolved, dict(loaded or {})

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from poet.models.transformer import Params, build_model
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling.decode import Decoder, ModelPrograms, SpreadPrograms
-from poet.sampling.engine import Drawn, Engine, Inputs
+from poet.sampling.engine import Engine, Inputs, Sampled
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
 from poet.sampling.progress import Progress, Sampling
@@ -63,9 +64,7 @@ class Generator:
         self._stored: dict[tuple[str, jax.Device | None], tuple[Params, Params]] = {}
 
     @classmethod
-    def from_checkpoint(
-        cls, run: Run, resolved: Resolved | None = None, task: str | None = None
-    ) -> Generator:
+    def from_checkpoint(cls, run: Run, resolved: Resolved | None = None, task: str | None = None) -> Generator:
         """Loads the checkpoint of a run.
 
         `resolved` replaces the experiment in the checkpoint, e.g. with other sampling settings.  The video tokenizer
@@ -96,7 +95,7 @@ class Generator:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         **request: Any,
-    ) -> Drawn:
+    ) -> Sampled:
         """Draws clips of what `check_all` accepts.
 
         Args:
@@ -161,8 +160,17 @@ class Generator:
         sample, media = sample or self.resolved.spec.sample, media or {}
         clips = max(map(len, media.values()), default=0)
         latents, _ = check_all(
-            self.resolved, get_task(task), sample, prompts, conditioning_frames, clips=clips, ends=_count(ends),
-            depths=_count(depths), region=region, negative_prompt=negative_prompt, masks=_count(masks),
+            self.resolved,
+            get_task(task),
+            sample,
+            prompts,
+            conditioning_frames,
+            clips=clips,
+            ends=_count(ends),
+            depths=_count(depths),
+            region=region,
+            negative_prompt=negative_prompt,
+            masks=_count(masks),
         )
         items, inputs = max(len(prompts), clips, 1), {}
         self.load_networks(task)
@@ -229,12 +237,14 @@ class Generator:
         decoder = Decoder(self.model, plan)
         each = [
             ModelPrograms(decoder, params, width, block, loop_params)
-            for params, loop_params in (self._weights(kind, device) for device in (devices[:count] if count > 1 else [None]))
+            for params, loop_params in (
+                self._weights(kind, device) for device in (devices[:count] if count > 1 else [None])
+            )
         ]
         return each[0] if count == 1 else SpreadPrograms(each)
 
     def _weights(self, kind: str, device: jax.Device | None) -> tuple[Params, Params]:
-        """Parameters stored as `SampleSpec.weights` says, and the same for a loop; on the default device, or another."""
+        """Parameters stored as `SampleSpec.weights` says, and the same for a loop; on this device, or the default."""
         if (kind, device) not in self._stored:
             params = jax.jit(stored, static_argnums=1)(self.params, kind)
             params = params if device is None else jax.device_put(params, device)
@@ -252,7 +262,12 @@ class Generator:
                 _LOG.warning(
                     "a prompt of %d words is cut: its last %d of %d pieces, about %d words, are not "
                     "read (TEXT.length = %d): %.60s...",
-                    words, dropped, dropped + length, lost, self.resolved.spec.text.length, text,
+                    words,
+                    dropped,
+                    dropped + length,
+                    lost,
+                    self.resolved.spec.text.length,
+                    text,
                 )
         return Text(encoded.states_BxLxD, encoded.lengths_B)
 
@@ -284,7 +299,13 @@ class Generator:
         """What a task sees of clips uint8 [n, T, H, W, 3].  The arguments are those of `generate`."""
         declared, spec = get_task(task), self.resolved.spec.conditioning
         chosen = choose_condition(
-            self.resolved, declared, conditioning_frames, region, ends=_count(ends), clips=len(clips), masks=_count(masks)
+            self.resolved,
+            declared,
+            conditioning_frames,
+            region,
+            ends=_count(ends),
+            clips=len(clips),
+            masks=_count(masks),
         )
         check_depth(self.resolved, declared, _count(depths), len(clips))
         derived, clip = declared.derived, self.resolved.spec.clip
@@ -301,7 +322,11 @@ class Generator:
         regions = _regions(chosen, masks, (len(clips), clip.frames, clip.height, clip.width))
         found = [
             conditioning.make(
-                derived.name, whole, spec, chosen=regions[row], depth=None if depths is None else depths[row],
+                derived.name,
+                whole,
+                spec,
+                chosen=regions[row],
+                depth=None if depths is None else depths[row],
                 factor=self.resolved.spec.video_tokenizer.factor,
             )
             for row, whole in enumerate(_whole_clips(clips, clip.frames, chosen, ends))
@@ -315,7 +340,7 @@ class Generator:
         """
         return self.engine(task, latents=latents).conditioning_codes(media)
 
-    def detokenize(self, task: str, tokens_NxS: np.ndarray) -> Drawn:
+    def detokenize(self, task: str, tokens_NxS: np.ndarray) -> Sampled:
         """What the output streams of whole sequences show and sound like."""
         return self.engine(task).detokenize(tokens_NxS)
 
@@ -376,16 +401,18 @@ def _regions(
         return [chosen] * shape[0]
     masks = np.asarray(masks)
     if masks.dtype != bool or masks.shape[1:] != shape[1:]:
-        raise UserError(f"masks are {masks.dtype}{list(masks.shape)}, expected bool[1 or n, {', '.join(map(str, shape[1:]))}]")
+        raise UserError(
+            f"masks are {masks.dtype}{list(masks.shape)}, expected bool[1 or n, {', '.join(map(str, shape[1:]))}]"
+        )
     for mask in masks:
         if mask.all() or not mask.any():
-            raise UserError(f"a mask holds {'everything' if mask.all() else 'nothing'}: it must mark a part of the clip")
+            raise UserError(
+                f"a mask holds {'everything' if mask.all() else 'nothing'}: it must mark a part of the clip"
+            )
     return [dataclasses.replace(chosen, mask=mask) for mask in np.broadcast_to(masks, shape)]
 
 
-def _whole_clips(
-    clips: np.ndarray, frames: int, chosen: conditioning.Choice, ends: np.ndarray | None
-) -> np.ndarray:
+def _whole_clips(clips: np.ndarray, frames: int, chosen: conditioning.Choice, ends: np.ndarray | None) -> np.ndarray:
     """Clips of `frames` frames of which a condition takes no more than `chosen.frames`, at one end or both.
 
     Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +14,11 @@ from poet.conditioning import regions
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling import upscaling
-from poet.sampling.engine import Drawn
+from poet.sampling.engine import Sampled
 from poet.sampling.files import Given, read_given, read_prompts
 from poet.sampling.generate import Generator, block_of, places
 from poet.sampling.plans import Plan
 from poet.sampling.progress import Progress
-from poet.sampling.upscaling import Upscaler
 from poet.sampling.requests import (
     Admitted,
     Request,
@@ -28,6 +28,7 @@ from poet.sampling.requests import (
     default_conditioning_frames,
     make_plan,
 )
+from poet.sampling.upscaling import Upscaler
 from poet.spec import SampleSpec
 from poet.streams import Stream
 from poet.tasks.registry import Task, get_task
@@ -130,12 +131,24 @@ def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None
     check_formats(task, request.format, resolved.spec.clip)
     conditioning_frames = request.conditioning_frames or default_conditioning_frames(resolved, task, clips)
     admitted = check_all(
-        resolved, task, sample, prompts, conditioning_frames, clips=clips, ends=len(request.end),
-        depths=len(request.depth), region=request.region, negative_prompt=request.negative_prompt,
+        resolved,
+        task,
+        sample,
+        prompts,
+        conditioning_frames,
+        clips=clips,
+        ends=len(request.end),
+        depths=len(request.depth),
+        region=request.region,
+        negative_prompt=request.negative_prompt,
         masks=len(request.mask),
     )
     return Job(
-        request=request, resolved=resolved, sample=sample, prompts=prompts, conditioning_frames=conditioning_frames,
+        request=request,
+        resolved=resolved,
+        sample=sample,
+        prompts=prompts,
+        conditioning_frames=conditioning_frames,
         admitted=admitted,
     )
 
@@ -143,9 +156,7 @@ def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None
 def read(job: Job) -> Job:
     """The job with what its files hold; UserError for one that does not hold what the task takes."""
     request = job.request
-    given = read_given(
-        job.resolved, job.task, job.admitted, request.clip, request.end, request.depth, request.mask
-    )
+    given = read_given(job.resolved, job.task, job.admitted, request.clip, request.end, request.depth, request.mask)
     return dataclasses.replace(job, given=given)
 
 
@@ -154,9 +165,7 @@ def upscalers(job: Job) -> list[Upscaler]:
     return upscaling.load([Run.open(path) for path in job.request.upscale], job.task, job.resolved.spec.clip)
 
 
-def sample(
-    job: Job, generator: Generator, on_progress: Callable[[Progress], None] | None = None
-) -> Drawn:
+def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], None] | None = None) -> Sampled:
     """What N samples show, sound like and say, with the conditions that they are sampled for; by medium.
 
     Args:
@@ -164,33 +173,44 @@ def sample(
     """
     request, task = job.request, job.task
     sampled = generator.generate(
-        request.task, job.prompts, negative_prompt=request.negative_prompt,
-        conditioning_frames=job.conditioning_frames, region=request.region, count=request.num, sample=job.sample,
-        batch=request.batch, on_progress=on_progress, **job.given._asdict(),
+        request.task,
+        job.prompts,
+        negative_prompt=request.negative_prompt,
+        conditioning_frames=job.conditioning_frames,
+        region=request.region,
+        count=request.num,
+        sample=job.sample,
+        batch=request.batch,
+        on_progress=on_progress,
+        **job.given._asdict(),
     )
     index = places(len(request.clip), job.items, request.num)
     if request.keep_given and task.derived and task.derived.region_is:
         sampled["video"] = _kept(job, sampled["video"], index)
         sampled.codes = {}
-    shown = Drawn({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
+    shown = Sampled({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
     shown.findings, shown.codes = sampled.findings, sampled.codes
     return shown
 
 
-def enlarge(job: Job, shown: Drawn, by: Sequence[Upscaler], generator: Generator) -> Drawn:
+def enlarge(job: Job, shown: Sampled, by: Sequence[Upscaler], generator: Generator) -> Sampled:
     """What `sample` gives with larger pictures."""
     if not by:
         return shown
     texts = job.labels if job.prompts else ()
     shown["video"] = upscaling.chained(
-        by, shown["video"], texts, seed=job.sample.seed, batch=job.request.batch,
+        by,
+        shown["video"],
+        texts,
+        seed=job.sample.seed,
+        batch=job.request.batch,
         codes_Nxtxhxw=_codes(job, shown, by[0], generator),
     )
     return shown
 
 
-def _codes(job: Job, shown: Drawn, upscaler: Upscaler, generator: Generator) -> np.ndarray | None:
-    """Sampled codes [N, t, h, w], if the network upscales those of the same tokenizer; decoded frames lose by coding."""
+def _codes(job: Job, shown: Sampled, upscaler: Upscaler, generator: Generator) -> np.ndarray | None:
+    """Sampled codes [N, t, h, w], if the network upscales those of this tokenizer; decoded frames lose by coding."""
     codes, ours = shown.codes.get("video"), generator.networks.used.get(networks.VIDEO)
     if codes is None or ours != upscaler.video_tokenizer.fingerprint:
         return None

@@ -77,7 +77,7 @@ def sampling_params(spec: SuperResolutionSpec, has_text: bool, seed: int, part: 
 
 
 def _weights(spec: SuperResolutionSpec, has_text: bool) -> dict[tuple[bool, bool], float]:
-    """Of L(none), L(low) and L(low, text) in L(none) + guidance (L(low) - L(none)) + text_guidance (L(both) - L(low))."""
+    """Weights of L(none), L(low), L(both): L(none) + guidance (L(low) - L(none)) + text_guidance (L(both) - L(low))."""
     low, text = spec.guidance, spec.text_guidance if has_text else 0.0
     weights = {NOTHING: 1 - low, LOW: low - text, BOTH: text}
     return {branch: weight for branch, weight in weights.items() if weight}

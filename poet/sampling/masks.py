@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -75,7 +75,9 @@ def _frames(text: str, path: str, size: tuple[int, int], clip: ClipSpec) -> np.n
     except media.MediaError as error:
         raise UserError(f"mask {text} cannot be read ({error.reason}); a mask is {FORMS}") from None
     if abs(width * size[0] - height * size[1]) > max(width, height, *size):
-        raise UserError(f"mask {text} has {width}x{height} pixels, {path} {size[1]}x{size[0]}: give one of the same shape")
+        raise UserError(
+            f"mask {text} has {width}x{height} pixels, {path} {size[1]}x{size[0]}: give one of the same shape"
+        )
     frames = [frame for frame, _ in itertools.islice(media.read_frames(text, clip), clip.frames)]
     frames += frames[-1:] * (clip.frames - len(frames))
     return np.stack(frames).mean(-1) >= 128

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from poet import media
 from poet.sampling import record
-from poet.sampling.engine import Drawn
+from poet.sampling.engine import Sampled
 from poet.sampling.jobs import Job
 from poet.spec import UserError
 from poet.streams.base import Target
@@ -27,9 +28,7 @@ class Unfinished(UserError):
         self.files = list(files)
 
 
-def write_outputs(
-    shown: Drawn, job: Job, out_dir: str | Path, details: Mapping[str, Any]
-) -> list[Path]:
+def write_outputs(shown: Sampled, job: Job, out_dir: str | Path, details: Mapping[str, Any]) -> list[Path]:
     """Writes the media of each sample, and the record of all; returns the files.
 
     Args:
@@ -68,14 +67,16 @@ def _name(job: Job, row: int) -> str:
     return f"{row:0{max(len(str(job.count - 1)), 3)}d}"
 
 
-def _write_sample(
-    shown: Drawn, job: Job, out_dir: Path, details: Mapping[str, Any], row: int
-) -> dict[str, Any]:
+def _write_sample(shown: Sampled, job: Job, out_dir: Path, details: Mapping[str, Any], row: int) -> dict[str, Any]:
     """Writes one sample; what the record says of it."""
     sample = {medium: items[row] for medium, items in shown.items()}
     target = Target(
-        out_dir / _name(job, row), job.resolved.spec.clip, sample, job.request.format,
-        record.comment(job, details, row), job.originals[row],
+        out_dir / _name(job, row),
+        job.resolved.spec.clip,
+        sample,
+        job.request.format,
+        record.comment(job, details, row),
+        job.originals[row],
     )
     written = sorted(job.streams, key=lambda stream: not stream.shows)
     paths = [path for stream in written for path in stream.write(sample[stream.medium], target)]

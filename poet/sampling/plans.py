@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -179,9 +180,7 @@ def _from_zero(steps: Sequence[Step]) -> Chunk:
     return Chunk(base, tuple(moved))
 
 
-def given_tokens(
-    plan: Plan, codes: Mapping[str, np.ndarray], conditioning_NxK: np.ndarray | None = None
-) -> np.ndarray:
+def given_tokens(plan: Plan, codes: Mapping[str, np.ndarray], conditioning_NxK: np.ndarray | None = None) -> np.ndarray:
     """Ids of the given positions, int32 [N, G] in the order of `plan.given`.
 
     Args:
@@ -212,9 +211,7 @@ def given_tokens(
     return np.ascontiguousarray(layout.assemble(filled)[:, plan.given], np.int32)
 
 
-def _repeated(
-    layout: Layout, count: int, opening: Sequence[tuple[Span, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def _repeated(layout: Layout, count: int, opening: Sequence[tuple[Span, np.ndarray]]) -> dict[str, np.ndarray]:
     """Streams of the prefix that repeat what opens an output stream, as far as it is known."""
     repeats = {name: streams.in_layout(name).opens for name in layout.condition_streams}
     found = {n: np.full((count, layout.streams[n]), HIDDEN, np.int32) for n, opened in repeats.items() if opened}

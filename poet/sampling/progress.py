@@ -1,4 +1,4 @@
-"""Samples as they come: after every latent frame what was sampled, its pictures, how far it is and how long it may take.
+"""Samples as they come: after every latent frame what was sampled, its pictures, progress and time left.
 
 N samples, n rows of a batch, q positions, S layout length, F frames.
 """
@@ -6,7 +6,8 @@ N samples, n rows of a batch, q positions, S layout length, F frames.
 from __future__ import annotations
 
 import time
-from typing import Callable, Generator, NamedTuple
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Sampling:
         self._parts.close()
 
     def frames(self, progress: Progress) -> np.ndarray | None:
-        """uint8 [n, F, H, W, 3]: the frames that a step has finished, those of all of them once; None where it has none.
+        """uint8 [n, F, H, W, 3]: the frames that a step has finished, each once; None where it has none.
 
         They are the frames of the whole clip to the bit: the decoder is causal, and runs at the size of whole clips.
         """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import poet
 from poet import spec as specs
@@ -63,7 +64,10 @@ def describe(
         "region": job.admitted.chosen.region,
         "settings": list(settings),
         "sample": specs.to_dict(job.sample),
-        "checkpoint": {"path": str(checkpoint.checkpoint.path.absolute()), "fingerprint": checkpoint.checkpoint.fingerprint},
+        "checkpoint": {
+            "path": str(checkpoint.checkpoint.path.absolute()),
+            "fingerprint": checkpoint.checkpoint.fingerprint,
+        },
         "networks": dict(used),
         "upscale": [Run.open(path).checkpoint.fingerprint for path in job.request.upscale],
         "inputs": dict(inputs),
@@ -93,11 +97,17 @@ def read(path: str) -> Replay:
     file = Path(path).expanduser()
     found = specs.read_object(file / NAME if file.is_dir() else file)
     if found.get("format") != FORMAT:
-        raise UserError(f"--replay={path} has format {found.get('format')}: this version replays {NAME} of format {FORMAT}")
+        raise UserError(
+            f"--replay={path} has format {found.get('format')}: this version replays {NAME} of format {FORMAT}"
+        )
     try:
         return Replay(
-            file, specs.from_dict(Request, found["request"]), tuple(found["settings"]), found["sample"],
-            found["checkpoint"]["path"], found,
+            file,
+            specs.from_dict(Request, found["request"]),
+            tuple(found["settings"]),
+            found["sample"],
+            found["checkpoint"]["path"],
+            found,
             {name: value for sample in found["samples"] for name, value in sample["files"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -115,7 +125,9 @@ def check(replay: Replay, checkpoint: Run) -> None:
         )
     larger = [Run.open(path).checkpoint.fingerprint for path in replay.request.upscale]
     if larger != made_with["upscale"]:
-        raise UserError(f"{replay.path} was upscaled by {made_with['upscale']}, {replay.request.upscale} are now {larger}")
+        raise UserError(
+            f"{replay.path} was upscaled by {made_with['upscale']}, {replay.request.upscale} are now {larger}"
+        )
     for path, value in made_with["inputs"].items():
         if not Path(path).is_file() or digest(path) != value:
             now = "another file now" if Path(path).exists() else "gone"

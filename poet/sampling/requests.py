@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, ClassVar, NamedTuple, Sequence
+from typing import ClassVar, NamedTuple
 
 from poet import conditioning, streams
+from poet.sampling.masks import is_box
 from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
-from poet.sampling.masks import is_box
 from poet.spec import ClipSpec, SampleSpec, Spec, UserError, near_names
 from poet.spec.base import MOST_BATCH, MOST_FRAMES, setting
 from poet.streams import Derived
@@ -221,7 +222,8 @@ def choose_condition(
     if frames and conditioning_frames not in frames:
         where = " at both ends" if derived.ends else ""
         raise UserError(
-            f"conditioning_frames = {conditioning_frames}: task {task.name} takes {_listed(frames)} known frames{where} of "
+            f"conditioning_frames = {conditioning_frames}: task {task.name} takes {_listed(frames)} "
+            f"known frames{where} of "
             f"{clip.frames}"
         )
     if ends and not (derived and derived.ends):

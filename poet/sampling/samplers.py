@@ -79,10 +79,12 @@ class SamplingParams:
 
     @classmethod
     def of(cls, sample: SampleSpec) -> SamplingParams:
-        return cls(**{
-            field.name: jnp.asarray(getattr(sample, field.name), cls.dtype(field.name))
-            for field in dataclasses.fields(cls)
-        })
+        return cls(
+            **{
+                field.name: jnp.asarray(getattr(sample, field.name), cls.dtype(field.name))
+                for field in dataclasses.fields(cls)
+            }
+        )
 
     @staticmethod
     def dtype(field: str) -> str:
@@ -190,7 +192,9 @@ def sample(
       sampling_params: traced settings, those of the position (`SamplingParams.at`).
       truncation: static settings.
     """
-    scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(sampling_params.temperature == 0, 1, sampling_params.temperature)
+    scaled_BxV = logits_BxV.astype(jnp.float32) / jnp.where(
+        sampling_params.temperature == 0, 1, sampling_params.temperature
+    )
     noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
     # Without noise the draw is the most probable id, the lower one of equals.
     noise_BxV = jnp.where(sampling_params.temperature == 0, 0, noise_BxV)

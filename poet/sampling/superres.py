@@ -178,10 +178,9 @@ class Upscaler:
     # ------------------------------------------------------------------------------------- one chunk
 
     def _chunk(
-        self, low: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int,
-        first: int,
+        self, low: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int, first: int
     ) -> np.ndarray:
-        """uint8 [N, T, H, W, 3] of a chunk of codes [N, t, h, w], whose first frames are known at the high resolution."""
+        """uint8 [N, T, H, W, 3] of a chunk of codes [N, t, h, w]; its first frames are known at the high resolution."""
         count, t, h, w = low.shape
         canvas = np.full((count, t, SCALE * h, SCALE * w), HIDDEN, np.int32)
         if opening.shape[1]:
@@ -202,8 +201,7 @@ class Upscaler:
         yield from itertools.product(*([slice(each.start, each.stop) for each in side] for side in cut))
 
     def _sampled(
-        self, codes: np.ndarray, low: np.ndarray, text: Text | None, seed: int, part: int, batch: int,
-        first: int,
+        self, codes: np.ndarray, low: np.ndarray, text: Text | None, seed: int, part: int, batch: int, first: int
     ) -> np.ndarray:
         """int32 [N, t, h, w]: what is hidden of `codes`, sampled; the last batch is filled up."""
         spec, count = self.experiment.super_resolution, len(codes)
@@ -232,6 +230,7 @@ def check_masked(trained: Experiment, path: str) -> None:
     """Raises UserError unless the checkpoint at `path` is one of super-resolution."""
     if not Resolved(trained).is_masked:
         raise UserError(
-            f"{path} is a language model, which makes no clip larger: give a checkpoint of a run with DATA.mixture_rates = "
+            f"{path} is a language model, which makes no clip larger: give a checkpoint of a run with "
+            "DATA.mixture_rates = "
             "{'super_resolution': 1.0}, and this one to `poet generate`"
         )

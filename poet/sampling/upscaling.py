@@ -64,7 +64,9 @@ def check_size(path: str, size: tuple[int, int], to: int, networks: int) -> None
     if not to or to == made:
         return
     if to <= height:
-        raise UserError(f"{path} is {height}x{width}, which is no smaller than --to={to}: ask for more than {height} rows")
+        raise UserError(
+            f"{path} is {height}x{width}, which is no smaller than --to={to}: ask for more than {height} rows"
+        )
     raise UserError(
         f"{path} is {height}x{width}, and --to={to} is {to / height:.4g} times its height: each --checkpoint doubles "
         f"it, so that {networks} make {made} rows; give --to={made}, other --checkpoint flags, or a clip of "
@@ -115,7 +117,9 @@ def run(
         text = texts[number : number + 1]
         made = chained(upscalers, clip.video[None], text, seed=seed, first=number)[0]
         files = _write(made, clip, out / f"{number:03d}", upscalers[-1].experiment.clip)
-        samples.append({"clip": path, "size": list(made.shape), "prompt": "".join(text), "files": [f.name for f in files]})
+        samples.append(
+            {"clip": path, "size": list(made.shape), "prompt": "".join(text), "files": [f.name for f in files]}
+        )
         yield from files
     settings = [specs.to_dict(upscaler.experiment.super_resolution) for upscaler in upscalers]
     record = {"checkpoints": list(names), "seed": seed, "super_resolution": settings, "samples": samples}

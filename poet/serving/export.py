@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -64,14 +65,7 @@ class Program:
     outputs: tuple[str, ...]
 
 
-def run(
-    run: Run,
-    resolved: Resolved,
-    out: str,
-    *,
-    weights_only: bool = False,
-    overwrite: bool = False,
-) -> Path:
+def run(run: Run, resolved: Resolved, out: str, *, weights_only: bool = False, overwrite: bool = False) -> Path:
     """The body of `poet export`: checks, loads and writes; returns the folder.
 
     Args:
@@ -102,9 +96,7 @@ def _release(run: Run, resolved: Resolved, out: str, overwrite: bool) -> Path:
     compat.check(trained, experiment, "export", what=str(checkpoint.path), remedy=remedy)
     params = checkpoints.load_params(run, build_model(resolved).abstract())
     dtype = experiment.export.dtype or None
-    experiment = experiment.replace(
-        export=ExportSpec(), sample=trained.sample, eval=trained.eval
-    )
+    experiment = experiment.replace(export=ExportSpec(), sample=trained.sample, eval=trained.eval)
     return weights_lib.save(out, experiment, params, dtype, checkpoint.step, checkpoint.networks, overwrite=overwrite)
 
 
@@ -128,9 +120,7 @@ def check(resolved: Resolved, spec: ExportSpec) -> int:
     return check_request(resolved, task, texts, spec.conditioning_frames, given, has_depth=True)
 
 
-def export(
-    generator: Generator, spec: ExportSpec, out: str | Path, *, overwrite: bool = False
-) -> Path:
+def export(generator: Generator, spec: ExportSpec, out: str | Path, *, overwrite: bool = False) -> Path:
     """Writes the artefacts of one task at a fixed batch; returns the folder, see `outputs.claim`.
 
     The sampler's static settings (top_k, whether top_p, min_p and guidance take part, what is a schedule) are those of
@@ -154,15 +144,15 @@ def export(
         "programs": {name: _signature(p) for name, p in programs.items()},
         "networks": {**(generator.networks.made_with or {}), **generator.networks.used},
     }
-    return write_folder(output, {**details, "experiment": specs.to_dict(resolved.spec.replace(export=spec))}, blobs, weights)
+    return write_folder(
+        output, {**details, "experiment": specs.to_dict(resolved.spec.replace(export=spec))}, blobs, weights
+    )
 
 
 # ------------------------------------------------------------------------------------- programs
 
 
-def _lm_programs(
-    generator: Generator, plan: Plan, batch: int, lm: Arrays
-) -> dict[str, Program]:
+def _lm_programs(generator: Generator, plan: Plan, batch: int, lm: Arrays) -> dict[str, Program]:
     """`prefill` and `decode`: the very functions that the generator compiles."""
     model, structure = generator.model, jax.tree.structure(generator.params)
 
@@ -201,16 +191,14 @@ def _lm_programs(
     state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]
     weights = tuple(lm)
     return {
-        "prefill": Program(
-            run=prefill, weights=weights, inputs=tuple(inputs), outputs=(*names, "state")
-        ),
-        "decode": Program(
-            run=decode, weights=weights, inputs=(*state, *sampling_params), outputs=("tokens", *names)
-        ),
+        "prefill": Program(run=prefill, weights=weights, inputs=tuple(inputs), outputs=(*names, "state")),
+        "decode": Program(run=decode, weights=weights, inputs=(*state, *sampling_params), outputs=("tokens", *names)),
     }
 
 
-def _tokenizer_programs(generator: Generator, plan: Plan, batch: int, latents: int) -> tuple[dict[str, Program], Arrays]:
+def _tokenizer_programs(
+    generator: Generator, plan: Plan, batch: int, latents: int
+) -> tuple[dict[str, Program], Arrays]:
     """`detokenize*` of what is sampled and `tokenize*` of what is given; with their weights."""
     resolved, programs, weights = generator.resolved, {}, {}
     opened = [name for name, codes in plan.opening.items() if codes]
@@ -235,9 +223,7 @@ def _tokenizer_programs(generator: Generator, plan: Plan, batch: int, latents: i
     return programs, weights
 
 
-def _bound(
-    function: Callable[[Any, jax.Array], jax.Array], structure: Any
-) -> Callable[..., tuple[jax.Array]]:
+def _bound(function: Callable[[Any, jax.Array], jax.Array], structure: Any) -> Callable[..., tuple[jax.Array]]:
     def run(weights: Sequence[jax.Array], array: jax.Array) -> tuple[jax.Array]:
         return (function(jax.tree.unflatten(structure, weights), array),)
 
@@ -269,8 +255,7 @@ def _signature(program: Program) -> dict[str, Any]:
     return {
         "weights": list(program.weights),
         "inputs": [
-            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in program.inputs
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in program.inputs
         ],
         "outputs": list(program.outputs),
     }
@@ -279,9 +264,7 @@ def _signature(program: Program) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------- files
 
 
-def write_folder(
-    output: outputs.Output, details: dict[str, Any], blobs: dict[str, bytes], weights: Arrays
-) -> Path:
+def write_folder(output: outputs.Output, details: dict[str, Any], blobs: dict[str, bytes], weights: Arrays) -> Path:
     """Writes everything, the manifest last; returns the folder."""
     with output:
         for name, blob in blobs.items():

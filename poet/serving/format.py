@@ -7,7 +7,8 @@ whatever later versions lay out.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from poet import streams
 from poet.sampling.plans import Plan

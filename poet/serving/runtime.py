@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import operator
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -24,19 +25,18 @@ from safetensors import safe_open
 
 from poet import streams
 from poet.runs import manifest
-from poet.sampling.engine import Drawn, Engine, Inputs
+from poet.sampling.engine import Engine, Inputs, Sampled
 from poet.sampling.plans import Text
 from poet.sampling.samplers import SamplingParams
 from poet.serving.format import READ, SAMPLING_PARAMS, SPEC, WEIGHTS, plan_of, program
 from poet.spec import SampleSpec, UserError, from_dict
 from poet.tasks import given as given_lib
 
-
 # What the name of media begins with that open the output.
 KNOWN = "known_"
 
 
-class Result(Drawn):
+class Result(Sampled):
     """The media of N samples, and tokens: int32 [N, S], their whole sequences."""
 
     tokens = property(lambda self: self["tokens"])
@@ -72,8 +72,7 @@ class ExportedPrograms:
         self._programs = programs
         self._inputs = {name: signature["inputs"] for name, signature in spec["programs"].items()}
         self._weights = {
-            name: [weights[w] for w in signature["weights"]]
-            for name, signature in spec["programs"].items()
+            name: [weights[w] for w in signature["weights"]] for name, signature in spec["programs"].items()
         }
 
     @property
@@ -86,7 +85,12 @@ class ExportedPrograms:
         return self._call("prefill", tokens_BxP, *text)
 
     def decode(
-        self, loop: int, state: tuple[jax.Array, ...], rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
+        self,
+        loop: int,
+        state: tuple[jax.Array, ...],
+        rows_B: np.ndarray,
+        sampling_params: SamplingParams,
+        forced_BxK: np.ndarray,
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         del loop
         forced = (forced_BxK,) if self.plan.forced else ()
@@ -218,15 +222,17 @@ class Runtime:
         self.engine.programs.settings(SamplingParams.of(settings))  # Refused before anything runs.
         count = given_lib.rows(
             {
-                "text_states": text_states, "text_lengths": text_lengths,
-                "negative_states": negative_states, "negative_lengths": negative_lengths,
-                "known": known, **media, "cells": cells,
+                "text_states": text_states,
+                "text_lengths": text_lengths,
+                "negative_states": negative_states,
+                "negative_lengths": negative_lengths,
+                "known": known,
+                **media,
+                "cells": cells,
             },
             count,
         )
-        texts = {
-            "text": _text(text_states, text_lengths), "negative": _text(negative_states, negative_lengths)
-        }
+        texts = {"text": _text(text_states, text_lengths), "negative": _text(negative_states, negative_lengths)}
         if texts["negative"] is not None and not self.spec["guided"]:
             raise UserError(
                 "a negative text needs a program exported with SAMPLE.guidance other than 1: export again with it"

@@ -283,6 +283,4 @@ class Experiment(Spec):
 
 
 # Class name -> gin name: MODEL.layers = 24, --gin.TRAIN.steps=100.
-GIN_NAMES: dict[str, str] = {
-    hint.__name__: hint.gin_name() for hint in type_hints(Experiment).values()
-}
+GIN_NAMES: dict[str, str] = {hint.__name__: hint.gin_name() for hint in type_hints(Experiment).values()}

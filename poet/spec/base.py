@@ -178,9 +178,7 @@ def setting(
         below=below,
         one_of=None if one_of is None else tuple(one_of),
     )
-    return dataclasses.field(
-        default=default, default_factory=default_factory, metadata={_SETTING: declared}
-    )
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={_SETTING: declared})
 
 
 def setting_of(field: dataclasses.Field[Any]) -> Setting | None:
@@ -281,10 +279,7 @@ def _type_name(hint: Any) -> str:
 
 def to_dict(spec: Spec) -> dict[str, Any]:
     """Plain JSON-ready nested dict; tuples become lists."""
-    return dataclasses.asdict(
-        spec,
-        dict_factory=lambda kv: {k: list(v) if isinstance(v, tuple) else v for k, v in kv},
-    )
+    return dataclasses.asdict(spec, dict_factory=lambda kv: {k: list(v) if isinstance(v, tuple) else v for k, v in kv})
 
 
 def read_object(file: pathlib.Path) -> dict[str, Any]:
@@ -324,9 +319,7 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     """Inverse of `to_dict`; an unknown key is an error with near names, one of `cls.REMOVED` is left out."""
     names = [f.name for f in dataclasses.fields(cls)]
     renamed = getattr(cls, "RENAMED", {})
-    values = {
-        renamed.get(key, key): value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())
-    }
+    values = {renamed.get(key, key): value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())}
     for key in values:
         if key not in names:
             raise UserError(f"{cls.__name__} has no field {key!r}{near_names(key, names)}")

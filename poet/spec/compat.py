@@ -52,10 +52,7 @@ class Difference:
 
 
 def differences(
-    theirs: Experiment,
-    ours: Experiment,
-    purpose: str,
-    changes: Collection[str] | None = None,
+    theirs: Experiment, ours: Experiment, purpose: str, changes: Collection[str] | None = None
 ) -> list[Difference]:
     """The settings in which what was trained differs from what is asked for, in order of declaration.
 
@@ -98,8 +95,7 @@ def _of_section(theirs: Spec, ours: Spec) -> list[Difference]:
             changes=declared.changes,
         )
         for field in dataclasses.fields(ours)
-        if (declared := setting_of(field))
-        and getattr(theirs, field.name) != getattr(ours, field.name)
+        if (declared := setting_of(field)) and getattr(theirs, field.name) != getattr(ours, field.name)
     ]
 
 

@@ -27,9 +27,7 @@ from poet.spec import Experiment, UserError, near_names
 _LOG = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 20
 
-SPECS: Mapping[str, type] = {
-    name: getattr(specs, class_name) for class_name, name in specs.GIN_NAMES.items()
-}
+SPECS: Mapping[str, type] = {name: getattr(specs, class_name) for class_name, name in specs.GIN_NAMES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +60,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
     return Experiment(**{name.lower(): _bound(name) for name in SPECS})
 
 
-def sized(
-    files: Sequence[str], size: str, given: Sequence[str]
-) -> tuple[list[str], list[str]]:
+def sized(files: Sequence[str], size: str, given: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files and bindings of a model size laid over `files` (default: the pretraining mixture).
 
     A shipped size adds its files; another one bindings, which those that are given override.
@@ -145,9 +141,7 @@ def _find_gin(path: str) -> Path:
     try:
         return assets.find(path, "gin file")
     except UserError as error:
-        shipped = sorted(
-            str(p.relative_to(assets.root())) for p in (assets.root() / "gin").rglob("*.gin")
-        )
+        shipped = sorted(str(p.relative_to(assets.root())) for p in (assets.root() / "gin").rglob("*.gin"))
         raise UserError(f"{error}{near_names(path, shipped)}") from None
 
 
@@ -179,9 +173,7 @@ def _parse(place: str, text: str, within: tuple[Path, ...] = ()) -> None:
                 raise UserError(f"{place}: includes {path}, which includes it: remove one of the includes")
             _parse(str(path), _read(path), (*within, path.resolve()))
         else:
-            gin.bind_parameter(
-                f"{statement.selector}.{statement.arg_name}", statement.value
-            )
+            gin.bind_parameter(f"{statement.selector}.{statement.arg_name}", statement.value)
 
 
 def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatement]:
@@ -205,8 +197,14 @@ def _present_name(statement: Any, place: str) -> Any:
     now = spec.RENAMED.get(statement.arg_name) if spec else None
     if now is None:
         return statement
-    _LOG.warning("%s: %s.%s is called %s.%s now; the old name goes with the next release",
-                 place, statement.selector, statement.arg_name, statement.selector, now)
+    _LOG.warning(
+        "%s: %s.%s is called %s.%s now; the old name goes with the next release",
+        place,
+        statement.selector,
+        statement.arg_name,
+        statement.selector,
+        now,
+    )
     return statement._replace(arg_name=now)
 
 

@@ -40,9 +40,7 @@ class IngestSpec(Spec):
 
     def validate(self) -> None:
         self.require(
-            not self.nsfw or all(self.nsfw.partition(":")),
-            "nsfw",
-            "expected 'module:function', or '' for none",
+            not self.nsfw or all(self.nsfw.partition(":")), "nsfw", "expected 'module:function', or '' for none"
         )
 
     @property

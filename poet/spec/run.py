@@ -79,7 +79,6 @@ class TrainSpec(Spec):
     not in what it is to predict; a share is drawn for each clip (InfinityStar's self-correction, 2511.04675).
     """
 
-
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
     init_from: str = setting("", changes="nothing")
     microbatches: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
@@ -123,15 +122,11 @@ class DataSpec(Spec):
     RENAMED = {"image_shares": "image_fractions", "rates": "mixture_rates"}
 
     store: str = setting("", changes="nothing")
-    mixture_rates: dict[str, float] = setting(
-        default_factory=dict, changes="course", at_least=0, at_most=1e6
-    )
+    mixture_rates: dict[str, float] = setting(default_factory=dict, changes="course", at_least=0, at_most=1e6)
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
     batch_multiple: int = setting(0, changes="meaning", at_least=0, at_most=MOST_BATCH)
     equal_tokens: bool = setting(True, changes="meaning")
-    image_fractions: tuple[tuple[float, float], ...] = setting(
-        (), changes="course", at_least=0, at_most=1
-    )
+    image_fractions: tuple[tuple[float, float], ...] = setting((), changes="course", at_least=0, at_most=1)
     text_dropout: float = setting(0.1, changes="course", at_least=0, below=1)
     condition_dropout: float = setting(0.0, changes="course", at_least=0, below=1)
     silent_clips: str = setting("skip", changes="course", one_of=("skip", "train"))
@@ -145,6 +140,4 @@ class DataSpec(Spec):
     def _check_image_fractions(self) -> None:
         ends = [0.0, *(until for until, _ in self.image_fractions)]
         rising = all(a < b for a, b in zip(ends, ends[1:])) and ends[-1] in (0.0, 1.0)
-        self.require(
-            rising, "image_fractions", "needs rising shares of the steps, the last of them 1.0"
-        )
+        self.require(rising, "image_fractions", "needs rising shares of the steps, the last of them 1.0")

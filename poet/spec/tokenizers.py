@@ -8,19 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from poet.spec.base import (
-    DTYPES,
-    MOST_BATCH,
-    MOST_FRAMES,
-    MOST_SIDE,
-    MOST_STEPS,
-    Spec,
-    UserError,
-    setting,
-)
+from poet.spec.base import DTYPES, MOST_BATCH, MOST_FRAMES, MOST_SIDE, MOST_STEPS, Spec, UserError, setting
 
 # The most that a term of a loss can be multiplied by.
 MOST_WEIGHT = 1e6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoTokenizerSpec(Spec):
@@ -63,9 +55,7 @@ class VideoTokenizerSpec(Spec):
             "needs one flag per level but the last",
         )
         for channels in (self.base_channels * m for m in self.multipliers):
-            self.require(
-                channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels"
-            )
+            self.require(channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels")
 
     @property
     def factor(self) -> tuple[int, int, int]:
@@ -177,16 +167,12 @@ class TokenizerTrainSpec(Spec):
 
     modality: str = setting("video", changes="arrays", one_of=("video", "audio"))
     source: str = setting("", changes="course")
-    sources: dict[str, int] = setting(
-        default_factory=dict, changes="course", at_least=1, at_most=10**6
-    )
+    sources: dict[str, int] = setting(default_factory=dict, changes="course", at_least=1, at_most=10**6)
     split: str = setting("train", changes="course")
     batch: int = setting(16, changes="meaning", at_least=1, at_most=MOST_BATCH)
     frames: int = setting(0, changes="meaning", at_least=0, at_most=MOST_FRAMES)
     image_fraction: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
-    crops: tuple[tuple[int, int], ...] = setting(
-        (), changes="meaning", at_least=1, at_most=MOST_SIDE
-    )
+    crops: tuple[tuple[int, int], ...] = setting((), changes="meaning", at_least=1, at_most=MOST_SIDE)
     remat: bool = setting(False, changes="nothing")
     init_from: str = setting("", changes="nothing")
     l2_weight: float = setting(5.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
@@ -235,9 +221,7 @@ class DiscriminatorSpec(Spec):
     """
 
     base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
-    multipliers: tuple[int, ...] = setting(
-        (2, 4, 4, 4, 4), changes="arrays", at_least=1, at_most=64
-    )
+    multipliers: tuple[int, ...] = setting((2, 4, 4, 4, 4), changes="arrays", at_least=1, at_most=64)
     head: str = setting("flatten", changes="arrays", one_of=("flatten", "mean"))
     learning_rate: float = setting(1.0, changes="course", above=0, at_most=1000)
     dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
@@ -272,9 +256,7 @@ class AudioTrainSpec(Spec):
 
     samples: int = setting(16_000, changes="meaning", at_least=1, at_most=2**26)
     noise_source: str = setting("", changes="course")
-    noise_gain_db: tuple[float, float] = setting(
-        (-30.0, 0.0), changes="course", at_least=-200, at_most=100
-    )
+    noise_gain_db: tuple[float, float] = setting((-30.0, 0.0), changes="course", at_least=-200, at_most=100)
     mel_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     wave_weight: float = setting(0.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     adversarial_weight: float = setting(1.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
@@ -291,9 +273,7 @@ class AudioTrainSpec(Spec):
     critic_rate: float = setting(1.0, changes="course", above=0, at_most=1000)
 
     def validate(self) -> None:
-        self.require(
-            self.noise_gain_db[0] <= self.noise_gain_db[1], "noise_gain_db", "is (least, most)"
-        )
+        self.require(self.noise_gain_db[0] <= self.noise_gain_db[1], "noise_gain_db", "is (least, most)")
 
     @property
     def adversarial(self) -> bool:

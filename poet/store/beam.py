@@ -41,9 +41,7 @@ class Beam:
         try:
             pipeline = beam.Pipeline(options=options)
         except (ValueError, ImportError, AttributeError) as error:
-            raise UserError(
-                f"--runner={self.runner} {' '.join(self.options)}: Beam refuses it: {error}"
-            ) from None
+            raise UserError(f"--runner={self.runner} {' '.join(self.options)}: Beam refuses it: {error}") from None
         with pipeline:
             encode = beam.ParDo(_encode_range(job, self.factory))
             _ = pipeline | beam.Create(list(ranges)) | beam.Reshuffle() | encode

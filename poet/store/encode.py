@@ -23,7 +23,6 @@ from poet.store.stages import START, Stages
 from poet.streams.base import Encoders
 from poet.streams.text import LENGTH, STATES
 
-
 # What is noted of a clip that has none.
 NO_CAPTION = "no caption"
 
@@ -32,10 +31,9 @@ NO_CAPTION = "no caption"
 class PartialShard:
     """The intermediate file of one range: serialized examples end to end, and an index of them.
 
-    `clips` are (key, size in bytes) in the order of the source, `checksums` the CRC-32 of each; `silent` of them have no sound
-    track, which counts in stores with audio alone.  `hashes` are theirs, where duplicates are looked
-    for.  `notes` count what was done to clips, by its kind.  `seconds` are those of
-    `poet.store.stages`.
+    `clips` are (key, size in bytes) in the order of the source, `checksums` the CRC-32 of each; `silent` have no
+    sound track, which counts in stores with audio alone.  `hashes` are theirs, where copies are looked for.
+    `notes` count what was done to clips, by its kind.  `seconds` are those of `poet.store.stages`.
     """
 
     file: pathlib.Path
@@ -77,9 +75,7 @@ def encode_range(
     with media.replacing(file) as temporary, open(temporary, "wb") as out:
         for run in _batches(found, plan.batch):
             batch = [item for item in run if isinstance(item, RawClip)]
-            made.skipped += [
-                SkippedInfo(key=i.key, reason=i.reason) for i in run if isinstance(i, Skipped)
-            ]
+            made.skipped += [SkippedInfo(key=i.key, reason=i.reason) for i in run if isinstance(i, Skipped)]
             examples, cut = encode_batch(batch, plan, encoders, stages)
             made.truncated_captions += cut
             with stages.timed("write"):
@@ -129,9 +125,7 @@ class _Made:
         )
 
 
-def _filtered(
-    items: Iterator[RawClip | Skipped], plan: Plan
-) -> Iterator[RawClip | Skipped]:
+def _filtered(items: Iterator[RawClip | Skipped], plan: Plan) -> Iterator[RawClip | Skipped]:
     """The items; clips that the plan's filters drop have become skipped ones."""
     clip_filter = filters.ClipFilter(plan.ingest, plan.has_audio)
     for item in items:
@@ -142,9 +136,7 @@ def _filtered(
             yield item
 
 
-def _batches(
-    items: Iterator[RawClip | Skipped], batch: int
-) -> Iterator[list[RawClip | Skipped]]:
+def _batches(items: Iterator[RawClip | Skipped], batch: int) -> Iterator[list[RawClip | Skipped]]:
     """Runs of items with `batch` clips each, the last with fewer; skipped items ride along."""
     run: list[RawClip | Skipped] = []
     clips = 0
@@ -196,9 +188,7 @@ def _stored_states(states_BxLxD: np.ndarray, lengths_B: np.ndarray) -> np.ndarra
     return stored_BxLxD
 
 
-def _encode_stream(
-    name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders, stages: Stages
-) -> np.ndarray:
+def _encode_stream(name: str, clips: Sequence[RawClip], plan: Plan, encoders: Encoders, stages: Stages) -> np.ndarray:
     """int32 (B, codes) of a stream of the plan.
 
     The last clip fills the batch up, so that one program is compiled.

@@ -123,17 +123,13 @@ class NoSplit(UserError):
     """A source that has no split of this name; the message lists those that it has."""
 
 
-def check_split(
-    split: str, known: Sequence[str], where: str | os.PathLike[str], field: str
-) -> None:
+def check_split(split: str, known: Sequence[str], where: str | os.PathLike[str], field: str) -> None:
     """Raises NoSplit, listing the splits, unless the source has this one."""
     if not known:
         raise NoSplit(f"{where} holds nothing that can be read as clips or sounds")
     if split not in known:
         value = f"({known[0]!r},)" if field.endswith("splits") else repr(known[0])
-        raise NoSplit(
-            f"{where} has no split {split!r}; it has {', '.join(known)}: set {field} = {value}, say"
-        )
+        raise NoSplit(f"{where} has no split {split!r}; it has {', '.join(known)}: set {field} = {value}, say")
 
 
 def digest(lines: Sequence[str]) -> str:
@@ -143,9 +139,7 @@ def digest(lines: Sequence[str]) -> str:
 
 def _media(files: Iterable[str], suffixes: Sequence[str]) -> list[str]:
     paths = map(pathlib.PurePosixPath, files)
-    return [
-        str(p) for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")
-    ]
+    return [str(p) for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")]
 
 
 def _list_media(name: str, listed: Sequence[str], suffixes: Sequence[str]) -> list[Line]:

@@ -173,12 +173,7 @@ class _Described(Protocol):
 
 def text_info(encoder: _Described) -> TextInfo:
     """What a manifest keeps of a text encoder."""
-    return TextInfo(
-        name=encoder.name,
-        fingerprint=encoder.fingerprint,
-        length=encoder.length,
-        width=encoder.width,
-    )
+    return TextInfo(name=encoder.name, fingerprint=encoder.fingerprint, length=encoder.length, width=encoder.width)
 
 
 def to_json(spec: Spec) -> str:
@@ -267,10 +262,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def check_store(
-    manifest: Manifest,
-    *,
-    text: TextInfo | None = None,
-    streams: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    manifest: Manifest, *, text: TextInfo | None = None, streams: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> None:
     """Raises UserError naming all that differs between a store and what a run expects of it.
 

@@ -66,9 +66,7 @@ class MediaSource:
         most = self.ingest.clips_per_file or math.inf
         return max(int(min(frames / self.clip.frames, most)), 1)
 
-    def read(
-        self, start: int, stop: int, part: Part | None = None
-    ) -> Iterator[RawClip | Skipped]:
+    def read(self, start: int, stop: int, part: Part | None = None) -> Iterator[RawClip | Skipped]:
         if self.ingest.expands:
             return _made_ahead(self._read_all(start, stop, part))
         return read_ahead(self._read_item, start, stop)
@@ -86,17 +84,9 @@ class MediaSource:
             clip = media.read_clip(found.video, self.clip, place, found.sound)
         except media.MediaError as error:
             return Skipped(key=found.key, reason=error.reason)
-        return RawClip(
-            key=found.key,
-            caption=found.caption,
-            video=clip.video,
-            audio=clip.audio,
-            notes=found.notes,
-        )
+        return RawClip(key=found.key, caption=found.caption, video=clip.video, audio=clip.audio, notes=found.notes)
 
-    def _read_all(
-        self, start: int, stop: int, part: Part | None
-    ) -> Iterator[RawClip | Skipped]:
+    def _read_all(self, start: int, stop: int, part: Part | None) -> Iterator[RawClip | Skipped]:
         for index in range(start, stop):
             try:
                 with self.media.fetch(index, keep=part is not None) as found:
@@ -142,9 +132,7 @@ class _Track:
     `frames` is how many of them are asked for, None all.
     """
 
-    def __init__(
-        self, found: remote.Found, clip: ClipSpec, first: int, frames: int | None
-    ) -> None:
+    def __init__(self, found: remote.Found, clip: ClipSpec, first: int, frames: int | None) -> None:
         self._found, self._clip, self._first, self._frames = found, clip, first, frames
         self.start_s = 0.0
 
@@ -190,9 +178,7 @@ def _made_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, made in a thread of their own while the consumer works."""
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pending = collections.deque(
-            pool.submit(next, items, end) for _ in range(CLIPS_AHEAD)
-        )
+        pending = collections.deque(pool.submit(next, items, end) for _ in range(CLIPS_AHEAD))
         try:
             while (item := pending.popleft().result()) is not end:
                 pending.append(pool.submit(next, items, end))

@@ -27,7 +27,6 @@ from poet.store.manifest import (
 )
 from poet.streams.base import StreamInfo
 
-
 # Of clips whose key an earlier one has, which stays.
 DUPLICATE_KEY = "duplicate key"
 # What is noted of clips that look and sound, as codes, like one of a split before theirs.
@@ -36,9 +35,7 @@ COPIES = "an exact copy in another split"
 SHARD_MULTIPLE = 256
 
 
-def check_skipped(
-    split: str, skipped: Sequence[SkippedInfo], clips: int, max_skipped: float
-) -> None:
+def check_skipped(split: str, skipped: Sequence[SkippedInfo], clips: int, max_skipped: float) -> None:
     """Raises UserError when more than the accepted share of a split's clips are unusable.
 
     `clips` counts all of them, skipped ones too.
@@ -138,9 +135,7 @@ def _hashes(partials: Sequence[PartialShard]) -> dict[str, filters.Hash]:
     return found
 
 
-def _shuffled(
-    seed: int, split: str, partials: Sequence[PartialShard]
-) -> tuple[list[_Record], list[SkippedInfo]]:
+def _shuffled(seed: int, split: str, partials: Sequence[PartialShard]) -> tuple[list[_Record], list[SkippedInfo]]:
     """All records by the seeded hash of their key; of equal keys only the first stays."""
     records: dict[str, _Record] = {}
     duplicates = []

@@ -62,9 +62,7 @@ def size(plan: Plan) -> int:
     return -(-min(plan.clips_per_shard, CLIPS) // plan.batch) * plan.batch
 
 
-def plan_ranges(
-    split: str, clips: Sequence[int], plan: Plan, folder: pathlib.Path
-) -> Iterator[Range]:
+def plan_ranges(split: str, clips: Sequence[int], plan: Plan, folder: pathlib.Path) -> Iterator[Range]:
     """The ranges of a split, in its order.
 
     Args:

@@ -67,9 +67,7 @@ class Source(Protocol):
     def clips(self) -> Sequence[int]:
         """About how many clips each item gives, at least 1: work is shared out by it."""
 
-    def read(
-        self, start: int, stop: int, part: Part | None = None
-    ) -> Iterator[RawClip | Skipped]:
+    def read(self, start: int, stop: int, part: Part | None = None) -> Iterator[RawClip | Skipped]:
         """Yields exactly the items start..stop-1 in their order.
 
         Where `IngestSpec.expands`, an item gives one or several in a row, with keys 'item#frame'; of

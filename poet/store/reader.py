@@ -135,9 +135,7 @@ def features(plan: Plan) -> Any:
             "caption": tfds.features.Text(),
             **codes,
             **flags,
-            STATES: tfds.features.Tensor(
-                shape=(None, plan.text.width), dtype=np.float16, encoding=raw
-            ),
+            STATES: tfds.features.Tensor(shape=(None, plan.text.width), dtype=np.float16, encoding=raw),
             LENGTH: tfds.features.Scalar(np.int32),
         }
     )
@@ -165,9 +163,7 @@ def serialize(example: Mapping[str, str | int | np.ndarray]) -> bytes:
 def check_split(manifest: Manifest, split: str) -> None:
     """Raises UserError, listing the splits, unless the store has this one."""
     if split not in manifest.splits:
-        raise UserError(
-            f"the token store has no split {split!r}; it has {', '.join(sorted(manifest.splits))}"
-        )
+        raise UserError(f"the token store has no split {split!r}; it has {', '.join(sorted(manifest.splits))}")
 
 
 def dataset(path: str, split: str) -> tf.data.Dataset:
@@ -178,4 +174,3 @@ def dataset(path: str, split: str) -> tf.data.Dataset:
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     builder = tfds.builder_from_directory(path)
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-

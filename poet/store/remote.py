@@ -143,9 +143,7 @@ class Folder(Protocol):
     def listed(self) -> Listed:
         """All files."""
 
-    def local(
-        self, file: str, keep: bool = False
-    ) -> contextlib.AbstractContextManager[pathlib.Path]:
+    def local(self, file: str, keep: bool = False) -> contextlib.AbstractContextManager[pathlib.Path]:
         """The file on this machine's disk, while the block lasts; `keep` as of `copied`."""
 
     def open(self, file: str) -> IO[bytes]: ...
@@ -225,10 +223,7 @@ class _Walk:
             self._folder(link)
 
     def listed(self) -> Listed:
-        found = (
-            ("neither files nor folders", self._odd),
-            ("folders that cannot be opened", self._unread),
-        )
+        found = (("neither files nor folders", self._odd), ("folders that cannot be opened", self._unread))
         notes = (f"{self._root}: {len(n)} {why}: {texts.some(sorted(n))}" for why, n in found if n)
         return Listed(files=sorted(self._files), notes=tuple(notes))
 
@@ -303,9 +298,7 @@ def check_size(key: str, size: int, max_copied_gb: float) -> None:
 
 
 @contextlib.contextmanager
-def copied(
-    url: str, start: int, stop: int, suffix: str, keep: bool = False
-) -> Iterator[pathlib.Path]:
+def copied(url: str, start: int, stop: int, suffix: str, keep: bool = False) -> Iterator[pathlib.Path]:
     """A copy of the bytes start..stop-1 that goes when the block ends; its suffix tells FFmpeg the
     format.
 

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from poet.store import filters
 from poet.store.encode import PartialShard
 from poet.store.manifest import Manifest
-from poet.store.stages import START, STAGES
+from poet.store.stages import STAGES, START
 
 
-def lines(
-    manifest: Manifest, partials: Mapping[str, Sequence[PartialShard]] | None = None
-) -> list[str]:
+def lines(manifest: Manifest, partials: Mapping[str, Sequence[PartialShard]] | None = None) -> list[str]:
     """A line per split.  Without `partials`, as of a store that was complete before, no speed.
 
     'train: 20 clips in 4 shards, 2 skipped (undecodable 1, truncated 1); 31.2 clips/s and process (read
@@ -21,10 +19,7 @@ def lines(
     were encoded, dropped duplicates too, over the summed time of their ranges, those of interrupted
     runs included, without what a process does once.
     """
-    return [
-        _what(manifest, split) + (_speed(partials[split]) if partials else "")
-        for split in manifest.splits
-    ]
+    return [_what(manifest, split) + (_speed(partials[split]) if partials else "") for split in manifest.splits]
 
 
 def _what(manifest: Manifest, split: str) -> str:
@@ -33,10 +28,7 @@ def _what(manifest: Manifest, split: str) -> str:
     why = f" ({', '.join(f'{name} {count}' for name, count in reasons.items())})" if reasons else ""
     silent = f", {info.silent} without sound" if manifest.audio else ""
     notes = "".join(f", {count} with {name}" for name, count in info.notes.items())
-    return (
-        f"{split}: {info.clips} clips in {len(info.shards)} shards, {len(info.skipped)} skipped"
-        f"{why}{silent}{notes}"
-    )
+    return f"{split}: {info.clips} clips in {len(info.shards)} shards, {len(info.skipped)} skipped{why}{silent}{notes}"
 
 
 def _speed(partials: Sequence[PartialShard]) -> str:

@@ -105,14 +105,9 @@ def summary(items: Iterable[RawSound | Skipped]) -> str:
     Reasons and notes stand with how often they hold, frequent ones first; '' if there are none.
     """
     items = list(items)
-    reasons = collections.Counter(
-        item.reason.split(":")[0] for item in items if isinstance(item, Skipped)
-    )
+    reasons = collections.Counter(item.reason.split(":")[0] for item in items if isinstance(item, Skipped))
     notes = collections.Counter(
-        _without_numbers(note)
-        for item in items
-        if isinstance(item, RawSound)
-        for note in item.notes
+        _without_numbers(note) for item in items if isinstance(item, RawSound) for note in item.notes
     )
     parts = [f"{reasons.total()} of {len(items)} skipped: {_counts(reasons)}"] if reasons else []
     return "; ".join(parts + ([_counts(notes)] if notes else []))
@@ -153,27 +148,14 @@ class FolderSounds:
             sound = media.read_sound(pathlib.Path(self.path, line.file), self.sample_rate_hz)
         except media.MediaError as error:
             return Skipped(key=line.key, reason=error.reason)
-        return RawSound(
-            key=line.key,
-            text=line.caption,
-            kind=line.kind,
-            samples=sound.samples,
-            notes=sound.notes,
-        )
+        return RawSound(key=line.key, text=line.caption, kind=line.kind, samples=sound.samples, notes=sound.notes)
 
 
-def _open_folder(
-    folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str
-) -> FolderSounds:
+def _open_folder(folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str) -> FolderSounds:
     lines, fingerprint, notes = folders.folder_lines(folder, split, SUFFIXES, split_field)
     for note in notes:
         _LOG.info("%s", note)
-    return FolderSounds(
-        path=str(folder),
-        lines=tuple(lines),
-        sample_rate_hz=sample_rate_hz,
-        fingerprint=fingerprint,
-    )
+    return FolderSounds(path=str(folder), lines=tuple(lines), sample_rate_hz=sample_rate_hz, fingerprint=fingerprint)
 
 
 # ------------------------------------------------------------------------------------- TFDS folder
@@ -216,9 +198,7 @@ class TfdsSounds:
         )
 
 
-def _open_tfds(
-    folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str
-) -> TfdsSounds:
+def _open_tfds(folder: pathlib.Path, split: str, sample_rate_hz: int, split_field: str) -> TfdsSounds:
     info, fingerprint = tfds_source.tfds_split(folder, split, split_field)
     if "audio" not in info.features:
         raise UserError(f"{folder} has no feature 'audio'; it has {', '.join(info.features)}")

@@ -17,13 +17,7 @@ from poet.store.media_source import MediaSource
 from poet.store.raw import Source
 
 
-def open_source(
-    path: str,
-    split: str,
-    clip: ClipSpec,
-    ingest: IngestSpec = IngestSpec(),
-    data_dir: str = "",
-) -> Source:
+def open_source(path: str, split: str, clip: ClipSpec, ingest: IngestSpec = IngestSpec(), data_dir: str = "") -> Source:
     """Opens a split of a collection.
 
     Args:
@@ -49,9 +43,7 @@ def open_source(
     return MediaSource(media=tars, clip=clip, ingest=ingest)
 
 
-def open_splits(
-    spec: StoreSpec, clip: ClipSpec, ingest: IngestSpec = IngestSpec()
-) -> dict[str, Source]:
+def open_splits(spec: StoreSpec, clip: ClipSpec, ingest: IngestSpec = IngestSpec()) -> dict[str, Source]:
     """The splits of `spec.splits`; where it names none, train, and validation if the source has it.
 
     Raises:
@@ -92,9 +84,7 @@ def find_folder(path: str, field: str) -> tuple[pathlib.Path, bool]:
         return folder, True
     versions = sorted(str(p.parent) for p in folder.glob("*/dataset_info.json"))
     if versions:
-        raise UserError(
-            f"{path} holds versions of a TFDS data set; give one: {', '.join(versions)}"
-        )
+        raise UserError(f"{path} holds versions of a TFDS data set; give one: {', '.join(versions)}")
     return folder, False
 
 

@@ -54,9 +54,7 @@ class TfdsSource:
         most = self.ingest.clips_per_file or self.mean_clips
         return [min(self.mean_clips, most) if self.ingest.expands else 1] * self.length
 
-    def read(
-        self, start: int, stop: int, part: Part | None = None
-    ) -> Iterator[RawClip | Skipped]:
+    def read(self, start: int, stop: int, part: Part | None = None) -> Iterator[RawClip | Skipped]:
         examples = tfds_examples(self.path, self.split, self.features, start, stop)
         for index, example in enumerate(examples, start):
             if self.ingest.expands:
@@ -64,9 +62,7 @@ class TfdsSource:
             else:
                 yield self._to_clip(index, example)
 
-    def _to_clips(
-        self, index: int, example: Mapping[str, Any], part: Part | None
-    ) -> Iterator[RawClip | Skipped]:
+    def _to_clips(self, index: int, example: Mapping[str, Any], part: Part | None) -> Iterator[RawClip | Skipped]:
         """Every clip of an example is one of its own, with the frames and samples from there on."""
         key, (first, stop) = self._key(index, example), frames_of(part, self.clip)
         place = crop_place(key, self.ingest)
@@ -106,9 +102,7 @@ class TfdsSource:
         )
 
 
-def open_tfds(
-    folder: str | pathlib.Path, split: str, clip: ClipSpec, ingest: IngestSpec
-) -> TfdsSource:
+def open_tfds(folder: str | pathlib.Path, split: str, clip: ClipSpec, ingest: IngestSpec) -> TfdsSource:
     """A split of a TFDS folder.
 
     Raises:
@@ -187,9 +181,7 @@ def tfds_split(folder: str | pathlib.Path, split: str, field: str) -> tuple[Any,
     return info, digest(described + metadata)
 
 
-def tfds_examples(
-    path: str, split: str, features: Sequence[str], start: int, stop: int
-) -> Iterator[Mapping[str, Any]]:
+def tfds_examples(path: str, split: str, features: Sequence[str], start: int, stop: int) -> Iterator[Mapping[str, Any]]:
     """The examples start..stop-1 of a split in the order of the files, with these features only.
 
     Raises:
@@ -213,9 +205,7 @@ def tfds_examples(
     except tf.errors.OpError as error:
         # TensorFlow wraps its reason into the names of graph nodes.
         reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
-        raise UserError(
-            f"{path} is damaged at {split} clip {index}: {reason} Make the data set again"
-        ) from None
+        raise UserError(f"{path} is damaged at {split} clip {index}: {reason} Make the data set again") from None
 
 
 @functools.lru_cache(maxsize=8)

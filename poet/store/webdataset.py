@@ -91,16 +91,10 @@ class TarCollection:
                 if part
             }
             yield remote.Found(
-                key=sample.key,
-                caption=caption,
-                video=paths[sample.video],
-                sound=paths.get(sample.sound),
-                notes=notes,
+                key=sample.key, caption=caption, video=paths[sample.video], sound=paths.get(sample.sound), notes=notes
             )
 
-    def _copied(
-        self, sample: Sample, part: str, keep: bool
-    ) -> contextlib.AbstractContextManager[pathlib.Path]:
+    def _copied(self, sample: Sample, part: str, keep: bool) -> contextlib.AbstractContextManager[pathlib.Path]:
         offset, size = sample.parts[part]
         remote.check_size(sample.key, size, self.max_copied_gb)
         return remote.copied(sample.tar, offset, offset + size, f".{part}", keep)
@@ -140,9 +134,7 @@ def compressed_error(name: str) -> UserError:
     )
 
 
-def open_tars(
-    path: str, split: str, videos: Sequence[str], max_copied_gb: float = 0.0
-) -> TarCollection:
+def open_tars(path: str, split: str, videos: Sequence[str], max_copied_gb: float = 0.0) -> TarCollection:
     """Opens a split of the tars in a folder or of a pattern such as `gs://b/clips-{000..127}.tar`.
 
     A tar is of the split that its folder, or its name up to the first '-', is called after (train,
@@ -167,10 +159,7 @@ def open_tars(
     described = [json.dumps([s.key, sorted(s.parts.items())]) for s in samples]
     described += [remote.content_sample(functools.partial(_open, url)) for url in chosen.values()]
     return TarCollection(
-        samples=samples,
-        fingerprint=folders.digest(described),
-        notes=notes,
-        max_copied_gb=max_copied_gb,
+        samples=samples, fingerprint=folders.digest(described), notes=notes, max_copied_gb=max_copied_gb
     )
 
 
@@ -199,8 +188,7 @@ def _find(path: str) -> tuple[dict[str, str], tuple[str, ...]]:
     head = re.split(r"[*?{\[]", remote.filesystem(path, FIELD)[1])[0].rpartition("/")[0]
     found = [_glob(pattern) for pattern in expand_braces(path)]
     return {
-        full.removeprefix(head).lstrip("/"): url
-        for full, url in sorted(set(itertools.chain.from_iterable(found)))
+        full.removeprefix(head).lstrip("/"): url for full, url in sorted(set(itertools.chain.from_iterable(found)))
     }, ()
 
 
@@ -268,9 +256,7 @@ def _samples(name: str, url: str, videos: Sequence[str]) -> tuple[list[Sample], 
 _Group = list[tuple[str, _Member]]
 
 
-def _grouped(
-    members: Sequence[_Member], videos: Sequence[str]
-) -> tuple[dict[str, _Group], list[str]]:
+def _grouped(members: Sequence[_Member], videos: Sequence[str]) -> tuple[dict[str, _Group], list[str]]:
     """(suffix, member) by the key of their sample; and members that are hidden or have no suffix.
 
     What follows the first dot is the suffix, as in WebDatasets.  Names may have dots of their own:
@@ -318,19 +304,10 @@ def _members(url: str) -> list[_Member]:
     """Every file in a tar."""
     files, path = remote.filesystem(url, FIELD)
     try:
-        with (
-            files.open(path, "rb") as stream,
-            tarfile.open(fileobj=_Bounded(stream), mode="r:") as tar,
-        ):
-            return [
-                _Member(posixpath.normpath(m.name), m.offset_data, m.size, m.issparse())
-                for m in tar
-                if m.isreg()
-            ]
+        with files.open(path, "rb") as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:") as tar:
+            return [_Member(posixpath.normpath(m.name), m.offset_data, m.size, m.issparse()) for m in tar if m.isreg()]
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{url} is damaged, or no uncompressed tar: {error}; fetch or write it again"
-        ) from None
+        raise UserError(f"{url} is damaged, or no uncompressed tar: {error}; fetch or write it again") from None
 
 
 class _Bounded:

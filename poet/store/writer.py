@@ -29,8 +29,8 @@ from poet.store import manifest as manifests
 from poet.store.manifest import Manifest, Plan
 from poet.store.merge import merge_split
 from poet.store.ranges import plan_ranges
-from poet.store.runners import Job, Runner
 from poet.store.raw import Source
+from poet.store.runners import Job, Runner
 from poet.store.sources import open_splits
 from poet.streams.base import Encoders, StreamInfo
 
@@ -91,17 +91,13 @@ def tokenize(
     return reader.load_manifest(spec.path)
 
 
-def _merge(
-    folder: pathlib.Path, spec: StoreSpec, job: Job, log: Callable[[str], Any]
-) -> Manifest:
+def _merge(folder: pathlib.Path, spec: StoreSpec, job: Job, log: Callable[[str], Any]) -> Manifest:
     """Phase 2: the final shards of all splits, and what the store says of itself."""
     partials, bits = job.partials(), job.plan.ingest.deduplicate
     deduplicator = filters.Deduplicator(bits) if bits >= 0 else None
     seen: set[bytes] = set()
     splits = {
-        split: merge_split(
-            folder, job.plan, split, partials[split], spec.max_skipped, deduplicator, seen
-        )
+        split: merge_split(folder, job.plan, split, partials[split], spec.max_skipped, deduplicator, seen)
         for split in job.plan.items
     }
     manifest = _finish(folder, Manifest(source=spec.source, plan=job.plan, splits=splits))
@@ -139,9 +135,7 @@ def make_plan(
     )
 
 
-def _prepare(
-    folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, leases: contextlib.ExitStack
-) -> bool:
+def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, leases: contextlib.ExitStack) -> bool:
     """Claims the folder for this plan; true where the store is already complete.
 
     Of several processes the one that merges does so; files that others may be writing stay.
@@ -159,9 +153,7 @@ def _prepare(
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if not (folder / manifests.MANIFEST_FILE).exists() and not (partial / PLAN_FILE).exists():
         if names - {PARTIAL_FOLDER}:
-            raise UserError(
-                f"{folder} is not empty and holds no token store; choose another STORE.path"
-            )
+            raise UserError(f"{folder} is not empty and holds no token store; choose another STORE.path")
     if not (folder / manifests.MANIFEST_FILE).exists():
         hold = functools.partial(lease.hold, partial, what="store")
         leases.enter_context(hold(shared=not alone))
@@ -201,9 +193,7 @@ def _wait_for(folder: pathlib.Path, wait_s: float, *files: pathlib.Path) -> None
     runners.wait_for_any([folder / manifests.MANIFEST_FILE, *files], signs, wait_s)
 
 
-def make_job(
-    folder: pathlib.Path, plan: Plan, sources: dict[str, Source], max_skipped: float
-) -> Job:
+def make_job(folder: pathlib.Path, plan: Plan, sources: dict[str, Source], max_skipped: float) -> Job:
     """Every unit of work of a store, with its intermediate file."""
     ranges = (
         item
@@ -239,10 +229,7 @@ def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:
     infos = []
     for split, info in manifest.splits.items():
         template = tfds.core.ShardedFileTemplate(
-            data_dir=folder,
-            dataset_name=reader.DATASET_NAME,
-            split=split,
-            filetype_suffix="tfrecord",
+            data_dir=folder, dataset_name=reader.DATASET_NAME, split=split, filetype_suffix="tfrecord"
         )
         infos.append(
             tfds.core.SplitInfo(
@@ -252,9 +239,7 @@ def _finish(folder: pathlib.Path, manifest: Manifest) -> Manifest:
                 filename_template=template,
             )
         )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=reader.features(manifest.plan), split_infos=infos
-    )
+    tfds.folder_dataset.write_metadata(data_dir=folder, features=reader.features(manifest.plan), split_infos=infos)
     manifest = manifest.replace(metadata=reader.metadata_hashes(folder))
     media.write_text(folder / manifests.MANIFEST_FILE, manifests.to_json(manifest))
     shutil.rmtree(folder / PARTIAL_FOLDER, ignore_errors=True)

@@ -10,23 +10,26 @@ import importlib
 import pkgutil
 
 from poet.spec import choose
-from poet.streams.base import (
-    CONDITION,
-    GIVEN,
-    HIDDEN,
-    OUTPUT,
-    Encoders,
-    Format,
-    Grid,
-    Stream,
-    StreamInfo,
-    code_bits,
-)
+from poet.streams.base import CONDITION, GIVEN, HIDDEN, OUTPUT, Encoders, Format, Grid, Stream, StreamInfo, code_bits
 from poet.streams.derived import Derived
 
 __all__ = [
-    "CONDITION", "GIVEN", "HIDDEN", "OUTPUT", "STREAMS", "Derived", "Encoders", "Format", "Grid", "Stream",
-    "StreamInfo", "code_bits", "derived", "get", "in_layout", "in_store",
+    "CONDITION",
+    "GIVEN",
+    "HIDDEN",
+    "OUTPUT",
+    "STREAMS",
+    "Derived",
+    "Encoders",
+    "Format",
+    "Grid",
+    "Stream",
+    "StreamInfo",
+    "code_bits",
+    "derived",
+    "get",
+    "in_layout",
+    "in_store",
 ]
 
 

@@ -45,9 +45,13 @@ class Sound(Stream):
         return (fmt.audio_frames, 1, 1)
 
     def lacking(self, fmt: Format) -> str:
-        return "" if fmt.audio_frames else (
-            "needs sound and this run has none: set AUDIO_TOKENIZER.path to the folder of a trained audio "
-            "tokenizer, and make the token store with it"
+        return (
+            ""
+            if fmt.audio_frames
+            else (
+                "needs sound and this run has none: set AUDIO_TOKENIZER.path to the folder of a trained audio "
+                "tokenizer, and make the token store with it"
+            )
         )
 
     def time(self, fmt: Format) -> tuple[float, float]:
@@ -120,9 +124,7 @@ class Audio(Sound):
                 "VOCABULARY.audio_levels and CLIP.sample_rate_hz"
             )
         return StreamInfo(
-            grid=(levels, spec.frames(clip.samples), 1),
-            bits=code_bits(spec.codes),
-            fingerprint=tokenizer.fingerprint,
+            grid=(levels, spec.frames(clip.samples), 1), bits=code_bits(spec.codes), fingerprint=tokenizer.fingerprint
         )
 
     def expected(
@@ -161,6 +163,4 @@ def frames_within(audio: AudioTokenizerSpec, clip: ClipSpec, video_frames: int) 
     return min(whole, audio.frames(clip.samples))
 
 
-STREAM = Audio(
-    name="audio", title="sound", base=True, setting="AUDIO_TOKENIZER.path set", levels=True, identifies=True
-)
+STREAM = Audio(name="audio", title="sound", base=True, setting="AUDIO_TOKENIZER.path set", levels=True, identifies=True)

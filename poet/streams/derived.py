@@ -89,7 +89,11 @@ class Derived(Visual):
     def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> Any:
         """`poet.conditioning.Made` of a clip."""
         return reach("poet.conditioning:make")(
-            self.name, raw.video, encoders.conditioning, key=raw.key, depth=raw.depth,
+            self.name,
+            raw.video,
+            encoders.conditioning,
+            key=raw.key,
+            depth=raw.depth,
             factor=encoders.networks[self.network].spec.factor,
         )
 

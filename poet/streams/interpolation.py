@@ -27,7 +27,13 @@ class Interpolation(Derived):
 
 
 STREAM = Interpolation(
-    name="interpolation", title="both ends", stored="interpolation", rank=2, version=2, of_frames=True,
-    ends=True, recipe="poet.conditioning.recipes:interpolation",
+    name="interpolation",
+    title="both ends",
+    stored="interpolation",
+    rank=2,
+    version=2,
+    of_frames=True,
+    ends=True,
+    recipe="poet.conditioning.recipes:interpolation",
     fields=("interpolation_frames", "hide_cells"),
 )

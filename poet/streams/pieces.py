@@ -26,10 +26,14 @@ class Pieces(Stream):
         return (fmt.pieces_length, 1, 1)
 
     def lacking(self, fmt: Format) -> str:
-        return "" if fmt.pieces_length else (
-            "writes text and this run has no vocabulary for it: set TEXT.pieces to a "
-            "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
-            "text_pieces to its size, and make the token store with both"
+        return (
+            ""
+            if fmt.pieces_length
+            else (
+                "writes text and this run has no vocabulary for it: set TEXT.pieces to a "
+                "SentencePiece model such as data/pretrained/pieces_512/spiece.model, VOCABULARY."
+                "text_pieces to its size, and make the token store with both"
+            )
         )
 
     def places(self, segment: Any) -> None:
@@ -78,6 +82,16 @@ class Pieces(Stream):
 
 
 STREAM = Pieces(
-    name="pieces", title="caption", network=networks.PIECES, section="text", base=True, setting="TEXT.pieces set",
-    stored="pieces", medium="text", stage="text", marks="T", colour="#8e6bbf", formats=("txt",),
+    name="pieces",
+    title="caption",
+    network=networks.PIECES,
+    section="text",
+    base=True,
+    setting="TEXT.pieces set",
+    stored="pieces",
+    medium="text",
+    stage="text",
+    marks="T",
+    colour="#8e6bbf",
+    formats=("txt",),
 )

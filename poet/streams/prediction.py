@@ -18,7 +18,13 @@ class Prediction(Derived):
 
 
 STREAM = Prediction(
-    name="prediction", title="first frames", stored="prediction", rank=3, version=2, shows_latents=1,
-    of_frames=True, recipe="poet.conditioning.recipes:prediction",
+    name="prediction",
+    title="first frames",
+    stored="prediction",
+    rank=3,
+    version=2,
+    shows_latents=1,
+    of_frames=True,
+    recipe="poet.conditioning.recipes:prediction",
     fields=("prediction_latents", "hide_cells", "seed"),
 )

@@ -34,6 +34,14 @@ class Structure(Derived):
 
 
 STREAM = Structure(
-    name="structure", title="flow and depth", stored="structure", rank=4, version=2, learned=True, masks=False,
-    takes_depth=True, recipe="poet.conditioning.recipes:structure", fields=("flow", "flow_scale", "depth"),
+    name="structure",
+    title="flow and depth",
+    stored="structure",
+    rank=4,
+    version=2,
+    learned=True,
+    masks=False,
+    takes_depth=True,
+    recipe="poet.conditioning.recipes:structure",
+    fields=("flow", "flow_scale", "depth"),
 )

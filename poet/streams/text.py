@@ -34,6 +34,13 @@ class Text(Stream):
 
 
 STREAM = Text(
-    name="text", title="text", bare=True, network=networks.TEXT, section="text", medium="text", stage="text", marks="T",
+    name="text",
+    title="text",
+    bare=True,
+    network=networks.TEXT,
+    section="text",
+    medium="text",
+    stage="text",
+    marks="T",
     colour="#8e6bbf",
 )

@@ -54,8 +54,9 @@ class Visual(Stream):
         return found.video
 
     def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
-        latents = self.grid(fmt)[0] if latents is None else latents
-        return (1 + (latents - 1) * network.spec.factor[0], fmt.clip.height, fmt.clip.width, 3)
+        every, rows, columns = self.grid(fmt)
+        time, height, width = network.spec.factor
+        return (1 + ((latents or every) - 1) * time, rows * height, columns * width, 3)
 
     def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
         return Traced(*network.traced("encoder"), self.media_shape(network, fmt, latents), "uint8")
@@ -94,11 +95,7 @@ class Video(Visual):
     def expected(
         self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
-        return {
-            "fingerprint": fingerprints.get(self.network),
-            "grid": list(fmt.video),
-            "bits": vocabulary.visual_bits,
-        }
+        return {"fingerprint": fingerprints.get(self.network), "grid": list(fmt.video), "bits": vocabulary.visual_bits}
 
 
 STREAM = Video(name="video", title="video", stored="video", base=True, identifies=True)

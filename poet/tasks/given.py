@@ -5,7 +5,8 @@ NumPy alone, so that the serving runtime asks for the same things as the Python 
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,7 @@ def check_text(name: str, states_NxLxE: Any, lengths_N: Any, positions: int) -> 
     whole = lengths.ndim == 1 and np.issubdtype(lengths.dtype, np.integer)
     if not whole or (lengths.size and not 0 <= lengths.min() <= lengths.max() <= positions):
         raise UserError(
-            f"the lengths of {name} are {lengths.tolist()}: expected integers in 0..{positions}, one "
-            "for each sample"
+            f"the lengths of {name} are {lengths.tolist()}: expected integers in 0..{positions}, one for each sample"
         )
     if not np.issubdtype(states.dtype, np.floating) or not np.isfinite(states).all():
         raise UserError(f"the states of {name} must be finite floating-point numbers")

@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -214,8 +215,7 @@ class Layout:
         missing = [name for name in self.streams if name not in streams]
         if missing:
             raise UserError(
-                f"this layout needs streams {sorted(self.streams)}; missing {missing}, "
-                f"given {sorted(streams)}"
+                f"this layout needs streams {sorted(self.streams)}; missing {missing}, given {sorted(streams)}"
             )
         batch = self._batch_shape(streams)
         pieces = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import Mapping
+from collections.abc import Mapping
 
 from poet import streams
 from poet.tasks.layout import OUTPUT, Layout, Segment

@@ -106,11 +106,7 @@ TASKS: dict[str, Task] = {
         Task(name="text_to_image", token=Special.TASK_VIDEO, text=True, output=("image",)),
         Task(name="text_to_video", token=Special.TASK_VIDEO, text=True, output=("video",)),
         Task(
-            name="image_to_video",
-            token=Special.TASK_VIDEO,
-            text=True,
-            output=("video",),
-            conditioning_latents=(1, 1),
+            name="image_to_video", token=Special.TASK_VIDEO, text=True, output=("video",), conditioning_latents=(1, 1)
         ),
         Task(
             name="frame_prediction",

@@ -97,7 +97,8 @@ class Resolved:
         if masked and len(masked) < len(self.mixture):
             others = ", ".join(task.name for task in self.mixture if not task.masked)
             raise UserError(
-                f"DATA.mixture_rates has {masked[0]}, which a network of its own does, beside {others}: give each a run of "
+                f"DATA.mixture_rates has {masked[0]}, which a network of its own does, beside "
+                f"{others}: give each a run of "
                 "its own"
             )
         return bool(masked)

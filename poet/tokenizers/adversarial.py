@@ -41,9 +41,7 @@ class Networks:
     critic_rate: float
 
 
-def networks(
-    spec: OptimizerSpec, generator: Tree, critic: Tree | None, critic_rate: float
-) -> Networks:
+def networks(spec: OptimizerSpec, generator: Tree, critic: Tree | None, critic_rate: float) -> Networks:
     return Networks(
         generator=generator,
         critic=critic,
@@ -58,9 +56,7 @@ def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
     """A fresh state; the generator starts at `start` if given."""
     fresh = start is None
     params = declaration.init(nets.generator, key) if fresh else jax.tree.map(jnp.asarray, start)
-    state = {
-        "step": jnp.int32(0), "params": params, "opt_state": nets.generator_tx.init(params)
-    }
+    state = {"step": jnp.int32(0), "params": params, "opt_state": nets.generator_tx.init(params)}
     if nets.critic is not None:
         judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))
         state["critic"] = {"params": judge, "opt_state": nets.critic_tx.init(judge)}
@@ -84,13 +80,10 @@ def update(
     nets: Networks, state: State, grads: dict[str, Tree | None], rate: jax.Array
 ) -> tuple[dict[str, Any], Metrics]:
     """({params, opt_state} of the generator, with a critic also `critic` with its own, metrics)."""
-    new, metrics = optimizer.apply(
-        nets.generator_tx, nets.optimizer, grads["generator"], state, rate
-    )
+    new, metrics = optimizer.apply(nets.generator_tx, nets.optimizer, grads["generator"], state, rate)
     if nets.critic is not None:
         new["critic"], told = optimizer.apply(
-            nets.critic_tx, nets.optimizer, grads["critic"], state["critic"],
-            rate * nets.critic_rate,
+            nets.critic_tx, nets.optimizer, grads["critic"], state["critic"], rate * nets.critic_rate
         )
         metrics["critic/grad_norm"] = told["grad_norm"]
     return new, metrics
@@ -122,12 +115,7 @@ def over_mesh(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     if mesh is None:
         return run
     whole = PartitionSpec()
-    sharded = jax.shard_map(
-        run,
-        mesh=mesh,
-        in_specs=(whole, PartitionSpec(BATCH_AXES), whole, whole),
-        out_specs=whole,
-    )
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=(whole, PartitionSpec(BATCH_AXES), whole, whole), out_specs=whole)
 
     def gathered(weights: Any, *rest: Any) -> Any:
         return sharded(jax.tree.map(lambda p: jax.sharding.reshard(p, whole), weights), *rest)

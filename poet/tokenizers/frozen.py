@@ -17,15 +17,7 @@ from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_a
 from poet.models.declaration import Tree
 from poet.runs import assets, manifest
 from poet.runs.run import SPEC, WEIGHTS
-from poet.spec import (
-    AudioTokenizerSpec,
-    Experiment,
-    Spec,
-    UserError,
-    VideoTokenizerSpec,
-    read_json,
-    to_dict,
-)
+from poet.spec import AudioTokenizerSpec, Experiment, Spec, UserError, VideoTokenizerSpec, read_json, to_dict
 
 _LOG = logging.getLogger(__name__)
 

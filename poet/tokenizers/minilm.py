@@ -86,9 +86,7 @@ class MiniLM:
     tokenizer: tokenizers.Tokenizer = dataclasses.field(repr=False)
 
     def __call__(self, texts: Sequence[str]) -> text_lib.EncodedText:
-        return text_lib.encode_pieces(
-            self.pieces(texts), self._states, length=self.length, width=self.width
-        )
+        return text_lib.encode_pieces(self.pieces(texts), self._states, length=self.length, width=self.width)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns each text's ids in [0, 30522), uncut, from [CLS] to [SEP]; [] for no text."""
@@ -129,9 +127,7 @@ def fingerprint_of(spec: TextSpec) -> str:
 
 def _checked_folder(spec: TextSpec) -> Path:
     if spec.dtype != "float32":
-        raise UserError(
-            f"TEXT.dtype = {spec.dtype!r}: minilm runs in float32; set float32, or take t5"
-        )
+        raise UserError(f"TEXT.dtype = {spec.dtype!r}: minilm runs in float32; set float32, or take t5")
     text_lib.check_sizes(spec, width=WIDTH, max_length=MAX_LENGTH)
     return find_folder(spec.path)
 
@@ -169,9 +165,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     for name, shape in shapes.items():
         found = stored[name].shape if name in stored else "no such tensor"
         if found != shape:
-            raise UserError(
-                f"{path} is not all-MiniLM-L6-v2: {name} should be {shape}, found {found}"
-            )
+            raise UserError(f"{path} is not all-MiniLM-L6-v2: {name} should be {shape}, found {found}")
     used = {name: stored[name] for name in shapes}
     check_arrays(used, used, str(path))
     return {name: array.astype(np.float32, copy=False) for name, array in used.items()}
@@ -184,9 +178,7 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     except Exception as error:  # The library raises nothing narrower.
         raise UserError(f"cannot read {path}: {error}; restore the file ({INSTALL})") from error
     if tokenizer.get_vocab_size() != NUM_PIECES:
-        raise UserError(
-            f"{path} has {tokenizer.get_vocab_size()} pieces, all-MiniLM-L6-v2 has {NUM_PIECES}"
-        )
+        raise UserError(f"{path} has {tokenizer.get_vocab_size()} pieces, all-MiniLM-L6-v2 has {NUM_PIECES}")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -198,9 +190,7 @@ def arrange(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Layers are stacked along a leading Y dim, matrices turned to (in, out), and query, key and
     value joined into one matrix. Keys without a prefix belong to the embeddings.
     """
-    pieces_VxD, positions_PxD, types_2xD, scale_D, bias_D = (
-        tensors[name] for name in EMBEDDING_SHAPES
-    )
+    pieces_VxD, positions_PxD, types_2xD, scale_D, bias_D = (tensors[name] for name in EMBEDDING_SHAPES)
 
     def stacked(name: str) -> np.ndarray:
         layers = [tensors[f"encoder.layer.{layer}.{name}"] for layer in range(NUM_LAYERS)]
@@ -239,18 +229,12 @@ def last_hidden_states(params: Params, ids_BxL: jax.Array, lengths_B: jax.Array)
     """
     length = ids_BxL.shape[1]
     mask_Bx1x1xL = (jnp.arange(length) < lengths_B[:, None])[:, None, None, :]
-    layers = {
-        name.removeprefix("layers."): value
-        for name, value in params.items()
-        if name.startswith("layers.")
-    }
+    layers = {name.removeprefix("layers."): value for name, value in params.items() if name.startswith("layers.")}
     # Accelerators would otherwise multiply float32 in fewer bits.
     with jax.default_matmul_precision("highest"):
         x_BxLxD = params["pieces_VxD"][ids_BxL] + params["positions_PxD"][:length]
         x_BxLxD = _norm(params, "norm", x_BxLxD)
-        x_BxLxD, _ = jax.lax.scan(
-            lambda x_BxLxD, layer: (_layer(layer, x_BxLxD, mask_Bx1x1xL), None), x_BxLxD, layers
-        )
+        x_BxLxD, _ = jax.lax.scan(lambda x_BxLxD, layer: (_layer(layer, x_BxLxD, mask_Bx1x1xL), None), x_BxLxD, layers)
     return x_BxLxD
 
 

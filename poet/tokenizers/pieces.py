@@ -47,9 +47,7 @@ class Pieces:
         """
         return self.processor.encode(text_lib.check_texts(texts), add_eos=True)
 
-    def encode(
-        self, texts: Sequence[str], length: int
-    ) -> tuple[np.ndarray, np.ndarray, int]:
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Texts as rows of ids.
 
         Args:
@@ -86,9 +84,7 @@ class Pieces:
         """
         ids_BxL = np.asarray(ids_BxL)
         if ids_BxL.ndim != 2 or not np.issubdtype(ids_BxL.dtype, np.integer):
-            raise UserError(
-                f"piece ids are {ids_BxL.dtype} {ids_BxL.shape}: integers [batch, length] are needed"
-            )
+            raise UserError(f"piece ids are {ids_BxL.dtype} {ids_BxL.shape}: integers [batch, length] are needed")
         if ids_BxL.size and not 0 <= ids_BxL.min() <= ids_BxL.max() < self.size:
             raise UserError(
                 f"piece ids lie in {ids_BxL.min()}..{ids_BxL.max()}, the vocabulary's in "
@@ -119,14 +115,11 @@ def load_pieces(path: str | Path) -> Pieces:
             raise OSError("it is empty")
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"cannot read the SentencePiece model {file}: {error}; train one with: {TRAIN}"
-        ) from error
+        raise UserError(f"cannot read the SentencePiece model {file}: {error}; train one with: {TRAIN}") from error
     given = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if given != (PAD, EOS, UNKNOWN):
         raise UserError(
-            f"{file} has pad, eos and unk ids {given}, but {(PAD, EOS, UNKNOWN)} are needed: train "
-            f"it with: {TRAIN}"
+            f"{file} has pad, eos and unk ids {given}, but {(PAD, EOS, UNKNOWN)} are needed: train it with: {TRAIN}"
         )
     return Pieces(
         size=processor.get_piece_size(),

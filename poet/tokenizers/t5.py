@@ -168,9 +168,7 @@ def last_hidden_states(
         return _feed_forward(shape, dtype, layer, x_BxLxD), None
 
     with jax.default_matmul_precision(precision):
-        x_BxLxD, _ = jax.lax.scan(
-            layer_step, _lookup(params["pieces"], ids_BxL), params["layers"]
-        )
+        x_BxLxD, _ = jax.lax.scan(layer_step, _lookup(params["pieces"], ids_BxL), params["layers"])
     return _norm(x_BxLxD, params["final_norm"], shape.epsilon)
 
 
@@ -205,24 +203,15 @@ def _norm(x_BxLxD: jax.Array, scale_D: jax.Array, epsilon: float) -> jax.Array:
 
 
 def _attention(
-    shape: T5Shape,
-    dtype: str,
-    layer: Params,
-    x_BxLxD: jax.Array,
-    bias_1xNxLxL: jax.Array,
-    mask_Bx1x1xL: jax.Array,
+    shape: T5Shape, dtype: str, layer: Params, x_BxLxD: jax.Array, bias_1xNxLxL: jax.Array, mask_Bx1x1xL: jax.Array
 ) -> jax.Array:
     normed_BxLxD = _norm(x_BxLxD, layer["attention_norm"], shape.epsilon).astype(dtype)
     query, key, value = (
-        jnp.einsum(
-            "bld,dnh->blnh", normed_BxLxD, constrain(layer[name], None, "heads", "head_dim")
-        )
+        jnp.einsum("bld,dnh->blnh", normed_BxLxD, constrain(layer[name], None, "heads", "head_dim"))
         for name in ("query", "key", "value")
     )
     # T5 does not divide by the root of H: its weights were initialised smaller instead.
-    scores_BxNxLxL = jnp.einsum(
-        "blnh,bmnh->bnlm", query, key, preferred_element_type=jnp.float32
-    )
+    scores_BxNxLxL = jnp.einsum("blnh,bmnh->bnlm", query, key, preferred_element_type=jnp.float32)
     scores_BxNxLxL = jnp.where(mask_Bx1x1xL, scores_BxNxLxL + bias_1xNxLxL, MASKED)
     weights_BxNxLxL = jax.nn.softmax(scores_BxNxLxL, axis=-1).astype(dtype)
     mixed_BxLxNxH = jnp.einsum("bnlm,bmnh->blnh", weights_BxNxLxL, value)

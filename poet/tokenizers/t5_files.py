@@ -130,9 +130,7 @@ class SafeTensors:
             weight_map = json.loads(index.read_text())["weight_map"]
             return {weight_map[name] for name in weight_map if is_encoder(name)}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"cannot read {index}: {error!r}; it needs a JSON object with a weight_map"
-            ) from error
+            raise UserError(f"cannot read {index}: {error!r}; it needs a JSON object with a weight_map") from error
 
     def _open(self, name: str) -> Any:
         file = self.folder / name
@@ -242,9 +240,7 @@ class T5XTensors:
                 read=True,
             ).result()
         except (ValueError, OSError) as error:
-            raise UserError(
-                f"cannot read the array {path} of the T5X checkpoint: {error}; restore it"
-            ) from error
+            raise UserError(f"cannot read the array {path} of the T5X checkpoint: {error}; restore it") from error
 
 
 def _head_dims(name: str, rank: int) -> list[slice]:

@@ -42,28 +42,31 @@ class T5Shape:
 
 def _published(gated: bool, rows: Mapping[str, tuple[int, int, int, int, int]]) -> dict[str, T5Shape]:
     names = ("width", "hidden", "layers", "heads", "head_width")
-    return {
-        size: T5Shape(pieces=32_128, gated=gated, **dict(zip(names, row)))
-        for size, row in rows.items()
-    }
+    return {size: T5Shape(pieces=32_128, gated=gated, **dict(zip(names, row))) for size, row in rows.items()}
 
 
 # The released encoders: t5x/examples/t5/t5_1_0/*.gin and t5_1_1/*.gin (Raffel et al. 2020, §3.7).
 # Any other shape loads just as well.
-V1_0 = _published(False, {
-    "small": (512, 2048, 6, 8, 64),
-    "base": (768, 3072, 12, 12, 64),
-    "large": (1024, 4096, 24, 16, 64),
-    "3B": (1024, 16_384, 24, 32, 128),
-    "11B": (1024, 65_536, 24, 128, 128),
-})
-V1_1 = _published(True, {
-    "small": (512, 1024, 8, 6, 64),
-    "base": (768, 2048, 12, 12, 64),
-    "large": (1024, 2816, 24, 16, 64),
-    "xl": (2048, 5120, 24, 32, 64),
-    "xxl": (4096, 10_240, 24, 64, 64),
-})
+V1_0 = _published(
+    False,
+    {
+        "small": (512, 2048, 6, 8, 64),
+        "base": (768, 3072, 12, 12, 64),
+        "large": (1024, 4096, 24, 16, 64),
+        "3B": (1024, 16_384, 24, 32, 128),
+        "11B": (1024, 65_536, 24, 128, 128),
+    },
+)
+V1_1 = _published(
+    True,
+    {
+        "small": (512, 1024, 8, 6, 64),
+        "base": (768, 2048, 12, 12, 64),
+        "large": (1024, 2816, 24, 16, 64),
+        "xl": (2048, 5120, 24, 32, 64),
+        "xxl": (4096, 10_240, 24, 64, 64),
+    },
+)
 
 
 def read_shape(tensors: Tensors) -> T5Shape:
@@ -83,7 +86,11 @@ def read_shape(tensors: Tensors) -> T5Shape:
     ]
     _LOG.info(
         "%s has no %s: the arrays are those of %s; assumed: max_distance %d, epsilon %g",
-        tensors.folder, CONFIG, near[0] if near else shape, shape.max_distance, shape.epsilon,
+        tensors.folder,
+        CONFIG,
+        near[0] if near else shape,
+        shape.max_distance,
+        shape.epsilon,
     )
     return shape
 
@@ -117,8 +124,7 @@ def _configured(tensors: Tensors) -> T5Shape:
         raise UserError(f"{file} describes a {kind!r} model: give the folder of t5, mt5 or umt5")
     if activation not in ("gated-gelu", "relu"):
         raise UserError(
-            f"{file} has feed_forward_proj = {activation!r}: gated-gelu (T5 v1.1) and relu (v1.0) "
-            "are known"
+            f"{file} has feed_forward_proj = {activation!r}: gated-gelu (T5 v1.1) and relu (v1.0) are known"
         )
     return shape
 

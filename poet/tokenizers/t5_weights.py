@@ -68,9 +68,7 @@ def leaves(shape: T5Shape) -> dict[str, Leaf]:
         found[f"layers/{name}"] = Leaf(
             f"{block}layer.0.SelfAttention.{name[0]}.weight", heads, ("embed", "heads", "head_dim"), 1
         )
-    found["layers/out"] = Leaf(
-        f"{block}layer.0.SelfAttention.o.weight", (n, h, d), ("heads", "head_dim", "embed"), 2
-    )
+    found["layers/out"] = Leaf(f"{block}layer.0.SelfAttention.o.weight", (n, h, d), ("heads", "head_dim", "embed"), 2)
     dense = f"{block}layer.1.DenseReluDense."
     for name, stored in (("gate", "wi_0"), ("up", "wi_1")) if shape.gated else (("up", "wi"),):
         found[f"layers/{name}"] = Leaf(f"{dense}{stored}.weight", hidden, ("embed", "mlp"), 1)
@@ -80,13 +78,14 @@ def leaves(shape: T5Shape) -> dict[str, Leaf]:
 
 def abstract_params(shape: T5Shape, dtype: str) -> Params:
     """Tree of the network's arrays as ShapeDtypeStruct; norms and positions stay float32."""
-    return _nested({
-        name: jax.ShapeDtypeStruct(
-            (shape.layers, *leaf.dims) if leaf.layered else leaf.dims,
-            dtype if "embed" in leaf.axes else "float32",
-        )
-        for name, leaf in leaves(shape).items()
-    })
+    return _nested(
+        {
+            name: jax.ShapeDtypeStruct(
+                (shape.layers, *leaf.dims) if leaf.layered else leaf.dims, dtype if "embed" in leaf.axes else "float32"
+            )
+            for name, leaf in leaves(shape).items()
+        }
+    )
 
 
 def parameters(shape: T5Shape) -> int:
@@ -96,10 +95,9 @@ def parameters(shape: T5Shape) -> int:
 
 def logical_axes(shape: T5Shape) -> Params:
     """Tree of the network's arrays -> logical axes of each."""
-    return _nested({
-        name: ("layers", *leaf.axes) if leaf.layered else leaf.axes
-        for name, leaf in leaves(shape).items()
-    })
+    return _nested(
+        {name: ("layers", *leaf.axes) if leaf.layered else leaf.axes for name, leaf in leaves(shape).items()}
+    )
 
 
 def tensor_shapes(shape: T5Shape) -> dict[str, tuple[int, ...]]:
@@ -143,16 +141,12 @@ def load_params(tensors: Tensors, shape: T5Shape, mesh: Mesh, dtype: str) -> Par
 
     def load(path: Any, struct: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
         leaf = table[jax.tree_util.keystr(path, simple=True, separator="/")]
-        return jax.make_array_from_callback(
-            struct.shape, sharding, _reader(tensors, leaf, struct), dtype=struct.dtype
-        )
+        return jax.make_array_from_callback(struct.shape, sharding, _reader(tensors, leaf, struct), dtype=struct.dtype)
 
     return jax.tree_util.tree_map_with_path(load, structs, shardings)
 
 
-def _reader(
-    tensors: Tensors, leaf: Leaf, struct: jax.ShapeDtypeStruct
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+def _reader(tensors: Tensors, leaf: Leaf, struct: jax.ShapeDtypeStruct) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """Index of a part -> its values.  Devices that share a part share one reading of it."""
     read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
@@ -171,9 +165,7 @@ def _reader(
     return part
 
 
-def _read_part(
-    tensors: Tensors, leaf: Leaf, layer: int, bounds: Sequence[tuple[int, int]]
-) -> np.ndarray:
+def _read_part(tensors: Tensors, leaf: Leaf, layer: int, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
     name = leaf.name.format(layer=layer)
     if not leaf.inputs:
         return tensors.read(name, *(slice(*bound) for bound in bounds))

@@ -98,9 +98,7 @@ def fingerprint_of(spec: TextSpec) -> str:
 
 def _module(spec: TextSpec) -> Any:
     if spec.encoder not in ENCODERS:
-        raise UserError(
-            f"unknown text encoder {spec.encoder!r}{near_names(spec.encoder, sorted(ENCODERS))}"
-        )
+        raise UserError(f"unknown text encoder {spec.encoder!r}{near_names(spec.encoder, sorted(ENCODERS))}")
     return importlib.import_module(ENCODERS[spec.encoder])
 
 
@@ -151,11 +149,7 @@ def cut(pieces: Sequence[int], length: int) -> list[int]:
 
 
 def encode_pieces(
-    pieces: Sequence[Sequence[int]],
-    network: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    *,
-    length: int,
-    width: int,
+    pieces: Sequence[Sequence[int]], network: Callable[[np.ndarray, np.ndarray], np.ndarray], *, length: int, width: int
 ) -> EncodedText:
     """Runs a network over texts of pieces in batches of bucketed sizes.
 
@@ -178,10 +172,7 @@ def encode_pieces(
     check_finite(states_BxLxD)
     dropped_B = np.array([len(text) for text in pieces], np.int32) - lengths_B
     return EncodedText(
-        states_BxLxD=states_BxLxD,
-        lengths_B=lengths_B,
-        truncated=int(np.count_nonzero(dropped_B)),
-        dropped_B=dropped_B,
+        states_BxLxD=states_BxLxD, lengths_B=lengths_B, truncated=int(np.count_nonzero(dropped_B)), dropped_B=dropped_B
     )
 
 

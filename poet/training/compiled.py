@@ -68,14 +68,10 @@ def abstract(trainable: Trainable, mesh: Mesh, rules: Rules = Rules()) -> State:
     shapes = jax.eval_shape(lambda: init(trainable, jax.random.key(0)))
     rules.check(mesh, trainable.axes, shapes)
     shardings = rules.shardings(mesh, trainable.axes)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def compile_steps(
-    groups: Mapping[str, Group], abstract_state: State, mesh: Mesh
-) -> dict[str, Program]:
+def compile_steps(groups: Mapping[str, Group], abstract_state: State, mesh: Mesh) -> dict[str, Program]:
     """Every group's step as a program for this mesh, several at once; logs memory and FLOPs of each,
     and what is being waited for.
 
@@ -90,8 +86,7 @@ def compile_steps(
     with concurrent.futures.ThreadPoolExecutor(COMPILERS) as pool:
         # A program is compiled while the next one is traced.
         futures = {
-            name: pool.submit(_compile, group, lower(group, abstract_state, mesh))
-            for name, group in groups.items()
+            name: pool.submit(_compile, group, lower(group, abstract_state, mesh)) for name, group in groups.items()
         }
         _wait(futures)
         return {name: future.result() for name, future in futures.items()}
@@ -101,9 +96,7 @@ def _wait(futures: Mapping[str, concurrent.futures.Future]) -> None:
     """Until all are done or one has failed."""
     begin, waiting = time.perf_counter(), set(futures.values())
     while waiting:
-        done, waiting = concurrent.futures.wait(
-            waiting, REMIND_S, concurrent.futures.FIRST_EXCEPTION
-        )
+        done, waiting = concurrent.futures.wait(waiting, REMIND_S, concurrent.futures.FIRST_EXCEPTION)
         if any(future.exception() for future in done):
             return
         if waiting:
@@ -125,17 +118,12 @@ def lower(group: Group, abstract_state: State, mesh: Mesh) -> jax.stages.Lowered
     """A group's step for this mesh, whose devices need not exist; call it under `jax.set_mesh`."""
     sharding = batch_sharding(mesh)
     batch = {
-        key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-        for key, array in group.batch.items()
+        key: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding) for key, array in group.batch.items()
     }
     kinds = (np.uint32, np.uint32, np.float32)
     scalars: Any = (jax.ShapeDtypeStruct((), kind, sharding=replicated(mesh)) for kind in kinds)
     moment = Moment(*scalars)
-    jitted = jax.jit(
-        _step_function(group),
-        donate_argnums=0,
-        out_shardings=(shardings_of(abstract_state), None),
-    )
+    jitted = jax.jit(_step_function(group), donate_argnums=0, out_shardings=(shardings_of(abstract_state), None))
     return jitted.lower(abstract_state, batch, moment)
 
 
@@ -151,8 +139,7 @@ def _step_function(group: Group) -> Program:
 def _check_memory(group: Group, usage: Any, compiled: str) -> None:
     need = needed_bytes(usage)
     _LOG.info(
-        "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and "
-        "%d tokens per step, %s",
+        "group %s: %.1f MiB per device (%.1f MiB of it temporary), %.3g GFLOP, %d clips and %d tokens per step, %s",
         group.name,
         need / 2**20,
         usage.temp_size_in_bytes / 2**20,
@@ -173,10 +160,7 @@ def _check_memory(group: Group, usage: Any, compiled: str) -> None:
 def needed_bytes(usage: Any) -> int:
     """Of `compiled.memory_analysis()`: bytes of one device, buffers that are reused counted once."""
     return (
-        usage.argument_size_in_bytes
-        + usage.output_size_in_bytes
-        + usage.temp_size_in_bytes
-        - usage.alias_size_in_bytes
+        usage.argument_size_in_bytes + usage.output_size_in_bytes + usage.temp_size_in_bytes - usage.alias_size_in_bytes
     )
 
 

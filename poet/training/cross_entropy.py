@@ -125,9 +125,7 @@ def _cross_entropy(plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights:
     return _everywhere(plan, False, x, tables, labels, weights)[0]
 
 
-def _forward(
-    plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any
-) -> tuple[Values, Any]:
+def _forward(plan: _Plan, x: jax.Array, tables: Any, labels: Any, weights: Any) -> tuple[Values, Any]:
     return _everywhere(plan, True, x, tables, labels, weights)
 
 
@@ -202,9 +200,7 @@ def _gathered(ids: Range, table_VxD: jax.Array, dtype: jnp.dtype) -> _Head:
     return _Head(rows_VxD, first, legal_V)
 
 
-def _local(
-    plan: _Plan, derive: bool, x: jax.Array, tables: Any, labels: Any, weights: Any
-) -> tuple[Values, Any]:
+def _local(plan: _Plan, derive: bool, x: jax.Array, tables: Any, labels: Any, weights: Any) -> tuple[Values, Any]:
     """Sums of the whole mesh, this device's tokens, and its shards of the objective's gradients."""
     heads = [_gathered(ids, table, x.dtype) for ids, table in zip(plan.ranges, tables)]
     rows = sum(head.rows_VxD.shape[0] for head in heads)
@@ -226,8 +222,7 @@ def _local(
     if not derive:
         return values, None
     dtables = tuple(
-        _scattered(ids, table, part.astype(x.dtype))
-        for ids, table, part in zip(plan.ranges, tables, drows)
+        _scattered(ids, table, part.astype(x.dtype)) for ids, table, part in zip(plan.ranges, tables, drows)
     )
     return values, (total(dx, ROWS_AXIS), dtables)
 
@@ -242,9 +237,7 @@ def _chunk(
     weighed = [jnp.exp(part - peak[..., None]) for part in logits]
     mass = total(sum(jnp.sum(part, axis=-1) for part in weighed), ROWS_AXIS)
     is_label = [head.is_label(labels) for head in heads]
-    label = total(
-        sum(jnp.sum(jnp.where(i, part, 0.0), axis=-1) for i, part in zip(is_label, logits)), ROWS_AXIS
-    )
+    label = total(sum(jnp.sum(jnp.where(i, part, 0.0), axis=-1) for i, part in zip(is_label, logits)), ROWS_AXIS)
     log_z = jnp.log(mass) + peak
     each = Tokens(loss=log_z - label, hit=(label >= peak).astype(jnp.float32))
     loss = jnp.sum(each.loss * weights)
@@ -252,18 +245,12 @@ def _chunk(
     if plan.smoothing:
         mean = total(sum(jnp.sum(h.legal(part), -1) for h, part in zip(heads, logits)), ROWS_AXIS) / plan.size
         objective += plan.smoothing * jnp.sum((label - mean) * weights)
-    sums = Sums(
-        objective=objective,
-        loss=loss,
-        correct=jnp.sum(each.hit * weights),
-        count=jnp.sum(weights),
-    )
+    sums = Sums(objective=objective, loss=loss, correct=jnp.sum(each.hit * weights), count=jnp.sum(weights))
     if not derive:
         return sums, each, None, []
     scale = (weights * (1 + 2 * plan.z_loss * log_z) / mass)[..., None]
     dlogits = [
-        (part * scale - jnp.where(i, weights[..., None], 0.0)).astype(x.dtype)
-        for i, part in zip(is_label, weighed)
+        (part * scale - jnp.where(i, weights[..., None], 0.0)).astype(x.dtype) for i, part in zip(is_label, weighed)
     ]
     if plan.smoothing:
         share = plan.smoothing * weights[..., None]
@@ -272,12 +259,9 @@ def _chunk(
             for d, i, h in zip(dlogits, is_label, heads)
         ]
     dx = sum(
-        jnp.einsum("bnv,vd->bnd", d, h.rows_VxD, preferred_element_type=jnp.float32)
-        for d, h in zip(dlogits, heads)
+        jnp.einsum("bnv,vd->bnd", d, h.rows_VxD, preferred_element_type=jnp.float32) for d, h in zip(dlogits, heads)
     )
-    drows = [
-        jnp.einsum("bnv,bnd->vd", d, x, preferred_element_type=jnp.float32) for d in dlogits
-    ]
+    drows = [jnp.einsum("bnv,bnd->vd", d, x, preferred_element_type=jnp.float32) for d in dlogits]
     return sums, each, dx.astype(x.dtype), drows
 
 

@@ -45,6 +45,7 @@ EXIT_PREEMPTED = os.EX_TEMPFAIL
 
 _LOG = logging.getLogger(__name__)
 
+
 class Outcome(enum.Enum):
     """How `train` ended; in both cases the last state is saved."""
 
@@ -122,9 +123,7 @@ def train(
     with contextlib.ExitStack() as leases, jax.set_mesh(mesh), _StopSignals() as stop:
         processes.from_first(run.check_place)
         processes.from_first(lambda: leases.enter_context(run.hold()))
-        training = _Training(
-            trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose
-        )
+        training = _Training(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose)
         processes.from_first(training.check_earlier)
         if training.already_finished():
             return Outcome.FINISHED
@@ -298,18 +297,20 @@ class _Training:
                 "the learning rate jumps from %.3g to %.3g at step %d: the run was planned with "
                 "TRAIN.steps = %d and OPTIMIZER.learning_rate = %g, and now has %d and %g. To train on "
                 "without a jump, start a new run with TRAIN.init_from and a learning rate of %.2g",
-                then, rate, found.step, before.train.steps, before.optimizer.learning_rate,
-                now.train.steps, now.optimizer.learning_rate, then,
+                then,
+                rate,
+                found.step,
+                before.train.steps,
+                before.optimizer.learning_rate,
+                now.train.steps,
+                now.optimizer.learning_rate,
+                then,
             )
 
     # --------------------------------------------------------------------------------------- steps
 
     def loop(
-        self,
-        state: State,
-        programs: Mapping[str, compiled.Program],
-        reporter: reporting.Reporter,
-        stop: _StopSignals,
+        self, state: State, programs: Mapping[str, compiled.Program], reporter: reporting.Reporter, stop: _StopSignals
     ) -> Outcome:
         step, pending = self.start, None
         stop_now = processes.Vote(self.mesh)
@@ -337,9 +338,7 @@ class _Training:
             if step == self.start + 1:
                 jax.block_until_ready(metrics)
                 _LOG.info("first step after %.1f s", time.perf_counter() - self.begun)
-            previous, pending = pending, _Pending(
-                step=step, group=group, metrics=metrics, waited_s=waited_s
-            )
+            previous, pending = pending, _Pending(step=step, group=group, metrics=metrics, waited_s=waited_s)
             _settle(previous, reporter)
 
     def _moment(self, step: int) -> compiled.Moment:
@@ -354,22 +353,14 @@ class _Training:
     def _save_due(self, step: int) -> bool:
         return step > self.start and step % self.experiment.checkpoint.every == 0
 
-    def _run_hooks(
-        self, due: Sequence[Hook], state: State, step: int, reporter: reporting.Reporter
-    ) -> None:
+    def _run_hooks(self, due: Sequence[Hook], state: State, step: int, reporter: reporting.Reporter) -> None:
         begin = time.perf_counter()
         for hook in due:
             reporter.report(step, hook.name, hook.fn(state, step))
         reporter.pause(time.perf_counter() - begin)
 
     def _maybe_save(
-        self,
-        state: State,
-        step: int,
-        reporter: reporting.Reporter,
-        *,
-        leaving: bool,
-        hooks_owed: bool,
+        self, state: State, step: int, reporter: reporting.Reporter, *, leaving: bool, hooks_owed: bool
     ) -> None:
         """Begins a save if it is time; only a failure of the last one, which it waits for, is an error."""
         due = self.saved != step and (leaving or self._save_due(step))
@@ -391,9 +382,7 @@ class _Training:
         reporter.pause(waited_s)
         _LOG.info("step %d | saving held training up for %.2f s", step, waited_s)
 
-    def _save(
-        self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool
-    ) -> None:
+    def _save(self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool) -> None:
         if int(state["step"]) != step:
             raise ValueError(f"state['step'] is {int(state['step'])} after {step} updates")
         reporter.flush()
@@ -411,9 +400,7 @@ class _Training:
             local = np.asarray(arrays[name])
             shape = (len(self.share.rows(want.shape[0])), *want.shape[1:])
             if local.dtype != want.dtype or local.shape != shape:
-                raise ValueError(
-                    f"group {group}: {name} is {local.dtype}{local.shape}, needs {want.dtype}{shape}"
-                )
+                raise ValueError(f"group {group}: {name} is {local.dtype}{local.shape}, needs {want.dtype}{shape}")
             placed[name] = processes.global_array(local, sharding, self.share)
         return placed
 

@@ -68,26 +68,14 @@ def stream_sums(
 
 
 def token_scores(
-    model: Model,
-    params: Params,
-    batch: Mapping[str, jax.Array],
-    layout: Layout,
-    *,
-    loss_vocabulary: str = "legal",
+    model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout, *, loss_vocabulary: str = "legal"
 ) -> tuple[TokenScores, ...]:
     """Of each of `layout.loss_spans`, what `stream_sums` adds up, token by token: [B, N] each, float32."""
-    return tuple(
-        scores for _, _, scores in _scored(model, params, batch, layout, loss_vocabulary, 0.0)
-    )
+    return tuple(scores for _, _, scores in _scored(model, params, batch, layout, loss_vocabulary, 0.0))
 
 
 def _scored(
-    model: Model,
-    params: Params,
-    batch: Mapping[str, jax.Array],
-    layout: Layout,
-    loss_vocabulary: str,
-    z_loss: float,
+    model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout, loss_vocabulary: str, z_loss: float
 ) -> Iterator[tuple[Span, Sums, TokenScores]]:
     """Every loss span with its sums and its tokens."""
     tokens_BxS = batch["tokens"]
@@ -126,7 +114,12 @@ def chain_sums(
     factors, sums, tokens, right_BxN = model.factors(ids), [], [], weights_BxN
     for factor, sampled_BxN in zip(factors.ranges, factors.split(labels_BxN)):
         part, each = cross_entropy(
-            x_BxNxD, output_tables(params), sampled_BxN, weights_BxN, ranges=(factor,), z_loss=z_loss,
+            x_BxNxD,
+            output_tables(params),
+            sampled_BxN,
+            weights_BxN,
+            ranges=(factor,),
+            z_loss=z_loss,
             smoothing=smoothing,
         )
         sums.append(part)

@@ -110,9 +110,7 @@ def scored(
     return losses.chain_sums(model, params, x_BxSxD, labels_BxS, masked_BxS, ids, z_loss, smoothing)
 
 
-def evaluate_step(
-    model: SuperResolution, params: Params, batch: Batch, layout: Layout, number: jax.Array
-) -> Sums:
+def evaluate_step(model: SuperResolution, params: Params, batch: Batch, layout: Layout, number: jax.Array) -> Sums:
     """Sums over codes that are masked by `number` (int32 scalar), evenly from few of a clip's codes to all of them."""
     clips = batch["tokens"].shape[0]
     ratio_B = jnp.cos(jnp.pi / 2 * (jnp.arange(clips) + 0.5) / clips)

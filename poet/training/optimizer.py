@@ -121,10 +121,13 @@ def _rounded(wide: Any, like: Any, key: jax.Array | None) -> Any:
     """float32 leaves in the dtypes of `like`; those in bfloat16 rounded at random."""
     leaves, tree = jax.tree.flatten(wide)
     kinds = [leaf.dtype for leaf in jax.tree.leaves(like)]
-    return jax.tree.unflatten(tree, [
-        x if kind == jnp.float32 else _rounded_at_random(x, jax.random.fold_in(key, i))
-        for i, (x, kind) in enumerate(zip(leaves, kinds, strict=True))
-    ])
+    return jax.tree.unflatten(
+        tree,
+        [
+            x if kind == jnp.float32 else _rounded_at_random(x, jax.random.fold_in(key, i))
+            for i, (x, kind) in enumerate(zip(leaves, kinds, strict=True))
+        ],
+    )
 
 
 def _rounded_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -175,12 +178,7 @@ def _lazy_rows(tx: optax.GradientTransformation, axes: Any) -> optax.GradientTra
 def _adamw(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTransformation:
     del axes
     return optax.adamw(
-        1.0,
-        b1=spec.b1,
-        b2=spec.b2,
-        mu_dtype=spec.state_dtype,
-        weight_decay=spec.weight_decay,
-        mask=mask,
+        1.0, b1=spec.b1, b2=spec.b2, mu_dtype=spec.state_dtype, weight_decay=spec.weight_decay, mask=mask
     )
 
 
@@ -192,10 +190,7 @@ def _adafactor(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTrans
     del axes
     return optax.chain(
         optax.adafactor(
-            None,
-            multiply_by_parameter_scale=False,
-            momentum=spec.b1 or None,
-            dtype_momentum=spec.state_dtype,
+            None, multiply_by_parameter_scale=False, momentum=spec.b1 or None, dtype_momentum=spec.state_dtype
         ),
         # The steps of optax.adafactor point downhill already.
         optax.add_decayed_weights(-spec.weight_decay, mask),
@@ -210,18 +205,20 @@ def _muon(spec: OptimizerSpec, mask: Any, axes: Any) -> optax.GradientTransforma
     """
     if axes is None:
         raise UserError("OPTIMIZER.name = 'muon' is for the language model; use 'adamw' here")
-    return _partitioned(optax.contrib.muon(
-        1.0,
-        beta=0.95,
-        weight_decay=spec.weight_decay,
-        weight_decay_mask=mask,
-        mu_dtype=spec.state_dtype,
-        adam_b1=spec.b1,
-        adam_b2=spec.b2,
-        adam_weight_decay=0.0,
-        muon_weight_dimension_numbers=matrices(axes),
-        consistent_rms=0.2,
-    ))
+    return _partitioned(
+        optax.contrib.muon(
+            1.0,
+            beta=0.95,
+            weight_decay=spec.weight_decay,
+            weight_decay_mask=mask,
+            mu_dtype=spec.state_dtype,
+            adam_b1=spec.b1,
+            adam_b2=spec.b2,
+            adam_weight_decay=0.0,
+            muon_weight_dimension_numbers=matrices(axes),
+            consistent_rms=0.2,
+        )
+    )
 
 
 def _partitioned(tx: optax.GradientTransformation) -> optax.GradientTransformation:

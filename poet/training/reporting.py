@@ -107,14 +107,7 @@ class Reporter:
             self._file = open(os.devnull, "a", encoding="utf-8")
         self._board = _tensorboard(self._run.tensorboard)
 
-    def step(
-        self,
-        step: int,
-        group: str,
-        metrics: Mapping[str, tuple[float, float]],
-        *,
-        waited_s: float = 0.0,
-    ) -> None:
+    def step(self, step: int, group: str, metrics: Mapping[str, tuple[float, float]], *, waited_s: float = 0.0) -> None:
         """Takes the metrics of the step that made the state number `step` (1 is the first).
 
         A metric is a sum and its weight; see `trainable.Mean`.
@@ -208,9 +201,7 @@ class Reporter:
         if self._board:
             self._board.write_images(step, {name: np.asarray(image, np.uint8)[None]})
 
-    def write(
-        self, step: int, kind: str, scalars: Mapping[str, float], texts: Mapping[str, str] = {}
-    ) -> None:
+    def write(self, step: int, kind: str, scalars: Mapping[str, float], texts: Mapping[str, str] = {}) -> None:
         """One line of `metrics.jsonl`, {"step", "kind", ...}, and the same on TensorBoard."""
         if self._file is None:
             return
@@ -317,8 +308,7 @@ def _line(step: int, steps: int, means: Mapping[str, float], speed: Mapping[str,
         _metrics(means),
         f"{_si(speed['tokens_per_s'])}tokens/s",
         f"{_si(speed['clips_per_s'])}clips/s",
-        f"{_si(speed['flops_per_s'])}FLOP/s"
-        + (f" (MFU {100 * speed['mfu']:.1f} %)" if "mfu" in speed else ""),
+        f"{_si(speed['flops_per_s'])}FLOP/s" + (f" (MFU {100 * speed['mfu']:.1f} %)" if "mfu" in speed else ""),
         f"data wait {100 * speed['data_wait']:.0f} %",
         f"goodput {100 * speed['goodput']:.0f} %",
         f"ETA {_duration(speed['eta_s'])}",

@@ -25,21 +25,13 @@ class Saver:
     methods at the same steps, but `close`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        experiment: Experiment,
-        mesh: Mesh,
-        made_with: Mapping[str, str] | None = None,
-    ):
+    def __init__(self, run: Run, experiment: Experiment, mesh: Mesh, made_with: Mapping[str, str] | None = None):
         self._run, self._experiment, self._mesh = run, experiment, mesh
         self._made_with = made_with
         self._under_way: checkpoint.Saving | None = None
         self._over = processes.Vote(mesh)
 
-    def start(
-        self, step: int, state: State, iterators: Mapping[str, bytes], clock: Mapping[str, Any]
-    ) -> None:
+    def start(self, step: int, state: State, iterators: Mapping[str, bytes], clock: Mapping[str, Any]) -> None:
         """Begins a save, after `settle`; `state` may be donated as soon as this returns.
 
         Raises:

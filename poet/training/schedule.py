@@ -102,9 +102,7 @@ def check_all_trained(resolved: Resolved, order: Callable[[int], str]) -> None:
     missing = [
         task
         for group in sorted(waiting)
-        for task, examples in group_taken(
-            data.seed, group, table[group][1], counts[group] * sizes[group]
-        ).items()
+        for task, examples in group_taken(data.seed, group, table[group][1], counts[group] * sizes[group]).items()
         if not examples
     ]
     if missing:

@@ -118,18 +118,11 @@ def train_step(
 
     def loss_of(params: Params, batch: Batch) -> tuple[jax.Array, dict[str, Sums]]:
         sums = losses.stream_sums(
-            model,
-            params,
-            batch,
-            layout,
-            loss_vocabulary=spec.loss_vocabulary,
-            z_loss=spec.z_loss,
+            model, params, batch, layout, loss_vocabulary=spec.loss_vocabulary, z_loss=spec.z_loss
         )
         return losses.total(sums).objective, sums
 
-    def step(
-        state: State, batch: Batch, key: jax.Array, rate: jax.Array
-    ) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, key: jax.Array, rate: jax.Array) -> tuple[State, Metrics]:
         gradients = functools.partial(jax.grad(loss_of, has_aux=True), state["params"])
         batch, update_key = dict(batch), key
         if spec.bit_flips:
@@ -139,9 +132,7 @@ def train_step(
         count = losses.total(sums).count
         over = usual if spec.step_weight == "tokens" else jnp.maximum(count, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / over, grads)
-        new, told = optimizer.apply(
-            tx, optimizer_spec, grads, state, rate, key=update_key, trains=count > 0
-        )
+        new, told = optimizer.apply(tx, optimizer_spec, grads, state, rate, key=update_key, trains=count > 0)
         metrics = losses.means(sums) | told | {"filled": losses.filled(batch, layout)}
         return {"step": state["step"] + 1, **new}, metrics
 
@@ -149,8 +140,7 @@ def train_step(
 
 
 def evaluate_step(
-    model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout,
-    loss_vocabulary: str = "legal",
+    model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout, loss_vocabulary: str = "legal"
 ) -> tuple[losses.TokenScores, ...]:
     """Loss and hit [B, N] of every token of each loss span, over the mesh's batch axes."""
     return losses.token_scores(model, params, batch, layout, loss_vocabulary=loss_vocabulary)

@@ -24,8 +24,15 @@ from poet.spec import config
 from poet.tasks.resolved import Resolved
 
 PLACES = (
-    "in the brown hall", "in the hall with yellow lights", "in the long corridor", "in the round arena", "in the long hall",
-    "on the green field", "in the green maze", "in the rooms of many walls", "in the court with coloured pillars",
+    "in the brown hall",
+    "in the hall with yellow lights",
+    "in the long corridor",
+    "in the round arena",
+    "in the long hall",
+    "on the green field",
+    "in the green maze",
+    "in the rooms of many walls",
+    "in the court with coloured pillars",
 )
 
 
@@ -57,13 +64,22 @@ def main() -> None:
         return [camera.motion(clip) for clip in made]
 
     without, found = motions(""), {}
-    print(f"{'movement':14}{'measure':>8}{'agree':>8}{'without':>9}{'difference':>12}{'± s.e.':>8}   ({len(without)} clips each)")
+    print(
+        f"{'movement':14}{'measure':>8}{'agree':>8}{'without':>9}{'difference':>12}{'± s.e.':>8}   ({len(without)} clips each)"
+    )
     for name in args.moves or [name for name in camera.MOVES if name in words or not words]:
         move, with_it = camera.MOVES[name], motions(name)
         gain = np.array([getattr(a, move.axis) - getattr(b, move.axis) for a, b in zip(with_it, without)])
         agree, by_chance = (np.mean([m.agrees(name) for m in group]) for group in (with_it, without))
         error = gain.std(ddof=1) / np.sqrt(len(gain))
-        found[name] = {"axis": move.axis, "sign": move.sign, "agree": agree, "without": by_chance, "gain": gain.mean(), "error": error}
+        found[name] = {
+            "axis": move.axis,
+            "sign": move.sign,
+            "agree": agree,
+            "without": by_chance,
+            "gain": gain.mean(),
+            "error": error,
+        }
         print(f"{name:14}{move.axis:>8}{agree:8.2f}{by_chance:9.2f}{gain.mean():12.3f}{error:8.3f}", flush=True)
         (args.out / "camera.json").write_text(json.dumps(found, indent=1))
 

@@ -60,12 +60,12 @@ def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
     from poet.runs.run import Run
 
     experiment, state = poet_state()
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
     def start() -> Callable[[], Any]:
         return checkpoint.start_save(
-            Run(folder), step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1).wait
+            Run(folder), step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1
+        ).wait
 
     def load() -> None:
         jax.block_until_ready(checkpoint.restore(Run(folder), abstract, experiment).state)
@@ -79,8 +79,7 @@ def orbax_case(folder: pathlib.Path, what: str, wait: bool = True) -> dict[str, 
 
     _, state = poet_state()
     path = folder.absolute() / "1"
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
     def start() -> Callable[[], Any]:
         shutil.rmtree(path, ignore_errors=True)
@@ -104,9 +103,13 @@ def torch_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
 
     model = peer_lm.build("qwen3", {**case, "kv_heads": case["heads"]}, 2 ** case["bits"] + 258, 256)
     weights = model.state_dict()
-    state = {"params": weights, "mu": {k: v.clone() for k, v in weights.items()},
-             "nu": {k: v.clone() for k, v in weights.items()}}
+    state = {
+        "params": weights,
+        "mu": {k: v.clone() for k, v in weights.items()},
+        "nu": {k: v.clone() for k, v in weights.items()},
+    }
     path = folder / "state.pt"
+
     def start() -> Callable[[], Any]:
         torch.save(state, path)
         return nothing
@@ -145,6 +148,7 @@ UNITS = {"blocked": "training blocked by a save of"}
 
 def compare(flags: Any) -> None:
     for what in flags.cases:
+
         def case(who: str) -> dict[str, Any]:
             python = flags.peer_python if who == "torch" else sys.executable
             with tempfile.TemporaryDirectory(dir=flags.folder or None) as folder:
@@ -153,7 +157,8 @@ def compare(flags: Any) -> None:
         left_out = {"torch"} if not flags.peer_python else set()
         left_out |= {"orbax async"} if what != "blocked" else set()
         found = harness.interleave(
-            {who: functools.partial(case, who) for who in WHO if who not in left_out}, flags.rounds)
+            {who: functools.partial(case, who) for who in WHO if who not in left_out}, flags.rounds
+        )
         unit = f"{UNITS.get(what, what + ' of')} 59 M parameters with AdamW, 0.7 GB"
         harness.save("checkpoint", what, found, unit=unit)
 

@@ -56,9 +56,7 @@ def compare(flags: Any, shape: str) -> None:
         for who, python in pythons.items():
             with tempfile.TemporaryDirectory() as folder:
                 if who != "poet":
-                    harness.child(
-                        sys.executable, bench_train_step.__file__, ("export", shape, folder), flags.core
-                    )
+                    harness.child(sys.executable, bench_train_step.__file__, ("export", shape, folder), flags.core)
                 for what in found:
                     result = measured(python, who, shape, folder, flags.core)
                     found[what].setdefault(who, []).append(result)

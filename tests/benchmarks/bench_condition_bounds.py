@@ -103,9 +103,7 @@ def sound(data: dict[str, np.ndarray], bits: int, codes: int, event: bool = Fals
     labels = level_NxF.reshape(-1)
     if event:
         labels = (labels != np.bincount(labels).argmax()).astype(np.int32)
-    return Question(
-        clips=clips, features=features, labels_Rx=labels, classes=2 if event else codes, embedded=codes + 1
-    )
+    return Question(clips=clips, features=features, labels_Rx=labels, classes=2 if event else codes, embedded=codes + 1)
 
 
 def cells(data: dict[str, np.ndarray], bits: int, told: str, past: bool) -> Question:

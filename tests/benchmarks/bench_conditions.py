@@ -25,14 +25,29 @@ HERE = pathlib.Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "conditions.json"
 PAGE = HERE.parents[2] / "poet" / "models" / "conditions_by_choice.md"
 SMALL = (
-    "MODEL.layers=4", "MODEL.width=128", "MODEL.heads=4", "MODEL.kv_heads=4", "MODEL.head_dim=32",
-    "MODEL.mlp_width=384", "MODEL.dtype='float32'", "MODEL.remat='none'",
+    "MODEL.layers=4",
+    "MODEL.width=128",
+    "MODEL.heads=4",
+    "MODEL.kv_heads=4",
+    "MODEL.head_dim=32",
+    "MODEL.mlp_width=384",
+    "MODEL.dtype='float32'",
+    "MODEL.remat='none'",
     "DATA.mixture_rates={'inpainting': 1.0, 'frame_prediction': 1.0, 'stylization': 1.0, 'audio_video_continuation': 1.0}",
-    "DATA.batch=4", "OPTIMIZER.learning_rate=3e-3", "OPTIMIZER.warmup_steps=50", "EVAL.batch=16", "EVAL.gain_clips=64",
+    "DATA.batch=4",
+    "OPTIMIZER.learning_rate=3e-3",
+    "OPTIMIZER.warmup_steps=50",
+    "EVAL.batch=16",
+    "EVAL.gain_clips=64",
 )
 OLD = (
-    "MODEL.tables='untied'", "MODEL.embedding_scale=0.25", "MODEL.axes='separate'", "MODEL.query_place='own'",
-    "MODEL.condition_marker=False", "MODEL.rope_base=10000.0", "CONDITIONING.given_sound='output'",
+    "MODEL.tables='untied'",
+    "MODEL.embedding_scale=0.25",
+    "MODEL.axes='separate'",
+    "MODEL.query_place='own'",
+    "MODEL.condition_marker=False",
+    "MODEL.rope_base=10000.0",
+    "CONDITIONING.given_sound='output'",
 )
 # What differs from the defaults, by the name of the row.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -92,7 +107,10 @@ def run(config_file: str, store: str, steps: int, variant: str) -> dict[str, Any
         seconds = time.perf_counter() - begin
         rows = list(gains(spec, mesh, state["params"]))
     return {
-        "variant": variant, "steps": steps, "seconds": seconds, "gains": rows,
+        "variant": variant,
+        "steps": steps,
+        "seconds": seconds,
+        "gains": rows,
         "training_loss": float(np.mean(losses[-max(steps // 10, 1) :])),
     }
 
@@ -208,8 +226,14 @@ def main() -> None:
         return
     found = []
     for name in VARIANTS:
-        command = [sys.executable, str(HERE), f"--store={options.store}", f"--config={options.config}",
-                   f"--steps={options.steps}", f"--only={name}"]
+        command = [
+            sys.executable,
+            str(HERE),
+            f"--store={options.store}",
+            f"--config={options.config}",
+            f"--steps={options.steps}",
+            f"--only={name}",
+        ]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
         RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -44,17 +44,18 @@ def poet_case(name: str) -> dict[str, Any]:
     from poet.tasks.layout import CONDITION, OUTPUT, TEXT_STREAM, Layout, Segment
 
     case = dict(CASES[name])
-    words = Vocabulary(VocabularySpec(
-        visual_bits=case.pop("bits"), audio_levels=1, audio_codes=1, text_pieces=1))
+    words = Vocabulary(VocabularySpec(visual_bits=case.pop("bits"), audio_levels=1, audio_codes=1, text_pieces=1))
     spec = ModelSpec(**case, kv_heads=case["heads"], dtype="float32", remat="none")
     model = build(spec, words, spec.width)
     # One token opens the output, so that the first draw stands after the prompt of PROMPT positions.
     text, grid = PROMPT - 1, (TOKENS, 1, 1)
-    layout = Layout((
-        Segment(TEXT_STREAM, 0, text, CONDITION, words.special(Special.TEXT), (text, 1, 1)),
-        Segment("bov_o", 0, 1, OUTPUT, words.special(Special.BOV_O), (1, 1, 1)),
-        Segment("video", 0, TOKENS, OUTPUT, words.visual, grid),
-    ))
+    layout = Layout(
+        (
+            Segment(TEXT_STREAM, 0, text, CONDITION, words.special(Special.TEXT), (text, 1, 1)),
+            Segment("bov_o", 0, 1, OUTPUT, words.special(Special.BOV_O), (1, 1, 1)),
+            Segment("video", 0, TOKENS, OUTPUT, words.visual, grid),
+        )
+    )
     decoder = Decoder(model, Plan(layout=layout, guided=True))
     params = jax.jit(model.init)(jax.random.key(0))
     sampling_params = SamplingParams.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
@@ -88,7 +89,10 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
     rows = BATCH if guided else 2 * BATCH
     prompt = torch.randint(0, 2 ** case["bits"], (rows, PROMPT))
     settings: dict[str, Any] = {
-        "do_sample": False, "cache_implementation": "static", "attention_mask": torch.ones_like(prompt)}
+        "do_sample": False,
+        "cache_implementation": "static",
+        "attention_mask": torch.ones_like(prompt),
+    }
     if guided:
         settings |= {"guidance_scale": GUIDANCE, "negative_prompt_ids": torch.zeros_like(prompt)}
 
@@ -110,6 +114,7 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
 
 def compare(flags: Any) -> None:
     for name in flags.cases:
+
         def run(python: str, who: str) -> Any:
             return functools.partial(harness.child, python, __file__, (who, name), flags.core)
 

@@ -85,8 +85,10 @@ def network(name: str) -> tuple[Model, Plan]:
     words = Vocabulary(VocabularySpec(visual_bits=case.pop("bits"), audio_levels=1, audio_codes=1, text_pieces=1))
     model = build(ModelSpec(**case, kv_heads=case["heads"], dtype="float32", remat="none"), words, 8)
     video = Segment("video", 0, int(np.prod(GRID)), OUTPUT, words.visual, GRID)
-    marks = [Segment(n, 0, 1, r, words.special(Special[n.upper()]), (1, 1, 1)) for n, r in
-             (("bos", CONDITION), ("bov_o", OUTPUT))]
+    marks = [
+        Segment(n, 0, 1, r, words.special(Special[n.upper()]), (1, 1, 1))
+        for n, r in (("bos", CONDITION), ("bov_o", OUTPUT))
+    ]
     return model, Plan(layout=Layout((*marks, video)))
 
 
@@ -136,7 +138,9 @@ def nats(weights: str, task: str, samples: int) -> dict[str, Any]:
 
     whole = likelihood("")
     costs = {kind: likelihood(kind) - whole for kind in KINDS[1:]}
-    found = {kind: {"nats": cost.mean(), "error": cost.std() / max(samples - 1, 1) ** 0.5} for kind, cost in costs.items()}
+    found = {
+        kind: {"nats": cost.mean(), "error": cost.std() / max(samples - 1, 1) ** 0.5} for kind, cost in costs.items()
+    }
     return {"weights": weights, "task": task, "samples": samples, "loss": whole.mean(), **found}
 
 

@@ -60,15 +60,21 @@ def page() -> None:
     head = f"| tokenizer | condition | {' | '.join(FILLS)} |\n{'|---' * (2 + len(FILLS))}|\n"
     lines = [
         f"| {one['tokenizer']}, {one['bits']} bits on {tuple(one['grid'])} | {name} | "
-        + " | ".join(f"{one['kept'][fill][name]:.1%}" for fill in FILLS) + " |\n"
-        for one in found for name in PAINTED
+        + " | ".join(f"{one['kept'][fill][name]:.1%}" for fill in FILLS)
+        + " |\n"
+        for one in found
+        for name in PAINTED
     ]
     tables = "\n\n".join(f"{one['tokenizer']}:\n\n```\n{format_table(one['rows'])}\n```" for one in found)
     PAGE.write_text(
         "# What fills holes, and what is left of conditions\n\n"
         "Share of given codes that are the clip's own, by `CONDITIONING.fill` "
-        f"({found[0]['clips']} validation clips of the arenas):\n\n" + head + "".join(lines) + "\nRound trips of every condition with the default fill (flow and "
-        "depth errors are relative: at 1 nothing is left; `poet tokenizer-eval` prints the same):\n\n" + tables
+        f"({found[0]['clips']} validation clips of the arenas):\n\n"
+        + head
+        + "".join(lines)
+        + "\nRound trips of every condition with the default fill (flow and "
+        "depth errors are relative: at 1 nothing is left; `poet tokenizer-eval` prints the same):\n\n"
+        + tables
         + "\n\nWritten by `python tests/benchmarks/bench_fills.py`.\n"
     )
 

@@ -37,11 +37,7 @@ TOKENS = 1280
 BITS = (8, 10, 14, 18)
 TEMPERATURE = 0.01
 # name -> keyword arguments of `lfq.losses`; the peer has the first mode only.
-MODES: dict[str, dict[str, int]] = {
-    "full": {},
-    "2 groups": {"groups": 2},
-    "320 tokens": {"samples": 320},
-}
+MODES: dict[str, dict[str, int]] = {"full": {}, "2 groups": {"groups": 2}, "320 tokens": {"samples": 320}}
 LIMIT_S = 1800
 
 
@@ -91,9 +87,7 @@ def peer_case(bits: int, mode: str, repeats: int) -> dict[str, Any]:
 
     def run() -> tuple:
         z = data.clone().requires_grad_()
-        (quantized, _, loss), terms = layer(
-            z, inv_temperature=1 / TEMPERATURE, return_loss_breakdown=True
-        )
+        (quantized, _, loss), terms = layer(z, inv_temperature=1 / TEMPERATURE, return_loss_breakdown=True)
         (quantized.sum() + loss).backward()
         return float(terms.per_sample_entropy), float(terms.batch_entropy), float(terms.commitment)
 
@@ -111,8 +105,7 @@ def child(python: str, who: str, bits: int, mode: str, repeats: int) -> dict[str
     case = f"{who},{bits},{mode},{repeats}"
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [python, __file__, f"--case={case}"],
-        capture_output=True, text=True, timeout=LIMIT_S, env=env,
+        [python, __file__, f"--case={case}"], capture_output=True, text=True, timeout=LIMIT_S, env=env
     )
     if done.returncode:
         raise RuntimeError(f"case {case} failed:\n{done.stderr[-2000:]}")
@@ -152,10 +145,7 @@ def compare(peer_python: str, bits: tuple[int, ...] = BITS) -> None:
 
 def save(bits: int, found: dict[str, dict[str, Any]]) -> None:
     """One round of each, for the table of README.md."""
-    rounds = {
-        who: [{key: value for key, value in case.items() if key != "terms"}]
-        for who, case in found.items()
-    }
+    rounds = {who: [{key: value for key, value in case.items() if key != "terms"}] for who, case in found.items()}
     unit = f"LFQ of {TOKENS} tokens at 2^{bits}, forward and backward, all threads"
     harness.save("lfq", f"2_{bits}", rounds, unit=unit, agreement=harness.peaks(rounds))
 

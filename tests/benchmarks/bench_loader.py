@@ -27,16 +27,7 @@ from poet.data.loader import batches
 from poet.models.transformer import build_model
 from poet.spec import Experiment, config
 from poet.store import reader
-from poet.store.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    Plan,
-    ShardInfo,
-    SplitInfo,
-    StreamInfo,
-    TextInfo,
-    to_json,
-)
+from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, SplitInfo, StreamInfo, TextInfo, to_json
 from poet.tasks.resolved import Resolved
 from poet.training import flops
 
@@ -82,15 +73,11 @@ def write(store: Path, experiment: Experiment, clips: int) -> None:
             for clip in range(length):
                 out.write(reader.serialize(example(plan, rng, f"{index}/{clip}")))
         files.append(ShardInfo(file=file.name, clips=length, size_bytes=file.stat().st_size, sha256=""))
-    info = tfds.core.SplitInfo(
-        name="train", shard_lengths=lengths, num_bytes=0, filename_template=template
-    )
+    info = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=0, filename_template=template)
     tfds.folder_dataset.write_metadata(
         data_dir=store, features=reader.features(plan), split_infos=[info], check_data=False
     )
-    split = SplitInfo(
-        clips=sum(lengths), shards=tuple(files), skipped=(), truncated_captions=0, statistics={}
-    )
+    split = SplitInfo(clips=sum(lengths), shards=tuple(files), skipped=(), truncated_captions=0, statistics={})
     manifest = Manifest(source="random", plan=plan, splits={"train": split})
     (store / MANIFEST_FILE).write_text(to_json(manifest))
 
@@ -106,9 +93,14 @@ def make_plan(experiment: Experiment, clips: int) -> Plan:
     }
     text = experiment.text
     return Plan(
-        items={"train": clips}, sources={"train": ""}, clip=experiment.clip, streams=streams,
+        items={"train": clips},
+        sources={"train": ""},
+        clip=experiment.clip,
+        streams=streams,
         text=TextInfo(name=text.encoder, fingerprint="", length=text.length, width=text.width),
-        clips_per_shard=clips // SHARDS, batch=32, seed=0,
+        clips_per_shard=clips // SHARDS,
+        batch=32,
+        seed=0,
     )
 
 
@@ -144,9 +136,7 @@ def measure(experiment: Experiment, group: str, args: argparse.Namespace) -> dic
         "group": group,
         "clips_per_s": args.batch * args.batches / sum(seconds),
         "chip_clips_per_s": args.chip_tflops * args.mfu / per_clip,
-        "state": {
-            "bytes": len(state), "save_s": saved_s, "restore_s": time.perf_counter() - begin
-        },
+        "state": {"bytes": len(state), "save_s": saved_s, "restore_s": time.perf_counter() - begin},
         "grown_mib": rss_mib() - before,
     }
 

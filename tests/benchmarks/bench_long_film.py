@@ -23,12 +23,18 @@ from poet.runs.run import Run
 from poet.sampling.generate import Generator
 
 WAYS = {
-    "carried": {}, "recoded": {"recode": True}, "carried_sink": {"sink": True},
-    "carried_context2": {"context": 2}, "carried_context4": {"context": 4}, "recoded_context2": {"context": 2, "recode": True},
+    "carried": {},
+    "recoded": {"recode": True},
+    "carried_sink": {"sink": True},
+    "carried_context2": {"context": 2},
+    "carried_context4": {"context": 4},
+    "recoded_context2": {"context": 2, "recode": True},
 }
 PROMPTS = (
-    "in the brown hall the player walks forward", "on the green field the player turns left slowly and walks forward",
-    "in the court with coloured pillars the player turns right quickly", "in the long corridor the player hardly moves, a soldier in view",
+    "in the brown hall the player walks forward",
+    "on the green field the player turns left slowly and walks forward",
+    "in the court with coloured pillars the player turns right quickly",
+    "in the long corridor the player hardly moves, a soldier in view",
 )
 
 
@@ -59,8 +65,11 @@ def make(sampler: FilmSampler, prompts: Sequence[str], seconds: float) -> list[F
     work_s = (time.monotonic() - began) / len(prompts)
     return [
         Film(
-            np.concatenate([p.frames for p in pieces])[:frames], np.concatenate([p.video for p in pieces]),
-            np.cumsum([len(p.frames) for p in pieces])[:-1].tolist(), work_s, float(np.mean(part)),
+            np.concatenate([p.frames for p in pieces])[:frames],
+            np.concatenate([p.video for p in pieces]),
+            np.cumsum([len(p.frames) for p in pieces])[:-1].tolist(),
+            work_s,
+            float(np.mean(part)),
         )
         for pieces, part in zip(made, kept)
     ]
@@ -89,7 +98,9 @@ def main() -> None:
             f.name: np.mean([[getattr(s, f.name) for s in curve] for curve in curves], axis=0).round(4).tolist()
             for f in dataclasses.fields(drift.Second)
         } | {
-            "films": len(films), "work_s": round(sum(f.work_s for f in films), 1), "kept": float(np.mean([f.kept for f in films])),
+            "films": len(films),
+            "work_s": round(sum(f.work_s for f in films), 1),
+            "kept": float(np.mean([f.kept for f in films])),
             "seam_step": float(np.mean([drift.seam_step(f.frames, f.seams, tokenizer.factor[0]) for f in films])),
         }
         (args.out / "curves.json").write_text(json.dumps(found, indent=1))
@@ -104,7 +115,10 @@ def show(way: str, curves: dict) -> None:
     )
     print("second   " + "".join(f"{name:>10}" for name in (f.name for f in dataclasses.fields(drift.Second))))
     for second in range(0, len(curves["pixels"]), 3):
-        print(f"{second:6}   " + "".join(f"{curves[f.name][second]:10.3f}" for f in dataclasses.fields(drift.Second)), flush=True)
+        print(
+            f"{second:6}   " + "".join(f"{curves[f.name][second]:10.3f}" for f in dataclasses.fields(drift.Second)),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -32,10 +32,22 @@ import numpy as np
 
 SHAPE, BITS, RUNS = (1, 17, 64, 64, 3), 10, 4
 SPECS: dict[str, dict[str, Any]] = {
-    "poet": {"base_channels": 32, "multipliers": (1, 2, 2), "blocks": 1,
-             "temporal_downsample": (True, True), "norm_groups": 8},
-    "poet shipped": {"base_channels": 128, "multipliers": (1,), "blocks": 1, "temporal_downsample": (),
-                     "stem": (4, 4, 4), "stem_kernel": 1, "norm_groups": 16},
+    "poet": {
+        "base_channels": 32,
+        "multipliers": (1, 2, 2),
+        "blocks": 1,
+        "temporal_downsample": (True, True),
+        "norm_groups": 8,
+    },
+    "poet shipped": {
+        "base_channels": 128,
+        "multipliers": (1,),
+        "blocks": 1,
+        "temporal_downsample": (),
+        "stem": (4, 4, 4),
+        "stem_kernel": 1,
+        "norm_groups": 16,
+    },
 }
 PEER, PEER_DIM = "magvit2-pytorch", 40
 
@@ -75,8 +87,12 @@ def peer_case() -> dict[str, Any]:
     for kind in ("compress_space", "compress_space", "compress_time", "compress_time"):
         layers += [(kind, wide), ("consecutive_residual", 2)]
     network = VideoTokenizer(
-        image_size=SHAPE[2], init_dim=PEER_DIM, codebook_size=2**BITS, use_gan=False,
-        perceptual_loss_weight=0.0, layers=tuple(layers),
+        image_size=SHAPE[2],
+        init_dim=PEER_DIM,
+        codebook_size=2**BITS,
+        use_gan=False,
+        perceptual_loss_weight=0.0,
+        layers=tuple(layers),
     ).eval()
     pixels = torch.from_numpy(clip()).permute(0, 4, 1, 2, 3).contiguous()
 
@@ -86,8 +102,7 @@ def peer_case() -> dict[str, Any]:
 
     check(encode().shape)
     weights = sum(p.numel() for p in network.parameters()) / 1e6
-    return {**harness.timed(encode, RUNS), "compile_s": 0.0, "weights_m": weights,
-            "versions": harness.installed()}
+    return {**harness.timed(encode, RUNS), "compile_s": 0.0, "weights_m": weights, "versions": harness.installed()}
 
 
 def check(shape: tuple[int, ...]) -> None:
@@ -118,8 +133,13 @@ def compare(flags: Any) -> None:
         cases[PEER] = case(flags.peer_python, PEER)
     found = harness.interleave(cases, flags.rounds)
     weights = ", ".join(f"{who} {results[0]['weights_m']:.2f} M" for who, results in found.items())
-    harness.save("magvit_encode", "17x64x64", found, unit="clip of 17 x 64 x 64 to 5 x 16 x 16 codes",
-                 agreement=f"parameters: {weights}")
+    harness.save(
+        "magvit_encode",
+        "17x64x64",
+        found,
+        unit="clip of 17 x 64 x 64 to 5 x 16 x 16 codes",
+        agreement=f"parameters: {weights}",
+    )
 
 
 if __name__ == "__main__":

@@ -126,7 +126,9 @@ def measure(name: str, folder: str) -> dict[str, Any]:
     tokens, positions = np.array(read).T
     scaled = {key: (np.array(times[key]) * TOKENS / tokens[1:]).tolist() for key in ("wall", "cpu")}
     return {
-        **scaled, "fill": tokens.sum() / positions.sum(), **resumed(reader, make(experiment)),
+        **scaled,
+        "fill": tokens.sum() / positions.sum(),
+        **resumed(reader, make(experiment)),
         "versions": harness.installed(),
     }
 
@@ -141,7 +143,9 @@ def resumed(reader: Reader, fresh: Reader) -> dict[str, Any]:
     fresh.restore(state)
     found = fresh.take()[2]
     return {
-        "state_bytes": len(state), "save_s": saved_s, "restore_s": time.perf_counter() - begin,
+        "state_bytes": len(state),
+        "save_s": saved_s,
+        "restore_s": time.perf_counter() - begin,
         "exact": bool(np.array_equal(expected, found)),
     }
 
@@ -197,7 +201,10 @@ def compare(flags: Any, folder: str) -> None:
             found[name] += results
         exact = [name for name, results in found.items() if all(r["exact"] for r in results)]
         harness.save(
-            "loader", "mixture", found, unit=f"{TOKENS:,} tokens of the pretraining mixture",
+            "loader",
+            "mixture",
+            found,
+            unit=f"{TOKENS:,} tokens of the pretraining mixture",
             agreement=f"exact resumption: {', '.join(exact)}",
         )
 

@@ -71,8 +71,7 @@ def poet_case(case: str, folder: str) -> dict[str, Any]:
     first = step()
     ids, after = (first, vectors) if case == "encode" else (first[0], first[2]["vectors"])
     save_results(folder, "poet", np.asarray(ids), np.asarray(after))
-    return {**harness.timed(lambda: jax.block_until_ready(step()), RUNS[case]),
-            "versions": harness.installed()}
+    return {**harness.timed(lambda: jax.block_until_ready(step()), RUNS[case]), "versions": harness.installed()}
 
 
 def peer_case(case: str, folder: str) -> dict[str, Any]:
@@ -81,9 +80,7 @@ def peer_case(case: str, folder: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     z, vectors, usage = map(torch.from_numpy, inputs(case))
-    layer = ResidualVQ(
-        dim=DIM, num_quantizers=LEVELS, codebook_size=CODES, decay=DECAY, threshold_ema_dead_code=0
-    )
+    layer = ResidualVQ(dim=DIM, num_quantizers=LEVELS, codebook_size=CODES, decay=DECAY, threshold_ema_dead_code=0)
 
     def put() -> None:
         for level, part in enumerate(layer.layers):

@@ -35,10 +35,7 @@ RATE_HZ = 16_000
 LEVELS = 12
 SECONDS, RUNS = 5.0, 4
 # SoundStream's widths: the paper's, and those of gin/models/soundstream_small.gin.
-POET_SPECS = {
-    "poet": {},
-    "poet small": {"encoder_channels": 16, "decoder_channels": 16, "dim": 128},
-}
+POET_SPECS = {"poet": {}, "poet small": {"encoder_channels": 16, "decoder_channels": 16, "dim": 128}}
 
 # What a case gives: (weights in millions, encode, decode); both block until they are done.
 Codec = tuple[float, Callable[[], Any], Callable[[], Any]]
@@ -71,9 +68,7 @@ def peer_codec(name: str, wave_S: np.ndarray) -> Codec:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     if name == "DAC":
-        config = transformers.DacConfig(
-            downsampling_ratios=[2, 4, 5, 8], n_codebooks=LEVELS, sampling_rate=RATE_HZ
-        )
+        config = transformers.DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=LEVELS, sampling_rate=RATE_HZ)
         model = transformers.DacModel(config).eval()
         keywords: Callable[[Any], dict] = lambda codes: {"audio_codes": codes}
     else:
@@ -101,9 +96,7 @@ def encodec(lstm: bool) -> Any:
     import transformers
 
     channels = {} if lstm else {"num_filters": 37}
-    config = transformers.EncodecConfig(
-        sampling_rate=RATE_HZ, target_bandwidths=[6.0], **channels
-    )
+    config = transformers.EncodecConfig(sampling_rate=RATE_HZ, target_bandwidths=[6.0], **channels)
     model = transformers.EncodecModel(config).eval()
     for module in list(model.modules()):
         if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
@@ -123,13 +116,10 @@ def measure(name: str, seconds: float, runs: int) -> dict[str, Any]:
     """{'weights_m': millions, 'encode': times, 'decode': times, 'wall': those of encoding}."""
     weights_m, *steps = CASES[name](name, sound(seconds))
     found = {step: harness.timed(call, runs) for step, call in zip(STEPS, steps)}
-    return {"weights_m": weights_m, "wall": found["encode"]["wall"], **found,
-            "versions": harness.installed()}
+    return {"weights_m": weights_m, "wall": found["encode"]["wall"], **found, "versions": harness.installed()}
 
 
-def compare(
-    peer_python: str, core: int, rounds: int, seconds: float = SECONDS, runs: int = RUNS
-) -> None:
+def compare(peer_python: str, core: int, rounds: int, seconds: float = SECONDS, runs: int = RUNS) -> None:
     """Prints every case; without `peer_python` those of this project alone, and writes nothing."""
     cases = {}
     for name in CASES:
@@ -150,16 +140,14 @@ def compare(
 
 def save(step: str, found: dict[str, list[dict[str, Any]]], seconds: float) -> None:
     """For the table of README.md."""
-    rounds = {
-        name: [{**case[step], "versions": case["versions"]} for case in cases]
-        for name, cases in found.items()
-    }
+    rounds = {name: [{**case[step], "versions": case["versions"]} for case in cases] for name, cases in found.items()}
     weights = ", ".join(f"{name} {cases[0]['weights_m']:.1f} M" for name, cases in found.items())
-    times = ", ".join(
-        f"{name} {seconds / median(step, cases, 'cpu'):.0f} x" for name, cases in found.items()
-    )
+    times = ", ".join(f"{name} {seconds / median(step, cases, 'cpu'):.0f} x" for name, cases in found.items())
     harness.save(
-        "soundstream", step, rounds, unit=f"sound: {step} {seconds:g} s of 16 kHz, 6 kbit/s",
+        "soundstream",
+        step,
+        rounds,
+        unit=f"sound: {step} {seconds:g} s of 16 kHz, 6 kbit/s",
         agreement=f"parameters: {weights}; real time by CPU: {times}",
     )
 

@@ -31,7 +31,10 @@ STEPS = 3
 
 def experiments(size: str, batch: int) -> dict[str, Experiment]:
     """Name -> a run of one task; both of one model."""
-    files = {"super-resolution": "gin/experiments/superres_256.gin", "language model": "gin/experiments/pretrain_1b.gin"}
+    files = {
+        "super-resolution": "gin/experiments/superres_256.gin",
+        "language model": "gin/experiments/pretrain_1b.gin",
+    }
     model = config.load([f"gin/models/superres_{size}.gin"]).model if size else None
     found = {}
     for name, file in files.items():
@@ -71,8 +74,12 @@ def measure(run: Experiment) -> dict[str, Any]:
     predicted = group.clips * layout.loss_length
     parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: state["params"])))
     return {
-        "parameters": parameters, "codes_per_clip": layout.loss_length, "seconds": best, "tokens_per_s": predicted / best,
-        "gflop_per_token": group.flops / predicted / 1e9, "tflop_per_s": group.flops / best / 1e12,
+        "parameters": parameters,
+        "codes_per_clip": layout.loss_length,
+        "seconds": best,
+        "tokens_per_s": predicted / best,
+        "gflop_per_token": group.flops / predicted / 1e9,
+        "tflop_per_s": group.flops / best / 1e12,
     }
 
 

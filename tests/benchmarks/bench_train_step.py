@@ -39,18 +39,59 @@ from poet.tasks.resolved import Resolved
 RATE, B2, DECAY = 1e-4, 0.95, 0.1
 AGREEMENT = 1e-4
 # The peers' networks: tables of their own for scores, one rotary position for queries and keys.
-LIKE_PEERS = {"tables": "untied", "embedding_scale": 1.0, "axes": "separate", "query_place": "own",
-              "condition_marker": False}
+LIKE_PEERS = {
+    "tables": "untied",
+    "embedding_scale": 1.0,
+    "axes": "separate",
+    "query_place": "own",
+    "condition_marker": False,
+}
 # name -> fields of the model, batch, what the sequence is, and bits of the visual codes
 CASES: dict[str, dict[str, Any]] = {
-    "7m": {"layers": 4, "width": 256, "heads": 8, "head_dim": 32, "mlp_width": 704, "batch": 2,
-           "sequence": 128, "bits": 13, "runs": 12},
-    "59m": {"layers": 8, "width": 512, "heads": 8, "head_dim": 64, "mlp_width": 1408, "batch": 4,
-            "sequence": 256, "bits": 15, "runs": 3},
-    "video": {"layers": 4, "width": 256, "heads": 8, "head_dim": 32, "mlp_width": 704, "batch": 1,
-              "sequence": ((), ("video",)), "bits": 18, "runs": 1},
-    "sound": {"layers": 4, "width": 256, "heads": 8, "head_dim": 32, "mlp_width": 704, "batch": 1,
-              "sequence": (("video",), ("audio",)), "bits": 18, "runs": 2},
+    "7m": {
+        "layers": 4,
+        "width": 256,
+        "heads": 8,
+        "head_dim": 32,
+        "mlp_width": 704,
+        "batch": 2,
+        "sequence": 128,
+        "bits": 13,
+        "runs": 12,
+    },
+    "59m": {
+        "layers": 8,
+        "width": 512,
+        "heads": 8,
+        "head_dim": 64,
+        "mlp_width": 1408,
+        "batch": 4,
+        "sequence": 256,
+        "bits": 15,
+        "runs": 3,
+    },
+    "video": {
+        "layers": 4,
+        "width": 256,
+        "heads": 8,
+        "head_dim": 32,
+        "mlp_width": 704,
+        "batch": 1,
+        "sequence": ((), ("video",)),
+        "bits": 18,
+        "runs": 1,
+    },
+    "sound": {
+        "layers": 4,
+        "width": 256,
+        "heads": 8,
+        "head_dim": 32,
+        "mlp_width": 704,
+        "batch": 1,
+        "sequence": (("video",), ("audio",)),
+        "bits": 18,
+        "runs": 2,
+    },
 }
 UNITS = {
     "7m": "step of 2 x 128 tokens, 7 M parameters, 8,192 ids",
@@ -69,15 +110,7 @@ PEERS_OF = {"59m": ("qwen3", "qwen3 compiled"), "video": ("qwen3",), "sound": ("
 def poet_parts(name: str) -> tuple[Any, Any, Any]:
     """(experiment, model, layout) of a case."""
     from poet.models.transformer import build_model
-    from poet.spec import (
-        Experiment,
-        ModelSpec,
-        OptimizerSpec,
-        TextSpec,
-        TrainSpec,
-        VideoTokenizerSpec,
-        VocabularySpec,
-    )
+    from poet.spec import Experiment, ModelSpec, OptimizerSpec, TextSpec, TrainSpec, VideoTokenizerSpec, VocabularySpec
     from poet.spec.vocabulary import Special, Vocabulary
     from poet.tasks.layout import CONDITION, OUTPUT, Format, Layout, Segment, build_layout
 
@@ -87,26 +120,32 @@ def poet_parts(name: str) -> tuple[Any, Any, Any]:
     audio = {"audio_levels": 1, "audio_codes": 1} if plain else {}
     experiment = Experiment(
         model=ModelSpec(
-            **shape, **LIKE_PEERS, **case.get("model", {}), kv_heads=case["heads"], dtype="float32", remat="none"),
+            **shape, **LIKE_PEERS, **case.get("model", {}), kv_heads=case["heads"], dtype="float32", remat="none"
+        ),
         vocabulary=VocabularySpec(visual_bits=case["bits"], text_pieces=1, **audio),
         video_tokenizer=VideoTokenizerSpec(bits=case["bits"]),
         text=TextSpec(width=8),
-        optimizer=OptimizerSpec(
-            learning_rate=RATE, warmup_steps=0, final_fraction=1.0, b2=B2, weight_decay=DECAY),
+        optimizer=OptimizerSpec(learning_rate=RATE, warmup_steps=0, final_fraction=1.0, b2=B2, weight_decay=DECAY),
         train=TrainSpec(loss_vocabulary="full" if plain else "legal"),
     )
     vocabulary = Vocabulary(experiment.vocabulary)
     if plain:
         grid = (case["sequence"], 1, 1)
-        layout = Layout((
-            Segment("bos", 0, 1, CONDITION, vocabulary.special(Special.BOS), (1, 1, 1)),
-            Segment("video", 0, grid[0], OUTPUT, vocabulary.visual, grid),
-        ))
+        layout = Layout(
+            (
+                Segment("bos", 0, 1, CONDITION, vocabulary.special(Special.BOS), (1, 1, 1)),
+                Segment("video", 0, grid[0], OUTPUT, vocabulary.visual, grid),
+            )
+        )
     else:
         condition, output = case["sequence"]
         layout = build_layout(
-            task_token=Special.TASK_VIDEO, text=False, condition=condition, output=output,
-            fmt=Format(video=(5, 16, 16), text_length=0, audio_frames=106), vocabulary=vocabulary,
+            task_token=Special.TASK_VIDEO,
+            text=False,
+            condition=condition,
+            output=output,
+            fmt=Format(video=(5, 16, 16), text_length=0, audio_frames=106),
+            vocabulary=vocabulary,
         )
     return experiment, build_model(Resolved(experiment)), layout
 
@@ -139,11 +178,12 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
     tx = optimizer.build(experiment.optimizer, model.axes())
     rate = optimizer.learning_rate(experiment.optimizer, experiment.train.steps)
     group = Group(
-        name=name, clips=case["batch"], tokens=tokens.size,
+        name=name,
+        clips=case["batch"],
+        tokens=tokens.size,
         step=step.train_step(model, layout, tx, experiment.optimizer, experiment.train),
         batch=step.batch_shapes(layout, case["batch"], experiment.text.width),
-        flops=case["batch"] * flops.train_flops(
-            model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
+        flops=case["batch"] * flops.train_flops(model, layout, loss_vocabulary=experiment.train.loss_vocabulary),
     )
 
     def init(key: jax.Array) -> Any:
@@ -153,18 +193,21 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
 
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(init, jax.random.key(0))
-        axes = {"step": (), "params": model.axes(),
-                "opt_state": optimizer.state_axes(tx, model.abstract(), model.axes())}
+        axes = {
+            "step": (),
+            "params": model.axes(),
+            "opt_state": optimizer.state_axes(tx, model.abstract(), model.axes()),
+        }
         shardings = Rules().shardings(mesh, axes)
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         begin, begin_cpu = time.perf_counter(), time.process_time()
         program = compiled.compile_steps({name: group}, abstract, mesh)[name]
         compile_s, compile_cpu_s = time.perf_counter() - begin, time.process_time() - begin_cpu
         state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
         batch = jax.device_put(
             {"tokens": tokens, "known": np.zeros((case["batch"], len(layout.loss_spans)), np.int32)},
-            mesh_lib.batch_sharding(mesh))
+            mesh_lib.batch_sharding(mesh),
+        )
         moment = compiled.Moment.at(0, 0, rate(0), mesh)
         losses = []
 
@@ -177,8 +220,15 @@ def poet_case(name: str, folder: str, export: bool) -> dict[str, Any]:
         run()
         peak_mb = harness.peak_of(run)
         times = harness.timed(run, case["runs"], warm=0)  # As many steps as the peer's before.
-    return {**times, "peak_mb": peak_mb, "compile_s": compile_s, "compile_cpu_s": compile_cpu_s,
-            "losses": losses[:3], "gflop": group.flops / 1e9, "versions": harness.installed()}
+    return {
+        **times,
+        "peak_mb": peak_mb,
+        "compile_s": compile_s,
+        "compile_cpu_s": compile_cpu_s,
+        "losses": losses[:3],
+        "gflop": group.flops / 1e9,
+        "versions": harness.installed(),
+    }
 
 
 def export_case(model: Any, layout: Any, tokens: np.ndarray, folder: pathlib.Path) -> None:
@@ -264,8 +314,7 @@ def legal_loss(model: Any, inputs: Any, tokens: Any, legal: np.ndarray) -> float
                 continue
             logits = x[:, start - 1 : stop - 1] @ model.lm_head.weight[low:high].T
             labels = tokens[:, start:stop] - int(low)
-            total += float(torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels.flatten(), reduction="sum"))
+            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
             count += labels.numel()
     return total / count
 
@@ -276,6 +325,7 @@ def legal_loss(model: Any, inputs: Any, tokens: Any, legal: np.ndarray) -> float
 def compare(flags: Any) -> None:
     for name in flags.cases:
         with tempfile.TemporaryDirectory() as folder:
+
             def run(python: str, who: str) -> dict[str, Any]:
                 return harness.child(python, __file__, (who, name, folder), flags.core)
 

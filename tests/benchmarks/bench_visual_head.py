@@ -22,8 +22,17 @@ from typing import Any
 import bench_train_step
 import harness
 
-TINY = {"layers": 4, "width": 128, "heads": 4, "head_dim": 32, "mlp_width": 512, "batch": 1,
-        "sequence": ((), ("video",)), "bits": 18, "runs": 2}
+TINY = {
+    "layers": 4,
+    "width": 128,
+    "heads": 4,
+    "head_dim": 32,
+    "mlp_width": 512,
+    "batch": 1,
+    "sequence": ((), ("video",)),
+    "bits": 18,
+    "runs": 2,
+}
 HEADS: dict[str, dict[str, Any]] = {
     "9 + 9": {"visual_head": "factorised"},
     "6 + 12": {"visual_head": "factorised", "visual_leading": 6},
@@ -35,9 +44,7 @@ bench_train_step.CASES |= {name: {**TINY, "model": model} for name, model in HEA
 
 
 def cost(rounds: int, core: int) -> None:
-    runs = {
-        name: lambda name=name: harness.child(sys.executable, __file__, [name], core) for name in HEADS
-    }
+    runs = {name: lambda name=name: harness.child(sys.executable, __file__, [name], core) for name in HEADS}
     unit = "step of 1,280 codes of 18 bits, 4 layers of 128, by bits of the factors"
     found = harness.interleave(runs, rounds)
     peaks = ", ".join(f"{name} {least(results, 'peak_mb'):,.0f} MB" for name, results in found.items())
@@ -105,9 +112,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         lines += ["", f"## Quality: {found['name']}", "", *found["about"], ""]
         lines += ["| head | steps | validation loss, nats a code | accuracy |", "|---|---|---|---|"]
-        lines += [
-            f"| {r['head']} | {r['steps']} | {r['loss']:.3f} | {r['accuracy']:.4f} |" for r in found["rows"]
-        ]
+        lines += [f"| {r['head']} | {r['steps']} | {r['loss']:.3f} | {r['accuracy']:.4f} |" for r in found["rows"]]
     lines += [
         "",
         "Runs are short, from one seed, and small tables learn early: the tables say what a start costs, not where training ends. Accuracy of "

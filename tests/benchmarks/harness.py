@@ -36,8 +36,16 @@ SINGLE_THREAD = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 PACKAGES = (
-    "jax", "jaxlib", "orbax-checkpoint", "torch", "transformers", "magvit2-pytorch",
-    "vector-quantize-pytorch", "tensorflow", "seqio", "grain",
+    "jax",
+    "jaxlib",
+    "orbax-checkpoint",
+    "torch",
+    "transformers",
+    "magvit2-pytorch",
+    "vector-quantize-pytorch",
+    "tensorflow",
+    "seqio",
+    "grain",
 )
 
 # {"wall": seconds of each run, "cpu": CPU seconds of each run, ...}
@@ -97,23 +105,27 @@ def child(python: str, script: str, case: Sequence[str], core: int) -> dict[str,
             os.sched_setaffinity(0, {core})
 
     # The path is the interpreter's own: what this process finds there may suit this one alone.
-    keep = os.environ if python == sys.executable else {
-        key: value for key, value in os.environ.items() if key != "PYTHONPATH"
-    }
+    keep = (
+        os.environ
+        if python == sys.executable
+        else {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    )
     peer_path = os.environ.get("PEER_PYTHONPATH", "")
     extra = {"PYTHONPATH": peer_path} if peer_path and python != sys.executable else {}
     done = subprocess.run(
-        [python, script, f"--case={','.join(case)}"], preexec_fn=pin, timeout=LIMIT_S,
-        capture_output=True, text=True, env={**keep, **extra, **SINGLE_THREAD},
+        [python, script, f"--case={','.join(case)}"],
+        preexec_fn=pin,
+        timeout=LIMIT_S,
+        capture_output=True,
+        text=True,
+        env={**keep, **extra, **SINGLE_THREAD},
     )
     if done.returncode:
         raise RuntimeError(f"case {case} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def interleave(
-    cases: Mapping[str, Callable[[], dict[str, Any]]], rounds: int
-) -> dict[str, list[dict[str, Any]]]:
+def interleave(cases: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Every case once a round -> the results of each, by round; says how far it is."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
     for number in range(rounds):
@@ -154,8 +166,10 @@ def shown(arguments: Sequence[str]) -> list[str]:
     """Arguments as typed in a shell, without the paths of this machine."""
     paths = {"--peer_python": "PEER/bin/python", "--stores": "STORES"}
     named = (a.partition("=") for a in arguments)
-    return [f"{flag}={paths[flag]}" if flag in paths else shlex.quote(flag + equals + value)
-            for flag, equals, value in named]
+    return [
+        f"{flag}={paths[flag]}" if flag in paths else shlex.quote(flag + equals + value)
+        for flag, equals, value in named
+    ]
 
 
 def strip(result: dict[str, Any]) -> dict[str, Any]:

@@ -67,15 +67,17 @@ def seqio_reader(experiment: Experiment, row: int, shuffle: bool) -> Reader:
     import tensorflow as tf
 
     layouts = Resolved(experiment).layouts
-    tasks = [
-        (_seqio_task(experiment, name, layouts[name]), rate)
-        for name, rate in sequence_rates(experiment).items()
-    ]
+    tasks = [(_seqio_task(experiment, name, layouts[name]), rate) for name, rate in sequence_rates(experiment).items()]
     mixture = seqio.Mixture("pretraining", tasks)
     lengths = {"targets": row}
     dataset = mixture.get_dataset(
-        lengths, split="train", shuffle=shuffle, seed=0, num_epochs=None,
-        log_mixing_proportions=False, try_in_mem_cache=False
+        lengths,
+        split="train",
+        shuffle=shuffle,
+        seed=0,
+        num_epochs=None,
+        log_mixing_proportions=False,
+        try_in_mem_cache=False,
     )
     dataset = seqio.LMFeatureConverter(pack=True)(dataset, lengths)
     batches = iter(dataset.batch(ROWS, drop_remainder=True).prefetch(2))
@@ -123,7 +125,9 @@ def _seqio_task(experiment: Experiment, name: str, layout: Layout) -> Any:
     return seqio.Task(
         name,
         source=seqio.TfdsDataSource(
-            tfds_data_dir=experiment.data.store, caching_permitted=False, read_only=True,
+            tfds_data_dir=experiment.data.store,
+            caching_permitted=False,
+            read_only=True,
             decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
         ),
         preprocessors=[sequence],

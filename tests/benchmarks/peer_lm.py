@@ -37,13 +37,24 @@ def build(name: str, spec: dict[str, int], vocabulary: int, length: int) -> nn.M
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     }
     config, model = kinds[name]
-    return model(config(
-        vocab_size=vocabulary, hidden_size=spec["width"], intermediate_size=spec["mlp_width"],
-        num_hidden_layers=spec["layers"], num_attention_heads=spec["heads"],
-        num_key_value_heads=spec["kv_heads"], head_dim=spec["head_dim"], rms_norm_eps=1e-6,
-        max_position_embeddings=length, tie_word_embeddings=False, attn_implementation="sdpa",
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    ))
+    return model(
+        config(
+            vocab_size=vocabulary,
+            hidden_size=spec["width"],
+            intermediate_size=spec["mlp_width"],
+            num_hidden_layers=spec["layers"],
+            num_attention_heads=spec["heads"],
+            num_key_value_heads=spec["kv_heads"],
+            head_dim=spec["head_dim"],
+            rms_norm_eps=1e-6,
+            max_position_embeddings=length,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    )
 
 
 def copy_weights(model: nn.Module, file: pathlib.Path) -> None:
@@ -77,6 +88,7 @@ def optimizer(model: nn.Module, rate: float, b2: float, decay: float) -> torch.o
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, b2), eps=1e-8, fused=True)

@@ -19,8 +19,12 @@ LEVELS, CODES, DIM, DECAY = 4, 32, 8, 0.9
 def main() -> None:
     torch.manual_seed(0)
     layer = ResidualVQ(
-        dim=DIM, num_quantizers=LEVELS, codebook_size=CODES, decay=DECAY,
-        threshold_ema_dead_code=0, commitment_weight=1.0,
+        dim=DIM,
+        num_quantizers=LEVELS,
+        codebook_size=CODES,
+        decay=DECAY,
+        threshold_ema_dead_code=0,
+        commitment_weight=1.0,
     )
     books = [level._codebook for level in layer.layers]
     for scale, book in enumerate(books):

@@ -1,7 +1,7 @@
 """Makes the table of tests/benchmarks/README.md from the JSON files of tests/benchmarks/results/.
 
-    python tests/benchmarks/table.py            # writes it between the marks of the read-me
-    python tests/benchmarks/table.py --check    # says whether it is up to date
+python tests/benchmarks/table.py            # writes it between the marks of the read-me
+python tests/benchmarks/table.py --check    # says whether it is up to date
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ HERE = pathlib.Path(__file__).parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Benchmarks in the order of the table.
-ORDER = ("train_step", "visual_head", "decode", "magvit_encode", "lfq", "rvq", "soundstream", "loader", "checkpoint", "compile")
+ORDER = (
+    "train_step",
+    "visual_head",
+    "decode",
+    "magvit_encode",
+    "lfq",
+    "rvq",
+    "soundstream",
+    "loader",
+    "checkpoint",
+    "compile",
+)
 HEAD = (
     "| what one run does | who | seconds: median (least – greatest) | CPU seconds: median, least "
     "| ratio by clock | ratio by CPU | compile s |\n|---|---|---|---|---|---|---|"
@@ -32,9 +43,7 @@ def load(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def ratios(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], key: str) -> list[float]:
     """Of each round their median over ours: above 1, this project is faster."""
-    return [
-        statistics.median(their[key]) / statistics.median(our[key]) for our, their in zip(ours, theirs)
-    ]
+    return [statistics.median(their[key]) / statistics.median(our[key]) for our, their in zip(ours, theirs)]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -47,9 +56,11 @@ def rows(result: dict[str, Any]) -> list[str]:
     first = next(iter(result["rounds"]))
     for who, rounds in result["rounds"].items():
         wall, cpu = ([value for r in rounds for value in r[key]] for key in ("wall", "cpu"))
-        compared = ["1", "1"] if who == first else [
-            spread(ratios(result["rounds"][first], rounds, key)) for key in ("wall", "cpu")
-        ]
+        compared = (
+            ["1", "1"]
+            if who == first
+            else [spread(ratios(result["rounds"][first], rounds, key)) for key in ("wall", "cpu")]
+        )
         # The first round found no cache of compiled programs.
         compiled = rounds[0].get("compile_s", 0.0)
         lines.append(

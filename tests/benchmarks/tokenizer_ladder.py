@@ -56,13 +56,21 @@ def climb(args: argparse.Namespace, shared: Sequence[str]) -> list[dict]:
     for name, bindings in rungs(args.perceptual, args.adversarial_weight).items():
         work, scores = args.out / name, args.out / name / "scores"
         poet(
-            "tokenizer-train", *common, *bindings, f"--workdir={work}",
-            f"--gin.TRAIN.steps={args.steps}", f"--gin.TRAIN.seed={args.seed}",
+            "tokenizer-train",
+            *common,
+            *bindings,
+            f"--workdir={work}",
+            f"--gin.TRAIN.steps={args.steps}",
+            f"--gin.TRAIN.seed={args.seed}",
             f"--gin.TOKENIZER_TRAIN.source={args.source}",
         )
         poet(
-            "tokenizer-eval", *common, f"--tokenizer={(work / 'tokenizer').resolve()}",
-            f"--out={scores}", "--codec=none", f"--gin.EVAL.clips={args.clips}",
+            "tokenizer-eval",
+            *common,
+            f"--tokenizer={(work / 'tokenizer').resolve()}",
+            f"--out={scores}",
+            "--codec=none",
+            f"--gin.EVAL.clips={args.clips}",
         )
         found = json.loads((scores / RESULT_FILE).read_text())["metrics"]
         sets = [row["set"] for row in found["codes"]["rows"]]

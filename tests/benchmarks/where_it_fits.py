@@ -24,9 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DATA, PAGE = HERE / "results" / "where_it_fits.jsonl", ROOT / "gin" / "models" / "where_it_fits.md"
 SIZES = ("300m", "1b", "8b")
-NAMES = (
-    "v5e-16", "v5e-256", "v6e-16", "v6e-256", "2xv6e-256", "v4-128", "v5p-32", "v5p-256", "h100-8", "h100-64",
-)
+NAMES = ("v5e-16", "v5e-256", "v6e-16", "v6e-256", "2xv6e-256", "v4-128", "v5p-32", "v5p-256", "h100-8", "h100-64")
 # Mesh of a size, as gin/experiments/pretrain_SIZE.gin has it.
 TENSOR = {"300m": 1, "1b": 1, "8b": 4}
 # The longest sequence of the pretraining mixture.
@@ -67,9 +65,17 @@ def attempt(size: str, name: str, clips: int) -> Cell:
     topology = topologies.parse(name)
     ways = topology.size // TENSOR[size]
     command = [
-        sys.executable, "-m", "poet.cli", "describe", f"--gin_file=gin/experiments/pretrain_{size}.gin",
-        f"--topology={name}", f"--group={GROUP}", "--json", f"--gin.MESH.data={topology.slices}",
-        f"--gin.DATA.batch={clips * ways}", f"--gin.DATA.batch_multiple={ways}",
+        sys.executable,
+        "-m",
+        "poet.cli",
+        "describe",
+        f"--gin_file=gin/experiments/pretrain_{size}.gin",
+        f"--topology={name}",
+        f"--group={GROUP}",
+        "--json",
+        f"--gin.MESH.data={topology.slices}",
+        f"--gin.DATA.batch={clips * ways}",
+        f"--gin.DATA.batch_multiple={ways}",
     ]
     if topology.chip.platform == "cuda":
         command.append("--gin.MODEL.attention=xla")
@@ -140,7 +146,7 @@ Written by `python tests/benchmarks/where_it_fits.py`: nothing here ran on an ac
 time by the accelerator's own compiler (`poet describe --topology=NAME`), for the group with the longest sequence of the mixture (`{GROUP}`: 2,634 tokens). Other
 groups take as many tokens a step in shorter sequences. "Fits" is the compiler's word; predicted times are not measurements.
 
-- **clips**: the largest of {', '.join(map(str, CLIPS))} that was found to fit, for each share of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
+- **clips**: the largest of {", ".join(map(str, CLIPS))} that was found to fit, for each share of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
 - **GiB**: needed at the peak, of what a program may use, on each device.
 - **moved**: GiB that collectives move on each device in one step, loops multiplied in; after "+" between slices.
 - **compute / links / HBM**: seconds that each alone would need: matrix products at half the peak (no rematerialisation counted), collectives at the full rate of the

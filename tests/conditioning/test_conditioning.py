@@ -48,8 +48,7 @@ def in_area(region: str, t: int, y: int, x: int, grid: tuple[int, int, int]) -> 
 @pytest.mark.parametrize("grid", [(17, 16, 24), (5, 16, 16), (5, 28, 16)])
 def test_areas_are_those_of_the_paper_on_pixels_and_on_latents(region, grid):
     expected = [
-        [[in_area(region, t, y, x, grid) for x in range(grid[2])] for y in range(grid[1])]
-        for t in range(grid[0])
+        [[in_area(region, t, y, x, grid) for x in range(grid[2])] for y in range(grid[1])] for t in range(grid[0])
     ]
     np.testing.assert_array_equal(regions.area(region, grid), expected)
 
@@ -140,9 +139,7 @@ def test_prediction_holds_the_last_given_frame_and_gives_whole_latents():
 @pytest.mark.parametrize("name", sorted(CONDITIONS))
 def test_a_condition_is_a_clip_that_its_key_and_seed_determine(name):
     clip, depth = noise(h=32, w=32), noise(h=8, w=8)[..., 0]
-    made = [
-        make(name, clip, key=str(key), depth=depth).video for key in range(12)
-    ]
+    made = [make(name, clip, key=str(key), depth=depth).video for key in range(12)]
     again = make(name, clip.copy(), key="3", depth=depth).video
     np.testing.assert_array_equal(made[3], again)
     assert all(m.dtype == np.uint8 and m.shape == clip.shape for m in made)
@@ -157,8 +154,14 @@ def test_a_stream_is_named_after_all_that_shapes_it_and_nothing_else():
         base = conditioning.fingerprint(name, SPEC, "tokenizer")
         assert base != conditioning.fingerprint(name, SPEC, "another")
         changed = {
-            "outpainting": ("central",), "inpainting": ("central",), "interpolation_frames": 2,
-            "prediction_latents": 2, "flow_scale": 0.2, "depth": "flat", "seed": 1, "fill": "mean",
+            "outpainting": ("central",),
+            "inpainting": ("central",),
+            "interpolation_frames": 2,
+            "prediction_latents": 2,
+            "flow_scale": 0.2,
+            "depth": "flat",
+            "seed": 1,
+            "fill": "mean",
             "hide_cells": False,
         }
         for field, value in changed.items():

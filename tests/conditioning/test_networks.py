@@ -84,8 +84,7 @@ def test_other_networks_are_refused_before_any_clip_is_read(tmp_path):
     with pytest.raises(UserError, match="depth.onnx takes image.*expected 2 input"):
         conditioning.check("structure", spec, 17, has_depth=False)
     grey = write(
-        tmp_path / "grey.onnx", [helper.make_node("Identity", ["image"], ["out"])],
-        {"image": ["n", 1, "h", "w"]}, None,
+        tmp_path / "grey.onnx", [helper.make_node("Identity", ["image"], ["out"])], {"image": ["n", 1, "h", "w"]}, None
     )
     with pytest.raises(UserError, match="grey.onnx takes.*shape \\(N, 3, H, W\\)"):
         conditioning.check("structure", ConditioningSpec(depth=grey), 17, has_depth=False)

@@ -42,10 +42,7 @@ def test_an_unknown_task_is_refused_with_near_names(store):
             r"video.grid is \[3, 2, 2\], not \[3, 1, 1\]",
         ),
         (
-            {
-                "vocabulary": VocabularySpec(visual_bits=7),
-                "video_tokenizer": VideoTokenizerSpec(bits=7),
-            },
+            {"vocabulary": VocabularySpec(visual_bits=7), "video_tokenizer": VideoTokenizerSpec(bits=7)},
             "video.bits is 6, not 7",
         ),
         ({"text": TEXT.replace(width=8)}, "text.width is 4, not 8"),

@@ -64,9 +64,7 @@ def test_eval_batches_hold_the_stored_codes_and_texts_in_order(store, experiment
             if layout.text_span:
                 length = record["text_length"]
                 assert batch["text_length"][j] == length
-                np.testing.assert_array_equal(
-                    batch["text_states"][j, :length], record["text_states"]
-                )
+                np.testing.assert_array_equal(batch["text_states"][j, :length], record["text_states"])
 
 
 def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experiment):
@@ -76,9 +74,7 @@ def test_eval_batches_are_the_same_every_time_and_fix_the_known_latents(experime
         assert {int(k) for b in first for (k,) in b["known"]} == {latents * FRAME}
 
 
-def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
-    store, experiment, reference
-):
+def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(store, experiment, reference):
     assert reference.keys() == Resolved(experiment).groups.keys()
     for group, steps in reference.items():
         layout, _ = Resolved(experiment).groups[group]
@@ -97,15 +93,11 @@ def test_every_group_gives_stored_codes_with_the_shapes_of_its_layout(
                 assert batch["text_length"].dtype == np.int32
 
 
-def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(
-    store, experiment, reference
-):
+def test_text_states_are_those_of_the_clip_and_zero_beyond_the_text(store, experiment, reference):
     layout, _ = Resolved(experiment).groups["text-to-video"]
     shown = []
     for _, batch in reference["text-to-video"]:
-        for codes, states, length in zip(
-            visual(layout, batch["tokens"]), batch["text_states"], batch["text_length"]
-        ):
+        for codes, states, length in zip(visual(layout, batch["tokens"]), batch["text_states"], batch["text_length"]):
             record = store.records["train"][find(store.records["train"], codes)]
             assert length in (0, record["text_length"])
             np.testing.assert_array_equal(states[:length], record["text_states"][:length])
@@ -125,9 +117,7 @@ def test_known_codes_lie_in_the_range_of_their_task_and_reach_all_of_it(store, t
 
 
 def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
-    experiment = make_experiment(
-        store.path, mixture_rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"])
-    )
+    experiment = make_experiment(store.path, mixture_rates={"frame_prediction": 1.0}, batch=sum(SHARDS["train"]))
     layout = Resolved(experiment).layouts["frame_prediction"]
     epochs = []
     for batch in take(batches(Resolved(experiment))["video"], 2):
@@ -138,12 +128,8 @@ def test_known_and_dropped_texts_are_drawn_anew_in_every_epoch(store):
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_share_of_dropped_texts_is_the_configured_one(store, share):
-    experiment = make_experiment(
-        store.path, mixture_rates={"text_to_image": 1.0}, batch=32, text_dropout=share
-    )
-    lengths = np.concatenate(
-        [b["text_length"] for b in take(batches(Resolved(experiment))["text-to-image"], 100)]
-    )
+    experiment = make_experiment(store.path, mixture_rates={"text_to_image": 1.0}, batch=32, text_dropout=share)
+    lengths = np.concatenate([b["text_length"] for b in take(batches(Resolved(experiment))["text-to-image"], 100)])
     deviation = 4 * np.sqrt(share * (1 - share) / len(lengths))
     assert abs(np.mean(lengths == 0) - share) <= deviation
 
@@ -156,9 +142,9 @@ def test_the_fraction_of_hidden_conditions_is_the_configured_one(store):
     resolved = Resolved(experiment)
     layout = resolved.layouts["image_to_video_bidirectional"]
     (group,) = batches(resolved)
-    hidden = np.concatenate([
-        (layout.parse(b["tokens"])["image_in"] == -1).mean(-1) for b in take(batches(resolved)[group], 40)
-    ])
+    hidden = np.concatenate(
+        [(layout.parse(b["tokens"])["image_in"] == -1).mean(-1) for b in take(batches(resolved)[group], 40)]
+    )
     gone = hidden == 1
     assert abs(gone.mean() - share) <= 4 * np.sqrt(share * (1 - share) / len(gone))
 
@@ -272,8 +258,15 @@ def test_a_split_that_is_missing_or_smaller_than_a_batch_is_refused(experiment):
 @pytest.mark.parametrize(
     "state",
     [
-        b"", b"{}", b"[1]", b"3", b'{"examples": -1}', b"\xff", b'{"examples": 8, "tasks": 1}',
-        b'{"examples": 8, "tasks": {"unconditional": -1}}', b'{"examples": 8.5}',
+        b"",
+        b"{}",
+        b"[1]",
+        b"3",
+        b'{"examples": -1}',
+        b"\xff",
+        b'{"examples": 8, "tasks": 1}',
+        b'{"examples": 8, "tasks": {"unconditional": -1}}',
+        b'{"examples": 8.5}',
     ],
 )
 def test_a_foreign_state_is_refused_and_leaves_the_position(experiment, state):

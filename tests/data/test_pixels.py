@@ -89,9 +89,7 @@ def test_resuming_at_any_point_continues_bit_for_bit(data):
         source = Numbered(size, broken)
 
         def open_():
-            return open_numbered(
-                monkeypatch, source, frames=2, window_bytes=window_bytes(blocks)
-            )
+            return open_numbered(monkeypatch, source, frames=2, window_bytes=window_bytes(blocks))
 
         original = open_()
         list(itertools.islice(original, data.draw(st.integers(0, 20))))
@@ -103,10 +101,7 @@ def test_resuming_at_any_point_continues_bit_for_bit(data):
 
 def test_the_seed_decides_the_order(monkeypatch):
     source = Numbered(25)
-    first, same, other = (
-        ids(itertools.islice(open_numbered(monkeypatch, source, seed=seed), 5))
-        for seed in (0, 0, 1)
-    )
+    first, same, other = (ids(itertools.islice(open_numbered(monkeypatch, source, seed=seed), 5)) for seed in (0, 0, 1))
     assert first == same != other
 
 
@@ -132,10 +127,7 @@ def test_excerpts_are_consecutive_frames_from_every_start(monkeypatch):
 def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
     source = Numbered(24)
     whole = open_numbered(monkeypatch, source, batch=6)
-    parts = [
-        open_numbered(monkeypatch, source, batch=6, share=Share((i,), 3))
-        for i in range(3)
-    ]
+    parts = [open_numbered(monkeypatch, source, batch=6, share=Share((i,), 3)) for i in range(3)]
     for _ in range(9):
         joined = np.concatenate([next(part)["video"] for part in parts])
         np.testing.assert_array_equal(next(whole)["video"], joined)
@@ -164,10 +156,7 @@ def test_crops_are_windows_of_the_clip_from_every_place(monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ({"frames": 6}, r"excerpts of \(6, 2, 3\)"),
-        ({"share": Share((0,), 2)}, "2 equal parts"),
-    ],
+    [({"frames": 6}, r"excerpts of \(6, 2, 3\)"), ({"share": Share((0,), 2)}, "2 equal parts")],
 )
 def test_impossible_requests_are_refused(monkeypatch, arguments, message):
     with pytest.raises(UserError, match=message):
@@ -233,8 +222,7 @@ def test_a_mixture_resumes_bit_for_bit_from_its_position(mixture, batch, taken):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(pixels, "BLOCK_CLIPS", 4)
         original, resumed = (
-            mixture.batches(monkeypatch, batch, frames=2, window_bytes=window_bytes(2))
-            for _ in range(2)
+            mixture.batches(monkeypatch, batch, frames=2, window_bytes=window_bytes(2)) for _ in range(2)
         )
         list(itertools.islice(original, taken))
         resumed.set_state(original.get_state())
@@ -294,9 +282,7 @@ def test_clips_of_a_tfds_folder_are_read(tmp_path):
 
     rng = np.random.default_rng(0)
     videos = rng.integers(0, 256, (6, CLIP.frames, CLIP.height, CLIP.width, 3), np.uint8)
-    features = tfds.features.FeaturesDict(
-        {"video": tfds.features.Tensor(shape=videos.shape[1:], dtype=np.uint8)}
-    )
+    features = tfds.features.FeaturesDict({"video": tfds.features.Tensor(shape=videos.shape[1:], dtype=np.uint8)})
     template = tfds.core.ShardedFileTemplate(
         data_dir=tmp_path, dataset_name="clips", split="train", filetype_suffix="tfrecord"
     )
@@ -304,12 +290,8 @@ def test_clips_of_a_tfds_folder_are_read(tmp_path):
     with tf.io.TFRecordWriter(str(file)) as writer:
         for video in videos:
             writer.write(features.serialize_example({"video": video}))
-    split = tfds.core.SplitInfo(
-        name="train", shard_lengths=[6], num_bytes=0, filename_template=template
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=tmp_path, features=features, split_infos=[split], check_data=False
-    )
+    split = tfds.core.SplitInfo(name="train", shard_lengths=[6], num_bytes=0, filename_template=template)
+    tfds.folder_dataset.write_metadata(data_dir=tmp_path, features=features, split_infos=[split], check_data=False)
     batch = next(pixel_batches({str(tmp_path): 1}, "train", CLIP, batch=6))["video"]
     assert sorted(v.tobytes() for v in batch) == sorted(v.tobytes() for v in videos)
 
@@ -358,9 +340,11 @@ def test_a_clip_without_depth_never_becomes_a_structure(monkeypatch):
     names = []
     real = pixels.conditioning.make
     monkeypatch.setattr(
-        pixels.conditioning, "make",
-        lambda name, video, spec, **options: names.append((name, options["depth"] is None))
-        or real(name, video, spec, **options),
+        pixels.conditioning,
+        "make",
+        lambda name, video, spec, **options: (
+            names.append((name, options["depth"] is None)) or real(name, video, spec, **options)
+        ),
     )
     batches = derived_batches(monkeypatch, 1.0)
     for _ in range(3):

@@ -16,8 +16,8 @@ from poet.data.pool import _joined
 from poet.data.sounds import excerpt, sound_batches
 from poet.distributed.processes import Share
 from poet.spec import AudioTokenizerSpec, AudioTrainSpec, UserError
-from poet.store.sounds import RawSound
 from poet.store.raw import Skipped
+from poet.store.sounds import RawSound
 
 SPEC = AudioTokenizerSpec()
 SAMPLES = 40
@@ -100,18 +100,12 @@ def test_shares_are_exact_and_every_sound_is_heard_once_an_epoch(mixture, batch,
 
 
 @given(
-    mixture=several(),
-    batch=st.integers(1, 7),
-    taken=st.integers(0, 15),
-    window=st.integers(1, 12),
-    noise=st.booleans(),
+    mixture=several(), batch=st.integers(1, 7), taken=st.integers(0, 15), window=st.integers(1, 12), noise=st.booleans()
 )
 @settings(max_examples=25, deadline=None)
 def test_resuming_at_any_point_continues_bit_for_bit(mixture, batch, taken, window, noise):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        original, resumed = (
-            mixture.batches(monkeypatch, batch, window, noise) for _ in range(2)
-        )
+        original, resumed = (mixture.batches(monkeypatch, batch, window, noise) for _ in range(2))
         list(itertools.islice(original, taken))
         resumed.set_state(original.get_state())
         for _ in range(4):
@@ -124,10 +118,7 @@ def test_resuming_at_any_point_continues_bit_for_bit(mixture, batch, taken, wind
 def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
     mixture = Several([9, 5], [2, 1])
     whole = mixture.batches(monkeypatch, 6, noise=True)
-    parts = [
-        mixture.batches(monkeypatch, 6, noise=True, share=Share((i,), 3))
-        for i in range(3)
-    ]
+    parts = [mixture.batches(monkeypatch, 6, noise=True, share=Share((i,), 3)) for i in range(3)]
     for _ in range(5):
         batch, shares = next(whole), [next(part) for part in parts]
         assert [len(share["audio"]) for share in shares] == [2, 2, 2]
@@ -139,9 +130,7 @@ def test_shapes_dtypes_and_the_seed(monkeypatch):
     mixture = Several([9, 5], [2, 1])
     plain = next(mixture.batches(monkeypatch))
     assert {k: (v.shape, v.dtype.name) for k, v in plain.items()} == {"audio": ((5, 40), "int16")}
-    first, same, other = (
-        next(mixture.batches(monkeypatch, noise=True, seed=seed)) for seed in (1, 1, 2)
-    )
+    first, same, other = (next(mixture.batches(monkeypatch, noise=True, seed=seed)) for seed in (1, 1, 2))
     assert {k: (v.shape, v.dtype.name) for k, v in first.items()} == {
         "audio": ((5, 40), "int16"),
         "noise": ((5, 40), "int16"),
@@ -244,9 +233,7 @@ def test_silent_excerpts_are_drawn_again():
     """One tenth of the recording sounds: 8 tries find it in about 0.57 of all cases, not 0.1."""
     samples = np.full(10_000, 7, np.int16)
     samples[5000:6000] = 8
-    heard = [
-        int(excerpt(samples, 10, np.random.default_rng(seed)).max()) == 8 for seed in range(400)
-    ]
+    heard = [int(excerpt(samples, 10, np.random.default_rng(seed)).max()) == 8 for seed in range(400)]
     assert abs(np.mean(heard) - (1 - 0.899**8)) < 0.1
     assert not excerpt(np.zeros(50, np.int16), 10, np.random.default_rng(0)).any()
 
@@ -265,9 +252,7 @@ def test_batches_of_a_folder_with_bad_files_in_it(tmp_path: pathlib.Path) -> Non
     (tmp_path / "noise").mkdir()
     scipy.io.wavfile.write(tmp_path / "noise/n.wav", 16_000, noise)
     train = AudioTrainSpec(samples=8000, noise_source=str(tmp_path / "noise"))
-    (tmp_path / "captions.jsonl").write_text(
-        "".join(f'{{"file": "{name}.wav"}}\n' for name in "abcd")
-    )
+    (tmp_path / "captions.jsonl").write_text("".join(f'{{"file": "{name}.wav"}}\n' for name in "abcd"))
     batch = next(sound_batches({str(tmp_path): 1}, "train", SPEC, train, 8, seed=0))
     spectra = np.abs(np.fft.rfft(batch["audio"] * np.hanning(8000)))
     assert set((spectra.argmax(-1) * 2).tolist()) == {440, 1000}

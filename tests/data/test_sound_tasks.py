@@ -8,20 +8,12 @@ import logging
 import jax
 import numpy as np
 import pytest
-from token_stores import (
-    AUDIO_FRAMES,
-    GRID,
-    LEVELS,
-    SOUND_RATES,
-    make_experiment,
-    with_sound,
-    write_store,
-)
+from token_stores import AUDIO_FRAMES, GRID, LEVELS, SOUND_RATES, make_experiment, with_sound, write_store
 
 from poet.data.checks import check
 from poet.data.loader import batches, eval_batches
-from poet.evaluation import hooks
 from poet.distributed.mesh import build
+from poet.evaluation import hooks
 from poet.spec import UserError
 from poet.tasks.layout import HIDDEN
 from poet.tasks.resolved import Resolved

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -20,16 +20,7 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
-from poet.store.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    Plan,
-    ShardInfo,
-    SplitInfo,
-    StreamInfo,
-    TextInfo,
-    to_json,
-)
+from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, SplitInfo, StreamInfo, TextInfo, to_json
 from poet.store.reader import features as store_features
 
 GRID = (3, 2, 2)
@@ -65,11 +56,7 @@ class Store:
 
 
 def make_record(
-    rng: np.random.Generator,
-    number: int,
-    sound: bool,
-    conditions: Sequence[str] = (),
-    silent: Sequence[int] = (),
+    rng: np.random.Generator, number: int, sound: bool, conditions: Sequence[str] = (), silent: Sequence[int] = ()
 ) -> dict:
     """`silent` are numbers of records without a sound track, in stores with sound."""
     length = int(rng.integers(1, TEXT.length + 1))
@@ -85,9 +72,7 @@ def make_record(
     }
 
 
-def make_plan(
-    items: dict[str, int], sound: bool, conditions: Sequence[str] = (), fingerprint: str = "abc"
-) -> Plan:
+def make_plan(items: dict[str, int], sound: bool, conditions: Sequence[str] = (), fingerprint: str = "abc") -> Plan:
     streams = {"video": StreamInfo(grid=GRID, bits=BITS, fingerprint=fingerprint)}
     for name in conditions:
         made_by = conditioning.fingerprint(name, ConditioningSpec(), "abc")
@@ -120,15 +105,12 @@ def write_store(
     plan = make_plan(items, sound, conditions, fingerprint)
     rng = np.random.default_rng(seed)
     records = {
-        split: [make_record(rng, i, sound, conditions, silent) for i in range(count)]
-        for split, count in items.items()
+        split: [make_record(rng, i, sound, conditions, silent) for i in range(count)] for split, count in items.items()
     }
     return write_records(path, plan, records, shards)
 
 
-def write_records(
-    path: Path, plan: Plan, records: dict[str, list[dict]], shards: dict[str, tuple[int, ...]]
-) -> Store:
+def write_records(path: Path, plan: Plan, records: dict[str, list[dict]], shards: dict[str, tuple[int, ...]]) -> Store:
     """A store of these records, per split in shards of so many."""
     import tensorflow_datasets as tfds
 
@@ -149,13 +131,9 @@ def write_records(
             silent=sum(1 - int(record.get("sounding", 1)) for record in records[split]),
         )
         tfds_splits.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=list(lengths), num_bytes=0, filename_template=template
-            )
+            tfds.core.SplitInfo(name=split, shard_lengths=list(lengths), num_bytes=0, filename_template=template)
         )
-    tfds.folder_dataset.write_metadata(
-        data_dir=path, features=features, split_infos=tfds_splits, check_data=False
-    )
+    tfds.folder_dataset.write_metadata(data_dir=path, features=features, split_infos=tfds_splits, check_data=False)
     manifest = Manifest(source="made here", plan=plan, splits=splits)
     (path / MANIFEST_FILE).write_text(to_json(manifest))
     return Store(str(path), records)
@@ -170,9 +148,7 @@ def write_files(template, lengths, records, features) -> tuple[ShardInfo, ...]:
         with tf.io.TFRecordWriter(str(file)) as writer:
             for record in itertools.islice(rest, length):
                 writer.write(features.serialize_example(record))
-        shards.append(
-            ShardInfo(file=file.name, clips=length, size_bytes=file.stat().st_size, sha256="")
-        )
+        shards.append(ShardInfo(file=file.name, clips=length, size_bytes=file.stat().st_size, sha256=""))
     return tuple(shards)
 
 

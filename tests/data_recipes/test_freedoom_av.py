@@ -66,8 +66,7 @@ def test_area_resize_is_the_rounded_area_mean(source, size):
     for m in range(size):
         for h in range(source):
             overlap[m, h] = max(0.0, min((m + 1) * scale, h + 1) - max(m * scale, h))
-    mean = np.einsum("mh,nw,hwc->mnc", overlap, overlap, frame.astype(float),
-                     optimize=True) / scale**2
+    mean = np.einsum("mh,nw,hwc->mnc", overlap, overlap, frame.astype(float), optimize=True) / scale**2
     resized = resampling.area_resize(frame, size)
     assert resized.shape == (size, size, 3) and resized.dtype == np.uint8
     assert np.abs(resized - mean).max() <= 0.5 + 1e-6
@@ -116,21 +115,27 @@ def test_resampled_constant_stays_constant_and_length_is_exact(length, level):
 
 def test_caption_of_an_imp_and_a_barrel():
     objects = [[["DoomImp", 7, 30], ["ExplosiveBarrel", 8, 12], ["BulletPuff", 9, 50]]] * 17
-    record = still_record(pose=walk(30, angle_deg=350, turn_deg=4), objects=objects,
-                          events=[[3, "shot", 3], [4, "shot", 3], [6, "kill", 1]])
+    record = still_record(
+        pose=walk(30, angle_deg=350, turn_deg=4),
+        objects=objects,
+        events=[[3, "shot", 3], [4, "shot", 3], [6, "kill", 1]],
+    )
     assert recipe("captions").caption(record) == (
-        "the player turns left and walks forward, fires the shotgun, kills a monster, "
-        "an imp and a barrel in view")
+        "the player turns left and walks forward, fires the shotgun, kills a monster, an imp and a barrel in view"
+    )
 
 
-@pytest.mark.parametrize("pose, words", [
-    (walk(0), "the player hardly moves"),
-    (walk(20), "the player walks forward"),
-    (walk(-20, angle_deg=123), "the player walks backward"),
-    (walk(0, turn_deg=-5), "the player turns right"),
-    ([[0.0, 10.0 * i, 0.0] for i in range(17)], "the player steps left"),
-    ([[0.0, 10.0 * i, 180.0] for i in range(17)], "the player steps right"),
-])
+@pytest.mark.parametrize(
+    "pose, words",
+    [
+        (walk(0), "the player hardly moves"),
+        (walk(20), "the player walks forward"),
+        (walk(-20, angle_deg=123), "the player walks backward"),
+        (walk(0, turn_deg=-5), "the player turns right"),
+        ([[0.0, 10.0 * i, 0.0] for i in range(17)], "the player steps left"),
+        ([[0.0, 10.0 * i, 180.0] for i in range(17)], "the player steps right"),
+    ],
+)
 def test_motion_words_follow_the_poses(pose, words):
     assert recipe("captions").caption(still_record(pose=pose)) == words
 
@@ -152,21 +157,35 @@ def test_what_happens_after_the_last_frame_is_not_told():
     assert "fires the pistol" in recipe("captions").caption(still_record(events=[[15, "shot", 2]]))
 
 
-@pytest.mark.parametrize("engine_class, spoken", [
-    ("DoomImp", "imp"), ("DeadDoomImp", "dead imp"), ("DeadMarine", "dead marine"),
-    ("HeadOnAStick", "head on a stick"), ("NonsolidMeat5", "hanging body"),
-    ("ShortBlueTorch", "short blue torch"), ("BFG9000", "energy cannon"),
-    ("SomeNewThing3", "some new thing 3"),
-])
+@pytest.mark.parametrize(
+    "engine_class, spoken",
+    [
+        ("DoomImp", "imp"),
+        ("DeadDoomImp", "dead imp"),
+        ("DeadMarine", "dead marine"),
+        ("HeadOnAStick", "head on a stick"),
+        ("NonsolidMeat5", "hanging body"),
+        ("ShortBlueTorch", "short blue torch"),
+        ("BFG9000", "energy cannon"),
+        ("SomeNewThing3", "some new thing 3"),
+    ],
+)
 def test_plain_names(engine_class, spoken):
     assert words.plain_name(engine_class) == spoken
 
 
-@pytest.mark.parametrize("name, many", [
-    ("imp", "imps"), ("box of shells", "boxes of shells"), ("torch", "torches"),
-    ("column with a skull", "columns with a skull"), ("head on a stick", "heads on a stick"),
-    ("hanging body", "hanging bodies"), ("green armor vest", "green armor vests"),
-])
+@pytest.mark.parametrize(
+    "name, many",
+    [
+        ("imp", "imps"),
+        ("box of shells", "boxes of shells"),
+        ("torch", "torches"),
+        ("column with a skull", "columns with a skull"),
+        ("head on a stick", "heads on a stick"),
+        ("hanging body", "hanging bodies"),
+        ("green armor vest", "green armor vests"),
+    ],
+)
 def test_plural(name, many):
     assert words.plural(name) == many
 
@@ -174,8 +193,8 @@ def test_plural(name, many):
 def test_events_are_told_in_order_and_scratches_are_not():
     told = [[2, "hurt", 3], [4, "weapon", 4], [7, "hurt", 30], [9, "shot", 4], [11, "kill", 2]]
     assert recipe("captions").caption(still_record(events=told)) == (
-        "the player hardly moves, changes to the chaingun, gets hurt, fires the chaingun, "
-        "kills two monsters")
+        "the player hardly moves, changes to the chaingun, gets hurt, fires the chaingun, kills two monsters"
+    )
 
 
 def test_counts_and_plurals():
@@ -184,15 +203,18 @@ def test_counts_and_plurals():
     assert text.endswith("two boxes of shells and several imps in view")
 
 
-labels = st.tuples(st.sampled_from(["DoomImp", "Medikit", "BulletPuff", "SomeNewThing3"]),
-                   st.integers(0, 9), st.integers(0, 999))
+labels = st.tuples(
+    st.sampled_from(["DoomImp", "Medikit", "BulletPuff", "SomeNewThing3"]), st.integers(0, 9), st.integers(0, 999)
+)
 records = st.builds(
     still_record,
     pose=st.lists(st.tuples(*[st.floats(-500, 500)] * 3), min_size=17, max_size=17),
     objects=st.lists(st.lists(labels, max_size=4), min_size=17, max_size=17),
-    events=st.lists(st.tuples(st.integers(0, 16),
-                              st.sampled_from(["shot", "kill", "weapon", "hurt", "pickup"]),
-                              st.integers(1, 7)), max_size=6))
+    events=st.lists(
+        st.tuples(st.integers(0, 16), st.sampled_from(["shot", "kill", "weapon", "hurt", "pickup"]), st.integers(1, 7)),
+        max_size=6,
+    ),
+)
 
 
 @hypothesis.given(record=records)
@@ -202,8 +224,7 @@ def test_caption_is_deterministic_short_and_names_only_what_is_recorded(record):
     assert text == captions.caption(json.loads(json.dumps(record)))
     assert text.startswith("the player ") and len(text) < 250 and "  " not in text
     seen = {name for frame in record["objects"] for name, _, _ in frame}
-    for engine_class, word in (("DoomImp", "imp"), ("Medikit", "medical kit"),
-                               ("SomeNewThing3", "some new thing 3")):
+    for engine_class, word in (("DoomImp", "imp"), ("Medikit", "medical kit"), ("SomeNewThing3", "some new thing 3")):
         assert engine_class in seen or word not in text
     kinds = {kind for _, kind, _ in record["events"]}
     assert ("fires" in text) <= ("shot" in kinds) and ("kills" in text) <= ("kill" in kinds)
@@ -240,15 +261,30 @@ def test_missing_engine_names_the_extra(monkeypatch):
 
 def build(data_dir, *flags, cwd=None):
     return subprocess.run(
-        [sys.executable, str(FOLDER / "build.py"), f"--data_dir={data_dir}", "--clips_per_map=2",
-         "--max_maps=1", *flags], capture_output=True, text=True, timeout=300, cwd=cwd)
+        [
+            sys.executable,
+            str(FOLDER / "build.py"),
+            f"--data_dir={data_dir}",
+            "--clips_per_map=2",
+            "--max_maps=1",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+    )
 
 
 def read(data_dir):
     import tensorflow_datasets as tfds
+
     builder = tfds.builder_from_directory(str(data_dir / "freedoom_av" / "1.0.0"))
-    return {example["key"].decode(): example for split in ("train", "validation", "test")
-            for example in tfds.as_numpy(builder.as_dataset(split=split))}
+    return {
+        example["key"].decode(): example
+        for split in ("train", "validation", "test")
+        for example in tfds.as_numpy(builder.as_dataset(split=split))
+    }
 
 
 def digest(clips):
@@ -275,9 +311,11 @@ def built(tmp_path_factory):
 
 def test_a_build_has_the_promised_clips(built):
     clips = read(built[0])
-    assert sorted(clips) == [f"{place}/0000{n}" for place in (
-        "test/freedoom2-map29", "train/freedoom2-map01", "validation/freedoom2-map25")
-        for n in (0, 1)]
+    assert sorted(clips) == [
+        f"{place}/0000{n}"
+        for place in ("test/freedoom2-map29", "train/freedoom2-map01", "validation/freedoom2-map25")
+        for n in (0, 1)
+    ]
     assert "6 clips, 0.2 minutes" in built[1].stdout
     for clip in clips.values():
         assert clip["video"].shape == (17, 64, 64, 3) and clip["video"].dtype == np.uint8
@@ -294,17 +332,27 @@ def test_captions_can_be_derived_again_from_the_stored_record(built):
 
 def test_consecutive_clips_do_not_overlap(built):
     clips = read(built[0])
-    places = {tuple(json.loads(c["record"])[k] for k in ("wad", "map", "episode", "place", "clip"))
-              for c in clips.values()}
+    places = {
+        tuple(json.loads(c["record"])[k] for k in ("wad", "map", "episode", "place", "clip")) for c in clips.values()
+    }
     assert len(places) == len(clips)
     first, second = (clips[f"train/freedoom2-map01/0000{n}"]["video"] for n in (0, 1))
     assert not (first[:, None] == second[None]).all((2, 3, 4)).any()
 
 
 def rendered(count, seed=0):
-    jobs = [{"split": split, "wad": "freedoom2.wad", "map_name": name, "clips": 2, "size": 64,
-             "seed": seed, "sound": workers.sound_available()}
-            for split, name in (("validation", "map25"), ("test", "map29"), ("train", "map01"))]
+    jobs = [
+        {
+            "split": split,
+            "wad": "freedoom2.wad",
+            "map_name": name,
+            "clips": 2,
+            "size": 64,
+            "seed": seed,
+            "sound": workers.sound_available(),
+        }
+        for split, name in (("validation", "map25"), ("test", "map29"), ("train", "map01"))
+    ]
     return dict(workers.render_jobs(FOLDER / "render.py", jobs, count))
 
 
@@ -319,8 +367,15 @@ def test_worker_count_does_not_change_a_bit_and_the_seed_does(built):
 
 def test_a_build_without_sound_says_so_in_every_record():
     pytest.importorskip("vizdoom")
-    job = {"split": "train", "wad": "freedoom1.wad", "map_name": "e1m1", "clips": 2, "size": 128,
-           "seed": 0, "sound": False}
+    job = {
+        "split": "train",
+        "wad": "freedoom1.wad",
+        "map_name": "e1m1",
+        "clips": 2,
+        "size": 128,
+        "seed": 0,
+        "sound": False,
+    }
     for _, clip in workers.render_jobs(FOLDER / "render.py", [job], workers=1):
         assert clip["video"].shape == (17, 128, 128, 3) and clip["depth"].shape == (17, 64, 64)
         assert clip["audio"].shape == (34_000,) and not clip["audio"].any()
@@ -330,9 +385,23 @@ def test_a_build_without_sound_says_so_in_every_record():
 def test_a_failing_worker_reports_its_traceback():
     pytest.importorskip("vizdoom")
     with pytest.raises(RuntimeError, match="no_such.wad"):
-        list(workers.render_jobs(FOLDER / "render.py", 
-            [{"split": "train", "wad": "no_such.wad", "map_name": "map01", "clips": 1, "size": 64,
-              "seed": 0, "sound": False}], workers=1))
+        list(
+            workers.render_jobs(
+                FOLDER / "render.py",
+                [
+                    {
+                        "split": "train",
+                        "wad": "no_such.wad",
+                        "map_name": "map01",
+                        "clips": 1,
+                        "size": 64,
+                        "seed": 0,
+                        "sound": False,
+                    }
+                ],
+                workers=1,
+            )
+        )
 
 
 def test_a_finished_set_is_kept_and_other_settings_are_refused(built):

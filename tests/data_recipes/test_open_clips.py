@@ -21,7 +21,12 @@ from poet.spec import ClipSpec
 
 FOLDER = pathlib.Path(__file__).parents[2] / "data" / "open_clips"
 FREE_LICENCES = {
-    "MIT", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-or-later", "CC-BY-2.5", "CC-BY-SA-3.0",
+    "MIT",
+    "GPL-2.0-only",
+    "GPL-2.0-or-later",
+    "GPL-3.0-or-later",
+    "CC-BY-2.5",
+    "CC-BY-SA-3.0",
     "CC-BY-SA-4.0",
 }
 
@@ -37,8 +42,15 @@ def recipe(name: str) -> types.ModuleType:
 
 
 def small_film(**fields):
-    film = dict(package="fake-films", file="usr/share/film.mp4", licence="MIT", caption="a square",
-                aspect=4 / 3, seconds=4.0, crops=3)
+    film = dict(
+        package="fake-films",
+        file="usr/share/film.mp4",
+        licence="MIT",
+        caption="a square",
+        aspect=4 / 3,
+        seconds=4.0,
+        crops=3,
+    )
     return recipe("films").Film(**(film | fields))
 
 
@@ -95,9 +107,7 @@ def test_every_place_gives_the_central_square_and_random_ones(tmp_path):
     film, films = small_film(), recipe("films")
     write_film(tmp_path / "film.mp4", slice(0, 33))
     clips = dict(films.film_clips(film, tmp_path / "film.mp4", 32, seed=0))
-    assert list(clips) == [
-        f"fake-films/film/{start:04d}-{crop}" for start in (0, 8) for crop in range(3)
-    ]
+    assert list(clips) == [f"fake-films/film/{start:04d}-{crop}" for start in (0, 8) for crop in range(3)]
     whole = media.read_clip(tmp_path / "film.mp4", ClipSpec(frames=32, height=96, width=96)).video
     for start in (0, 8):
         central = clips[f"fake-films/film/{start:04d}-0"].astype(float)
@@ -144,10 +154,7 @@ def garments(count: int = 20):
     return images, np.arange(count, dtype=np.uint8) % 10
 
 
-@hypothesis.given(
-    start=st.floats(0, 1), speed=st.floats(-3, 3), span=st.floats(0.5, 20),
-    frames=st.integers(1, 40),
-)
+@hypothesis.given(start=st.floats(0, 1), speed=st.floats(-3, 3), span=st.floats(0.5, 20), frames=st.integers(1, 40))
 def test_a_bouncing_point_is_reflected_at_both_ends(start, speed, span, frames):
     place, places = start * span, []
     step = speed
@@ -264,8 +271,9 @@ def test_a_small_build_is_read_by_the_project(tmp_path, monkeypatch, capsys):
     for file, values in ((drawing.IMAGES_FILE, images), (drawing.LABELS_FILE, labels)):
         write_idx(tmp_path / "garments" / file, values)
     write_package(tmp_path / "garments", module.GARMENTS_PACKAGE, tmp_path / "kept")
-    builder = module.Builder(data_dir=str(tmp_path / "data"), size=16, garment_clips=3,
-                             packages_dir=str(tmp_path / "kept"))
+    builder = module.Builder(
+        data_dir=str(tmp_path / "data"), size=16, garment_clips=3, packages_dir=str(tmp_path / "kept")
+    )
     builder.download_and_prepare()
     source = open_source(str(builder.data_path), "train", ClipSpec(height=16, width=16))
     clips = {clip.key: clip for clip in source.read(0, len(source))}

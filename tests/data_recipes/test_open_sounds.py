@@ -75,21 +75,20 @@ def write_package(root: pathlib.Path, name: str, target: pathlib.Path) -> None:
 
 def small_packages(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Every package in miniature, unpacked: three recordings or more of each collection."""
-    roots = {
-        name: folder / name
-        for c in recipe("recordings").COLLECTIONS for name in (c.package, *c.further_packages)
-    }
-    fillets, dutch = (roots[name] / "usr/share/games/fillets-ng"
-                      for name in ("fillets-ng-data", "fillets-ng-data-nl"))
+    roots = {name: folder / name for c in recipe("recordings").COLLECTIONS for name in (c.package, *c.further_packages)}
+    fillets, dutch = (roots[name] / "usr/share/games/fillets-ng" for name in ("fillets-ng-data", "fillets-ng-data-nl"))
     for number in range(4):
         write_sound(dutch / f"sound/city/nl/vit-{number}.ogg", 2.5 + number, rate_hz=22_050)
         write_sound(fillets / f"music/rybky{number}.ogg", 7.0 + number, rate_hz=22_050)
         write_sound(fillets / f"sound/drop{'abcd'[number]}/en/tap{'abcd'[number]}.ogg", 0.7)
     write_sound(fillets / "sound/elk/en/voice.ogg", 3.0)
     (script := fillets / "script/city/dialogs_nl.lua").parent.mkdir(parents=True)
-    script.write_text('dialogId("vit-0", "font_big", "Hi, \\"you\\"!")\n'
-                      'dialogStr("Dag, \\"jij\\"!")\n\n'
-                      'dialogId("vit-1", "font_big", "Two")\ndialogStr("Twee")\n', "utf-8")
+    script.write_text(
+        'dialogId("vit-0", "font_big", "Hi, \\"you\\"!")\n'
+        'dialogStr("Dag, \\"jij\\"!")\n\n'
+        'dialogId("vit-1", "font_big", "Two")\ndialogStr("Twee")\n',
+        "utf-8",
+    )
     voice = roots["festvox-ru"] / "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
     for number in range(3):
         write_sound(voice / f"wav/ru_{number}.wav", 3.0 + 4 * number)
@@ -97,11 +96,13 @@ def small_packages(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     lines = (f'( ru_{number} "Вол+осы {number}, да." )\n' for number in range(3))
     (voice / "etc/txt.done.data").write_text("".join(lines), "utf-8")
     for number in range(3):
-        write_g722(roots["asterisk-core-sounds-en-g722"]
-                   / f"usr/share/asterisk/sounds/en/vm-{number}.g722", 2.5)
-        write_sound(roots["wesnoth-1.16-music"]
-                    / f"usr/share/games/wesnoth/1.16/data/core/music/song_{'abc'[number]}.ogg",
-                    90.0, rate_hz=8000, hz=200.0 + 100 * number)
+        write_g722(roots["asterisk-core-sounds-en-g722"] / f"usr/share/asterisk/sounds/en/vm-{number}.g722", 2.5)
+        write_sound(
+            roots["wesnoth-1.16-music"] / f"usr/share/games/wesnoth/1.16/data/core/music/song_{'abc'[number]}.ogg",
+            90.0,
+            rate_hz=8000,
+            hz=200.0 + 100 * number,
+        )
         samples = roots["sonic-pi-samples"] / "usr/share/sonic-pi/samples"
         write_sound(samples / f"loop_{'abc'[number]}.flac", 2.0)
         write_sound(samples / f"perc_{'abc'[number]}.flac", 0.5)
@@ -116,13 +117,19 @@ def small_stamps(stamps: pathlib.Path) -> None:
         for ending in ["", "_desc", *languages]:
             write_sound(stamps / f"animals/{stamp}{ending}.ogg", 0.9, rate_hz=11_025)
         (stamps / f"animals/{stamp}.txt").write_text(
-            f"A {stamp}.\nfr.utf8=Voici {stamp}.\nes.utf8=¡{stamp}!\n", "utf-8")
+            f"A {stamp}.\nfr.utf8=Voici {stamp}.\nes.utf8=¡{stamp}!\n", "utf-8"
+        )
     write_sound(stamps / "symbols/math/7_fr.ogg", 0.9)
 
 
 def small_minetest(mods: pathlib.Path) -> None:
-    for name in ("default/sounds/default_dig.1", "default/sounds/default_dig.2",
-                 "default/sounds/default_step", "fire/sounds/fire_large", "doors/sounds/door"):
+    for name in (
+        "default/sounds/default_dig.1",
+        "default/sounds/default_dig.2",
+        "default/sounds/default_step",
+        "fire/sounds/fire_large",
+        "doors/sounds/door",
+    ):
         write_sound(mods / f"{name}.ogg", 2.2)
 
 
@@ -155,11 +162,9 @@ def test_texts_are_those_of_the_packages(roots):
 
 
 def test_voices_are_no_effects_and_other_licences_are_left_out(roots):
-    assert set(found(roots, "tuxpaint-effects")) == {
-        "animals/birds/hen", "animals/birds/duck", "animals/cow"}
+    assert set(found(roots, "tuxpaint-effects")) == {"animals/birds/hen", "animals/birds/duck", "animals/cow"}
     assert set(found(roots, "fillets-effects")) == {f"drop{x}/en/tap{x}" for x in "abcd"}
-    assert set(found(roots, "minetest-effects")) == {
-        "default_dig.1", "default_dig.2", "default_step", "fire_large"}
+    assert set(found(roots, "minetest-effects")) == {"default_dig.1", "default_dig.2", "default_step", "fire_large"}
     assert set(found(roots, "sonic-pi-music")) == {"loop_a", "loop_b", "loop_c"}
 
 
@@ -172,12 +177,12 @@ def collection(**fields):
 
 
 def recordings(names, family=lambda name: ""):
-    return [recipe("recordings").Recording(name=name, path=pathlib.Path(name), family=family(name))
-            for name in names]
+    return [recipe("recordings").Recording(name=name, path=pathlib.Path(name), family=family(name)) for name in names]
 
 
-@hypothesis.given(count=st.integers(3, 90), every=st.integers(3, 20), seed=st.integers(0, 9),
-                  families=st.integers(3, 40))
+@hypothesis.given(
+    count=st.integers(3, 90), every=st.integers(3, 20), seed=st.integers(0, 9), families=st.integers(3, 40)
+)
 def test_families_stay_together_and_every_split_gets_its_share(count, every, seed, families):
     splits = recipe("splits")
     names = [f"r{number}" for number in range(count)]
@@ -185,11 +190,12 @@ def test_families_stay_together_and_every_split_gets_its_share(count, every, see
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "sound_seconds", lambda path: 1.0)
         chosen, other_order = (
-            splits.choose(collection(held_out_every=every), recordings(order, family.get), seed,
-                          Counter())
-            for order in (names, names[::-1]))
-    where, reordered = ({r.name: split for split, found in splits.items() for r in found}
-                        for splits in (chosen, other_order))
+            splits.choose(collection(held_out_every=every), recordings(order, family.get), seed, Counter())
+            for order in (names, names[::-1])
+        )
+    where, reordered = (
+        {r.name: split for split, found in splits.items() for r in found} for splits in (chosen, other_order)
+    )
     assert set(where) == set(names) and where == reordered
     split_of_family = {family[name]: split for name, split in where.items()}
     assert all(split_of_family[family[name]] == split for name, split in where.items())
@@ -215,8 +221,7 @@ def test_choice_ends_when_the_minutes_are_full_and_skips_what_has_no_length(monk
 # --- excerpts
 
 
-@hypothesis.given(length=st.integers(2 * RATE_HZ, 100 * RATE_HZ),
-                  most_s=st.sampled_from([None, 5, 10, 60]))
+@hypothesis.given(length=st.integers(2 * RATE_HZ, 100 * RATE_HZ), most_s=st.sampled_from([None, 5, 10, 60]))
 def test_cuts_lie_in_the_recording_do_not_overlap_and_use_what_they_may(length, most_s):
     most = length if most_s is None else most_s * RATE_HZ
     stretches = recipe("excerpts").cut(length, most)
@@ -235,21 +240,18 @@ def excerpts_of(folder: pathlib.Path, sounds: dict[str, np.ndarray], **settings)
     items, dropped = [], Counter()
     for name, samples in sounds.items():
         media.write_wav(folder / f"{name}.wav", samples, RATE_HZ)
-        items.append(recipe("recordings").Recording(name=name, path=folder / f"{name}.wav",
-                                                    text=f"says {name}"))
+        items.append(recipe("recordings").Recording(name=name, path=folder / f"{name}.wav", text=f"says {name}"))
     settings = {"most_seconds": float("inf"), "spoken": False, "workers": 1} | settings
     return list(recipe("excerpts").excerpts(items, dropped=dropped, **settings)), dropped
 
 
 def test_short_recordings_are_joined_and_named(tmp_path):
-    sounds = {"a": tone(0.8), "long": tone(3.0), "b": tone(0.7, 300), "c": tone(1.0, 200),
-              "d": tone(0.25, 500)}
+    sounds = {"a": tone(0.8), "long": tone(3.0), "b": tone(0.7, 300), "c": tone(1.0, 200), "d": tone(0.25, 500)}
     found, dropped = excerpts_of(tmp_path, sounds)
     assert [e.key for e in found] == ["long", "a+2", "d"]
     _, joined, last = found
     gap = np.zeros(RATE_HZ // 10, np.int16)
-    np.testing.assert_array_equal(
-        joined.audio, np.concatenate([sounds["a"], gap, sounds["b"], gap, sounds["c"]]))
+    np.testing.assert_array_equal(joined.audio, np.concatenate([sounds["a"], gap, sounds["b"], gap, sounds["c"]]))
     assert joined.recordings == ("a", "b", "c") and joined.text == "says a says b says c"
     assert len(last.audio) == 2 * RATE_HZ and not last.audio[RATE_HZ // 4 :].any()
     np.testing.assert_array_equal(found[0].audio, sounds["long"])
@@ -268,8 +270,10 @@ def test_parts_of_a_spoken_line_have_no_transcript(tmp_path, spoken):
 def test_silence_is_left_out_and_counted(tmp_path):
     edge = 2**0.5 * 10 ** (-50 / 20)  # amplitude of a sine whose root mean square is -50 dB
     sounds = {
-        "silent": np.zeros(3 * RATE_HZ, np.int16), "short": np.zeros(RATE_HZ, np.int16),
-        "below": tone(3.0, level=0.95 * edge), "above": tone(3.0, level=1.05 * edge),
+        "silent": np.zeros(3 * RATE_HZ, np.int16),
+        "short": np.zeros(RATE_HZ, np.int16),
+        "below": tone(3.0, level=0.95 * edge),
+        "above": tone(3.0, level=1.05 * edge),
         "half": np.concatenate([tone(5.0), np.zeros(5 * RATE_HZ, np.int16)]),
     }
     found, dropped = excerpts_of(tmp_path, sounds)
@@ -286,8 +290,7 @@ def test_clipped_sound_is_kept_as_it_is(tmp_path):
 def test_what_is_no_sound_is_counted(tmp_path):
     dropped, bad = Counter(), recipe("recordings").Recording(name="x", path=tmp_path / "x.ogg")
     bad.path.write_bytes(b"no sound at all" * 99)
-    assert not list(recipe("excerpts").excerpts(
-        [bad], most_seconds=9.0, spoken=True, workers=2, dropped=dropped))
+    assert not list(recipe("excerpts").excerpts([bad], most_seconds=9.0, spoken=True, workers=2, dropped=dropped))
     assert dropped == {"unreadable": 1}
 
 
@@ -305,8 +308,7 @@ def kept(roots, tmp_path_factory):
 
 
 def build_small(folder: pathlib.Path, kept: pathlib.Path, **settings):
-    builder = recipe("open_sounds_dataset_builder").Builder(
-        data_dir=str(folder), packages_dir=str(kept), **settings)
+    builder = recipe("open_sounds_dataset_builder").Builder(data_dir=str(folder), packages_dir=str(kept), **settings)
     builder.download_and_prepare()
     return builder
 
@@ -351,23 +353,31 @@ def check_origin(example, key: str) -> None:
 
 @needs_dpkg
 def test_the_set_follows_from_the_seed_and_not_from_the_number_of_workers(tmp_path, kept):
-    without = [p for p in sorted({c.package for c in recipe("recordings").COLLECTIONS})
-               if p not in ("fillets-ng-data", "sonic-pi-samples")]
+    without = [
+        p
+        for p in sorted({c.package for c in recipe("recordings").COLLECTIONS})
+        if p not in ("fillets-ng-data", "sonic-pi-samples")
+    ]
     sets = []
     for name, settings in {"one": {}, "two": {"workers": 2}, "seed": {"seed": 1}}.items():
         builder = build_small(tmp_path / name, kept, without=without, **settings)
         # Values in their order; protobuf fixes no order of the fields in a record's bytes.
-        sets.append({split: [{field: np.asarray(value).tolist() for field, value in e.items()}
-                             for e in builder.as_dataset(split=split).as_numpy_iterator()]
-                     for split in builder.info.splits})
+        sets.append(
+            {
+                split: [
+                    {field: np.asarray(value).tolist() for field, value in e.items()}
+                    for e in builder.as_dataset(split=split).as_numpy_iterator()
+                ]
+                for split in builder.info.splits
+            }
+        )
     one, two, other_seed = sets
     assert all(one.values()) and one == two and one != other_seed
 
 
 @needs_dpkg
 def test_a_finished_set_is_not_built_twice(tmp_path, kept, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "open_sounds_dataset_builder",
-                        recipe("open_sounds_dataset_builder"))
+    monkeypatch.setitem(sys.modules, "open_sounds_dataset_builder", recipe("open_sounds_dataset_builder"))
     build = recipe("build")
     without = sorted({c.package for c in recipe("recordings").COLLECTIONS} - {"sonic-pi-samples"})
     arguments = [f"--data_dir={tmp_path}", f"--packages_dir={kept}", "--without", *without]
@@ -387,13 +397,11 @@ def test_without_the_packages_the_error_says_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"workers": 0}, "workers is 0"), ({"without": ["nothing"]}, "nothing; the packages are")],
+    ("settings", "message"), [({"workers": 0}, "workers is 0"), ({"without": ["nothing"]}, "nothing; the packages are")]
 )
 def test_impossible_settings_are_refused(tmp_path, settings, message):
     builder = recipe("open_sounds_dataset_builder").Builder
     with pytest.raises(ValueError, match=message):
         builder(data_dir=str(tmp_path), **settings)
     with pytest.raises(ValueError, match="leave one of them in"):
-        builder(data_dir=str(tmp_path),
-                without=[c.package for c in recipe("recordings").COLLECTIONS])
+        builder(data_dir=str(tmp_path), without=[c.package for c in recipe("recordings").COLLECTIONS])

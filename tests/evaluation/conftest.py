@@ -13,6 +13,7 @@ import pytest
 
 from poet import media
 from poet.checkpoints import checkpoint
+from poet.models.transformer import build_model
 from poet.runs.run import Run
 from poet.spec import (
     CheckpointSpec,
@@ -30,11 +31,10 @@ from poet.spec import (
 )
 from poet.store.writer import tokenize
 from poet.streams.base import Encoders
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import EncodedText
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.models.transformer import build_model
-from poet.tasks.resolved import Resolved
 
 BITS = 6
 STEP = 7
@@ -43,16 +43,17 @@ EXPERIMENT = Experiment(
     clip=ClipSpec(frames=9, height=16, width=16),
     vocabulary=VocabularySpec(visual_bits=BITS, audio_codes=16, text_pieces=64),
     video_tokenizer=VideoTokenizerSpec(
-        base_channels=8, multipliers=(1, 1), blocks=1, temporal_downsample=(True,),
-        stem=(2, 4, 4), norm_groups=4, bits=BITS,
+        base_channels=8,
+        multipliers=(1, 1),
+        blocks=1,
+        temporal_downsample=(True,),
+        stem=(2, 4, 4),
+        norm_groups=4,
+        bits=BITS,
     ),
     text=TextSpec(length=8, width=4),
-    model=ModelSpec(
-        layers=1, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32"
-    ),
-    data=DataSpec(
-        mixture_rates={"text_to_video": 1.0, "text_to_image": 1.0, "frame_prediction": 1.0}, batch=8
-    ),
+    model=ModelSpec(layers=1, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32"),
+    data=DataSpec(mixture_rates={"text_to_video": 1.0, "text_to_image": 1.0, "frame_prediction": 1.0}, batch=8),
     train=TrainSpec(eval_every=5, eval_batches=2, sample_every=5),
     eval=EvalSpec(batch=8, batches=2, clips=5, conditioning_frames=5),
     checkpoint=CheckpointSpec(),
@@ -125,9 +126,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     base = tmp_path_factory.mktemp("run")
     write_clips(base / "clips")
     tokenizer = save_tokenizer(base / "tokenizer")
-    store = StoreSpec(
-        source=str(base / "clips"), path=str(base / "store"), clips_per_shard=5, batch=4
-    )
+    store = StoreSpec(source=str(base / "clips"), path=str(base / "store"), clips_per_shard=5, batch=4)
     encoders = Encoders(networks={"video": tokenizer, "text": LetterEncoder()})
     tokenize(store, EXPERIMENT.clip, encoders, ["video"], progress=False)
     e = EXPERIMENT

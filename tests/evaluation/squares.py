@@ -21,11 +21,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
 import token_stores  # noqa: E402
 
 from poet.spec import (  # noqa: E402
-    AudioTokenizerSpec, ClipSpec, DataSpec, EvalSpec, Experiment, ModelSpec, OptimizerSpec, TextSpec, TrainSpec,
-    VideoTokenizerSpec, VocabularySpec,
+    AudioTokenizerSpec,
+    ClipSpec,
+    DataSpec,
+    EvalSpec,
+    Experiment,
+    ModelSpec,
+    OptimizerSpec,
+    TextSpec,
+    TrainSpec,
+    VideoTokenizerSpec,
+    VocabularySpec,
 )
-from poet.tasks.layout import HIDDEN  # noqa: E402
 from poet.store.manifest import Plan, StreamInfo, TextInfo  # noqa: E402
+from poet.tasks.layout import HIDDEN  # noqa: E402
 
 GRID, BITS = (3, 4, 4), 6
 AUDIO_FRAMES, LEVELS, AUDIO_CODES = 9, 2, 16
@@ -35,8 +44,15 @@ SQUARE, GROUND, PLACE = 1, 32, 48
 LATENT = [0, 1, 1, 1, 1, 2, 2, 2, 2]
 CLIPS = {"train": 768, "validation": 64}
 TASKS = (
-    "text_to_video", "image_to_video", "frame_prediction", "inpainting", "stylization", "video_to_audio",
-    "audio_to_video", "audio_video_continuation", "captioning",
+    "text_to_video",
+    "image_to_video",
+    "frame_prediction",
+    "inpainting",
+    "stylization",
+    "video_to_audio",
+    "audio_to_video",
+    "audio_video_continuation",
+    "captioning",
 )
 
 
@@ -76,8 +92,14 @@ def write_store(path: pathlib.Path) -> token_stores.Store:
     streams["audio"] = StreamInfo(grid=(LEVELS, AUDIO_FRAMES, 1), bits=4, fingerprint="audio")
     streams["pieces"] = StreamInfo(grid=(2, 1, 1), bits=4, fingerprint="pieces")
     plan = Plan(
-        items=CLIPS, sources={}, clip=experiment("").clip, streams=streams,
-        text=TextInfo(name="minilm", fingerprint="text", length=2, width=8), clips_per_shard=1024, batch=4, seed=0,
+        items=CLIPS,
+        sources={},
+        clip=experiment("").clip,
+        streams=streams,
+        text=TextInfo(name="minilm", fingerprint="text", length=2, width=8),
+        clips_per_shard=1024,
+        batch=4,
+        seed=0,
     )
     rng = np.random.default_rng(0)
     records = {split: [record(rng, i) for i in range(count)] for split, count in CLIPS.items()}
@@ -88,16 +110,21 @@ def experiment(store: str, tasks: tuple[str, ...] = TASKS, **changes) -> Experim
     """A model that a core trains in a minute."""
     run = Experiment(
         clip=ClipSpec(frames=9, height=32, width=32),
-        vocabulary=VocabularySpec(
-            visual_bits=BITS, audio_levels=LEVELS, audio_codes=AUDIO_CODES, text_pieces=16
-        ),
+        vocabulary=VocabularySpec(visual_bits=BITS, audio_levels=LEVELS, audio_codes=AUDIO_CODES, text_pieces=16),
         video_tokenizer=VideoTokenizerSpec(bits=BITS),
         audio_tokenizer=AudioTokenizerSpec(path="trained", strides=(10, 10, 20), levels=LEVELS, codes=AUDIO_CODES),
         text=TextSpec(length=2, width=8, pieces="trained"),
         model=ModelSpec(
             # Codes of this world are labels, whose bits mean nothing.
             code_rows="random",
-            layers=2, width=64, heads=4, kv_heads=4, head_dim=16, mlp_width=128, dtype="float32", remat="none",
+            layers=2,
+            width=64,
+            heads=4,
+            kv_heads=4,
+            head_dim=16,
+            mlp_width=128,
+            dtype="float32",
+            remat="none",
         ),
         data=DataSpec(
             store=store, mixture_rates=dict.fromkeys(tasks, 1.0), batch=32, equal_tokens=False, text_dropout=0.0

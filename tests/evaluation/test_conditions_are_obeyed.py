@@ -13,11 +13,11 @@ import pytest
 import squares
 
 from poet.data.loader import batches
-from poet.evaluation.likelihood import place
-from poet.evaluation.checkpoint_tables import measure_condition_gain
-from poet.evaluation.resources import Resources
 from poet.distributed.mesh import Rules, build
 from poet.distributed.processes import Share
+from poet.evaluation.checkpoint_tables import measure_condition_gain
+from poet.evaluation.likelihood import place
+from poet.evaluation.resources import Resources
 from poet.runs.run import Run
 from poet.spec import Experiment
 from poet.store.reader import load_manifest
@@ -43,10 +43,7 @@ OBEYED = {
 }
 # Seen, but worth nothing yet after a minute: the given sound tells the direction and the speed of the square,
 # 2.1 nats a clip, and the sound to be drawn has the drawn picture to listen to.
-SEEN = {
-    ("audio_video_continuation", "opening sound", "video"),
-    ("audio_video_continuation", "first frame", "audio"),
-}
+SEEN = {("audio_video_continuation", "opening sound", "video"), ("audio_video_continuation", "first frame", "audio")}
 
 
 def train(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict:

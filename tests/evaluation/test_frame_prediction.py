@@ -94,10 +94,7 @@ def test_given_frames_do_not_count():
 def test_gain_is_paired_by_clip():
     truth, drawn = smooth(), smooth()[::-1].copy()
     drawn[0] = truth[0]
-    gains = [
-        clip_psnr(t[KNOWN:], d[KNOWN:]) - clip_psnr(t[KNOWN:], t[[KNOWN - 1] * 3])
-        for t, d in zip(truth, drawn)
-    ]
+    gains = [clip_psnr(t[KNOWN:], d[KNOWN:]) - clip_psnr(t[KNOWN:], t[[KNOWN - 1] * 3]) for t, d in zip(truth, drawn)]
     row = rows_of(drawn, truth)["generated"]
     assert row["gain_db"] == pytest.approx(np.mean(gains))
     assert row["gain_db_error"] == pytest.approx(np.std(gains, ddof=1) / np.sqrt(3))
@@ -108,8 +105,9 @@ def test_curves_begin_at_the_first_unknown_frame():
     truth, drawn = videos(), videos(1)
     curves = tables.compare({"true": truth, "repeat": drawn}, KNOWN).curves
     assert curves["repeat"][:KNOWN] == [None] * KNOWN
-    want = np.mean([[clip_psnr(t[i : i + 1], d[i : i + 1]) for i in range(KNOWN, 5)]
-                    for t, d in zip(truth, drawn)], axis=0)
+    want = np.mean(
+        [[clip_psnr(t[i : i + 1], d[i : i + 1]) for i in range(KNOWN, 5)] for t, d in zip(truth, drawn)], axis=0
+    )
     np.testing.assert_allclose(curves["repeat"][KNOWN:], want)
 
 

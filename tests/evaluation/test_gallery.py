@@ -54,8 +54,13 @@ def studio(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
     resolved = film_fakes.generator().resolved
     given = clips.collect(str(source), resolved.spec.clip, 2, tmp_path_factory.mktemp("conditions"))
     return Studio(
-        resolved=resolved, load=film_fakes.generator, checkpoint="tiny", made_by={}, clips=given,
-        prompts=[clip.caption for clip in given], seeds=2,
+        resolved=resolved,
+        load=film_fakes.generator,
+        checkpoint="tiny",
+        made_by={},
+        clips=given,
+        prompts=[clip.caption for clip in given],
+        seeds=2,
     )
 
 
@@ -118,7 +123,10 @@ def test_verdicts() -> None:
         return next(obeyed.verdicts({"t": {"text": {"video": {"nats_per_token": nats}}}}, "t"))[0]
 
     assert [said(0.2, 0.1), said(0.004, 0.002), said(0.2, -0.1), said(0.2, None)] == [
-        obeyed.OBEYED, obeyed.WEAK, obeyed.IGNORED, obeyed.OBEYED
+        obeyed.OBEYED,
+        obeyed.WEAK,
+        obeyed.IGNORED,
+        obeyed.OBEYED,
     ]
     assert "nothing says" in obeyed.sentence({}, "t") and "says nothing" in obeyed.sentence(GAINS, "t")
 

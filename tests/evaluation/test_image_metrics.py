@@ -26,24 +26,14 @@ def _clips(seed: int, shape: tuple[int, ...], noise: float) -> tuple[np.ndarray,
 
 
 @settings(deadline=None, max_examples=20)
-@given(
-    seed=st.integers(0, 2**31),
-    height=st.integers(11, 40),
-    width=st.integers(11, 40),
-    noise=st.floats(1, 120),
-)
+@given(seed=st.integers(0, 2**31), height=st.integers(11, 40), width=st.integers(11, 40), noise=st.floats(1, 120))
 def test_per_frame_values_equal_scikit_image(seed, height, width, noise):
     truth, other = _clips(seed, (2, height, width, 3), noise)
     for frame in range(2):
         pair = truth[frame], other[frame]
         want_psnr = skimage_metrics.peak_signal_noise_ratio(*pair, data_range=255)
         want_ssim = skimage_metrics.structural_similarity(
-            *pair,
-            data_range=255,
-            channel_axis=-1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
+            *pair, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         assert image_metrics.psnr(truth, other)[frame] == pytest.approx(want_psnr, abs=1e-9)
         assert image_metrics.ssim(truth, other)[frame] == pytest.approx(want_ssim, abs=1e-9)
@@ -51,9 +41,7 @@ def test_per_frame_values_equal_scikit_image(seed, height, width, noise):
 
 def test_psnr_of_a_constant_offset_is_the_closed_form():
     truth = np.full((3, 16, 16, 3), 100, np.uint8)
-    np.testing.assert_allclose(
-        image_metrics.psnr(truth, truth + 5), np.full(3, 20 * math.log10(255 / 5))
-    )
+    np.testing.assert_allclose(image_metrics.psnr(truth, truth + 5), np.full(3, 20 * math.log10(255 / 5)))
 
 
 def test_ssim_of_flat_frames_is_the_luminance_term():

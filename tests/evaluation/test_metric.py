@@ -5,8 +5,9 @@ from __future__ import annotations
 import fractions
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,9 +29,7 @@ def features(seed: int = 0) -> np.ndarray:
 def shards(fields: Mapping[str, np.ndarray], cuts: int, seed: int) -> list[Batch]:
     """The examples in any order, in so many batches that know their places."""
     order = np.random.default_rng(seed).permutation(EXAMPLES)
-    return [
-        {PLACES: part, **{name: x[part] for name, x in fields.items()}} for part in np.array_split(order, cuts)
-    ]
+    return [{PLACES: part, **{name: x[part] for name, x in fields.items()}} for part in np.array_split(order, cuts)]
 
 
 def a_metric(measure: Any, **more: Any) -> Metric:
@@ -49,8 +48,11 @@ def test_any_order_any_batches_and_any_shards_give_the_same_bits(one: Metric) ->
     fields, found = {"x": features(), GROUPS: np.arange(EXAMPLES) // 3}, []
     for cuts, seed in ((1, 0), (2, 1), (8, 2), (EXAMPLES, 3)):
         batches = shards(fields, cuts, seed)
-        states = [metric.walk([{"row": b} for b in half], [one])["row"]["it"].state
-                  for half in (batches[::2], batches[1::2]) if half]
+        states = [
+            metric.walk([{"row": b} for b in half], [one])["row"]["it"].state
+            for half in (batches[::2], batches[1::2])
+            if half
+        ]
         merged = states[0] if len(states) == 1 else states[1].merge(states[0])
         found.append(merged.summary(one.finish))
     assert len(set(found)) == 1, found
@@ -155,7 +157,9 @@ def test_a_new_metric_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (row,) = json.loads(json.dumps(found))["metrics"]["frame_prediction"]["rows"]
     assert row["brightness_error"] == 7 and row["brightness_error_low"] == row["brightness_error_high"] == 7
     assert found["metrics"]["frame_prediction"]["manifests"]["brightness_error"] == {
-        "better": "less", "note": "Difference of mean values.", "range": 255,
+        "better": "less",
+        "note": "Difference of mean values.",
+        "range": 255,
     }
     assert "brightness error" in record.text(found)
 

@@ -21,9 +21,7 @@ def write(path: pathlib.Path, frames: int, height: int, width: int, rate_hz: flo
     media.write_mp4(path, video, rate_hz)
 
 
-def test_a_long_large_clip_is_rebuilt_and_measured(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_long_large_clip_is_rebuilt_and_measured(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path / "clip.mp4", 40, 34, 50, rate_hz=24.0)
     out = tmp_path / "new" / "out" / "clip.mp4"
     command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out.parent}"]
@@ -72,8 +70,11 @@ def test_every_clip_gets_a_file_of_its_own() -> None:
     ],
 )
 def test_mistakes_name_the_clip_and_write_nothing(
-    arguments: list[str], words: list[str], tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    words: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "clip.mp4", 9, 32, 32)

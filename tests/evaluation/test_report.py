@@ -18,8 +18,17 @@ from poet.spec import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 HEADINGS = (
-    "Clips", "Conditions", "Evaluation", "Frame prediction", "Training", "Tokenizer training", "Reconstructions",
-    "Data", "Export", "Stages", "Spec",
+    "Clips",
+    "Conditions",
+    "Evaluation",
+    "Frame prediction",
+    "Training",
+    "Tokenizer training",
+    "Reconstructions",
+    "Data",
+    "Export",
+    "Stages",
+    "Spec",
 )
 
 
@@ -48,9 +57,7 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
         strips = {"original": clip(i), "reconstruction": clip(i, 12)}
         clips = {"true": clip(i), "generated": clip(i, 20), "repeat the last frame": clip(i)[:1]}
         caption = f"the player walks forward, clip {i}"
-        for kind, videos, suffix in (
-            ("reconstruction", strips, ".png"), ("frame_prediction", clips, ".gif")
-        ):
+        for kind, videos, suffix in (("reconstruction", strips, ".png"), ("frame_prediction", clips, ".gif")):
             files = {label: f"media/{kind}_{i}_{label.split()[0]}{suffix}" for label in videos}
             for label, video in videos.items():
                 if suffix == ".png":
@@ -60,25 +67,50 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
             entry = {"kind": kind, "key": f"map07-{i}", "caption": caption, "files": files}
             entries.append(entry | {"note": f"PSNR {psnr_db + i:.2f} dB"})
     likelihood = [
-        {"task": task, "stream": stream, "loss_nats": loss + k / 3, "unigram_nats": 7.91,
-         "accuracy": 0.12, "tokens": 40_960}
+        {
+            "task": task,
+            "stream": stream,
+            "loss_nats": loss + k / 3,
+            "unigram_nats": 7.91,
+            "accuracy": 0.12,
+            "tokens": 40_960,
+        }
         for k, (task, stream) in enumerate(
             [("text_to_video", "video"), ("text_to_image", "image"), ("frame_prediction", "video")]
         )
     ]
     predicted = [
-        {"frames": name, "psnr_db": psnr_db + gain, "psnr_db_error": 0.31, "ssim": 0.61,
-         "ssim_error": 0.012, "gain_db": gain, "gain_db_error": 0.1, "win_rate": wins, "clips": 32}
-        for name, gain, wins in (
-            ("generated", 0.8, 0.72), ("repeat", 0.0, None), ("reconstruction", 5.1, 1.0)
-        )
+        {
+            "frames": name,
+            "psnr_db": psnr_db + gain,
+            "psnr_db_error": 0.31,
+            "ssim": 0.61,
+            "ssim_error": 0.012,
+            "gain_db": gain,
+            "gain_db_error": 0.1,
+            "win_rate": wins,
+            "clips": 32,
+        }
+        for name, gain, wins in (("generated", 0.8, 0.72), ("repeat", 0.0, None), ("reconstruction", 5.1, 1.0))
     ]
     gains = [
-        {"task": task, "condition": condition, "stream": "video", "nats_per_token": nats / 320,
-         "nats_per_clip": nats, "nats_per_clip_low": nats - 2, "nats_per_clip_high": nats + 3,
-         "copyable": None, "copyable_nats": None, "copyable_accuracy": None, "clips": 64}
+        {
+            "task": task,
+            "condition": condition,
+            "stream": "video",
+            "nats_per_token": nats / 320,
+            "nats_per_clip": nats,
+            "nats_per_clip_low": nats - 2,
+            "nats_per_clip_high": nats + 3,
+            "copyable": None,
+            "copyable_nats": None,
+            "copyable_accuracy": None,
+            "clips": 64,
+        }
         for task, condition, nats in (
-            ("text_to_video", "text", 12.9), ("inpainting", "clip with a hole", 338.0), ("stylization", "text", -1.5)
+            ("text_to_video", "text", 12.9),
+            ("inpainting", "clip with a hole", 338.0),
+            ("stylization", "text", -1.5),
         )
     ]
     curves = {
@@ -86,14 +118,19 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
         for name, gain in (("generated", 2.0), ("repeat", 1.0), ("reconstruction", 6.0))
     }
     content = {
-        "format": 1, "checkpoint": "lm", "step": step, "split": "validation",
+        "format": 1,
+        "checkpoint": "lm",
+        "step": step,
+        "split": "validation",
         "metrics": {
             "likelihood": {"rows": likelihood, "notes": ["Means over tokens."], "curves": {}},
             "condition_gain": {"rows": gains, "notes": [], "curves": {}},
             "frame_prediction": {"rows": predicted, "notes": [], "curves": curves},
         },
         "skipped": {"audio_distance": "the checkpoint has no sound"},
-        "media": entries, "seconds": {}, "experiment": {},
+        "media": entries,
+        "seconds": {},
+        "experiment": {},
     }
     write_json(folder / "eval.json", content)
 
@@ -106,10 +143,20 @@ def write_examples(folder: Path, tasks: dict[str, str]) -> None:
         for file, noise in zip(files.values(), (40, 25, 0)):
             write = media.write_gif if file.endswith(".gif") else media.write_mp4
             write(folder / file, clip(i, noise), 8)
-        entries.append({"kind": "example", "key": f"basic-{i} {given}", "caption": task,
-                        "note": f"given {given}", "files": files})
-    content = {"format": 1, "checkpoint": "lm", "step": 855, "split": "validation", "metrics": {}, "skipped": {},
-               "media": entries, "seconds": {}, "experiment": {}}
+        entries.append(
+            {"kind": "example", "key": f"basic-{i} {given}", "caption": task, "note": f"given {given}", "files": files}
+        )
+    content = {
+        "format": 1,
+        "checkpoint": "lm",
+        "step": 855,
+        "split": "validation",
+        "metrics": {},
+        "skipped": {},
+        "media": entries,
+        "seconds": {},
+        "experiment": {},
+    }
     write_json(folder / "eval.json", content)
 
 
@@ -118,19 +165,25 @@ def write_metrics(path: Path) -> None:
     rng, lines = np.random.default_rng(0), []
     for step in range(10, 1501, 10):
         loss = 6.1 + 6.4 * np.exp(-step / 200) + rng.normal(0, 0.04)
-        entry = {"step": step, "kind": "train", "loss": loss, "video/loss/video": loss,
-                 "image/loss/image": loss - 0.4, "tokens_per_s": 21_000.0}
+        entry = {
+            "step": step,
+            "kind": "train",
+            "loss": loss,
+            "video/loss/video": loss,
+            "image/loss/image": loss - 0.4,
+            "tokens_per_s": 21_000.0,
+        }
         lines.append(json.dumps(entry))
         if step % 250 == 0:
-            validation = {f"validation/{t}/loss/video": loss + d for t, d in
-                          (("text_to_video", 0.2), ("frame_prediction", -0.3))}
+            validation = {
+                f"validation/{t}/loss/video": loss + d for t, d in (("text_to_video", 0.2), ("frame_prediction", -0.3))
+            }
             lines.append(json.dumps({"step": step, "kind": "validation"} | validation))
     path.write_text("\n".join(lines) + '\n{"step": 1510, "ki')
 
 
 def write_store(folder: Path) -> None:
-    statistics = {"video": {"codes": 403_200, "used": 9_811, "entropy_nats": 8.02,
-                            "first_frame_entropy_nats": 7.9}}
+    statistics = {"video": {"codes": 403_200, "used": 9_811, "entropy_nats": 8.02, "first_frame_entropy_nats": 7.9}}
     skipped = [{"key": "map03-17", "reason": "too short: 9 frames, 17 needed"}]
     splits = {
         "train": {"clips": 1260, "skipped": skipped, "statistics": statistics},
@@ -158,9 +211,11 @@ def write_run(workdir: Path) -> Path:
     gain = {"nats_per_clip": {"value": 21.5, "low": 17.0, "high": 26.0}}
     write_json(workdir / "shipped_scores.json", {"condition_gain": {"video_to_audio": {"video": {"audio": gain}}}})
     tokenizer = workdir / "tokenizer"
-    lines = [{"step": 0, "kind": "reconstruction", "reconstruction/psnr_db": 22.5},
-             {"step": 10, "kind": "train", "loss": 0.1},
-             {"step": 80, "kind": "reconstruction", "reconstruction/psnr_db": 23.75}]
+    lines = [
+        {"step": 0, "kind": "reconstruction", "reconstruction/psnr_db": 22.5},
+        {"step": 10, "kind": "train", "loss": 0.1},
+        {"step": 80, "kind": "reconstruction", "reconstruction/psnr_db": 23.75},
+    ]
     (tokenizer / "samples").mkdir(parents=True)
     (tokenizer / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for step in (0, 40, 80):
@@ -204,9 +259,18 @@ def test_every_section_shows_what_its_file_says(page: Page):
     for heading in HEADINGS:
         assert page.words.count(heading) >= 2, f"{heading}: link and heading"
     for said in (
-        "4 min 04 s", "1,260", "too short: 9 frames, 17 needed", "the player walks forward, clip 1",
-        "unigram entropy (nats)", "7.910", "18.200 ± 0.310", "the checkpoint has no sound", "equal tokens",
-        '"steps": 1500', "inpainting (given a hole)", "after 80 steps",
+        "4 min 04 s",
+        "1,260",
+        "too short: 9 frames, 17 needed",
+        "the player walks forward, clip 1",
+        "unigram entropy (nats)",
+        "7.910",
+        "18.200 ± 0.310",
+        "the checkpoint has no sound",
+        "equal tokens",
+        '"steps": 1500',
+        "inpainting (given a hole)",
+        "after 80 steps",
         "video_to_audio: video → audio",
     ):
         assert said in page.text, said
@@ -215,8 +279,11 @@ def test_every_section_shows_what_its_file_says(page: Page):
 
 def test_the_page_opens_with_clips_beside_what_they_were_drawn_from(page: Page, run_folder: Path):
     """The first section's files in the page, in the order given, drawn, true."""
-    expected = [run_folder / "first" / file for i in range(2)
-                for file in (f"media/{i}_given.gif", f"media/{i}_drawn.mp4", f"media/{i}_true.gif")]
+    expected = [
+        run_folder / "first" / file
+        for i in range(2)
+        for file in (f"media/{i}_given.gif", f"media/{i}_drawn.mp4", f"media/{i}_true.gif")
+    ]
     shown = [a["src"] for tag, a in page.tags if tag in ("img", "video")]
     for path, source in zip(expected, shown):
         assert source.endswith(base64.b64encode(path.read_bytes()).decode()), path
@@ -274,6 +341,7 @@ def test_bars_begin_at_zero_and_whiskers_hold_their_ends() -> None:
     drawn = charts.bar_chart(
         [charts.Bar(name=f"<{v}>", value=v, low=v - 1, high=v + 1) for v in values], title="bars", x_label="nats"
     )
+
     def found(pattern: str) -> list[tuple[float, float]]:
         return [tuple(map(float, pair)) for pair in re.findall(pattern, drawn)]
 

@@ -15,21 +15,20 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from poet.data.loader import eval_batches
+from poet.distributed.mesh import build
 from poet.evaluation import hooks, metric, runner, tokenizer_hooks
 from poet.evaluation.likelihood import scored
 from poet.evaluation.metrics import tokens
 from poet.evaluation.report import tables
 from poet.evaluation.resources import Resources
-from poet.distributed.mesh import build
+from poet.models.transformer import build_model
 from poet.spec import Experiment, UserError
 from poet.store.manifest import SkippedInfo
 from poet.store.reader import dataset, load_manifest
 from poet.store.sources import open_source
+from poet.tasks.resolved import Resolved
 from poet.tokenizers.video.base import load_video_tokenizer
 from poet.training.losses import text_of
-from poet.models.transformer import build_model
-from poet.tasks.resolved import Resolved
-
 
 NOT_ASKED_FOR = {"examples": "EVAL.examples is False"}
 
@@ -198,9 +197,7 @@ def test_what_is_not_configured_is_skipped_with_a_reason(run, tmp_path, capsys):
         ("model", {"width": 64}, r"trained with MODEL.width = 32 \(now 64\)"),
     ],
 )
-def test_mistakes_are_refused_before_any_device_work(
-    run, tmp_path, monkeypatch, part, fields, message
-):
+def test_mistakes_are_refused_before_any_device_work(run, tmp_path, monkeypatch, part, fields, message):
     monkeypatch.setattr(runner, "_measure", lambda *_: pytest.fail("device work was begun"))
     with pytest.raises(UserError, match=message):
         runner.evaluate(run.disk, Resolved(changed(run.experiment, part, **fields)), tmp_path)
@@ -237,14 +234,9 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     }
     assert len({entry["key"] for entry in media.values()}) == 3, "each of another clip"
     assert media["inpainting"]["note"] == "given clip with a hole"
-    seconds = {
-        label: gif_seconds(tmp_path / file)
-        for label, file in media["frame_prediction"]["files"].items()
-    }
+    seconds = {label: gif_seconds(tmp_path / file) for label, file in media["frame_prediction"]["files"].items()}
     rate_hz = e.clip.rate_hz
-    assert seconds == pytest.approx(
-        {"given": 5 / rate_hz, "drawn": 9 / rate_hz, "true": 9 / rate_hz}, abs=0.1
-    )
+    assert seconds == pytest.approx({"given": 5 / rate_hz, "drawn": 9 / rate_hz, "true": 9 / rate_hz}, abs=0.1)
     shown = np.asarray(Image.open(tmp_path / media["inpainting"]["files"]["given"]).convert("RGB"))
     hidden = (shown < 12).all(-1)
     assert hidden.sum() in (8 * 8, 8 * 16 // 2), "a region of the first frame is black"
@@ -262,9 +254,7 @@ def test_validation_in_training_equals_the_evaluation(run, evaluated):
         scalars = hook.fn(state, 5).scalars
     rows = evaluated[0]["metrics"]["likelihood"]["rows"]
     row = next(r for r in rows if r["task"] == "text_to_video")
-    assert hook.every == 5 and set(scalars) == {
-        "text_to_video/loss/video", "text_to_video/accuracy/video"
-    }
+    assert hook.every == 5 and set(scalars) == {"text_to_video/loss/video", "text_to_video/accuracy/video"}
     assert scalars["text_to_video/loss/video"] == pytest.approx(row["loss_nats"], rel=1e-5)
 
 

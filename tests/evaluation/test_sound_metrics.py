@@ -16,8 +16,11 @@ from poet.evaluation.report import spectrograms
 from poet.spec import UserError
 
 SCORES = {
-    "log-mel_db": sound_metrics.log_mel_distance, "SI-SDR_db": sound_metrics.si_sdr_db,
-    "PESQ-wb": sound_metrics.pesq_wb, "STOI": sound_metrics.stoi, "ViSQOL": sound_metrics.visqol,
+    "log-mel_db": sound_metrics.log_mel_distance,
+    "SI-SDR_db": sound_metrics.si_sdr_db,
+    "PESQ-wb": sound_metrics.pesq_wb,
+    "STOI": sound_metrics.stoi,
+    "ViSQOL": sound_metrics.visqol,
     "ViSQOL-speech": sound_metrics.visqol_speech,
 }
 METRICS = {name: m for name, m in metric.METRICS.items() if "sounds" in m.tables}
@@ -44,14 +47,9 @@ def noisy(sound: np.ndarray, level: float, seed: int = 1) -> np.ndarray:
 
 @hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(
-    seed=st.integers(0, 10_000),
-    gain=st.floats(0.01, 100),
-    level=st.floats(0.003, 3),
-    offset=st.floats(-0.5, 0.5),
+    seed=st.integers(0, 10_000), gain=st.floats(0.01, 100), level=st.floats(0.003, 3), offset=st.floats(-0.5, 0.5)
 )
-def test_si_sdr_against_its_closed_form(
-    seed: int, gain: float, level: float, offset: float
-) -> None:
+def test_si_sdr_against_its_closed_form(seed: int, gain: float, level: float, offset: float) -> None:
     """With r the correlation of the two, SI-SDR = 10 log10(r^2 / (1 - r^2)): no scale, no offset."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=400)
@@ -83,10 +81,9 @@ def direct_mel_db(sound: np.ndarray) -> np.ndarray:
     rows = []
     for start in range(0, len(padded) - 1023, 256):
         magnitude = np.abs(waves @ (window * padded[start : start + 1024])) / 256
-        rows.append([
-            sum(np.interp(hz, corners[band : band + 3], [0, 1, 0], left=0, right=0) * magnitude)
-            for band in range(64)
-        ])
+        rows.append(
+            [sum(np.interp(hz, corners[band : band + 3], [0, 1, 0], left=0, right=0) * magnitude) for band in range(64)]
+        )
     return 20 * np.log10(np.maximum(rows, 1e-4))
 
 
@@ -112,15 +109,17 @@ def test_full_scale_sine_is_near_0_db() -> None:
 # ------------------------------------------------------------------------------- every metric there is
 
 
-@pytest.mark.parametrize("name, ceiling, tolerance", [
-    ("log-mel_db", 0.0, 0),
-    ("SI-SDR_db", SI_SDR_LIMIT_DB, 0),
-    # P.862.2's map of the raw score 4.5: 0.999 + 4 / (1 + exp(-1.3669 * 4.5 + 3.8224)).
-    pytest.param("PESQ-wb", 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224)), 1e-3,
-                 marks=needs["PESQ-wb"]),
-    pytest.param("STOI", 1.0, 1e-9, marks=needs["STOI"]),
-    pytest.param("ViSQOL", 4.732, 1e-3, marks=needs["ViSQOL"]),
-])
+@pytest.mark.parametrize(
+    "name, ceiling, tolerance",
+    [
+        ("log-mel_db", 0.0, 0),
+        ("SI-SDR_db", SI_SDR_LIMIT_DB, 0),
+        # P.862.2's map of the raw score 4.5: 0.999 + 4 / (1 + exp(-1.3669 * 4.5 + 3.8224)).
+        pytest.param("PESQ-wb", 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224)), 1e-3, marks=needs["PESQ-wb"]),
+        pytest.param("STOI", 1.0, 1e-9, marks=needs["STOI"]),
+        pytest.param("ViSQOL", 4.732, 1e-3, marks=needs["ViSQOL"]),
+    ],
+)
 def test_equal_sounds_reach_the_ceiling(name: str, ceiling: float, tolerance: float) -> None:
     sound = speech_like()
     assert SCORES[name](sound, sound.copy()) == pytest.approx(ceiling, abs=tolerance)

@@ -26,8 +26,7 @@ from poet.tokenizers.audio import base
 from poet.tokenizers.audio.base import AudioTokenizer
 
 SPEC = AudioTokenizerSpec(
-    strides=(4, 5), encoder_channels=4, decoder_channels=4, dim=8, dilations=(1,), levels=4,
-    codes=32,
+    strides=(4, 5), encoder_channels=4, decoder_channels=4, dim=8, dilations=(1,), levels=4, codes=32
 )
 SAMPLES = 8001
 METRICS = ("log-mel_db", "SI-SDR_db")
@@ -59,9 +58,7 @@ def rows_of(result: dict, name: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def scored(
-    tokenizer: AudioTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> types.SimpleNamespace:
+def scored(tokenizer: AudioTokenizer, tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespace:
     out, sets = tmp_path_factory.mktemp("scores") / "new", {"music": tones(3), "game": tones(1)}
     result = sound_tokenizers.evaluate(
         tokenizer, sets, out, metrics=METRICS, speed=False, skipped={"speech": "none was found"}
@@ -79,23 +76,23 @@ def test_rows_are_of_the_levels_there_are_and_of_opus(scored: types.SimpleNamesp
     """32 codes 800 times a second are 4 kbit/s a level."""
     rows = rows_of(scored.result, "music")
     assert [row["codec"] for row in rows] == [
-        "tokenizer, 1 level", "tokenizer, 2 levels", "tokenizer, 4 levels",
-        "Opus, 6 kbit/s", "Opus, 12 kbit/s",
+        "tokenizer, 1 level",
+        "tokenizer, 2 levels",
+        "tokenizer, 4 levels",
+        "Opus, 6 kbit/s",
+        "Opus, 12 kbit/s",
     ]
     assert [row["kbit/s"] for row in rows[:3]] == [4, 8, 16]
     # Sounds of half a second cannot be told apart finely.
     assert all(1 <= row["kbit/s"] / rate < 1.25 for row, rate in zip(rows[3:], (6, 12)))
 
 
-def test_tokenizer_is_scored_on_what_its_first_levels_rebuild(
-    scored: types.SimpleNamespace,
-) -> None:
+def test_tokenizer_is_scored_on_what_its_first_levels_rebuild(scored: types.SimpleNamespace) -> None:
     sounds = scored.sets["music"]
     row = rows_of(scored.result, "music")[1]
     rebuilt = scored.tokenizer.decode(scored.tokenizer.encode(sounds, levels=2), SAMPLES)
     pairs = list(zip(sounds / 32768, rebuilt / 32768))
-    for key, score in (("log-mel_db", sound_metrics.log_mel_distance),
-                       ("SI-SDR_db", sound_metrics.si_sdr_db)):
+    for key, score in (("log-mel_db", sound_metrics.log_mel_distance), ("SI-SDR_db", sound_metrics.si_sdr_db)):
         values = [score(*pair) for pair in pairs]
         assert row[key] == pytest.approx(np.mean(values))
         assert row[f"{key}_error"] == pytest.approx(scipy.stats.sem(values))
@@ -132,8 +129,16 @@ def test_pictures_and_sounds_stand_beside_the_file(scored: types.SimpleNamespace
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
     text = sound_tokenizers.summary(scored.result)
-    for word in ("music", "game", "tokenizer, 4 levels", "Opus, 6 kbit/s", "log-mel (dB)",
-                 "SI-SDR (dB)", "entropy", "none was found"):
+    for word in (
+        "music",
+        "game",
+        "tokenizer, 4 levels",
+        "Opus, 6 kbit/s",
+        "log-mel (dB)",
+        "SI-SDR (dB)",
+        "entropy",
+        "none was found",
+    ):
         assert word in text
 
 
@@ -142,8 +147,7 @@ def test_silence_is_counted_and_does_not_crash(tokenizer: AudioTokenizer, tmp_pa
     sounds = np.stack([tones(1)[0], np.zeros(SAMPLES, np.int16)])
     sets = {"mixed": sounds, "silent": sounds[1:]}
     result = sound_tokenizers.evaluate(
-        tokenizer, sets, tmp_path, levels=(1,), metrics=("log-mel_db", "SI-SDR_db", "STOI"),
-        speed=False,
+        tokenizer, sets, tmp_path, levels=(1,), metrics=("log-mel_db", "SI-SDR_db", "STOI"), speed=False
     )
     mixed, silent = (result["sets"][name] for name in sets)
     assert mixed["undefined"]["SI-SDR_db"] == 1 and mixed["undefined"]["log-mel_db"] == 0
@@ -210,27 +214,30 @@ def test_factor_is_sound_over_time() -> None:
 
 
 def test_command(
-    tokenizer: AudioTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: AudioTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The modality of the configuration chooses; wrong sets and codecs are refused."""
     fake = {"seconds": 1.0, "runs": 1, "core": 0}
-    factors = {s: dict.fromkeys(("median", "least", "greatest", "cpu_median"), 30.0)
-               for s in ("encode", "decode")}
+    factors = {s: dict.fromkeys(("median", "least", "greatest", "cpu_median"), 30.0) for s in ("encode", "decode")}
     monkeypatch.setattr(
-        sound_speed, "measure",
-        lambda _, __, levels, rates: fake | {
-            "tokenizer": {str(count): factors for count in levels},
-            "opus": {str(rate): factors for rate in rates},
-        },
+        sound_speed,
+        "measure",
+        lambda _, __, levels, rates: (
+            fake
+            | {"tokenizer": {str(count): factors for count in levels}, "opus": {str(rate): factors for rate in rates}}
+        ),
     )
     tokenizer.save(tmp_path / "tokenizer")
     for index, sound in enumerate(tones(2)):
         media.write_wav(tmp_path / "sounds" / f"{index}.wav", sound, 16_000)
     gin = tmp_path / "run.gin"
     gin.write_text("TOKENIZER_TRAIN.modality = 'audio'\nCLIP.frames = 4\nEVAL.split = 'train'\n")
-    arguments = ["tokenizer-eval", f"--gin_file={gin}", f"--out={tmp_path / 'out'}",
-                 f"--gin.EVAL.source={tmp_path / 'sounds'}"]
+    arguments = [
+        "tokenizer-eval",
+        f"--gin_file={gin}",
+        f"--out={tmp_path / 'out'}",
+        f"--gin.EVAL.source={tmp_path / 'sounds'}",
+    ]
     trained = f"--tokenizer={tmp_path / 'tokenizer'}"
     assert cli.main([*arguments, trained, "--codec=none"]) == 0
     printed = capsys.readouterr().out
@@ -250,6 +257,7 @@ def test_a_codec_that_falls_silent_scores_worse_and_every_row_counts_the_same_so
     tokenizer: AudioTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A metric that fails on silence: of the original nobody counts, of a rendering the worst counts."""
+
     def loudness(truth: np.ndarray, other: np.ndarray) -> float:
         return 5 - abs(np.std(truth) - np.std(other)) if truth.any() and other.any() else math.nan
 

@@ -8,8 +8,8 @@ import pytest
 from poet.evaluation import metric
 from poet.evaluation.metrics import tokens
 from poet.evaluation.unigram import Unigram
-from poet.tasks.layout import Layout, Segment
 from poet.spec.vocabulary import Range
+from poet.tasks.layout import Layout, Segment
 
 CODES, LENGTH, PAD = 100, 50, 100
 
@@ -22,10 +22,7 @@ def layout(padded: bool = False) -> Layout:
 
 def batches(seed: int, count: int, known: int = 0) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return [
-        {"tokens": rng.integers(0, CODES, (4, LENGTH)), "known": np.full((4, 1), known)}
-        for _ in range(count)
-    ]
+    return [{"tokens": rng.integers(0, CODES, (4, LENGTH)), "known": np.full((4, 1), known)} for _ in range(count)]
 
 
 def cross_entropies(training: list, scored: list, layout: Layout) -> dict[str, metric.Summary]:

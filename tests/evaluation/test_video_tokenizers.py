@@ -27,8 +27,7 @@ from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
 
 SPEC = VideoTokenizerSpec(
-    base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(2, 4, 4),
-    norm_groups=4, bits=10,
+    base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(2, 4, 4), norm_groups=4, bits=10
 )
 # A network's place is taken by a distance that can be counted by hand.
 PERCEPTUAL = types.SimpleNamespace(
@@ -64,8 +63,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespace:
     out, tokenizer = tmp_path_factory.mktemp("scores") / "new", random_tokenizer()
     sets = {"waves": waves(2), "flipped": waves(1)[..., ::-1].copy()}
     result = video_tokenizers.evaluate(
-        tokenizer, sets, out, perceptual=PERCEPTUAL, preset="fast", skipped={"atari": "no ale"},
-        conditions=ConditioningSpec(), depths={"waves": list(waves(2)[..., 0])},
+        tokenizer,
+        sets,
+        out,
+        perceptual=PERCEPTUAL,
+        preset="fast",
+        skipped={"atari": "no ale"},
+        conditions=ConditioningSpec(),
+        depths={"waves": list(waves(2)[..., 0])},
     )
     return types.SimpleNamespace(out=out, tokenizer=tokenizer, sets=sets, result=result)
 
@@ -100,9 +105,7 @@ def test_round_trips_begin_where_the_scores_are(scored: types.SimpleNamespace) -
 
 
 def test_conditions_are_scored_that_each_set_has(scored: types.SimpleNamespace) -> None:
-    names = {
-        name: [row["condition"] for row in rows_of(scored.result, name, "conditions")] for name in scored.sets
-    }
+    names = {name: [row["condition"] for row in rows_of(scored.result, name, "conditions")] for name in scored.sets}
     assert names["waves"] == list(CONDITIONS), "with depth"
     assert names["flipped"] == [name for name in CONDITIONS if name != "structure"]
 
@@ -132,8 +135,16 @@ def test_pictures_stand_beside_the_file(scored: types.SimpleNamespace) -> None:
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
     text = video_tokenizers.summary(scored.result)
-    for word in ("waves", "flipped", "x264 yuv420p, per clip", "mean abs", "PSNR (dB)", "PSNR after 12 (dB)",
-                 "inpainting", "no ale"):
+    for word in (
+        "waves",
+        "flipped",
+        "x264 yuv420p, per clip",
+        "mean abs",
+        "PSNR (dB)",
+        "PSNR after 12 (dB)",
+        "inpainting",
+        "no ale",
+    ):
         assert word in text
 
 
@@ -166,9 +177,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
-    ids=hnp.arrays(
-        np.int32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.integers(0, 31)
-    )
+    ids=hnp.arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.integers(0, 31))
 )
 def test_code_statistics_against_a_count_by_hand(ids: np.ndarray) -> None:
     found = statistics(ids, 32)

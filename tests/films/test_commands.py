@@ -47,8 +47,22 @@ def test_styles_are_files_of_settings():
 def test_the_commands_make_films_with_the_shipped_weights(tmp_path, capsys):
     words = ["--style=arenas", "--camera=pan left", "--prompt=on the green field"]
     assert cli.main(["long", LM, f"--out={tmp_path}/long", "--seconds=3", "--sound", *words]) == 0
-    assert cli.main(["edit", LM, f"--session={tmp_path}/s", f"--clip={tmp_path}/long/film.mp4", "--count=2", "--batch",
-                     "--do=say on the green field", "--do=2", "--do=film"]) == 0
+    assert (
+        cli.main(
+            [
+                "edit",
+                LM,
+                f"--session={tmp_path}/s",
+                f"--clip={tmp_path}/long/film.mp4",
+                "--count=2",
+                "--batch",
+                "--do=say on the green field",
+                "--do=2",
+                "--do=film",
+            ]
+        )
+        == 0
+    )
     assert cli.main(["storyboard", LM, "--scenes=data/stories/arenas.txt", f"--out={tmp_path}/story"]) == 0
     said = capsys.readouterr().out
     assert "clip 2: a film of 32 frames, 4.00 s" in said

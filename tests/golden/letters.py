@@ -28,7 +28,10 @@ def load(spec: Any, mesh: Any = None) -> Any:
         return EncodedText(states_BxLxD=states, lengths_B=lengths, truncated=0)
 
     for name, value in {
-        "name": NAME, "length": spec.length, "width": spec.width, "fingerprint": fingerprint_of(spec)
+        "name": NAME,
+        "length": spec.length,
+        "width": spec.width,
+        "fingerprint": fingerprint_of(spec),
     }.items():
         setattr(encode, name, value)
     return encode

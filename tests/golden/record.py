@@ -89,10 +89,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     """One line for each leaf that is not the same."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*before, *(name for name in now if name not in before)]
-        return [
-            line for name in names
-            for line in differences(before.get(name), now.get(name), f"{where}/{name}")
-        ]
+        return [line for name in names for line in differences(before.get(name), now.get(name), f"{where}/{name}")]
     return [] if before == now else [f"{where}: {before} was recorded, now {now}"]
 
 

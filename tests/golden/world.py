@@ -165,7 +165,9 @@ def make_run(base: Path, tasks: Sequence[str], changes: Mapping[str, Any] = Mapp
     videos, sounds = media()
     parts = {"train": slice(0, 6), "validation": slice(6, 10)}
     store_fakes.write_tfds(
-        base / "clips", {name: list(videos[s]) for name, s in parts.items()}, samples=5000,
+        base / "clips",
+        {name: list(videos[s]) for name, s in parts.items()},
+        samples=5000,
         sounds={name: list(sounds[s]) for name, s in parts.items()},
     )
     tiny.video_tokenizer().save(base / "video")
@@ -178,13 +180,25 @@ def make_run(base: Path, tasks: Sequence[str], changes: Mapping[str, Any] = Mapp
 
 def _settings(tasks: Sequence[str]) -> dict[str, Any]:
     return {
-        "VOCABULARY.text_pieces": 512, "MODEL.layers": 1,
-        "VIDEO_TOKENIZER.path": "video", "AUDIO_TOKENIZER.path": "audio",
-        "STORE.source": "clips", "STORE.path": "store", "STORE.batch": 2, "STORE.clips_per_shard": 4,
-        "DATA.store": "store", "DATA.mixture_rates": dict.fromkeys(tasks, 1.0),
-        "DATA.batch": 2, "DATA.equal_tokens": False,
-        "OPTIMIZER.learning_rate": 0.01, "TRAIN.steps": 6 if len(tasks) <= len(FEW) else 36, "TRAIN.log_every": 1,
-        "EVAL.batch": 4, "EVAL.batches": 1, "EVAL.conditioning_frames": 3, "EVAL.clips": 2,
+        "VOCABULARY.text_pieces": 512,
+        "MODEL.layers": 1,
+        "VIDEO_TOKENIZER.path": "video",
+        "AUDIO_TOKENIZER.path": "audio",
+        "STORE.source": "clips",
+        "STORE.path": "store",
+        "STORE.batch": 2,
+        "STORE.clips_per_shard": 4,
+        "DATA.store": "store",
+        "DATA.mixture_rates": dict.fromkeys(tasks, 1.0),
+        "DATA.batch": 2,
+        "DATA.equal_tokens": False,
+        "OPTIMIZER.learning_rate": 0.01,
+        "TRAIN.steps": 6 if len(tasks) <= len(FEW) else 36,
+        "TRAIN.log_every": 1,
+        "EVAL.batch": 4,
+        "EVAL.batches": 1,
+        "EVAL.conditioning_frames": 3,
+        "EVAL.clips": 2,
     }
 
 
@@ -236,8 +250,11 @@ def scores(workdir: Path, out: Path) -> dict[str, Any]:
     run("eval", f"--checkpoint={workdir}", f"--out={out}", "--gin.EVAL.examples=False")
     report = json.loads((out / "eval.json").read_text())
     return {
-        name: {"rows": len(result["rows"]), "sha": sha_of_json([result["rows"], result["curves"]]),
-               "first": {k: v for k, v in result["rows"][0].items() if isinstance(v, (str, int, float))}}
+        name: {
+            "rows": len(result["rows"]),
+            "sha": sha_of_json([result["rows"], result["curves"]]),
+            "first": {k: v for k, v in result["rows"][0].items() if isinstance(v, (str, int, float))},
+        }
         for name, result in report["metrics"].items()
     }
 

@@ -26,8 +26,14 @@ import record
 TASK = "image_to_video"
 # Small files: they are kept with the source.
 SMALL = {
-    "TEXT.width": 8, "TEXT.pieces": "", "VOCABULARY.text_pieces": 8, "MODEL.width": 16, "MODEL.mlp_width": 32,
-    "MODEL.heads": 2, "MODEL.kv_heads": 1, "TRAIN.steps": 3,
+    "TEXT.width": 8,
+    "TEXT.pieces": "",
+    "VOCABULARY.text_pieces": 8,
+    "MODEL.width": 16,
+    "MODEL.mlp_width": 32,
+    "MODEL.heads": 2,
+    "MODEL.kv_heads": 1,
+    "TRAIN.steps": 3,
 }
 TRAIN = ("--gin_file=run.gin", "--workdir=lm", f"--gin.DATA.mixture_rates={dict.fromkeys([TASK], 1.0)}")
 EXPORT = (f"--gin.EXPORT.task={TASK!r}", "--gin.EXPORT.conditioning_frames=1", "--gin.EXPORT.batch=2")

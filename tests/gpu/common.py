@@ -46,8 +46,13 @@ TOY: Bindings = {
     "VOCABULARY": {"visual_bits": 6, "audio_codes": 16, "text_pieces": 64},
     "TEXT": {"length": 8, "width": 16},
     "VIDEO_TOKENIZER": {
-        "bits": 6, "base_channels": 8, "norm_groups": 4, "blocks": 1, "stem": (4, 4, 4),
-        "multipliers": (1, 1), "temporal_downsample": (False,),
+        "bits": 6,
+        "base_channels": 8,
+        "norm_groups": 4,
+        "blocks": 1,
+        "stem": (4, 4, 4),
+        "multipliers": (1, 1),
+        "temporal_downsample": (False,),
     },
     "MODEL": {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 64},
     "AUDIO_TOKENIZER": {"codes": 16, "levels": 4, "dim": 16, "encoder_channels": 4, "decoder_channels": 4},
@@ -59,9 +64,7 @@ TOY: Bindings = {
 
 def arguments(doc: str) -> argparse.ArgumentParser:
     """The flags that all scripts take."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     named = ", ".join((*SHIPPED, SLICE, "tiny"))
     parser.add_argument("--size", default="300m", help=f"{named}, or a number such as 600m")
     parser.add_argument("--batch", type=int, default=8, help="sequences (of the longest group)")
@@ -121,9 +124,7 @@ def pretraining(size: str, batch: int, **model: Any) -> Experiment:
     return from_dict(Experiment, {name.lower(): fields for name, fields in _merge(found, own).items()})
 
 
-def draw_batch(
-    shapes: Mapping[str, jax.ShapeDtypeStruct], layout: Layout, seed: int = 0
-) -> dict[str, np.ndarray]:
+def draw_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], layout: Layout, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch of uniform legal ids and, where the layout has text, of drawn states of drawn length."""
     rng = np.random.default_rng(seed)
     batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}

@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return common.report(flags, device, result)
 
 
-def measure(
-    experiment: Experiment, device: jax.Device, group: str, batch: int, runs: int
-) -> dict[str, Any]:
+def measure(experiment: Experiment, device: jax.Device, group: str, batch: int, runs: int) -> dict[str, Any]:
     """Seconds of the prefill and of the loop, and tokens and bytes of the loop a second."""
     layout, _ = choose(group, Resolved(experiment).groups, "group")
     guided = layout.text_span is not None and experiment.sample.guidance != 1
@@ -70,8 +68,12 @@ def measure(
     cost = decode_cost(Resolved(experiment), plan, mesh_lib.build(experiment.mesh, [device]), batch)
     times, positions = common.spread(loop["wall"]), plan.sampled_stop - plan.prefilled
     return {
-        "group": group, "samples": batch, "rows": batch * plan.fan, "positions": positions,
-        "prefill": common.spread(before["wall"]), "loop": times,
+        "group": group,
+        "samples": batch,
+        "rows": batch * plan.fan,
+        "positions": positions,
+        "prefill": common.spread(before["wall"]),
+        "loop": times,
         "ms_per_position": 1000 * times["median_s"] / positions,
         "tokens_per_s": batch * positions / times["median_s"],
         "bytes_per_position": cost.traffic / positions,
@@ -85,8 +87,7 @@ def prefilled(experiment: Experiment, plan: Plan, batch: int) -> tuple[jax.Array
     layout, rng = plan.layout, np.random.default_rng(0)
     size = {s.stream: s.ids.size for s in layout.segments if not s.forced}
     streams = {
-        name: rng.integers(0, size[name], (batch, length)).astype(np.int32)
-        for name, length in layout.streams.items()
+        name: rng.integers(0, size[name], (batch, length)).astype(np.int32) for name, length in layout.streams.items()
     }
     arrays: list[np.ndarray] = [layout.assemble(streams)[:, : plan.prefilled]]
     if layout.text_span:

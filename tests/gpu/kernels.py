@@ -49,8 +49,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for kernel, attend in ways(device.platform).items():
         for name, layout in layouts.items():
             errors = compare(attend, layout, heads)
-            found.append({"kernel": kernel, "layout": name, "positions": layout.length, **errors,
-                          "passes": max(errors.values()) <= flags.limit})
+            found.append(
+                {
+                    "kernel": kernel,
+                    "layout": name,
+                    "positions": layout.length,
+                    **errors,
+                    "passes": max(errors.values()) <= flags.limit,
+                }
+            )
     passes = all(row["passes"] for row in found)
     return common.report(flags, device, {"passes": passes, "comparisons": found})
 
@@ -66,13 +73,9 @@ def ways(platform: str) -> dict[str, Attend]:
     return found
 
 
-def _cudnn_by_xla(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, prefix_length: int, key_mask_BxS: Any
-) -> jax.Array:
+def _cudnn_by_xla(q: jax.Array, k: jax.Array, v: jax.Array, *, prefix_length: int, key_mask_BxS: Any) -> jax.Array:
     merged = q.reshape(*q.shape[:2], -1, q.shape[-1])
-    out = kernels.cudnn(
-        merged, k, v, key_mask_BxS, prefix_length=prefix_length, implementation="xla"
-    )
+    out = kernels.cudnn(merged, k, v, key_mask_BxS, prefix_length=prefix_length, implementation="xla")
     return out.reshape(q.shape)
 
 
@@ -85,15 +88,12 @@ def compare(attend: Attend, layout: Layout, heads: tuple[int, int, int]) -> dict
         out = attend(q, k, v, prefix_length=layout.prefix_length, key_mask_BxS=key_mask)
         return jnp.sum((out * weights).astype(jnp.float32)), out
 
-    (_, out), gradients = jax.jit(
-        jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True)
-    )(q, k, v)
+    (_, out), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     exact = [np.asarray(x, np.float64) for x in (q, k, v, weights)]
     visible = layout.visible()[None] & mask[:, None]
     wanted = [dense(*exact[:3], visible), *dense_gradients(*exact[:3], visible, exact[3])]
     return {
-        name: relative(got, want)
-        for name, got, want in zip(("values", "dq", "dk", "dv"), (out, *gradients), wanted)
+        name: relative(got, want) for name, got, want in zip(("values", "dq", "dk", "dv"), (out, *gradients), wanted)
     }
 
 

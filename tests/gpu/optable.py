@@ -57,7 +57,8 @@ def kinds_of(program: str) -> dict[str, str]:
         elif found := _INSTRUCTION.match(line):
             current.append(found.groups())
     with_products = {
-        name for name, body in bodies.items()
+        name
+        for name, body in bodies.items()
         if any(opcode in ("dot", "convolution") or _PRODUCT.search(rest) for _, opcode, rest in body)
     }
 
@@ -97,8 +98,7 @@ def _frames(program: str) -> dict[str, set[str]]:
             current[entry[1]] = entry[2]
     files = {key: value.strip('"') for key, value in tables.get("FileNames", {}).items()}
     places = {
-        key: files.get(_field(value, "file_name_id"), "")
-        for key, value in tables.get("FileLocations", {}).items()
+        key: files.get(_field(value, "file_name_id"), "") for key, value in tables.get("FileLocations", {}).items()
     }
     frames = tables.get("StackFrames", {})
 

@@ -35,7 +35,9 @@ RUNS: Mapping[str, Sequence[str]] = {
 }
 TOY = ("--size=tiny", "--batch=2", "--steps=2")
 SWEEP = {
-    "attention": ("auto", "xla"), "remat": ("dots", "full"), "batch": ("4", "8", "16"),
+    "attention": ("auto", "xla"),
+    "remat": ("dots", "full"),
+    "batch": ("4", "8", "16"),
     "xla_flags": ("", "--xla_gpu_enable_latency_hiding_scheduler=true"),
 }
 # What a result must reach: (run, what it is called, how it is read, bar).
@@ -48,9 +50,7 @@ BARS: Sequence[tuple[str, str, Callable[[dict[str, Any]], float], float]] = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder of the results")
     parser.add_argument("--only", nargs="*", default=[], help="runs; none: all")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see on a CPU that all of it works")
@@ -74,8 +74,7 @@ def run(name: str, given: Sequence[str], out: pathlib.Path, flags: argparse.Name
     with (out / f"{name}.log").open("w") as log:
         try:
             done = subprocess.run(
-                [*command, f"--out={out}", f"--name={name}"], stdout=log, stderr=log,
-                timeout=flags.limit_s, check=False,
+                [*command, f"--out={out}", f"--name={name}"], stdout=log, stderr=log, timeout=flags.limit_s, check=False
             )
         except subprocess.TimeoutExpired:
             return False
@@ -97,21 +96,22 @@ def summary(out: pathlib.Path, runs: Mapping[str, Sequence[str]], bars: bool) ->
     found = {n: json.loads((out / f"{n}.json").read_text()) for n in runs if (out / f"{n}.json").exists()}
     steps = [
         (row["fraction_of_matmul"], row["mfu"], name, row["group"], " ".join(runs[name]))
-        for name, result in found.items() if "groups" in result for row in result["groups"]
+        for name, result in found.items()
+        if "groups" in result
+        for row in result["groups"]
     ]
     lines = [
         f"{name} {group}: {100 * share:.1f} % of the measured products"
-        + (f", MFU {100 * mfu:.1f} %" if mfu else "") + f"  ({given})"
+        + (f", MFU {100 * mfu:.1f} %" if mfu else "")
+        + f"  ({given})"
         for share, mfu, name, group, given in sorted(steps, key=lambda step: -step[0])
     ]
     reached = [
         {"what": what, "value": read(found[name]), "bar": bar, "met": read(found[name]) >= bar}
-        for name, what, read, bar in BARS if bars and name in found
+        for name, what, read, bar in BARS
+        if bars and name in found
     ]
-    lines += [
-        f"{r['what']}: {r['value']:.3f}, bar {r['bar']}: {'met' if r['met'] else 'MISSED'}"
-        for r in reached
-    ]
+    lines += [f"{r['what']}: {r['value']:.3f}, bar {r['bar']}: {'met' if r['met'] else 'MISSED'}" for r in reached]
     (out / "summary.json").write_text(json.dumps({"lines": lines, "bars": reached}, indent=1) + "\n")
     return "\n".join(lines)
 

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.gpu
 
 def python(*arguments: str) -> subprocess.CompletedProcess:
     environment = {key: value for key, value in os.environ.items() if key not in CPU_ALONE}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=1800
-    )
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,11 +30,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     flags = parser.parse_args(argv)
     device = common.start(flags)
     experiment = common.pretraining(flags.size, flags.batch)
-    return common.report(flags, device, {
-        "video": video(experiment, flags.batch, flags.steps, flags.dtype),
-        "audio": audio(experiment, flags.batch, flags.steps, flags.dtype),
-        "peak_bytes": common.peak_bytes(device),
-    })
+    return common.report(
+        flags,
+        device,
+        {
+            "video": video(experiment, flags.batch, flags.steps, flags.dtype),
+            "audio": audio(experiment, flags.batch, flags.steps, flags.dtype),
+            "peak_bytes": common.peak_bytes(device),
+        },
+    )
 
 
 def video(experiment: Experiment, batch: int, runs: int, dtype: str) -> dict[str, Any]:
@@ -46,30 +50,36 @@ def video(experiment: Experiment, batch: int, runs: int, dtype: str) -> dict[str
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     ids = tokenizer.encode(frames)
     return {
-        "clip": list(shape[1:]), "codes": list(ids.shape[1:]),
-        **rates({"encode": lambda: tokenizer.encode(frames), "decode": lambda: tokenizer.decode(ids)},
-                batch * clip.frames, "frames_per_s", runs),
+        "clip": list(shape[1:]),
+        "codes": list(ids.shape[1:]),
+        **rates(
+            {"encode": lambda: tokenizer.encode(frames), "decode": lambda: tokenizer.decode(ids)},
+            batch * clip.frames,
+            "frames_per_s",
+            runs,
+        ),
     }
 
 
 def audio(experiment: Experiment, batch: int, runs: int, dtype: str) -> dict[str, Any]:
     """Seconds of sound a second, in and out."""
     spec, clip = experiment.audio_tokenizer, experiment.clip
-    tokenizer = audio_base.AudioTokenizer.from_params(
-        spec, audio_base.random_params(spec), batch=batch
-    ).in_dtype(dtype)
+    tokenizer = audio_base.AudioTokenizer.from_params(spec, audio_base.random_params(spec), batch=batch).in_dtype(dtype)
     waves = np.random.default_rng(0).uniform(-0.5, 0.5, (batch, clip.samples)).astype(np.float32)
     ids = tokenizer.encode(waves)
     return {
-        "samples": clip.samples, "codes": list(ids.shape[1:]),
-        **rates({"encode": lambda: tokenizer.encode(waves), "decode": lambda: tokenizer.decode(ids)},
-                batch * clip.samples / spec.sample_rate_hz, "times_real_time", runs),
+        "samples": clip.samples,
+        "codes": list(ids.shape[1:]),
+        **rates(
+            {"encode": lambda: tokenizer.encode(waves), "decode": lambda: tokenizer.decode(ids)},
+            batch * clip.samples / spec.sample_rate_hz,
+            "times_real_time",
+            runs,
+        ),
     }
 
 
-def rates(
-    calls: dict[str, Callable[[], Any]], amount: float, unit: str, runs: int
-) -> dict[str, dict[str, float]]:
+def rates(calls: dict[str, Callable[[], Any]], amount: float, unit: str, runs: int) -> dict[str, dict[str, float]]:
     """Of each call its seconds, and `amount` over their median as `unit`."""
     found = {}
     for name, call in calls.items():

@@ -56,19 +56,14 @@ def measure(
     names = [n for n in flags.groups or table if choose(n, table, "group")]
     with jax.set_mesh(mesh):
         abstract = compiled.abstract(trainable, mesh)
-        programs = compiled.compile_steps(
-            {name: trainable.groups[name] for name in names}, abstract, mesh
-        )
+        programs = compiled.compile_steps({name: trainable.groups[name] for name in names}, abstract, mesh)
         state = jax.jit(
-            lambda: compiled.init(trainable, jax.random.key(0)),
-            out_shardings=compiled.shardings_of(abstract),
+            lambda: compiled.init(trainable, jax.random.key(0)), out_shardings=compiled.shardings_of(abstract)
         )()
         found = []
         for name in names:
             group, layout = trainable.groups[name], table[name][0]
-            batch = jax.device_put(
-                common.draw_batch(group.batch, layout), mesh_lib.batch_sharding(mesh)
-            )
+            batch = jax.device_put(common.draw_batch(group.batch, layout), mesh_lib.batch_sharding(mesh))
             run = Runner(programs[name], state, batch, mesh, experiment.optimizer.learning_rate)
             times = harness.timed(run, flags.steps, warm=3)
             found.append(summary(group, programs[name], run, times["wall"], device, matmul))
@@ -81,9 +76,7 @@ def measure(
 class Runner:
     """One step after another; blocks until each is done."""
 
-    def __init__(
-        self, program: compiled.Program, state: Any, batch: Any, mesh: jax.sharding.Mesh, rate: float
-    ):
+    def __init__(self, program: compiled.Program, state: Any, batch: Any, mesh: jax.sharding.Mesh, rate: float):
         self.state, self.losses = state, []
         self._program, self._batch = program, batch
         self._moment = compiled.Moment.at(0, 0, rate, mesh)
@@ -100,7 +93,10 @@ def summary(
     times, peak = common.spread(seconds), peak_flops(device.device_kind)
     rate = group.flops / times["median_s"]
     return {
-        "group": group.name, "sequences": group.clips, "tokens": group.tokens, "gflop": group.flops / 1e9,
+        "group": group.name,
+        "sequences": group.clips,
+        "tokens": group.tokens,
+        "gflop": group.flops / 1e9,
         **times,
         "tokens_per_s": group.tokens / times["median_s"],
         "tflops": rate / 1e12,

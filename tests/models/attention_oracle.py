@@ -21,9 +21,7 @@ def dense(q, k, v, visible):
 def dense_gradients(q, k, v, visible, cotangent):
     """Gradients of sum(dense * cotangent), derived by hand."""
     scale = 1 / np.sqrt(q.shape[-1])
-    scores = np.where(
-        visible[:, None, None], np.einsum("bqkgh,bskh->bkgqs", q, k) * scale, -np.inf
-    )
+    scores = np.where(visible[:, None, None], np.einsum("bqkgh,bskh->bkgqs", q, k) * scale, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     dp = np.einsum("bqkgh,bskh->bkgqs", cotangent, v)

@@ -86,11 +86,7 @@ def test_values_and_gradients_equal_the_dense_oracle(name, way):
 
     def loss(q, k, v):
         out = WAYS[way](
-            q,
-            k,
-            v,
-            prefix_length=layout.prefix_length,
-            key_mask_BxS=jnp.asarray(mask) if layout.text_span else None,
+            q, k, v, prefix_length=layout.prefix_length, key_mask_BxS=jnp.asarray(mask) if layout.text_span else None
         )
         return jnp.sum(out * cotangent.astype(np.float32)), out
 
@@ -103,9 +99,7 @@ def test_values_and_gradients_equal_the_dense_oracle(name, way):
 
 def test_kernels_run_on_every_devices_own_clips_and_heads(monkeypatch):
     """Clips over data and fsdp, heads over tensor and sequence: the result is that of one device."""
-    monkeypatch.setattr(
-        kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla")
-    )
+    monkeypatch.setattr(kernels, "cudnn", functools.partial(kernels.cudnn, implementation="xla"))
     layout = LAYOUTS["text"]
     q, k, v, mask = (np.repeat(a, 2, 0) for a in make_inputs(layout))
     settings = dict(prefix_length=layout.prefix_length)
@@ -129,12 +123,12 @@ def test_the_kernel_follows_the_platform_and_a_foreign_one_is_refused():
         with pytest.raises(UserError, match="'splash' does not run on cpu in bfloat16"):
             kernels.choose_kernel("splash", jnp.bfloat16)
     for platform, dtype, kernel in (
-        ("tpu", "float32", "splash"), ("cuda", "bfloat16", "cudnn"), ("cuda", "float32", "xla")
+        ("tpu", "float32", "splash"),
+        ("cuda", "bfloat16", "cudnn"),
+        ("cuda", "float32", "xla"),
     ):
         device = AbstractDevice(device_kind="", num_cores=None, platform=platform)
-        mesh = AbstractMesh(
-            (1, 1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 4, abstract_device=device
-        )
+        mesh = AbstractMesh((1, 1, 1, 1), mesh_lib.AXES, axis_types=(AxisType.Explicit,) * 4, abstract_device=device)
         with jax.sharding.use_abstract_mesh(mesh):
             assert kernels.choose_kernel("auto", jnp.dtype(dtype)) == kernel
 
@@ -151,8 +145,7 @@ def test_cached_attention_reads_only_visible_keys():
     q, k, v, mask = make_inputs(layout)
     position = layout.prefix_length + 3
     visible = mask & (np.arange(layout.length) <= position)
-    got = attention.attend_cached(*(jnp.asarray(a, jnp.float32) for a in (q[:, position], k, v)),
-                                  jnp.asarray(visible))
+    got = attention.attend_cached(*(jnp.asarray(a, jnp.float32) for a in (q[:, position], k, v)), jnp.asarray(visible))
     want = dense(q, k, v, layout.visible()[None] & mask[:, None])[:, position]
     np.testing.assert_allclose(got, want, atol=1e-5)
 
@@ -173,7 +166,6 @@ def test_memory_grows_with_the_prefix_and_not_with_its_square(gradient):
     assert long < 5 * short and long < 8192**2 * 2 * 4 / 2
 
 
-
 @pytest.mark.parametrize("prefix, length", ((0, 300), (7, 7), (7, 8), (70, 391), (9, 5)))
 def test_query_blocks_cover_every_query_once(prefix, length):
     blocks = attention.query_blocks(prefix, length)
@@ -191,10 +183,7 @@ def test_rotation_depends_on_relative_positions_alone(head_dim):
     q, k = rng.normal(size=(2, 1, 6, 1, head_dim)).astype(np.float32)
 
     def products(shift):
-        tables = [
-            jnp.asarray(layers.rotary_table(p + np.int32(shift), head_dim, 1e4))
-            for p in (here, there)
-        ]
+        tables = [jnp.asarray(layers.rotary_table(p + np.int32(shift), head_dim, 1e4)) for p in (here, there)]
         return np.sum(layers.rotate(q, tables[0]) * layers.rotate(k, tables[1]), axis=-1)
 
     np.testing.assert_allclose(products([0, 0, 0]), products([11, 3, 40]), atol=1e-3)

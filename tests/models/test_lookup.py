@@ -25,9 +25,7 @@ def test_values_and_gradients_equal_a_whole_table(shape):
     mesh = mesh_lib.build(MeshSpec(**dict(zip(mesh_lib.AXES, shape))))
     with jax.set_mesh(mesh):
         placement = mesh_lib.Rules().shardings(mesh, ("vocab", "table_embed"))
-        arguments = jax.device_put(table, placement), *jax.device_put(
-            (ids, weights), mesh_lib.batch_sharding(mesh)
-        )
+        arguments = jax.device_put(table, placement), *jax.device_put((ids, weights), mesh_lib.batch_sharding(mesh))
 
         def loss(table, ids, weights):
             x = lookup(table, ids, jnp.dtype("float32"))
@@ -47,8 +45,7 @@ def test_what_moves_is_of_the_size_of_the_activations():
     """Values, their gradients and the ids; of a table of any number of rows."""
     mesh = mesh_lib.build(MeshSpec(data=1, fsdp=8, tensor=1))
     rows = jax.ShapeDtypeStruct(
-        (4096, WIDTH), jnp.float32,
-        sharding=mesh_lib.Rules().shardings(mesh, ("vocab", "table_embed")),
+        (4096, WIDTH), jnp.float32, sharding=mesh_lib.Rules().shardings(mesh, ("vocab", "table_embed"))
     )
     ids = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32, sharding=mesh_lib.batch_sharding(mesh))
 

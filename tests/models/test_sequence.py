@@ -19,9 +19,7 @@ from poet.tasks.layout import Format, build_layout
 from poet.training import losses
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_levels=1, audio_codes=16, text_pieces=8))
-SPEC = ModelSpec(
-    layers=1, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=48, dtype="float32", remat="none"
-)
+SPEC = ModelSpec(layers=1, width=32, heads=8, kv_heads=4, head_dim=8, mlp_width=48, dtype="float32", remat="none")
 TEXT_WIDTH, BATCH = 12, 4
 MODEL = transformer.build(SPEC, VOCABULARY, TEXT_WIDTH)
 SHAPE = (1, 2, 4, 1)  # (data, fsdp, sequence, tensor); meshes with tensor are in tests/test_sharding.py
@@ -29,8 +27,12 @@ SHAPE = (1, 2, 4, 1)  # (data, fsdp, sequence, tensor); meshes with tensor are i
 
 # Text whose padding is masked, a video that is given, and a video and sound that are drawn.
 LAYOUT = build_layout(
-    task_token=Special.TASK_VIDEO, text=True, condition=("video",), output=("video", "audio"),
-    fmt=Format(video=(2, 3, 5), text_length=5, audio_frames=5), vocabulary=VOCABULARY,
+    task_token=Special.TASK_VIDEO,
+    text=True,
+    condition=("video",),
+    output=("video", "audio"),
+    fmt=Format(video=(2, 3, 5), text_length=5, audio_frames=5),
+    vocabulary=VOCABULARY,
 )
 
 
@@ -49,9 +51,7 @@ def make_batch():
 def initial_params():
     """NumPy draws them: compiling the initialisers would take longer than the tests."""
     rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), MODEL.abstract()
-    )
+    return jax.tree.map(lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), MODEL.abstract())
 
 
 def objective(params, batch):
@@ -63,9 +63,7 @@ def objective(params, batch):
 def derived(shape):
     """The objective and its gradients on a mesh, or on one device without any; and the program."""
     params, batch = initial_params(), make_batch()
-    mesh = shape and mesh_lib.build(
-        MeshSpec(**dict(zip(mesh_lib.AXES, shape))), jax.devices()[: math.prod(shape)]
-    )
+    mesh = shape and mesh_lib.build(MeshSpec(**dict(zip(mesh_lib.AXES, shape))), jax.devices()[: math.prod(shape)])
     with jax.set_mesh(mesh) if mesh else jax.ensure_compile_time_eval():
         if mesh:
             params = jax.device_put(params, mesh_lib.Rules().shardings(mesh, MODEL.axes()))
@@ -124,8 +122,12 @@ def test_activations_take_a_part_of_the_memory():
 
 def test_sequences_that_cannot_be_split_are_refused():
     small = build_layout(
-        task_token=Special.TASK_VIDEO, text=False, condition=(), output=("video",),
-        fmt=Format(video=(1, 1, 1), text_length=5, audio_frames=0), vocabulary=VOCABULARY,
+        task_token=Special.TASK_VIDEO,
+        text=False,
+        condition=(),
+        output=("video",),
+        fmt=Format(video=(1, 1, 1), text_length=5, audio_frames=0),
+        vocabulary=VOCABULARY,
     )
     read = small.length - 1
     mesh = mesh_lib.abstract(MeshSpec(fsdp=1, sequence=16), 16)

@@ -48,8 +48,14 @@ def test_a_model_takes_them_in_a_stack_and_layer_by_layer():
     hidden = jax.jit(lambda params: model.hidden(params, tokens, layout))
     np.testing.assert_allclose(hidden(kept), hidden(plain), rtol=1e-5, atol=1e-5)
     first, ids = layout.prefix_length, layout.loss_spans[0].segment.ids
-    step = jax.jit(lambda params: model.decode(
-        model.by_layer(params), model.prefill(params, tokens[:, : first + 1], layout, None, layout.length)[0],
-        tokens[:, first + 1], first + 1, layout, ids,
-    )[1])
+    step = jax.jit(
+        lambda params: model.decode(
+            model.by_layer(params),
+            model.prefill(params, tokens[:, : first + 1], layout, None, layout.length)[0],
+            tokens[:, first + 1],
+            first + 1,
+            layout,
+            ids,
+        )[1]
+    )
     np.testing.assert_allclose(step(kept), step(plain), rtol=1e-5, atol=1e-5)

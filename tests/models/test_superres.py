@@ -18,7 +18,14 @@ from poet.training.flops import traced_flops
 GRID, LOW = (2, 8, 8), (2, 4, 4)
 BITS, TEXT = 6, (3, 12)
 SPEC = ModelSpec(
-    layers=6, width=16, heads=4, kv_heads=2, head_dim=8, mlp_width=24, dtype="float32", remat="none",
+    layers=6,
+    width=16,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_width=24,
+    dtype="float32",
+    remat="none",
     visual_head="factorised",
 )
 # One window for all layers, so that nothing ever leaves it.

@@ -19,8 +19,15 @@ from poet.training import losses
 
 BITS, LEADING_BITS, WIDTH = 5, 2, 8
 SPEC = ModelSpec(
-    layers=1, width=WIDTH, heads=1, kv_heads=1, head_dim=8, mlp_width=8, dtype="float32",
-    visual_head="factorised", visual_leading=LEADING_BITS,
+    layers=1,
+    width=WIDTH,
+    heads=1,
+    kv_heads=1,
+    head_dim=8,
+    mlp_width=8,
+    dtype="float32",
+    visual_head="factorised",
+    visual_leading=LEADING_BITS,
 )
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=BITS, audio_codes=4, text_pieces=4))
 MODEL = transformer.build(SPEC, VOCABULARY, 8)
@@ -38,8 +45,7 @@ def log_likelihood(x_D: np.ndarray) -> np.ndarray:
     """log p of every code after state x, float64 [2^bits]."""
     shared, head = params()["embedding"]["tables"], params()["head"]["tables"]
     leading, rest, given_rows = (
-        np.asarray(t, np.float64)
-        for t in (shared["visual_leading"], shared["visual_rest"], head["visual_given"])
+        np.asarray(t, np.float64) for t in (shared["visual_leading"], shared["visual_rest"], head["visual_given"])
     )
     codes = np.arange(CODES)
     first = log_softmax(leading @ x_D)
@@ -128,8 +134,7 @@ def test_factors_of_one_position_have_noise_of_their_own():
     keys = samplers.row_keys(jnp.uint32(0), jnp.arange(3200))
     flat, sampling_params = jnp.zeros((3200, 4)), samplers.SamplingParams.of(SampleSpec())
     first, second = (
-        samplers.sample(flat, samplers.factor_keys(keys, n), 5, sampling_params, samplers.Truncation())
-        for n in (0, 1)
+        samplers.sample(flat, samplers.factor_keys(keys, n), 5, sampling_params, samplers.Truncation()) for n in (0, 1)
     )
     counts = np.bincount(np.asarray(first) * 4 + np.asarray(second), minlength=16)
     chi_squared = np.sum((counts - 200.0) ** 2 / 200)
@@ -146,9 +151,7 @@ def test_factors_of_one_position_have_noise_of_their_own():
     ],
 )
 def test_what_cannot_be_is_refused(model, train, message):
-    run = Experiment(
-        vocabulary=VocabularySpec(visual_bits=6), video_tokenizer=VideoTokenizerSpec(bits=6)
-    )
+    run = Experiment(vocabulary=VocabularySpec(visual_bits=6), video_tokenizer=VideoTokenizerSpec(bits=6))
     with pytest.raises(UserError, match=message):
         run.replace(model=run.model.replace(**model), train=run.train.replace(**train))
 

@@ -17,9 +17,7 @@ from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_codes=16, text_pieces=8))
-SPEC = ModelSpec(
-    layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, dtype="float32", remat="none"
-)
+SPEC = ModelSpec(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, dtype="float32", remat="none")
 TEXT_WIDTH = 12
 MODEL = transformer.build(SPEC, VOCABULARY, TEXT_WIDTH)
 
@@ -121,9 +119,7 @@ def test_a_query_stands_at_the_place_of_the_token_that_it_predicts():
     np.testing.assert_array_equal(own[0], own[1])
     # So the same place of the clip, where it is given and where it is predicted, is at distance 0.
     condition, drawn = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
-    np.testing.assert_array_equal(
-        queries[drawn.start - 1 : drawn.stop - 1], keys[condition.start : condition.stop]
-    )
+    np.testing.assert_array_equal(queries[drawn.start - 1 : drawn.stop - 1], keys[condition.start : condition.stop])
 
 
 def test_a_prefix_position_reads_later_prefix_positions():
@@ -157,9 +153,7 @@ def test_a_text_layout_without_text_is_refused():
         MODEL.hidden(params(), tokens, LAYOUTS["text_to_video"])
 
 
-@pytest.mark.parametrize(
-    "name, known", [("text_to_video", 0), ("text_to_video", 6), ("video_to_video_and_audio", 1)]
-)
+@pytest.mark.parametrize("name, known", [("text_to_video", 0), ("text_to_video", 6), ("video_to_video_and_audio", 1)])
 def test_cached_decoding_equals_the_full_forward_pass(name, known):
     layout = LAYOUTS[name]
     tokens, text = make_inputs(layout)
@@ -217,7 +211,8 @@ def kept_gradient():
 def test_remat_changes_memory_not_gradients(remat, kept_gradient):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
-        gradient_under(remat)(params()), kept_gradient,
+        gradient_under(remat)(params()),
+        kept_gradient,
     )
     traced = str(gradient_under(remat).trace(params()).jaxpr)
     assert ("<host>" in traced) == (remat == "offload")

@@ -49,9 +49,7 @@ def test_the_second_process_finds_what_the_first_one_compiled(fresh: Path) -> No
 
 
 @pytest.mark.parametrize("given", ["", "/somewhere/else"])
-def test_a_folder_of_ones_own_choice_stays(
-    given: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_ones_own_choice_stays(given: str, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
     compile_cache.use()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == given and not fresh.exists()

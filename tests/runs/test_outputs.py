@@ -19,9 +19,7 @@ LM, MAGVIT = "data/pretrained/lm_arenas", "data/pretrained/magvit_v2_64"
 def contents(folder: Path) -> dict[str, str]:
     """Path below `folder` -> hash, or 'folder'."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.is_file()
-        else "folder"
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
     }
 
@@ -83,11 +81,19 @@ def test_a_file_that_somebody_puts_there_meanwhile_is_kept(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("case, words", [
-    ("file", "is a file"), ("users", "no record"), ("kind", "released weights"), ("altered", "no record"),
-    ("input", "is, or holds, the input"), ("holds_input", "is, or holds, the input"),
-    ("inside", "MANIFEST lists all"), ("below_file", "is a file"),
-])
+@pytest.mark.parametrize(
+    "case, words",
+    [
+        ("file", "is a file"),
+        ("users", "no record"),
+        ("kind", "released weights"),
+        ("altered", "no record"),
+        ("input", "is, or holds, the input"),
+        ("holds_input", "is, or holds, the input"),
+        ("inside", "MANIFEST lists all"),
+        ("below_file", "is a file"),
+    ],
+)
 def test_what_is_not_poets_to_replace_is_refused_untouched(
     tmp_path: Path, case: str, words: str, overwrite: bool
 ) -> None:

@@ -32,12 +32,20 @@ def one_code(codes):
     codes[:] = 5
 
 
-@pytest.mark.parametrize("change, words", [
-    (freeze, ["video: frozen from latent frame 0 on"]),
-    (freeze_last, []),
-    (tile, ["video: tiled, the same after 2 columns of codes, in 1 of 3 latent frames"]),
-    (one_code, ["video: frozen from latent frame 0 on",
-                "video: tiled, the same after 1 columns of codes, in 3 of 3 latent frames"]),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (freeze, ["video: frozen from latent frame 0 on"]),
+        (freeze_last, []),
+        (tile, ["video: tiled, the same after 2 columns of codes, in 1 of 3 latent frames"]),
+        (
+            one_code,
+            [
+                "video: frozen from latent frame 0 on",
+                "video: tiled, the same after 1 columns of codes, in 3 of 3 latent frames",
+            ],
+        ),
+    ],
+)
 def test_what_collapsed_is_named_and_nothing_else(change, words):
     assert findings(tiny.layout_of("unconditional"), tokens(change)) == [[], words]

@@ -17,8 +17,8 @@ from poet.sampling.engine import sample_tokens
 from poet.sampling.plans import Plan, given_tokens
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import MeshSpec, SampleSpec, UserError
-from poet.tasks.layout import Format, build_layout
 from poet.spec.vocabulary import Special, Vocabulary
+from poet.tasks.layout import Format, build_layout
 
 GREEDY = SampleSpec(temperature=0.0)
 LATENT = 16  # Codes of one latent frame of the tiny run.
@@ -71,8 +71,7 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
 
 
 @pytest.mark.parametrize(
-    "task, known",
-    [("text_to_video", 0), ("text_to_video", LATENT), ("text_to_image", 0), ("unconditional", 0)],
+    "task, known", [("text_to_video", 0), ("text_to_video", LATENT), ("text_to_image", 0), ("unconditional", 0)]
 )
 def test_cached_equals_full_recompute(task, known):
     text = tiny.texts(2) if task.startswith("text") else None
@@ -144,11 +143,7 @@ def test_tokens_parse_and_known_codes_stay(task, sample):
 
 @pytest.mark.parametrize(
     "known",
-    [
-        pytest.param((), marks=pytest.mark.slow),
-        pytest.param((4, 1, 1, 1, 1), marks=pytest.mark.slow),
-        (4, 2, 0, 1, 2),
-    ],
+    [pytest.param((), marks=pytest.mark.slow), pytest.param((4, 1, 1, 1, 1), marks=pytest.mark.slow), (4, 2, 0, 1, 2)],
 )
 def test_two_output_streams_and_four_audio_levels(known):
     """Video then audio: each span draws from its own slice behind the codes that open it, which
@@ -189,9 +184,7 @@ def test_given_codes_inside_the_loop_do_not_mind_a_mesh():
         vocabulary=Vocabulary(tiny.EXPERIMENT.vocabulary),
     )
     sample, text = SampleSpec(top_k=5, guidance=2.0), tiny.texts(8)
-    plan = Plan(
-        layout=layout, known=(1, 2, 0, 1, 2), guided=True, truncation=Truncation.of(sample)
-    )
+    plan = Plan(layout=layout, known=(1, 2, 0, 1, 2), guided=True, truncation=Truncation.of(sample))
     given = given_tokens(plan, {"source": np.zeros((4, 1), np.int32)}, conditioning_codes(4, 6) % 16)
     sampling_params, rows = SamplingParams.of(sample), np.arange(4)
     alone = sample_tokens(ModelPrograms(Decoder(tiny.model(), plan), tiny.params()), given, rows, sampling_params, text)
@@ -230,9 +223,7 @@ def test_a_sample_depends_on_its_row_alone():
 
 
 def test_seed_reproduces_and_changes():
-    first, again, other = (
-        run("unconditional", SampleSpec(seed=seed))[1] for seed in (3, 3, 4)
-    )
+    first, again, other = (run("unconditional", SampleSpec(seed=seed))[1] for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
 

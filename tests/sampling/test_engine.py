@@ -54,9 +54,9 @@ def engine(task: str = "unconditional", latents: int = 0, sample: SampleSpec = S
     return Engine(programs, programs, task), programs
 
 
-@pytest.mark.parametrize("fixed, expected", [
-    (0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [3, 4, 5]]), (8, [list(range(8))]),
-])
+@pytest.mark.parametrize(
+    "fixed, expected", [(0, [[0, 1], [2, 3], [4, 5]]), (3, [[0, 1, 2], [3, 4, 5]]), (8, [list(range(8))])]
+)
 def test_every_sample_is_drawn_once_in_its_own_row(fixed, expected):
     """Programs of a fixed batch are filled up; nobody sees or hears of the rows that fill."""
     made, programs = engine(batch=fixed)
@@ -129,14 +129,17 @@ def test_what_opens_an_output_is_tokenized_span_by_span():
         engine()[0].conditioning_codes(media)
 
 
-@pytest.mark.parametrize("task, inputs, message", [
-    ("unconditional", Inputs(text=Text(*tiny.texts(2))), "takes no text"),
-    ("unconditional", Inputs(source=128), "source must lie in 0..127"),
-    ("unconditional", Inputs(known=np.zeros((2, 16), np.int32)), r"known codes of shape \(2, 0\), got \(2, 16\)"),
-    ("video_to_audio", Inputs(), "stream 'video_in' of shape .*none were given"),
-    ("text_to_image", Inputs(text=Text(np.zeros((2, 8, 3), np.float32), np.ones(2, int))), r"shape \(2, 8, 3\)"),
-    ("text_to_image", Inputs(text=Text(*tiny.texts(3))), "text: 3, count: 2"),
-])
+@pytest.mark.parametrize(
+    "task, inputs, message",
+    [
+        ("unconditional", Inputs(text=Text(*tiny.texts(2))), "takes no text"),
+        ("unconditional", Inputs(source=128), "source must lie in 0..127"),
+        ("unconditional", Inputs(known=np.zeros((2, 16), np.int32)), r"known codes of shape \(2, 0\), got \(2, 16\)"),
+        ("video_to_audio", Inputs(), "stream 'video_in' of shape .*none were given"),
+        ("text_to_image", Inputs(text=Text(np.zeros((2, 8, 3), np.float32), np.ones(2, int))), r"shape \(2, 8, 3\)"),
+        ("text_to_image", Inputs(text=Text(*tiny.texts(3))), "text: 3, count: 2"),
+    ],
+)
 def test_inputs_that_do_not_fit_are_refused_before_anything_runs(task, inputs, message):
     made, programs = engine(task)
     with pytest.raises(UserError, match=message):

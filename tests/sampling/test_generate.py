@@ -12,7 +12,7 @@ import tiny
 from poet import media
 from poet.sampling import command, jobs
 from poet.sampling import generate as generation
-from poet.sampling.engine import Drawn, Engine
+from poet.sampling.engine import Engine, Sampled
 from poet.sampling.generate import Text
 from poet.sampling.outputs import write_outputs
 from poet.sampling.requests import Request, check_request
@@ -195,5 +195,5 @@ def test_clips_are_upscaled_before_they_are_written(tmp_path, generator, monkeyp
 def test_an_image_is_written_as_png_alone(tmp_path):
     job = jobs.admit(Request(task="text_to_image", prompt=["a", "b", "c"]), Resolved(tiny.EXPERIMENT))
     details = {"checkpoint": {"fingerprint": ""}, "versions": {"poet": ""}}
-    files = write_outputs(Drawn(video=PIXELS[[0, 1, 0], :1]), job, tmp_path, details)
+    files = write_outputs(Sampled(video=PIXELS[[0, 1, 0], :1]), job, tmp_path, details)
     assert [path.name for path in files] == ["000.png", "001.png", "002.png", "generation.json"]

@@ -29,7 +29,8 @@ WRITES = tiny.EXPERIMENT.replace(
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     return Generator(
-        Resolved(WRITES), tiny.params(),
+        Resolved(WRITES),
+        tiny.params(),
         {"video": tiny.video_tokenizer(), "pieces": load_pieces("data/pretrained/pieces_512")},
     )
 
@@ -68,7 +69,11 @@ def test_structure_takes_the_depth_that_is_given_with_a_clip(generator):
     shown = generator.make_condition("stylization", PIXELS, depths).video
     for row in range(2):
         made = conditioning.make(
-            "structure", PIXELS[row], WRITES.conditioning, key=str(row), depth=depths[row],
+            "structure",
+            PIXELS[row],
+            WRITES.conditioning,
+            key=str(row),
+            depth=depths[row],
             factor=WRITES.video_tokenizer.factor,
         )
         np.testing.assert_array_equal(shown[row], made.video)

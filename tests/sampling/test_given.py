@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
-from poet.tasks import given
 from poet import streams
 from poet.sampling import command, engine, files
 from poet.sampling.generate import Generator, Text
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
+from poet.tasks import given
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import encode_pieces
 
@@ -28,12 +28,15 @@ def generator(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("known, count, message", [
-    (CODES, 5, "differ .known: 3, count: 5"),
-    (CODES + 64, 3, "codes from 64 to 64: they must lie in 0..63"),
-    (CODES - 3, 3, "codes from -3 to -3"),
-    (CODES.astype(np.float32), 3, "expected integers"),
-])
+@pytest.mark.parametrize(
+    "known, count, message",
+    [
+        (CODES, 5, "differ .known: 3, count: 5"),
+        (CODES + 64, 3, "codes from 64 to 64: they must lie in 0..63"),
+        (CODES - 3, 3, "codes from -3 to -3"),
+        (CODES.astype(np.float32), 3, "expected integers"),
+    ],
+)
 def test_known_codes_are_codes_and_one_row_each(generator, known, count, message):
     with pytest.raises(UserError, match=message):
         generator.tokens("frame_prediction", count, known=known, latents=1)
@@ -70,27 +73,39 @@ def ask(monkeypatch, experiment=tiny.EXPERIMENT, **changes):
     command.run(Request(**changes), Resolved(experiment), tiny.RUN, "nowhere")
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(prompt=["a hall", "  "]), "prompt 2 of 2 is empty"),
-    (dict(prompt=[""]), "prompt 1 of 1 is empty.*unconditional"),
-    (dict(prompt=["\udcff"]), "not valid Unicode"),
-    (dict(prompt=["a"], negative_prompt="fog"), "SAMPLE.guidance = 1.0 means none"),
-    (dict(task="unconditional", negative_prompt="fog"), "takes no text: leave the negative prompt out"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(prompt=["a hall", "  "]), "prompt 2 of 2 is empty"),
+        (dict(prompt=[""]), "prompt 1 of 1 is empty.*unconditional"),
+        (dict(prompt=["\udcff"]), "not valid Unicode"),
+        (dict(prompt=["a"], negative_prompt="fog"), "SAMPLE.guidance = 1.0 means none"),
+        (dict(task="unconditional", negative_prompt="fog"), "takes no text: leave the negative prompt out"),
+    ],
+)
 def test_texts_that_say_nothing_are_refused(monkeypatch, changes, message):
     with pytest.raises(UserError, match=message):
         ask(monkeypatch, **changes)
 
 
-@pytest.mark.parametrize("sample, changes, message", [
-    (dict(temperature=(1.0, 0.9)), {}, "SAMPLE.temperature = .*2 values for the 3 latent frames of"),
-    (dict(guidance=(1.0, 2.0)), dict(task="text_to_image"), "2 values for the 1 latent frames"),
-    (dict(guidance=2.0, guided_by=("video",)), {}, "'video': the conditions of task text_to_video are text"),
-    (dict(guidance=2.0, guided_by=("video",)), dict(task="inpainting", clip=["a.mp4"]),
-     "guidance by video .*DATA.condition_dropout = 0"),
-    (dict(guidance=2.0, guided_by=("video",)),
-     dict(task="outpainting", clip=["a.mp4"], negative_prompt="fog"), "does not name it: add 'text'"),
-])
+@pytest.mark.parametrize(
+    "sample, changes, message",
+    [
+        (dict(temperature=(1.0, 0.9)), {}, "SAMPLE.temperature = .*2 values for the 3 latent frames of"),
+        (dict(guidance=(1.0, 2.0)), dict(task="text_to_image"), "2 values for the 1 latent frames"),
+        (dict(guidance=2.0, guided_by=("video",)), {}, "'video': the conditions of task text_to_video are text"),
+        (
+            dict(guidance=2.0, guided_by=("video",)),
+            dict(task="inpainting", clip=["a.mp4"]),
+            "guidance by video .*DATA.condition_dropout = 0",
+        ),
+        (
+            dict(guidance=2.0, guided_by=("video",)),
+            dict(task="outpainting", clip=["a.mp4"], negative_prompt="fog"),
+            "does not name it: add 'text'",
+        ),
+    ],
+)
 def test_what_this_model_cannot_be_sampled_with_is_refused(monkeypatch, sample, changes, message):
     experiment = tiny.EXPERIMENT.replace(sample=SampleSpec(**sample))
     texts = {} if changes.get("task") == "inpainting" else {"prompt": ["a"]}
@@ -98,10 +113,19 @@ def test_what_this_model_cannot_be_sampled_with_is_refused(monkeypatch, sample, 
         ask(monkeypatch, experiment, **texts, **changes)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(top_k=-1), dict(top_k=(3, -1)), dict(min_p=1.1), dict(min_p=-0.1), dict(top_p=(0.9, 0.0)),
-    dict(temperature=()), dict(guidance=(1.0, float("nan"))), dict(guidance_cap=-1.0),
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(top_k=-1),
+        dict(top_k=(3, -1)),
+        dict(min_p=1.1),
+        dict(min_p=-0.1),
+        dict(top_p=(0.9, 0.0)),
+        dict(temperature=()),
+        dict(guidance=(1.0, float("nan"))),
+        dict(guidance_cap=-1.0),
+    ],
+)
 def test_settings_outside_their_range_are_refused(changes):
     with pytest.raises(UserError, match=f"SAMPLE.{next(iter(changes))} = "):
         SampleSpec(**changes)
@@ -146,12 +170,15 @@ def test_what_is_cut_from_a_prompt_is_said(caplog):
 # ------------------------------------------------------------------------------------- networks
 
 
-@pytest.mark.parametrize("task, wanted", [
-    ("text_to_audio", {"text", "audio"}),
-    ("video_to_audio", {"video", "audio"}),
-    ("unconditional", {"video"}),
-    ("captioning", {"video", "pieces"}),
-])
+@pytest.mark.parametrize(
+    "task, wanted",
+    [
+        ("text_to_audio", {"text", "audio"}),
+        ("video_to_audio", {"video", "audio"}),
+        ("unconditional", {"video"}),
+        ("captioning", {"video", "pieces"}),
+    ],
+)
 def test_a_task_loads_what_it_needs_and_before_it_draws(monkeypatch, task, wanted):
     for stream in streams.STREAMS.values():
         monkeypatch.setattr(type(stream), "load", lambda *_: Network())

@@ -101,8 +101,14 @@ LINES = [
     {"prompt": "a hall", "promt": "x"},
     {"name": "gone", "task": "image_to_video", "prompt": "a hall", "clip": "gone.png"},
     {"name": "door", "prompt": "a second door"},
-    {"name": "from_a_picture", "task": "image_to_video", "prompt": "a hall", "clip": "still.png", "num": 2,
-     "format": "gif"},
+    {
+        "name": "from_a_picture",
+        "task": "image_to_video",
+        "prompt": "a hall",
+        "clip": "still.png",
+        "num": 2,
+        "format": "gif",
+    },
 ]
 
 

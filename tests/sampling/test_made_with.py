@@ -66,9 +66,14 @@ def test_the_networks_it_was_trained_with_are_taken(trained: Path) -> None:
     assert made.networks.used.keys() == {"video", "audio"}
 
 
-@pytest.mark.parametrize("name, loader", [
-    ("text", "text.load_text_encoder"), ("pieces", "pieces.load_pieces"), ("audio", "audio.base.load_audio_tokenizer"),
-])
+@pytest.mark.parametrize(
+    "name, loader",
+    [
+        ("text", "text.load_text_encoder"),
+        ("pieces", "pieces.load_pieces"),
+        ("audio", "audio.base.load_audio_tokenizer"),
+    ],
+)
 def test_another_network_is_refused_when_it_is_loaded(trained, monkeypatch, name, loader) -> None:
     made = Generator.from_checkpoint(Run.open(trained / "lm"))
     monkeypatch.setattr(f"poet.tokenizers.{loader}", lambda *_, **__: Other())
@@ -86,10 +91,17 @@ def test_a_video_tokenizer_of_the_same_shape_is_refused(trained, tmp_path, monke
         Generator.from_checkpoint(Run.open(trained / "lm"), Resolved(spec.replace(video_tokenizer=moved)))
 
 
-@pytest.mark.parametrize("section, field, value", [
-    ("model", "rope_base", 5e5), ("clip", "rate_hz", 4.0), ("clip", "frames", 9),
-    ("video_tokenizer", "dtype", "bfloat16"), ("text", "encoder", "t5"), ("conditioning", "flow_scale", 0.3),
-])
+@pytest.mark.parametrize(
+    "section, field, value",
+    [
+        ("model", "rope_base", 5e5),
+        ("clip", "rate_hz", 4.0),
+        ("clip", "frames", 9),
+        ("video_tokenizer", "dtype", "bfloat16"),
+        ("text", "encoder", "t5"),
+        ("conditioning", "flow_scale", 0.3),
+    ],
+)
 def test_other_settings_are_refused_before_anything_is_loaded(trained, monkeypatch, section, field, value):
     monkeypatch.setattr(VIDEO_LOADER, lambda *_, **__: pytest.fail("it was loaded"))
     spec = experiment(trained)

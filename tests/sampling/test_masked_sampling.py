@@ -22,7 +22,14 @@ SPEC = SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(1
 @functools.cache
 def model(head="factorised"):
     spec = ModelSpec(
-        layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32", remat="none",
+        layers=3,
+        width=16,
+        heads=2,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=16,
+        dtype="float32",
+        remat="none",
         visual_head=head,
     )
     return superres.build(spec, SPEC, Vocabulary(VocabularySpec(visual_bits=BITS)), 6)

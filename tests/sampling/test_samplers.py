@@ -43,9 +43,7 @@ _sample = jax.jit(samplers.sample, static_argnums=4)
 
 
 @FAST
-@hypothesis.given(
-    LOGITS, st.sampled_from([0, 1, 3, 5, SIZE, SIZE + 9]), st.floats(0.01, 1.0), st.booleans()
-)
+@hypothesis.given(LOGITS, st.sampled_from([0, 1, 3, 5, SIZE, SIZE + 9]), st.floats(0.01, 1.0), st.booleans())
 def test_candidates_are_exactly_those_of_the_definition(logits, top_k, top_p, nucleus):
     hypothesis.assume(top_k or nucleus)
     expected = [oracle_support(row, top_k, top_p if nucleus else 1.0) for row in logits]
@@ -111,8 +109,7 @@ def test_a_draw_depends_on_its_row_id_alone(order, logits, seed):
     order = np.array(order)
     mixed = np.asarray(_sample(logits[order], keys[order], 2, sampling_params, truncation))
     np.testing.assert_array_equal(mixed, whole[order])
-    alone = [int(_sample(logits[i : i + 1], keys[i : i + 1], 2, sampling_params, truncation)[0])
-             for i in range(3)]
+    alone = [int(_sample(logits[i : i + 1], keys[i : i + 1], 2, sampling_params, truncation)[0]) for i in range(3)]
     assert alone == whole.tolist()
 
 

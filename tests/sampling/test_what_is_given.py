@@ -13,7 +13,7 @@ from poet import conditioning, media, streams
 from poet.conditioning import Choice, regions, structure
 from poet.sampling import command, jobs, requests
 from poet.sampling.frozen import FrozenNetworks
-from poet.sampling.generate import Drawn, Generator
+from poet.sampling.generate import Generator, Sampled
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task
@@ -57,10 +57,13 @@ def test_both_ends_are_those_that_are_given(generator, given):
     np.testing.assert_array_equal(one[1, -given:], ends[0])
 
 
-@pytest.mark.parametrize("task, region", [
-    *(("inpainting", region) for region in SPEC.inpainting),
-    *(("outpainting", region) for region in SPEC.outpainting),
-])
+@pytest.mark.parametrize(
+    "task, region",
+    [
+        *(("inpainting", region) for region in SPEC.inpainting),
+        *(("outpainting", region) for region in SPEC.outpainting),
+    ],
+)
 def test_the_region_is_the_one_that_is_named_for_every_clip(generator, task, region):
     hole = regions.area(region, PIXELS.shape[1:4])
     hole = hole if task == "inpainting" else ~hole
@@ -94,10 +97,17 @@ def test_training_still_draws():
     np.testing.assert_array_equal(made("0", Choice(frames=3)), regions.hold(PIXELS[0], 3))
 
 
-@pytest.mark.parametrize("depth, network, has_depth, accepted", [
-    ("dataset", "dataset", True, True), ("dataset", "net.onnx", False, True), ("dataset", "flat", False, False),
-    ("flat", "flat", False, True), ("flat", "dataset", True, False), ("other", "net.onnx", False, False),
-])
+@pytest.mark.parametrize(
+    "depth, network, has_depth, accepted",
+    [
+        ("dataset", "dataset", True, True),
+        ("dataset", "net.onnx", False, True),
+        ("dataset", "flat", False, False),
+        ("flat", "flat", False, True),
+        ("flat", "dataset", True, False),
+        ("other", "net.onnx", False, False),
+    ],
+)
 def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, depth, network, has_depth, accepted):
     """Distances stand for distances; a flat picture stands for none."""
     monkeypatch.setattr(conditioning.networks, "file_hash", str)
@@ -113,21 +123,28 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, de
 # ------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("task, changes, message", [
-    ("frame_prediction_bidirectional", dict(conditioning_frames=2), "takes 1 or 3 known frames of 5"),
-    ("frame_prediction_bidirectional", dict(conditioning_frames=5), "takes 1 or 3 known frames of 5"),
-    ("frame_interpolation", dict(conditioning_frames=3), "takes 1 or 2 known frames at both ends of 5"),
-    ("inpainting", dict(), "needs the region that it fills: give --region, one of central, top_left, dynamic_central"),
-    ("outpainting", dict(prompt=["a"]), "needs the region that it keeps.*horizontal"),
-    ("inpainting", dict(region="centre"), "unknown region 'centre'.*did you mean central"),
-    ("inpainting", dict(region="horizontal"), "unknown region 'horizontal'"),
-    ("video_to_audio", dict(region="central"), "knows no regions"),
-    ("frame_prediction_bidirectional", dict(end=["e"]), "is given no end; frame_interpolation is"),
-    ("frame_interpolation", dict(end=["e", "e"]), "2 ends for 1 clips"),
-    ("stylization", dict(prompt=["a"]), "comes without depth.*--depth=FILE.*ONNX"),
-    ("stylization", dict(prompt=["a"], depth=["d", "d"]), "2 depths for 1 clips"),
-    ("inpainting", dict(region="central", depth=["d"]), "takes no depth; tasks that do: stylization"),
-])
+@pytest.mark.parametrize(
+    "task, changes, message",
+    [
+        ("frame_prediction_bidirectional", dict(conditioning_frames=2), "takes 1 or 3 known frames of 5"),
+        ("frame_prediction_bidirectional", dict(conditioning_frames=5), "takes 1 or 3 known frames of 5"),
+        ("frame_interpolation", dict(conditioning_frames=3), "takes 1 or 2 known frames at both ends of 5"),
+        (
+            "inpainting",
+            dict(),
+            "needs the region that it fills: give --region, one of central, top_left, dynamic_central",
+        ),
+        ("outpainting", dict(prompt=["a"]), "needs the region that it keeps.*horizontal"),
+        ("inpainting", dict(region="centre"), "unknown region 'centre'.*did you mean central"),
+        ("inpainting", dict(region="horizontal"), "unknown region 'horizontal'"),
+        ("video_to_audio", dict(region="central"), "knows no regions"),
+        ("frame_prediction_bidirectional", dict(end=["e"]), "is given no end; frame_interpolation is"),
+        ("frame_interpolation", dict(end=["e", "e"]), "2 ends for 1 clips"),
+        ("stylization", dict(prompt=["a"]), "comes without depth.*--depth=FILE.*ONNX"),
+        ("stylization", dict(prompt=["a"], depth=["d", "d"]), "2 depths for 1 clips"),
+        ("inpainting", dict(region="central", depth=["d"]), "takes no depth; tasks that do: stylization"),
+    ],
+)
 def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(task, changes, message):
     with pytest.raises(UserError, match=message):
         jobs.admit(Request(task=task, clip=["c"], **changes), Resolved(tiny.WITH_SOUND))
@@ -169,7 +186,7 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 
         def generate(self, task, prompts, **given):
             asked.update(given)
-            return Drawn(video=np.zeros((1, 5, 16, 16, 3), np.uint8))
+            return Sampled(video=np.zeros((1, 5, 16, 16, 3), np.uint8))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "from_checkpoint", lambda *_: Asked())
@@ -181,7 +198,9 @@ def ask(files, tmp_path, task, clip, **changes) -> dict:
 def test_two_pictures_are_the_ends_of_a_clip(files, tmp_path, generator):
     asked = ask(files, tmp_path, "frame_interpolation", "start.png", end=["end.png"])
     shown = generator.make_condition(
-        "frame_interpolation", asked["media"]["video"], ends=asked["ends"],
+        "frame_interpolation",
+        asked["media"]["video"],
+        ends=asked["ends"],
         conditioning_frames=asked["conditioning_frames"],
     ).video
     np.testing.assert_array_equal(shown[0, [0, -1]], PIXELS[:, 0])

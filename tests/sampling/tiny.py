@@ -21,6 +21,7 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
+from poet.spec.vocabulary import Vocabulary
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
@@ -28,7 +29,6 @@ from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.base import init as init_audio
 from poet.tokenizers.video import magvit
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.spec.vocabulary import Vocabulary
 
 TEXT_WIDTH = 384
 # Of a request whose weights nobody reads.
@@ -49,7 +49,13 @@ EXPERIMENT = Experiment(
     ),
     text=TextSpec(length=8, width=TEXT_WIDTH),
     model=ModelSpec(
-        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32",
+        layers=2,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=64,
+        dtype="float32",
         # Rows are long, see `params`: what they embed is kept short beside what the blocks add.
         embedding_scale=0.025,
     ),
@@ -61,8 +67,15 @@ WITH_SOUND = EXPERIMENT.replace(
     clip=EXPERIMENT.clip.replace(sample_rate_hz=8000),
     vocabulary=EXPERIMENT.vocabulary.replace(audio_levels=2, audio_codes=32),
     audio_tokenizer=AudioTokenizerSpec(
-        sample_rate_hz=8000, strides=(4, 8, 10), encoder_channels=2, decoder_channels=2, dim=8,
-        dilations=(1,), levels=3, codes=32, path="given to the generator",
+        sample_rate_hz=8000,
+        strides=(4, 8, 10),
+        encoder_channels=2,
+        decoder_channels=2,
+        dim=8,
+        dilations=(1,),
+        levels=3,
+        codes=32,
+        path="given to the generator",
     ),
 )
 

@@ -19,7 +19,7 @@ import tiny  # noqa: E402
 from poet.checkpoints import weights  # noqa: E402
 from poet.cli import command
 from poet.runs.run import Run
-from poet.sampling.engine import Drawn, Engine  # noqa: E402
+from poet.sampling.engine import Engine, Sampled  # noqa: E402
 from poet.sampling.plans import Text  # noqa: E402
 from poet.serving import check  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
@@ -148,9 +148,7 @@ def test_every_file_is_as_readable_as_the_others(image_to_video):
     assert len({file.stat().st_mode for file in image_to_video[1].iterdir()}) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["decode.stablehlo", "weights.safetensors", "spec.json", "MANIFEST"]
-)
+@pytest.mark.parametrize("name", ["decode.stablehlo", "weights.safetensors", "spec.json", "MANIFEST"])
 def test_a_flipped_bit_is_refused(image_to_video, tmp_path, name):
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -198,22 +196,25 @@ def test_wrong_inputs_are_named(image_to_video):
         runtime.generate(text_states=states, known=known)
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(known=np.full((1, 16), 5000)), "codes from 5000 to 5000: they must lie in 0..63"),
-    (dict(known=np.full((1, 16), -3)), "codes from -3"),
-    (dict(known=np.zeros((3, 16), np.int32), count=5), "known: 3, count: 5"),
-    (dict(known_video=np.zeros((3, 1, 16, 16, 3), np.uint8), count=5), "known_video: 3, count: 5"),
-    (dict(known=np.zeros((2, 16), np.int32), negative=True), "text_states: 3, text_lengths: 3, .*known: 2"),
-    (dict(temperature=float("nan")), "SAMPLE.temperature = nan: must be finite"),
-    (dict(guidance=float("inf")), "SAMPLE.guidance = inf"),
-    (dict(top_p=0.0), "SAMPLE.top_p = 0.0"),
-    (dict(seed=2**32), "SAMPLE.seed = 4294967296"),
-    (dict(seed=1.5), "seed is an integer"),
-    (dict(temperature=[1.0, 0.9, 0.8]), "temperature has 3 numbers, these programs take a number"),
-    (dict(min_p=0.1), "min_p = 0.1 needs a program exported with SAMPLE.min_p"),
-    (dict(text_states=np.full((1, 8, 384), np.nan, np.float32), text_lengths=np.ones(1, int)), "finite"),
-    (dict(text_states=np.zeros((1, 8, 384), np.float32), text_lengths=np.full(1, 9)), "0..8"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(known=np.full((1, 16), 5000)), "codes from 5000 to 5000: they must lie in 0..63"),
+        (dict(known=np.full((1, 16), -3)), "codes from -3"),
+        (dict(known=np.zeros((3, 16), np.int32), count=5), "known: 3, count: 5"),
+        (dict(known_video=np.zeros((3, 1, 16, 16, 3), np.uint8), count=5), "known_video: 3, count: 5"),
+        (dict(known=np.zeros((2, 16), np.int32), negative=True), "text_states: 3, text_lengths: 3, .*known: 2"),
+        (dict(temperature=float("nan")), "SAMPLE.temperature = nan: must be finite"),
+        (dict(guidance=float("inf")), "SAMPLE.guidance = inf"),
+        (dict(top_p=0.0), "SAMPLE.top_p = 0.0"),
+        (dict(seed=2**32), "SAMPLE.seed = 4294967296"),
+        (dict(seed=1.5), "seed is an integer"),
+        (dict(temperature=[1.0, 0.9, 0.8]), "temperature has 3 numbers, these programs take a number"),
+        (dict(min_p=0.1), "min_p = 0.1 needs a program exported with SAMPLE.min_p"),
+        (dict(text_states=np.full((1, 8, 384), np.nan, np.float32), text_lengths=np.ones(1, int)), "finite"),
+        (dict(text_states=np.zeros((1, 8, 384), np.float32), text_lengths=np.full(1, 9)), "0..8"),
+    ],
+)
 def test_requests_that_no_sample_could_answer_are_refused(image_to_video, monkeypatch, given, message):
     runtime = Runtime.load(image_to_video[1])
     monkeypatch.setattr(runtime.engine.programs, "_programs", {})  # Nothing is run.
@@ -236,11 +237,13 @@ def test_the_check_compares_whole_batches(image_to_video, monkeypatch, tmp_path)
     monkeypatch.setattr(made, "resolved", Resolved(made.resolved.spec.replace(export=spec)))
     monkeypatch.setattr(made, "encode_text", lambda texts: Text(states[: len(texts)], lengths[: len(texts)]))
     monkeypatch.setattr(Engine, "sample", sample)
-    monkeypatch.setattr(made, "detokenize", lambda *_: Drawn())
+    monkeypatch.setattr(made, "detokenize", lambda *_: Sampled())
     given = {}
-    monkeypatch.setattr(check, "_run_apart", lambda _, inputs: given.update(inputs) or {
-        "modules": np.array([]), "tokens": np.zeros((2, 1), np.int32)
-    })
+    monkeypatch.setattr(
+        check,
+        "_run_apart",
+        lambda _, inputs: given.update(inputs) or {"modules": np.array([]), "tokens": np.zeros((2, 1), np.int32)},
+    )
     assert check.compare(made, folder, tmp_path / "check.json")["tokens_equal"]
     assert drawn == [(2, 2, 2, 2)] and {len(array) for array in given.values()} == {2}
 

@@ -51,10 +51,7 @@ def test_a_continuation_is_given_its_opening_and_draws_both_streams(generator, t
 
 @pytest.mark.parametrize(
     "task, given",
-    [
-        ("video_to_audio", {"video": PIXELS}),
-        pytest.param("audio_to_video", {"audio": SOUNDS}, marks=pytest.mark.slow),
-    ],
+    [("video_to_audio", {"video": PIXELS}), pytest.param("audio_to_video", {"audio": SOUNDS}, marks=pytest.mark.slow)],
 )
 def test_a_condition_is_tokenized_and_leads_the_output(generator, tmp_path, task, given):
     spec = ExportSpec(task=task, batch=2)

@@ -9,11 +9,11 @@ import signal
 import sys
 
 import numpy as np
+import store_fakes as fakes
 
 from poet.spec import StoreSpec
 from poet.store import runners
 from poet.streams.base import Encoders
-import store_fakes as fakes
 
 
 def encoders() -> Encoders:
@@ -48,7 +48,4 @@ def write(store: StoreSpec, runner: runners.Runner | None = None) -> object:
 
 if __name__ == "__main__":
     source, path, index, count = sys.argv[1:]
-    write(
-        spec(source, path),
-        runners.Distributed(runners.Serial(encoders()), int(index), int(count), wait_s=120.0),
-    )
+    write(spec(source, path), runners.Distributed(runners.Serial(encoders()), int(index), int(count), wait_s=120.0))

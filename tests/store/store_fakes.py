@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from poet import media
-from poet.spec import (
-    AudioTokenizerSpec, ClipSpec, ConditioningSpec, StoreSpec, VideoTokenizerSpec, VocabularySpec,
-)
+from poet.spec import AudioTokenizerSpec, ClipSpec, ConditioningSpec, StoreSpec, VideoTokenizerSpec, VocabularySpec
 from poet.store import manifest as manifests
 from poet.store import writer
 from poet.streams.base import Encoders
@@ -117,7 +115,11 @@ def tokenize(
 ) -> manifests.Manifest:
     """`writer.tokenize`: the video, what its networks make, and the conditions; without a progress bar."""
     made = encoders(
-        video=tokenizer or MeanTokenizer(), text=text, audio=audio, pieces=pieces, audio_levels=audio_levels,
+        video=tokenizer or MeanTokenizer(),
+        text=text,
+        audio=audio,
+        pieces=pieces,
+        audio_levels=audio_levels,
         conditioning_spec=conditioning_spec,
     )
     names = [name for name in ("video", "audio", "pieces") if name in made.networks]
@@ -129,9 +131,7 @@ def flat_video(level: int, frames: int = CLIP.frames, side: int = CLIP.height) -
     return np.full((frames, side, side, 3), level, np.uint8)
 
 
-def write_folder(
-    folder: pathlib.Path, levels: Sequence[int], split: str = "train", prefix: str = "clip"
-) -> None:
+def write_folder(folder: pathlib.Path, levels: Sequence[int], split: str = "train", prefix: str = "clip") -> None:
     """A grey mp4 per level with the caption 'grey <level>'; adds to what the folder holds."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "captions.jsonl", "a") as captions:
@@ -187,9 +187,5 @@ def write_tfds(
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name="fake", split=split, filetype_suffix="tfrecord"
         )
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=lengths, num_bytes=1, filename_template=template
-            )
-        )
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=1, filename_template=template))
     tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=infos)

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+import store_fakes as fakes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from poet.spec import ClipSpec, StoreSpec, UserError
 from poet.store import captions
 from poet.store.raw import RawClip, Skipped, usable
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 
@@ -84,8 +84,14 @@ def test_other_encodings_are_known_by_their_marks() -> None:
 
 @pytest.mark.parametrize(
     "field, hint",
-    [("text", "'caption' here"), ("path", "'file' here"), ("subset", "'split' here"),
-     ("Caption", "did you mean caption"), ("captoin", "did you mean caption"), ("url", "allowed: file")],
+    [
+        ("text", "'caption' here"),
+        ("path", "'file' here"),
+        ("subset", "'split' here"),
+        ("Caption", "did you mean caption"),
+        ("captoin", "did you mean caption"),
+        ("url", "allowed: file"),
+    ],
 )
 def test_an_unknown_field_is_refused_with_what_it_may_mean(field: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"F line 2: unknown field '{field}'.*{re.escape(hint)}"):
@@ -110,6 +116,7 @@ json_values = st.recursive(
 @example(rb'{"file": "a\u0000.mp4"}')
 def test_whatever_a_line_holds_the_others_give_their_clips(line: bytes) -> None:
     """Whatever is kept can be hashed, printed and stored; nothing outside the folder is asked for."""
+
     def size(file: str) -> int:
         assert not file.startswith(("/", "../")) and file != ".."
         return 1
@@ -165,9 +172,7 @@ def test_linked_folders_are_read_once_and_cycles_end(tmp_path: pathlib.Path) -> 
 
 
 @pytest.mark.parametrize("name", ["a[1]*.mp4", "12:30.mp4", "file:x.mp4", "concat:a.mp4", "%03d.mp4", "-i.mp4"])
-def test_a_file_that_exists_is_that_file(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_file_that_exists_is_that_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = tmp_path / "clips[0]: {a}"
     write(folder, name)
     monkeypatch.chdir(folder)
@@ -213,9 +218,7 @@ def test_a_store_is_made_of_the_most_hostile_names(tmp_path: pathlib.Path) -> No
     ]
     (tmp_path / "d" / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
     told: list[str] = []
-    spec = StoreSpec(
-        source=str(tmp_path / "d"), path=str(tmp_path / "s"), splits=("train",), batch=2, max_skipped=0.5
-    )
+    spec = StoreSpec(source=str(tmp_path / "d"), path=str(tmp_path / "s"), splits=("train",), batch=2, max_skipped=0.5)
     done = fakes.tokenize(
         spec, CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(), progress=False, log=told.append
     ).splits["train"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import store_fakes as fakes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from poet import media
 from poet.spec import Experiment, IngestSpec, StoreSpec, UserError, from_dict, to_dict
 from poet.store import cutting, filters, manifest, merge, reader
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 
@@ -112,10 +112,7 @@ def brute_force(hashes: dict[str, filters.Hash], bits: int) -> set[str]:
     """Keys that are dropped: by the definition, every pair compared."""
     kept: list[str] = []
     for key in sorted(hashes):
-        near = any(
-            all(bin(a ^ b).count("1") <= bits for a, b in zip(hashes[key], hashes[other]))
-            for other in kept
-        )
+        near = any(all(bin(a ^ b).count("1") <= bits for a, b in zip(hashes[key], hashes[other])) for other in kept)
         if not near:
             kept.append(key)
     return set(hashes) - set(kept)
@@ -132,9 +129,7 @@ def crowded_hashes(draw: st.DrawFn) -> dict[str, filters.Hash]:
     for index in range(count):
         values = draw(st.sampled_from(centres))
         noise = draw(st.tuples(flips, flips, flips))
-        found[f"k{index:02d}"] = tuple(
-            v ^ sum({1 << bit for bit in bits}) for v, bits in zip(values, noise)
-        )
+        found[f"k{index:02d}"] = tuple(v ^ sum({1 << bit for bit in bits}) for v, bits in zip(values, noise))
     return found
 
 
@@ -169,9 +164,7 @@ def moving(colour: int, frames: int, seed: int) -> np.ndarray:
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=5), st.integers(0, 99), st.integers(2, 6))
 @example([1, 1, 1, 2, 1], 0, 2)
 @example([1, 1, 1, 8, 1], 34, 3)
-def test_no_clip_crosses_a_cut_and_none_that_fits_is_missed(
-    lengths: list[int], seed: int, length: int
-) -> None:
+def test_no_clip_crosses_a_cut_and_none_that_fits_is_missed(lengths: list[int], seed: int, length: int) -> None:
     shots = [moving(i % len(COLOURS), n, seed + i) for i, n in enumerate(lengths)]
     frames = np.concatenate(shots)
     spec = IngestSpec(shots=True, clips_per_file=0)
@@ -303,9 +296,7 @@ def keys(path: pathlib.Path, split: str = "train") -> list[str]:
 STRICT = IngestSpec(min_motion=0.002, min_brightness=0.05, deduplicate=2)
 
 
-def test_every_dropped_clip_is_counted_and_no_damage(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_every_dropped_clip_is_counted_and_no_damage(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     result, told = tokenize(source, tmp_path / "s", STRICT)
     train, validation = result.splits["train"], result.splits["validation"]
     reasons = {s.key: filters.kind(s.reason) for s in train.skipped + validation.skipped}
@@ -323,9 +314,7 @@ def test_every_dropped_clip_is_counted_and_no_damage(
     assert again == result and "clips/s" not in retold[0]
 
 
-def test_duplicates_do_not_depend_on_the_units_of_work(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_duplicates_do_not_depend_on_the_units_of_work(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     orders, skipped = [], []
     for name, changes in (("a", {}), ("b", {"batch": 7, "clips_per_shard": 3})):
         result, _ = tokenize(source, tmp_path / name, STRICT, **changes)
@@ -355,9 +344,7 @@ def test_several_clips_a_file_fill_a_store(tmp_path: pathlib.Path) -> None:
     for name, frames in (("a.mp4", 11), ("b.mp4", 4), ("c.mp4", 16)):
         media.write_mp4(folder / name, fakes.flat_video(80, frames), CLIP.rate_hz)
     spec = IngestSpec(clips_per_file=0)
-    result, _ = tokenize(
-        folder, tmp_path / "s", spec, splits=("train",), max_skipped=0.4, clips_per_shard=2, batch=2
-    )
+    result, _ = tokenize(folder, tmp_path / "s", spec, splits=("train",), max_skipped=0.4, clips_per_shard=2, batch=2)
     assert sorted(keys(tmp_path / "s")) == ["a.mp4#0", "a.mp4#5", "c.mp4#0", "c.mp4#10", "c.mp4#5"]
     (short,) = result.splits["train"].skipped
     assert (short.key, short.reason) == ("b.mp4#0", "too short: 4 frames, 5 needed")

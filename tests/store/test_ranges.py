@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import store_fakes as fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from poet.store import ranges, reader, remote, runners, stages, tfds_source, wri
 from poet.store.manifest import Plan
 from poet.store.raw import Part, RawClip, Skipped
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 ALL = IngestSpec(clips_per_file=0)
@@ -28,7 +28,14 @@ CLIPS, FILMS = 20, 3
 def plan(batch: int = 4, per_shard: int = 256, ingest: IngestSpec = ALL) -> Plan:
     text = writer.manifests.text_info(fakes.LetterEncoder())
     return Plan(
-        items={}, sources={}, clip=CLIP, streams={}, text=text, clips_per_shard=per_shard, batch=batch, seed=0,
+        items={},
+        sources={},
+        clip=CLIP,
+        streams={},
+        text=text,
+        clips_per_shard=per_shard,
+        batch=batch,
+        seed=0,
         ingest=ingest,
     )
 
@@ -36,9 +43,7 @@ def plan(batch: int = 4, per_shard: int = 256, ingest: IngestSpec = ALL) -> Plan
 @given(
     st.lists(st.integers(1, 400), max_size=40), st.integers(1, 40), st.integers(1, 300), st.sampled_from([0, 7, 500])
 )
-def test_ranges_tile_the_items_and_their_clips(
-    clips: list[int], batch: int, per_shard: int, limit: int
-) -> None:
+def test_ranges_tile_the_items_and_their_clips(clips: list[int], batch: int, per_shard: int, limit: int) -> None:
     made = plan(batch, per_shard, IngestSpec(clips_per_file=limit))
     found = list(ranges.plan_ranges("train", clips, made, pathlib.Path("x")))
     most = ranges.size(made)
@@ -105,8 +110,13 @@ def tokenize(store: StoreSpec, killed_at: int = -1, **given: Any) -> Any:
     tokenizer = fakes.MeanTokenizer(killed_at=killed_at)
     given = {"ingest": ALL, "progress": False, **given}
     done = fakes.tokenize(
-        store, CLIP, tokenizer=tokenizer, text=fakes.LetterEncoder(), audio=fakes.LoudnessTokenizer(),
-        audio_levels=2, **given,
+        store,
+        CLIP,
+        tokenizer=tokenizer,
+        text=fakes.LetterEncoder(),
+        audio=fakes.LoudnessTokenizer(),
+        audio_levels=2,
+        **given,
     )
     return done, tokenizer.batches
 
@@ -131,9 +141,7 @@ def test_parts_of_a_film_are_its_clips(films: pathlib.Path) -> None:
         assert abs(frame[:, 9:].mean() - (40 + number // 20 * 8)) < 5
 
 
-def test_a_kill_keeps_the_parts_that_were_done_and_changes_no_byte(
-    films: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_kill_keeps_the_parts_that_were_done_and_changes_no_byte(films: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Before, the three films were one range: a kill in its last batch lost all 15 batches."""
     done, batches = tokenize(spec(films, tmp_path / "whole"))
     assert done.splits["train"].clips == FILMS * CLIPS and batches == 15
@@ -206,9 +214,7 @@ def test_the_bar_counts_clips_and_ends_full(films: pathlib.Path, tmp_path: pathl
         runners.Serial(encoders)(job, job.ranges, runners.Bar(job, FakeBar(41)))
 
 
-def test_a_header_is_believed_no_further_than_the_bytes(
-    films: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_header_is_believed_no_further_than_the_bytes(films: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(str(films), "train", CLIP, ALL)
     size = (films / "a.mp4").stat().st_size
     monkeypatch.setattr(media, "stated_seconds", lambda file: 1e9)
@@ -294,9 +300,7 @@ def test_compiling_is_no_part_of_a_stage() -> None:
     assert spent.seconds[stages.START] > 3 * spent.seconds["encode video"] > 0
 
 
-def test_the_report_splits_the_time_and_leaves_compiling_out(
-    films: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_the_report_splits_the_time_and_leaves_compiling_out(films: pathlib.Path, tmp_path: pathlib.Path) -> None:
     told: list[str] = []
     tokenize(spec(films, tmp_path / "s"), log=told.append)
     for stage in stages.STAGES:

@@ -10,11 +10,11 @@ import uuid
 import fsspec
 import numpy as np
 import pytest
+import store_fakes as fakes
 
 from poet.spec import IngestSpec, UserError
 from poet.store.raw import RawClip, Skipped
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import runner_fakes
+import store_fakes as fakes
 
 from poet.spec import UserError
 from poet.store import reader, runners
-import runner_fakes
-import store_fakes as fakes
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,7 @@ def test_processes_that_share_the_work_write_the_store_of_one(
 
 
 def test_each_process_takes_every_nth_range_and_the_first_one_merges(
-    source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
+    source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone, both give up with a reason; what they did stays, and another run takes it up."""
     monkeypatch.setattr(runners, "POLL_S", 0.05)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io.wavfile
+import store_fakes as fakes
 
 from poet import media
 from poet.spec import UserError
 from poet.store import sounds
-from poet.store.sounds import RawSound, open_sounds, summary, usable
 from poet.store.raw import Skipped
-import store_fakes as fakes
+from poet.store.sounds import RawSound, open_sounds, summary, usable
 
 RATE_HZ = 16_000
 
@@ -53,12 +53,8 @@ def write_tfds(
     with tf.io.TFRecordWriter(str(file)) as writer:
         for example in examples:
             writer.write(declared.serialize_example(dict(example)))
-    info = tfds.core.SplitInfo(
-        name=split, shard_lengths=[len(examples)], num_bytes=1, filename_template=template
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=declared, split_infos=[info], check_data=False
-    )
+    info = tfds.core.SplitInfo(name=split, shard_lengths=[len(examples)], num_bytes=1, filename_template=template)
+    tfds.folder_dataset.write_metadata(data_dir=folder, features=declared, split_infos=[info], check_data=False)
     if metadata is not None:
         (folder / "metadata.json").write_text(json.dumps(metadata))
     return str(folder)
@@ -136,9 +132,7 @@ def test_bad_files_are_skipped_in_their_places_and_counted(
     ]
 
 
-def test_nothing_is_said_of_sounds_that_are_as_they_should_be(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_nothing_is_said_of_sounds_that_are_as_they_should_be(caplog: pytest.LogCaptureFixture) -> None:
     good = [RawSound(key="a", text="", kind="", samples=tone(100))] * 3
     with caplog.at_level(logging.INFO, logger="poet"):
         assert usable(good, "FOLDER") == good
@@ -186,10 +180,7 @@ def test_tfds_sounds_of_any_length_with_text_and_kind(tmp_path: pathlib.Path) ->
 
     text = tfds.features.Text()
     features = {"key": text, "text": text, "kind": text, "audio": sound_tensor(None)}
-    examples = [
-        {"key": f"k{i}", "text": f"word {i}", "kind": "speech", "audio": tone(100 + i)}
-        for i in range(5)
-    ]
+    examples = [{"key": f"k{i}", "text": f"word {i}", "kind": "speech", "audio": tone(100 + i)} for i in range(5)]
     folder = write_tfds(tmp_path / "1.0.0", examples, features, {"sample_rate_hz": RATE_HZ})
     source = pickle.loads(pickle.dumps(open_sounds(folder, "train", RATE_HZ)))
     assert len(source) == 5
@@ -199,9 +190,7 @@ def test_tfds_sounds_of_any_length_with_text_and_kind(tmp_path: pathlib.Path) ->
         assert sound.notes == ()
 
 
-def test_tfds_rates_and_channels_are_converted_and_bad_items_skipped(
-    tmp_path: pathlib.Path,
-) -> None:
+def test_tfds_rates_and_channels_are_converted_and_bad_items_skipped(tmp_path: pathlib.Path) -> None:
     """Stereo floats at 32 kHz: halved in length, mixed down, as a wave of half the amplitude."""
     wave = np.sin(2 * np.pi * 440 * np.arange(8000) / 32_000).astype(np.float32)
     good = np.stack([wave, np.zeros_like(wave)], -1)
@@ -251,15 +240,11 @@ def test_tfds_without_audio_or_without_items_is_refused(tmp_path: pathlib.Path) 
     folder = write_tfds(tmp_path / "mute", [{"x": tone(3)}], {"x": sound_tensor(None)})
     with pytest.raises(UserError, match="no feature 'audio'; it has x"):
         open_sounds(folder, "train", RATE_HZ)
-    empty = write_tfds(
-        tmp_path / "empty", [], {"audio": sound_tensor(None)}, {"sample_rate_hz": RATE_HZ}
-    )
+    empty = write_tfds(tmp_path / "empty", [], {"audio": sound_tensor(None)}, {"sample_rate_hz": RATE_HZ})
     with pytest.raises(UserError, match="split 'train' of .* is empty"):
         open_sounds(empty, "train", RATE_HZ)
 
 
 def test_every_suffix_is_of_a_file_that_may_have_sound() -> None:
-    assert ".gif" not in sounds.SUFFIXES and {".wav", ".flac", ".ogg", ".mp3", ".mp4"} <= set(
-        sounds.SUFFIXES
-    )
+    assert ".gif" not in sounds.SUFFIXES and {".wav", ".flac", ".ogg", ".mp3", ".mp4"} <= set(sounds.SUFFIXES)
     assert all(s == s.lower() and s.startswith(".") for s in sounds.SUFFIXES)

@@ -7,12 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
+import store_fakes as fakes
 
 from poet import media
 from poet.spec import UserError
 from poet.store.raw import RawClip, Skipped
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 
@@ -100,9 +100,7 @@ def test_damaged_media_is_skipped_in_its_place(tmp_path: pathlib.Path) -> None:
     assert broken.reason.startswith("undecodable")
 
 
-def test_unknown_places_and_splits_list_what_exists(
-    tmp_path: pathlib.Path, tfds_folder: pathlib.Path
-) -> None:
+def test_unknown_places_and_splits_list_what_exists(tmp_path: pathlib.Path, tfds_folder: pathlib.Path) -> None:
     fakes.write_folder(tmp_path / "clips", [1], split="train")
     (tmp_path / "empty").mkdir()
     for path, split, message in (

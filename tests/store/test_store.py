@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import seqio
+import store_fakes as fakes
 
 from poet import cli
 from poet.spec import StoreSpec, UserError
-from poet.store import manifest as manifests
 from poet.store import framing, reader, writer
+from poet.store import manifest as manifests
 from poet.store import repair as repairing
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 TRAIN, VALIDATION = 22, 6
@@ -37,9 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def store_spec(source: pathlib.Path, path: pathlib.Path, **changes: Any) -> StoreSpec:
-    spec = StoreSpec(
-        source=str(source), path=str(path), clips_per_shard=6, batch=4, max_skipped=0.2
-    )
+    spec = StoreSpec(source=str(source), path=str(path), clips_per_shard=6, batch=4, max_skipped=0.2)
     return spec.replace(**changes)
 
 
@@ -74,10 +72,7 @@ def keys(path: pathlib.Path, split: str = "train") -> list[str]:
 
 def test_every_usable_clip_comes_back(store: pathlib.Path) -> None:
     found = {e["key"].decode(): e for e in examples(store, "train")}
-    assert set(found) == {f"clip_{k:03d}.mp4" for k in range(TRAIN)} - {
-        "clip_004.mp4",
-        "clip_011.mp4",
-    }
+    assert set(found) == {f"clip_{k:03d}.mp4" for k in range(TRAIN)} - {"clip_004.mp4", "clip_011.mp4"}
     for k in (k for k in range(TRAIN) if k not in (4, 11)):
         example, caption = found[f"clip_{k:03d}.mp4"], f"grey {10 * k}"
         assert example["caption"].decode() == caption
@@ -107,9 +102,7 @@ def test_static_shapes_and_seqio_agree(store: pathlib.Path) -> None:
         "text_length": ((), "int32"),
     }
     # read_only: the other way of loading asks for the name of a registered data set.
-    source = seqio.TfdsDataSource(
-        tfds_data_dir=str(store), splits=("train", "validation"), read_only=True
-    )
+    source = seqio.TfdsDataSource(tfds_data_dir=str(store), splits=("train", "validation"), read_only=True)
     assert source.num_input_examples("train") == TRAIN - 2
     through_seqio = source.get_dataset("validation", shuffle=False)
     assert through_seqio.element_spec["video"] == spec["video"]
@@ -141,9 +134,7 @@ def test_manifest_counts_skipped_truncated_and_shards(store: pathlib.Path) -> No
     assert manifest.clip == CLIP
 
 
-def test_captions_too_long_for_the_encoder_are_counted(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_captions_too_long_for_the_encoder_are_counted(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     short = fakes.LetterEncoder(length=7)  # 'grey 100' and above have eight letters
     manifest = tokenize(store_spec(source, tmp_path / "s"), text=short)
     assert manifest.splits["train"].truncated_captions == TRAIN - 10 - 1
@@ -152,10 +143,7 @@ def test_captions_too_long_for_the_encoder_are_counted(
 def test_unigram_entropy_is_that_of_the_stored_codes(store: pathlib.Path) -> None:
     video = np.stack([e["video"] for e in examples(store, "train")])
     statistics = reader.load_manifest(str(store)).splits["train"].statistics["video"]
-    for codes, entropy_nats in (
-        (video, statistics.entropy_nats),
-        (video[:, :4], statistics.first_frame_entropy_nats),
-    ):
+    for codes, entropy_nats in ((video, statistics.entropy_nats), (video[:, :4], statistics.first_frame_entropy_nats)):
         counts = np.array(list(collections.Counter(codes.ravel().tolist()).values()))
         shares = counts / codes.size
         assert entropy_nats == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-12)
@@ -165,9 +153,7 @@ def test_unigram_entropy_is_that_of_the_stored_codes(store: pathlib.Path) -> Non
 # ---------------------------------------------------------------------------------------- shuffle
 
 
-def test_shuffle_is_global_seeded_and_blind_to_the_units_of_work(
-    tmp_path: pathlib.Path,
-) -> None:
+def test_shuffle_is_global_seeded_and_blind_to_the_units_of_work(tmp_path: pathlib.Path) -> None:
     count = 120
     videos = [fakes.flat_video(k) for k in range(count)]
     fakes.write_tfds(tmp_path / "source", {"train": videos}, shard_clips=40)
@@ -192,9 +178,7 @@ def test_shuffle_is_global_seeded_and_blind_to_the_units_of_work(
 # ----------------------------------------------------------------------------------------- resume
 
 
-def test_a_kill_in_any_batch_changes_nothing(
-    source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_kill_in_any_batch_changes_nothing(source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path) -> None:
     # Units of work are 8 clips in two batches: three of train, one of validation.
     batches = 8
     for killed_at in range(batches):
@@ -236,9 +220,7 @@ def test_a_kill_before_any_rename_changes_nothing(
     assert kills == 1 + 2 * 4 + 5 + 1
 
 
-def test_finished_ranges_are_not_encoded_again(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_finished_ranges_are_not_encoded_again(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     spec = store_spec(source, tmp_path / "s")
     with pytest.raises(fakes.Killed):
         tokenize(spec, killed_at=5)  # two of the four units of work are complete by then
@@ -279,9 +261,7 @@ def test_a_kill_while_cleaning_up_leaves_a_store(
 # ---------------------------------------------------------------------------------------- refusal
 
 
-def test_another_configuration_is_refused_and_named(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_another_configuration_is_refused_and_named(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     spec = store_spec(source, tmp_path / "s")
     with pytest.raises(fakes.Killed):
         tokenize(spec, killed_at=3)
@@ -305,9 +285,7 @@ def test_foreign_files_are_never_touched(source: pathlib.Path) -> None:
     assert contents(source) == before
 
 
-def test_too_many_unusable_clips_fail_and_are_named(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_too_many_unusable_clips_fail_and_are_named(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     spec = store_spec(source, tmp_path / "s", max_skipped=2 / TRAIN)
     strict = spec.replace(max_skipped=2 / TRAIN - 1e-6, path=str(tmp_path / "t"))
     assert tokenize(spec).splits["train"].clips == TRAIN - 2
@@ -341,9 +319,7 @@ def test_equal_keys_are_stored_once(tmp_path: pathlib.Path, monkeypatch: Any) ->
     assert len(stored) == 9 and stored["train/3"] == 3
 
 
-def test_a_clip_that_the_tokenizer_cannot_take_is_refused_first(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_clip_that_the_tokenizer_cannot_take_is_refused_first(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="1 more than a multiple of 4; nearest are 5 and 9"):
         tokenize(store_spec(source, tmp_path / "s"), clip=CLIP.replace(frames=6))
     assert not (tmp_path / "s").exists()
@@ -356,9 +332,7 @@ def test_codes_out_of_range_are_refused(source: pathlib.Path, tmp_path: pathlib.
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])  # The last is beyond float16.
-def test_states_that_are_not_finite_enter_no_store(
-    source: pathlib.Path, tmp_path: pathlib.Path, value: float
-) -> None:
+def test_states_that_are_not_finite_enter_no_store(source: pathlib.Path, tmp_path: pathlib.Path, value: float) -> None:
     class Broken(fakes.LetterEncoder):
         def __call__(self, texts):
             encoded = super().__call__(texts)
@@ -402,9 +376,7 @@ def test_a_changed_byte_is_named_by_verify(copy: pathlib.Path) -> None:
         reader.verify(str(copy))
 
 
-def test_a_missing_shard_and_a_missing_store_are_named(
-    copy: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_missing_shard_and_a_missing_store_are_named(copy: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (copy / "poet-train.tfrecord-00001-of-00004").unlink()
     with pytest.raises(UserError, match="lacks the shard .*00001-of-00004"):
         reader.load_manifest(str(copy))
@@ -496,15 +468,11 @@ def test_damaged_and_lost_files_are_made_again(
     assert contents(copy) == whole and not list(copy.parent.glob(".*"))
 
 
-def test_a_source_that_gives_other_bytes_repairs_nothing(
-    source: pathlib.Path, copy: pathlib.Path
-) -> None:
+def test_a_source_that_gives_other_bytes_repairs_nothing(source: pathlib.Path, copy: pathlib.Path) -> None:
     flip(copy / "poet-validation.tfrecord-00000-of-00001", 100)
     before = contents(copy)
     with pytest.raises(UserError, match="other bytes"):
-        repairing.repair(
-            str(copy), lambda path: tokenize(store_spec(source, pathlib.Path(path), seed=1))
-        )
+        repairing.repair(str(copy), lambda path: tokenize(store_spec(source, pathlib.Path(path), seed=1)))
     assert contents(copy) == before and not list(copy.parent.glob(".*"))
 
 
@@ -522,8 +490,7 @@ def flip(file: pathlib.Path, place: int, bit: int = 3) -> None:
 
 @pytest.mark.parametrize("suffix", ["examples", "json"])
 def test_a_flipped_bit_in_a_finished_intermediate_file_is_found_and_redone(
-    source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path, suffix: str,
-    caplog: pytest.LogCaptureFixture,
+    source: pathlib.Path, store: pathlib.Path, tmp_path: pathlib.Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = store_spec(source, tmp_path / "s")
     with pytest.raises(fakes.Killed):
@@ -554,9 +521,7 @@ def test_damage_after_that_look_does_not_enter_the_store(
     assert contents(tmp_path / "s") == contents(store)
 
 
-def test_a_source_that_changed_at_equal_size_is_another_one(
-    source: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_source_that_changed_at_equal_size_is_another_one(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     changed = shutil.copytree(source, tmp_path / "clips")
     spec = store_spec(changed, tmp_path / "s")
     with pytest.raises(fakes.Killed):
@@ -583,8 +548,7 @@ def test_check_store_accepts_what_made_it(store: pathlib.Path) -> None:
     manifest = reader.load_manifest(str(store))
     text = manifests.text_info(fakes.LetterEncoder())
     manifests.check_store(
-        manifest, text=text,
-        streams={"video": {"fingerprint": "mean-tokenizer-1", "grid": [2, 2, 2], "bits": 8}},
+        manifest, text=text, streams={"video": {"fingerprint": "mean-tokenizer-1", "grid": [2, 2, 2], "bits": 8}}
     )
 
 
@@ -594,19 +558,14 @@ def test_check_store_accepts_what_made_it(store: pathlib.Path) -> None:
         ({"streams": {"video": {"fingerprint": "other"}}}, "video.fingerprint is 'mean-tokenizer-1', not 'other'"),
         ({"streams": {"video": {"grid": [5, 2, 2]}}}, r"video.grid is \[2, 2, 2\], not \[5, 2, 2\]"),
         ({"streams": {"video": {"bits": 18}}}, "video.bits is 8, not 18"),
-        (
-            {"text": manifests.text_info(fakes.LetterEncoder(length=64))},
-            "text.length is 8, not 64",
-        ),
+        ({"text": manifests.text_info(fakes.LetterEncoder(length=64))}, "text.length is 8, not 64"),
         (
             {"text": manifests.TextInfo(name="t5", fingerprint="", length=8, width=4)},
             "text.name is 'letters', not 't5'. Tokenize",
         ),
     ],
 )
-def test_check_store_names_what_differs(
-    store: pathlib.Path, wanted: dict[str, Any], message: str
-) -> None:
+def test_check_store_names_what_differs(store: pathlib.Path, wanted: dict[str, Any], message: str) -> None:
     manifest = reader.load_manifest(str(store))
     with pytest.raises(UserError, match=message):
         manifests.check_store(manifest, **wanted)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,7 @@ def tokenize(source: pathlib.Path, path: pathlib.Path, **changes: Any) -> manife
     spec = StoreSpec(source=str(source), path=str(path), splits=("train",), batch=2)
     given = {"conditions": NAMES, "conditioning_spec": SPEC, "pieces": LetterPieces()} | changes
     return fakes.tokenize(
-        spec, fakes.CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(),
-        progress=False, **given,
+        spec, fakes.CLIP, tokenizer=fakes.MeanTokenizer(), text=fakes.LetterEncoder(), progress=False, **given
     )
 
 

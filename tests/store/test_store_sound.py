@@ -34,17 +34,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def tokenize(
-    source: pathlib.Path, path: pathlib.Path, killed_at: int = -1, **changes: Any
-) -> manifests.Manifest:
-    spec = StoreSpec(
-        source=str(source), path=str(path), splits=("train",), clips_per_shard=4, batch=2
-    )
+def tokenize(source: pathlib.Path, path: pathlib.Path, killed_at: int = -1, **changes: Any) -> manifests.Manifest:
+    spec = StoreSpec(source=str(source), path=str(path), splits=("train",), clips_per_shard=4, batch=2)
     tokenizer = fakes.MeanTokenizer(killed_at=killed_at)
     given = {"audio": fakes.LoudnessTokenizer(), "audio_levels": LEVELS} | changes
-    return fakes.tokenize(
-        spec, fakes.CLIP, tokenizer=tokenizer, text=fakes.LetterEncoder(), progress=False, **given
-    )
+    return fakes.tokenize(spec, fakes.CLIP, tokenizer=tokenizer, text=fakes.LetterEncoder(), progress=False, **given)
 
 
 @pytest.fixture(scope="module")

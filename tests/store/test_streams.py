@@ -71,7 +71,6 @@ class Brightness(Stream):
     def tokenize(self, items: Any, info: StreamInfo, encoders: Encoders) -> np.ndarray:
         return checked(encoders.networks[self.network].encode(np.stack(items))[..., None, None], info)
 
-
     def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
         return (fmt.video[0],)
 
@@ -98,8 +97,7 @@ class Brightness(Stream):
 
 TABLE, GREYS = np.arange(256, dtype=np.int32) * LEVELS // 256, np.arange(LEVELS, dtype=np.int32) * 256 // LEVELS
 STREAM = Brightness(
-    name="brightness", title="brightness", network="meter", stored="brightness", medium="grey", marks="V",
-    exports=True,
+    name="brightness", title="brightness", network="meter", stored="brightness", medium="grey", marks="V", exports=True
 )
 THERE = Task(
     name="video_to_brightness", token=Special.TASK_VIDEO, text=False, condition=("video",), output=("brightness",)
@@ -144,10 +142,13 @@ def run(registered, tmp_path) -> Experiment:
 def test_its_layout_holds_its_codes_at_the_times_of_their_frames():
     layout = Resolved(RUN).layout(BACK)
     assert layout.streams == {"brightness_in": 2, "source": 1, "video": 8}
-    tokens = layout.assemble({
-        "brightness_in": np.array([[3, 9]], np.int32), "source": np.zeros((1, 1), np.int32),
-        "video": np.zeros((1, 8), np.int32),
-    })
+    tokens = layout.assemble(
+        {
+            "brightness_in": np.array([[3, 9]], np.int32),
+            "source": np.zeros((1, 1), np.int32),
+            "video": np.zeros((1, 8), np.int32),
+        }
+    )
     assert layout.parse(tokens)["brightness_in"].tolist() == [[3, 9]]
     span = next(s for s in layout.spans if s.segment.stream == "brightness_in")
     np.testing.assert_array_equal(layout.positions()[span.start : span.stop], [[0, 0, 0], [1, 0, 0]])

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 import fsspec
 import numpy as np
 import pytest
+import store_fakes as fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from poet import media
 from poet.spec import UserError
 from poet.store import webdataset
-from poet.store.remote import copied
 from poet.store.raw import RawClip, Skipped
+from poet.store.remote import copied
 from poet.store.sources import open_source
-import store_fakes as fakes
 
 CLIP = fakes.CLIP
 LEVELS = (10, 200, 90, 150, 60)
@@ -78,9 +78,7 @@ def as_memory(folder: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("form", ["{}", "{}/*.tar", "{}/clips-{{000..001}}.tar"])
 @pytest.mark.parametrize("place", ["plain path", "file", "memory"])
-def test_clips_are_those_of_the_plain_folder(
-    plain: pathlib.Path, shards: pathlib.Path, form: str, place: str
-) -> None:
+def test_clips_are_those_of_the_plain_folder(plain: pathlib.Path, shards: pathlib.Path, form: str, place: str) -> None:
     root = {"plain path": str(shards), "file": f"file://{shards}"}.get(place) or as_memory(shards)
     clips, expected = read_all(form.format(root)), read_all(str(plain))
     assert [c.key for c in clips] == [f"clips-{i // 3:03d}/part/{i % 3:04d}" for i in range(5)]
@@ -103,9 +101,7 @@ def test_fingerprint_follows_the_members(shards: pathlib.Path, tmp_path: pathlib
     assert open_source(str(tmp_path), "train", CLIP).fingerprint != before
 
 
-def test_sound_of_its_own_file_begins_with_the_first_frame(
-    plain: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_sound_of_its_own_file_begins_with_the_first_frame(plain: pathlib.Path, tmp_path: pathlib.Path) -> None:
     ramp = np.arange(CLIP.samples + 100, dtype=np.int16)
     media.write_wav(tmp_path / "ramp.wav", ramp, CLIP.sample_rate_hz)
     video, sound = (plain / "clip_000.mp4").read_bytes(), (tmp_path / "ramp.wav").read_bytes()
@@ -124,9 +120,7 @@ def test_names_tell_splits(plain: pathlib.Path, tmp_path: pathlib.Path) -> None:
         open_source(str(tmp_path), "valid", CLIP)
 
 
-def test_unusable_samples_are_skipped_in_their_place(
-    plain: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_unusable_samples_are_skipped_in_their_place(plain: pathlib.Path, tmp_path: pathlib.Path) -> None:
     video = (plain / "clip_000.mp4").read_bytes()
     members = {
         "a.txt": b"no video",
@@ -148,9 +142,7 @@ def test_unusable_samples_are_skipped_in_their_place(
     assert isinstance(last, RawClip) and last.key == "t/f" and last.caption == ""
 
 
-def test_a_damaged_and_an_absent_tar_are_named(
-    shards: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_damaged_and_an_absent_tar_are_named(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
     whole = (shards / "clips-000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 7])
     (tmp_path / "packed.tar.gz").write_bytes(b"")
@@ -166,9 +158,7 @@ def test_a_damaged_and_an_absent_tar_are_named(
             open_source(str(path), "train", CLIP)
 
 
-def test_odd_captions_are_mended_or_skipped_one_by_one(
-    plain: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_odd_captions_are_mended_or_skipped_one_by_one(plain: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Before, each of these but the skipped ones stopped the ingest or lost its clip."""
     video = (plain / "clip_000.mp4").read_bytes()
     captions = {
@@ -185,9 +175,7 @@ def test_odd_captions_are_mended_or_skipped_one_by_one(
     for name, (content, _) in captions.items():
         members |= {f"{name.split('.')[0]}.mp4": video, name: content}
     write_tar(tmp_path / "t.tar", members)
-    for item, (name, (_, wanted)) in zip(
-        read_all(str(tmp_path / "t.tar")), captions.items(), strict=True
-    ):
+    for item, (name, (_, wanted)) in zip(read_all(str(tmp_path / "t.tar")), captions.items(), strict=True):
         assert item.key == f"t/{name.split('.')[0]}"
         if wanted is None:
             assert item.reason.startswith("broken caption: .")
@@ -196,9 +184,7 @@ def test_odd_captions_are_mended_or_skipped_one_by_one(
             assert item.notes == (("caption repaired",) if name == "half.json" else ())
 
 
-def test_names_keep_their_dots_and_what_is_of_no_sample_is_named(
-    plain: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_names_keep_their_dots_and_what_is_of_no_sample_is_named(plain: pathlib.Path, tmp_path: pathlib.Path) -> None:
     video = (plain / "clip_000.mp4").read_bytes()
     members = {
         "clip v1.0.mp4": video,
@@ -232,9 +218,7 @@ def test_names_keep_their_dots_and_what_is_of_no_sample_is_named(
 
 
 @pytest.mark.parametrize("name", ["clips[1].tar", "{a,b}.tar", "a::b.tar", "x.TAR", "caf\udce9.tar"])
-def test_a_tar_that_exists_is_that_tar(
-    shards: pathlib.Path, tmp_path: pathlib.Path, name: str
-) -> None:
+def test_a_tar_that_exists_is_that_tar(shards: pathlib.Path, tmp_path: pathlib.Path, name: str) -> None:
     path = tmp_path / "zip:" / name
     path.parent.mkdir()
     path.write_bytes((shards / "clips-000.tar").read_bytes())
@@ -284,10 +268,9 @@ def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path: pathlib.Path) -> 
 
 
 @given(st.integers(0, 50), st.integers(0, 12), st.integers(1, 5))
-def test_braces_count_with_the_width_of_their_first_number(
-    start: int, more: int, width: int
-) -> None:
+def test_braces_count_with_the_width_of_their_first_number(start: int, more: int, width: int) -> None:
     pattern = f"a/{{x,y}}-{{{start:0{width}d}..{start + more}}}.tar"
-    wanted = [f"a/{letter}-{n:0{max(width, len(str(start)))}d}.tar"
-              for letter in "xy" for n in range(start, start + more + 1)]
+    wanted = [
+        f"a/{letter}-{n:0{max(width, len(str(start)))}d}.tar" for letter in "xy" for n in range(start, start + more + 1)
+    ]
     assert webdataset.expand_braces(pattern) == wanted

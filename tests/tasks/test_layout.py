@@ -18,10 +18,10 @@ from poet.spec import (
     VideoTokenizerSpec,
     VocabularySpec,
 )
+from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 from poet.tasks.registry import TASKS, task_layout
 from poet.tasks.resolved import Resolved
-from poet.spec.vocabulary import Special, Vocabulary
 
 SQUARE, PORTRAIT = (128, 128), (224, 128)
 
@@ -37,8 +37,7 @@ def experiment(size: tuple[int, int] = SQUARE, frames: int = 17) -> Experiment:
 
 
 @pytest.mark.parametrize(
-    "frames, square, portrait",
-    [(1, 256, 448), (5, 512, 896), (9, 768, 1344), (17, 1280, 2240), (41, 2816, 4928)],
+    "frames, square, portrait", [(1, 256, 448), (5, 512, 896), (9, 768, 1344), (17, 1280, 2240), (41, 2816, 4928)]
 )
 def test_latent_token_counts(frames: int, square: int, portrait: int) -> None:
     grid = VideoTokenizerSpec().grid
@@ -49,19 +48,17 @@ def test_latent_token_counts(frames: int, square: int, portrait: int) -> None:
 def test_vocabulary_has_the_papers_ranges() -> None:
     v = Vocabulary()
     assert [(r.low, r.size) for r in v.tables.values()] == [
-        (0, 256), (256, 262_144), (262_400, 4_096), (266_496, 33_504),
+        (0, 256),
+        (256, 262_144),
+        (262_400, 4_096),
+        (266_496, 33_504),
     ]
     assert v.size == 300_000
 
 
-@given(
-    bits=st.integers(1, 18), levels=st.integers(1, 12), codes=st.integers(1, 2048),
-    pieces=st.integers(1, 1000),
-)
+@given(bits=st.integers(1, 18), levels=st.integers(1, 12), codes=st.integers(1, 2048), pieces=st.integers(1, 1000))
 def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int, pieces: int) -> None:
-    v = Vocabulary(
-        VocabularySpec(visual_bits=bits, audio_levels=levels, audio_codes=codes, text_pieces=pieces)
-    )
+    v = Vocabulary(VocabularySpec(visual_bits=bits, audio_levels=levels, audio_codes=codes, text_pieces=pieces))
     ranges = [v.tables["special"], v.visual, *(v.audio(i) for i in range(levels)), v.text]
     edges = [edge for r in ranges for edge in (r.low, r.high)]
     assert edges[0] == 0 and edges[-1] == v.size
@@ -115,15 +112,22 @@ def test_given_sound_stands_before_the_drawn_picture() -> None:
 )
 def test_lengths_of_conditioned_tasks(condition, output, text, length) -> None:
     layout = build_layout(
-        task_token=Special.TASK_VIDEO, text=text, condition=condition, output=output,
-        fmt=Format(video=(5, 16, 16), audio_frames=106, text_length=64), vocabulary=Vocabulary(),
+        task_token=Special.TASK_VIDEO,
+        text=text,
+        condition=condition,
+        output=output,
+        fmt=Format(video=(5, 16, 16), audio_frames=106, text_length=64),
+        vocabulary=Vocabulary(),
     )
     assert layout.length == length
 
 
 ALL_LAYOUTS = [
     build_layout(
-        task_token=Special.TASK_VIDEO, text=text, condition=condition, output=output,
+        task_token=Special.TASK_VIDEO,
+        text=text,
+        condition=condition,
+        output=output,
         fmt=Format(video=grid, audio_frames=7, text_length=5, portrait=portrait),
         vocabulary=Vocabulary(),
     )
@@ -135,14 +139,10 @@ ALL_LAYOUTS = [
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    layout=st.sampled_from(ALL_LAYOUTS), seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 3)
-)
+@given(layout=st.sampled_from(ALL_LAYOUTS), seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 3))
 def test_parse_inverts_assemble(layout, seed: int, batch: int) -> None:
     rng = np.random.default_rng(seed)
-    streams = {
-        name: np.empty((batch, size), np.int32) for name, size in layout.streams.items()
-    }
+    streams = {name: np.empty((batch, size), np.int32) for name, size in layout.streams.items()}
     for s in (span.segment for span in layout.spans if not span.segment.forced):
         part = slice(s.part, s.part + s.length)
         streams[s.stream][:, part] = rng.integers(0, s.ids.size, (batch, s.length))

@@ -6,20 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet.spec import (
-    AudioTokenizerSpec,
-    ClipSpec,
-    DataSpec,
-    EvalSpec,
-    Experiment,
-    TextSpec,
-    UserError,
-    VocabularySpec,
-)
+from poet.spec import AudioTokenizerSpec, ClipSpec, DataSpec, EvalSpec, Experiment, TextSpec, UserError, VocabularySpec
+from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.registry import TASKS
 from poet.tasks.resolved import Resolved
 from poet.training.losses import span_weights
-from poet.spec.vocabulary import Special, Vocabulary
 
 PAPER = Experiment(
     audio_tokenizer=AudioTokenizerSpec(path="trained"),
@@ -76,9 +67,7 @@ def test_codes_stand_in_the_order_of_the_declaration_and_come_back(name):
     # What is no special token are the streams in their order, level by level, and nothing else.
     body = tokens[:, (tokens[0] >= VOCABULARY.visual.low)]
     streams = [s for s in names if s != "source"]
-    np.testing.assert_array_equal(
-        body, np.concatenate([expected_ids(codes[s], s) for s in streams], axis=1)
-    )
+    np.testing.assert_array_equal(body, np.concatenate([expected_ids(codes[s], s) for s in streams], axis=1))
     assert tokens[0, :2].tolist() == [Special.BOS, TASK_IDS[task.output]]
     assert (layout.text_span is not None) == task.text
     assert layout.condition_streams == tuple(s for s in names if s not in task.output)
@@ -121,8 +110,13 @@ def test_what_is_given_always_leaves_a_latent_frame_to_predict(frames):
 
 def test_clips_that_a_task_is_given_whole_are_refused():
     still = PAPER.replace(clip=ClipSpec(frames=1))
-    names = {"image_to_video", "frame_prediction", "image_to_video_bidirectional",
-             "frame_prediction_bidirectional", "audio_video_continuation"}
+    names = {
+        "image_to_video",
+        "frame_prediction",
+        "image_to_video_bidirectional",
+        "frame_prediction_bidirectional",
+        "audio_video_continuation",
+    }
     for name, task in TASKS.items():
         if name in names:
             with pytest.raises(UserError, match=f"{name} is given 1 of the 1 frames.*CLIP.frames to 5"):
@@ -222,9 +216,7 @@ def test_every_known_audio_frame_is_heard_within_the_known_frames():
     for rate_hz, sample_rate_hz, strides in rates:
         experiment = PAPER.replace(
             clip=ClipSpec(rate_hz=rate_hz, sample_rate_hz=sample_rate_hz),
-            audio_tokenizer=AudioTokenizerSpec(
-                sample_rate_hz=sample_rate_hz, strides=strides, path="trained"
-            ),
+            audio_tokenizer=AudioTokenizerSpec(sample_rate_hz=sample_rate_hz, strides=strides, path="trained"),
         )
         hop_s = np.prod(strides) / sample_rate_hz
         for latents in range(1, 5):

@@ -12,15 +12,33 @@ import numpy as np
 # of few pieces, and a UMT5, which has relative positions of its own in every layer.
 CONFIGS = {
     "v1_1": dict(
-        model_type="t5", vocab_size=512, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6,
+        model_type="t5",
+        vocab_size=512,
+        d_model=512,
+        d_kv=64,
+        d_ff=1024,
+        num_layers=8,
+        num_heads=6,
         feed_forward_proj="gated-gelu",
     ),
     "v1_0": dict(
-        model_type="t5", vocab_size=512, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8,
+        model_type="t5",
+        vocab_size=512,
+        d_model=512,
+        d_kv=64,
+        d_ff=2048,
+        num_layers=6,
+        num_heads=8,
         feed_forward_proj="relu",
     ),
     "umt5": dict(
-        model_type="umt5", vocab_size=512, d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4,
+        model_type="umt5",
+        vocab_size=512,
+        d_model=64,
+        d_kv=16,
+        d_ff=96,
+        num_layers=3,
+        num_heads=4,
         feed_forward_proj="gated-gelu",
     ),
 }
@@ -53,9 +71,7 @@ def draw(config: dict, seed: int) -> dict[str, np.ndarray]:
         tensors[f"{attention}.v.weight"] = normal(inner, width, scale=width**-0.5)
         tensors[f"{attention}.o.weight"] = normal(width, inner, scale=inner**-0.5)
         if layer == 0 or config["model_type"] == "umt5":
-            tensors[f"{attention}.relative_attention_bias.weight"] = normal(
-                BUCKETS, config["num_heads"], scale=1
-            )
+            tensors[f"{attention}.relative_attention_bias.weight"] = normal(BUCKETS, config["num_heads"], scale=1)
         tensors[f"{block}.layer.0.layer_norm.weight"] = norm(width)
         gated = config["feed_forward_proj"] == "gated-gelu"
         for name in ("wi_0", "wi_1") if gated else ("wi",):

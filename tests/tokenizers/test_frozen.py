@@ -28,8 +28,14 @@ VIDEO = VideoTokenizerSpec(
     base_channels=4, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4), norm_groups=2, bits=6
 )
 AUDIO = AudioTokenizerSpec(
-    sample_rate_hz=8000, strides=(4, 8), encoder_channels=2, decoder_channels=2, dim=4, dilations=(1,),
-    levels=2, codes=4,
+    sample_rate_hz=8000,
+    strides=(4, 8),
+    encoder_channels=2,
+    decoder_channels=2,
+    dim=4,
+    dilations=(1,),
+    levels=2,
+    codes=4,
 )
 PARAMS = {"a": np.float32([1.5, -2.25]), "b": np.ones((3, 4), np.float32)}
 
@@ -121,8 +127,7 @@ VISIBLE: dict[str, Callable[[Path], object]] = {
     "weights are a folder": as_folder("model.safetensors"),
     "spec is a folder": as_folder("spec.json"),
     "no bytes of weights": lambda f: (f / "model.safetensors").write_bytes(b""),
-    "half the weights": lambda f: (f / "model.safetensors").write_bytes(
-        (f / "model.safetensors").read_bytes()[:-64]),
+    "half the weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-64]),
     "a header of nonsense": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 200),
     "no bytes of spec": text(""),
     "half a spec": text('{"bits": 6, '),

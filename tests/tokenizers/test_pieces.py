@@ -18,9 +18,7 @@ from poet.tokenizers.pieces import EOS, PAD, UNKNOWN, load_pieces
 SHIPPED = assets.root() / "data" / "pretrained" / "pieces_512"
 LETTERS = sorted(set("".join(t5_folders.WORDS)))
 # Blanks that are not single are normalised away, and U+2581 is how SentencePiece writes a blank.
-UNICODE = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=" ▁"), min_size=1, max_size=20
-)
+UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=" ▁"), min_size=1, max_size=20)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +43,7 @@ def check_rows(ids_BxL: np.ndarray, lengths_B: np.ndarray, length: int, size: in
 
 
 @hypothesis.settings(deadline=None, max_examples=80)
-@hypothesis.given(
-    st.lists(st.lists(st.text(LETTERS, min_size=1, max_size=9), max_size=8).map(" ".join), max_size=5)
-)
+@hypothesis.given(st.lists(st.lists(st.text(LETTERS, min_size=1, max_size=9), max_size=8).map(" ".join), max_size=5))
 def test_texts_of_the_training_alphabet_come_back(trained, texts):
     ids_BxL, lengths_B, truncated = trained.encode(texts, 100)
     check_rows(ids_BxL, lengths_B, 100, trained.size)
@@ -117,10 +113,7 @@ def test_fingerprint_is_that_of_the_file(trained, shipped, tmp_path):
 
 @pytest.mark.parametrize(
     "control, given",
-    [
-        (dict(pad_id=-1, eos_id=2, unk_id=0, bos_id=1), r"\(-1, 2, 0\)"),
-        (dict(pad_id=3), r"\(3, 1, 2\)"),
-    ],
+    [(dict(pad_id=-1, eos_id=2, unk_id=0, bos_id=1), r"\(-1, 2, 0\)"), (dict(pad_id=3), r"\(3, 1, 2\)")],
 )
 def test_other_control_ids_are_refused(control, given, tmp_path):
     (tmp_path / "spiece.model").write_bytes(t5_folders.train_pieces(55, **control))

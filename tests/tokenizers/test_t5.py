@@ -30,7 +30,13 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "t5_states.npz"
 # What was asked for; states are of the order of 1, and in truth differ by less than 2e-5.
 TOLERANCE = 1e-4
 TINY = dict(
-    model_type="t5", vocab_size=512, d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4,
+    model_type="t5",
+    vocab_size=512,
+    d_model=64,
+    d_kv=16,
+    d_ff=96,
+    num_layers=3,
+    num_heads=4,
     feed_forward_proj="gated-gelu",
 )
 
@@ -90,9 +96,7 @@ def check_states(encoder: t5.T5, reference: dict[str, np.ndarray], name: str) ->
         states_lxD = encoded.states_BxLxD[row, :length]
         step = states_lxD.shape[1] // expected.shape[1]
         np.testing.assert_allclose(states_lxD[:, ::step], expected, rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(
-            np.linalg.norm(states_lxD, axis=-1), reference[f"{name}_norms_{row}"], rtol=1e-5
-        )
+        np.testing.assert_allclose(np.linalg.norm(states_lxD, axis=-1), reference[f"{name}_norms_{row}"], rtol=1e-5)
         assert not encoded.states_BxLxD[row, length:].any()
 
 
@@ -125,14 +129,8 @@ def test_buckets_are_those_of_transformers(reference):
 
 # Parameters of transformers 5.23.0's T5EncoderModel of each published configuration.
 PUBLISHED = {
-    "V1_0": {
-        "small": 35_330_816, "base": 109_628_544, "large": 334_939_648,
-        "3B": 1_240_909_824, "11B": 4_864_791_552,
-    },
-    "V1_1": {
-        "small": 35_332_800, "base": 109_628_544, "large": 341_231_104,
-        "xl": 1_223_527_424, "xxl": 4_762_310_656,
-    },
+    "V1_0": {"small": 35_330_816, "base": 109_628_544, "large": 334_939_648, "3B": 1_240_909_824, "11B": 4_864_791_552},
+    "V1_1": {"small": 35_332_800, "base": 109_628_544, "large": 341_231_104, "xl": 1_223_527_424, "xxl": 4_762_310_656},
 }
 
 
@@ -214,7 +212,8 @@ def test_weights_stored_in_bfloat16_load(copy, encoder):
     assert stored.fingerprint != encoder.fingerprint
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_array_equal(ours, theirs.astype(jnp.bfloat16)),
-        stored.params, encoder.params,
+        stored.params,
+        encoder.params,
     )
 
 
@@ -236,9 +235,7 @@ def test_a_sharded_encoder_is_that_of_transformers(small, reference):
 def test_every_mesh_gives_the_same_states(axes, folder, encoder):
     other = load(folder, mesh_lib.build(MeshSpec(**axes)))
     texts = [*t5_folders.sentences(9), ""]
-    np.testing.assert_allclose(
-        other(texts).states_BxLxD, encoder(texts).states_BxLxD, atol=TOLERANCE
-    )
+    np.testing.assert_allclose(other(texts).states_BxLxD, encoder(texts).states_BxLxD, atol=TOLERANCE)
     assert other.fingerprint == encoder.fingerprint
 
 
@@ -254,9 +251,7 @@ def test_no_more_than_a_devices_part_of_a_tensor_is_read(folder, monkeypatch):
         return value
 
     monkeypatch.setattr(t5_files.SafeTensors, "read", recorded)
-    t5_weights.load_params(
-        tensors, shape, mesh_lib.build(MeshSpec(data=1, fsdp=4, tensor=2)), "float32"
-    )
+    t5_weights.load_params(tensors, shape, mesh_lib.build(MeshSpec(data=1, fsdp=4, tensor=2)), "float32")
     sizes = {name: int(np.prod(dims)) for name, dims in t5_weights.tensor_shapes(shape).items()}
     assert {name for name, _ in read} == sizes.keys()
     for name, size in read:
@@ -274,7 +269,8 @@ def test_xxl_lies_in_equal_parts():
     rules.check(mesh, axes, structs)
     parts = jax.tree.map(
         lambda struct, sharding: mesh_lib.local_bytes(sharding, struct.shape, struct.dtype),
-        structs, rules.shardings(mesh, axes),
+        structs,
+        rules.shardings(mesh, axes),
     )
     assert sum(jax.tree.leaves(parts)) < 2 * PUBLISHED["V1_1"]["xxl"] / 8 * 1.001
 
@@ -298,9 +294,7 @@ def test_states_depend_on_the_text_alone(encoder):
         alone = encoder([texts[row]])
         length = alone.lengths_B[0]
         assert encoded.lengths_B[row] == length
-        np.testing.assert_allclose(
-            encoded.states_BxLxD[row, :length], alone.states_BxLxD[0, :length], atol=TOLERANCE
-        )
+        np.testing.assert_allclose(encoded.states_BxLxD[row, :length], alone.states_BxLxD[0, :length], atol=TOLERANCE)
         assert not encoded.states_BxLxD[row, length:].any()
 
 
@@ -324,9 +318,7 @@ def test_long_texts_are_cut_and_counted(folder):
     assert encoded.lengths_B.tolist() == [20, len(encoder.pieces(["a dog"])[0]), 20]
     kept = encoder.encode_ids([[*pieces[:19], 1]])
     assert kept.truncated == 0
-    np.testing.assert_allclose(
-        encoded.states_BxLxD[0], kept.states_BxLxD[0], atol=TOLERANCE
-    )
+    np.testing.assert_allclose(encoded.states_BxLxD[0], kept.states_BxLxD[0], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("text", ["", " ", " \t\n "])

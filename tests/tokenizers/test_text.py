@@ -76,12 +76,8 @@ def test_states_are_those_of_transformers(encoder, reference):
         length = len(reference[f"ids_{row}"])
         states_lxD = encoded.states_BxLxD[row, :length]
         assert encoded.lengths_B[row] == length, text
-        np.testing.assert_allclose(
-            states_lxD[:, ::16], reference[f"states_{row}"], atol=TOLERANCE, err_msg=text
-        )
-        np.testing.assert_allclose(
-            np.linalg.norm(states_lxD, axis=-1), reference[f"norms_{row}"], rtol=1e-5
-        )
+        np.testing.assert_allclose(states_lxD[:, ::16], reference[f"states_{row}"], atol=TOLERANCE, err_msg=text)
+        np.testing.assert_allclose(np.linalg.norm(states_lxD, axis=-1), reference[f"norms_{row}"], rtol=1e-5)
 
 
 def test_pieces_are_those_of_transformers(encoder, reference):
@@ -113,9 +109,7 @@ def test_states_do_not_depend_on_the_batch(encoder):
     encoded = encoder(texts)
     for row in (0, 3, 9, len(texts) - 1):
         length = encoded.lengths_B[row]
-        np.testing.assert_allclose(
-            encoded.states_BxLxD[row, :length], states_of(encoder, texts[row]), atol=TOLERANCE
-        )
+        np.testing.assert_allclose(encoded.states_BxLxD[row, :length], states_of(encoder, texts[row]), atol=TOLERANCE)
         assert not encoded.states_BxLxD[row, length:].any()
 
 
@@ -166,9 +160,7 @@ def test_a_shorter_spec_gives_the_same_states(encoder):
     encoded = short(["a dog runs", "word " * 30])
     assert encoded.states_BxLxD.shape == (2, 20, 384)
     assert (encoded.lengths_B.tolist(), encoded.truncated) == ([5, 20], 1)
-    np.testing.assert_allclose(
-        encoded.states_BxLxD[0, :5], states_of(encoder, "a dog runs"), atol=TOLERANCE
-    )
+    np.testing.assert_allclose(encoded.states_BxLxD[0, :5], states_of(encoder, "a dog runs"), atol=TOLERANCE)
     assert short.fingerprint == encoder.fingerprint
 
 
@@ -312,9 +304,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(folder_copy, value, dtyp
 
 def test_states_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="NaN or infinite"):
-        text_lib.encode_pieces(
-            [[1, 2]], lambda ids, lengths: np.full((*ids.shape, 4), np.nan), length=8, width=4
-        )
+        text_lib.encode_pieces([[1, 2]], lambda ids, lengths: np.full((*ids.shape, 4), np.nan), length=8, width=4)
 
 
 def test_the_fingerprint_is_known_without_loading(encoder):
@@ -354,9 +344,7 @@ def position_network(ids_bxl: np.ndarray, lengths_b: np.ndarray) -> np.ndarray:
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
-@hypothesis.given(
-    lengths=st.lists(st.integers(0, 90), max_size=200), length=st.sampled_from([3, 16, 20, 64])
-)
+@hypothesis.given(lengths=st.lists(st.integers(0, 90), max_size=200), length=st.sampled_from([3, 16, 20, 64]))
 def test_bucketing_is_one_text_at_a_time(lengths, length):
     pieces = [list(range(100 * row, 100 * row + count)) for row, count in enumerate(lengths)]
     shapes = set()

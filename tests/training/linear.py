@@ -42,12 +42,7 @@ class Batches:
     """Batch number i of a group is a pure function of i; `seen` records what was handed out."""
 
     def __init__(
-        self,
-        group: str,
-        *,
-        poison: int | None = None,
-        delay_s: float = 0.0,
-        share: processes.Share = processes.Share(),
+        self, group: str, *, poison: int | None = None, delay_s: float = 0.0, share: processes.Share = processes.Share()
     ):
         self.group, self.poison, self.delay_s, self.share = group, poison, delay_s, share
         self.position, self.seen = 0, []
@@ -83,9 +78,7 @@ def trainable(change: Callable[[Any], Any] = lambda state: state) -> Trainable:
         params = _params(key)
         return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
 
-    def step(
-        state: Any, batch: Any, key: jax.Array, rate: jax.Array
-    ) -> tuple[Any, dict[str, jax.Array]]:
+    def step(state: Any, batch: Any, key: jax.Array, rate: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         noise = jax.random.normal(key, ())
 
         def loss_of(params: Any) -> jax.Array:
@@ -101,19 +94,14 @@ def trainable(change: Callable[[Any], Any] = lambda state: state) -> Trainable:
     moments = optimizer.state_axes(tx, shapes, AXES)
     axes = {"step": (), "params": AXES, "opt_state": moments}
     groups = {name: _group(name, batch, step) for name, batch in BATCH.items()}
-    return Trainable(
-        init=init, axes=axes, rate=optimizer.learning_rate(OPTIMIZER, HORIZON), groups=groups
-    )
+    return Trainable(init=init, axes=axes, rate=optimizer.learning_rate(OPTIMIZER, HORIZON), groups=groups)
 
 
 def _group(name: str, batch: int, step: Callable[..., Any]) -> Group:
     return Group(
         name=name,
         step=step,
-        batch={
-            "x": jax.ShapeDtypeStruct((batch, IN), np.float32),
-            "y": jax.ShapeDtypeStruct((batch, OUT), np.float32),
-        },
+        batch={"x": jax.ShapeDtypeStruct((batch, IN), np.float32), "y": jax.ShapeDtypeStruct((batch, OUT), np.float32)},
         clips=batch,
         tokens=batch * 4,
         flops=6.0 * batch * IN * OUT,
@@ -167,9 +155,7 @@ def restored(workdir: Path, devices: int = 8) -> checkpoint.Restored:
     shardings = mesh.Rules().shardings(built, model.axes)
     with jax.set_mesh(built):
         shapes = jax.eval_shape(model.init, jax.random.key(0))
-        target = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
+        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
         return checkpoint.restore(Run(workdir), target)
 
 

@@ -14,8 +14,12 @@ from poet.training.bit_flips import flipped
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=10, audio_levels=2, audio_codes=16, text_pieces=8))
 LAYOUT = build_layout(
-    task_token=Special.TASK_VIDEO, text=False, condition=("video",), output=("video", "audio"),
-    fmt=Format(video=(2, 8, 8), text_length=4, audio_frames=5), vocabulary=VOCABULARY,
+    task_token=Special.TASK_VIDEO,
+    text=False,
+    condition=("video",),
+    output=("video", "audio"),
+    fmt=Format(video=(2, 8, 8), text_length=4, audio_frames=5),
+    vocabulary=VOCABULARY,
 )
 
 

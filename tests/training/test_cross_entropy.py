@@ -17,11 +17,7 @@ from poet.training import cross_entropy
 WIDTH, BATCH, LENGTH, Z_LOSS = 16, 8, 7, 1e-2
 ROWS = {"a": 32, "b": 16}
 WHOLE = {"a": Range(0, 32, "a", 0), "b": Range(32, 48, "b", 32)}
-RANGES = {
-    "whole": (WHOLE["a"],),
-    "slice": (Range(40, 44, "b", 32),),
-    "union": (WHOLE["a"], WHOLE["b"]),
-}
+RANGES = {"whole": (WHOLE["a"],), "slice": (Range(40, 44, "b", 32),), "union": (WHOLE["a"], WHOLE["b"])}
 MESHES = {"one": None, "fsdp": (2, 4, 1, 1), "tensor": (1, 2, 1, 4), "sequence": (1, 2, 2, 2)}
 
 
@@ -39,9 +35,9 @@ def inputs(ranges: tuple[Range, ...]) -> dict[str, np.ndarray]:
 def oracle(ranges: tuple[Range, ...], values: dict[str, np.ndarray]):
     """Sums, and gradients of the mean objective by hand, without chunks, in float64."""
     x, weights = values["x"].astype(np.float64), values["weights"].astype(np.float64)
-    rows = np.concatenate(
-        [values[r.table][r.low - r.table_low : r.high - r.table_low] for r in ranges]
-    ).astype(np.float64)
+    rows = np.concatenate([values[r.table][r.low - r.table_low : r.high - r.table_low] for r in ranges]).astype(
+        np.float64
+    )
     ids = np.concatenate([np.arange(r.low, r.high) for r in ranges])
     logits = x @ rows.T
     peak = logits.max(-1, keepdims=True)
@@ -68,9 +64,7 @@ def oracle(ranges: tuple[Range, ...], values: dict[str, np.ndarray]):
 
 def mean_objective(ranges: tuple[Range, ...]):
     def run(x, tables, labels, weights):
-        sums, _ = cross_entropy.cross_entropy(
-            x, tables, labels, weights, ranges=ranges, z_loss=Z_LOSS
-        )
+        sums, _ = cross_entropy.cross_entropy(x, tables, labels, weights, ranges=ranges, z_loss=Z_LOSS)
         return sums.objective / sums.count, sums
 
     return run

@@ -66,9 +66,7 @@ def probe(state: dict, step: int) -> loop.Report:
     return loop.Report(scalars={"step": int(state["step"]), "w": float(state["params"]["w"].sum())})
 
 
-def test_two_halves_equal_one_run_bit_for_bit(
-    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_halves_equal_one_run_bit_for_bit(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Said beside it: a run whose length has changed has another cosine from here on."""
     data = linear.batches()
     hook = loop.Hook(name="probe", every=3, fn=probe)
@@ -160,9 +158,7 @@ def test_a_finished_run_is_left_alone(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_run_goes_on_identically(
-    whole: Path, tmp_path: Path, number: int
-) -> None:
+def test_a_signal_saves_and_the_run_goes_on_identically(whole: Path, tmp_path: Path, number: int) -> None:
     """At step 5 neither a checkpoint nor the probe is due; at step 6 the probe is owed."""
     handler = signal.getsignal(number)
     hooks = [loop.Hook(name="probe", every=3, fn=probe)]
@@ -205,9 +201,7 @@ def test_parameters_spoilt_behind_a_finite_loss_are_not_saved(tmp_path: Path) ->
     assert Run(tmp_path).steps() == [2]
 
 
-def test_a_failed_save_costs_a_checkpoint_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_costs_a_checkpoint_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that cannot be begun, and one that fails behind the back of the loop."""
     begin, write = checkpoint.ocp.save_checkpointables_async, checkpoint.manifests.write
 
@@ -233,9 +227,7 @@ def test_a_failed_save_costs_a_checkpoint_not_the_run(
     assert failures[:6] == [0, 0, 0, 0, 1, 1] and failures[7:] == [2, 2, 2]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first save takes until step 5 is done; the second one, due at step 4, waits for it."""
     real, done = checkpoint.manifests.write, []
 
@@ -260,9 +252,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert done[:3] == [1, 2, 3] and Run(tmp_path).steps() == [2, 4, 6]
 
 
-def test_an_error_of_the_run_waits_for_the_save_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_run_waits_for_the_save_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint.manifests.write
 
     def slowly(*arguments: Any) -> None:
@@ -326,6 +316,7 @@ def test_a_step_that_cannot_fit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After what it needs, and where its program came from, was logged."""
+
     class Small:
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 64}

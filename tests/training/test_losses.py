@@ -17,9 +17,7 @@ from poet.training import cross_entropy, losses
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=4, audio_codes=8, text_pieces=4))
 Z_LOSS = 1e-2
-SPEC = ModelSpec(
-    layers=1, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=16, dtype="float32", remat="none"
-)
+SPEC = ModelSpec(layers=1, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=16, dtype="float32", remat="none")
 MODEL = transformer.build(SPEC, VOCABULARY, 8)
 LAYOUT = build_layout(
     task_token=Special.TASK_VIDEO,
@@ -83,9 +81,9 @@ def test_sums_equal_float64(vocabulary, budget, monkeypatch):
     opening of every level of the audio."""
     monkeypatch.setattr(cross_entropy, "LOGITS_BUDGET", budget)
     batch = make_batch([0, 3, 8], audio=[0, 1, 2])
-    got = jax.jit(
-        lambda b: losses.stream_sums(MODEL, params(), b, LAYOUT, loss_vocabulary=vocabulary, z_loss=Z_LOSS)
-    )(batch)
+    got = jax.jit(lambda b: losses.stream_sums(MODEL, params(), b, LAYOUT, loss_vocabulary=vocabulary, z_loss=Z_LOSS))(
+        batch
+    )
     want = oracle(batch, vocabulary)
     assert got.keys() == want.keys()
     for stream, sums in want.items():
@@ -118,8 +116,7 @@ def test_padding_of_texts_and_of_captions_is_no_filling():
     """Two clips with texts of 1 and 9 (more than there is room for) of 4; captions of 3 and 0 of 5."""
     fmt = Format(video=(1, 1, 2), text_length=4, pieces_length=5)
     layout = build_layout(
-        task_token=Special.TASK_VIDEO, text=True, condition=(), output=("pieces",), fmt=fmt,
-        vocabulary=VOCABULARY,
+        task_token=Special.TASK_VIDEO, text=True, condition=(), output=("pieces",), fmt=fmt, vocabulary=VOCABULARY
     )
     (span,) = layout.loss_spans
     tokens = np.zeros((2, layout.length), np.int32)

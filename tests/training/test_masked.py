@@ -36,7 +36,14 @@ RUN = Experiment(
     video_tokenizer=VideoTokenizerSpec(bits=BITS),
     text=TextSpec(length=4, width=8),
     model=ModelSpec(
-        layers=3, width=32, heads=4, kv_heads=4, head_dim=8, mlp_width=64, dtype="float32", remat="none",
+        layers=3,
+        width=32,
+        heads=4,
+        kv_heads=4,
+        head_dim=8,
+        mlp_width=64,
+        dtype="float32",
+        remat="none",
         visual_head="factorised",
     ),
     super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 4, 0), temporal=(2, 4, 4)),
@@ -72,8 +79,11 @@ def test_grids_are_those_of_the_two_resolutions():
     assert GRID == (2, 8, 4)
     assert LAYOUT.streams["low_resolution_in"] == np.prod(LOW)
     places = LAYOUT.positions()
-    spans = {s.segment.stream: places[s.start : s.stop].reshape(*s.segment.grid, 3) for s in LAYOUT.spans[:-1]
-             if s.segment.stream in ("low_resolution_in", "video")}
+    spans = {
+        s.segment.stream: places[s.start : s.stop].reshape(*s.segment.grid, 3)
+        for s in LAYOUT.spans[:-1]
+        if s.segment.stream in ("low_resolution_in", "video")
+    }
     fine = spans["video"].reshape(2, 4, 2, 2, 2, 3).mean(axis=(2, 4))
     np.testing.assert_array_equal(spans["low_resolution_in"], fine)
 

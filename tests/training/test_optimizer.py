@@ -16,12 +16,7 @@ AXES = {
     "bias": ("mlp",),
     "kernel": (None, None, None, "conv_in", "conv_out"),
 }
-SHAPES = {
-    "blocks": {"w": (3, 8, 16), "scale": (3, 8)},
-    "table": (32, 8),
-    "bias": (16,),
-    "kernel": (3, 3, 3, 8, 16),
-}
+SHAPES = {"blocks": {"w": (3, 8, 16), "scale": (3, 8)}, "table": (32, 8), "bias": (16,), "kernel": (3, 3, 3, 8, 16)}
 
 
 def params() -> dict:
@@ -84,7 +79,7 @@ def test_learning_rate_peaks_after_warm_up_and_ends_low(warmup: int, steps: int)
     peak = max(min(warmup, steps) - 1, 0)
     assert max(rates) == pytest.approx(2.0) == rates[peak]
     assert rates[0] == (2.0 / min(warmup, steps) if warmup else 2.0), "no step is at rate 0"
-    assert rates[:peak + 1] == sorted(rates[:peak + 1]) and rates[peak:] == sorted(rates[peak:])[::-1]
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:])[::-1]
     assert rate(steps) == pytest.approx(0.5 if warmup < steps else 2.0)
 
 
@@ -172,9 +167,7 @@ def test_updates_are_the_same_on_a_mesh_and_lie_where_the_parameters_lie(name: s
 
 
 @pytest.mark.parametrize("name, most", [("adamw", 1.3), ("adafactor", 2.5), ("muon", 1.3)])
-def test_a_row_fed_rarely_moves_as_far_for_each_gradient_as_one_fed_always(
-    name: str, most: float
-) -> None:
+def test_a_row_fed_rarely_moves_as_far_for_each_gradient_as_one_fed_always(name: str, most: float) -> None:
     """One gradient a row, again and again: without lazy rows the ratio is 3 at every tenth step and 6
     to 8 at every fiftieth."""
     spec = OptimizerSpec(name=name, weight_decay=0.0, clip_norm=1e9)

@@ -84,9 +84,7 @@ def test_stopped_and_resumed_runs_are_one_run_bit_for_bit(pair: Path, tmp_path: 
     assert equal(leaves(tmp_path), leaves(pair))
 
 
-def test_a_checkpoint_of_two_processes_goes_on_in_one(
-    alone: Path, pair: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_two_processes_goes_on_in_one(alone: Path, pair: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(pair, workdir)
     data = linear.batches()
@@ -98,9 +96,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_of_two_falls_back_in_four(
-    alone: Path, pair: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_of_two_falls_back_in_four(alone: Path, pair: Path, tmp_path: Path) -> None:
     """All four go back to the same step, which only the first of them looked for."""
     workdir = tmp_path / "run"
     shutil.copytree(pair, workdir)
@@ -171,9 +167,7 @@ def test_a_coordinator_that_does_not_answer_is_named_with_the_time_waited() -> N
 
 
 def test_processes_with_different_numbers_of_devices_are_refused() -> None:
-    codes, output = process_runs.run(
-        2, lambda address, index: ["-c", START, address, str(index), "60"], devices=(2, 1)
-    )
+    codes, output = process_runs.run(2, lambda address, index: ["-c", START, address, str(index), "60"], devices=(2, 1))
     assert codes == [cli.EXIT_USER] * 2, output
     assert all("different numbers of devices (2, 1)" in text for text in output)
 

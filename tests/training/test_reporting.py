@@ -25,9 +25,7 @@ class Clock:
 
 
 def group(name: str, clips: int) -> Group:
-    return Group(
-        name=name, step=lambda *a: a, batch={}, clips=clips, tokens=10 * clips, flops=1e12 * clips
-    )
+    return Group(name=name, step=lambda *a: a, batch={}, clips=clips, tokens=10 * clips, flops=1e12 * clips)
 
 
 def make(workdir: Path, now: Clock, names: str = "ab", **options: object) -> Reporter:
@@ -91,8 +89,7 @@ def test_utilisation_is_given_only_where_the_peak_is_known(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "kind, peak",
-    [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v4", 275e12), ("TPU v6 lite", 918e12)],
+    "kind, peak", [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v4", 275e12), ("TPU v6 lite", 918e12)]
 )
 def test_peaks_do_not_confuse_generations(kind: str, peak: float) -> None:
     assert peak_flops(kind) == peak
@@ -135,9 +132,7 @@ DAMAGED = ['{"kind": "train"}', "[]", "3", "null", '{"step": "4"}', '{"step": tr
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_damaged_lines_are_left_out_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_lines_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
     entries = [{"step": s, "kind": "train", "loss": s / 3} for s in (1, 2)]
     whole = [json.dumps(e) for e in entries]
@@ -148,9 +143,7 @@ def test_damaged_lines_are_left_out_and_told(
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_a_log_that_cannot_be_opened_does_not_end_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_log_that_cannot_be_opened_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     reporter = make(tmp_path, Clock(), log_every=1)
     reporter.step(1, "a", {"loss": (1.0, 1)})
@@ -159,9 +152,7 @@ def test_a_log_that_cannot_be_opened_does_not_end_the_run(
 
 
 @pytest.mark.usefixtures("no_tensorboard")
-def test_a_log_that_cannot_be_written_does_not_end_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reporter = make(tmp_path, Clock(), log_every=1)
     reporter._file.close()
     reporter._file = open("/dev/full", "w", buffering=1)
@@ -203,9 +194,7 @@ def test_parameter_overview_names_shapes_and_total() -> None:
     assert "block/w" in text and "(3, 4)" in text and "17" in text
 
 
-@pytest.mark.parametrize(
-    "value, text", [(0.5, "0.5 "), (1234.5, "1.23 k"), (5e9, "5 G"), (2.5e13, "25 T")]
-)
+@pytest.mark.parametrize("value, text", [(0.5, "0.5 "), (1234.5, "1.23 k"), (5e9, "5 G"), (2.5e13, "25 T")])
 def test_si(value: float, text: str) -> None:
     assert reporting._si(value) == text
 

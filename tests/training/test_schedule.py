@@ -12,11 +12,9 @@ from poet.tasks.resolved import Resolved
 from poet.training.schedule import GroupSchedule, PhasedSchedule, check_all_trained
 
 # Decimals as a person writes them, some of them zero.
-SHARES = st.dictionaries(
-    st.sampled_from("abcdefgh"),
-    st.integers(0, 1000).map(lambda n: n / 1000),
-    min_size=1,
-).filter(lambda shares: any(shares.values()))
+SHARES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 1000).map(lambda n: n / 1000), min_size=1).filter(
+    lambda shares: any(shares.values())
+)
 
 
 @settings(max_examples=60, deadline=None)

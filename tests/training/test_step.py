@@ -34,10 +34,7 @@ RUN = Experiment(
     vocabulary=VocabularySpec(visual_bits=6, audio_codes=16, text_pieces=64),
     video_tokenizer=VideoTokenizerSpec(bits=6),
     text=TextSpec(length=8, width=16),
-    model=ModelSpec(
-        layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32",
-        remat="none",
-    ),
+    model=ModelSpec(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=64, dtype="float32", remat="none"),
     data=DataSpec(batch=4, mixture_rates={"text_to_video": 1.0, "text_to_image": 1.0}),
     optimizer=OptimizerSpec(warmup_steps=0, learning_rate=1e-2),
     train=TrainSpec(steps=30),
@@ -95,15 +92,12 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
             batch["known"][::2] = layout.loss_spans[0].segment.length - 2
             batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
             state = jax.device_put(
-                jax.jit(trainable.init)(jax.random.key(0)),
-                mesh_lib.Rules().shardings(mesh, trainable.axes),
+                jax.jit(trainable.init)(jax.random.key(0)), mesh_lib.Rules().shardings(mesh, trainable.axes)
             )
             results.append(jax.device_get(jax.jit(group.step)(state, batch, jax.random.key(0), 1e-2)))
     (whole, metrics), (parts, part_metrics) = results
     for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(
-            each(part_metrics[name]).value(), each(metrics[name]).value(), rtol=2e-6
-        )
+        np.testing.assert_allclose(each(part_metrics[name]).value(), each(metrics[name]).value(), rtol=2e-6)
     for a, b in zip(jax.tree.leaves(whole["opt_state"]), jax.tree.leaves(parts["opt_state"])):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6)
 
@@ -131,9 +125,7 @@ def test_other_lengths_rates_and_seeds_are_the_same_program():
 
     def text(**settings):
         train = {k: settings.pop(k) for k in ("steps", "seed", "log_every") if k in settings}
-        run = RUN.replace(
-            train=RUN.train.replace(**train), optimizer=RUN.optimizer.replace(**settings)
-        )
+        run = RUN.replace(train=RUN.train.replace(**train), optimizer=RUN.optimizer.replace(**settings))
         trainable = step.language_model(Resolved(run), mesh)
         state = compiled.abstract(trainable, mesh)
         return compiled.lower(trainable.groups["text-to-image"], state, mesh).as_text()
@@ -182,9 +174,7 @@ def test_flops_equal_those_of_the_compiled_products():
     batch = make_batch(step.batch_shapes(layout, 1, RUN.text.width), layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer.attention, "QUERY_BLOCK", 1)
-        jaxpr = jax.make_jaxpr(
-            lambda p: losses.stream_sums(model, p, batch, layout)
-        )(model.abstract())
+        jaxpr = jax.make_jaxpr(lambda p: losses.stream_sums(model, p, batch, layout))(model.abstract())
     assert flops.forward_flops(model, layout) == dot_flops(jaxpr.jaxpr)
     assert flops.train_flops(model, layout) == 3 * flops.forward_flops(model, layout)
 
@@ -216,8 +206,7 @@ def test_step_runs_in_bfloat16_with_float32_masters():
     layout = Resolved(run).layouts["text_to_image"]
     batch = group.batch
     hidden = jax.eval_shape(
-        lambda p, b: model.hidden(p, b["tokens"], layout, losses.text_of(b, layout)),
-        shapes["params"], batch,
+        lambda p, b: model.hidden(p, b["tokens"], layout, losses.text_of(b, layout)), shapes["params"], batch
     )
     assert hidden.dtype == jnp.bfloat16
 

@@ -29,8 +29,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="train.sh", description="Trains everything that ships, from nothing; run it again to go on."
     )
     add = parser.add_argument
-    add("stages", nargs="*", metavar="STAGE", help=f"of these only, in this order: {', '.join(names)} (default: all "
-        "but sound, whose weights ship)")
+    add(
+        "stages",
+        nargs="*",
+        metavar="STAGE",
+        help=f"of these only, in this order: {', '.join(names)} (default: all but sound, whose weights ship)",
+    )
     add("--work", default="runs/pretrained", help="its folder (default runs/pretrained of the checkout)")
     add("--hours", type=float, default=None, help="stop at a checkpoint after so many")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="recipe: two cores, or one accelerator")
@@ -69,8 +73,10 @@ def pinned(work: pathlib.Path) -> tuple[pathlib.Path, str]:
     except (OSError, subprocess.CalledProcessError):
         return CHECKOUT, "unknown"
     stamp.write_text(commit + "\n")
-    print(f"{code} holds the code of commit {commit[:12]}, which all that follows runs; changes of the checkout that "
-          "are not committed, or come later, do not touch it (delete the folder's `commit` to take the newest)")
+    print(
+        f"{code} holds the code of commit {commit[:12]}, which all that follows runs; changes of the checkout that "
+        "are not committed, or come later, do not touch it (delete the folder's `commit` to take the newest)"
+    )
     return code, commit
 
 

@@ -10,10 +10,7 @@ from poet.tasks.resolved import Resolved
 # FLOP/s by device and kind of training.  Two CPU cores: 0.2 TFLOP of the language model took 5.4 s of CPU time.
 # One H100: judgement, not measured (tests/gpu/train_step.py measures): 10 % of its bfloat16 peak, 5 % of its
 # TF32 peak.
-SPEED = {
-    "cpu": {"video": 75e9, "audio": 75e9, "lm": 75e9},
-    "gpu": {"video": 25e12, "audio": 5e12, "lm": 99e12},
-}
+SPEED = {"cpu": {"video": 75e9, "audio": 75e9, "lm": 75e9}, "gpu": {"video": 25e12, "audio": 5e12, "lm": 99e12}}
 
 
 def lines(stages: Sequence[Stage], device: str) -> Iterator[str]:
@@ -43,7 +40,7 @@ def _work(job: Job) -> tuple[str, int, float]:
     from poet.spec import config
 
     files = [a.partition("=")[2] for a in job.command if a.startswith("--gin_file=")]
-    bindings = [a[len("--gin."):] for a in job.command if a.startswith("--gin.") and ".init_from=" not in a]
+    bindings = [a[len("--gin.") :] for a in job.command if a.startswith("--gin.") and ".init_from=" not in a]
     experiment = config.load(files, bindings)
     if "tokenizer-train" not in job.command:
         return "lm", experiment.train.steps, _lm_flops(experiment)

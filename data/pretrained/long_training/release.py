@@ -1,7 +1,7 @@
 """Lays out what is released, WORK/release/data/pretrained, as it lies in a checkout; stops where it is too big.
 
-  place    the tokenizers and the pieces that the language model names, before it is exported
-  finish   logs and scores beside the weights, and the size of it all
+place    the tokenizers and the pieces that the language model names, before it is exported
+finish   logs and scores beside the weights, and the size of it all
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ def finish(work: pathlib.Path, released: pathlib.Path) -> None:
 
 def check_size(released: pathlib.Path) -> int:
     """Bytes of all files; raises ValueError, which names the folders, where there are too many."""
-    sizes = {folder.name: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-             for folder in sorted(released.iterdir()) if folder.is_dir()}
+    sizes = {
+        folder.name: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        for folder in sorted(released.iterdir())
+        if folder.is_dir()
+    }
     total = sum(sizes.values())
     if total > MOST_BYTES:
         named = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())

@@ -103,8 +103,10 @@ def held(work: pathlib.Path, wait_s: float = PATIENCE_S) -> Iterator[IO[str]]:
             file.seek(0)
             holder = file.read().strip()
             if _alive(holder) or time.monotonic() > give_up:
-                raise Mistake(f"{work} is in use by another run (process {holder or 'unknown'}): "
-                              "stop that one first, or give another --work")
+                raise Mistake(
+                    f"{work} is in use by another run (process {holder or 'unknown'}): "
+                    "stop that one first, or give another --work"
+                )
             time.sleep(0.2)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -185,8 +187,14 @@ class Runner:
       deadline: of `time.monotonic()`: then the job at hand is asked to stop, and nothing is begun.
     """
 
-    def __init__(self, work: pathlib.Path, code: pathlib.Path, lock: IO[str], about: Mapping[str, Any],
-                 deadline: float | None = None):
+    def __init__(
+        self,
+        work: pathlib.Path,
+        code: pathlib.Path,
+        lock: IO[str],
+        about: Mapping[str, Any],
+        deadline: float | None = None,
+    ):
         self.work, self.code, self._lock, self._deadline = work, code, lock, deadline
         self.status = Status(work, about)
         self._signalled = False
@@ -251,9 +259,15 @@ class Runner:
             log.write(f"\n$ {' '.join(job.command)}\n".encode())
             log.flush()
             child = subprocess.Popen(
-                job.command, cwd=job.cwd or self.code, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(self.code)}, pass_fds=(self._lock.fileno(),),
-                preexec_fn=_die_with_parent, start_new_session=True,
+                job.command,
+                cwd=job.cwd or self.code,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": str(self.code)},
+                pass_fds=(self._lock.fileno(),),
+                preexec_fn=_die_with_parent,
+                start_new_session=True,
             )
             return self._watch(stage, job, child)
 

@@ -34,16 +34,30 @@ class Recipe:
 # A GPU sees whole clips, many at a time, for five times as long.
 _GPU_TOKENIZER = ("TOKENIZER_TRAIN.batch=64", "TOKENIZER_TRAIN.frames=17", "CHECKPOINT.every=1000")
 # Every stage in seconds: the whole chain is run, nothing is learnt.
-_SMALL_TOKENIZER = ("VIDEO_TOKENIZER.base_channels=16", "TOKENIZER_TRAIN.batch=2", "TRAIN.log_every=1",
-                    "CHECKPOINT.every=2")
-_SMALL_LM = ("MODEL.layers=1", "MODEL.width=32", "MODEL.heads=1", "MODEL.kv_heads=1", "MODEL.mlp_width=32",
-             "DATA.batch=1", "TRAIN.log_every=2", "TRAIN.eval_every=0", "CHECKPOINT.every=4",
-             "VIDEO_TOKENIZER.base_channels=16",
-             "DATA.mixture_rates={'text_to_video': 0.3, 'inpainting': 0.4, 'text_to_video_with_audio': 0.3}")
+_SMALL_TOKENIZER = (
+    "VIDEO_TOKENIZER.base_channels=16",
+    "TOKENIZER_TRAIN.batch=2",
+    "TRAIN.log_every=1",
+    "CHECKPOINT.every=2",
+)
+_SMALL_LM = (
+    "MODEL.layers=1",
+    "MODEL.width=32",
+    "MODEL.heads=1",
+    "MODEL.kv_heads=1",
+    "MODEL.mlp_width=32",
+    "DATA.batch=1",
+    "TRAIN.log_every=2",
+    "TRAIN.eval_every=0",
+    "CHECKPOINT.every=4",
+    "VIDEO_TOKENIZER.base_channels=16",
+    "DATA.mixture_rates={'text_to_video': 0.3, 'inpainting': 0.4, 'text_to_video_with_audio': 0.3}",
+)
 RECIPES = {
     "cpu": Recipe(),
     "gpu": Recipe(
-        lm="arenas_gpu", adapt="arenas_adapt_gpu",
+        lm="arenas_gpu",
+        adapt="arenas_adapt_gpu",
         bindings={"tokenizer": (*_GPU_TOKENIZER, "TRAIN.steps=40000"), "round": (*_GPU_TOKENIZER, "TRAIN.steps=10000")},
         arenas=("--train_clips_per_arena=3000", "--validation_clips_per_arena=48", "--test_clips_per_arena=48"),
     ),
@@ -54,9 +68,19 @@ RECIPES = {
             "codes": ("VIDEO_TOKENIZER.base_channels=16", "STORE.batch=4"),
             "lm": (*_SMALL_LM, "TRAIN.steps=12"),
             "adapt": (*_SMALL_LM, "TRAIN.steps=8"),
-            "superres": ("MODEL.layers=3", "MODEL.width=32", "MODEL.heads=1", "MODEL.kv_heads=1", "MODEL.mlp_width=32",
-                         "DATA.batch=1", "TRAIN.steps=4", "TRAIN.log_every=2", "TRAIN.eval_every=0",
-                         "CHECKPOINT.every=4", "VIDEO_TOKENIZER.base_channels=16"),
+            "superres": (
+                "MODEL.layers=3",
+                "MODEL.width=32",
+                "MODEL.heads=1",
+                "MODEL.kv_heads=1",
+                "MODEL.mlp_width=32",
+                "DATA.batch=1",
+                "TRAIN.steps=4",
+                "TRAIN.log_every=2",
+                "TRAIN.eval_every=0",
+                "CHECKPOINT.every=4",
+                "VIDEO_TOKENIZER.base_channels=16",
+            ),
             "release": ("EVAL.batch=2", "EVAL.batches=1", "EVAL.clips=2", "EVAL.samples=1", "EVAL.gain_clips=2"),
         },
         arenas=("--arena=basic", "--clips_per_arena=8", "--workers=2"),
@@ -80,8 +104,12 @@ def stages(recipe: Recipe, work: pathlib.Path, code: pathlib.Path) -> dict[str, 
         Stage(name="codes", note="clips, sound, made conditions and captions to codes", jobs=(made.codes(),)),
         Stage(name="lm", note="train the language model on every task", jobs=(made.lm(),)),
         Stage(name="adapt", note="adapt it to the tasks that are asked for", jobs=(made.adapt(),)),
-        Stage(name="superres", note="super-resolution: clips of 128 pixels, their codes, the network",
-              jobs=made.superres(), on_request=True),
+        Stage(
+            name="superres",
+            note="super-resolution: clips of 128 pixels, their codes, the network",
+            jobs=made.superres(),
+            on_request=True,
+        ),
         Stage(name="release", note="weights, scores and logs as they ship", jobs=made.release()),
     )
     return {stage.name: stage for stage in found}
@@ -139,8 +167,12 @@ class _Maker:
         return (f"VIDEO_TOKENIZER.path={self.work / 'round' / 'tokenizer'}", *sound)
 
     def codes(self) -> Job:
-        settings = (f"STORE.source={self.clips}", f"STORE.path={self.work / 'codes'}", *self._networks(),
-                    *self.recipe.bindings.get("codes", ()))
+        settings = (
+            f"STORE.source={self.clips}",
+            f"STORE.path={self.work / 'codes'}",
+            *self._networks(),
+            *self.recipe.bindings.get("codes", ()),
+        )
         flags = (f"--gin_file=gin/experiments/{self.recipe.lm}.gin", *map("--gin.{}".format, settings))
         return Job(command=(*_POET, "tokenize", *flags))
 
@@ -159,31 +191,64 @@ class _Maker:
         large, codes = self.work / "data_128", self.work / "codes_128"
         render = (sys.executable, "data/arenas_av/build.py", f"--data_dir={large}", "--size=128", *self.recipe.arenas)
         tokenizer = f"VIDEO_TOKENIZER.path={self.work / 'round' / 'tokenizer'}"
-        stored = (f"STORE.source={large / 'arenas_av' / '1.0.0'}", f"STORE.path={codes}", tokenizer,
-                  *self.recipe.bindings.get("codes", ()))
+        stored = (
+            f"STORE.source={large / 'arenas_av' / '1.0.0'}",
+            f"STORE.path={codes}",
+            tokenizer,
+            *self.recipe.bindings.get("codes", ()),
+        )
         gin = "--gin_file=gin/experiments/superres_arenas.gin"
         tokenize = (*_POET, "tokenize", gin, *map("--gin.{}".format, stored))
         train = self._train("train", "superres", "superres_arenas", "superres", f"DATA.store={codes}", tokenizer)
         return Job(command=render), Job(command=tokenize), train
 
     def release(self) -> tuple[Job, ...]:
-        helper = (sys.executable, str(self.code / "data/pretrained/long_training/release.py"), f"--work={self.work}",
-                  f"--shipped={self.code / 'data/pretrained'}")
+        helper = (
+            sys.executable,
+            str(self.code / "data/pretrained/long_training/release.py"),
+            f"--work={self.work}",
+            f"--shipped={self.code / 'data/pretrained'}",
+        )
         weights = f"data/pretrained/{LM}"
-        paths = (f"VIDEO_TOKENIZER.path=data/pretrained/{TOKENIZER}", f"AUDIO_TOKENIZER.path=data/pretrained/{SOUND}",
-                 f"TEXT.pieces=data/pretrained/{PIECES}")
-        scored = (f"DATA.store={self.work / 'codes'}", f"EVAL.source={self.clips}",
-                  *self.recipe.bindings.get("release", ()))
+        paths = (
+            f"VIDEO_TOKENIZER.path=data/pretrained/{TOKENIZER}",
+            f"AUDIO_TOKENIZER.path=data/pretrained/{SOUND}",
+            f"TEXT.pieces=data/pretrained/{PIECES}",
+        )
+        scored = (
+            f"DATA.store={self.work / 'codes'}",
+            f"EVAL.source={self.clips}",
+            *self.recipe.bindings.get("release", ()),
+        )
         return (
             Job(command=(*helper, "place")),
-            self._here("export", f"--checkpoint={self.work / 'adapt'}", f"--out={weights}", "--weights_only",
-                       "--overwrite", "--gin.EXPORT.dtype=bfloat16", *map("--gin.{}".format, paths)),
-            self._here("eval", f"--checkpoint={weights}", f"--out={self.work / 'scores' / LM}", "--overwrite",
-                       f"--scores={self.work / 'scores.json'}", *map("--gin.{}".format, scored)),
-            self._here("tokenizer-eval", f"--gin_file=gin/models/{TOKENIZER}.gin",
-                       f"--tokenizer=data/pretrained/{TOKENIZER}", "--set=source", "--overwrite",
-                       f"--out={self.work / 'scores' / TOKENIZER}", f"--gin.EVAL.source={self.clips}",
-                       *(f"--gin.{s}" for s in scored if s.startswith("EVAL.clips"))),
+            self._here(
+                "export",
+                f"--checkpoint={self.work / 'adapt'}",
+                f"--out={weights}",
+                "--weights_only",
+                "--overwrite",
+                "--gin.EXPORT.dtype=bfloat16",
+                *map("--gin.{}".format, paths),
+            ),
+            self._here(
+                "eval",
+                f"--checkpoint={weights}",
+                f"--out={self.work / 'scores' / LM}",
+                "--overwrite",
+                f"--scores={self.work / 'scores.json'}",
+                *map("--gin.{}".format, scored),
+            ),
+            self._here(
+                "tokenizer-eval",
+                f"--gin_file=gin/models/{TOKENIZER}.gin",
+                f"--tokenizer=data/pretrained/{TOKENIZER}",
+                "--set=source",
+                "--overwrite",
+                f"--out={self.work / 'scores' / TOKENIZER}",
+                f"--gin.EVAL.source={self.clips}",
+                *(f"--gin.{s}" for s in scored if s.startswith("EVAL.clips")),
+            ),
             Job(command=(*helper, "finish")),
         )
 

@@ -12,10 +12,19 @@ from poet.cli import command, films
 def _arguments(parser: argparse.ArgumentParser) -> None:
     films.arguments(parser)
     add = parser.add_argument
-    add("--jobs", required=True, metavar="FILE",
-        help="YAML, a list of jobs such as '- {task: image_to_video, prompt: it begins to rain}'; `long` is one, too")
+    add(
+        "--jobs",
+        required=True,
+        metavar="FILE",
+        help="YAML, a list of jobs such as '- {task: image_to_video, prompt: it begins to rain}'; `long` is one, too",
+    )
     add("--clip", default="", metavar="FILE", help="a picture or a film that the first job takes")
-    add("--out", required=True, metavar="FOLDER", help="a folder for each job; what an earlier run made there is taken from it")
+    add(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="a folder for each job; what an earlier run made there is taken from it",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

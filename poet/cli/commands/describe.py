@@ -11,25 +11,33 @@ from poet.runs import outputs
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.config_arguments(parser)
     parser.add_argument(
-        "--devices", type=command.number(int, at_least=0, at_most=2**20), default=0, help="plan for this many devices (default: those here)"
+        "--devices",
+        type=command.number(int, at_least=0, at_most=2**20),
+        default=0,
+        help="plan for this many devices (default: those here)",
     )
     parser.add_argument(
-        "--topology", default="", metavar="NAME",
+        "--topology",
+        default="",
+        metavar="NAME",
         help="compile every step and the decoding loop for devices that need not be here, and say what "
-             "they need: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
+        "they need: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
     )
     parser.add_argument(
-        "--group", action="append", default=[], dest="groups", metavar="NAME",
+        "--group",
+        action="append",
+        default=[],
+        dest="groups",
+        metavar="NAME",
         help="of these groups only (repeatable, with --topology)",
     )
     parser.add_argument(
-        "--json", action="store_true",
+        "--json",
+        action="store_true",
         help="print the resolved spec as JSON; with --topology a line of JSON for each program",
     )
     parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
-    parser.add_argument(
-        "--placement", default="", help="draw how parameters lie on the mesh into this SVG file"
-    )
+    parser.add_argument("--placement", default="", help="draw how parameters lie on the mesh into this SVG file")
     command.overwrite_argument(parser)
 
 
@@ -46,9 +54,7 @@ def _run(args: argparse.Namespace) -> None:
         describe.write_placement(resolved, args.placement, args.devices)
     if args.picture or args.placement:
         return
-    describe.run(
-        resolved, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json
-    )
+    describe.run(resolved, devices=args.devices, topology=args.topology, groups=args.groups, as_json=args.json)
 
 
 COMMAND = command.Command(

@@ -17,9 +17,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--session", required=True, metavar="FOLDER", help="a new one, or one to go on with; it keeps all that is made")
     add("--clip", default="", metavar="FILE", help="a picture or a film that a new session begins with")
     add("--count", type=command.number(int, at_least=1, at_most=64), default=4, help="candidates at a time (default 4)")
-    add("--do", action="append", default=[], metavar="LINE",
-        help="lines to execute, as they would be typed (repeatable), before those of the terminal are read; `--do=help` "
-             "lists them")
+    add(
+        "--do",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="lines to execute, as they would be typed (repeatable), before those of the terminal are "
+        "read; `--do=help` "
+        "lists them",
+    )
     add("--batch", action="store_true", help="stop behind the lines of --do")
 
 
@@ -35,9 +41,7 @@ def _run(args: argparse.Namespace) -> None:
     else:
         clip = studio.sampler.generator.resolved.spec.clip
         video, sound = read_opening(args.clip, clip, sounding=args.sound) if args.clip else (None, None)
-        session = edit.Session.create(
-            folder, studio.sampler, video=video, sound=sound, seed=studio.sample.seed, **made
-        )
+        session = edit.Session.create(folder, studio.sampler, video=video, sound=sound, seed=studio.sample.seed, **made)
     prompt = studio.prompt
     desk = terminal.Terminal(session, args.count, prompt.negative, prompt.suffix, prompt.camera)
     with session.hold():
@@ -65,8 +69,9 @@ COMMAND = command.Command(
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,
-    example='--checkpoint=data/pretrained/lm_arenas --session=session --do="say the player walks forward | the player turns left" '
-    '--do=1 --do=film --batch',
+    example='--checkpoint=data/pretrained/lm_arenas --session=session --do="say the player walks forward | '
+    'the player turns left" '
+    "--do=1 --do=film --batch",
     place=96,
     log_level=logging.INFO,
 )

@@ -17,11 +17,21 @@ _LOG = logging.getLogger(__name__)
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
     command.out_argument(parser)
-    parser.add_argument("--scores", default="", metavar="FILE",
-        help="write the numbers that a card quotes (likelihood, condition gain) to this JSON file too")
+    parser.add_argument(
+        "--scores",
+        default="",
+        metavar="FILE",
+        help="write the numbers that a card quotes (likelihood, condition gain) to this JSON file too",
+    )
     command.process_arguments(parser)
-    parser.add_argument("--metric", action="append", default=[], dest="metrics", metavar="NAME",
-        help="measure this one alone (repeatable; default: all that what is given allows)")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        dest="metrics",
+        metavar="NAME",
+        help="measure this one alone (repeatable; default: all that what is given allows)",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -39,10 +49,10 @@ def _run(args: argparse.Namespace) -> None:
     scores = args.scores and processes.from_first(
         lambda: str(outputs.claim_file(args.scores, overwrite=args.overwrite, flag="--scores"))
     )
-    resolved = built_in.supply(
-        run, resolved, lambda r: stores.write(r, stores.load_encoders(r), None, _LOG.info)
-    )
-    with outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output:
+    resolved = built_in.supply(run, resolved, lambda r: stores.write(r, stores.load_encoders(r), None, _LOG.info))
+    with (
+        outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output
+    ):
         out = output.folder if output else args.out
         runner.evaluate(run, resolved, out, args.metrics or None, Path(scores) if scores else None)
 

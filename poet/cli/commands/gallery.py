@@ -15,17 +15,48 @@ from poet.tasks.resolved import Resolved
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
     add = parser.add_argument
-    add("--out", required=True, metavar="FOLDER",
-        help="where the page lies, as index.html; sections that an earlier run made there are taken from it unless they changed")
-    add("--source", default="", metavar="CLIPS",
-        help="clips for conditions: a folder of films, or a TFDS folder (default, for weights that ship: game clips made on the spot)")
-    add("--prompt", action="append", default=[], help="the text of each clip, or one for all (repeatable; default: their captions)")
+    add(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the page lies, as index.html; sections that an earlier run made there are taken from "
+        "it unless they changed",
+    )
+    add(
+        "--source",
+        default="",
+        metavar="CLIPS",
+        help="clips for conditions: a folder of films, or a TFDS folder (default, for weights that ship: "
+        "game clips made on the spot)",
+    )
+    add(
+        "--prompt",
+        action="append",
+        default=[],
+        help="the text of each clip, or one for all (repeatable; default: their captions)",
+    )
     add("--clips", type=command.number(int, at_least=1, at_most=64), default=2, help="how many clips (default 2)")
-    add("--seeds", type=command.number(int, at_least=1, at_most=64), default=3, help="seeds 0 to N-1 are sampled (default 3)")
+    add(
+        "--seeds",
+        type=command.number(int, at_least=1, at_most=64),
+        default=3,
+        help="seeds 0 to N-1 are sampled (default 3)",
+    )
     add("--quick", action="store_true", help="a few sections")
-    add("--section", action="append", default=[], metavar="NAME", help="this one alone (repeatable): a task, long, storyboard or upscale")
-    add("--upscale", action="append", default=[], metavar="CHECKPOINT",
-        help="double the clips by this super-resolution network (repeatable; default: the one that ships)")
+    add(
+        "--section",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this one alone (repeatable): a task, long, storyboard or upscale",
+    )
+    add(
+        "--upscale",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="double the clips by this super-resolution network (repeatable; default: the one that ships)",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

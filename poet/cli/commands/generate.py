@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 from poet.cli import command
 from poet.runs import outputs
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from poet.tasks.resolved import Resolved
 
 
-
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser, required=False)
     command.out_argument(parser, required=False)
@@ -29,35 +29,90 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", action="append", default=[], help="what to show (repeatable)")
     add("--prompt_file", default="", help="one prompt per line")
     add("--negative_prompt", default="", help="what the clip must not look like; needs --guidance above 1")
-    add("--clip", action="append", default=[], metavar="FILE",
+    add(
+        "--clip",
+        action="append",
+        default=[],
+        metavar="FILE",
         help="what the task starts from (repeatable): a video or picture whose frames open the "
-             "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to")
-    add("--conditioning_frames", "--known_frames", type=command.frames, default=0,
-        help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number")
-    add("--end", action="append", default=[], metavar="FILE",
+        "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to",
+    )
+    add(
+        "--conditioning_frames",
+        "--known_frames",
+        type=command.frames,
+        default=0,
+        help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number",
+    )
+    add(
+        "--end",
+        action="append",
+        default=[],
+        metavar="FILE",
         help="what frame_interpolation ends with (repeatable): a video or picture whose first frames are the "
-             "last ones; without it those of --clip")
-    add("--region", default="", metavar="NAME",
+        "last ones; without it those of --clip",
+    )
+    add(
+        "--region",
+        default="",
+        metavar="NAME",
         help="what inpainting fills (central, top_left, dynamic_central) or outpainting keeps (horizontal, "
-             "vertical, central, top_left, dynamic_vertical)")
-    add("--mask", action="append", default=[], metavar="MASK",
-        help="a region of your own in its place, which inpainting fills and outpainting keeps (repeatable, one for each "
-             "--clip): a picture or video in which it is white, or a box x0,y0,x1,y1 in pixels of the clip, or two with a "
-             "colon between them, from the one to the other")
-    add("--keep_given", action=argparse.BooleanOptionalAction, default=True,
-        help="outside what is painted the given pixels come back bit by bit; without it as the tokenizer decodes them")
-    add("--depth", action="append", default=[], metavar="FILE",
-        help="depth of --clip for stylization (repeatable): a video or picture, near is bright")
+        "vertical, central, top_left, dynamic_vertical)",
+    )
+    add(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="MASK",
+        help="a region of your own in its place, which inpainting fills and outpainting keeps "
+        "(repeatable, one for each "
+        "--clip): a picture or video in which it is white, or a box x0,y0,x1,y1 in pixels of the clip, or two with a "
+        "colon between them, from the one to the other",
+    )
+    add(
+        "--keep_given",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="outside what is painted the given pixels come back bit by bit; without it as the tokenizer decodes them",
+    )
+    add(
+        "--depth",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="depth of --clip for stylization (repeatable): a video or picture, near is bright",
+    )
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
-    add("--batch", type=command.number(int, at_least=1, at_most=MOST_BATCH), default=4, help="clips decoded together, where SAMPLE.block leaves it open (a model in float32 does); changes no sample")
-    add("--upscale", action="append", default=[], metavar="CHECKPOINT",
-        help="double the height and width of the clips by this super-resolution network (repeatable, one after the other)")
-    add("--format", action="append", default=[], metavar="NAMES",
-        help="files to write, as mp4,gif,wav: mp4 (H.264, AAC), webm (VP9, Opus), gif, apng, png (a strip of the frames), "
-             "wav, txt; by default mp4, gif and png of a clip, png of a picture, wav of sound")
-    add("--requests", default="", metavar="FILE",
+    add(
+        "--batch",
+        type=command.number(int, at_least=1, at_most=MOST_BATCH),
+        default=4,
+        help="clips decoded together, where SAMPLE.block leaves it open (a model in float32 does); changes no sample",
+    )
+    add(
+        "--upscale",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="double the height and width of the clips by this super-resolution network (repeatable, one "
+        "after the other)",
+    )
+    add(
+        "--format",
+        action="append",
+        default=[],
+        metavar="NAMES",
+        help="files to write, as mp4,gif,wav: mp4 (H.264, AAC), webm (VP9, Opus), gif, apng, png (a strip "
+        "of the frames), "
+        "wav, txt; by default mp4, gif and png of a clip, png of a picture, wav of sound",
+    )
+    add(
+        "--requests",
+        default="",
+        metavar="FILE",
         help="jobs, a JSON object a line: flags of this command as keys, and a name; files relative to FILE. Each goes "
-             "into a folder of its own in --out, FILE.results.jsonl says what came of it, and what is done is skipped")
+        "into a folder of its own in --out, FILE.results.jsonl says what came of it, and what is done is skipped",
+    )
     add("--dry_run", action="store_true", help="say what would be sampled, and how long it may take")
     add("--replay", default="", metavar="FILE", help="make what a generation.json says again, the same bytes")
     command.sample_arguments(parser)
@@ -96,9 +151,7 @@ def _single(
         print(generation.preview(jobs.admit(request, resolved)))
         return None
     with _claim(args, request, checkpoint) as output:
-        written = generation.finished(
-            lambda: generation.run(request, resolved, checkpoint, output.folder, settings)
-        )
+        written = generation.finished(lambda: generation.run(request, resolved, checkpoint, output.folder, settings))
     return _said(output, *written)
 
 

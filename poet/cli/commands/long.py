@@ -12,13 +12,32 @@ from poet.cli import command, films
 def _arguments(parser: argparse.ArgumentParser) -> None:
     films.arguments(parser)
     add = parser.add_argument
-    add("--out", required=True, metavar="FOLDER", help="where the film lies; what an earlier run made there is gone on with")
-    add("--prompt", action="append", default=[], metavar="[SECONDS:]TEXT",
-        help="what to show (repeatable): from the beginning on, or from so many seconds on, as '3: it begins to rain'")
-    add("--seconds", type=command.number(float, above=0, at_most=864_000), default=10.0,
-        help="length of the film with what is given of it (default 10); more of the same film may be asked for later")
+    add(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the film lies; what an earlier run made there is gone on with",
+    )
+    add(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="[SECONDS:]TEXT",
+        help="what to show (repeatable): from the beginning on, or from so many seconds on, as '3: it begins to rain'",
+    )
+    add(
+        "--seconds",
+        type=command.number(float, above=0, at_most=864_000),
+        default=10.0,
+        help="length of the film with what is given of it (default 10); more of the same film may be asked for later",
+    )
     add("--clip", default="", metavar="FILE", help="a picture or a film that it begins with, all of it")
-    add("--camera", default="", metavar="MOVE", help="pan left, tilt up, zoom in, dolly out, orbit left, static, handheld, ...")
+    add(
+        "--camera",
+        default="",
+        metavar="MOVE",
+        help="pan left, tilt up, zoom in, dolly out, orbit left, static, handheld, ...",
+    )
     add("--sound_prompt", default="", help="a text for the sound alone; needs --sound")
 
 
@@ -26,14 +45,24 @@ def _run(args: argparse.Namespace) -> None:
     from poet.films import long
 
     wanted = long.LongFilm(
-        prompts=tuple(args.prompt), seconds=args.seconds, opening=args.clip, camera=args.camera, sound_prompt=args.sound_prompt,
+        prompts=tuple(args.prompt),
+        seconds=args.seconds,
+        opening=args.clip,
+        camera=args.camera,
+        sound_prompt=args.sound_prompt,
         negative=args.negative_prompt,
     )
     wanted.check()
     studio = films.open_studio(args)
-    wanted = wanted.replace(suffix=studio.prompt.suffix, negative=studio.prompt.negative if args.prompt else "", seed=studio.sample.seed)
+    wanted = wanted.replace(
+        suffix=studio.prompt.suffix, negative=studio.prompt.negative if args.prompt else "", seed=studio.sample.seed
+    )
     written = long.make(
-        studio.sampler, wanted, Path(args.out).expanduser(), made_by=studio.made_by, sample=studio.sample,
+        studio.sampler,
+        wanted,
+        Path(args.out).expanduser(),
+        made_by=studio.made_by,
+        sample=studio.sample,
         words=studio.prompt.camera,
     )
     for path in written:
@@ -45,7 +74,8 @@ COMMAND = command.Command(
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,
-    example='--checkpoint=data/pretrained/lm_arenas --prompt="the player walks forward" --prompt="6: the player turns left" '
+    example='--checkpoint=data/pretrained/lm_arenas --prompt="the player walks forward" --prompt="6: the '
+    'player turns left" '
     "--seconds=12 --out=long",
     place=92,
     log_level=logging.INFO,

@@ -41,9 +41,7 @@ def _run(args: argparse.Namespace) -> None:
     with output:
         for clip, name in zip(clips, names):
             video = rebuilding.read(clip, tokenizer, rate_hz=args.fps, **size)
-            done = rebuilding.reconstruct(
-                tokenizer, video, output.folder / name, name=str(clip), rate_hz=args.fps
-            )
+            done = rebuilding.reconstruct(tokenizer, video, output.folder / name, name=str(clip), rate_hz=args.fps)
             print(dataclasses.replace(done, path=output.where(done.path)))
 
 

@@ -17,7 +17,8 @@ _LOG = logging.getLogger(__name__)
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", choices=("verify", "repair"),
+        "action",
+        choices=("verify", "repair"),
         help="verify: compare every byte with its hash, without settings; repair: make damaged shards again "
         "from the source, with the settings that `poet tokenize` made the store with",
     )

@@ -12,11 +12,19 @@ from poet.cli import command, films
 def _arguments(parser: argparse.ArgumentParser) -> None:
     films.arguments(parser)
     add = parser.add_argument
-    add("--scenes", required=True, metavar="FILE",
+    add(
+        "--scenes",
+        required=True,
+        metavar="FILE",
         help="the scenes: YAML with prompt, seconds, camera, transition (cut, continue), frame, clip, sound_prompt of "
-             "each; or a text with a line for each five seconds")
-    add("--out", required=True, metavar="FOLDER",
-        help="where the film lies; scenes that an earlier run made there are taken from it unless they changed")
+        "each; or a text with a line for each five seconds",
+    )
+    add(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where the film lies; scenes that an earlier run made there are taken from it unless they changed",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -25,11 +33,16 @@ def _run(args: argparse.Namespace) -> None:
     board = storyboard.read(args.scenes)
     studio = films.open_studio(args, sound=args.sound or board.sound)
     board = board.replace(
-        suffix=board.suffix or studio.prompt.suffix, negative=board.negative or studio.prompt.negative,
+        suffix=board.suffix or studio.prompt.suffix,
+        negative=board.negative or studio.prompt.negative,
         seed=board.seed if args.seed is None else args.seed,
     )
     written = scenes.make(
-        studio.sampler, board, Path(args.out).expanduser(), made_by=studio.made_by, sample=studio.sample,
+        studio.sampler,
+        board,
+        Path(args.out).expanduser(),
+        made_by=studio.made_by,
+        sample=studio.sample,
         words=studio.prompt.camera,
     )
     for path in written:

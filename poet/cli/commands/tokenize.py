@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.config_arguments(parser)
     add = parser.add_argument
-    add("--runner", default="",
+    add(
+        "--runner",
+        default="",
         help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
-             "(default: STORE.workers processes here)")
+        "(default: STORE.workers processes here)",
+    )
     add("--beam_options", default="", help="the runner's options, as one string of --name=value")
-    add("--allow_code", action="store_true",
-        help="let INGEST.nsfw run the Python function that it names; without it such a configuration "
-             "is refused")
+    add(
+        "--allow_code",
+        action="store_true",
+        help="let INGEST.nsfw run the Python function that it names; without it such a configuration is refused",
+    )
     command.process_arguments(parser)
 
 
@@ -72,9 +77,7 @@ def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Name
         count, index = jax.process_count(), jax.process_index()
     if args.runner:
         if count > 1:
-            raise UserError(
-                f"--runner={args.runner} shares out the work itself: start one process, not {count}"
-            )
+            raise UserError(f"--runner={args.runner} shares out the work itself: start one process, not {count}")
         return beam.Beam(factory, args.runner, tuple(shlex.split(args.beam_options)))
     if args.beam_options:
         raise UserError("--beam_options needs --runner, such as --runner=DirectRunner")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from typing import TYPE_CHECKING, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from poet.cli import command
 from poet.runs import outputs
@@ -21,15 +22,30 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     command.config_arguments(parser)
     command.out_argument(parser)
     add = parser.add_argument
-    add("--tokenizer", default="",
+    add(
+        "--tokenizer",
+        default="",
         help="folder of a trained tokenizer (VIDEO_TOKENIZER.path or AUDIO_TOKENIZER.path, as "
-             "TOKENIZER_TRAIN.modality says)")
-    add("--set", action="append", default=[], choices=_SETS, dest="sets",
+        "TOKENIZER_TRAIN.modality says)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        choices=_SETS,
+        dest="sets",
         help="what to score on (repeatable, default all there are): of video 'source' is "
-             "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds")
-    add("--codec", action="append", default=[], choices=_CODECS, dest="codecs",
+        "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds",
+    )
+    add(
+        "--codec",
+        action="append",
+        default=[],
+        choices=_CODECS,
+        dest="codecs",
         help="codec to set beside it (repeatable, default all): x264 and x265 at the same rate, "
-             "opus at 6 and 12 kbit/s")
+        "opus at 6 and 12 kbit/s",
+    )
     add("--preset", default="slow", help="effort of the video codecs")
     add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
 
@@ -63,9 +79,7 @@ def _audio(resolved: Resolved, args: argparse.Namespace) -> None:
     output = outputs.claim_of(args, outputs.TOKENIZER_EVALUATION, [path, experiment.eval.source])
     tokenizer = AudioTokenizer.load(path)
     clip = experiment.clip.replace(sample_rate_hz=tokenizer.spec.sample_rate_hz)
-    sets, skipped = sound_sets.open_sets(
-        args.sets, tokenizer.spec, experiment.eval, clip.samples
-    )
+    sets, skipped = sound_sets.open_sets(args.sets, tokenizer.spec, experiment.eval, clip.samples)
     with output:
         result = sound_tokenizers.evaluate(
             tokenizer,
@@ -91,9 +105,7 @@ def _video(resolved: Resolved, args: argparse.Namespace) -> None:
     path = args.tokenizer or experiment.video_tokenizer.path
     output = outputs.claim_of(args, outputs.TOKENIZER_EVALUATION, [path, spec.source])
     names = args.sets or [name for name in clip_sets.SETS if name != "source" or spec.source]
-    sets, skipped = clip_sets.open_sets(
-        names, experiment.clip, spec.clips, spec.source, spec.split
-    )
+    sets, skipped = clip_sets.open_sets(names, experiment.clip, spec.clips, spec.source, spec.split)
     depths = {
         name: clip_sets.source_depths(experiment.clip, spec.clips, spec.source, spec.split)
         for name in sets

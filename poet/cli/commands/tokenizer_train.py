@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from poet.cli import command
 from poet.runs.run import Run
@@ -84,9 +85,7 @@ def train(resolved: Resolved, run: Run) -> int:
 def _check(resolved: Resolved) -> None:
     spec = resolved.spec.tokenizer_train
     if resolved.spec.train.init_from:
-        raise UserError(
-            "TRAIN.init_from is the language model's: start a tokenizer with TOKENIZER_TRAIN.init_from"
-        )
+        raise UserError("TRAIN.init_from is the language model's: start a tokenizer with TOKENIZER_TRAIN.init_from")
     tokenizer = getattr(resolved.spec, f"{spec.modality}_tokenizer")
     if tokenizer.path:
         name = tokenizer.gin_name()
@@ -180,8 +179,7 @@ COMMAND = command.Command(
     run=_run,
     arguments=command.workdir_arguments,
     settings=command.FILES,
-    example="--gin_file=gin/experiments/tokenizer_64.gin --gin.TOKENIZER_TRAIN.source=CLIPS"
-    " --workdir=runs/tokenizer",
+    example="--gin_file=gin/experiments/tokenizer_64.gin --gin.TOKENIZER_TRAIN.source=CLIPS --workdir=runs/tokenizer",
     place=20,
     log_level=logging.INFO,
 )

@@ -14,12 +14,21 @@ _FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance"
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("clips", nargs="+", metavar="CLIP", help="a video or picture")
-    add("--checkpoint", action="append", required=True,
+    add(
+        "--checkpoint",
+        action="append",
+        required=True,
         help="a work dir, a checkpoint, or a folder of released weights of super-resolution; repeated, each doubles "
-             "what the one before it made")
+        "what the one before it made",
+    )
     command.out_argument(parser)
-    add("--to", type=command.side, default=0, metavar="ROWS",
-        help="height of the result, which must be what the checkpoints make of the clips (default: that)")
+    add(
+        "--to",
+        type=command.side,
+        default=0,
+        metavar="ROWS",
+        help="height of the result, which must be what the checkpoints make of the clips (default: that)",
+    )
     add("--prompt", action="append", default=[], help="what a clip shows: one for all, or one for each (repeatable)")
     add("--seed", type=int, default=0, help="of what is sampled (default 0)")
     for name, kind in _FLAGS.items():
@@ -42,9 +51,11 @@ def _run(args: argparse.Namespace) -> None:
     upscalers = [Upscaler.from_checkpoint(run, spec) for run, spec in zip(runs, settings)]
     names = [str(run.checkpoint.path) for run in runs]
     with output:
-        files = list(upscaling.run(
-            args.clips, upscalers, output.folder, to=args.to, prompts=args.prompt, seed=args.seed, names=names
-        ))
+        files = list(
+            upscaling.run(
+                args.clips, upscalers, output.folder, to=args.to, prompts=args.prompt, seed=args.seed, names=names
+            )
+        )
     for path in files:
         print(output.where(path))
 

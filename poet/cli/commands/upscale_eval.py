@@ -17,10 +17,21 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
     command.out_argument(parser)
     add = parser.add_argument
-    add("--set", action="append", default=[], choices=_SETS, dest="sets",
-        help="clips to score on (repeatable, default all there are); 'source' is EVAL.source, EVAL.split")
-    add("--steps", action="append", default=[], type=command.number(int, at_least=1, at_most=MOST_STEPS),
-        help="sampling steps (repeatable, a row each; default SUPER_RESOLUTION.steps)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        choices=_SETS,
+        dest="sets",
+        help="clips to score on (repeatable, default all there are); 'source' is EVAL.source, EVAL.split",
+    )
+    add(
+        "--steps",
+        action="append",
+        default=[],
+        type=command.number(int, at_least=1, at_most=MOST_STEPS),
+        help="sampling steps (repeatable, a row each; default SUPER_RESOLUTION.steps)",
+    )
     add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
     add("--seed", type=int, default=0, help="of what is sampled (default 0)")
 
@@ -46,7 +57,12 @@ def _run(args: argparse.Namespace) -> None:
     upscaler = Upscaler.from_checkpoint(run, experiment)
     with output:
         result = upscalers.evaluate(
-            upscaler, sets, output.folder, steps=args.steps, seed=args.seed, skipped=skipped,
+            upscaler,
+            sets,
+            output.folder,
+            steps=args.steps,
+            seed=args.seed,
+            skipped=skipped,
             perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
         )
     print(upscalers.summary(result))

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,7 @@ SINGLE_THREAD = {
 
 
 def measure(
-    tokenizer: AudioTokenizer,
-    samples: int,
-    levels: Sequence[int],
-    bit_rates: Sequence[int] = (),
-    runs: int = RUNS,
+    tokenizer: AudioTokenizer, samples: int, levels: Sequence[int], bit_rates: Sequence[int] = (), runs: int = RUNS
 ) -> dict[str, Any]:
     """Real-time factors on one core: seconds of sound per second on the clock, one sound at a time.
 
@@ -52,12 +49,18 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         task = {
-            "folder": folder, "samples": samples, "levels": list(levels),
-            "bit_rates": list(bit_rates), "runs": runs,
+            "folder": folder,
+            "samples": samples,
+            "levels": list(levels),
+            "bit_rates": list(bit_rates),
+            "runs": runs,
         }
         done = subprocess.run(
             [sys.executable, "-m", "poet.evaluation.codecs.speed", json.dumps(task)],
-            capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **SINGLE_THREAD},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            env={**os.environ, **SINGLE_THREAD},
             cwd=pathlib.Path(__file__).parents[3],
         )
     if done.returncode:
@@ -84,7 +87,9 @@ def factors(run: Callable[[], Any], seconds: float, runs: int) -> dict[str, floa
         found.append(seconds / (time.perf_counter() - start))
         cpu.append(seconds / (time.process_time() - cpu_start))
     return {
-        "median": statistics.median(found), "least": min(found), "greatest": max(found),
+        "median": statistics.median(found),
+        "least": min(found),
+        "greatest": max(found),
         "cpu_median": statistics.median(cpu),
     }
 

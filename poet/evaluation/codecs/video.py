@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -114,12 +114,7 @@ def code(clips_NxTxHxWx3: np.ndarray, coding: Coding, bits_per_clip: float, rate
 
 def _encode(video_TxHxWx3: np.ndarray, coding: Coding, rate_hz: float, crf: float) -> Stream:
     packets = bitstreams.encode_stream(
-        video_TxHxWx3,
-        coding.codec,
-        crf,
-        rate_hz=rate_hz,
-        pixel_format=coding.pixel_format,
-        preset=coding.preset,
+        video_TxHxWx3, coding.codec, crf, rate_hz=rate_hz, pixel_format=coding.pixel_format, preset=coding.preset
     )
     return Stream(tuple(packets), crf, 8 * bitstreams.slice_bytes(packets, coding.codec))
 

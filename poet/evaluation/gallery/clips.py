@@ -50,7 +50,9 @@ def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[Given]:
     name = "validation" if "validation" in splits else "train"
     found = _spaced(splits[name], count)
     if len(found) < count:
-        raise UserError(f"{path} gives {len(found)} clips in its split {name}, {count} are needed: ask for fewer by --clips")
+        raise UserError(
+            f"{path} gives {len(found)} clips in its split {name}, {count} are needed: ask for fewer by --clips"
+        )
     return [_written(raw, clip, folder / f"{number:02d}") for number, raw in enumerate(found)]
 
 
@@ -68,8 +70,12 @@ def _written(raw: RawClip, clip: ClipSpec, stem: Path) -> Given:
     found = media.read_clip(path, clip)
     silence = np.zeros(clip.samples, np.int16)
     return Given(
-        path=path, depth_path=depth_path, caption=raw.caption.strip(), video=found.video,
-        audio=silence if found.audio is None else found.audio, depth=read_depth(depth_path, clip),
+        path=path,
+        depth_path=depth_path,
+        caption=raw.caption.strip(),
+        video=found.video,
+        audio=silence if found.audio is None else found.audio,
+        depth=read_depth(depth_path, clip),
     )
 
 

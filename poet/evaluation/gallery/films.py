@@ -34,7 +34,11 @@ class LongSection:
         for seed in range(studio.seeds):
             place = folder / f"film_{seed}"
             long.make(
-                FilmSampler(studio.generator), wanted.replace(seed=seed), place, made_by=studio.made_by, sample=studio.sample
+                FilmSampler(studio.generator),
+                wanted.replace(seed=seed),
+                place,
+                made_by=studio.made_by,
+                sample=studio.sample,
             )
             items.append(_film(place, folder, seed))
         heading = f"{prompts[0]}; from {seconds / 2:.2f} s on: {studio.prompts[-1]}"
@@ -65,7 +69,9 @@ class StoryboardSection:
             board = Storyboard(scenes=told, seed=seed)
             scenes.make(FilmSampler(studio.generator), board, place, made_by=studio.made_by, sample=studio.sample)
             items.append(_film(place, folder, seed))
-        heading = "; ".join(f"{n}: {scene.prompt}" + f" ({scene.camera})" * bool(scene.camera) for n, scene in enumerate(told, 1))
+        heading = "; ".join(
+            f"{n}: {scene.prompt}" + f" ({scene.camera})" * bool(scene.camera) for n, scene in enumerate(told, 1)
+        )
         return Made(rows=(Row(heading=heading, items=tuple(items)),))
 
 
@@ -88,7 +94,9 @@ class UpscaleSection:
     def make(self, studio: Studio, folder: Path) -> Made:
         """As `TaskSection.make`."""
         if not studio.upscale:
-            raise UserError("no super-resolution weights ship with poet: give those of your own by --upscale=CHECKPOINT")
+            raise UserError(
+                "no super-resolution weights ship with poet: give those of your own by --upscale=CHECKPOINT"
+            )
         networks = [Upscaler.from_checkpoint(run) for run in studio.upscale]
         video = studio.video()
         networks[0].check(video.shape)

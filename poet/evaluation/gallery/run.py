@@ -1,10 +1,10 @@
 """A gallery: one page that shows all that a checkpoint does, made section by section.
 
-    FOLDER/
-      gallery.json      marks it as one
-      conditions/       the clips that conditions are taken from
-      sections/NAME/    the files of a section, and section.json, by which it is found again
-      index.html        the page, with every file inside
+FOLDER/
+  gallery.json      marks it as one
+  conditions/       the clips that conditions are taken from
+  sections/NAME/    the files of a section, and section.json, by which it is found again
+  index.html        the page, with every file inside
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ SECTIONS: dict[str, Section] = {
         TaskSection(task="audio_video_continuation", says="What follows the first frames of a clip and their sound."),
         TaskSection(task="frame_interpolation", says="What lies between the first and the last frames of a clip."),
         TaskSection(
-            task="inpainting", says="A box of one's own is filled; around it stay the pixels of the clip.",
+            task="inpainting",
+            says="A box of one's own is filled; around it stay the pixels of the clip.",
             marked=(0.25, 0.25, 0.75, 0.75),
         ),
         TaskSection(
-            task="outpainting", says="All around a box of one's own is painted; in it stay the pixels of the clip.",
+            task="outpainting",
+            says="All around a box of one's own is painted; in it stay the pixels of the clip.",
             marked=(0.25, 0.25, 0.75, 0.75),
         ),
         TaskSection(
@@ -164,8 +166,10 @@ def _lead(studio: Studio, gains: Mapping[str, Any], wanted: Mapping[str, Section
     clip, last = studio.resolved.spec.clip, studio.seeds - 1
     seeds = f"seeds 0 to {last}" if last else "seed 0"
     lead = page.soft(
-        f"{studio.checkpoint}, clips of {clip.frames} frames of {clip.width}x{clip.height} pixels at {clip.rate_hz:g} Hz. "
-        f"Nothing is picked: the conditions are of {len(studio.clips)} clips evenly spaced in their split, and what was sampled by "
+        f"{studio.checkpoint}, clips of {clip.frames} frames of {clip.width}x{clip.height} pixels at "
+        f"{clip.rate_hz:g} Hz. "
+        f"Nothing is picked: the conditions are of {len(studio.clips)} clips evenly spaced in their "
+        "split, and what was sampled by "
         f"{seeds} stands beside them. Sound is off until a clip is asked for it."
     )
     tasks = {section.scored_by for section in wanted.values()}
@@ -175,4 +179,6 @@ def _lead(studio: Studio, gains: Mapping[str, Any], wanted: Mapping[str, Section
         obeyed.WEAK: f"are hardly obeyed: another clip's costs less than {obeyed.HARDLY} nats a token",
         obeyed.IGNORED: "are not obeyed: the interval of what another clip's costs holds 0",
     }
-    return lead + page.tiles([(f"{found.count(v)} of {len(found)}", words) for v, words in meanings.items()] if found else [])
+    return lead + page.tiles(
+        [(f"{found.count(v)} of {len(found)}", words) for v, words in meanings.items()] if found else []
+    )

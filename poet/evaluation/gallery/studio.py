@@ -92,9 +92,7 @@ class Studio:
         return np.stack([given.audio for given in self.clips])
 
 
-def write(
-    studio: Studio, stem: Path, label: str, video: np.ndarray | None, audio: np.ndarray | None = None
-) -> Item:
+def write(studio: Studio, stem: Path, label: str, video: np.ndarray | None, audio: np.ndarray | None = None) -> Item:
     """A file of a clip uint8 [T, H, W, 3], a picture [1, H, W, 3] or a sound [F], as an item."""
     clip = studio.resolved.spec.clip
     if video is None:

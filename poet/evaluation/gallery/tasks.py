@@ -117,12 +117,17 @@ def _conditions(
     videos, label = media.get("video"), ""
     if videos is not None and task.derived:
         chosen = {name: asked[name] for name in ("depths", "masks") if name in asked}
-        label, videos = f"condition: {task.derived.title}", studio.generator.make_condition(task.name, videos, **chosen).video
+        label, videos = (
+            f"condition: {task.derived.title}",
+            studio.generator.make_condition(task.name, videos, **chosen).video,
+        )
         _add(found, studio, folder, "clip", "the clip", media["video"])
     elif videos is not None:
         frames = frames or (1 if "image" in task.condition else 0)
         videos = videos[:, : frames or None]
-        label = "condition: " + ("the clip" if not frames else "the first frame" if frames == 1 else f"the first {frames} frames")
+        label = "condition: " + (
+            "the clip" if not frames else "the first frame" if frames == 1 else f"the first {frames} frames"
+        )
     if videos is not None:
         _add(found, studio, folder, "condition", label, videos)
     if "audio" in media:
@@ -165,7 +170,9 @@ def _sampled(task: Task, studio: Studio, asked: dict[str, Any], seed: int, folde
 
 def _kept(task: Task, sampled: np.ndarray, given: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A painted clip with the given pixels where these are given."""
-    return regions.keep(sampled, given, conditioning.hole_of(task.derived, conditioning.Choice(mask=mask), given.shape[:3]))
+    return regions.keep(
+        sampled, given, conditioning.hole_of(task.derived, conditioning.Choice(mask=mask), given.shape[:3])
+    )
 
 
 def command(section: TaskSection, studio: Studio, asked: dict[str, Any]) -> str:

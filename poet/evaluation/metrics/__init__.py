@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Sequence
+from collections.abc import Sequence
 
 from poet.evaluation import metric
 from poet.evaluation.metric import Metric

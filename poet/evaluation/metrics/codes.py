@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -60,14 +61,24 @@ def bit_balances(counts: np.ndarray) -> np.ndarray:
     return 1 - np.abs(2 * (counts @ _bits_on(bits) / counts.sum()) - 1)
 
 
-def _declare(name: str, statistic: Statistic, note: str = "", tables: tuple[str, ...] = TABLES, better: str = "more") -> None:
+def _declare(
+    name: str, statistic: Statistic, note: str = "", tables: tuple[str, ...] = TABLES, better: str = "more"
+) -> None:
     def finish(totals: Mapping[str, np.ndarray]) -> Any:
         return statistic(totals["counts"])
 
-    register(Metric(
-        name=name, better=better, tables=tables, needs=("ids", "codes"), measure=_counts, finish=finish,
-        beside=(), note=note,
-    ))
+    register(
+        Metric(
+            name=name,
+            better=better,
+            tables=tables,
+            needs=("ids", "codes"),
+            measure=_counts,
+            finish=finish,
+            beside=(),
+            note=note,
+        )
+    )
 
 
 _declare("tokens", lambda counts: int(counts.sum()), better="neither")

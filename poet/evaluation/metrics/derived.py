@@ -9,7 +9,7 @@ are the clip's own; of structures, `flow_scale`.
 from __future__ import annotations
 
 import math
-from typing import Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -70,16 +70,33 @@ CELLS, STRUCTURES = ("cells", "ids_same"), (*PAIRS, "flow_scale")
 for _metric in (
     Metric(name="given_cells", better="neither", needs=CELLS, measure=_given, tables=("conditions",), beside=()),
     Metric(
-        name="given_codes_kept", better="more", needs=CELLS, measure=_kept, tables=("conditions",),
-        beside=("low", "high"), note=NOTE,
+        name="given_codes_kept",
+        better="more",
+        needs=CELLS,
+        measure=_kept,
+        tables=("conditions",),
+        beside=("low", "high"),
+        note=NOTE,
     ),
     Metric(
-        name="flow_error", better="less", needs=STRUCTURES, measure=_read, finish=_flow_error,
-        tables=("conditions",), beside=("low", "high"), note=NOTE,
+        name="flow_error",
+        better="less",
+        needs=STRUCTURES,
+        measure=_read,
+        finish=_flow_error,
+        tables=("conditions",),
+        beside=("low", "high"),
+        note=NOTE,
     ),
     Metric(
-        name="depth_error", better="less", needs=STRUCTURES, measure=_read, finish=_depth_error,
-        tables=("conditions",), beside=("low", "high"), note=NOTE,
+        name="depth_error",
+        better="less",
+        needs=STRUCTURES,
+        measure=_read,
+        finish=_depth_error,
+        tables=("conditions",),
+        beside=("low", "high"),
+        note=NOTE,
     ),
 ):
     register(_metric)

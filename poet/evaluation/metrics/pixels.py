@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -136,29 +136,61 @@ NOTE = (
     f"PSNR and SSIM are means over frames; the PSNR of a frame is capped at {PSNR_CEILING_DB:.1f} dB, "
     "the error of rounding to 8 bits."
 )
-PSNR = register(Metric(
-    name="psnr_db", better="more", needs=PAIRS, measure=by_pair(clip_psnr), note=NOTE,
-    tables=("reconstruction", "frame_prediction", "renderings", "conditions"),
-))
-register(Metric(
-    name="ssim", better="more", needs=PAIRS, measure=by_pair(clip_ssim), note=NOTE,
-    tables=("reconstruction", "frame_prediction", "renderings"),
-))
-register(Metric(
-    name="psnr_of_mean_MSE_db", better="more", needs=PAIRS, measure=by_pair(clip_mse), finish=mse_db,
-    tables=("renderings",), beside=("low", "high"),
-    note="PSNR of mean MSE is that of the squared error averaged over all clips first.",
-))
+PSNR = register(
+    Metric(
+        name="psnr_db",
+        better="more",
+        needs=PAIRS,
+        measure=by_pair(clip_psnr),
+        note=NOTE,
+        tables=("reconstruction", "frame_prediction", "renderings", "conditions"),
+    )
+)
+register(
+    Metric(
+        name="ssim",
+        better="more",
+        needs=PAIRS,
+        measure=by_pair(clip_ssim),
+        note=NOTE,
+        tables=("reconstruction", "frame_prediction", "renderings"),
+    )
+)
+register(
+    Metric(
+        name="psnr_of_mean_MSE_db",
+        better="more",
+        needs=PAIRS,
+        measure=by_pair(clip_mse),
+        finish=mse_db,
+        tables=("renderings",),
+        beside=("low", "high"),
+        note="PSNR of mean MSE is that of the squared error averaged over all clips first.",
+    )
+)
 
 
 # ------------------------------------------------------------------------------- against a baseline
 
 
-register(Metric(
-    name="gain_db", better="more", needs=("gains_db",), measure=lambda batch: Values.of(batch, batch["gains_db"]), tables=("gains",),
-    note="The PSNR of each clip less that of the baseline.",
-))
-register(Metric(
-    name="win_rate", better="more", needs=("wins",), measure=lambda batch: Values.of(batch, batch["wins"]), tables=("gains",), beside=("low", "high"),
-    note="Share of clips that are nearer than the baseline.",
-))
+register(
+    Metric(
+        name="gain_db",
+        better="more",
+        needs=("gains_db",),
+        measure=lambda batch: Values.of(batch, batch["gains_db"]),
+        tables=("gains",),
+        note="The PSNR of each clip less that of the baseline.",
+    )
+)
+register(
+    Metric(
+        name="win_rate",
+        better="more",
+        needs=("wins",),
+        measure=lambda batch: Values.of(batch, batch["wins"]),
+        tables=("gains",),
+        beside=("low", "high"),
+        note="Share of clips that are nearer than the baseline.",
+    )
+)

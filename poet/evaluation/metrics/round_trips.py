@@ -54,12 +54,24 @@ def _match(batch: Batch) -> Values:
     return Values.of(batch, same.reshape(len(same), -1).mean(1))
 
 
-register(Metric(
-    name="round_trip_match", better="more", tables=("round_trips",), needs=("ids", "ids_again"), measure=_match,
-    note=NOTE,
-))
+register(
+    Metric(
+        name="round_trip_match",
+        better="more",
+        tables=("round_trips",),
+        needs=("ids", "ids_again"),
+        measure=_match,
+        note=NOTE,
+    )
+)
 for _number in ROUNDS:
-    register(Metric(
-        name=f"psnr_after_{_number}_db", better="more", tables=("round_trips",), needs=("truth", f"after_{_number}"),
-        measure=by_pair(clip_psnr, f"after_{_number}"), note=NOTE,
-    ))
+    register(
+        Metric(
+            name=f"psnr_after_{_number}_db",
+            better="more",
+            tables=("round_trips",),
+            needs=("truth", f"after_{_number}"),
+            measure=by_pair(clip_psnr, f"after_{_number}"),
+            note=NOTE,
+        )
+    )

@@ -13,7 +13,8 @@ import functools
 import logging
 import math
 import warnings
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -172,34 +173,57 @@ def declare(name: str, score: Score, *, worst: float, better: str = "more", **mo
         failed_N = ~np.isfinite(scores_N)
         return Values.of(batch, np.where(failed_N, worst, scores_N), known[name], failed_N)
 
-    register(Metric(
-        name=name, better=better, tables=("sounds",), needs=("truth", "other", "defined"), measure=measure,
-        beside=("error", "low", "high", "n"), protocol={"rate_hz": RATE_HZ, "worst": worst}, **more,
-    ))
+    register(
+        Metric(
+            name=name,
+            better=better,
+            tables=("sounds",),
+            needs=("truth", "other", "defined"),
+            measure=measure,
+            beside=("error", "low", "high", "n"),
+            protocol={"rate_hz": RATE_HZ, "worst": worst},
+            **more,
+        )
+    )
 
 
 NEEDS_COMPILER = f"{assets.install('sound')} (builds from source: needs a C++ compiler)"
 declare(
-    "log-mel_db", log_mel_distance, better="less",
+    "log-mel_db",
+    log_mel_distance,
+    better="less",
     worst=-20 * math.log10(MEL_FLOOR),  # Full scale against silence.
     note="log-mel: mean absolute difference of 64 mel bands, 64 ms windows every 16 ms, "
     "floor -80 dB of full scale; 0 is best.",
 )
 declare(
-    "SI-SDR_db", si_sdr_db, worst=-SI_SDR_LIMIT_DB,
+    "SI-SDR_db",
+    si_sdr_db,
+    worst=-SI_SDR_LIMIT_DB,
     note="SI-SDR: scale-invariant signal to distortion, held within ±60 dB.",
 )
 declare(
-    "PESQ-wb", pesq_wb, worst=PESQ_WORST, note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
-    package="pesq", install=NEEDS_COMPILER,
+    "PESQ-wb",
+    pesq_wb,
+    worst=PESQ_WORST,
+    note="PESQ-wb: ITU-T P.862.2, about 1 to 4.64.",
+    package="pesq",
+    install=NEEDS_COMPILER,
 )
 declare("STOI", stoi, worst=0.0, note="STOI: intelligibility, 0 to 1.", package="pystoi", install="pip install pystoi")
 declare(
-    "ViSQOL", visqol, worst=1.0, note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
-    package="visqol", install=NEEDS_COMPILER,
+    "ViSQOL",
+    visqol,
+    worst=1.0,
+    note="ViSQOL: audio mode at 48 kHz, 1 to 4.73.",
+    package="visqol",
+    install=NEEDS_COMPILER,
 )
 declare(
-    "ViSQOL-speech", visqol_speech, worst=1.0,
+    "ViSQOL-speech",
+    visqol_speech,
+    worst=1.0,
     note="ViSQOL-speech: speech mode at 16 kHz, 1 to 5, for equal sounds 4 and more.",
-    package="visqol", install=NEEDS_COMPILER,
+    package="visqol",
+    install=NEEDS_COMPILER,
 )

@@ -8,7 +8,8 @@ the right condition could be copied.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,19 +28,37 @@ def _per_token(field: str) -> Callable[[Batch], Values]:
     return lambda batch: Values.of(batch, _sums(batch[field]), _sums(batch["count"]))
 
 
-LOSS = register(Metric(
-    name="loss_nats", better="less", tables=("likelihood",), needs=SCORED, measure=_per_token("loss"),
-    note="Mean cross-entropy of a token.",
-))
-UNIGRAM = register(Metric(
-    name="unigram_nats", better="neither", tables=("likelihood",), needs=("unigram_nats", "unigram_count"),
-    measure=lambda batch: Values.of(batch, batch["unigram_nats"], batch["unigram_count"]),
-    note="The same under how often each id occurs in the training split.",
-))
-ACCURACY = register(Metric(
-    name="accuracy", better="more", tables=("likelihood",), needs=SCORED, measure=_per_token("correct"),
-    beside=("low", "high"), note="Share of tokens whose logit is the largest.",
-))
+LOSS = register(
+    Metric(
+        name="loss_nats",
+        better="less",
+        tables=("likelihood",),
+        needs=SCORED,
+        measure=_per_token("loss"),
+        note="Mean cross-entropy of a token.",
+    )
+)
+UNIGRAM = register(
+    Metric(
+        name="unigram_nats",
+        better="neither",
+        tables=("likelihood",),
+        needs=("unigram_nats", "unigram_count"),
+        measure=lambda batch: Values.of(batch, batch["unigram_nats"], batch["unigram_count"]),
+        note="The same under how often each id occurs in the training split.",
+    )
+)
+ACCURACY = register(
+    Metric(
+        name="accuracy",
+        better="more",
+        tables=("likelihood",),
+        needs=SCORED,
+        measure=_per_token("correct"),
+        beside=("low", "high"),
+        note="Share of tokens whose logit is the largest.",
+    )
+)
 
 
 # ----------------------------------------------------------------------------- exchanged conditions
@@ -77,10 +96,16 @@ def _more(batch: Batch) -> np.ndarray:
 
 
 def _declare(name: str, measure: Callable[[Batch], Values], needs: tuple[str, ...] = EXCHANGED, **more: Any) -> None:
-    register(Metric(
-        name=name, better="more", tables=("condition_gain",), needs=needs, measure=measure,
-        **({"beside": ("low", "high")} | more),
-    ))
+    register(
+        Metric(
+            name=name,
+            better="more",
+            tables=("condition_gain",),
+            needs=needs,
+            measure=measure,
+            **({"beside": ("low", "high")} | more),
+        )
+    )
 
 
 _declare("nats_per_token", _nats_per_token, note="What a token costs more when the condition is another clip's.")

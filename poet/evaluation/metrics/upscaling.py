@@ -49,13 +49,26 @@ def _consistency(batch: Batch) -> Values:
     return Values.of(batch, [clip_psnr(given, resize_video(other, *given.shape[1:3])) for given, other in pairs])
 
 
-FLICKER = register(Metric(
-    name="flicker_levels", better="less", needs=PAIRS, measure=by_pair(clip_flicker), tables=(TABLE,),
-    note=f"Flicker is the mean absolute change along the truth's motion, where the truth itself changes by "
-         f"{SAME_LEVELS:g} levels at most.",
-    protocol={"flow": "dis", "same_levels": SAME_LEVELS},
-))
-CONSISTENCY = register(Metric(
-    name="consistency_db", better="more", needs=("given", "other"), measure=_consistency, tables=(TABLE,),
-    note="Consistency is the PSNR of the result at half its size (bicubic, antialiased) against the clip that was given.",
-))
+FLICKER = register(
+    Metric(
+        name="flicker_levels",
+        better="less",
+        needs=PAIRS,
+        measure=by_pair(clip_flicker),
+        tables=(TABLE,),
+        note=f"Flicker is the mean absolute change along the truth's motion, where the truth itself changes by "
+        f"{SAME_LEVELS:g} levels at most.",
+        protocol={"flow": "dis", "same_levels": SAME_LEVELS},
+    )
+)
+CONSISTENCY = register(
+    Metric(
+        name="consistency_db",
+        better="more",
+        needs=("given", "other"),
+        measure=_consistency,
+        tables=(TABLE,),
+        note="Consistency is the PSNR of the result at half its size (bicubic, antialiased) against the "
+        "clip that was given.",
+    )
+)

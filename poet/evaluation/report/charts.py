@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 Point = tuple[float, float]
 
@@ -64,12 +64,7 @@ class _Frame:
 
 
 def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    levels: Sequence[Level] = (),
+    series: Sequence[Series], *, title: str, x_label: str, y_label: str, levels: Sequence[Level] = ()
 ) -> str:
     """A `<figure>` with an SVG and a legend; points that are not finite are left out.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Sequence
 
 from poet.evaluation.report import sections
 from poet.evaluation.report.artifacts import Evaluation, Json
@@ -19,7 +19,9 @@ def figures(stages: Sequence[Json], tokenizer_metrics: Path, evaluation: Evaluat
 
 def _time(stages: Sequence[Json]) -> Figure:
     seconds = sum(stage["seconds"] for stage in stages)
-    return sections.duration(seconds), f"from the first rendered frame to this page, {len(stages)} stages on this machine"
+    return sections.duration(
+        seconds
+    ), f"from the first rendered frame to this page, {len(stages)} stages on this machine"
 
 
 def _tokenizer_gain(metrics: Path) -> list[Figure]:
@@ -27,11 +29,13 @@ def _tokenizer_gain(metrics: Path) -> list[Figure]:
     if len(points) < 2:
         return []
     (_, before), (step, after) = points[0], points[-1]
-    return [(
-        f"{after - before:+.2f} dB",
-        f"of PSNR: how much nearer the video tokenizer comes to clips that it never saw after {step:,} steps of "
-        f"fine-tuning ({before:.1f} dB before, {after:.1f} dB after; more is nearer)",
-    )]
+    return [
+        (
+            f"{after - before:+.2f} dB",
+            f"of PSNR: how much nearer the video tokenizer comes to clips that it never saw after {step:,} steps of "
+            f"fine-tuning ({before:.1f} dB before, {after:.1f} dB after; more is nearer)",
+        )
+    ]
 
 
 def _learnt(evaluation: Evaluation) -> Iterator[Figure]:
@@ -42,8 +46,10 @@ def _learnt(evaluation: Evaluation) -> Iterator[Figure]:
     best = min(rows, key=lambda row: row["loss_nats"])
     yield (
         f"{best['loss_nats']:.2f} nats",
-        f"is what one code of an unseen clip costs the model that was trained here for {evaluation.content['step']:,} steps "
-        f"({best['task'].replace('_', ' ')}); who knows only how often each code occurs pays {best['unigram_nats']:.2f}. "
+        "is what one code of an unseen clip costs the model that was trained here for "
+        f"{evaluation.content['step']:,} steps "
+        f"({best['task'].replace('_', ' ')}); who knows only how often each code occurs pays "
+        f"{best['unigram_nats']:.2f}. "
         "Less is better",
     )
 

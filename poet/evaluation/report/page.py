@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, Sequence
 
 from poet.evaluation.report import tables
 
@@ -88,8 +88,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
     anchors = [heading.lower().replace(" ", "-") for heading, _ in sections]
     links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, (h, _) in zip(anchors, sections))
     body = "".join(
-        f'<section id="{text(a)}"><h2>{text(h)}</h2>{content}</section>\n'
-        for a, (h, content) in zip(anchors, sections)
+        f'<section id="{text(a)}"><h2>{text(h)}</h2>{content}</section>\n' for a, (h, content) in zip(anchors, sections)
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -138,8 +137,7 @@ def table(rows: Sequence[tables.Row], caption: str = "") -> str:
     lines = ("<tr>" + "".join(f"<td {c}>{text(v)}</td>" for c, v in zip(classes, row)) + "</tr>" for row in found.rows)
     name = f"<caption>{text(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll"><table>{name}<thead><tr>{head}</tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scroll"><table>{name}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
 
 

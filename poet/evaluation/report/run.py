@@ -69,31 +69,37 @@ def render(workdir: Path) -> str:
     # Heading, content, and what is said where there is none.
     parts = [
         (
-            "Clips", sections.clips(shipped, evaluation),
+            "Clips",
+            sections.clips(shipped, evaluation),
             "No clips: `poet eval --metric=examples` with EVAL.examples = True draws them.",
         ),
         ("Conditions", conditions + sections.shipped_conditions(artifacts.read_json(place["shipped_scores"])), ""),
         ("Evaluation", sections.evaluations(evaluation), "No evaluation: `poet eval` writes eval.json."),
         (
-            "Frame prediction", sections.predictions(evaluation),
+            "Frame prediction",
+            sections.predictions(evaluation),
             "No frame prediction: `poet eval` with EVAL.source writes it.",
         ),
         (
-            "Training", sections.training(place["metrics"], evaluation, manifest),
+            "Training",
+            sections.training(place["metrics"], evaluation, manifest),
             "No training curves: `poet train` writes metrics.jsonl.",
         ),
         (
-            "Tokenizer training", sections.tokenizer_training(place["tokenizer_metrics"]),
+            "Tokenizer training",
+            sections.tokenizer_training(place["tokenizer_metrics"]),
             "No tokenizer was trained here: `poet tokenizer-train` does it.",
         ),
         (
-            "Reconstructions", sections.reconstructions(evaluation),
+            "Reconstructions",
+            sections.reconstructions(evaluation),
             "No reconstructions: `poet eval` with EVAL.source writes them.",
         ),
         ("Data", sections.data(manifest, evaluation), "No token store: `poet tokenize` writes it."),
         ("Export", sections.export(place["export_check"]), "No export check: `poet export --check FILE` writes it."),
         (
-            "Stages", sections.stages(artifacts.read_stages(place["stages"])),
+            "Stages",
+            sections.stages(artifacts.read_stages(place["stages"])),
             "No record of stages: launch/quickstart.sh writes it.",
         ),
         ("Spec", sections.spec(place["spec"]), "No spec.json: `poet train` writes it."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,8 +46,7 @@ def write_spectrograms(
             panel = axes[row, column]
             extent = (0, len(sound) / rate_hz, 0, rate_hz / 2000)
             panel.imshow(
-                magnitude_db(sound), origin="lower", aspect="auto", extent=extent,
-                vmin=FLOOR_DB, vmax=0, cmap="magma",
+                magnitude_db(sound), origin="lower", aspect="auto", extent=extent, vmin=FLOOR_DB, vmax=0, cmap="magma"
             )
             if column == 0:
                 panel.set_ylabel(f"{label}\nkHz", fontsize=8)

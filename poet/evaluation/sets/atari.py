@@ -13,7 +13,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -12,13 +12,13 @@ import importlib.util
 import itertools
 import logging
 import pathlib
-from typing import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from poet import media
-from poet.runs import assets
 from poet.evaluation.sets import atari
+from poet.runs import assets
 from poet.spec import ClipSpec, UserError, choose
 from poet.store.raw import RawClip, usable
 from poet.store.sources import open_source
@@ -52,11 +52,7 @@ def open_set(name: str, clip: ClipSpec, clips: int, source: str = "", split: str
 
 
 def open_sets(
-    names: Sequence[str],
-    clip: ClipSpec,
-    clips: int,
-    source: str = "",
-    split: str = "validation",
+    names: Sequence[str], clip: ClipSpec, clips: int, source: str = "", split: str = "validation"
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """`open_set` of each name -> (clips of each set, why a set was skipped).
 

@@ -6,7 +6,7 @@ Shape suffixes: N sounds, S samples.
 from __future__ import annotations
 
 import collections
-from typing import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 

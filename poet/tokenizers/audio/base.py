@@ -43,11 +43,7 @@ def encode_chunk(
 
 
 def decode_chunk(
-    spec: AudioTokenizerSpec,
-    params: Tree,
-    ids_BxLxF: jax.Array,
-    denoise_B: jax.Array | None,
-    stored: Stored,
+    spec: AudioTokenizerSpec, params: Tree, ids_BxLxF: jax.Array, denoise_B: jax.Array | None, stored: Stored
 ) -> tuple[jax.Array, Stored]:
     """Ids of any number of levels -> (int16 waves (B, F * hop), what the next chunk needs)."""
     z = rvq.decode(ids_BxLxF, params[CODEBOOKS])
@@ -64,9 +60,7 @@ def _compiled(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., jax.A
 
     if mesh is not None:
         replicated, parts = PartitionSpec(), PartitionSpec(BATCH_AXES)
-        whole = jax.shard_map(
-            whole, mesh=mesh, in_specs=(replicated, parts, parts), out_specs=parts
-        )
+        whole = jax.shard_map(whole, mesh=mesh, in_specs=(replicated, parts, parts), out_specs=parts)
     return jax.jit(whole)
 
 
@@ -110,9 +104,7 @@ class AudioTokenizer:
             )
 
     @classmethod
-    def from_params(
-        cls, spec: AudioTokenizerSpec, params: Tree, batch: int = 16, **options: Any
-    ) -> AudioTokenizer:
+    def from_params(cls, spec: AudioTokenizerSpec, params: Tree, batch: int = 16, **options: Any) -> AudioTokenizer:
         """A tokenizer of these weights; `options` are the attributes after `batch`."""
         spec = spec.replace(path="")
         digest = frozen.fingerprint(spec, params)
@@ -129,9 +121,7 @@ class AudioTokenizer:
         digest = frozen.fingerprint(spec, self.params)
         return dataclasses.replace(self, spec=spec, fingerprint=digest)
 
-    def encode(
-        self, audio_BxS: np.ndarray, levels: int = 0, names: Sequence[str] = ()
-    ) -> np.ndarray:
+    def encode(self, audio_BxS: np.ndarray, levels: int = 0, names: Sequence[str] = ()) -> np.ndarray:
         """Mono sounds at `spec.sample_rate_hz` -> int32 ids (B, levels, F), F = spec.frames(S).
 
         What exceeds whole frames is not heard; a sound shorter than a frame is filled with silence.
@@ -216,16 +206,13 @@ class AudioTokenizer:
 
     def _checked_levels(self, levels: int) -> int:
         if not 0 <= levels <= self.spec.levels:
-            raise UserError(
-                f"levels = {levels}: this tokenizer has 1..{self.spec.levels}, 0 for all"
-            )
+            raise UserError(f"levels = {levels}: this tokenizer has 1..{self.spec.levels}, 0 for all")
         return levels or self.spec.levels
 
     def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
         if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 3 or 0 in ids.shape[1:]:
             raise UserError(
-                f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers "
-                "(batch, levels, frames)"
+                f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers (batch, levels, frames)"
             )
         self._checked_levels(ids.shape[1])
         if ids.size and (ids.min() < 0 or ids.max() >= self.spec.codes):
@@ -246,17 +233,13 @@ class AudioTokenizer:
         """The network's condition for that many sounds; None if it has no switch."""
         return np.full(count, self.denoise, np.int32) if self.spec.denoise else None
 
-    def _run(
-        self, step: Callable[..., Any], batch: np.ndarray, shape: tuple[int, ...], dtype: type
-    ) -> np.ndarray:
+    def _run(self, step: Callable[..., Any], batch: np.ndarray, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """Runs `step` over sub-batches of one size."""
         out = np.empty((len(batch), *shape), dtype)
         run = _compiled(step, self.mesh)
         for rows, part in self._parts(batch):
             switch = self._placed(self.switch(len(part)))
-            out[rows] = np.asarray(run(self.weights, self._placed(part), switch))[
-                : rows.stop - rows.start
-            ]
+            out[rows] = np.asarray(run(self.weights, self._placed(part), switch))[: rows.stop - rows.start]
         return out
 
     def _parts(self, batch: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -269,9 +252,7 @@ class AudioTokenizer:
             yield rows, np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
 
     def _placed(self, block: np.ndarray | None) -> jax.Array | None:
-        return None if block is None else jax.device_put(
-            block, self.mesh and batch_sharding(self.mesh)
-        )
+        return None if block is None else jax.device_put(block, self.mesh and batch_sharding(self.mesh))
 
     def save(self, folder: str | pathlib.Path, dtype: str = "float32") -> None:
         """Writes `model.safetensors` in `dtype` and `spec.json` (made if missing)."""
@@ -302,9 +283,7 @@ def random_params(spec: AudioTokenizerSpec, seed: int = 0) -> Tree:
     return jax.tree.map(np.asarray, jax.jit(functools.partial(init, spec))(jax.random.key(seed)))
 
 
-def load_audio_tokenizer(
-    spec: AudioTokenizerSpec, batch: int = 16, **options: Any
-) -> AudioTokenizer:
+def load_audio_tokenizer(spec: AudioTokenizerSpec, batch: int = 16, **options: Any) -> AudioTokenizer:
     """The frozen tokenizer at `spec.path`, run in `spec.dtype`; `options` as `AudioTokenizer.load`.
 
     The rest of `spec` must agree with the `spec.json` of the weights.

@@ -144,11 +144,7 @@ def _conv(taps: tuple[int, ...], width: int, out: int) -> Tree:
 
 
 def _convolve(
-    x: jax.Array,
-    weights: Tree,
-    stride: tuple[int, ...] = (),
-    groups: int = 1,
-    padding: str = "SAME",
+    x: jax.Array, weights: Tree, stride: tuple[int, ...] = (), groups: int = 1, padding: str = "SAME"
 ) -> jax.Array:
     """A convolution in one or two dims, channels last."""
     kernel, dims = weights["kernel"].astype(x.dtype), x.ndim - 2
@@ -163,23 +159,17 @@ def _convolve(
     return y + weights["bias"].astype(x.dtype)
 
 
-def _grouped_matmul(
-    x_BxTxC: jax.Array, kernel: jax.Array, stride: int, groups: int
-) -> jax.Array:
+def _grouped_matmul(x_BxTxC: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
     """The same as a batch of matmuls: on a CPU its gradient is several times as fast as XLA's."""
     (b, t, _), (taps, width, out) = x_BxTxC.shape, kernel.shape
     steps = -(-t // stride)
     missing = max((steps - 1) * stride + taps - t, 0)
     x = jnp.pad(x_BxTxC, ((0, 0), (missing // 2, missing - missing // 2), (0, 0)))
-    heard = jnp.stack(
-        [x[:, i : i + (steps - 1) * stride + 1 : stride] for i in range(taps)], axis=2
-    )
+    heard = jnp.stack([x[:, i : i + (steps - 1) * stride + 1 : stride] for i in range(taps)], axis=2)
     columns = heard.reshape(b * steps, taps, groups, width).transpose(2, 0, 1, 3)
     weights = kernel.reshape(taps, width, groups, -1).transpose(2, 0, 1, 3)
     y = jnp.einsum(
-        "gpk,gko->gpo",
-        columns.reshape(groups, b * steps, taps * width),
-        weights.reshape(groups, taps * width, -1),
+        "gpk,gko->gpo", columns.reshape(groups, b * steps, taps * width), weights.reshape(groups, taps * width, -1)
     )
     return y.transpose(1, 0, 2).reshape(b, steps, out)
 
@@ -195,10 +185,7 @@ def generator_loss(fake: dict[str, Features]) -> jax.Array:
 def critic_loss(real: dict[str, Features], fake: dict[str, Features]) -> jax.Array:
     """Hinge loss of telling sounds from reconstructions, averaged likewise."""
     return _average(
-        [
-            jnp.mean(jax.nn.relu(1 - real[name][-1])) + jnp.mean(jax.nn.relu(1 + fake[name][-1]))
-            for name in real
-        ]
+        [jnp.mean(jax.nn.relu(1 - real[name][-1])) + jnp.mean(jax.nn.relu(1 + fake[name][-1])) for name in real]
     )
 
 

@@ -112,9 +112,7 @@ def residual_unit(width: int) -> Tree:
     return {"dilated": conv(3, width, width), "pointwise": {**pointwise, "kernel": kernel}}
 
 
-def apply_residual_unit(
-    x_BxTxC: jax.Array, weights: Tree, past: Past, dilation: int
-) -> jax.Array:
+def apply_residual_unit(x_BxTxC: jax.Array, weights: Tree, past: Past, dilation: int) -> jax.Array:
     """x + pointwise(ELU(dilated(ELU(x))))."""
     h = causal_conv(jax.nn.elu(x_BxTxC), weights["dilated"], past, dilation)
     return x_BxTxC + causal_conv(jax.nn.elu(h), weights["pointwise"], past)
@@ -122,10 +120,7 @@ def apply_residual_unit(
 
 def film(width: int) -> Tree:
     """A scale and a bias for each of two conditions, identity at the start (FiLM, 1709.07871)."""
-    return {
-        "scale": Weight((2, width), (None, None), ones),
-        "bias": Weight((2, width), (None, None), zeros),
-    }
+    return {"scale": Weight((2, width), (None, None), ones), "bias": Weight((2, width), (None, None), zeros)}
 
 
 def apply_film(x_BxTxC: jax.Array, weights: Tree, condition: jax.Array) -> jax.Array:

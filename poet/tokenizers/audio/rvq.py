@@ -43,17 +43,13 @@ class Quantized:
     weights: jax.Array
 
 
-jax.tree_util.register_dataclass(
-    Quantized, ["z", "ids", "commitment", "residuals", "weights"], []
-)
+jax.tree_util.register_dataclass(Quantized, ["z", "ids", "commitment", "residuals", "weights"], [])
 
 
 def empty(spec: AudioTokenizerSpec) -> Tree:
     """Codebooks that `kmeans` has not filled: no code was ever used."""
     shape = (spec.levels, spec.codes, spec.dim)
-    return {
-        "vectors": jnp.zeros(shape), "sums": jnp.zeros(shape), "usage": jnp.zeros(shape[:2])
-    }
+    return {"vectors": jnp.zeros(shape), "sums": jnp.zeros(shape), "usage": jnp.zeros(shape[:2])}
 
 
 def nearest(x_PxD: jax.Array, vectors_NxD: jax.Array) -> jax.Array:
@@ -82,10 +78,7 @@ def decode(ids_BxLxF: jax.Array, vectors_LxNxD: jax.Array) -> jax.Array:
 
 
 def quantize(
-    z_BxFxD: jax.Array,
-    vectors_LxNxD: jax.Array,
-    levels_B: jax.Array | None = None,
-    mesh_axes: Sequence[str] = (),
+    z_BxFxD: jax.Array, vectors_LxNxD: jax.Array, levels_B: jax.Array | None = None, mesh_axes: Sequence[str] = ()
 ) -> Quantized:
     """Quantizes with the first `levels_B` levels of each example (None: all).
 
@@ -94,9 +87,11 @@ def quantize(
     """
     b, f, d = z_BxFxD.shape
     count = vectors_LxNxD.shape[0]
-    used_LxB = jnp.ones((count, b)) if levels_B is None else (
-        jnp.arange(count)[:, None] < levels_B[None, :]
-    ).astype(jnp.float32)
+    used_LxB = (
+        jnp.ones((count, b))
+        if levels_B is None
+        else (jnp.arange(count)[:, None] < levels_B[None, :]).astype(jnp.float32)
+    )
     weights_LxP = jnp.repeat(used_LxB, f, axis=1)
     flat_PxD = z_BxFxD.reshape(b * f, d)
 
@@ -140,11 +135,7 @@ def random_levels(key: jax.Array, batch: int, levels: int, share: float) -> jax.
 
 
 def update(
-    codebooks: Tree,
-    quantized: Quantized,
-    key: jax.Array,
-    train: AudioTrainSpec,
-    mesh_axes: Sequence[str] = (),
+    codebooks: Tree, quantized: Quantized, key: jax.Array, train: AudioTrainSpec, mesh_axes: Sequence[str] = ()
 ) -> Tree:
     """The codebooks after a step: moving averages, then rarely used codes replaced.
 
@@ -164,27 +155,18 @@ def update(
         fresh_NxD = _draw(rest_PxD, weight_P, key, dead_N.shape[0], axes)
         # As if it had been used like the others: it has ln(1 / share) / (1 - decay) steps to be chosen.
         usage = jnp.where(dead_N, alike, usage)
-        vectors = jnp.where(
-            dead_N[:, None], fresh_NxD, sums / jnp.maximum(usage, 1e-8)[:, None]
-        )
+        vectors = jnp.where(dead_N[:, None], fresh_NxD, sums / jnp.maximum(usage, 1e-8)[:, None])
         sums = jnp.where(dead_N[:, None], fresh_NxD * usage[:, None], sums)
         return {"vectors": vectors, "sums": sums, "usage": usage}
 
     levels = quantized.weights.shape[0]
     ids_LxP = quantized.ids.swapaxes(0, 1).reshape(levels, -1)
     return jax.lax.map(
-        level,
-        (codebooks, ids_LxP, quantized.residuals, quantized.weights, jax.random.split(key, levels)),
+        level, (codebooks, ids_LxP, quantized.residuals, quantized.weights, jax.random.split(key, levels))
     )
 
 
-def kmeans(
-    z_BxFxD: jax.Array,
-    codebooks: Tree,
-    key: jax.Array,
-    iterations: int,
-    mesh_axes: Sequence[str] = (),
-) -> Tree:
+def kmeans(z_BxFxD: jax.Array, codebooks: Tree, key: jax.Array, iterations: int, mesh_axes: Sequence[str] = ()) -> Tree:
     """Codebooks from the latents of a batch, level after level, by Lloyd's algorithm.
 
     A code that no vector chooses stays where it is.  With fewer vectors than codes, codes repeat
@@ -232,10 +214,9 @@ def _sums(
     return (counts_N, sums_NxD) if not axes else jax.lax.psum((counts_N, sums_NxD), axes)
 
 
-def _draw(
-    x_PxD: jax.Array, weight_P: jax.Array, key: jax.Array, count: int, axes: tuple[str, ...]
-) -> jax.Array:
+def _draw(x_PxD: jax.Array, weight_P: jax.Array, key: jax.Array, count: int, axes: tuple[str, ...]) -> jax.Array:
     """(count, D): random vectors of the global batch with weight, equal on all shards."""
+
     def own(key: jax.Array, number: int) -> jax.Array:
         ends_P = jnp.cumsum(weight_P)
         places = jax.random.uniform(key, (number,)) * ends_P[-1]

@@ -47,6 +47,7 @@ def mel_matrix(window: int, sample_rate_hz: int, bands: int = MEL_BANDS) -> np.n
 
     A short window has fewer frequencies than bands; a band between two of them weighs none.
     """
+
     def to_mel(hz: np.ndarray) -> np.ndarray:
         return 2595.0 * np.log10(1.0 + hz / 700.0)
 
@@ -58,9 +59,7 @@ def mel_matrix(window: int, sample_rate_hz: int, bands: int = MEL_BANDS) -> np.n
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
-def reconstruction_loss(
-    output_BxS: jax.Array, target_BxS: jax.Array, sample_rate_hz: int
-) -> jax.Array:
+def reconstruction_loss(output_BxS: jax.Array, target_BxS: jax.Array, sample_rate_hz: int) -> jax.Array:
     """L1 of mel magnitudes plus sqrt(s/2) times L2 of their logarithms, at windows s = 2^6..2^11.
 
     The paper sums over frames and windows; here norms are root means over bands and everything is

@@ -49,9 +49,7 @@ class Objective:
         return jax.lax.pmean(value, tuple(self.mesh_axes)) if self.mesh_axes else value
 
 
-def init(
-    nets: Networks, spec: AudioTokenizerSpec, frames: int, key: jax.Array, start: Tree | None = None
-) -> State:
+def init(nets: Networks, spec: AudioTokenizerSpec, frames: int, key: jax.Array, start: Tree | None = None) -> State:
     """A fresh state; `start` holds trained weights and their `codebooks`, and a batch `frames` frames."""
     if start is None:
         return adversarial.init(nets, key) | {"codebooks": rvq.empty(spec)}
@@ -74,18 +72,10 @@ def train_step(objective: Objective, nets: Networks, mesh: Mesh | None = None) -
     objective = dataclasses.replace(objective, mesh_axes=() if mesh is None else BATCH_AXES)
     gradients = adversarial.over_mesh(functools.partial(_gradients, objective), mesh)
 
-    def step(
-        state: State, batch: Batch, key: jax.Array, rate: jax.Array
-    ) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, key: jax.Array, rate: jax.Array) -> tuple[State, Metrics]:
         judge = state.get("critic")
-        weights = {
-            "generator": state["params"],
-            "codebooks": state["codebooks"],
-            "critic": judge and judge["params"],
-        }
-        grads, codebooks, metrics = gradients(
-            weights, dict(batch), state["step"], jax.random.key_data(key)
-        )
+        weights = {"generator": state["params"], "codebooks": state["codebooks"], "critic": judge and judge["params"]}
+        grads, codebooks, metrics = gradients(weights, dict(batch), state["step"], jax.random.key_data(key))
         new, told = adversarial.update(nets, state, grads, rate)
         return new | {"step": state["step"] + 1, "codebooks": codebooks}, metrics | told
 
@@ -103,11 +93,7 @@ def waves(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:
 
 
 def _gradients(
-    objective: Objective,
-    weights: dict[str, Any],
-    batch: Batch,
-    step: jax.Array,
-    key_data: jax.Array,
+    objective: Objective, weights: dict[str, Any], batch: Batch, step: jax.Array, key_data: jax.Array
 ) -> tuple[dict[str, Tree | None], Tree, Metrics]:
     """(gradients by network, new codebooks, metrics) of one shard's sounds."""
     train, mesh_axes, mean = objective.train, objective.mesh_axes, objective.mean
@@ -118,13 +104,16 @@ def _gradients(
 
     def generator_loss(params: Tree) -> Any:
         return _generator_loss(
-            objective, params, books["vectors"], weights["critic"], (heard, target, switch),
-            started, _own_key(key, mesh_axes),
+            objective,
+            params,
+            books["vectors"],
+            weights["critic"],
+            (heard, target, switch),
+            started,
+            _own_key(key, mesh_axes),
         )
 
-    grads, (metrics, output, quantized) = jax.grad(generator_loss, has_aux=True)(
-        weights["generator"]
-    )
+    grads, (metrics, output, quantized) = jax.grad(generator_loss, has_aux=True)(weights["generator"])
     books = rvq.update(books, quantized, jax.random.fold_in(key, 3), train, mesh_axes)
     metrics |= _code_metrics(quantized.ids, objective.spec.codes, mesh_axes)
     if weights["critic"] is None:
@@ -138,9 +127,7 @@ def _gradients(
         loss = mean(critics.critic_loss(real, fake))
         return loss, {"critic/loss": loss}
 
-    judge_grads, judged = when(
-        started, lambda: jax.grad(critic_loss, has_aux=True)(weights["critic"])
-    )
+    judge_grads, judged = when(started, lambda: jax.grad(critic_loss, has_aux=True)(weights["critic"]))
     return {"generator": grads, "critic": judge_grads}, books, metrics | judged
 
 
@@ -162,10 +149,7 @@ def _generator_loss(
     latents = rvq.straight_through(z, quantized.z)
     output, _ = soundstream.decode(spec, params, latents, switch)
     distance = spectra.reconstruction_loss(output, target, spec.sample_rate_hz)
-    terms = {
-        "mel": (train.mel_weight, mean(distance)),
-        "commitment": (train.commitment_weight, quantized.commitment),
-    }
+    terms = {"mel": (train.mel_weight, mean(distance)), "commitment": (train.commitment_weight, quantized.commitment)}
     if train.wave_weight:
         difference = jnp.mean(jnp.abs(output - target))
         terms["wave"] = (train.wave_weight, mean(difference))
@@ -181,9 +165,7 @@ def _generator_loss(
     return loss, (jax.lax.stop_gradient(metrics), output, quantized)
 
 
-def _judged(
-    train: AudioTrainSpec, critic: Tree, output: jax.Array, target: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _judged(train: AudioTrainSpec, critic: Tree, output: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(adversarial loss, feature matching) of reconstructions."""
     fake = critics.apply(train, critic, output)
     real = critics.apply(train, critic, target)
@@ -200,11 +182,7 @@ def si_sdr_db(output_BxS: jax.Array, target_BxS: jax.Array) -> jax.Array:
 
 
 def _started_codebooks(
-    objective: Objective,
-    weights: dict[str, Any],
-    heard: jax.Array,
-    switch: jax.Array | None,
-    key: jax.Array,
+    objective: Objective, weights: dict[str, Any], heard: jax.Array, switch: jax.Array | None, key: jax.Array
 ) -> Tree:
     """The codebooks, from k-means on this batch if no code was ever used."""
     books = weights["codebooks"]

@@ -42,9 +42,7 @@ class _Stream(abc.ABC):
         outputs, width = [], self._width(chunk_frames)
         while self._buffer.shape[-1] >= width:
             part, self._buffer = self._buffer[..., :width], self._buffer[..., width:]
-            output, self._stored = self._step(
-                self._tokenizer.weights, part[None], self._switch, self._stored
-            )
+            output, self._stored = self._step(self._tokenizer.weights, part[None], self._switch, self._stored)
             outputs.append(np.asarray(output[0]))
         return outputs
 
@@ -66,9 +64,7 @@ class StreamEncoder(_Stream):
     def push(self, samples_S: np.ndarray) -> np.ndarray:
         """int16 samples -> int32 ids (levels, F) of the calls that they complete."""
         if samples_S.ndim != 1 or samples_S.dtype != np.int16:
-            raise UserError(
-                f"a stream takes mono int16 samples (S,), got {samples_S.dtype} {samples_S.shape}"
-            )
+            raise UserError(f"a stream takes mono int16 samples (S,), got {samples_S.dtype} {samples_S.shape}")
         return self._joined(self._advance(samples_S, self._frames))
 
     def flush(self) -> np.ndarray:
@@ -95,9 +91,7 @@ class StreamDecoder(_Stream):
     def push(self, ids_LxF: np.ndarray) -> np.ndarray:
         """Ids of new frames -> int16 samples (S,) of the calls that they complete."""
         if ids_LxF.ndim != 2 or ids_LxF.shape[0] != self._buffer.shape[0]:
-            raise UserError(
-                f"this stream takes codes ({self._buffer.shape[0]}, frames), got {ids_LxF.shape}"
-            )
+            raise UserError(f"this stream takes codes ({self._buffer.shape[0]}, frames), got {ids_LxF.shape}")
         return self._joined(self._advance(ids_LxF.astype(np.int32), self._frames))
 
     def flush(self) -> np.ndarray:

@@ -103,8 +103,7 @@ def _start(spec: AudioTokenizerSpec, folder: str) -> Tree | None:
     wanted = spec.replace(path="", dtype=tokenizer.spec.dtype)
     if wanted != tokenizer.spec:
         raise UserError(
-            f"TOKENIZER_TRAIN.init_from = {folder!r} holds another network: {tokenizer.spec}, this "
-            f"run trains {wanted}"
+            f"TOKENIZER_TRAIN.init_from = {folder!r} holds another network: {tokenizer.spec}, this run trains {wanted}"
         )
     return tokenizer.params
 

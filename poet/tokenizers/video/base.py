@@ -45,9 +45,7 @@ def _encode(
     return lfq.quantize(z)[1], frames
 
 
-def _decode(
-    spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array, frames: Frames
-) -> tuple[jax.Array, Frames]:
+def _decode(spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array, frames: Frames) -> tuple[jax.Array, Frames]:
     corners = lfq.ids_to_bits(ids_Bxtxhxw, spec.bits)
     pixels, frames = magvit.decode_chunk(spec, params, corners, frames)
     return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8), frames
@@ -108,9 +106,7 @@ class VideoTokenizer:
         tiling.windows(self.tile, self.tile, self.overlap)
 
     @classmethod
-    def from_params(
-        cls, spec: VideoTokenizerSpec, params: Tree, batch: int = 16, **options: Any
-    ) -> VideoTokenizer:
+    def from_params(cls, spec: VideoTokenizerSpec, params: Tree, batch: int = 16, **options: Any) -> VideoTokenizer:
         """A tokenizer of these weights; `options` are the attributes after `batch`."""
         spec = spec.replace(path="")
         digest = frozen.fingerprint(spec, params)
@@ -199,8 +195,7 @@ class VideoTokenizer:
         height, width = video.shape[2:4]
         if min(height, width) < MIN_SIDE:
             raise UserError(
-                f"{prefix}a clip of {height}x{width} pixels cannot be tokenized: a side needs "
-                f"{MIN_SIDE} or more"
+                f"{prefix}a clip of {height}x{width} pixels cannot be tokenized: a side needs {MIN_SIDE} or more"
             )
         try:
             self.spec.grid(*video.shape[1:4])
@@ -218,10 +213,7 @@ class VideoTokenizer:
 
     def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
         if not np.issubdtype(ids.dtype, np.integer) or ids.ndim != 4 or 0 in ids.shape[1:]:
-            raise UserError(
-                f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers "
-                "(batch, t, h, w)"
-            )
+            raise UserError(f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers (batch, t, h, w)")
         if ids.size and (ids.min() < 0 or ids.max() >= self.codes):
             raise UserError(
                 f"codes lie in {ids.min()}..{ids.max()}: this tokenizer knows 0..{self.codes - 1}; "
@@ -244,12 +236,7 @@ class VideoTokenizer:
         return jax.device_put(block, self.mesh and batch_sharding(self.mesh))
 
     def _outputs(
-        self,
-        step: Step,
-        source: np.ndarray,
-        spans: Sequence[slice],
-        tiles: Sequence[Tile],
-        scale: tuple[int, int],
+        self, step: Step, source: np.ndarray, spans: Sequence[slice], tiles: Sequence[Tile], scale: tuple[int, int]
     ) -> Iterator[tuple[list[tuple[int, Tile]], int, np.ndarray]]:
         """Runs `step` over all clips, tiles and chunks: (clips and tiles, chunk number, output)."""
         items = list(itertools.product(range(len(source)), tiles))
@@ -284,9 +271,7 @@ class VideoTokenizer:
         frozen.save(folder, self.spec, self.params)
 
     @classmethod
-    def load(
-        cls, folder: str | pathlib.Path, batch: int = 16, **options: Any
-    ) -> VideoTokenizer:
+    def load(cls, folder: str | pathlib.Path, batch: int = 16, **options: Any) -> VideoTokenizer:
         """Reads what `save` wrote; `folder` is searched for as `frozen.find_pretrained` says.
 
         `options` are the attributes after `batch`.
@@ -299,9 +284,7 @@ class VideoTokenizer:
         return cls.from_params(spec, params, batch, **options)
 
 
-def load_video_tokenizer(
-    spec: VideoTokenizerSpec, batch: int = 16, **options: Any
-) -> VideoTokenizer:
+def load_video_tokenizer(spec: VideoTokenizerSpec, batch: int = 16, **options: Any) -> VideoTokenizer:
     """The frozen tokenizer at `spec.path`, run in `spec.dtype`; `options` as `VideoTokenizer.load`.
 
     The rest of `spec` must agree with the `spec.json` of the weights.
@@ -315,9 +298,7 @@ def load_video_tokenizer(
 
 def _cut(x_TxHxWx: np.ndarray, tile: Tile, scale: tuple[int, int]) -> np.ndarray:
     """The tile's view of frames that have `scale` elements per latent."""
-    rows, columns = (
-        slice(window.start * f, window.stop * f) for window, f in zip(tile, scale)
-    )
+    rows, columns = (slice(window.start * f, window.stop * f) for window, f in zip(tile, scale))
     return x_TxHxWx[:, rows, columns]
 
 

@@ -150,16 +150,12 @@ def generator_loss(fake_B: jax.Array, mesh_axes: Sequence[str] = ()) -> jax.Arra
     return _mean(jax.nn.softplus(-fake_B), mesh_axes)
 
 
-def discriminator_loss(
-    real_B: jax.Array, fake_B: jax.Array, mesh_axes: Sequence[str] = ()
-) -> jax.Array:
+def discriminator_loss(real_B: jax.Array, fake_B: jax.Array, mesh_axes: Sequence[str] = ()) -> jax.Array:
     """Cross-entropy of telling real clips from reconstructions, summed over the two kinds."""
     return _mean(jax.nn.softplus(-real_B), mesh_axes) + _mean(jax.nn.softplus(fake_B), mesh_axes)
 
 
-def r1_penalty(
-    critic: Callable[[jax.Array], jax.Array], real: jax.Array, mesh_axes: Sequence[str] = ()
-) -> jax.Array:
+def r1_penalty(critic: Callable[[jax.Array], jax.Array], real: jax.Array, mesh_axes: Sequence[str] = ()) -> jax.Array:
     """Mean over clips of the squared norm of d logit / d pixels at real float clips (B, ...).
 
     `critic` gives (B,) logits and must not mix clips.  There is no factor 1/2: the weight of 10
@@ -170,11 +166,7 @@ def r1_penalty(
 
 
 def lecam(
-    real_B: jax.Array,
-    fake_B: jax.Array,
-    ema_real: jax.Array,
-    ema_fake: jax.Array,
-    mesh_axes: Sequence[str] = (),
+    real_B: jax.Array, fake_B: jax.Array, ema_real: jax.Array, ema_fake: jax.Array, mesh_axes: Sequence[str] = ()
 ) -> jax.Array:
     """LeCAM (2104.03310): pulls each kind's logits towards the other kind's running mean."""
     above = _mean(jax.nn.relu(real_B - ema_fake) ** 2, mesh_axes)

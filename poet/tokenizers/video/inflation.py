@@ -22,9 +22,7 @@ from poet.tokenizers.video.base import VideoTokenizer
 def image_spec(spec: VideoTokenizerSpec) -> VideoTokenizerSpec:
     """The image tokenizer that inflates to `spec`."""
     return spec.replace(
-        temporal_kernel=1,
-        temporal_downsample=tuple(False for _ in spec.temporal_downsample),
-        stem=(1, *spec.stem[1:]),
+        temporal_kernel=1, temporal_downsample=tuple(False for _ in spec.temporal_downsample), stem=(1, *spec.stem[1:])
     )
 
 

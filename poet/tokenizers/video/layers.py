@@ -17,9 +17,7 @@ from poet.models.declaration import Tree, Weight, fan_in, ones, zeros
 CONV_DIMS = ("NDHWC", "DHWIO", "NDHWC")
 
 
-def conv(
-    kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True, taps: int = 0
-) -> Tree:
+def conv(kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True, taps: int = 0) -> Tree:
     """A convolution of `taps` frames, 0 for a cubic kernel.
 
     `shard` puts its output channels on the logical axis `conv_out`.
@@ -46,9 +44,7 @@ class Past:
     ask in the same order in every chunk.
     """
 
-    def __init__(
-        self, frames: Sequence[jax.Array] | None = None, recompute: bool = False
-    ) -> None:
+    def __init__(self, frames: Sequence[jax.Array] | None = None, recompute: bool = False) -> None:
         """`frames` is what `keep` of the chunk before returned; None in front of a clip.
 
         `recompute` is for training on whole clips: the inside of every residual block is computed
@@ -127,16 +123,12 @@ def conv_implementation(kernel_shape: tuple[int, ...], backend: str) -> str:
 
 
 def _native_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        padded, kernel, stride, "VALID", dimension_numbers=CONV_DIMS
-    )
+    return jax.lax.conv_general_dilated(padded, kernel, stride, "VALID", dimension_numbers=CONV_DIMS)
 
 
 def _tap_conv(padded: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
     (kt, kh, kw, _, _), (st, sh, sw) = kernel.shape, stride
-    frames, height, width = (
-        (size - k) // s + 1 for size, k, s in zip(padded.shape[1:4], kernel.shape, stride)
-    )
+    frames, height, width = ((size - k) // s + 1 for size, k, s in zip(padded.shape[1:4], kernel.shape, stride))
     steps = [padded[:, i : i + (frames - 1) * st + 1 : st] for i in range(kt)]
     folded = jnp.concatenate(steps, axis=-1)
     out = 0.0
@@ -165,9 +157,7 @@ def group_norm(x: jax.Array, weights: Tree, groups: int) -> jax.Array:
     return standardize(x, groups) * scale + bias
 
 
-def space_to_depth(
-    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
-) -> jax.Array:
+def space_to_depth(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True) -> jax.Array:
     """Causal: the first frame is repeated in front, so that 1 + s*k frames become 1 + k.
 
     A chunk that is not the `first` of its clip has s*k frames, which become k.
@@ -180,9 +170,7 @@ def space_to_depth(
     return x.reshape(b, t // st, h // sh, w // sw, st * sh * sw * c)
 
 
-def depth_to_space(
-    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
-) -> jax.Array:
+def depth_to_space(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True) -> jax.Array:
     """Inverse of `space_to_depth`: drops a clip's first s-1 frames: 1 + k become 1 + s*k."""
     st, sh, sw = factor
     b, t, h, w, c = x_BxTxHxWxC.shape
@@ -192,9 +180,7 @@ def depth_to_space(
     return x[:, st - 1 :] if first else x
 
 
-def repeat_nearest(
-    x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True
-) -> jax.Array:
+def repeat_nearest(x_BxTxHxWxC: jax.Array, factor: tuple[int, int, int], first: bool = True) -> jax.Array:
     """Nearest-neighbour enlargement with the same frame rule as `depth_to_space`."""
     st, sh, sw = factor
     b, t, h, w, c = x_BxTxHxWxC.shape

@@ -171,9 +171,7 @@ def sample_tokens(tokens: int, samples: int, key: jax.Array | None = None) -> ja
     return jnp.minimum(indices_n.astype(jnp.int32), tokens - 1)
 
 
-def _sampled(
-    logits_NxK: jax.Array, samples: int, key: jax.Array | None, mesh_axes: Sequence[str]
-) -> jax.Array:
+def _sampled(logits_NxK: jax.Array, samples: int, key: jax.Array | None, mesh_axes: Sequence[str]) -> jax.Array:
     """The tokens of this shard that the batch entropy is taken over: an equal part of `samples`."""
     tokens = logits_NxK.shape[0]
     shards = jax.lax.axis_size(tuple(mesh_axes)) if mesh_axes else 1
@@ -273,10 +271,7 @@ def _dsummed(dsummed_HxL: jax.Array, logits_mxN: jax.Array) -> jax.Array:
     dlow_LxN = jnp.matmul(dsummed_HxL.T, high_HxN, precision="highest")
     dhigh_HxN = jnp.matmul(dsummed_HxL, low_LxN, precision="highest")
     return jnp.concatenate(
-        [
-            _dlogits(logits_mxN[:half], low_LxN * dlow_LxN),
-            _dlogits(logits_mxN[half:], high_HxN * dhigh_HxN),
-        ]
+        [_dlogits(logits_mxN[:half], low_LxN * dlow_LxN), _dlogits(logits_mxN[half:], high_HxN * dhigh_HxN)]
     )
 
 

@@ -84,9 +84,7 @@ def tokenizer_loss(
     }
     extra = {}
     if train.round_trip_weight:
-        misses, match = when(
-            started(step, train.round_trip_start), lambda: round_trip(objective, params, output, z)
-        )
+        misses, match = when(started(step, train.round_trip_start), lambda: round_trip(objective, params, output, z))
         terms["round_trip"] = (train.round_trip_weight, misses)
         extra = {"round_trip_match": match}
     if objective.perceptual is not None:
@@ -95,10 +93,7 @@ def tokenizer_loss(
     if critic is not None:
         terms["adversarial"] = (
             train.adversarial_weight,
-            when(
-                started(step, train.gan_start),
-                lambda: discriminator.generator_loss(critic(output), axes),
-            ),
+            when(started(step, train.gan_start), lambda: discriminator.generator_loss(critic(output), axes)),
         )
     loss = sum(weight * value for weight, value in terms.values())
     clipped = mean(jnp.mean((jnp.clip(output, 0, 1) - target) ** 2))
@@ -154,8 +149,7 @@ def critic_loss(
         "r1": (
             train.r1_weight * train.r1_every,
             when(
-                train.r1_every == 1 or step % train.r1_every == 0,
-                lambda: discriminator.r1_penalty(critic, real, axes),
+                train.r1_every == 1 or step % train.r1_every == 0, lambda: discriminator.r1_penalty(critic, real, axes)
             ),
         ),
     }
@@ -170,9 +164,7 @@ def critic_loss(
     return loss, (metrics, dict(zip(("real", "fake"), after)))
 
 
-def code_statistics(
-    ids: jax.Array, bits: int, mesh_axes: Sequence[str] = ()
-) -> dict[str, jax.Array]:
+def code_statistics(ids: jax.Array, bits: int, mesh_axes: Sequence[str] = ()) -> dict[str, jax.Array]:
     """`codebook_usage`: distinct codes of the batch over the most it could hold; `bit_balance`:
     1 when every bit is on half the time, 0 when every bit is constant."""
     counts = jnp.zeros(2**bits, jnp.int32).at[ids.reshape(-1)].add(1)
@@ -188,9 +180,7 @@ def code_statistics(
     }
 
 
-def _perceptual_distance(
-    objective: Objective, output: jax.Array, target: jax.Array, key: jax.Array
-) -> jax.Array:
+def _perceptual_distance(objective: Objective, output: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
     """Mean distance of the frames; of the same random ones in every clip, if not of all."""
     network, count = objective.perceptual, objective.train.perceptual_frames
     if 0 < count < target.shape[1]:

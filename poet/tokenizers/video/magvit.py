@@ -120,9 +120,7 @@ def encode_chunk(
     return _encode(spec, params, x_BxTxHxWx3, past), past.keep()
 
 
-def _encode(
-    spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, past: Past
-) -> jax.Array:
+def _encode(spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, past: Past) -> jax.Array:
     weights = params["encoder"]
     x = layers.space_to_depth(x_BxTxHxWx3.astype(spec.dtype), spec.stem, past.first)
     x = causal_conv(x, weights["in"], past=past)
@@ -148,9 +146,7 @@ def decode_chunk(
     return _decode(spec, params, q_BxtxhxwxK, past), past.keep()
 
 
-def _decode(
-    spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, past: Past
-) -> jax.Array:
+def _decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, past: Past) -> jax.Array:
     weights, factors = params["decoder"], level_factors(spec)
     q = q_BxtxhxwxK.astype(spec.dtype)
     x = _blocks(spec, causal_conv(q, weights["in"], past=past), weights["mid"], past)
@@ -199,9 +195,7 @@ def _block(spec: VideoTokenizerSpec, x: jax.Array, weights: Tree, past: Past) ->
     return y + (causal_conv(x, weights["shortcut"], past=past) if "shortcut" in weights else x)
 
 
-def _affine(
-    q: jax.Array, weights: Tree, enlarged: Factor, first: bool
-) -> tuple[jax.Array, jax.Array]:
+def _affine(q: jax.Array, weights: Tree, enlarged: Factor, first: bool) -> tuple[jax.Array, jax.Array]:
     """Gamma and beta of AdaGN, both linear in the nearest latent's code.
 
     The linear map runs on the latent grid and its result is enlarged, which is the same thing.

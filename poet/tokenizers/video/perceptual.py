@@ -38,12 +38,7 @@ class Perceptual:
 
 
 def _resnet50(name: str, path: str) -> Perceptual:
-    return Perceptual(
-        name=name,
-        label="ResNet-50 logits",
-        params=resnet.load(path),
-        distance=resnet.distance,
-    )
+    return Perceptual(name=name, label="ResNet-50 logits", params=resnet.load(path), distance=resnet.distance)
 
 
 def _vgg_hed(name: str, path: str, *, depth: int) -> Perceptual:
@@ -53,9 +48,7 @@ def _vgg_hed(name: str, path: str, *, depth: int) -> Perceptual:
             "leave the path empty, or choose the network resnet50"
         )
     blocks = "" if depth == len(vgg.WIDTHS) else f" (blocks 1-{depth})"
-    return Perceptual(
-        name=name, label=f"LPIPS-HED{blocks}", params=vgg.load(depth), distance=vgg.distance
-    )
+    return Perceptual(name=name, label=f"LPIPS-HED{blocks}", params=vgg.load(depth), distance=vgg.distance)
 
 
 # Name -> loader(name, path).

@@ -69,9 +69,7 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndar
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def tensor_shapes(
-    blocks: tuple[int, ...] = BLOCKS, classes: int = CLASSES
-) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(blocks: tuple[int, ...] = BLOCKS, classes: int = CLASSES) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the network uses; kernels are (out, in, h, w)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, norm, shape in _convolutions(blocks):
@@ -97,9 +95,7 @@ def _convolutions(blocks: tuple[int, ...]) -> Iterator[tuple[str, str, tuple[int
             width = out
 
 
-def fold(
-    tensors: Mapping[str, np.ndarray], blocks: tuple[int, ...] = BLOCKS
-) -> dict[str, dict[str, np.ndarray]]:
+def fold(tensors: Mapping[str, np.ndarray], blocks: tuple[int, ...] = BLOCKS) -> dict[str, dict[str, np.ndarray]]:
     """Torchvision's tensors -> {layer: {kernel (h, w, in, out), bias}}, norms folded in."""
     params = {}
     for conv, norm, _ in _convolutions(blocks):
@@ -110,12 +106,7 @@ def fold(
     return params | {"fc": {"kernel": tensors["fc.weight"].T, "bias": tensors["fc.bias"]}}
 
 
-def distance(
-    params: Params,
-    a_NxHxWx3: jax.Array,
-    b_NxHxWx3: jax.Array,
-    blocks: tuple[int, ...] = BLOCKS,
-) -> jax.Array:
+def distance(params: Params, a_NxHxWx3: jax.Array, b_NxHxWx3: jax.Array, blocks: tuple[int, ...] = BLOCKS) -> jax.Array:
     """Mean squared difference of logits, float32 (N,), of images in [0, 1]."""
     a_NxK, b_NxK = (logits(params, prepare(images), blocks) for images in (a_NxHxWx3, b_NxHxWx3))
     return jnp.mean((a_NxK - b_NxK) ** 2, axis=-1)
@@ -128,9 +119,7 @@ def prepare(images_NxHxWx3: jax.Array) -> jax.Array:
     return (resized - jnp.array(MEAN)) / jnp.array(DEVIATION)
 
 
-def logits(
-    params: Params, x_NxHxWx3: jax.Array, blocks: tuple[int, ...] = BLOCKS
-) -> jax.Array:
+def logits(params: Params, x_NxHxWx3: jax.Array, blocks: tuple[int, ...] = BLOCKS) -> jax.Array:
     """Normalised images -> (N, K)."""
     x = _max_pool(jax.nn.relu(_conv(x_NxHxWx3, params["conv1"], 2)))
     for stage, count in enumerate(blocks):
@@ -152,11 +141,7 @@ def _block(x: jax.Array, params: Params, name: str, stride: int) -> jax.Array:
 def _conv(x: jax.Array, weights: Mapping[str, jax.Array], stride: int = 1) -> jax.Array:
     pad = weights["kernel"].shape[0] // 2
     y = jax.lax.conv_general_dilated(
-        x,
-        weights["kernel"],
-        (stride, stride),
-        [(pad, pad)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, weights["kernel"], (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return y + weights["bias"]
 

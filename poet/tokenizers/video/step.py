@@ -46,18 +46,12 @@ def axes(nets: Networks) -> State:
     return state
 
 
-def train_step(
-    objective: Objective, judge: DiscriminatorSpec, nets: Networks, mesh: Mesh | None, parts: int
-) -> Step:
+def train_step(objective: Objective, judge: DiscriminatorSpec, nets: Networks, mesh: Mesh | None, parts: int) -> Step:
     """The pure step, in `parts` microbatches; `key` samples the frames that the perceptual term compares."""
-    gradients = adversarial.over_mesh(
-        functools.partial(_gradients, objective, judge, parts), mesh
-    )
+    gradients = adversarial.over_mesh(functools.partial(_gradients, objective, judge, parts), mesh)
     frozen = objective.perceptual
 
-    def step(
-        state: State, batch: Batch, key: jax.Array, rate: jax.Array
-    ) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, key: jax.Array, rate: jax.Array) -> tuple[State, Metrics]:
         critic = state.get("critic", {})
         weights = {
             "generator": state["params"],
@@ -65,15 +59,11 @@ def train_step(
             "averages": critic.get("averages"),
             "perceptual": None if frozen is None else frozen.params,
         }
-        grads, averages, metrics = gradients(
-            weights, batch["video"], state["step"], jax.random.key_data(key)
-        )
+        grads, averages, metrics = gradients(weights, batch["video"], state["step"], jax.random.key_data(key))
         new, told = adversarial.update(nets, state, grads, rate)
         new["step"] = state["step"] + 1
         decay = ema_decay(objective.train.ema_decay, state["step"])
-        new["ema"] = jax.tree.map(
-            lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"]
-        )
+        new["ema"] = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"])
         if critic:
             new["critic"]["averages"] = averages
         return new, metrics | told
@@ -107,26 +97,20 @@ def _gradients(
 
     def generator_loss(params: Tree, clips: jax.Array) -> Any:
         return losses.tokenizer_loss(
-            objective, params, clips, step, jax.random.wrap_key_data(key),
-            critic(weights["critic"]),
+            objective, params, clips, step, jax.random.wrap_key_data(key), critic(weights["critic"])
         )
 
     def judge_loss(params: Tree, clips: jax.Array, output: jax.Array) -> Any:
         return losses.critic_loss(objective, critic(params), clips, output, averages, step)
 
     def part(clips: jax.Array) -> Any:
-        grads, (metrics, output) = jax.grad(generator_loss, has_aux=True)(
-            weights["generator"], clips
-        )
+        grads, (metrics, output) = jax.grad(generator_loss, has_aux=True)(weights["generator"], clips)
         if weights["critic"] is None:
             return {"generator": grads, "critic": None}, None, metrics
 
         started = adversarial.started(step, objective.train.gan_start)
         judge_grads, (judge_metrics, moved) = adversarial.when(
-            started,
-            lambda: jax.grad(judge_loss, has_aux=True)(
-                weights["critic"], clips, jax.lax.stop_gradient(output)
-            ),
+            started, lambda: jax.grad(judge_loss, has_aux=True)(weights["critic"], clips, jax.lax.stop_gradient(output))
         )
         moved = jax.tree.map(lambda new, old: jnp.where(started, new, old), moved, averages)
         return {"generator": grads, "critic": judge_grads}, moved, metrics | judge_metrics

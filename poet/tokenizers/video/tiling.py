@@ -76,10 +76,7 @@ def windows(size: int, tile: int, overlap: int) -> list[Window]:
     Raises UserError unless 0 <= overlap < tile.
     """
     if tile and not 0 <= overlap < tile:
-        raise UserError(
-            f"tiles of {tile} latents cannot overlap by {overlap}: the overlap must lie in "
-            f"0..{tile - 1}"
-        )
+        raise UserError(f"tiles of {tile} latents cannot overlap by {overlap}: the overlap must lie in 0..{tile - 1}")
     if not tile or size <= tile:
         return [Window(start=0, stop=size, low=0, high=size, overlap=0)]
     steps = -(-(size - tile) // (tile - overlap))

@@ -21,14 +21,7 @@ from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import BATCH_AXES
 from poet.models import declaration
 from poet.models.declaration import Tree
-from poet.spec import (
-    ClipSpec,
-    DiscriminatorSpec,
-    Experiment,
-    TokenizerTrainSpec,
-    UserError,
-    VideoTokenizerSpec,
-)
+from poet.spec import ClipSpec, DiscriminatorSpec, Experiment, TokenizerTrainSpec, UserError, VideoTokenizerSpec
 from poet.tokenizers import adversarial
 from poet.tokenizers.adversarial import Step
 from poet.tokenizers.video import discriminator, inflation, magvit, perceptual
@@ -78,16 +71,11 @@ def shares(train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, float]:
     kinds = {CLIP: 1.0 - train.image_fraction, IMAGE: train.image_fraction}
     crops = _crops(train, clip)
     return {
-        _name(kind, crop, crops): share / len(crops)
-        for kind, share in kinds.items()
-        for crop in crops
-        if share > 0
+        _name(kind, crop, crops): share / len(crops) for kind, share in kinds.items() for crop in crops if share > 0
     }
 
 
-def group_shapes(
-    spec: VideoTokenizerSpec, train: TokenizerTrainSpec, clip: ClipSpec
-) -> dict[str, Shape]:
+def group_shapes(spec: VideoTokenizerSpec, train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, Shape]:
     """Batch shape of every group: equal pixels per step, and images as many latents as clips."""
     frames, crops = train.frames or clip.frames, _crops(train, clip)
     largest = max(h * w for h, w in crops)
@@ -136,9 +124,7 @@ def _check_batch(batch: int, parts: int, mesh: Mesh | None, what: str) -> None:
     microbatches.check(batch, parts, 1 if mesh is None else mesh_lib.batch_ways(mesh), what)
 
 
-def _group(
-    objective: Objective, judge: DiscriminatorSpec, name: str, shape: Shape, step: Step
-) -> Group:
+def _group(objective: Objective, judge: DiscriminatorSpec, name: str, shape: Shape, step: Step) -> Group:
     return Group(
         name=name,
         step=step,

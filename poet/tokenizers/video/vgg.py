@@ -128,10 +128,7 @@ def read_torch(data: bytes) -> dict[str, np.ndarray]:
     for key in keys:
         count = int(np.frombuffer(stream.read(8), "<i8")[0])
         values[key] = np.frombuffer(stream.read(4 * count), "<f4", count)
-    return {
-        name: values[key][start:][: int(np.prod(shape))]
-        for name, (key, start, shape) in tensors.items()
-    }
+    return {name: values[key][start:][: int(np.prod(shape))] for name, (key, start, shape) in tensors.items()}
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -200,9 +197,7 @@ def _unit(x_NxHxWxC: jax.Array) -> jax.Array:
 
 def _conv(x_NxHxWxC: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
     numbers = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(
-        x_NxHxWxC, weights["kernel"], (1, 1), "SAME", dimension_numbers=numbers
-    )
+    y = jax.lax.conv_general_dilated(x_NxHxWxC, weights["kernel"], (1, 1), "SAME", dimension_numbers=numbers)
     return y + weights["bias"]
 
 

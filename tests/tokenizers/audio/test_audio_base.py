@@ -15,9 +15,7 @@ from poet.spec import AudioTokenizerSpec, MeshSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer, random_params
 from poet.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 
-TINY = AudioTokenizerSpec(
-    strides=(2, 4), encoder_channels=4, decoder_channels=4, dim=6, levels=3, codes=16
-)
+TINY = AudioTokenizerSpec(strides=(2, 4), encoder_channels=4, decoder_channels=4, dim=6, levels=3, codes=16)
 
 
 @functools.cache
@@ -102,18 +100,14 @@ def test_the_denoise_switch_is_passed_on() -> None:
     params = random_params(spec)
     film = {"scale": np.array(params["film"]["scale"]), "bias": params["film"]["bias"]}
     film["scale"][1] = 3.0
-    off, on = (
-        AudioTokenizer.from_params(spec, {**params, "film": film}, denoise=d) for d in (False, True)
-    )
+    off, on = (AudioTokenizer.from_params(spec, {**params, "film": film}, denoise=d) for d in (False, True))
     ids = off.encode(sound(2, 40))
     np.testing.assert_array_equal(ids, on.encode(sound(2, 40)))
     assert (off.decode(ids) != on.decode(ids)).mean() > 0.5
 
 
 def test_a_mesh_gives_the_same_codes_and_sounds() -> None:
-    spread = AudioTokenizer.from_params(
-        TINY, tiny().params, batch=4, mesh=meshes.build(MeshSpec(data=2, fsdp=4))
-    )
+    spread = AudioTokenizer.from_params(TINY, tiny().params, batch=4, mesh=meshes.build(MeshSpec(data=2, fsdp=4)))
     x = sound(5, 40)
     ids = tiny().encode(x)
     np.testing.assert_array_equal(spread.encode(x), ids)
@@ -130,9 +124,7 @@ def test_folders_keep_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tiny().save("half", "bfloat16")
     rounded = AudioTokenizer.load("half")
     assert rounded.fingerprint != tiny().fingerprint
-    np.testing.assert_allclose(
-        rounded.params["codebooks"], tiny().params["codebooks"], rtol=2**-7
-    )
+    np.testing.assert_allclose(rounded.params["codebooks"], tiny().params["codebooks"], rtol=2**-7)
 
 
 # ------------------------------------------------------------------------------------------ streams

@@ -53,19 +53,22 @@ def sounds(tmp_path_factory) -> Path:
 
 def experiment(source: Path | str = "", batch: int = 8, **train) -> Experiment:
     given = dict(
-        samples=1280, wave_scales=1, wave_channels=4, wave_channels_max=8, stft_channels=2,
-        dead_fraction=0.01, wave_weight=1.0, kmeans_iterations=2,
+        samples=1280,
+        wave_scales=1,
+        wave_channels=4,
+        wave_channels_max=8,
+        stft_channels=2,
+        dead_fraction=0.01,
+        wave_weight=1.0,
+        kmeans_iterations=2,
     )
     return Experiment(
         audio_tokenizer=AudioTokenizerSpec(
-            strides=(4, 8), encoder_channels=4, decoder_channels=4, dim=6, dilations=(1,), levels=4,
-            codes=8,
+            strides=(4, 8), encoder_channels=4, decoder_channels=4, dim=6, dilations=(1,), levels=4, codes=8
         ),
         mesh=MeshSpec(fsdp=4, data=2),
         optimizer=OptimizerSpec(learning_rate=1e-3, warmup_steps=0),
-        tokenizer_train=TokenizerTrainSpec(
-            modality="audio", source=str(source), batch=batch, gan_start=1
-        ),
+        tokenizer_train=TokenizerTrainSpec(modality="audio", source=str(source), batch=batch, gan_start=1),
         audio_train=AudioTrainSpec(**given | train),
         train=TrainSpec(steps=STEPS, log_every=1, sample_every=STEPS),
         checkpoint=CheckpointSpec(every=2, keep=5),
@@ -116,9 +119,7 @@ def test_a_mesh_takes_the_step_that_one_device_takes() -> None:
 def test_what_is_heard_and_what_is_wanted_follow_the_switch() -> None:
     clean = np.array([[1000, 2000], [3000, 32000]], np.int16)
     noise = np.array([[10, 20], [30, 2000]], np.int16)
-    heard, wanted, switch = steps.waves(
-        {"audio": clean, "noise": noise, "denoise": np.array([1, 0], np.int8)}
-    )
+    heard, wanted, switch = steps.waves({"audio": clean, "noise": noise, "denoise": np.array([1, 0], np.int8)})
     noisy = np.minimum((clean.astype(float) + noise) / 32768, 1.0)
     np.testing.assert_allclose(heard, noisy)
     np.testing.assert_allclose(wanted, [clean[0] / 32768, noisy[1]])
@@ -159,9 +160,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_whole_one(finished, tmp_path) 
     shutil.copytree(workdir, resumed)
     shutil.rmtree(resumed / "checkpoints" / f"{STEPS:08d}")
     assert tokenizer_train.train(Resolved(exp), Run(resumed)) == 0
-    jax.tree.map(
-        np.testing.assert_array_equal, final_state(exp, workdir), final_state(exp, resumed)
-    )
+    jax.tree.map(np.testing.assert_array_equal, final_state(exp, workdir), final_state(exp, resumed))
 
 
 def test_every_term_is_logged_and_the_tokenizer_is_written(finished) -> None:
@@ -197,9 +196,7 @@ def test_a_run_starts_from_a_trained_tokenizer(finished, sounds, tmp_path) -> No
 
 
 @pytest.mark.slow
-def test_a_critic_that_diverges_stops_the_run_by_name(
-    sounds, tmp_path, caplog, monkeypatch
-) -> None:
+def test_a_critic_that_diverges_stops_the_run_by_name(sounds, tmp_path, caplog, monkeypatch) -> None:
     # Past its range, so that the divergence is certain and at once.
     monkeypatch.setattr(Spec, "_check_value", lambda *_: None)
     exp = experiment(sounds, critic_rate=1e30).replace(checkpoint=CheckpointSpec(every=1))
@@ -211,9 +208,7 @@ def test_a_critic_that_diverges_stops_the_run_by_name(
 @pytest.mark.slow
 def test_denoising_is_trained_with_noise_from_a_source(sounds, tmp_path) -> None:
     exp = experiment(sounds, noise_source=str(sounds), adversarial_weight=0.0)
-    exp = exp.replace(
-        audio_tokenizer=exp.audio_tokenizer.replace(denoise="encoder"), train=TrainSpec(steps=2)
-    )
+    exp = exp.replace(audio_tokenizer=exp.audio_tokenizer.replace(denoise="encoder"), train=TrainSpec(steps=2))
     assert tokenizer_train.train(Resolved(exp), Run(tmp_path)) == 0
     tokenizer = AudioTokenizer.load(tmp_path / "tokenizer", denoise=True)
     # Both conditions were met, and their biases, which start at zero, have moved.

@@ -129,9 +129,7 @@ def test_update_is_a_moving_average_and_dead_codes_come_back_from_the_batch() ->
     for level in range(4):
         np.add.at(sums[level], np.asarray(quantized.ids[:, level]).ravel(), rest[level])
     expected = (0.9 * state["sums"] + 0.1 * sums) / np.maximum(usage, 1e-9)[..., None]
-    np.testing.assert_allclose(
-        np.asarray(new["vectors"])[alive], expected[alive], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(np.asarray(new["vectors"])[alive], expected[alive], rtol=1e-4, atol=1e-5)
 
 
 def test_few_codes_are_replaced_in_a_step_and_a_replaced_one_stays_a_while() -> None:
@@ -203,11 +201,9 @@ def test_a_mesh_learns_what_one_device_learns(dead_fraction: float) -> None:
         return new, quantized.commitment, rvq.statistics(quantized.ids, 16, axes)
 
     with jax.set_mesh(mesh):
-        sharded = jax.jit(
-            jax.shard_map(
-                lambda z: learn(z, BATCH_AXES), mesh=mesh, in_specs=parts, out_specs=whole
-            )
-        )(jax.device_put(latents(), jax.NamedSharding(mesh, parts)))
+        sharded = jax.jit(jax.shard_map(lambda z: learn(z, BATCH_AXES), mesh=mesh, in_specs=parts, out_specs=whole))(
+            jax.device_put(latents(), jax.NamedSharding(mesh, parts))
+        )
     alone = learn(latents(), ())
     np.testing.assert_allclose(sharded[0]["usage"], alone[0]["usage"], rtol=1e-5)
     np.testing.assert_allclose(sharded[1], alone[1], rtol=1e-5)
@@ -230,11 +226,9 @@ def test_k_means_on_a_mesh_gives_equal_codebooks_everywhere_and_a_like_error() -
 
     with jax.set_mesh(mesh):
         placed = jax.device_put(z, jax.NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
-        found = jax.jit(
-            jax.shard_map(
-                run, mesh=mesh, in_specs=PartitionSpec(BATCH_AXES), out_specs=PartitionSpec()
-            )
-        )(placed)
+        found = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=PartitionSpec(BATCH_AXES), out_specs=PartitionSpec()))(
+            placed
+        )
     copies = [np.asarray(shard.data) for shard in found["vectors"].addressable_shards]
     for copy in copies[1:]:
         np.testing.assert_array_equal(copy, copies[0])
@@ -254,18 +248,10 @@ def test_every_term_equals_vector_quantize_pytorchs() -> None:
     np.testing.assert_allclose(quantized.z, peer["quantized"], atol=1e-5)
     # It averages the losses of the levels one by one; here every level has as many vectors.
     np.testing.assert_allclose(quantized.commitment, peer["commitment"].mean(), rtol=1e-4)
-    state = {
-        "vectors": peer["vectors"],
-        "usage": peer["usage"],
-        "sums": peer["vectors"] * peer["usage"][..., None],
-    }
+    state = {"vectors": peer["vectors"], "usage": peer["usage"], "sums": peer["vectors"] * peer["usage"][..., None]}
     decay = float(peer["decay"])
-    new = rvq.update(
-        state, quantized, jax.random.key(0), AudioTrainSpec(codebook_decay=decay, dead_fraction=0.0)
-    )
+    new = rvq.update(state, quantized, jax.random.key(0), AudioTrainSpec(codebook_decay=decay, dead_fraction=0.0))
     np.testing.assert_allclose(new["usage"], peer["usage_after"], rtol=1e-4, atol=1e-5)
     used = peer["usage_after"] > 1e-2
     assert used.mean() > 0.9 and levels == 4
-    np.testing.assert_allclose(
-        np.asarray(new["vectors"])[used], peer["vectors_after"][used], rtol=2e-3, atol=2e-3
-    )
+    np.testing.assert_allclose(np.asarray(new["vectors"])[used], peer["vectors_after"][used], rtol=2e-3, atol=2e-3)

@@ -28,8 +28,9 @@ def voice(seconds: float = 2.125) -> np.ndarray:
     rng, t = np.random.default_rng(0), np.arange(int(16_000 * seconds)) / 16_000
     pitch = 120 + 30 * np.sin(2 * np.pi * 1.5 * t)
     phase = 2 * np.pi * np.cumsum(pitch) / 16_000
-    gains = [np.exp(-(((k * 120 - 600) / 300) ** 2)) + 0.4 * np.exp(-(((k * 120 - 1800) / 400) ** 2))
-             for k in range(1, 25)]
+    gains = [
+        np.exp(-(((k * 120 - 600) / 300) ** 2)) + 0.4 * np.exp(-(((k * 120 - 1800) / 400) ** 2)) for k in range(1, 25)
+    ]
     tone = sum(g * np.sin(k * phase) for k, g in enumerate(gains, start=1))
     voiced = np.sin(2 * np.pi * 2 * t) > -0.3
     sound = np.where(voiced, 0.1 * tone, 0.05 * rng.normal(size=t.size))
@@ -59,10 +60,7 @@ def test_error_falls_as_levels_are_added() -> None:
     assert errors == sorted(errors, reverse=True), errors
     assert errors[4] < 0.5 * errors[0]
     rebuilt = [tokenizer.decode(ids[:, :n], x.shape[1]) for n in (1, 4, 12)]
-    losses = [
-        float(spectra.reconstruction_loss(np.float32(y) / 32768, np.float32(x) / 32768, 16_000))
-        for y in rebuilt
-    ]
+    losses = [float(spectra.reconstruction_loss(np.float32(y) / 32768, np.float32(x) / 32768, 16_000)) for y in rebuilt]
     assert losses == sorted(losses, reverse=True), losses
 
 

@@ -13,9 +13,7 @@ from poet.spec import AudioTokenizerSpec, ClipSpec, config
 from poet.tokenizers.audio import layers, soundstream
 from poet.tokenizers.audio.layers import Past
 
-TINY = AudioTokenizerSpec(
-    strides=(2, 3), encoder_channels=4, decoder_channels=4, dim=6, levels=3, codes=8
-)
+TINY = AudioTokenizerSpec(strides=(2, 3), encoder_channels=4, decoder_channels=4, dim=6, levels=3, codes=8)
 
 
 @functools.cache
@@ -39,9 +37,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     "encoder, decoder, millions",
     [(32, 32, 8.4), (16, 16, 2.4), (16, 32, 5.5), (8, 32, 4.8), (32, 16, 5.3), (32, 8, 4.4)],
 )
-def test_parameter_counts_are_those_of_the_papers_table(
-    encoder: int, decoder: int, millions: float
-) -> None:
+def test_parameter_counts_are_those_of_the_papers_table(encoder: int, decoder: int, millions: float) -> None:
     spec = AudioTokenizerSpec(encoder_channels=encoder, decoder_channels=decoder)
     assert round(declaration.count(soundstream.declare(spec)) / 1e6, 1) == millions
 
@@ -119,9 +115,7 @@ def test_downsampling_by_definition() -> None:
     weights, x, stride = arrays(layers.conv(6, 4, 5)), noise(2, 12, 4), 3
     found = layers.downsample(x, weights, Past(), stride)
     padded = np.pad(np.float64(x), ((0, 0), (stride, 0), (0, 0)))
-    expected = np.stack(
-        [np.einsum("btc,tcd->bd", padded[:, i : i + 6], weights["kernel"]) for i in (0, 3, 6, 9)], 1
-    )
+    expected = np.stack([np.einsum("btc,tcd->bd", padded[:, i : i + 6], weights["kernel"]) for i in (0, 3, 6, 9)], 1)
     np.testing.assert_allclose(found, expected + weights["bias"], rtol=1e-4, atol=1e-5)
 
 

@@ -17,13 +17,7 @@ from poet.tokenizers.video import magvit, tiling
 from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 
 TINY = VideoTokenizerSpec(
-    base_channels=4,
-    multipliers=(1,),
-    blocks=1,
-    temporal_downsample=(),
-    stem=(4, 4, 4),
-    norm_groups=2,
-    bits=6,
+    base_channels=4, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4), norm_groups=2, bits=6
 )
 
 
@@ -31,10 +25,7 @@ TINY = VideoTokenizerSpec(
 def tiny() -> VideoTokenizer:
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: magvit.init(TINY, jax.random.key(0)))
-    params = jax.tree.map(
-        lambda s: np.float32(rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 4) ** 0.5),
-        shapes,
-    )
+    params = jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 4) ** 0.5), shapes)
     return VideoTokenizer.from_params(TINY, params, batch=8)
 
 
@@ -59,9 +50,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [3, 8, 11])
-def test_a_mesh_of_eight_devices_gives_what_one_device_gives(
-    tiny: VideoTokenizer, count: int
-) -> None:
+def test_a_mesh_of_eight_devices_gives_what_one_device_gives(tiny: VideoTokenizer, count: int) -> None:
     shared = dataclasses.replace(tiny, mesh=meshes.build(MeshSpec(data=2, fsdp=2, tensor=2)))
     video = noise(count, 5, 12, 16)
     ids = tiny.encode(video)

@@ -36,10 +36,7 @@ def weights(spec: VideoTokenizerSpec) -> layers.Tree:
     """Normals of every declared shape, drawn by numpy, which compiles nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
-    return jax.tree.map(
-        lambda s: np.float32(rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 4) ** 0.5),
-        shapes,
-    )
+    return jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape) / max(np.prod(s.shape[:-1]), 4) ** 0.5), shapes)
 
 
 # Every cut of a clip of LATENTS latents into chunks of one or two.
@@ -79,9 +76,7 @@ class Chunked:
     def pixels(self, sizes: list[int], carry: Callable = lambda kept: kept) -> np.ndarray:
         return self._run(self.decode, self.bits, sizes, 1, carry)
 
-    def _run(
-        self, step: Callable, source: np.ndarray, sizes: list[int], factor: int, carry: Callable
-    ) -> np.ndarray:
+    def _run(self, step: Callable, source: np.ndarray, sizes: list[int], factor: int, carry: Callable) -> np.ndarray:
         stops = [1 + factor * (stop - 1) for stop in np.cumsum(sizes)]
         outputs, kept = [], None
         for start, stop in zip([0, *stops], stops):

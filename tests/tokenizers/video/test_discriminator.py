@@ -61,9 +61,7 @@ def test_parameter_count_of_the_papers_critic() -> None:
 
 @pytest.mark.parametrize("head", ["mean", "flatten"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 13, 10)])
-def test_images_and_clips_of_any_size_get_one_finite_logit_each(
-    head: str, shape: tuple[int, int, int]
-) -> None:
+def test_images_and_clips_of_any_size_get_one_finite_logit_each(head: str, shape: tuple[int, int, int]) -> None:
     spec = TINY.replace(head=head)
     params = weights(spec, shape)
     logits = apply(spec, params, np.abs(normal(3, *shape, 3)).astype(np.float32))
@@ -81,9 +79,7 @@ def test_a_clips_logit_does_not_depend_on_the_others() -> None:
 def test_every_weight_and_every_pixel_acts() -> None:
     params = weights(TINY, (4, 8, 8))
     clips = normal(2, 4, 8, 8, 3).astype(np.float32)
-    gradients = jax.grad(
-        lambda p, x: jnp.sum(discriminator.apply(TINY, p, x) ** 2), argnums=(0, 1)
-    )(params, clips)
+    gradients = jax.grad(lambda p, x: jnp.sum(discriminator.apply(TINY, p, x) ** 2), argnums=(0, 1))(params, clips)
     for path, leaf in jax.tree.leaves_with_path(gradients):
         assert np.all(np.any(np.asarray(leaf) != 0, axis=tuple(range(leaf.ndim - 1)))), path
     assert np.all(np.any(np.asarray(gradients[1]) != 0, axis=-1))
@@ -129,9 +125,7 @@ def test_blur_pool_is_the_strided_same_convolution_of_the_paper() -> None:
     x = normal(1, 5, 8, 7, 1).astype(np.float32)
     line = np.array([1, 2, 1], np.float32)
     cube = np.einsum("i,j,k->ijk", line, line, line)[..., None, None] / 64
-    expected = jax.lax.conv_general_dilated(
-        x, cube, (2, 2, 2), "SAME", dimension_numbers=layers.CONV_DIMS
-    )
+    expected = jax.lax.conv_general_dilated(x, cube, (2, 2, 2), "SAME", dimension_numbers=layers.CONV_DIMS)
     np.testing.assert_allclose(blur_pool(x), expected, atol=1e-6)
 
 
@@ -188,16 +182,11 @@ def test_r1_and_its_gradient_agree_with_finite_differences() -> None:
         np.testing.assert_allclose(penalty(params), expected, rtol=1e-6)
 
         direction = jax.tree.map(lambda w: normal(*w.shape, seed=w.size), params)
-        ahead, behind = (
-            penalty(jax.tree.map(lambda w, d: w + sign * step * d, params, direction))
-            for sign in (1, -1)
-        )
+        ahead, behind = (penalty(jax.tree.map(lambda w, d: w + sign * step * d, params, direction)) for sign in (1, -1))
         gradient = jax.jit(jax.grad(penalty))(params)
         along = jax.tree.map(lambda g, d: np.sum(np.asarray(g) * d), gradient, direction)
         assert gradient["in"]["kernel"].dtype == np.float64
-        np.testing.assert_allclose(
-            sum(jax.tree.leaves(along)), (ahead - behind) / (2 * step), rtol=1e-5
-        )
+        np.testing.assert_allclose(sum(jax.tree.leaves(along)), (ahead - behind) / (2 * step), rtol=1e-5)
 
 
 def test_losses_on_a_mesh_are_those_of_the_global_batch() -> None:

@@ -11,12 +11,24 @@ from poet.tokenizers.video import inflation, lfq, magvit
 from poet.tokenizers.video.base import VideoTokenizer
 
 PATCHES = VideoTokenizerSpec(
-    base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4),
-    stem_kernel=1, norm_groups=2, bits=6,
+    base_channels=8,
+    multipliers=(1,),
+    blocks=1,
+    temporal_downsample=(),
+    stem=(4, 4, 4),
+    stem_kernel=1,
+    norm_groups=2,
+    bits=6,
 )
 LEVELS = VideoTokenizerSpec(
-    base_channels=8, multipliers=(1, 1, 2), blocks=1, temporal_downsample=(False, True),
-    stem=(2, 1, 1), down_kernel=4, norm_groups=2, bits=6,
+    base_channels=8,
+    multipliers=(1, 1, 2),
+    blocks=1,
+    temporal_downsample=(False, True),
+    stem=(2, 1, 1),
+    down_kernel=4,
+    norm_groups=2,
+    bits=6,
 )
 SPECS = pytest.mark.parametrize("spec", [PATCHES, LEVELS], ids=["patches", "levels"])
 

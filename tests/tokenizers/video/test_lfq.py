@@ -99,9 +99,7 @@ def test_half_precision_latents_are_quantized_in_float32() -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 5, 8])
 @pytest.mark.parametrize("temperature,spread", [(0.01, 0.01), (0.01, 1.0), (1.0, 1.0)])
-def test_losses_match_the_formula_over_all_codes(
-    bits: int, temperature: float, spread: float
-) -> None:
+def test_losses_match_the_formula_over_all_codes(bits: int, temperature: float, spread: float) -> None:
     z = np.random.default_rng(bits).normal(size=(40, bits)).astype(np.float32) * spread
     got = lfq.losses(jnp.asarray(z).reshape(2, 4, 5, bits), temperature=temperature)
     sample, batch = full_entropies(z, temperature)
@@ -126,15 +124,8 @@ def test_grouped_batch_entropy_averages_consecutive_and_strided_groups() -> None
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    groups=st.integers(1, 5),
-    spread=st.floats(0.01, 3.0),
-    shared=st.floats(0.0, 1.0),
-    seed=st.integers(0, 99),
-)
-def test_groups_bound_the_exact_batch_entropy(
-    groups: int, spread: float, shared: float, seed: int
-) -> None:
+@given(groups=st.integers(1, 5), spread=st.floats(0.01, 3.0), shared=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+def test_groups_bound_the_exact_batch_entropy(groups: int, spread: float, shared: float, seed: int) -> None:
     """Equal for one group; above it for more groups, if the bits depend on each other."""
     rng = np.random.default_rng(seed)
     z = (1 - shared) * rng.normal(size=(24, 5)) + shared * rng.normal(size=(24, 1))
@@ -189,9 +180,11 @@ def test_sampled_batch_entropy_tends_to_the_full_one_from_below() -> None:
     keys = jax.random.split(jax.random.key(0), 50)
 
     def mean_over_draws(samples: int) -> float:
-        draw = lambda key: lfq.losses(  # noqa: E731
-            z, temperature=1.0, samples=samples, key=key
-        ).batch_entropy
+        draw = lambda key: (
+            lfq.losses(  # noqa: E731
+                z, temperature=1.0, samples=samples, key=key
+            ).batch_entropy
+        )
         return float(jnp.mean(jax.jit(jax.vmap(draw))(keys)))
 
     few, some, many = (mean_over_draws(n) for n in (8, 64, 1024))
@@ -212,10 +205,7 @@ MODES: dict[str, tuple[dict[str, int], Callable[[np.ndarray], float]]] = {
     "one group": ({"groups": 1}, lambda z: full_entropies(z, 1.0)[1]),
     "two groups": (
         {"groups": 2},
-        lambda z: sum(
-            full_entropies(z[:, columns], 1.0)[1] / 2
-            for columns in ([0, 1], [2, 3, 4], [0, 2, 4], [1, 3])
-        ),
+        lambda z: sum(full_entropies(z[:, columns], 1.0)[1] / 2 for columns in ([0, 1], [2, 3, 4], [0, 2, 4], [1, 3])),
     ),
     "ten tokens": ({"samples": 10}, lambda z: full_entropies(z[::3], 1.0)[1]),
 }
@@ -280,12 +270,9 @@ def test_eight_shards_give_the_losses_of_the_whole_batch(modes: dict[str, int]) 
     with jax.set_mesh(mesh_of_eight()):
         batch = PartitionSpec(meshes.BATCH_AXES)
         sharded = jax.shard_map(
-            functools.partial(total, mesh_axes=meshes.BATCH_AXES),
-            in_specs=batch, out_specs=PartitionSpec(),
+            functools.partial(total, mesh_axes=meshes.BATCH_AXES), in_specs=batch, out_specs=PartitionSpec()
         )
-        got = jax.jit(functools.partial(both, sharded))(
-            jax.device_put(z, meshes.batch_sharding(mesh_of_eight()))
-        )
+        got = jax.jit(functools.partial(both, sharded))(jax.device_put(z, meshes.batch_sharding(mesh_of_eight())))
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -295,14 +282,11 @@ def test_shards_draw_their_samples_apart() -> None:
     tokens = np.random.default_rng(4).normal(size=(1, 16, 6)).astype(np.float32)
     with jax.set_mesh(mesh_of_eight()):
         sharded = jax.shard_map(
-            lambda z: lfq.losses(
-                z, samples=16, key=jax.random.key(0), mesh_axes=meshes.BATCH_AXES
-            ).batch_entropy,
-            in_specs=PartitionSpec(meshes.BATCH_AXES), out_specs=PartitionSpec(),
+            lambda z: lfq.losses(z, samples=16, key=jax.random.key(0), mesh_axes=meshes.BATCH_AXES).batch_entropy,
+            in_specs=PartitionSpec(meshes.BATCH_AXES),
+            out_specs=PartitionSpec(),
         )
-        z = jax.device_put(
-            np.repeat(tokens, 8, axis=0), meshes.batch_sharding(mesh_of_eight())
-        )
+        z = jax.device_put(np.repeat(tokens, 8, axis=0), meshes.batch_sharding(mesh_of_eight()))
         entropy = float(jax.jit(sharded)(z))
     assert np.log(4) < entropy < np.log(16)
 

@@ -22,13 +22,7 @@ from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
 
 # Two levels, temporal downsampling in stem and network: every code path at a small size.
 TINY = VideoTokenizerSpec(
-    base_channels=8,
-    multipliers=(1, 2),
-    blocks=1,
-    temporal_downsample=(True,),
-    stem=(2, 4, 4),
-    norm_groups=4,
-    bits=6,
+    base_channels=8, multipliers=(1, 2), blocks=1, temporal_downsample=(True,), stem=(2, 4, 4), norm_groups=4, bits=6
 )
 
 
@@ -46,8 +40,7 @@ def weights(spec: VideoTokenizerSpec) -> declaration.Tree:
     """Normals of every declared shape, biases and norms too."""
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     return jax.tree.map(
-        lambda s: normal(*s.shape, seed=s.size) / np.float32(max(np.prod(s.shape[:-1]), 4) ** 0.5),
-        shapes,
+        lambda s: normal(*s.shape, seed=s.size) / np.float32(max(np.prod(s.shape[:-1]), 4) ** 0.5), shapes
     )
 
 
@@ -60,9 +53,7 @@ def tokenizer() -> VideoTokenizer:
 
 
 @pytest.mark.parametrize("prefix", [1, 5, 9])
-def test_codes_of_a_prefix_never_change_with_later_frames(
-    tokenizer: VideoTokenizer, prefix: int
-) -> None:
+def test_codes_of_a_prefix_never_change_with_later_frames(tokenizer: VideoTokenizer, prefix: int) -> None:
     long = clips(2, 13)
     changed = long.copy()
     changed[:, prefix:] = clips(2, 13 - prefix, seed=1)
@@ -86,9 +77,7 @@ def test_decoded_frames_never_depend_on_later_codes(tokenizer: VideoTokenizer, k
 
 @pytest.mark.parametrize("down_kernel", [3, 4])
 @pytest.mark.parametrize("frames,grid", [(1, (1, 2, 3)), (5, (2, 2, 3)), (17, (5, 2, 3))])
-def test_shapes_with_either_down_kernel(
-    frames: int, grid: tuple[int, int, int], down_kernel: int
-) -> None:
+def test_shapes_with_either_down_kernel(frames: int, grid: tuple[int, int, int], down_kernel: int) -> None:
     spec = TINY.replace(down_kernel=down_kernel)
     params = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     video = jax.ShapeDtypeStruct((2, frames, 16, 24, 3), jnp.float32)
@@ -110,14 +99,9 @@ def test_norm_statistics_are_per_frame() -> None:
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
 @pytest.mark.parametrize("kernel", [1, 3, 4])
-def test_conv_implementations_agree_in_values_and_gradients(
-    kernel: int, stride: tuple[int, int, int]
-) -> None:
+def test_conv_implementations_agree_in_values_and_gradients(kernel: int, stride: tuple[int, int, int]) -> None:
     x = normal(2, 5, 6, 8, 3)
-    weights = {
-        "kernel": normal(kernel, kernel, kernel, 3, 4, seed=1),
-        "bias": np.arange(4, dtype=np.float32),
-    }
+    weights = {"kernel": normal(kernel, kernel, kernel, 3, 4, seed=1), "bias": np.arange(4, dtype=np.float32)}
 
     def run(name: str) -> tuple:
         f = lambda x, w: layers.causal_conv(x, w, stride=stride, implementation=name)  # noqa: E731
@@ -129,11 +113,7 @@ def test_conv_implementations_agree_in_values_and_gradients(
 
         return jax.jit(both)(x, weights, normal(*shape, seed=2))
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-        run("native"),
-        run("taps"),
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), run("native"), run("taps"))
 
 
 def test_conv_pads_with_edges_in_front_only() -> None:
@@ -200,12 +180,9 @@ def test_grids_of_the_paper(name: str, clip: tuple, grid: tuple) -> None:
 
 
 def test_temporal_kernel_caps_the_frames_of_every_convolution() -> None:
-    spec = VideoTokenizerSpec(
-        base_channels=32, temporal_downsample=(False, False, False), down_kernel=4
-    )
+    spec = VideoTokenizerSpec(base_channels=32, temporal_downsample=(False, False, False), down_kernel=4)
     cubic, flat = (
-        jax.tree.leaves(magvit.declare(spec.replace(temporal_kernel=k)), is_leaf=declaration.is_weight)
-        for k in (3, 1)
+        jax.tree.leaves(magvit.declare(spec.replace(temporal_kernel=k)), is_leaf=declaration.is_weight) for k in (3, 1)
     )
     kernels = [(a, b) for a, b in zip(cubic, flat, strict=True) if len(a.shape) == 5]
     assert {a.shape[0] for a, _ in kernels} == {1, 3, 4}
@@ -243,9 +220,7 @@ def test_every_large_weight_is_sharded_over_fsdp() -> None:
     mesh = abstract(MeshSpec(), 8)
     Rules().check(mesh, axes, arrays)
     shardings = jax.tree.leaves(Rules().shardings(mesh, axes))
-    replicated = [
-        array.size for array, s in zip(jax.tree.leaves(arrays), shardings) if "fsdp" not in s.spec
-    ]
+    replicated = [array.size for array, s in zip(jax.tree.leaves(arrays), shardings) if "fsdp" not in s.spec]
     assert max(replicated) < 20_000
     assert all(is_axes(a) for a in jax.tree.leaves(axes, is_leaf=is_axes))
 
@@ -322,9 +297,7 @@ def test_a_field_added_later_counts_only_away_from_its_default(tokenizer: VideoT
     kernel = tokenizer.params["encoder"]["in"]["kernel"]
     digest.update(f"kernel{kernel.shape}{kernel.dtype}".encode() + kernel.tobytes())
     assert frozen.fingerprint(TINY, {"kernel": kernel}) == digest.hexdigest()[:16]
-    assert frozen.fingerprint(TINY.replace(temporal_kernel=2), {"kernel": kernel}) != (
-        digest.hexdigest()[:16]
-    )
+    assert frozen.fingerprint(TINY.replace(temporal_kernel=2), {"kernel": kernel}) != (digest.hexdigest()[:16])
 
 
 def test_save_and_load_round_trip(tokenizer: VideoTokenizer, tmp_path, monkeypatch) -> None:

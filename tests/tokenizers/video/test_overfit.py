@@ -27,13 +27,7 @@ from poet.training.trainable import State
 FRAMES, SIDE = 5, 16
 # Two levels, so that time and space are halved and restored inside the network; 3x4x4 latents.
 SPEC = VideoTokenizerSpec(
-    base_channels=16,
-    multipliers=(1, 2),
-    blocks=1,
-    temporal_downsample=(True,),
-    stem=(1, 2, 2),
-    norm_groups=4,
-    bits=10,
+    base_channels=16, multipliers=(1, 2), blocks=1, temporal_downsample=(True,), stem=(1, 2, 2), norm_groups=4, bits=10
 )
 
 
@@ -42,9 +36,7 @@ def experiment(steps: int) -> Experiment:
         clip=ClipSpec(frames=FRAMES, height=SIDE, width=SIDE),
         vocabulary=VocabularySpec(visual_bits=SPEC.bits),
         video_tokenizer=SPEC,
-        optimizer=OptimizerSpec(
-            learning_rate=1e-2, warmup_steps=20, b2=0.99, weight_decay=0.0, final_fraction=0.02
-        ),
+        optimizer=OptimizerSpec(learning_rate=1e-2, warmup_steps=20, b2=0.99, weight_decay=0.0, final_fraction=0.02),
         tokenizer_train=TokenizerTrainSpec(batch=1, commitment_weight=0.0, entropy_weight=0.0),
         train=TrainSpec(steps=steps),
     )

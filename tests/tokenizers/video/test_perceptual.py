@@ -200,9 +200,7 @@ def oracle_distances(params: vgg.Params, a: np.ndarray, b: np.ndarray) -> list[f
 
 
 @needs_packages
-def test_vgg_hed_agrees_with_float64_at_both_depths(
-    vgg_hed: perceptual.Perceptual, photograph: np.ndarray
-) -> None:
+def test_vgg_hed_agrees_with_float64_at_both_depths(vgg_hed: perceptual.Perceptual, photograph: np.ndarray) -> None:
     a, b = photograph[16:48, 16:48], photograph[20:52, 10:42]
     shares = oracle_distances(vgg_hed.params, a, b)
     got = jax.jit(vgg_hed.distance)(vgg_hed.params, a[None], b[None])
@@ -227,14 +225,10 @@ def test_vgg_hed_grows_with_blur_and_is_zero_for_the_same_image(
 
 
 @needs_packages
-def test_vgg_hed_pulls_an_image_towards_another(
-    vgg_hed: perceptual.Perceptual, photograph: np.ndarray
-) -> None:
+def test_vgg_hed_pulls_an_image_towards_another(vgg_hed: perceptual.Perceptual, photograph: np.ndarray) -> None:
     """Gradients are finite where images are equal or black, and descent lowers the distance."""
     short = perceptual.load("vgg_hed2")
-    value_and_slope = jax.jit(
-        jax.value_and_grad(lambda a, b: jnp.sum(short.distance(short.params, a, b)))
-    )
+    value_and_slope = jax.jit(jax.value_and_grad(lambda a, b: jnp.sum(short.distance(short.params, a, b))))
     target = photograph[None, :32, :32]
     for image in (target, np.zeros_like(target)):
         assert np.isfinite(value_and_slope(image, target)[1]).all()

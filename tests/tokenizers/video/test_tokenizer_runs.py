@@ -56,8 +56,14 @@ def experiment(clips: Path, **train) -> Experiment:
         clip=ClipSpec(frames=5, height=16, width=16),
         vocabulary=VocabularySpec(visual_bits=6),
         video_tokenizer=VideoTokenizerSpec(
-            base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4),
-            stem_kernel=1, norm_groups=2, bits=6,
+            base_channels=8,
+            multipliers=(1,),
+            blocks=1,
+            temporal_downsample=(),
+            stem=(4, 4, 4),
+            stem_kernel=1,
+            norm_groups=2,
+            bits=6,
         ),
         mesh=MeshSpec(fsdp=2, data=1, tensor=4),
         optimizer=OptimizerSpec(learning_rate=1e-3, warmup_steps=0),
@@ -100,9 +106,17 @@ def test_every_term_is_logged_by_name(finished) -> None:
     records = [json.loads(line) for line in (finished[1] / "metrics.jsonl").open()]
     names = set().union(*records)
     assert {
-        "loss/l2", "loss/commitment", "loss/entropy", "loss/adversarial", "critic/loss/adversarial",
-        "critic/loss/lecam", "critic/loss/r1", "codebook_usage", "bit_balance",
-        "entropy_sample_bits", "entropy_batch_bits",
+        "loss/l2",
+        "loss/commitment",
+        "loss/entropy",
+        "loss/adversarial",
+        "critic/loss/adversarial",
+        "critic/loss/lecam",
+        "critic/loss/r1",
+        "codebook_usage",
+        "bit_balance",
+        "entropy_sample_bits",
+        "entropy_batch_bits",
     } <= names
 
 
@@ -112,11 +126,8 @@ def test_a_video_tokenizer_starts_from_its_image_tokenizer(clips, tmp_path) -> N
     exp = exp.replace(video_tokenizer=inflation.image_spec(exp.video_tokenizer))
     assert tokenizer_train.train(Resolved(exp), Run(tmp_path / "image")) == 0
     image = VideoTokenizer.load(Run(tmp_path / "image").tokenizer)
-    video = experiment(
-        clips, adversarial_weight=0.0, init_from=str(Run(tmp_path / "image").tokenizer)
-    ).replace(
-        optimizer=OptimizerSpec(learning_rate=1e-12, warmup_steps=0, weight_decay=0.0),
-        train=TrainSpec(steps=1),
+    video = experiment(clips, adversarial_weight=0.0, init_from=str(Run(tmp_path / "image").tokenizer)).replace(
+        optimizer=OptimizerSpec(learning_rate=1e-12, warmup_steps=0, weight_decay=0.0), train=TrainSpec(steps=1)
     )
     assert tokenizer_train.train(Resolved(video), Run(tmp_path / "video")) == 0
     tokenizer = VideoTokenizer.load(Run(tmp_path / "video").tokenizer)

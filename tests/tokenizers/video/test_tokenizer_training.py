@@ -46,12 +46,8 @@ def experiment(**train: float) -> Experiment:
         clip=ClipSpec(frames=5, height=16, width=16),
         vocabulary=VocabularySpec(visual_bits=8),
         video_tokenizer=SPEC,
-        optimizer=OptimizerSpec(
-            learning_rate=5e-3, warmup_steps=10, b2=0.99, weight_decay=0.0, final_fraction=0.05
-        ),
-        tokenizer_train=TokenizerTrainSpec(
-            **{"batch": 8, "entropy_weight": 0.01, "temperature": 0.1, **train}
-        ),
+        optimizer=OptimizerSpec(learning_rate=5e-3, warmup_steps=10, b2=0.99, weight_decay=0.0, final_fraction=0.05),
+        tokenizer_train=TokenizerTrainSpec(**{"batch": 8, "entropy_weight": 0.01, "temperature": 0.1, **train}),
         train=TrainSpec(steps=400),
     )
 
@@ -103,8 +99,7 @@ def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
     loaded = VideoTokenizer.load(tmp_path)
     card = json.loads((tmp_path / "card.json").read_text())
     assert card == {"steps": 150, "fingerprint": loaded.fingerprint}
-    np.testing.assert_array_equal(loaded.params["encoder"]["out"]["kernel"],
-                                  state["ema"]["encoder"]["out"]["kernel"])
+    np.testing.assert_array_equal(loaded.params["encoder"]["out"]["kernel"], state["ema"]["encoder"]["out"]["kernel"])
 
 
 def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> None:
@@ -159,15 +154,11 @@ def test_round_trips_rest_before_their_start(initial: dict) -> None:
 def test_total_is_the_weighted_sum_of_its_terms(initial: dict) -> None:
     train = TokenizerTrainSpec(entropy_anneal_steps=100)
     loss_fn = jax.jit(functools.partial(losses.tokenizer_loss, Objective(spec=SPEC, train=train)))
-    loss, (m, _) = loss_fn(
-        initial["params"], moving_square(2), jnp.int32(50), jax.random.key(0)
-    )
+    loss, (m, _) = loss_fn(initial["params"], moving_square(2), jnp.int32(50), jax.random.key(0))
     expected = 5 * m["loss/l2"] + 0.25 * m["loss/commitment"] + 0.1 * 2 * m["loss/entropy"]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(
-        m["loss/entropy"],
-        (m["entropy_sample_bits"] - m["entropy_batch_bits"]) * math.log(2),
-        rtol=1e-5,
+        m["loss/entropy"], (m["entropy_sample_bits"] - m["entropy_batch_bits"]) * math.log(2), rtol=1e-5
     )
 
 
@@ -223,13 +214,9 @@ def judged() -> tuple[dict, list[dict], list[dict]]:
 def test_the_discriminator_rests_before_its_start(judged) -> None:
     first, states, history = judged
     for name in ("params", "averages"):
-        jax.tree.map(
-            np.testing.assert_array_equal, states[1]["critic"][name], first["critic"][name]
-        )
+        jax.tree.map(np.testing.assert_array_equal, states[1]["critic"][name], first["critic"][name])
     assert [m["loss/adversarial"] > 0 for m in history] == [False, False, True, True, True]
-    moved = jax.tree.map(
-        lambda a, b: bool((a != b).any()), states[2]["critic"]["params"], first["critic"]["params"]
-    )
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), states[2]["critic"]["params"], first["critic"]["params"])
     assert all(jax.tree.leaves(moved))
     assert states[-1]["critic"]["averages"]["real"] != 0
 
@@ -255,9 +242,7 @@ def test_adversarial_training_is_the_same_on_a_mesh(judged) -> None:
             rate = trainable.rate(number)
             state, metrics = step(state, batch, jax.random.key(0), rate)
             for name in expected:
-                np.testing.assert_allclose(
-                    metrics[name], expected[name], rtol=2e-3, atol=1e-4, err_msg=name
-                )
+                np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-3, atol=1e-4, err_msg=name)
     for a, b in zip(jax.tree.leaves(states[-1]["critic"]), jax.tree.leaves(state["critic"])):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3)
 
@@ -302,9 +287,7 @@ def test_microbatches_give_the_whole_batch_its_gradient(initial: dict) -> None:
     video = moving_square(8)
     whole, _ = run(experiment(entropy_weight=0.0), initial, video, 1)
     exp = experiment(entropy_weight=0.0)
-    parts, history = run(
-        exp.replace(train=exp.train.replace(microbatches=4)), initial, video, 1
-    )
+    parts, history = run(exp.replace(train=exp.train.replace(microbatches=4)), initial, video, 1)
     first = "opt_state"
     for a, b in zip(jax.tree.leaves(whole[first]), jax.tree.leaves(parts[first])):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -362,11 +345,7 @@ def test_flops_count_convolutions_and_matmuls() -> None:
 def test_axes_mirror_the_state() -> None:
     trainable = training.trainable(experiment())
     state = jax.eval_shape(trainable.init, jax.random.key(0))
-    jax.tree.map(
-        lambda leaf, axes: pytest.fail(f"{axes}") if len(axes) != leaf.ndim else None,
-        state,
-        trainable.axes,
-    )
+    jax.tree.map(lambda leaf, axes: pytest.fail(f"{axes}") if len(axes) != leaf.ndim else None, state, trainable.axes)
 
 
 def test_remat_stores_less_and_changes_no_gradient() -> None:
@@ -386,8 +365,6 @@ def test_remat_stores_less_and_changes_no_gradient() -> None:
         gradients.append(jax.jit(jax.grad(loss))(params))
         stored = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(stored)))
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *gradients
-    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *gradients)
     # What the forward pass hands to the backward pass; XLA's CPU compiler would undo the rest.
     assert sizes[1] < 0.5 * sizes[0], sizes
