@@ -175,6 +175,8 @@ SAMPLE_FLAGS: dict[str, Callable[[str], Any]] = {
     "min_p": schedule(float),
     "guidance": schedule(float),
     "guidance_cap": float,
+    "guidance_parallel": float,
+    "guidance_momentum": float,
     "guided_by": lambda text: tuple(text.split(",")),
     "seed": int,
 }

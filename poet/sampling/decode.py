@@ -32,6 +32,8 @@ from poet.tasks.layout import Span
 # What the model's `prefill` and `decode` pass on; opaque here.
 Cache = Any
 State = tuple[Cache, jax.Array]
+# What guidance with momentum carries from position to position: [B, ids] of each factor of a code, else nothing.
+Updates = tuple[jax.Array, ...]
 
 
 def prefill(
@@ -102,12 +104,13 @@ def advance(
     """
     keys_B, state, pieces = samplers.row_keys(sampling_params.seed, rows_B), (cache, x_RxD), []
     for span, place in steps:
-        positions = start + jnp.arange(span.start, span.stop)
+        positions, updates = start + jnp.arange(span.start, span.stop), ()
         if place is None:
             pick = functools.partial(_pick, model, plan, params, span, keys_B, sampling_params)
+            updates = _no_updates(model, plan, span, len(rows_B))
         else:
             pick = functools.partial(_look_up, forced_BxK, place - (start + span.start))
-        state, tokens_BxQ = _loop(model, plan, params, state, span, positions, pick)
+        state, tokens_BxQ = _loop(model, plan, params, state, updates, span, positions, pick)
         pieces.append(tokens_BxQ)
     return jnp.concatenate(pieces, axis=1), state
 
@@ -117,21 +120,33 @@ def _loop(
     plan: Plan,
     params: Any,
     state: State,
+    updates: Updates,
     span: Span,
     positions: jax.Array,
-    pick: Callable[[jax.Array, jax.Array], jax.Array],
+    pick: Callable[[jax.Array, jax.Array, Updates], tuple[jax.Array, Updates]],
 ) -> tuple[State, jax.Array]:
     """One loop over the positions of a span: pick each token from the last state, then take it in."""
 
-    def step(state: State, position: jax.Array) -> tuple[State, jax.Array]:
-        cache, x_RxD = state
+    def step(carry: tuple[State, Updates], place: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        ((cache, x_RxD), updates), (position, first) = carry, place
+        updates = jax.tree.map(lambda x: jnp.where(first, 0, x), updates)
+        token_B, updates = pick(x_RxD, position, updates)
         # A forced token is sharded as sampled ones are, which it is concatenated with.
-        token_B = constrain(pick(x_RxD, position), "batch")
+        token_B = constrain(token_B, "batch")
         token_R, ids = samplers.fan_out(token_B, plan.fan), span.segment.ids
-        return model.decode(params, cache, token_R, position, plan.layout, ids), token_B
+        return (model.decode(params, cache, token_R, position, plan.layout, ids), updates), token_B
 
-    state, tokens_QxB = jax.lax.scan(step, state, positions)
+    first_Q = np.arange(len(positions)) % (span.segment.frame or len(positions)) == 0
+    (state, _), tokens_QxB = jax.lax.scan(step, (state, updates), (positions, first_Q))
     return state, tokens_QxB.T
+
+
+def _no_updates(model: Any, plan: Plan, span: Span, batch: int) -> Updates:
+    """What guidance remembers before the first position of a span."""
+    if not plan.truncation.momentum or span.segment.forced:
+        return ()
+    sizes = [part.size for part in model.factors(span.segment.ids).ranges]
+    return tuple(constrain(jnp.zeros((batch, size), jnp.float32), "batch", None) for size in sizes)
 
 
 def _pick(
@@ -143,25 +158,26 @@ def _pick(
     sampling_params: SamplingParams,
     x_RxD: jax.Array,
     position: jax.Array,
-) -> jax.Array:
+    updates: Updates,
+) -> tuple[jax.Array, Updates]:
     """The id at `position`: forced, or sampled from the legal slice of the head; factors of a code one
     after the other, guided and truncated each by itself."""
     ids = span.segment.ids
     if span.segment.forced:
-        return jnp.full(keys_B.shape, ids.low, jnp.int32)
-    factors, sampled = model.factors(ids), []
+        return jnp.full(keys_B.shape, ids.low, jnp.int32), updates
+    factors, sampled, updated = model.factors(ids), [], list(updates)
     now = sampling_params.at(plan.layout.latents, position)
-    cap = now.guidance_cap if plan.truncation.capped else None
     for number, part in enumerate(factors.ranges):
         if sampled:
             x_RxD = model.given(params, x_RxD, samplers.fan_out(sampled[-1], plan.fan))
         # Sorting needs a row's logits on one device; the head leaves them split over `tensor`.
         logits = constrain(model.logits(params, x_RxD, part).astype(jnp.float32), "batch", None)
         if plan.guided:
-            logits = samplers.guide(logits, now.guidance, cap)
+            logits, update = samplers.guide(logits, now, plan.truncation, updates[number] if updates else None)
+            updated[number : number + 1] = [update] * bool(updates)
         keys_B = samplers.factor_keys(keys_B, number)
         sampled.append(_sample(plan.truncation, logits, keys_B, position, now) + part.low)
-    return factors.join(sampled)
+    return factors.join(sampled), tuple(updated)
 
 
 def _sample(
@@ -185,10 +201,12 @@ def _sample(
     )
 
 
-def _look_up(forced_BxK: jax.Array, shift: jax.Array | int, x_RxD: jax.Array, position: jax.Array) -> jax.Array:
+def _look_up(
+    forced_BxK: jax.Array, shift: jax.Array | int, x_RxD: jax.Array, position: jax.Array, updates: Updates
+) -> tuple[jax.Array, Updates]:
     """The given id at `position`."""
     del x_RxD
-    return jax.lax.dynamic_index_in_dim(forced_BxK, position + shift, axis=1, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(forced_BxK, position + shift, axis=1, keepdims=False), updates
 
 
 def joined(*states: State) -> State:

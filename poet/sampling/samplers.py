@@ -27,7 +27,7 @@ class Truncation:
       nucleus: whether the program can apply a top_p below 1 (it then sorts what top_k keeps).
       fewer: whether latent frames may keep fewer than `top_k` (all, where that is 0).
       floor: whether it can apply a min_p above 0.
-      capped: whether it limits guidance.
+      capped, projected, momentum: which parts of adaptive guidance it applies (`guide`).
     """
 
     top_k: int = 0
@@ -35,20 +35,26 @@ class Truncation:
     fewer: bool = False
     floor: bool = False
     capped: bool = False
+    projected: bool = False
+    momentum: bool = False
 
     @classmethod
     def of(cls, sample: SampleSpec) -> Truncation:
         """What this spec needs; greedy decoding needs no truncation."""
-        capped = sample.guides and sample.guidance_cap > 0
+        guidance = {
+            "capped": sample.guides and sample.guidance_cap > 0,
+            "projected": sample.guides and sample.guidance_parallel != 1,
+            "momentum": sample.guides and sample.guidance_momentum != 0,
+        }
         if not any(sample.schedule("temperature")):
-            return cls(capped=capped)
+            return cls(**guidance)
         kept = sample.schedule("top_k")
         return cls(
             top_k=0 if 0 in kept else int(max(kept)),
             nucleus=min(sample.schedule("top_p")) < 1,
             fewer=len(set(kept)) > 1,
             floor=max(sample.schedule("min_p")) > 0,
-            capped=capped,
+            **guidance,
         )
 
 
@@ -57,7 +63,7 @@ class Truncation:
 class SamplingParams:
     """The part of sampling that is traced: a changed value compiles nothing.
 
-    All but the seed and the cap are scalars, or schedules [T] of T latent frames, float32.
+    All are scalars; temperature, top_p, guidance, top_k and min_p may be schedules [T] of T latent frames, float32.
 
     Attributes:
       seed: uint32 scalar.
@@ -66,7 +72,9 @@ class SamplingParams:
       guidance: read only by a guided program.
       top_k: int32, 0 keeps all; read only by a program with `Truncation.fewer`.
       min_p: in [0, 1]; read only by a program with `Truncation.floor`.
-      guidance_cap: float32 scalar > 0; read only by a program with `Truncation.capped`.
+      guidance_cap: > 0; read only by a program with `Truncation.capped`.
+      guidance_parallel: >= 0; read only by a program with `Truncation.projected`.
+      guidance_momentum: in (-1, 1); read only by a program with `Truncation.momentum`.
     """
 
     seed: jax.Array
@@ -76,6 +84,8 @@ class SamplingParams:
     top_k: jax.Array | int = 0
     min_p: jax.Array | float = 0.0
     guidance_cap: jax.Array | float = 0.0
+    guidance_parallel: jax.Array | float = 1.0
+    guidance_momentum: jax.Array | float = 0.0
 
     @classmethod
     def of(cls, sample: SampleSpec) -> SamplingParams:
@@ -123,20 +133,55 @@ def fan_out(x_B: jax.Array, fan: int) -> jax.Array:
     return copies.reshape(-1, *x_B.shape[1:])
 
 
-def guide(logits_2BxV: jax.Array, guidance: jax.Array, cap: jax.Array | None = None) -> jax.Array:
+def guide(
+    logits_2BxV: jax.Array,
+    sampling_params: SamplingParams,
+    truncation: Truncation = Truncation(),
+    before_BxV: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Classifier-free guidance over the conditional and the unconditional row of every sample.
 
-    With a `cap`, a difference whose root mean square over the ids exceeds it is scaled down to it.
+    With what `truncation` names it is adaptive projected guidance (2410.02416) of cond + (guidance - 1) * update, where
+    the update begins as cond - uncond without what all ids have in common, which says nothing:
+
+    *   momentum: guidance_momentum times the former update is added;
+    *   capped: an update whose root mean square over the ids exceeds guidance_cap is scaled down to it;
+    *   projected: of its part along cond, which makes cond steeper or flatter as a temperature does, guidance_parallel
+        times as much is kept.
+
+    Args:
+      sampling_params: scalars, those of the position.
+      before_BxV: the second result at the position before; read only with `truncation.momentum`.
+
+    Returns:
+      Guided logits [B, V], and the update with its momentum alone [B, V].
     """
     logits_Bx2xV = logits_2BxV.reshape(-1, 2, logits_2BxV.shape[-1])
     cond_BxV, uncond_BxV = logits_Bx2xV[:, 0], logits_Bx2xV[:, 1]
-    if cap is None:
-        return uncond_BxV + guidance * (cond_BxV - uncond_BxV)
-    # What all ids have in common says nothing.
-    apart_BxV = cond_BxV - uncond_BxV
-    apart_BxV -= jnp.mean(apart_BxV, axis=-1, keepdims=True)
-    size_Bx1 = jnp.sqrt(jnp.mean(jnp.square(apart_BxV), axis=-1, keepdims=True))
-    return cond_BxV + (guidance - 1) * jnp.minimum(1, cap / jnp.maximum(size_Bx1, 1e-30)) * apart_BxV
+    apart_BxV, scale = cond_BxV - uncond_BxV, sampling_params.guidance - 1
+    if not (truncation.capped or truncation.projected or truncation.momentum):
+        return uncond_BxV + sampling_params.guidance * apart_BxV, apart_BxV
+    apart_BxV = update_BxV = _centred(apart_BxV)
+    if truncation.momentum:
+        apart_BxV = update_BxV = apart_BxV + sampling_params.guidance_momentum * before_BxV
+    if truncation.capped:
+        size_Bx1 = jnp.sqrt(jnp.mean(jnp.square(apart_BxV), axis=-1, keepdims=True))
+        scale = scale * jnp.minimum(1, sampling_params.guidance_cap / jnp.maximum(size_Bx1, 1e-30))
+    if truncation.projected:
+        parallel_BxV = _along(apart_BxV, _centred(cond_BxV))
+        update_BxV = apart_BxV + (sampling_params.guidance_parallel - 1) * parallel_BxV
+    return cond_BxV + scale * update_BxV, apart_BxV
+
+
+def _centred(x_BxV: jax.Array) -> jax.Array:
+    return x_BxV - jnp.mean(x_BxV, axis=-1, keepdims=True)
+
+
+def _along(x_BxV: jax.Array, direction_BxV: jax.Array) -> jax.Array:
+    """The part of x that is parallel to a direction; 0 where that is 0."""
+    product_Bx1 = jnp.sum(x_BxV * direction_BxV, axis=-1, keepdims=True)
+    square_Bx1 = jnp.sum(jnp.square(direction_BxV), axis=-1, keepdims=True)
+    return product_Bx1 / jnp.maximum(square_Bx1, 1e-30) * direction_BxV
 
 
 def floor(logits_BxV: jax.Array, min_p: jax.Array) -> jax.Array:

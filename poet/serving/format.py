@@ -18,9 +18,9 @@ from poet.spec.base import from_dict
 from poet.spec.vocabulary import Range, Special, Vocabulary
 from poet.tasks.layout import Layout, Segment, Span
 
-FORMAT = 6
-# What this version reads; format 5 lacks inputs that came later.
-READ = (5, 6)
+FORMAT = 7
+# What this version reads; earlier formats lack inputs that came later.
+READ = (5, 6, 7)
 WEIGHTS, SPEC = "weights.safetensors", "spec.json"
 # Inputs of `decode` after the rows, fields of `SamplingParams`.
 SAMPLING_PARAMS = tuple(field.name for field in dataclasses.fields(SamplingParams))

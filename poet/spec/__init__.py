@@ -110,8 +110,10 @@ class SampleSpec(Spec):
     in whose time it lies.
     guided_by: the conditions that the unconditional rows go without, such as ('text', 'video'); () is the text alone,
     where the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
-    guidance_cap: the most that cond - uncond may be, its root mean square over the ids in nats (adaptive projected
-    guidance, 2410.02416); 0 is no limit.
+    guidance_cap, guidance_parallel, guidance_momentum: adaptive projected guidance (2410.02416).  The most that
+    cond - uncond may be, its root mean square over the ids in nats; 0 is no limit.  How much is kept of its part along
+    cond, which acts as a temperature; 1 is all of it, 0 what the paper advises.  How much of the position before is
+    added, within a latent frame or a level of sound; 0 is nothing, and below 0 it is taken away.
     weights: how the blocks' weights lie in memory: '' in the compute dtype, 'bfloat16', or 'int8' with a scale for each
     output channel; what it costs in nats is in tests/benchmarks.
     block: samples of one compiled program; it is filled up, so that a sample depends on the seed, its row and what it
@@ -127,6 +129,8 @@ class SampleSpec(Spec):
     min_p: float | tuple[float, ...] = setting(0.0, changes="nothing", at_least=0, at_most=1)
     guidance: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
     guidance_cap: float = setting(0.0, changes="nothing", at_least=0, at_most=1e6)
+    guidance_parallel: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
+    guidance_momentum: float = setting(0.0, changes="nothing", above=-1, below=1)
     guided_by: tuple[str, ...] = setting((), changes="nothing")
     weights: str = setting("", changes="nothing", one_of=("", "bfloat16", "int8"))
     devices: int = setting(1, changes="nothing", at_least=1, at_most=4096)

@@ -12,7 +12,7 @@ import tiny
 
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import batch_sharding
-from poet.sampling.decode import Decoder, ModelPrograms
+from poet.sampling.decode import BatchPrograms, Decoder, ModelPrograms
 from poet.sampling.engine import sample_tokens
 from poet.sampling.plans import Plan, given_tokens
 from poet.sampling.samplers import SamplingParams, Truncation
@@ -42,8 +42,16 @@ def run(task, sample, *, batch=2, known=0, guided=False, rows=None, text=None, h
     return plan, sample_tokens(programs, given, rows, sampling_params, text or ())
 
 
-def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
-    """Greedy decoding that recomputes the whole sequence for every token."""
+def plainly(guidance):
+    """Guidance by its formula, as `naive_greedy` takes it."""
+    return lambda cond, uncond, *_: uncond + np.float32(guidance) * (cond - uncond)
+
+
+def naive_greedy(plan, given_BxG, text, guide=None, head="full"):
+    """Greedy decoding that recomputes the whole sequence for every token.
+
+    `guide` takes the logits of both branches, the number of the factor, and whether a latent frame begins.
+    """
     model, params, layout = tiny.model(head), tiny.params(head), plan.layout
     if text is not None:
         states, lengths = text
@@ -62,9 +70,9 @@ def naive_greedy(plan, given_BxG, text, guidance=None, head="full"):
                 if drawn:
                     x = model.given(params, x, np.repeat(drawn[-1], plan.fan))
                 logits = np.asarray(model.logits(params, x, factor))
-                if guidance is not None:
-                    cond, uncond = logits[0::2], logits[1::2]
-                    logits = uncond + np.float32(guidance) * (cond - uncond)
+                if guide is not None:
+                    first = (position - span.start) % (span.segment.frame or span.segment.length) == 0
+                    logits = guide(logits[0::2], logits[1::2], len(drawn), first)
                 drawn.append(logits.argmax(-1) + factor.low)
             tokens[:, position] = factors.join(drawn)
     return tokens
@@ -90,10 +98,38 @@ def test_guided_equals_full_recompute_of_both_branches(head):
     lengths[1::2] = 0
     sample = GREEDY.replace(guidance=3.0)
     plan, tokens = run("text_to_video", sample, guided=True, text=(states, lengths), head=head)
-    expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), guidance=3.0, head=head)
+    expected = naive_greedy(plan, tokens[:, plan.given], (states, lengths), plainly(3.0), head)
     np.testing.assert_array_equal(tokens, expected)
     _, plain = run("text_to_video", GREEDY, text=(states[0::2], lengths[0::2]), head=head)
     assert np.any(plain != tokens)
+
+
+@pytest.mark.parametrize("head", ["full", "factorised"])
+def test_adaptive_guidance_remembers_within_a_latent_frame(head):
+    """Its momentum runs over the positions of a frame, for each factor of a code; however rows are batched, and
+    in one program as in one for each frame."""
+    settings = dict(guidance=3.0, guidance_cap=2.0, guidance_parallel=0.3, guidance_momentum=-0.6)
+    sample, text, kept = GREEDY.replace(**settings), tiny.texts(6), {}
+    plan, tokens = run("text_to_video", sample, batch=3, guided=True, text=text, head=head)
+
+    def guide(cond, uncond, factor, first):
+        update = (cond - uncond) - (cond - uncond).mean(-1, keepdims=True) + (0 if first else -0.6 * kept[factor])
+        kept[factor] = update
+        update = update * np.minimum(1, 2 / np.sqrt(np.mean(update**2, -1, keepdims=True)))
+        along = cond - cond.mean(-1, keepdims=True)
+        along *= np.sum(update * along, -1, keepdims=True) / np.sum(along * along, -1, keepdims=True)
+        return cond + 2 * (update - 0.7 * along)
+
+    np.testing.assert_array_equal(tokens, naive_greedy(plan, tokens[:, plan.given], text, guide, head))
+    _, alone = run("text_to_video", sample, batch=1, rows=[2], guided=True, text=tuple(x[4:] for x in text), head=head)
+    np.testing.assert_array_equal(alone[0], tokens[2])
+    decoder, params = Decoder(tiny.model(head), plan), tiny.params(head)
+    whole = BatchPrograms(decoder, params).decode(
+        0, decoder.prefill(params, tokens[:, : plan.prefilled], *text), np.arange(3), SamplingParams.of(sample), None
+    )
+    np.testing.assert_array_equal(whole[0], tokens[:, plan.prefilled :])
+    _, others = run("text_to_video", GREEDY.replace(guidance=3.0), batch=3, guided=True, text=text, head=head)
+    assert np.any(others != tokens)
 
 
 def test_guidance_by_a_stream_hides_its_codes_in_unconditional_rows():

@@ -40,6 +40,13 @@ def support(logits_BxK: np.ndarray, ids_BxK: np.ndarray) -> list[set[int]]:
 
 _candidates = jax.jit(samplers.candidates, static_argnums=2)
 _sample = jax.jit(samplers.sample, static_argnums=4)
+_guide = jax.jit(samplers.guide, static_argnums=2)
+
+
+def guide(rows, before=None, **settings):
+    """Guided logits under these settings of SAMPLE."""
+    spec = SampleSpec(**settings)
+    return _guide(rows, SamplingParams.of(spec), Truncation.of(spec), before)[0]
 
 
 @FAST
@@ -139,10 +146,10 @@ def test_seed_row_and_position_each_change_the_noise():
 @hypothesis.given(LOGITS, LOGITS, st.floats(0, 10))
 def test_guidance_is_the_formula(cond, uncond, scale):
     rows = jnp.stack([cond, uncond], axis=1).reshape(-1, cond.shape[-1])
-    guided = samplers.guide(rows, jnp.float32(scale))
+    guided = guide(rows, guidance=scale)
     expected = np.float64(uncond) + scale * (np.float64(cond) - uncond)
     np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-4)
-    at_one = samplers.guide(rows, jnp.float32(1))
+    at_one = guide(rows, guidance=1.0)
     np.testing.assert_allclose(at_one, cond, rtol=1e-5, atol=1e-5)
 
 
@@ -175,8 +182,60 @@ def test_capped_guidance_moves_no_further_than_its_cap():
     rng = np.random.default_rng(3)
     cond, uncond = rng.normal(size=(2, 4, SIZE)).astype(np.float32) * 3
     rows = jnp.stack([cond, uncond], axis=1).reshape(-1, SIZE)
-    free, plain = samplers.guide(rows, jnp.float32(3), jnp.float32(1e6)), samplers.guide(rows, jnp.float32(3))
-    free = np.asarray(free - plain)
+    free = np.asarray(guide(rows, guidance=3.0, guidance_cap=1e6) - guide(rows, guidance=3.0))
     np.testing.assert_allclose(free - free.mean(-1, keepdims=True), 0, atol=1e-4)  # The same but for a constant.
-    moved = np.asarray(samplers.guide(rows, jnp.float32(3), jnp.float32(0.25))) - cond
+    moved = np.asarray(guide(rows, guidance=3.0, guidance_cap=0.25)) - cond
     np.testing.assert_allclose(np.sqrt(np.mean(moved**2, axis=-1)), 2 * 0.25, rtol=1e-4)
+
+
+def oracle_guide(cond, uncond, before, guidance, cap, parallel, momentum):
+    """Adaptive projected guidance of one sample in float64, as in Algorithm 1 of 2410.02416; (logits, update)."""
+    cond, uncond, before = (np.float64(x) for x in (cond, uncond, before))
+    update = (cond - uncond) - (cond - uncond).mean() + momentum * before
+    kept, size = update, np.sqrt(np.mean(update**2))
+    if cap and size > cap:
+        kept = kept * cap / size
+    direction = cond - cond.mean()
+    norm = np.linalg.norm(direction)
+    unit = direction / norm if norm else direction
+    along = (kept @ unit) * unit
+    return cond + (guidance - 1) * (kept - along + parallel * along), update
+
+
+@FAST
+@hypothesis.given(
+    LOGITS,
+    LOGITS,
+    LOGITS,
+    st.floats(0, 10),
+    st.sampled_from([0.0, 0.5, 3.0]),
+    st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    st.sampled_from([-0.75, 0.0, 0.5]),
+)
+def test_adaptive_guidance_is_the_algorithm_of_its_paper(cond, uncond, before, scale, cap, parallel, momentum):
+    spec = SampleSpec(guidance=scale, guidance_cap=cap, guidance_parallel=parallel, guidance_momentum=momentum)
+    truncation = Truncation.of(spec)
+    hypothesis.assume(truncation.capped or truncation.projected or truncation.momentum)
+    # Directions that differ from 0 by rounding alone are 0 in one of both.
+    hypothesis.assume((np.ptp(cond, axis=-1) > 1e-3).all())
+    rows = jnp.stack([cond, uncond], axis=1).reshape(-1, SIZE)
+    found = _guide(rows, SamplingParams.of(spec), truncation, before)
+    for row in range(len(cond)):
+        expected = oracle_guide(cond[row], uncond[row], before[row], scale, cap, parallel, momentum)
+        np.testing.assert_allclose(found[0][row], expected[0], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(found[1][row], expected[1], rtol=1e-5, atol=1e-4)
+
+
+def test_without_the_parallel_part_guidance_does_not_sharpen():
+    """Rows that differ from their unconditional ones by a temperature alone stay as they are."""
+    cond = np.random.default_rng(0).normal(size=(3, SIZE)).astype(np.float32)
+    rows = jnp.stack([cond, 0.5 * cond + 1], axis=1).reshape(-1, SIZE)
+    np.testing.assert_allclose(guide(rows, guidance=4.0, guidance_parallel=0.0), cond, atol=1e-5)
+    assert np.abs(np.asarray(guide(rows, guidance=4.0)) - cond).max() > 1
+
+
+def test_neutral_adaptive_guidance_is_plain_guidance_and_its_program():
+    plain = SampleSpec(guidance=3.0)
+    neutral = plain.replace(guidance_cap=0.0, guidance_parallel=1.0, guidance_momentum=0.0)
+    assert Truncation.of(plain) == Truncation.of(neutral) == Truncation()
+    assert Truncation.of(SampleSpec(guidance_cap=1.0, guidance_parallel=0.0, guidance_momentum=0.5)) == Truncation()
