@@ -82,8 +82,7 @@ def clip(seed: int) -> np.ndarray:
 def trained(tmp_path_factory) -> Run:
     """Two steps on a store that one `poet tokenize` would write."""
     folder, patch = tmp_path_factory.mktemp("superres"), pytest.MonkeyPatch()
-    for module in (base, superres):
-        patch.setattr(module, "load_video_tokenizer", lambda spec, mesh=None: Tokenizer())
+    patch.setattr(base.VideoTokenizer, "of", lambda spec, mesh=None: Tokenizer())
     fakes.write_tfds(folder / "clips" / "1.0.0", {"train": [clip(n) for n in range(8)]})
     run = RUN.replace(data=RUN.data.replace(store=str(folder / "store")))
     encoders = Encoders(networks={"video": Tokenizer(), "text": fakes.LetterEncoder(name="t5")})
@@ -179,7 +178,7 @@ def test_other_commands_refuse_it_and_other_tokenizers_too(trained, monkeypatch)
     arguments = argparse.Namespace(checkpoint=str(trained.folder))
     with pytest.raises(UserError, match="super-resolution network.*poet upscale"):
         command.open_checkpoint(arguments, [])
-    monkeypatch.setattr(superres, "load_video_tokenizer", lambda spec: Tokenizer(fingerprint="another"))
+    monkeypatch.setattr(base.VideoTokenizer, "of", lambda spec: Tokenizer(fingerprint="another"))
     with pytest.raises(UserError, match="another"):
         superres.Upscaler.from_checkpoint(trained)
 

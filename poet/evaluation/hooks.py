@@ -29,7 +29,7 @@ from poet.store.reader import check_split, load_manifest
 from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
-from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.training.loop import Hook
 from poet.training.reporting import Report
 from poet.training.trainable import State
@@ -79,7 +79,7 @@ def sample_hook(resolved: Resolved) -> Hook:
     spec = resolved.spec
     layouts = resolved.layouts if spec.train.sample_every else {}
     tasks = {task: layout for task, layout in layouts.items() if get_task(task).predicted[0].shows}
-    tokenizer = load_video_tokenizer(spec.video_tokenizer) if tasks else None
+    tokenizer = VideoTokenizer.of(spec.video_tokenizer) if tasks else None
     batches = {task: _sample_batch(resolved, task) for task in tasks}
     decoders = {task: _decoder(resolved, layout, batches[task]) for task, layout in tasks.items()}
 

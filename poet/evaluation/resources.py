@@ -34,8 +34,8 @@ from poet.store.reader import dataset
 from poet.store.sources import open_source
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
-from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
-from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.audio.base import AudioTokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 
 _LOG = logging.getLogger(__name__)
 
@@ -164,13 +164,13 @@ class Resources:
 
     @functools.cached_property
     def tokenizer(self) -> VideoTokenizer:
-        found = load_video_tokenizer(self.experiment.video_tokenizer)
+        found = VideoTokenizer.of(self.experiment.video_tokenizer)
         self._expect({networks.VIDEO: found.fingerprint})
         return found
 
     @functools.cached_property
     def audio_tokenizer(self) -> AudioTokenizer:
-        found = load_audio_tokenizer(self.experiment.audio_tokenizer)
+        found = AudioTokenizer.of(self.experiment.audio_tokenizer)
         self._expect({networks.AUDIO: found.fingerprint})
         return found
 

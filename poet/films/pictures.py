@@ -59,7 +59,7 @@ class Pictures:
 
     def stream(self) -> StreamDecoder | None:
         """Of a film of which nothing is decoded yet; None where each clip is decoded by itself."""
-        return None if self.recode else StreamDecoder.of(self.tokenizer)
+        return None if self.recode else StreamDecoder(self.tokenizer)
 
     def begin(self, video_TxHxWx3: np.ndarray) -> Added:
         """A film that begins with these frames, of the model's size; none may be given."""

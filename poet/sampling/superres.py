@@ -28,7 +28,7 @@ from poet.streams.base import HIDDEN, Grid
 from poet.streams.low_resolution import SCALE
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import TextEncoder, load_text_encoder
-from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.tiling import windows
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Upscaler:
         check_masked(trained, what)
         experiment = experiment or trained
         compat.check(trained, experiment, "sample", what=what, remedy="leave them as they were trained")
-        tokenizer = load_video_tokenizer(experiment.video_tokenizer)
+        tokenizer = VideoTokenizer.of(experiment.video_tokenizer)
         networks.check(run.checkpoint.networks, {networks.VIDEO: tokenizer.fingerprint}, what=what)
         model = build_model(Resolved(experiment))
         return cls(experiment, checkpoint_lib.load_params(run, model.abstract()), tokenizer)

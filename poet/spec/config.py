@@ -181,7 +181,7 @@ def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatemen
     try:
         for statement in config_parser.ConfigParser(io.StringIO(text), _NoReferences()):
             statement = _present_name(statement, place)
-            _check(statement, place)
+            _check(statement)
             yield statement
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
@@ -212,7 +212,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _check(statement: object, place: str) -> None:
+def _check(statement: object) -> None:
     if isinstance(statement, config_parser.IncludeStatement):
         return
     line = f"line {statement.location.line_num}: "

@@ -66,7 +66,7 @@ class Sound(Stream):
         return fmt.known_audio[latents] if latents else 0
 
     def load(self, spec: AudioTokenizerSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
-        return reach("poet.tokenizers.audio.base:load_audio_tokenizer")(spec, mesh=mesh)
+        return reach("poet.tokenizers.audio.base:AudioTokenizer").of(spec, mesh=mesh)
 
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:
         codes_NxLxF = codes_NxM.reshape(len(codes_NxM), -1, fmt.audio_frames)

@@ -36,7 +36,7 @@ class Visual(Stream):
         return latents * height * width
 
     def load(self, spec: VideoTokenizerSpec, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
-        return reach("poet.tokenizers.video.base:load_video_tokenizer")(spec, mesh=mesh)
+        return reach("poet.tokenizers.video.base:VideoTokenizer").of(spec, mesh=mesh)
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
         tokenizer = encoders.networks[self.network]

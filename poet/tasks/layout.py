@@ -253,28 +253,6 @@ class Layout:
                 parts.setdefault(s.stream, []).append(np.where(hidden, HIDDEN, ids - s.ids.low))
         return {name: np.concatenate(p, -1).astype(np.int32) for name, p in parts.items()}
 
-    def is_prefix_of(self, other: Layout) -> bool:
-        """True if every sequence of this layout opens a sequence of `other` (T2I opens T2V).
-
-        The last segment may be a leading part of the corresponding one: an image is the first
-        latent frame of a clip.
-        """
-        *head, last = self.segments
-        n = len(head)
-        if tuple(head) != other.segments[:n] or len(other.segments) <= n:
-            return False
-        whole = other.segments[n]
-        same = (last.part, last.role, last.ids, last.grid[1:]) == (whole.part, whole.role, whole.ids, whole.grid[1:])
-        return same and last.length <= whole.length
-
-    def visible(self) -> np.ndarray:
-        """Attention pattern by definition, bool [length, length]: query i sees key j.
-
-        The oracle of tests; the model never builds it.
-        """
-        i, j = np.indices((self.length, self.length))
-        return (j <= i) | ((i < self.prefix_length) & (j < self.prefix_length))
-
 
 def _latents(segment: Segment) -> np.ndarray:
     """The latent frame of each position of a segment."""

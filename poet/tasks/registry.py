@@ -93,11 +93,6 @@ class Task:
         found = named.get(stream) or streams.in_layout(stream)
         return found.stored if found else None
 
-    @property
-    def continues_sound(self) -> bool:
-        """Whether given sound opens an output that has a picture before it."""
-        return bool(self.openings)
-
 
 TASKS: dict[str, Task] = {
     task.name: task

@@ -1,19 +1,22 @@
-"""Frozen tokenizers as folders: `model.safetensors`, `spec.json` and their hashes; found, read, fingerprinted."""
+"""Frozen tokenizers: what all of them share, and their folders of `model.safetensors`, `spec.json` and hashes."""
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
+from poet.distributed.mesh import batch_sharding
 from poet.models.declaration import Tree
 from poet.runs import assets, manifest
 from poet.runs.run import SPEC, WEIGHTS
@@ -28,6 +31,85 @@ _KINDS = {
     "a language model": Experiment,
 }
 _NAMES = {cls: name for name, cls in _KINDS.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenTokenizer(abc.ABC):
+    """A trained tokenizer: its network, its weights and their fingerprint.
+
+    Attributes:
+      spec: the network; `path` plays no part in the fingerprint.
+      params: nested dict of float32 arrays.
+      fingerprint: 16 hex digits of SHA-256 over the spec and every weight; a token store keeps it.
+      batch: most clips or sounds per call; a multiple of a mesh's batch shards is taken.
+      mesh: devices that share the batch, each with all weights; None is the default device.
+    """
+
+    SPEC: ClassVar[type[Spec]]
+
+    spec: Any
+    params: Tree
+    fingerprint: str
+    batch: int = 16
+    mesh: Mesh | None = None
+
+    @classmethod
+    @abc.abstractmethod
+    def shapes(cls, spec: Any) -> Tree:
+        """`jax.ShapeDtypeStruct` of every weight of a network."""
+
+    @classmethod
+    def from_params(cls, spec: Any, params: Tree, batch: int = 16, **options: Any) -> Self:
+        """A tokenizer of these weights; `options` are the attributes after `batch`."""
+        spec = spec.replace(path="")
+        return cls(spec=spec, params=params, fingerprint=fingerprint(spec, params), batch=batch, **options)
+
+    @classmethod
+    def load(cls, folder: str | pathlib.Path, batch: int = 16, **options: Any) -> Self:
+        """Reads what `save` wrote; `folder` is searched for as `find_pretrained` says.
+
+        `options` are the attributes after `batch`.
+
+        Raises UserError when it is missing or its arrays are not those of its spec.
+        """
+        folder = find_pretrained(folder)
+        spec = load_spec(cls.SPEC, folder)
+        return cls.from_params(spec, load_params(folder, cls.shapes(spec)), batch, **options)
+
+    @classmethod
+    def of(cls, spec: Any, batch: int = 16, **options: Any) -> Self:
+        """The tokenizer at `spec.path`, run in `spec.dtype`; `options` as `load` takes them.
+
+        Raises UserError when the path is empty or the rest of `spec` disagrees with the `spec.json` of the weights.
+        """
+        if not spec.path:
+            raise UserError(f"{cls.SPEC.gin_name()}.path is empty: give the folder of a trained tokenizer")
+        tokenizer = cls.load(spec.path, batch, **options)
+        check_spec(spec, tokenizer.spec)
+        return tokenizer.in_dtype(spec.dtype)
+
+    def in_dtype(self, dtype: str) -> Self:
+        """The same weights run in another dtype; the quantizer stays float32.
+
+        Its codes are not quite the same, so the fingerprint is another one.
+        """
+        if dtype == self.spec.dtype:
+            return self
+        spec = self.spec.replace(dtype=dtype)
+        return dataclasses.replace(self, spec=spec, fingerprint=fingerprint(spec, self.params))
+
+    def save(self, folder: str | pathlib.Path, dtype: str = "float32") -> None:
+        """Writes `model.safetensors` in `dtype` and `spec.json` (made if missing)."""
+        save(folder, self.spec, self.params, dtype)
+
+    @functools.cached_property
+    def weights(self) -> Tree:
+        """The weights where they are used; from the host they would be sent with every call."""
+        return jax.device_put(self.params, self.mesh and NamedSharding(self.mesh, PartitionSpec()))
+
+    def placed(self, block: Any) -> Any:
+        """An array of batch rows (or None), on the devices that share the batch."""
+        return jax.device_put(block, self.mesh and batch_sharding(self.mesh))
 
 
 def save(folder: str | pathlib.Path, spec: Spec, params: Tree, dtype: str = "float32") -> None:
@@ -104,13 +186,13 @@ def load_params(folder: str | pathlib.Path, expected: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
 
-def check_spec(asked: Spec, stored: Spec, ignored: Sequence[str] = ("path", "dtype")) -> None:
+def check_spec(asked: Spec, stored: Spec) -> None:
     """Raises UserError when a run's spec is not that of the weights at its `path`.
 
     The dtype is the run's to choose; it is part of the fingerprint, since it changes codes.
     """
     given, kept = to_dict(asked), to_dict(stored)
-    for field in sorted(kept.keys() - set(ignored)):
+    for field in sorted(kept.keys() - {"path", "dtype"}):
         if given[field] != kept[field]:
             raise UserError(
                 f"{asked.gin_name()}.{field} = {given[field]} but the weights in {asked.path} were "

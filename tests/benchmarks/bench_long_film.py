@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import film_drift
 import numpy as np
 
-from poet.films import drift, sheets
+from poet.films import sheets
 from poet.films.sampler import FilmSampler, Wish
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
@@ -90,18 +91,18 @@ def main() -> None:
         sampler = FilmSampler(generator, **WAYS[way], batch=len(PROMPTS) * args.seeds)
         films, rate = make(sampler, PROMPTS * args.seeds, args.seconds), sampler.windows.rate_hz
         np.savez_compressed(args.out / f"{way}.npz", frames=np.stack([f.frames for f in films]))
-        curves = [drift.curve(f.frames, f.codes, rate, tokenizer.bits, tokenizer.factor[0]) for f in films]
+        curves = [film_drift.curve(f.frames, f.codes, rate, tokenizer.bits, tokenizer.factor[0]) for f in films]
         for number, one in enumerate(films):
             shown = one.frames[:: round(rate)]
             sheets.write(args.out / f"{way}_{number:02d}.png", [shown[at : at + 12] for at in range(0, len(shown), 12)])
         found[way] = {
             f.name: np.mean([[getattr(s, f.name) for s in curve] for curve in curves], axis=0).round(4).tolist()
-            for f in dataclasses.fields(drift.Second)
+            for f in dataclasses.fields(film_drift.Second)
         } | {
             "films": len(films),
             "work_s": round(sum(f.work_s for f in films), 1),
             "kept": float(np.mean([f.kept for f in films])),
-            "seam_step": float(np.mean([drift.seam_step(f.frames, f.seams, tokenizer.factor[0]) for f in films])),
+            "seam_step": float(np.mean([film_drift.seam_step(f.frames, f.seams, tokenizer.factor[0]) for f in films])),
         }
         (args.out / "curves.json").write_text(json.dumps(found, indent=1))
         show(way, found[way])
@@ -113,10 +114,11 @@ def show(way: str, curves: dict) -> None:
         f"\n{way}: {curves['films']} films, {curves['work_s']} s of work; {curves['kept']:.3f} of the sampled codes are given as "
         f"they were; a seam's step is {curves['seam_step']:.3f} of other latent frames' steps"
     )
-    print("second   " + "".join(f"{name:>10}" for name in (f.name for f in dataclasses.fields(drift.Second))))
+    print("second   " + "".join(f"{name:>10}" for name in (f.name for f in dataclasses.fields(film_drift.Second))))
     for second in range(0, len(curves["pixels"]), 3):
         print(
-            f"{second:6}   " + "".join(f"{curves[f.name][second]:10.3f}" for f in dataclasses.fields(drift.Second)),
+            f"{second:6}   "
+            + "".join(f"{curves[f.name][second]:10.3f}" for f in dataclasses.fields(film_drift.Second)),
             flush=True,
         )
 

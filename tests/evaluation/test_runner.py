@@ -27,7 +27,7 @@ from poet.store.manifest import SkippedInfo
 from poet.store.reader import dataset, load_manifest
 from poet.store.sources import open_source
 from poet.tasks.resolved import Resolved
-from poet.tokenizers.video.base import load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 from poet.training.losses import text_of
 
 NOT_ASKED_FOR = {"examples": "EVAL.examples is False"}
@@ -124,7 +124,7 @@ def test_pixel_metrics_equal_scikit_image_on_the_same_clips(run, evaluated):
         pairs = ((videos[n, t], other[n, t]) for n in range(len(videos)) for t in range(first, 9))
         return np.mean([min(peak_signal_noise_ratio(a, b), 58.92) for a, b in pairs])
 
-    tokenizer = load_video_tokenizer(e.video_tokenizer)
+    tokenizer = VideoTokenizer.of(e.video_tokenizer)
     rebuilt = tokenizer.decode(tokenizer.encode(videos))
     [row] = metrics["reconstruction"]["rows"]
     assert row["psnr_db"] == pytest.approx(mean_psnr(rebuilt, 0))
@@ -289,7 +289,7 @@ def test_sample_strips_show_true_clips_over_drawn_ones(run):
     layout = Resolved(e).layouts["frame_prediction"]
     batch = next(eval_batches(Resolved(e), "frame_prediction", "validation", 4, 1))
     codes = layout.parse(batch["tokens"])["video"].reshape(4, *Resolved(e).format.video)
-    true = load_video_tokenizer(e.video_tokenizer).decode(codes)
+    true = VideoTokenizer.of(e.video_tokenizer).decode(codes)
     np.testing.assert_array_equal(image[:16, 16:32], true[0, 2])
     np.testing.assert_array_equal(image[32:48, :16], true[1, 0])
     # Frames 0..4 are known, and the tokenizer is causal: both rows show the same.
@@ -306,7 +306,7 @@ def test_hooks_that_are_off_read_nothing():
 
 def test_tokenizer_training_shows_its_reconstructions(run):
     e = run.experiment
-    tokenizer = load_video_tokenizer(e.video_tokenizer)
+    tokenizer = VideoTokenizer.of(e.video_tokenizer)
     hook = tokenizer_hooks.reconstructions(Resolved(e))
     report = hook.fn({"ema": jax.tree.map(jax.numpy.asarray, tokenizer.params)}, 5)
     source = open_source(e.store.source, "validation", e.clip)

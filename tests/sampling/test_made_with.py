@@ -19,7 +19,7 @@ from poet.serving import export
 from poet.spec import Experiment, UserError
 from poet.tasks.resolved import Resolved
 
-VIDEO_LOADER = "poet.tokenizers.video.base.load_video_tokenizer"
+VIDEO_LOADER = "poet.tokenizers.video.base.VideoTokenizer.of"
 CLIPS = np.zeros((1, 5, 16, 16, 3), np.uint8)
 
 
@@ -68,11 +68,7 @@ def test_the_networks_it_was_trained_with_are_taken(trained: Path) -> None:
 
 @pytest.mark.parametrize(
     "name, loader",
-    [
-        ("text", "text.load_text_encoder"),
-        ("pieces", "pieces.load_pieces"),
-        ("audio", "audio.base.load_audio_tokenizer"),
-    ],
+    [("text", "text.load_text_encoder"), ("pieces", "pieces.load_pieces"), ("audio", "audio.base.AudioTokenizer.of")],
 )
 def test_another_network_is_refused_when_it_is_loaded(trained, monkeypatch, name, loader) -> None:
     made = Generator.from_checkpoint(Run.open(trained / "lm"))

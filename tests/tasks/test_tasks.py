@@ -56,7 +56,7 @@ def expected_ids(codes: np.ndarray, stream: str) -> np.ndarray:
 def test_codes_stand_in_the_order_of_the_declaration_and_come_back(name):
     task, layout = TASKS[name], Resolved(PAPER).layouts[name]
     rng = np.random.default_rng(0)
-    opening = ["opening_audio_in"] if task.continues_sound else []
+    opening = ["opening_audio_in"] if task.openings else []
     names = [f"{s}_in" for s in task.condition] + [*opening, "source", *task.output]
     codes = {stream: random_codes(stream, rng) for stream in names}
     tokens = layout.assemble(codes)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.distributed.mesh import BATCH_AXES, batch_ways
 from poet.models.declaration import Tree
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers import frozen
@@ -75,24 +74,17 @@ def _decoder(spec: AudioTokenizerSpec) -> Callable[..., Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AudioTokenizer:
+class AudioTokenizer(frozen.FrozenTokenizer):
     """Encodes and decodes sounds of any length, all levels of codes or the first few.
 
     Attributes:
-      spec: the network; `path` plays no part in the fingerprint.
-      params: nested dict of float32 arrays, as `soundstream.declare`, and `codebooks` (L, N, D).
-      fingerprint: 16 hex digits of SHA-256 over the spec and every weight; a token store keeps it.
-      batch: most sounds per call; a multiple of a mesh's batch shards is taken.
+      params: as `soundstream.declare`, and `codebooks` (L, N, D).
       denoise: sets the network's switch, so that noise is taken away.
-      mesh: devices that share the batch, each with all weights; None is the default device.
     """
 
-    spec: AudioTokenizerSpec
-    params: Tree
-    fingerprint: str
-    batch: int = 16
+    SPEC = AudioTokenizerSpec
+
     denoise: bool = False
-    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -104,22 +96,8 @@ class AudioTokenizer:
             )
 
     @classmethod
-    def from_params(cls, spec: AudioTokenizerSpec, params: Tree, batch: int = 16, **options: Any) -> AudioTokenizer:
-        """A tokenizer of these weights; `options` are the attributes after `batch`."""
-        spec = spec.replace(path="")
-        digest = frozen.fingerprint(spec, params)
-        return cls(spec=spec, params=params, fingerprint=digest, batch=batch, **options)
-
-    def in_dtype(self, dtype: str) -> AudioTokenizer:
-        """The same weights run in another dtype; the quantizer stays float32.
-
-        Its codes are not quite the same, so the fingerprint is another one.
-        """
-        if dtype == self.spec.dtype:
-            return self
-        spec = self.spec.replace(dtype=dtype)
-        digest = frozen.fingerprint(spec, self.params)
-        return dataclasses.replace(self, spec=spec, fingerprint=digest)
+    def shapes(cls, spec: AudioTokenizerSpec) -> Tree:
+        return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
 
     def encode(self, audio_BxS: np.ndarray, levels: int = 0, names: Sequence[str] = ()) -> np.ndarray:
         """Mono sounds at `spec.sample_rate_hz` -> int32 ids (B, levels, F), F = spec.frames(S).
@@ -222,13 +200,6 @@ class AudioTokenizer:
             )
         return ids.astype(np.int32)
 
-    @functools.cached_property
-    def weights(self) -> Tree:
-        """The weights where they are used; from the host they would be sent with every call."""
-        if self.mesh is None:
-            return jax.device_put(self.params)
-        return jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
-
     def switch(self, count: int) -> np.ndarray | None:
         """The network's condition for that many sounds; None if it has no switch."""
         return np.full(count, self.denoise, np.int32) if self.spec.denoise else None
@@ -238,8 +209,8 @@ class AudioTokenizer:
         out = np.empty((len(batch), *shape), dtype)
         run = _compiled(step, self.mesh)
         for rows, part in self._parts(batch):
-            switch = self._placed(self.switch(len(part)))
-            out[rows] = np.asarray(run(self.weights, self._placed(part), switch))[: rows.stop - rows.start]
+            switch = self.placed(self.switch(len(part)))
+            out[rows] = np.asarray(run(self.weights, self.placed(part), switch))[: rows.stop - rows.start]
         return out
 
     def _parts(self, batch: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -251,26 +222,6 @@ class AudioTokenizer:
             part = batch[rows]
             yield rows, np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
 
-    def _placed(self, block: np.ndarray | None) -> jax.Array | None:
-        return None if block is None else jax.device_put(block, self.mesh and batch_sharding(self.mesh))
-
-    def save(self, folder: str | pathlib.Path, dtype: str = "float32") -> None:
-        """Writes `model.safetensors` in `dtype` and `spec.json` (made if missing)."""
-        frozen.save(folder, self.spec, self.params, dtype)
-
-    @classmethod
-    def load(cls, folder: str | pathlib.Path, batch: int = 16, **options: Any) -> AudioTokenizer:
-        """Reads what `save` wrote; `folder` is searched for as `frozen.find_pretrained` says.
-
-        `options` are the attributes after `batch`.
-
-        Raises UserError when it is missing or its arrays are not those of its spec.
-        """
-        folder = frozen.find_pretrained(folder)
-        spec = frozen.load_spec(AudioTokenizerSpec, folder)
-        expected = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
-        return cls.from_params(spec, frozen.load_params(folder, expected), batch, **options)
-
 
 def init(spec: AudioTokenizerSpec, key: jax.Array) -> Tree:
     """Untrained weights, and codebooks of random vectors."""
@@ -281,15 +232,3 @@ def init(spec: AudioTokenizerSpec, key: jax.Array) -> Tree:
 def random_params(spec: AudioTokenizerSpec, seed: int = 0) -> Tree:
     """`init` as numpy arrays: an untrained network, for tests and for measuring speed."""
     return jax.tree.map(np.asarray, jax.jit(functools.partial(init, spec))(jax.random.key(seed)))
-
-
-def load_audio_tokenizer(spec: AudioTokenizerSpec, batch: int = 16, **options: Any) -> AudioTokenizer:
-    """The frozen tokenizer at `spec.path`, run in `spec.dtype`; `options` as `AudioTokenizer.load`.
-
-    The rest of `spec` must agree with the `spec.json` of the weights.
-    """
-    if not spec.path:
-        raise UserError("AUDIO_TOKENIZER.path is empty: give the folder of a trained tokenizer")
-    tokenizer = AudioTokenizer.load(spec.path, batch, **options)
-    frozen.check_spec(spec, tokenizer.spec)
-    return tokenizer.in_dtype(spec.dtype)

@@ -12,16 +12,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from poet.distributed.mesh import BATCH_AXES, batch_sharding, batch_ways
+from poet.distributed.mesh import BATCH_AXES, batch_ways
 from poet.models import declaration
 from poet.models.declaration import Tree
 from poet.spec import UserError, VideoTokenizerSpec
@@ -36,16 +35,20 @@ Tile = tuple[tiling.Window, tiling.Window]  # rows, columns
 Step = Callable[..., tuple[jax.Array, Frames]]
 
 
-def _encode(
+def encode_chunk(
     spec: VideoTokenizerSpec, params: Tree, video_BxTxHxWx3: jax.Array, frames: Frames
 ) -> tuple[jax.Array, Frames]:
+    """Pixels uint8, or floats in [0, 1] -> (ids (B, t, h, w), frames that the next chunk needs)."""
     whole_range = 255.0 if video_BxTxHxWx3.dtype == jnp.uint8 else 1.0
     x = video_BxTxHxWx3.astype(jnp.float32) / whole_range
     z, frames = magvit.encode_chunk(spec, params, x, frames)
     return lfq.quantize(z)[1], frames
 
 
-def _decode(spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array, frames: Frames) -> tuple[jax.Array, Frames]:
+def decode_chunk(
+    spec: VideoTokenizerSpec, params: Tree, ids_Bxtxhxw: jax.Array, frames: Frames
+) -> tuple[jax.Array, Frames]:
+    """Ids -> (uint8 pixels (B, T, H, W, 3), frames that the next chunk needs)."""
     corners = lfq.ids_to_bits(ids_Bxtxhxw, spec.bits)
     pixels, frames = magvit.decode_chunk(spec, params, corners, frames)
     return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8), frames
@@ -65,31 +68,24 @@ def _compiled(step: Step, spec: VideoTokenizerSpec, mesh: Mesh | None) -> Step:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoTokenizer:
+class VideoTokenizer(frozen.FrozenTokenizer):
     """Encodes and decodes clips of any legal length and size in one or more calls of the network.
 
     Attributes:
-      spec: the network; `path` plays no part in the fingerprint.
-      params: nested dict of float32 arrays, as `magvit.declare`.
-      fingerprint: 16 hex digits of SHA-256 over the spec and every weight; a token store keeps it.
-      batch: most clips (tiles, where clips are tiled) per call; a multiple of a mesh's batch shards
-        is taken.
+      params: as `magvit.declare`.
+      batch: most clips (tiles, where clips are tiled) per call.
       chunk_frames: frames per call, a multiple of the temporal factor (the first call takes one
         more); 0 takes whole clips.  It changes memory, not the result.
       tile: latents per side of a tile; 0 takes whole frames.  Codes and pixels of a tiled frame are
         approximately those of the whole one.
       overlap: least number of latents that neighbouring tiles share.
-      mesh: devices that share the batch, each with all weights; None is the default device.
     """
 
-    spec: VideoTokenizerSpec
-    params: Tree
-    fingerprint: str
-    batch: int = 16
+    SPEC = VideoTokenizerSpec
+
     chunk_frames: int = 0
     tile: int = 0
     overlap: int = 8
-    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         factor = self.spec.factor[0]
@@ -106,22 +102,8 @@ class VideoTokenizer:
         tiling.windows(self.tile, self.tile, self.overlap)
 
     @classmethod
-    def from_params(cls, spec: VideoTokenizerSpec, params: Tree, batch: int = 16, **options: Any) -> VideoTokenizer:
-        """A tokenizer of these weights; `options` are the attributes after `batch`."""
-        spec = spec.replace(path="")
-        digest = frozen.fingerprint(spec, params)
-        return cls(spec=spec, params=params, fingerprint=digest, batch=batch, **options)
-
-    def in_dtype(self, dtype: str) -> VideoTokenizer:
-        """The same weights run in another dtype; the quantizer stays float32.
-
-        Its codes are not quite the same, so the fingerprint is another one.
-        """
-        if dtype == self.spec.dtype:
-            return self
-        spec = self.spec.replace(dtype=dtype)
-        digest = frozen.fingerprint(spec, self.params)
-        return dataclasses.replace(self, spec=spec, fingerprint=digest)
+    def shapes(cls, spec: VideoTokenizerSpec) -> Tree:
+        return declaration.shapes(magvit.declare(spec))
 
     @property
     def codes(self) -> int:
@@ -145,7 +127,7 @@ class VideoTokenizer:
         spans = tiling.chunks(video.shape[1], self.chunk_frames)
         latents = tiling.chunks(t, self.chunk_frames // frames)
         scale = self.spec.factor[1:]
-        for items, number, codes in self._outputs(_encode, video, spans, self._tiles(h, w), scale):
+        for items, number, codes in self._outputs(encode_chunk, video, spans, self._tiles(h, w), scale):
             for (clip, (rows, columns)), codes_txhxw in zip(items, codes):
                 owned = codes_txhxw[:, rows.inner, columns.inner]
                 ids[clip, latents[number], rows.owned, columns.owned] = owned
@@ -164,7 +146,7 @@ class VideoTokenizer:
         video = np.zeros((count, 1 + ft * (t - 1), h * fh, w * fw, magvit.RGB), dtype)
         spans = tiling.chunks(t, self.chunk_frames // ft)
         frames = tiling.chunks(video.shape[1], self.chunk_frames)
-        for items, number, parts in self._outputs(_decode, ids, spans, tiles, (1, 1)):
+        for items, number, parts in self._outputs(decode_chunk, ids, spans, tiles, (1, 1)):
             for (clip, tile), pixels_TxHxWx3 in zip(items, parts):
                 target = _cut(video[clip, frames[number]], tile, (fh, fw))
                 if len(tiles) == 1:
@@ -180,7 +162,7 @@ class VideoTokenizer:
         Args:
           part: 'encoder', of uint8 (B, T, H, W, 3), or 'decoder', of int32 (B, t, h, w).
         """
-        step = {"encoder": _encode, "decoder": _decode}[part]
+        step = {"encoder": encode_chunk, "decoder": decode_chunk}[part]
         return lambda params, block: step(self.spec, params, block, None)[0], {part: self.params[part]}
 
     def _check_video(self, video: np.ndarray, names: Sequence[str]) -> None:
@@ -225,16 +207,6 @@ class VideoTokenizer:
         sides = (tiling.windows(size, self.tile, self.overlap) for size in (h, w))
         return list(itertools.product(*sides))
 
-    @functools.cached_property
-    def _weights(self) -> Tree:
-        """The weights where they are used; from the host they would be sent with every call."""
-        if self.mesh is None:
-            return jax.device_put(self.params)
-        return jax.device_put(self.params, NamedSharding(self.mesh, PartitionSpec()))
-
-    def _placed(self, block: np.ndarray) -> jax.Array:
-        return jax.device_put(block, self.mesh and batch_sharding(self.mesh))
-
     def _outputs(
         self, step: Step, source: np.ndarray, spans: Sequence[slice], tiles: Sequence[Tile], scale: tuple[int, int]
     ) -> Iterator[tuple[list[tuple[int, Tile]], int, np.ndarray]]:
@@ -249,7 +221,7 @@ class VideoTokenizer:
                 padded = part + part[-1:] * (size - len(part))
                 for number, span in enumerate(spans):
                     cuts = [_cut(source[clip, span], tile, scale) for clip, tile in padded]
-                    output, frames = run(self._weights, self._placed(np.stack(cuts)), frames)
+                    output, frames = run(self.weights, self.placed(np.stack(cuts)), frames)
                     yield part, number, output
 
         for part, number, output in _one_behind(results()):
@@ -265,35 +237,6 @@ class VideoTokenizer:
         if tiled and count:
             size = -(-count // -(-count // self.batch))
         return size + -size % (batch_ways(self.mesh) if self.mesh is not None else 1)
-
-    def save(self, folder: str | pathlib.Path) -> None:
-        """Writes `model.safetensors` and `spec.json` (made if missing)."""
-        frozen.save(folder, self.spec, self.params)
-
-    @classmethod
-    def load(cls, folder: str | pathlib.Path, batch: int = 16, **options: Any) -> VideoTokenizer:
-        """Reads what `save` wrote; `folder` is searched for as `frozen.find_pretrained` says.
-
-        `options` are the attributes after `batch`.
-
-        Raises UserError when it is missing or its arrays are not those of its spec.
-        """
-        folder = frozen.find_pretrained(folder)
-        spec = frozen.load_spec(VideoTokenizerSpec, folder)
-        params = frozen.load_params(folder, declaration.shapes(magvit.declare(spec)))
-        return cls.from_params(spec, params, batch, **options)
-
-
-def load_video_tokenizer(spec: VideoTokenizerSpec, batch: int = 16, **options: Any) -> VideoTokenizer:
-    """The frozen tokenizer at `spec.path`, run in `spec.dtype`; `options` as `VideoTokenizer.load`.
-
-    The rest of `spec` must agree with the `spec.json` of the weights.
-    """
-    if not spec.path:
-        raise UserError("VIDEO_TOKENIZER.path is empty: give the folder of a trained tokenizer")
-    tokenizer = VideoTokenizer.load(spec.path, batch, **options)
-    frozen.check_spec(spec, tokenizer.spec)
-    return tokenizer.in_dtype(spec.dtype)
 
 
 def _cut(x_TxHxWx: np.ndarray, tile: Tile, scale: tuple[int, int]) -> np.ndarray:

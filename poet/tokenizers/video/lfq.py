@@ -45,44 +45,6 @@ def ids_to_bits(ids: jax.Array, bits: int) -> jax.Array:
     return on.astype(jnp.float32) * 2 - 1
 
 
-def split_ids(ids: jax.Array, bits: int, groups: int) -> jax.Array:
-    """Token factorisation: ids (...) -> one int32 id for each group of bits (..., groups).
-
-    Groups are equal runs of consecutive bits, least significant first: 18 bits in 2 groups are two
-    512-way ids (spec §2.1).
-
-    Args:
-      ids: integers in 0..2^bits-1.
-
-    Raises:
-      UserError: `groups` does not divide `bits`.
-    """
-    width = _group_width(bits, groups)
-    shifts_G = jnp.arange(groups, dtype=jnp.int32) * width
-    return jnp.right_shift(ids[..., None].astype(jnp.int32), shifts_G) & (2**width - 1)
-
-
-def merge_ids(parts: jax.Array, bits: int) -> jax.Array:
-    """Inverse of `split_ids`: (..., groups) -> int32 ids (...) in 0..2^bits-1.
-
-    Raises:
-      UserError: the number of groups does not divide `bits`.
-    """
-    groups = parts.shape[-1]
-    shifts_G = jnp.arange(groups, dtype=jnp.int32) * _group_width(bits, groups)
-    return jnp.sum(jnp.left_shift(parts.astype(jnp.int32), shifts_G), axis=-1)
-
-
-def _group_width(bits: int, groups: int) -> int:
-    if groups < 1 or bits % groups:
-        allowed = [g for g in range(1, bits + 1) if bits % g == 0]
-        raise UserError(
-            f"codes of {bits} bits cannot be split into {groups} equal groups; "
-            f"use a number of groups that divides {bits}: {allowed}"
-        )
-    return bits // groups
-
-
 def quantize(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Latents (..., K) -> (corner codes float32 (..., K), int32 ids (...)).
 

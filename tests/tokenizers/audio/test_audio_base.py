@@ -12,7 +12,7 @@ import pytest
 
 from poet.distributed import mesh as meshes
 from poet.spec import AudioTokenizerSpec, MeshSpec, UserError
-from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer, random_params
+from poet.tokenizers.audio.base import AudioTokenizer, random_params
 from poet.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 
 TINY = AudioTokenizerSpec(strides=(2, 4), encoder_channels=4, decoder_channels=4, dim=6, levels=3, codes=16)
@@ -117,10 +117,10 @@ def test_a_mesh_gives_the_same_codes_and_sounds() -> None:
 def test_folders_keep_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny().save("net")
-    loaded = load_audio_tokenizer(TINY.replace(path="net"))
+    loaded = AudioTokenizer.of(TINY.replace(path="net"))
     assert loaded.fingerprint == tiny().fingerprint and loaded.spec == TINY
     with pytest.raises(UserError, match="AUDIO_TOKENIZER.codes = 17"):
-        load_audio_tokenizer(TINY.replace(path="net", codes=17))
+        AudioTokenizer.of(TINY.replace(path="net", codes=17))
     tiny().save("half", "bfloat16")
     rounded = AudioTokenizer.load("half")
     assert rounded.fingerprint != tiny().fingerprint

@@ -12,7 +12,7 @@ import pytest
 from poet.spec import config
 from poet.tokenizers import frozen
 from poet.tokenizers.audio import soundstream, spectra
-from poet.tokenizers.audio.base import AudioTokenizer, load_audio_tokenizer
+from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.streaming import StreamDecoder, StreamEncoder
 
 NAME = "soundstream_16k"
@@ -40,7 +40,7 @@ def voice(seconds: float = 2.125) -> np.ndarray:
 def test_it_is_what_its_gin_file_and_its_card_say() -> None:
     folder = frozen.find_pretrained(NAME)
     spec = config.load(["gin/models/soundstream_small.gin"], []).audio_tokenizer
-    loaded = load_audio_tokenizer(spec.replace(path=NAME))
+    loaded = AudioTokenizer.of(spec.replace(path=NAME))
     card = json.loads((folder / "card.json").read_text())
     assert card["fingerprint"] == loaded.fingerprint
     assert (folder / frozen.WEIGHTS).stat().st_size <= 12_000_000

@@ -14,7 +14,7 @@ from PIL import Image
 from poet.distributed import mesh as meshes
 from poet.spec import MeshSpec, UserError, VideoTokenizerSpec
 from poet.tokenizers.video import magvit, tiling
-from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 
 TINY = VideoTokenizerSpec(
     base_channels=4, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4), norm_groups=2, bits=6
@@ -88,7 +88,7 @@ def test_bfloat16_flips_few_bits_and_has_a_fingerprint_of_its_own() -> None:
 def test_the_dtype_of_a_run_is_that_of_its_configuration(tiny: VideoTokenizer, tmp_path) -> None:
     tiny.save(tmp_path)
     spec = TINY.replace(path=str(tmp_path), dtype="bfloat16")
-    loaded = load_video_tokenizer(spec, chunk_frames=8)
+    loaded = VideoTokenizer.of(spec, chunk_frames=8)
     assert (loaded.spec.dtype, loaded.chunk_frames) == ("bfloat16", 8)
     assert loaded.fingerprint == tiny.in_dtype("bfloat16").fingerprint != tiny.fingerprint
 

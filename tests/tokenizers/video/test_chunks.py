@@ -197,7 +197,7 @@ def local_network(step: Callable, spec: VideoTokenizerSpec, mesh: None) -> Calla
 
     def run(params: Any, block: np.ndarray, kept: Any) -> tuple[np.ndarray, Any]:
         block = np.asarray(block)
-        if step is base._encode:
+        if step is base.encode_chunk:
             start = 0 if kept is None else t - 1
             return block[:, start::t, ::h, ::w, 0].astype(np.int32) % 64, ()
         for axis, factor in enumerate((t, h, w)):

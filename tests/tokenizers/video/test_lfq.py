@@ -50,39 +50,6 @@ def test_least_significant_bit_first_and_zero_is_on() -> None:
     np.testing.assert_array_equal(q[0], [1, 1, -1])
 
 
-def test_eighteen_bits_are_two_ids_of_nine() -> None:
-    ids = np.random.default_rng(0).integers(0, 2**18, (3, 4, 5)).astype(np.int32)
-    parts = lfq.split_ids(jnp.asarray(ids), 18, 2)
-    assert parts.dtype == jnp.int32 and parts.shape == (3, 4, 5, 2)
-    np.testing.assert_array_equal(parts, np.stack([ids % 512, ids // 512], axis=-1))
-    for half, codes in enumerate(np.split(lfq.ids_to_bits(jnp.asarray(ids), 18), 2, axis=-1)):
-        np.testing.assert_array_equal(parts[..., half], lfq.bits_to_ids(codes > 0))
-
-
-@settings(max_examples=50, deadline=None)
-@given(width=st.integers(1, 18), data=st.data())
-def test_split_ids_are_digits_that_merge_again(width: int, data: st.DataObject) -> None:
-    groups = data.draw(st.integers(1, 18 // width))
-    bits = width * groups
-    ids = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=6, max_size=6))
-    ids = np.array(ids + [0, 2**bits - 1], np.int32)
-    parts = np.asarray(lfq.split_ids(jnp.asarray(ids), bits, groups))
-    assert parts.shape == (len(ids), groups) and parts.min() >= 0 and parts.max() < 2**width
-    place_values = np.array([2 ** (width * g) for g in range(groups)])
-    np.testing.assert_array_equal((parts * place_values).sum(-1), ids)
-    np.testing.assert_array_equal(lfq.merge_ids(jnp.asarray(parts), bits), ids)
-
-
-@pytest.mark.parametrize("groups", [-2, 0, 4, 36])
-def test_unequal_groups_are_refused_with_those_allowed(groups: int) -> None:
-    allowed = r"\[1, 2, 3, 6, 9, 18\]"
-    with pytest.raises(UserError, match=allowed):
-        lfq.split_ids(jnp.zeros(3, jnp.int32), 18, groups)
-    if groups > 0:
-        with pytest.raises(UserError, match=allowed):
-            lfq.merge_ids(jnp.zeros((3, groups), jnp.int32), 18)
-
-
 def test_codes_are_exactly_plus_minus_one_with_identity_gradient() -> None:
     z = jax.random.normal(jax.random.key(0), (50, 18)) * 3
     np.testing.assert_array_equal(np.abs(lfq.quantize(z)[0]), 1)

@@ -18,7 +18,7 @@ from poet.models import declaration
 from poet.spec import MeshSpec, UserError, VideoTokenizerSpec, config
 from poet.tokenizers import frozen
 from poet.tokenizers.video import layers, lfq, magvit
-from poet.tokenizers.video.base import VideoTokenizer, load_video_tokenizer
+from poet.tokenizers.video.base import VideoTokenizer
 
 # Two levels, temporal downsampling in stem and network: every code path at a small size.
 TINY = VideoTokenizerSpec(
@@ -303,7 +303,7 @@ def test_a_field_added_later_counts_only_away_from_its_default(tokenizer: VideoT
 def test_save_and_load_round_trip(tokenizer: VideoTokenizer, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer.save("net")
-    loaded = load_video_tokenizer(TINY.replace(path="net"))
+    loaded = VideoTokenizer.of(TINY.replace(path="net"))
     assert loaded.fingerprint == tokenizer.fingerprint and loaded.spec == TINY
     np.testing.assert_array_equal(loaded.encode(clips(2, 5)), tokenizer.encode(clips(2, 5)))
 
@@ -311,11 +311,11 @@ def test_save_and_load_round_trip(tokenizer: VideoTokenizer, tmp_path, monkeypat
 def test_loading_refuses_another_network(tokenizer: VideoTokenizer, tmp_path) -> None:
     tokenizer.save(tmp_path)
     with pytest.raises(UserError, match="bits = 7"):
-        load_video_tokenizer(TINY.replace(path=str(tmp_path), bits=7))
+        VideoTokenizer.of(TINY.replace(path=str(tmp_path), bits=7))
     with pytest.raises(UserError, match="path is empty"):
-        load_video_tokenizer(TINY)
+        VideoTokenizer.of(TINY)
     with pytest.raises(UserError, match="nowhere"):
-        load_video_tokenizer(TINY.replace(path="nowhere"))
+        VideoTokenizer.of(TINY.replace(path="nowhere"))
     text = (tmp_path / "spec.json").read_text().replace('"bits": 6', '"bits": 7')
     (tmp_path / "spec.json").write_text(text)
     with pytest.raises(UserError, match="spec.json was altered"):
