@@ -140,18 +140,18 @@ def _decode(programs: list[dict[str, Any]]) -> str:
     return f"{1e3 * found['time_s'] / found['calls']:.2f} ({found['needed'] / GIB:.1f} GiB)"
 
 
-HEAD = f"""# How big a job fits where
+HEAD = f"""# Memory and time by accelerator
 
 Written by `python tests/benchmarks/where_it_fits.py`: nothing here ran on an accelerator. Each row is the real train step of `gin/experiments/pretrain_SIZE.gin`, compiled ahead of
 time by the accelerator's own compiler (`poet describe --topology=NAME`), for the group with the longest sequence of the mixture (`{GROUP}`: 2,634 tokens). Other
-groups take as many tokens a step in shorter sequences. "Fits" is the compiler's word; predicted times are not measurements.
+groups take as many tokens a step in shorter sequences. "Fits" is what the compiler says; predicted times are not measurements.
 
-- **clips**: the largest of {", ".join(map(str, CLIPS))} that was found to fit, for each share of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
+- **clips**: the largest of {", ".join(map(str, CLIPS))} that was found to fit, for each slice of the batch axes (`MESH.data` x `MESH.fsdp`; the 8B model puts 4 devices on `MESH.tensor`).
 - **GiB**: needed at the peak, of what a program may use, on each device.
 - **moved**: GiB that collectives move on each device in one step, loops multiplied in; after "+" between slices.
 - **compute / links / HBM**: seconds that each alone would need: matrix products at half the peak (no rematerialisation counted), collectives at the full rate of the
   links (of NVLink and adapters for H100), and the least that memory must move. **predicted** is the longest of the three, all else hidden behind it.
-- **decode**: predicted ms a token, for 8 clips on each share of the batch axes, parameters in bfloat16 cut over `tensor` alone; and its GiB.
+- **decode**: predicted ms a token, for 8 clips on each slice of the batch axes, with parameters in bfloat16 split over `tensor` alone; and its GiB.
 - Attention is the kernel that `MODEL.attention = 'auto'` takes (splash on TPUs); H100 rows are compiled with 'xla', as cuDNN's needs NVIDIA's libraries.
 - **compile**: wall seconds beside other work on a machine of two cores.
 
@@ -160,7 +160,7 @@ groups take as many tokens a step in shorter sequences. "Fits" is the compiler's
 """
 FOOT = """
 
-Rates of the chips stand in [poet/planning/topologies.py](../../poet/planning/topologies.py), assumptions in [poet/planning/forecast.py](../../poet/planning/forecast.py).
+Rates of the chips are in [poet/planning/topologies.py](../../poet/planning/topologies.py), assumptions in [poet/planning/forecast.py](../../poet/planning/forecast.py).
 [Sharding](../../poet/models/sharding.md) says what moves and why.
 """
 
