@@ -1,7 +1,7 @@
 """`poet COMMAND`: arguments in, one command called, errors as one clear message.
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given, 75 stopped by a signal after
-saving (run the same command again to go on).
+Exit codes: 0 done, 1 the run failed, 2 a mistake of the user, 75 stopped by a signal after
+saving (run the same command again to resume).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from poet.runs import compile_cache
 from poet.spec import Failure, UserError, near_names
 
 EXIT_FAILED, EXIT_USER = 1, 2
-# What the user's disks and folders refuse, wherever it shows.
+# Errors of the user's disks and folders, wherever they occur.
 _OF_THE_PLACE = frozenset(
     {
         errno.EACCES,
@@ -117,6 +117,21 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     return f"the package {package!r} is missing: {command}"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Adds the default of a flag to its help, where it is a number or a name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default, text = action.default, action.help
+        if (
+            not text
+            or "default" in text
+            or type(default) not in (int, float, str)
+            or default in ("", argparse.SUPPRESS)
+        ):
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
 
@@ -125,7 +140,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """A command or a flag that there is not is refused with those of near names, before all else."""
+    """The parsed arguments; an unknown command or flag is refused first, with similar names."""
     parser = _parser()
     command = next((a for a in arguments if not a.startswith("-")), None)
     if command is None:
@@ -144,10 +159,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _unknown_flag(command: str, flag: str, allowed: Sequence[str]) -> str:
-    said = f"unknown flag {flag}{near_names(flag, allowed)}"
+    message = f"unknown flag {flag}{near_names(flag, allowed)}"
     if COMMANDS[command].settings == NONE:
-        return said
-    return f"{said}; settings are {GIN_PREFIX}NAME.field=value"
+        return message
+    return f"{message}; settings are {GIN_PREFIX}NAME.field=value"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
             description=command.summary,
             parents=[_command_parser(name)],
             add_help=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             epilog="\n\n".join(filter(None, lines)),
         )
         sub.set_defaults(run=command.run)

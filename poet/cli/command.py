@@ -1,4 +1,4 @@
-"""What a command of `poet` is, and what several of them take: flags, and what the flags mean."""
+"""What a command of `poet` is, and the flags that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poet.spec.base import MOST_FRAMES, MOST_SIDE, Setting
 if TYPE_CHECKING:
     from poet.tasks.resolved import Resolved
 
-# How a command takes settings -> what its help says of them.
+# How a command takes settings -> the text of its help.
 FILES, OVERRIDES, NONE = "files", "overrides", "none"
 SETTINGS = {
     FILES: "settings: --gin_file=FILE (repeatable; shipped ones: gin/experiments/*.gin), and single values "
@@ -84,13 +84,13 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         default="",
-        help="model size laid over the files: tiny, 300m, 1b, 8b, or any such "
-        "as 60m or 3b; by itself, VideoPoet's pretraining at that size",
+        help="model size, which replaces that of the files: tiny, 300m, 1b, 8b, or any other such "
+        "as 60m or 3b; without files, VideoPoet's pretraining at that size",
     )
 
 
 def resolve(args: argparse.Namespace) -> Resolved:
-    """What the flags of `config_arguments` and the single settings say; UserError for a mistake in them."""
+    """The settings of the flags of `config_arguments` and of single values; UserError for a mistake in them."""
     from poet.spec import config
     from poet.tasks.resolved import Resolved
 
@@ -136,12 +136,12 @@ def process_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(float, above=0, at_most=1e7),
         default=300.0,
         metavar="S",
-        help="how long all of them may take to come (default 300)",
+        help="seconds to wait for all of them",
     )
 
 
 def start_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if there are any; all but the first one fall silent."""
+    """Joins the other processes, if there are any; all but the first one log only warnings."""
     from poet.distributed import processes
 
     processes.start(args.coordinator, args.processes, args.process, args.coordinator_wait_s)
@@ -154,46 +154,46 @@ def start_processes(args: argparse.Namespace) -> None:
 
 
 def workdir_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of a training."""
+    """Flags of a training."""
     config_arguments(parser)
     process_arguments(parser)
     parser.add_argument("--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists")
 
 
 def checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Weights to be read, see `open_checkpoint`."""
+    """The flag that names weights, see `open_checkpoint`."""
     parser.add_argument(
         "--checkpoint", required=required, default="", help="a work dir, a checkpoint, or a folder of released weights"
     )
 
 
-# Flags of sampling -> their types.
-SAMPLE_FLAGS: dict[str, Callable[[str], Any]] = {
-    "temperature": schedule(float),
-    "top_k": schedule(int),
-    "top_p": schedule(float),
-    "min_p": schedule(float),
-    "guidance": schedule(float),
-    "guidance_cap": float,
-    "guidance_parallel": float,
-    "guidance_momentum": float,
-    "guided_by": lambda text: tuple(text.split(",")),
-    "seed": int,
+# Flags of sampling -> their types and help.
+SAMPLE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "temperature": (schedule(float), "0 takes the most probable token"),
+    "top_k": (schedule(int), "sample among so many most probable tokens; 0: all"),
+    "top_p": (schedule(float), "sample among the most probable tokens of this total probability; 1: all"),
+    "min_p": (schedule(float), "drop tokens below this fraction of the highest probability; 0: none"),
+    "guidance": (schedule(float), "scale of classifier-free guidance; 1: none"),
+    "guidance_cap": (float, "upper bound of the guidance's difference, RMS in nats; 0: none"),
+    "guidance_parallel": (float, "fraction of the guidance's difference along the conditional logits to keep; 1: all"),
+    "guidance_momentum": (float, "fraction of the difference at the position before to add; 0: none"),
+    "guided_by": (lambda text: tuple(text.split(",")), "conditions of guidance between commas, such as text,video"),
+    "seed": (int, "seed of the noise"),
 }
 
 
 def sample_arguments(parser: argparse.ArgumentParser) -> None:
-    """How is sampled."""
-    more = dict.fromkeys(SampleSpec.SCHEDULES, "; one number, or one for each latent frame: 1.2,1,0.9,...")
-    more["guided_by"] = "; conditions between commas, such as text,video"
-    for name, kind in SAMPLE_FLAGS.items():
-        parser.add_argument(
-            f"--{name}", type=kind, default=None, help=f"same as --gin.SAMPLE.{name}{more.get(name, '')}"
-        )
+    """Flags of sampling; each sets the field of SAMPLE of its name."""
+    group = parser.add_argument_group(
+        "sampling (default: SAMPLE of the checkpoint)",
+        f"{', '.join(SampleSpec.SCHEDULES)} take one number, or one for each latent frame: 1.2,1,0.9,...",
+    )
+    for name, (kind, text) in SAMPLE_FLAGS.items():
+        group.add_argument(f"--{name}", type=kind, default=None, help=text)
 
 
 def sample_bindings(args: argparse.Namespace) -> list[str]:
-    """What the flags of `sample_arguments` bind."""
+    """The gin bindings of the flags of `sample_arguments`."""
     given = {name: getattr(args, name) for name in SAMPLE_FLAGS}
     return [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
 
@@ -201,7 +201,7 @@ def sample_bindings(args: argparse.Namespace) -> list[str]:
 def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
     """The run of a language model that --checkpoint names, and its spec with `bindings`.
 
-    What an earlier export was told is no default of this command.
+    `EXPORT` has its defaults, not the values of an earlier export.
 
     Raises UserError for a checkpoint of super-resolution.
     """
@@ -227,9 +227,9 @@ def out_argument(parser: argparse.ArgumentParser, required: bool = True) -> None
 
 
 def overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    """Leave to replace an earlier output."""
+    """The flag that allows to replace an earlier output."""
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what an earlier run of this command wrote there; nothing else is touched",
+        help="replace the output of an earlier run of this command; other files are not touched",
     )

@@ -1,4 +1,4 @@
-"""What the commands of films take: the model, its prompts, and how one clip goes on from another."""
+"""Flags of the commands of films: the model, its prompts, and how a clip continues the film."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of a command that makes films."""
+    """Flags of a command that makes films."""
     command.checkpoint_arguments(parser)
     add = parser.add_argument
     add("--sound", action="store_true", help="with sound")
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--style",
         default="",
         metavar="NAME",
-        help="what is said with every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file",
+        help="texts added to every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file",
     )
     add("--negative_prompt", default="", help="what the film must not look like; needs --guidance above 1")
     add(
@@ -33,31 +33,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=command.number(int, at_least=0, at_most=4096),
         default=0,
         metavar="N",
-        help="latent frames of the film that a clip goes on from (default 0: those of the last second)",
+        help="latent frames that condition each new clip (default 0: those of the film's last second)",
     )
     add(
         "--recode",
         action="store_true",
-        help="encode the last frames of the film anew for each clip, as the paper does; by default codes "
-        "are carried over",
+        help="encode the last frames of the film anew for each clip, as the paper does; by default the sampled "
+        "codes are carried over",
     )
-    add(
-        "--sink",
-        action="store_true",
-        help="the film's first frame, not the one in its place, opens what a clip is given",
-    )
+    add("--sink", action="store_true", help="the first conditioning frame of each clip is the first frame of the film")
     command.sample_arguments(parser)
 
 
 @dataclasses.dataclass(frozen=True)
 class Studio:
-    """What makes films.
+    """A model that makes films, and its settings.
 
     Attributes:
       sample: settings; their seed is that of the film.
-      prompt: what is said with every prompt.
-      made_by: what tells the checkpoint from others.
-      ways: how films go on, as `FilmSampler` takes it.
+      prompt: texts added to every prompt.
+      made_by: identifies the checkpoint.
+      ways: how clips continue a film, arguments of `FilmSampler`.
     """
 
     sampler: FilmSampler
@@ -72,7 +68,7 @@ class Studio:
 
 
 def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studio:
-    """The model of the flags of `arguments`; `sound` stands for --sound where it is given.
+    """The model of the flags of `arguments`; `sound` replaces --sound unless None.
 
     Raises UserError: no checkpoint, unknown settings, or sound in a run without it.
     """

@@ -259,7 +259,7 @@ class Engine:
     def _tokenize(self, stream: str, media: Mapping[str, np.ndarray]) -> np.ndarray:
         medium = streams.in_layout(stream).medium
         if media.get(medium) is None:
-            raise UserError(f"task {self.task} starts from a given {medium}: pass {medium}")
+            raise UserError(f"task {self.task} takes {medium} as its condition: pass {medium}")
         return self.codecs.tokenize(stream, media[medium])
 
     def detokenize(self, tokens_NxS: np.ndarray) -> Sampled:

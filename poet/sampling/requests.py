@@ -88,7 +88,7 @@ def check_all(
     """Everything that can be checked of a request before files are read; what it comes to.
 
     Args:
-      conditioning_frames: of each clip that are given; beyond this door they are latent frames.
+      conditioning_frames: of each clip; what this function returns counts latent frames.
       clips, ends, depths, masks: how many of each are given.
 
     Raises:
@@ -111,11 +111,11 @@ def check_request(
     clips: int,
     has_depth: bool = False,
 ) -> int:
-    """The latent frames that open the output, of a request that the task can be asked for.
+    """Checks a request and returns the latent frames that open its output.
 
     Args:
-      clips: how many are given.
-      has_depth: whether they come with distances.
+      clips: number of conditioning clips.
+      has_depth: whether they have depth.
 
     Raises:
       UserError: it cannot.
@@ -127,7 +127,7 @@ def check_request(
         raise UserError(f"task {task.name} needs a text: give --prompt or --prompt_file")
     if prompts and not task.text:
         free = _names(lambda other: other.text)
-        raise UserError(f"task {task.name} takes no text: leave the prompt out, or use one of {free}")
+        raise UserError(f"task {task.name} takes no text: drop the prompt, or use one of {free}")
     if len(prompts) > 1 and clips > 1 and len(prompts) != clips:
         raise UserError(f"{len(prompts)} prompts for {clips} clips: give one of either, or as many")
     latents = opening_latents(resolved, task, conditioning_frames)
@@ -136,13 +136,13 @@ def check_request(
         opening = _names(lambda other: other.conditioning_latents[1] > 0)
         raise UserError(
             f"conditioning_frames = {conditioning_frames}: {_allowed(resolved, task)} "
-            f"(tasks that continue known frames: {opening})"
+            f"(tasks that take conditioning frames: {opening})"
         )
     if conditioning_frames and not clips:
-        raise UserError(f"{conditioning_frames} known frames need a clip that shows them: give --clip")
+        raise UserError(f"{conditioning_frames} conditioning frames need a clip: give --clip")
     if task.condition and not clips:
         what = " and ".join(streams.get(name).title for name in task.condition)
-        raise UserError(f"task {task.name} starts from a given {what}: give a file with it as --clip")
+        raise UserError(f"task {task.name} takes {what} as its condition: give a file with it as --clip")
     if task.derived:
         _check_condition(resolved, task, task.derived, has_depth)
     if clips and not latents and not task.condition:
@@ -151,7 +151,7 @@ def check_request(
 
 
 def opening_latents(resolved: Resolved, task: Task, conditioning_frames: int) -> int:
-    """Latent frames of known frames, as far as these open the output: none where they stand in the prefix.
+    """Latent frames of the conditioning frames that open the output; 0 where these stand in the prefix.
 
     Raises UserError unless there are 0 or 1 + k * factor.
     """

@@ -123,7 +123,7 @@ def test_what_opens_an_output_is_tokenized_span_by_span():
     assert (opening[:, :, :3] == 2).all() and (opening[:, :, 3:] == -1).all()
     with pytest.raises(UserError, match="video: 2, audio: 1"):
         made.conditioning_codes(media | {"audio": media["audio"][:1]})
-    with pytest.raises(UserError, match="starts from a given audio"):
+    with pytest.raises(UserError, match="takes audio as its condition"):
         made.conditioning_codes({"video": media["video"]})
     with pytest.raises(UserError, match="without known frames"):
         engine()[0].conditioning_codes(media)

@@ -79,8 +79,8 @@ def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, ta
 @pytest.mark.parametrize(
     "task, prompts, conditioning_frames, clips, message",
     [
-        ("video_to_audio", [], 0, 0, "starts from a given video: give a file"),
-        ("audio_to_video", [], 0, 0, "starts from a given sound: give a file"),
+        ("video_to_audio", [], 0, 0, "takes video as its condition: give a file"),
+        ("audio_to_video", [], 0, 0, "takes sound as its condition: give a file"),
         ("video_to_audio", [], 1, 1, "takes no known frames"),
         ("audio_video_continuation", [], 0, 1, "takes 1 or 3 known frames"),
         ("text_to_audio", [], 0, 0, "needs a text"),
@@ -96,7 +96,7 @@ def test_requests_that_do_not_fit_are_refused(task, prompts, conditioning_frames
 
 
 def test_conditions_of_a_wrong_shape_or_kind_are_refused(generator):
-    with pytest.raises(UserError, match="starts from a given audio"):
+    with pytest.raises(UserError, match="takes audio as its condition"):
         generator.generate("audio_to_video", media={"video": PIXELS})
     with pytest.raises(UserError, match="at least 4800"):
         generator.generate("audio_to_video", media={"audio": SOUNDS[:, :4000]})

@@ -67,7 +67,7 @@ def test_a_condition_is_tokenized_and_leads_the_output(generator, tmp_path, task
     else:
         assert result.video is None
         np.testing.assert_allclose(result.audio.astype(int), drawn.audio, atol=ROUNDING)
-    with pytest.raises(UserError, match=f"starts from a given {next(iter(given))}: pass"):
+    with pytest.raises(UserError, match=f"takes {next(iter(given))} as its condition: pass"):
         runtime.generate()
 
 

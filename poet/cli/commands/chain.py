@@ -1,4 +1,4 @@
-"""`poet chain`: jobs, each of which takes what the one before it made."""
+"""`poet chain`: jobs, each of which takes the result of the one before it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         required=True,
         metavar="FILE",
-        help="YAML, a list of jobs such as '- {task: image_to_video, prompt: it begins to rain}'; `long` is one, too",
+        help="YAML, a list of jobs such as '- {task: image_to_video, prompt: it begins to rain}'; a task may be `long`",
     )
-    add("--clip", default="", metavar="FILE", help="a picture or a film that the first job takes")
+    add("--clip", default="", metavar="FILE", help="picture or video that the first job takes")
     add(
         "--out",
         required=True,
         metavar="FOLDER",
-        help="a folder for each job; what an earlier run made there is taken from it",
+        help="folder with a folder for each job; results of an earlier run are reused",
     )
 
 
@@ -44,7 +44,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Run a chain of jobs, each on what the one before it made.",
+    summary="Run a chain of jobs, each on the result of the one before it.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

@@ -14,14 +14,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=command.number(int, at_least=0, at_most=2**20),
         default=0,
-        help="plan for this many devices (default: those here)",
+        help="plan for this many devices (default: those present)",
     )
     parser.add_argument(
         "--topology",
         default="",
         metavar="NAME",
-        help="compile every step and the decoding loop for devices that need not be here, and say what "
-        "they need: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
+        help="compile every step and the decoding loop for devices that need not be present, and print memory "
+        "and time: v5e-16, v5p-256, 2xv6e-256, h100-64, cpu-8, ...",
     )
     parser.add_argument(
         "--group",
@@ -29,15 +29,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="groups",
         metavar="NAME",
-        help="of these groups only (repeatable, with --topology)",
+        help="compile only this group of tasks (repeatable, with --topology)",
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print the resolved spec as JSON; with --topology a line of JSON for each program",
+        help="print the resolved spec as JSON; with --topology one line of JSON for each program",
     )
-    parser.add_argument("--picture", default="", help="draw the tasks' layouts into this SVG file")
-    parser.add_argument("--placement", default="", help="draw how parameters lie on the mesh into this SVG file")
+    parser.add_argument("--picture", default="", help="write the tasks' layouts to this SVG file")
+    parser.add_argument("--placement", default="", help="write the shards of the parameters to this SVG file")
     command.overwrite_argument(parser)
 
 
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Print what a run is: settings, mesh, memory and work per device.",
+    summary="Print the settings, mesh, memory and FLOPs of a run.",
     run=_run,
     arguments=_arguments,
     settings=command.FILES,

@@ -1,4 +1,4 @@
-"""`poet edit`: candidates, one of which is chosen, and so on."""
+"""`poet edit`: clip by clip, a choice among candidates."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from poet.cli import command, films
 def _arguments(parser: argparse.ArgumentParser) -> None:
     films.arguments(parser)
     add = parser.add_argument
-    add("--session", required=True, metavar="FOLDER", help="a new one, or one to go on with; it keeps all that is made")
-    add("--clip", default="", metavar="FILE", help="a picture or a film that a new session begins with")
-    add("--count", type=command.number(int, at_least=1, at_most=64), default=4, help="candidates at a time (default 4)")
+    add(
+        "--session",
+        required=True,
+        metavar="FOLDER",
+        help="new folder, or one of a session to resume; it keeps all candidates",
+    )
+    add("--clip", default="", metavar="FILE", help="picture or video that opens a new session")
+    add("--count", type=command.number(int, at_least=1, at_most=64), default=4, help="candidates at a time")
     add(
         "--do",
         action="append",
         default=[],
         metavar="LINE",
-        help="lines to execute, as they would be typed (repeatable), before those of the terminal are "
-        "read; `--do=help` "
-        "lists them",
+        help="line to execute before those of the terminal (repeatable); `--do=help` lists the commands",
     )
-    add("--batch", action="store_true", help="stop behind the lines of --do")
+    add("--batch", action="store_true", help="stop after the lines of --do")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -52,11 +55,11 @@ def _run(args: argparse.Namespace) -> None:
 
 def _typed() -> Iterator[str]:
     """Lines of the terminal, or of what is piped in."""
-    shown = sys.stdin.isatty()
-    if shown:
+    prompts = sys.stdin.isatty()
+    if prompts:
         print("help lists the commands")
     while True:
-        if shown:
+        if prompts:
             print("> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:
@@ -65,7 +68,7 @@ def _typed() -> Iterator[str]:
 
 
 COMMAND = command.Command(
-    summary="Edit interactively: choose among candidates, go on, undo, branch.",
+    summary="Edit interactively: choose among candidates, continue, undo, branch.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

@@ -21,7 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         default="",
         metavar="FILE",
-        help="write the numbers that a card quotes (likelihood, condition gain) to this JSON file too",
+        help="also write the numbers that a card quotes (likelihood, condition gain) to this JSON file",
     )
     command.process_arguments(parser)
     parser.add_argument(
@@ -30,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="metrics",
         metavar="NAME",
-        help="measure this one alone (repeatable; default: all that what is given allows)",
+        help="measure only this one (repeatable; default: all that the run and its files allow)",
     )
 
 

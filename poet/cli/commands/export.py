@@ -17,13 +17,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights_only",
         action="store_true",
-        help="only safetensors + spec: a checkpoint to give away, without optimizer state",
+        help="write only safetensors and spec: a checkpoint to release, without optimizer state",
     )
     parser.add_argument(
         "--check",
         default="",
         metavar="FILE",
-        help="run the export in a process of its own, compare it with the checkpoint, write FILE",
+        help="run the export in a new process, compare it with the checkpoint, and write the comparison to FILE",
     )
 
 
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Write programs and weights that run without this package.",
+    summary="Export StableHLO programs and weights, which run without this package.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

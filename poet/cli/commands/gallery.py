@@ -1,4 +1,4 @@
-"""`poet gallery`: a page of all that a checkpoint does."""
+"""`poet gallery`: samples of every task of a checkpoint on one page."""
 
 from __future__ import annotations
 
@@ -19,43 +19,42 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FOLDER",
-        help="where the page lies, as index.html; sections that an earlier run made there are taken from "
-        "it unless they changed",
+        help="folder of the page, index.html; unchanged sections of an earlier run are reused",
     )
     add(
         "--source",
         default="",
         metavar="CLIPS",
-        help="clips for conditions: a folder of films, or a TFDS folder (default, for weights that ship: "
-        "game clips made on the spot)",
+        help="clips for conditions: a folder of videos, or a TFDS folder (default, for shipped weights: "
+        "game clips rendered on demand)",
     )
     add(
         "--prompt",
         action="append",
         default=[],
-        help="the text of each clip, or one for all (repeatable; default: their captions)",
+        help="text of each clip, or one for all (repeatable; default: their captions)",
     )
-    add("--clips", type=command.number(int, at_least=1, at_most=64), default=2, help="how many clips (default 2)")
+    add("--clips", type=command.number(int, at_least=1, at_most=64), default=2, help="number of clips")
     add(
         "--seeds",
         type=command.number(int, at_least=1, at_most=64),
         default=3,
-        help="seeds 0 to N-1 are sampled (default 3)",
+        help="number of samples of each clip, seeds 0 to N-1",
     )
-    add("--quick", action="store_true", help="a few sections")
+    add("--quick", action="store_true", help="only a few sections")
     add(
         "--section",
         action="append",
         default=[],
         metavar="NAME",
-        help="this one alone (repeatable): a task, long, storyboard or upscale",
+        help="only this section (repeatable): a task, long, storyboard or upscale",
     )
     add(
         "--upscale",
         action="append",
         default=[],
         metavar="CHECKPOINT",
-        help="double the clips by this super-resolution network (repeatable; default: the one that ships)",
+        help="super-resolution network that doubles the clips (repeatable; default: the shipped one)",
     )
 
 
@@ -113,7 +112,7 @@ def _shipped_upscalers() -> list[Run]:
 
 
 COMMAND = command.Command(
-    summary="Show all that a checkpoint does on one page.",
+    summary="Show samples of every task of a checkpoint on one page.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

@@ -1,4 +1,4 @@
-"""`poet generate`: clips and sound made by a checkpoint."""
+"""`poet generate`: clips and sound sampled from a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     command.out_argument(parser, required=False)
     add = parser.add_argument
     add("named", nargs="?", default="", metavar="TASK", help="task name; `poet describe` lists them (text_to_video)")
-    add("--task", default="", help="the same as a flag")
-    add("--prompt", action="append", default=[], help="what to show (repeatable)")
-    add("--prompt_file", default="", help="one prompt per line")
+    add("--task", default="", help="the task, as a flag")
+    add("--prompt", action="append", default=[], help="text (repeatable)")
+    add("--prompt_file", default="", help="file with one prompt per line")
     add("--negative_prompt", default="", help="what the clip must not look like; needs --guidance above 1")
     add(
         "--clip",
         action="append",
         default=[],
         metavar="FILE",
-        help="what the task starts from (repeatable): a video or picture whose frames open the "
-        "output, the video to give a sound to, or the sound (wav, mp4, ...) to give a video to",
+        help="condition of the task (repeatable): a video or picture whose frames open the "
+        "output, the video that gets a sound, or the sound (wav, mp4, ...) that gets a video",
     )
     add(
         "--conditioning_frames",
         "--known_frames",
         type=command.frames,
         default=0,
-        help="how many of its frames are given: 1, 5, 9, 13, ...; at both ends for frame_interpolation, any number",
+        help="frames of --clip that condition the output: 1, 5, 9, 13, ...; for frame_interpolation any number, at "
+        "both ends (default: the fewest that the task takes)",
     )
     add(
         "--end",
         action="append",
         default=[],
         metavar="FILE",
-        help="what frame_interpolation ends with (repeatable): a video or picture whose first frames are the "
-        "last ones; without it those of --clip",
+        help="video or picture whose first frames are the last ones of frame_interpolation (repeatable; default: the "
+        "last frames of --clip)",
     )
     add(
         "--region",
@@ -64,37 +65,36 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MASK",
-        help="a region of your own in its place, which inpainting fills and outpainting keeps "
-        "(repeatable, one for each "
-        "--clip): a picture or video in which it is white, or a box x0,y0,x1,y1 in pixels of the clip, or two with a "
-        "colon between them, from the one to the other",
+        help="your own region, which inpainting fills and outpainting keeps (repeatable, one for each --clip): "
+        "a picture or video in which it is white, a box x0,y0,x1,y1 in pixels of the clip, or two boxes with a "
+        "colon between them, for one that moves from the first to the second",
     )
     add(
         "--keep_given",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="outside what is painted the given pixels come back bit by bit; without it as the tokenizer decodes them",
+        help="copy the pixels of --clip outside the generated region, instead of decoding them",
     )
     add(
         "--depth",
         action="append",
         default=[],
         metavar="FILE",
-        help="depth of --clip for stylization (repeatable): a video or picture, near is bright",
+        help="depth of --clip for stylization (repeatable): a video or picture in which near is bright",
     )
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
     add(
         "--batch",
         type=command.number(int, at_least=1, at_most=MOST_BATCH),
         default=4,
-        help="clips decoded together, where SAMPLE.block leaves it open (a model in float32 does); changes no sample",
+        help="clips sampled together, unless SAMPLE.block decides it (in bfloat16); it changes no sample",
     )
     add(
         "--upscale",
         action="append",
         default=[],
         metavar="CHECKPOINT",
-        help="double the height and width of the clips by this super-resolution network (repeatable, one "
+        help="super-resolution network that doubles the height and width of the clips (repeatable, one "
         "after the other)",
     )
     add(
@@ -103,18 +103,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAMES",
         help="files to write, as mp4,gif,wav: mp4 (H.264, AAC), webm (VP9, Opus), gif, apng, png (a strip "
-        "of the frames), "
-        "wav, txt; by default mp4, gif and png of a clip, png of a picture, wav of sound",
+        "of the frames), wav, txt (default: mp4, gif and png of a clip, png of a picture, wav of sound)",
     )
     add(
         "--requests",
         default="",
         metavar="FILE",
-        help="jobs, a JSON object a line: flags of this command as keys, and a name; files relative to FILE. Each goes "
-        "into a folder of its own in --out, FILE.results.jsonl says what came of it, and what is done is skipped",
+        help="jobs, one JSON object in each line: flags of this command as keys, and a name; files relative to FILE. "
+        "Each job writes a folder in --out and a line of FILE.results.jsonl; finished jobs are skipped",
     )
-    add("--dry_run", action="store_true", help="say what would be sampled, and how long it may take")
-    add("--replay", default="", metavar="FILE", help="make what a generation.json says again, the same bytes")
+    add("--dry_run", action="store_true", help="print what would be sampled, and an estimate of the time")
+    add("--replay", default="", metavar="FILE", help="repeat the generation of a generation.json, byte for byte")
     command.sample_arguments(parser)
 
 
@@ -134,7 +133,7 @@ def _request(args: argparse.Namespace) -> Request:
     from poet.sampling.requests import Request
 
     if args.named and args.task not in ("", args.named):
-        raise UserError(f"two tasks were named, {args.named} and --task={args.task}: leave one out")
+        raise UserError(f"two tasks were named, {args.named} and --task={args.task}: drop one")
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(Request)}
     asked["format"] = [name for text in args.format for name in text.split(",")]
     asked["task"] = args.named or args.task or Request.task
@@ -152,7 +151,7 @@ def _single(
         return None
     with _claim(args, request, checkpoint) as output:
         written = generation.finished(lambda: generation.run(request, resolved, checkpoint, output.folder, settings))
-    return _said(output, *written)
+    return _printed(output, *written)
 
 
 def _claim(args: argparse.Namespace, request: Request, checkpoint: Run) -> outputs.Output:
@@ -160,7 +159,7 @@ def _claim(args: argparse.Namespace, request: Request, checkpoint: Run) -> outpu
     return outputs.claim_of(args, outputs.GENERATION, inputs)
 
 
-def _said(output: outputs.Output, files: Sequence[Path], failure: UserError | None) -> int | None:
+def _printed(output: outputs.Output, files: Sequence[Path], failure: UserError | None) -> int | None:
     for path in files:
         print(output.where(path))
     if failure is not None:
@@ -182,7 +181,7 @@ def _batch(
             print(f"{line.name}: {'done before' if line.name in done else what}")
         return None
     failed = batch.run(overwrite=args.overwrite)
-    print(f"{len(batch.lines) - failed} of {len(batch.lines)} jobs are done; what came of each: {batch.results}")
+    print(f"{len(batch.lines) - failed} of {len(batch.lines)} jobs are done; results: {batch.results}")
     return 1 if failed else None
 
 
@@ -201,7 +200,7 @@ def _replay(args: argparse.Namespace) -> int | None:
             lambda: generation.run(replay.request, resolved, checkpoint, output.folder, replay.settings)
         )
         other = record.differing(replay, files)
-    code = _said(output, files, failure)
+    code = _printed(output, files, failure)
     print(f"differ from the record: {', '.join(other)}" if other else f"the same bytes as {replay.path} records")
     return 1 if other else code
 
@@ -211,7 +210,7 @@ def _refuse_beside_replay(args: argparse.Namespace) -> None:
     given = [field.name for field in dataclasses.fields(request) if field.name in _given(args)]
     if given or args.bindings or command.sample_bindings(args) or args.requests or args.dry_run:
         first = f"--{given[0]}" if given else "other settings"
-        raise UserError(f"a replay asks for what the record says: leave {first} out")
+        raise UserError(f"a replay takes its request from the record: drop {first}")
 
 
 def _given(args: argparse.Namespace) -> set[str]:
@@ -222,7 +221,7 @@ def _given(args: argparse.Namespace) -> set[str]:
 
 
 COMMAND = command.Command(
-    summary="Make clips and sound from text, frames and sound.",
+    summary="Sample clips and sound from text, frames and sound.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

@@ -16,29 +16,29 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="FOLDER",
-        help="where the film lies; what an earlier run made there is gone on with",
+        help="folder of the film; a film that an earlier run began there is continued",
     )
     add(
         "--prompt",
         action="append",
         default=[],
         metavar="[SECONDS:]TEXT",
-        help="what to show (repeatable): from the beginning on, or from so many seconds on, as '3: it begins to rain'",
+        help="text (repeatable), for the whole film or from a time on, as '3: it begins to rain'",
     )
     add(
         "--seconds",
         type=command.number(float, above=0, at_most=864_000),
         default=10.0,
-        help="length of the film with what is given of it (default 10); more of the same film may be asked for later",
+        help="length of the film, its opening included; a later run may ask for more",
     )
-    add("--clip", default="", metavar="FILE", help="a picture or a film that it begins with, all of it")
+    add("--clip", default="", metavar="FILE", help="picture or video that opens the film, all of it")
     add(
         "--camera",
         default="",
         metavar="MOVE",
-        help="pan left, tilt up, zoom in, dolly out, orbit left, static, handheld, ...",
+        help="movement of the camera: pan left, tilt up, zoom in, dolly out, orbit left, static, handheld, ...",
     )
-    add("--sound_prompt", default="", help="a text for the sound alone; needs --sound")
+    add("--sound_prompt", default="", help="separate text for the sound; needs --sound")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -15,14 +15,19 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("clips", nargs="+", metavar="CLIP", help="any video file or picture")
     add("--tokenizer", required=True, help="folder of a trained tokenizer")
     command.out_argument(parser)
-    add("--fps", type=command.number(float, above=0, at_most=1000), default=8.0, help="frames a second that are read")
-    add("--height", type=command.side, default=0, help="resize and crop to this (default: the clip's own)")
-    add("--width", type=command.side, default=0, help="resize and crop to this (default: the clip's own)")
+    add("--fps", type=command.number(float, above=0, at_most=1000), default=8.0, help="frames a second to read")
+    add("--height", type=command.side, default=0, help="resize and crop to this (default: that of the clip)")
+    add("--width", type=command.side, default=0, help="resize and crop to this (default: that of the clip)")
     add("--frames", type=command.frames, default=0, help="take this many frames (default: all)")
-    add("--chunk_frames", type=command.frames, default=16, help="frames per call; changes nothing else")
+    add("--chunk_frames", type=command.frames, default=16, help="frames per call; the result does not depend on it")
     add("--tile", type=command.side, default=32, help="latents per side of a tile; 0: whole frames, exact")
-    add("--overlap", type=command.side, default=8, help="latents that neighbouring tiles share")
-    add("--dtype", default="", choices=("", "float32", "bfloat16"), help="run the network in this")
+    add("--overlap", type=command.side, default=8, help="latents by which neighbouring tiles overlap")
+    add(
+        "--dtype",
+        default="",
+        choices=("", "float32", "bfloat16"),
+        help="dtype of the network (default: that of the tokenizer)",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

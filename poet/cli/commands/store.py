@@ -20,7 +20,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=("verify", "repair"),
         help="verify: compare every byte with its hash, without settings; repair: make damaged shards again "
-        "from the source, with the settings that `poet tokenize` made the store with",
+        "from the source, with the settings of the store's `poet tokenize`",
     )
     parser.add_argument("store", metavar="STORE", help="folder of a token store")
     command.config_arguments(parser)
@@ -31,7 +31,7 @@ def _run(args: argparse.Namespace) -> None:
         args.bindings = [*args.bindings, f"STORE.path={args.store}"]
         _repair(command.resolve(args))
     elif args.gin_file or args.bindings or args.size:
-        raise UserError("verify takes no settings: the store says what it is")
+        raise UserError("verify takes no settings: drop them")
     else:
         _verify(args.store)
 
@@ -63,7 +63,7 @@ def _repair(resolved: Resolved) -> None:
 
 
 COMMAND = command.Command(
-    summary="Check a token store, or mend it: damaged shards and records are named.",
+    summary="Verify or repair a token store.",
     run=_run,
     arguments=_arguments,
     settings=command.FILES,

@@ -16,14 +16,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--scenes",
         required=True,
         metavar="FILE",
-        help="the scenes: YAML with prompt, seconds, camera, transition (cut, continue), frame, clip, sound_prompt of "
-        "each; or a text with a line for each five seconds",
+        help="YAML with prompt, seconds, camera, transition (cut, continue), frame, clip, sound_prompt of "
+        "each scene; or a text with a prompt in each line, for five seconds",
     )
     add(
         "--out",
         required=True,
         metavar="FOLDER",
-        help="where the film lies; scenes that an earlier run made there are taken from it unless they changed",
+        help="folder of the film; unchanged scenes of an earlier run are reused",
     )
 
 

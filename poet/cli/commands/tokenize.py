@@ -23,8 +23,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--runner",
         default="",
-        help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
-        "(default: STORE.workers processes here)",
+        help="Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ... "
+        "(default: STORE.workers processes on this machine)",
     )
     add("--beam_options", default="", help="the runner's options, as one string of --name=value")
     add(
@@ -89,7 +89,7 @@ def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Name
 
 
 COMMAND = command.Command(
-    summary="Turn clips and captions into a token store.",
+    summary="Encode clips and captions into a token store.",
     run=_run,
     arguments=_arguments,
     settings=command.FILES,

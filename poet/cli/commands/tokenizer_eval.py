@@ -34,8 +34,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=_SETS,
         dest="sets",
-        help="what to score on (repeatable, default all there are): of video 'source' is "
-        "EVAL.source, EVAL.split; of audio 'game' is that, the others are in EVAL.sounds",
+        help="clips or sounds to score on (repeatable; default: all that are present). Video: 'source' is "
+        "EVAL.source, EVAL.split. Audio: 'game' is EVAL.source, the others are in EVAL.sounds",
     )
     add(
         "--codec",
@@ -43,7 +43,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=_CODECS,
         dest="codecs",
-        help="codec to set beside it (repeatable, default all): x264 and x265 at the same rate, "
+        help="codec to compare with (repeatable; default: all): x264 and x265 at the same rate, "
         "opus at 6 and 12 kbit/s",
     )
     add("--preset", default="slow", help="effort of the video codecs")
@@ -128,7 +128,7 @@ def _video(resolved: Resolved, args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Score a video or audio tokenizer beside codecs.",
+    summary="Compare a video or audio tokenizer with codecs.",
     run=_run,
     arguments=_arguments,
     settings=command.FILES,

@@ -18,8 +18,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         action="append",
         required=True,
-        help="a work dir, a checkpoint, or a folder of released weights of super-resolution; repeated, each doubles "
-        "what the one before it made",
+        help="work dir, checkpoint, or released weights of super-resolution (repeatable, one after the other)",
     )
     command.out_argument(parser)
     add(
@@ -27,12 +26,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=command.side,
         default=0,
         metavar="ROWS",
-        help="height of the result, which must be what the checkpoints make of the clips (default: that)",
+        help="check that the result has this height (default: no check)",
     )
-    add("--prompt", action="append", default=[], help="what a clip shows: one for all, or one for each (repeatable)")
-    add("--seed", type=int, default=0, help="of what is sampled (default 0)")
+    add("--prompt", action="append", default=[], help="text of all clips, or of each (repeatable)")
+    add("--seed", type=int, default=0, help="seed of the noise")
     for name, kind in _FLAGS.items():
-        add(f"--{name}", type=kind, default=None, help=f"same as --gin.SUPER_RESOLUTION.{name}")
+        add(f"--{name}", type=kind, default=None, help=f"SUPER_RESOLUTION.{name} (default: that of the checkpoint)")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -61,7 +60,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Double the height and width of clips.",
+    summary="Double the height and width of clips by a super-resolution network.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,

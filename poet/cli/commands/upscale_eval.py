@@ -23,17 +23,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=_SETS,
         dest="sets",
-        help="clips to score on (repeatable, default all there are); 'source' is EVAL.source, EVAL.split",
+        help="clips to score on (repeatable; default: all that are present); 'source' is EVAL.source, EVAL.split",
     )
     add(
         "--steps",
         action="append",
         default=[],
         type=command.number(int, at_least=1, at_most=MOST_STEPS),
-        help="sampling steps (repeatable, a row each; default SUPER_RESOLUTION.steps)",
+        help="sampling steps, one row for each (repeatable; default: SUPER_RESOLUTION.steps)",
     )
     add("--perceptual", default="vgg_hed", help="network of the perceptual distance, '' for none")
-    add("--seed", type=int, default=0, help="of what is sampled (default 0)")
+    add("--seed", type=int, default=0, help="seed of the noise")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    summary="Score a super-resolution network beside resizing.",
+    summary="Compare a super-resolution network with resizing.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,
