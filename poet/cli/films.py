@@ -64,7 +64,7 @@ class Studio:
 
     def with_sound(self) -> FilmSampler:
         """The same, for films with sound.  UserError in a run without it."""
-        return type(self.sampler)(self.sampler.generator, sounding=True, **self.ways)
+        return type(self.sampler)(self.sampler.generator, has_audio=True, **self.ways)
 
 
 def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studio:
@@ -83,7 +83,7 @@ def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studi
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
     ways = {"recode": args.recode, "sink": args.sink, "context": args.context}
     sampler = FilmSampler(
-        Generator.from_checkpoint(run, resolved), sounding=args.sound if sound is None else sound, **ways
+        Generator.from_checkpoint(run, resolved), has_audio=args.sound if sound is None else sound, **ways
     )
     prompt = resolved.spec.prompt
     prompt = prompt.replace(negative=args.negative_prompt or prompt.negative)

@@ -1,8 +1,8 @@
-"""Conditions that are made from a clip's pixels: each gives a clip of the same shape, which the
-ordinary video tokenizer turns into codes.
+"""Conditions derived from a clip's pixels: each is a clip of the same shape, which the ordinary video
+tokenizer encodes.
 
-A task names a condition in `Task.condition`; `poet tokenize` makes those that its mixture names, and
-`poet generate` those of the task that it is asked for.
+A task names a condition in `Task.condition`. `poet tokenize` makes those of the mixture's tasks,
+`poet generate` those of the requested task.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from poet.streams.base import HIDDEN, Grid, reach
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What a caller decides of a condition; what it leaves empty is drawn, as in training.
+    """What the caller chooses of a condition; empty fields are sampled, as in training.
 
-    region: of `regions_of`.  frames: of `frames_of`, that are given.
-    mask: bool (T, H, W), a region of the caller's own.
+    region: of `regions_of`.  frames: number of conditioning frames, of `frames_of`.
+    mask: bool (T, H, W), the caller's own region.
     """
 
     region: str = ""
@@ -34,12 +34,12 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What a condition is made from.
+class Source:
+    """The inputs of a recipe of conditions.
 
     video: uint8 (T, H, W, 3).  depth: distances (T, h, w) of any size and scale, or None.
-    choices: random numbers of this clip.  factor: frames, rows and columns of a latent.  chosen: what is not
-    drawn.
+    choices: random numbers of this clip.  factor: frames, rows and columns of a latent.  chosen: by the
+    caller.
     """
 
     video: np.ndarray
@@ -51,10 +51,10 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """A condition that was made.
+    """A derived condition.
 
-    video: uint8 (T, H, W, 3).  cells: bool (t, h, w) on the latent grid, which of them are given: those that
-    hold nothing that was filled in.
+    video: uint8 (T, H, W, 3).  cells: bool (t, h, w) on the latent grid, True where a cell is visible: it
+    contains no filling.
     """
 
     video: np.ndarray
@@ -64,7 +64,7 @@ class Made:
 CONDITIONS = streams.derived()
 
 
-# Asked for every example of a training; looking into a network's file once is enough.
+# Called for every example of a training; a network's file is read once.
 @functools.lru_cache(maxsize=64)
 def possible(spec: ConditioningSpec, frames: int, *, has_depth: bool) -> tuple[str, ...]:
     """Names of the conditions that can be made from clips of so many frames."""
@@ -80,22 +80,22 @@ def possible(spec: ConditioningSpec, frames: int, *, has_depth: bool) -> tuple[s
 
 
 def regions_of(name: str, spec: ConditioningSpec) -> tuple[str, ...]:
-    """The regions that a condition may keep or hide; () for one that knows none."""
+    """The regions that a condition may keep or hide; () if it has none."""
     condition = streams.derived().get(name)
     return condition.regions(spec) if condition else ()
 
 
 def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
-    """How many frames a condition may be given, of clips of `frames`; () where all are.
+    """The possible numbers of conditioning frames, of clips of `frames`; () where all frames are used.
 
-    Those that open the clip for "prediction", those at either end for "interpolation".
+    They count frames at the start for "prediction", at each end for "interpolation".
     """
     condition = streams.derived().get(name)
     return condition.frames(spec, frames, factor) if condition else ()
 
 
 def hole_of(condition: streams.Derived, chosen: Choice, grid: Grid) -> np.ndarray:
-    """bool of a grid (T, H, W): what a painting task fills, of the mask or the region that is chosen."""
+    """bool of a grid (T, H, W), True where in- or outpainting fills: by the mask or the region of `chosen`."""
     marked = regions.area(chosen.region, grid) if chosen.mask is None else chosen.mask
     return marked if condition.region_is == "fills" else ~marked
 
@@ -114,10 +114,10 @@ def make(
 
     Args:
       key: the clip's name: with the spec's seed and the condition's name it determines what is
-        drawn, such as the region.
+        sampled, such as the region.
       depth: distances (T, h, w), any size and scale, where the source has them.
       factor: frames, rows and columns of a latent.
-      chosen: what is decided and not drawn.
+      chosen: by the caller; its empty fields are sampled.
 
     Raises:
       UserError: an unknown name, or see `structure.compose`.
@@ -126,14 +126,14 @@ def make(
     digest = hashlib.sha256(f"{spec.seed}/{name}/{key}".encode()).digest()
     choices = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     recipe = reach(condition.recipe) if isinstance(condition.recipe, str) else condition.recipe
-    made = recipe(Shown(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec)
+    made = recipe(Source(video=video, depth=depth, choices=choices, factor=factor, chosen=chosen), spec)
     if not isinstance(made, Made):
         made = Made(video=made, cells=np.ones(regions.latent_grid(video.shape[:3], factor), bool))
     return dataclasses.replace(made, video=np.ascontiguousarray(made.video))
 
 
 def hide_codes(codes: np.ndarray, cells: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
-    """Codes of latents shaped alike, -1 where a cell is not given and the spec hides such cells."""
+    """Codes, -1 where a cell (of the same shape) is filled and `spec.hide_cells`."""
     return np.where(cells, codes, HIDDEN) if spec.hide_cells else codes
 
 

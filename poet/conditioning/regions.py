@@ -1,4 +1,4 @@
-"""What a painting task keeps of a clip, and how the rest is filled: the regions of COMMIT.
+"""Regions of in- and outpainting (COMMIT), and the filling of holes.
 
 The conditions are those of MAGVIT (arXiv 2212.05199; spec §2.6): a region of a clip is kept, the
 rest is filled in pixel space, and the filled clip is tokenized like any other.  Regions are defined
@@ -104,26 +104,26 @@ _FILLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | int]] = {
 }
 
 
-def keep(sampled: np.ndarray, given: np.ndarray, hole: np.ndarray, width: float = 4.0) -> np.ndarray:
-    """Clips uint8 (T, H, W, 3): `given` outside the hole bit by bit, `sampled` in it, without a step at its edge.
+def keep(sampled: np.ndarray, original: np.ndarray, hole: np.ndarray, width: float = 4.0) -> np.ndarray:
+    """Clips uint8 (T, H, W, 3): `original` outside the hole bit by bit, `sampled` in it, without a step at its edge.
 
-    Inside, up to `width` pixels from the edge, the sampled pixels are moved towards what is given beside them by the
-    difference at the nearest given pixel, less and less; what the given clip has in the hole is not looked at.
+    Inside, up to `width` pixels from the edge, sampled pixels are shifted by the difference at the nearest pixel
+    outside, with a weight that falls to 0. The original pixels of the hole are not used.
 
     Args:
       hole: bool (T, H, W).
     """
     import cv2
 
-    out = np.where(hole[..., None], sampled, given)
-    for frame, inside, painted, known in zip(out, hole, sampled, given):
+    out = np.where(hole[..., None], sampled, original)
+    for frame, inside, painted, outside in zip(out, hole, sampled, original):
         if inside.all() or not inside.any():
             continue
         away, labels = cv2.distanceTransformWithLabels(
             inside.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
         )
         steps = np.zeros((labels.max() + 1, 3), np.float32)
-        steps[labels[~inside]] = known[~inside].astype(np.float32) - painted[~inside]
+        steps[labels[~inside]] = outside[~inside].astype(np.float32) - painted[~inside]
         weight = np.clip(1 - away[inside] / (width + 1), 0, 1)[:, None]
         moved = painted[inside] + weight * cv2.blur(steps[labels], (3, 3))[inside]
         frame[inside] = np.clip(np.round(moved), 0, 255)
@@ -135,10 +135,10 @@ def latent_grid(grid: Grid, factor: Grid) -> Grid:
     return 1 + (grid[0] - 1) // factor[0], grid[1] // factor[1], grid[2] // factor[2]
 
 
-def whole_cells(given: np.ndarray, factor: Grid) -> np.ndarray:
-    """bool (t, h, w): the latents all of whose pixels are given, bool (T, H, W)."""
-    t, h, w = latent_grid(given.shape, factor)
-    frames = np.stack([given[part].all(0) for part in _latents(t, factor[0])])
+def whole_cells(kept: np.ndarray, factor: Grid) -> np.ndarray:
+    """bool (t, h, w): the latents all of whose pixels are kept, bool (T, H, W)."""
+    t, h, w = latent_grid(kept.shape, factor)
+    frames = np.stack([kept[part].all(0) for part in _latents(t, factor[0])])
     return frames.reshape(t, h, factor[1], w, factor[2]).all((2, 4))
 
 
@@ -147,17 +147,17 @@ def _latents(t: int, frames: int) -> list[slice]:
     return [slice(0, 1), *(slice(1 + k * frames, 1 + (k + 1) * frames) for k in range(t - 1))]
 
 
-def hold_in_latents(video: np.ndarray, given_T: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """A clip (T, H, W, C) where, in every latent frame that has a given frame, the nearest of these stands for
-    the others; and bool (t,), which latent frames have one."""
+def hold_in_latents(video: np.ndarray, kept_T: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """A clip (T, H, W, C) in which, within each latent frame, the nearest kept frame replaces the others;
+    and bool (t,): latent frames that have a kept frame."""
     t = 1 + (len(video) - 1) // frames
     source, latents = np.arange(len(video)), np.zeros(t, bool)
     for number, part in enumerate(_latents(t, frames)):
         here = source[part]
-        known = here[given_T[part]]
-        latents[number] = known.size > 0
-        if known.size:
-            source[part] = known[np.abs(here[:, None] - known).argmin(1)]
+        kept = here[kept_T[part]]
+        latents[number] = kept.size > 0
+        if kept.size:
+            source[part] = kept[np.abs(here[:, None] - kept).argmin(1)]
     return video[source], latents
 
 
@@ -167,9 +167,9 @@ def interpolate(video: np.ndarray, frames: int) -> np.ndarray:
     The blend is rounded to the nearest integer.
     """
     between = len(video) - 2 * frames
-    share = (np.arange(1, between + 1) / (between + 1))[:, None, None, None]
+    weight = (np.arange(1, between + 1) / (between + 1))[:, None, None, None]
     start, end = video[frames - 1].astype(np.float64), video[-frames].astype(np.float64)
-    middle = np.round(start + (end - start) * share).astype(video.dtype)
+    middle = np.round(start + (end - start) * weight).astype(video.dtype)
     return np.concatenate([video[:frames], middle, video[-frames:]])
 
 

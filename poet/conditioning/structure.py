@@ -1,7 +1,7 @@
 """The structure of a clip, as a picture that a video tokenizer takes like any other.
 
 The papers give no constants (VideoPoet, spec §1.4; A16).  A tokenizer keeps lightness best, coarse hues less and
-fine hues not at all, so ours is drawn that way:
+fine hues not at all, so this visualisation follows it:
 
 *   lightness is the depth: near is bright, stretched over each clip, middle grey where it is flat;
 *   hue is the optical flow, motion to a frame from the one before it, none at the first: red against blue is
@@ -40,10 +40,10 @@ def compose(
     fine = min(2 * grid[1], height), min(2 * grid[2], width)
     coarse = np.stack([_smooth(frame, grid[1:]) for frame in motion])
     lightness = FAR + (NEAR - FAR) * np.stack([_smooth(frame, fine) for frame in near])
-    return draw(lightness, HUE * coarse)
+    return visualise(lightness, HUE * coarse)
 
 
-def draw(lightness_TxHxW: np.ndarray, hues_TxHxWx2: np.ndarray) -> np.ndarray:
+def visualise(lightness_TxHxW: np.ndarray, hues_TxHxWx2: np.ndarray) -> np.ndarray:
     """uint8 (T, H, W, 3): two hues, red against blue and green against purple, that leave lightness alone."""
     x, y = hues_TxHxWx2[..., 0], hues_TxHxWx2[..., 1]
     channels = [lightness_TxHxW + x - y / 2, lightness_TxHxW + y, lightness_TxHxW - x - y / 2]
@@ -51,7 +51,7 @@ def draw(lightness_TxHxW: np.ndarray, hues_TxHxWx2: np.ndarray) -> np.ndarray:
 
 
 def read(picture_TxHxWx3: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The reverse of drawing: motion in pixels (T, H, W, 2), and nearness (T, H, W), 0 to 1 in each clip."""
+    """The inverse of `visualise`: motion in pixels (T, H, W, 2), and nearness (T, H, W), 0 to 1 in each clip."""
     red, green, blue = np.moveaxis(picture_TxHxWx3.astype(np.float64), -1, 0)
     hues = np.stack([(red - blue) / 2, (green - (red + blue) / 2) * 2 / 3], axis=-1) / HUE
     lightness = (red + green + blue) / 3

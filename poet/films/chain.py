@@ -1,4 +1,4 @@
-"""Chains: a list of jobs, each of which takes what the one before it made.
+"""Chains: a list of jobs, each of which takes the result of the one before it.
 
     - {task: text_to_image, prompt: on the green field}
     - {task: image_to_video, prompt: the player walks forward}
@@ -6,9 +6,9 @@
     - {task: video_to_audio}
     - {task: long, seconds: 8, sound: true}
 
-A job that continues frames takes the last ones, one that is conditioned on a clip the first of a clip's length, one
-that is conditioned on sound the sound.  A caption becomes the prompt of the next job that has none of its own.  `long`
-makes a film of what there is (`poet.films.long`).  What a chain made is kept by job, and found again.
+A job that continues frames takes the last ones; a job with a clip as its condition takes the first frames, of a clip's
+length; a job with sound as its condition takes the sound.  A caption becomes the prompt of the next job without one.
+`long` continues the result as a film (`poet.films.long`).  Results are stored by job and reused.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ LONG, FLAT = "long", "flat"
 class Job(Spec):
     """One job.
 
-    `task` is one of `poet.tasks.registry`, or 'long'.  `conditioning_frames` 0 is as many as the task takes at least.
-    `depth` 'flat' stands for a clip without distances, where a task takes them.  `seconds` and `sound` are of 'long'.
+    `task` is one of `poet.tasks.registry`, or 'long'.  `conditioning_frames` 0 means the fewest that the task takes.
+    `depth` 'flat' stands for a clip without depth, if a task takes depth.  `seconds` and `sound` belong to 'long'.
     """
 
     task: str = setting(changes="nothing")
@@ -75,13 +75,13 @@ class Job(Spec):
 
     @classmethod
     def gin_name(cls) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return "job"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a job hands on: video uint8 [T, H, W, 3], sound int16 [S], a text; None for what there is not."""
+    """The result of a job: video uint8 [T, H, W, 3], sound int16 [S], a text; None if missing."""
 
     video: np.ndarray | None = None
     sound: np.ndarray | None = None
@@ -89,7 +89,7 @@ class Made:
 
 
 def read(path: str | Path) -> list[Job]:
-    """The jobs in a YAML file.  Raises UserError, with the file and the job, for whatever they cannot be."""
+    """The jobs in a YAML file.  Raises UserError, with the file and the job, for an invalid one."""
     import yaml
 
     text = read_text(path, "chain")
@@ -104,7 +104,7 @@ def read(path: str | Path) -> list[Job]:
         try:
             check_names(value, Job, "it")
             if "task" not in value:
-                raise UserError("it names no task")
+                raise UserError("it has no task")
             found.append(from_dict(Job, value))
         except UserError as error:
             raise UserError(f"chain {path}: job {number}: {error}") from None
@@ -115,28 +115,28 @@ class Chain:
     """Runs jobs; see the module.
 
     Args:
-      sampler: of silent films; `sounding` of those with sound, None where the checkpoint knows none.
-      fixed: what else determines what is made, such as the checkpoint.
-      prompt: what is said with every prompt.
+      sampler: of silent films; `with_audio` of those with sound, None if the checkpoint has none.
+      fixed: what else determines results, such as the checkpoint.
+      prompt: texts added to every prompt.
     """
 
     def __init__(
         self,
         sampler: FilmSampler,
-        sounding: FilmSampler | None,
+        with_audio: FilmSampler | None,
         sample: SampleSpec,
         fixed: Mapping[str, Any],
         *,
         prompt: PromptSpec = PromptSpec(),
     ):
-        self._silent, self._sounding, self._sample, self._said = sampler, sounding, sample, prompt
+        self._silent, self._with_audio, self._sample, self._prompts = sampler, with_audio, sample, prompt
         self._fixed = {**fixed, **sampler.made_by, "sample": to_dict(sample), "prompt": to_dict(prompt)}
         self._resolved = sampler.generator.resolved
 
     def run(self, jobs: Sequence[Job], folder: Path, given: Made = Made()) -> list[Path]:
-        """Runs jobs on what is given, each in a folder of its own; the files to look at.
+        """Runs jobs on `given`, each in its own folder; returns the files of media.
 
-        Raises UserError for a job that can take nothing of the one before it.
+        Raises UserError for a job that cannot use the result of the one before it.
         """
         files, key = [], self._key("", {**self._fixed, **{n: _digest(a) for n, a in vars(given).items()}})
         for number, job in enumerate(jobs, 1):
@@ -163,10 +163,12 @@ class Chain:
         return hashlib.sha256(json.dumps([before, what], sort_keys=True).encode()).hexdigest()[:12]
 
     def _prompt(self, job: Job, given: Made) -> str:
-        return with_suffixes(job.prompt or given.text, camera.phrase(job.camera, self._said.camera), self._said.suffix)
+        return with_suffixes(
+            job.prompt or given.text, camera.phrase(job.camera, self._prompts.camera), self._prompts.suffix
+        )
 
     def _task(self, job: Job, task: Task, given: Made) -> Made:
-        """What a task makes of what is given."""
+        """The result of a task on `given`."""
         clip, frames = self._resolved.spec.clip, 0
         taken: dict[str, np.ndarray] = {}
         if "audio" in task.condition and given.sound is not None:
@@ -183,14 +185,15 @@ class Chain:
                 taken["audio"] = fitted(sound[begin:], clip.samples)[None]
         if not taken and (given.video is not None or given.sound is not None):
             raise UserError(
-                "it takes nothing of what is there: put it first, or take a task that continues or changes a clip"
+                "it does not use the result of the job before it: put it first, or use a task that "
+                "continues or changes a clip"
             )
         depths = np.zeros((1, clip.frames, 1, 1), np.float32) if job.depth == FLAT else None
         prompts = [self._prompt(job, given)] if task.text else []
         found = self._silent.generator.generate(
             task.name,
             prompts,
-            negative_prompt=job.negative or (self._said.negative if task.text else ""),
+            negative_prompt=job.negative or (self._prompts.negative if task.text else ""),
             media=taken,
             conditioning_frames=frames,
             depths=depths,
@@ -200,7 +203,7 @@ class Chain:
         return self._handed_on(task, given, taken, found)
 
     def _handed_on(self, task: Task, given: Made, taken: Mapping[str, np.ndarray], found: Any) -> Made:
-        """What was made, and what it was made for."""
+        """The result of a job, with the conditions that belong to it."""
         video, sound = found.video, found.audio
         same_time = bool({"video"} & {*task.condition})
         if video is None:
@@ -216,15 +219,15 @@ class Chain:
         )
 
     def _long(self, job: Job, given: Made, folder: Path) -> Made:
-        sampler = self._sounding if job.sound else self._silent
+        sampler = self._with_audio if job.sound else self._silent
         if sampler is None:
-            raise UserError("the checkpoint knows no sound: leave sound out")
+            raise UserError("the checkpoint has no sound: drop `sound`")
         prompt, place, frames = (
             self._prompt(job, given),
             FilmFolder(folder / "film"),
             sampler.windows.frames_in(job.seconds),
         )
-        wish = Wish(prompt=prompt, negative=job.negative or (self._said.negative if prompt else ""))
+        wish = Wish(prompt=prompt, negative=job.negative or (self._prompts.negative if prompt else ""))
         with place.hold({"job": to_dict(job)}):
             place.extend(
                 sampler,
@@ -240,7 +243,7 @@ class Chain:
         )
 
     def _show(self, made: Made, folder: Path) -> list[Path]:
-        """Files of what a job made."""
+        """Writes the media of a job."""
         clip, files = self._resolved.spec.clip, []
         if made.video is not None:
             files = [folder / "made.png"]

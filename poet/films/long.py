@@ -120,18 +120,18 @@ def begin(sampler: FilmSampler, path: str) -> Piece:
     if not path:
         return sampler.begin()
     clip = sampler.generator.resolved.spec.clip
-    return sampler.begin(*read_opening(path, clip, sounding=sampler.sounds is not None))
+    return sampler.begin(*read_opening(path, clip, has_audio=sampler.sounds is not None))
 
 
-def read_opening(path: str, clip: ClipSpec, *, sounding: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def read_opening(path: str, clip: ClipSpec, *, has_audio: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """All frames of a file in the clip's format, uint8 [T, H, W, 3], and int16 [S] of their time, None if it is silent.
 
     Raises UserError (MediaError) for a file that shows nothing.
     """
     found = list(media.read_frames(path, clip))
     video, samples = np.stack([frame for frame, _ in found]), round(len(found) / clip.rate_hz * clip.sample_rate_hz)
-    sound = media.read_track(path, clip.sample_rate_hz, samples, found[0][1]) if sounding else None
-    if sounding and sound is None:
+    sound = media.read_track(path, clip.sample_rate_hz, samples, found[0][1]) if has_audio else None
+    if has_audio and sound is None:
         _LOG.warning("%s has no sound: the film begins with silence", path)
     return video, sound
 

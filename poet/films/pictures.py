@@ -1,6 +1,6 @@
-"""The pictures of a film, clip after clip: what the next one is given, and the frames that a clip of codes adds.
+"""The frames of a film, clip after clip: the conditioning codes of the next clip, and the frames that a clip adds.
 
-c given latent frames, t h w latents, n T frames, H W pixels.
+c conditioning latent frames, t h w latents, n T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class PicturesEnd:
     """Where the pictures of a film end.
 
     Attributes:
-      frames: of the film so far.
-      given: int32 [c, h, w], codes that the next clip opens with; [0, h, w] where nothing is there to go on from.
-      first: int32 [1, h, w], the code of the film's first frame by itself; [0, h, w] before there is one.
-      pixels: uint8 [n, H, W, 3], the frames that `given` shows, as they are in the film.
-      decoder: of the film's codes; None where each clip is decoded by itself.
+      frames: number of frames of the film so far.
+      given: int32 [c, h, w], conditioning codes of the next clip; [0, h, w] of an empty film.
+      first: int32 [1, h, w], the codes of the film's first frame by itself; [0, h, w] of an empty film.
+      pixels: uint8 [n, H, W, 3], the frames of the film that `given` encodes.
+      decoder: of the film's codes; None if each clip is decoded by itself.
     """
 
     frames: int
@@ -44,12 +44,12 @@ class Added(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """How the pictures of films go on.
+    """The continuation of the frames of films.
 
     Attributes:
-      recode: all given latent frames are encoded from the film's frames, and each clip is decoded by itself; else
-        codes are carried over and the film is decoded as one stream.
-      sink: the first given latent frame is that of the film's first frame, not of the frame in its place.
+      recode: all conditioning latent frames are encoded from the film's frames, and each clip is decoded by itself;
+        else codes are carried over and the film is decoded as one stream.
+      sink: the first conditioning latent frame encodes the film's first frame.
     """
 
     windows: Windows
@@ -58,11 +58,11 @@ class Pictures:
     sink: bool = False
 
     def stream(self) -> StreamDecoder | None:
-        """Of a film of which nothing is decoded yet; None where each clip is decoded by itself."""
+        """A decoder at the start of a film; None if each clip is decoded by itself."""
         return None if self.recode else StreamDecoder(self.tokenizer)
 
     def begin(self, video_TxHxWx3: np.ndarray) -> Added:
-        """A film that begins with these frames, of the model's size; none may be given."""
+        """A film that opens with these frames, of the model's size; there may be none."""
         given, frames = self.windows.given_of(len(video_TxHxWx3)), len(video_TxHxWx3)
         pixels = video_TxHxWx3[frames - self.windows.frames_of(given) :]
         codes, first = self._encode(pixels), self._encode(video_TxHxWx3[:1])
@@ -74,7 +74,7 @@ class Pictures:
         return Added(video_TxHxWx3, codes, end)
 
     def add(self, end: PicturesEnd, codes_txhxw: np.ndarray) -> Added:
-        """A clip of codes, which opens with those that `end` gives."""
+        """Adds a clip of codes, which opens with `end.given`."""
         given, windows, decoder = len(end.given), self.windows, end.decoder
         new = codes_txhxw[given:]
         if decoder is None:

@@ -62,11 +62,11 @@ def load(path: Path) -> Piece:
     Raises UserError for a file that holds no piece.
     """
     with _reading(path) as found:
-        sounding = "samples" in found
+        has_audio = "samples" in found
         return Piece(
-            **{name: found[name] for name in (_OWN if sounding else _OWN[:2])},
+            **{name: found[name] for name in (_OWN if has_audio else _OWN[:2])},
             end=PicturesEnd(**_of("end.", found)),
-            sound_end=SoundEnd(**_of("sound_end.", found)) if sounding else None,
+            sound_end=SoundEnd(**_of("sound_end.", found)) if has_audio else None,
         )
 
 

@@ -1,9 +1,9 @@
-"""The next clip of a film, from a model that makes clips: what it is given, its texts, its noise.
+"""The next clip of a film: its conditioning codes, its texts, its noise.
 
-Two ways to go on.  Both give the next clip c latent frames, the last of which end where the film ends:
+The next clip is conditioned on c latent frames, which end where the film ends.  There are two variants:
 
-*   carrying the codes: the last c - 1 latent frames are those that were sampled.  The first, which shows one frame by
-    itself, is encoded from the film's frame there, or, with `sink`, is the one that the film began with.  The film is
+*   carrying the codes: the last c - 1 latent frames are those that were sampled.  The first, which decodes to one
+    frame, is encoded from the film's frame there or, with `sink`, is the first latent frame of the film.  The film is
     decoded as one stream of codes, so it has no seams;
 *   encoding anew (`recode`; VideoPoet §3.4): all of them are encoded from the film's last frames, and each clip is
     decoded by itself.
@@ -37,12 +37,12 @@ _SOUND_ALONE = "text_to_audio"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a clip shall be.
+    """The request for one clip.
 
     Attributes:
       prompt: the text; '' for a task without one.
       negative: the text that guidance steers away from.
-      sound_prompt: a text for the sound, which is then sampled by itself; '' leaves it to the prompt.
+      sound_prompt: separate text of the sound, which is then sampled by itself; '': the prompt.
     """
 
     prompt: str = ""
@@ -51,37 +51,37 @@ class Wish:
 
 
 class FilmSampler:
-    """Makes the clips of films.
+    """Samples the clips of films.
 
     Attributes:
-      windows: how films are cut.
-      pictures, sounds: how they go on; films without sound have None.
+      windows: how films are cut into clips.
+      pictures, sounds: the continuation of frames and sound; `sounds` is None in silent films.
     """
 
     def __init__(
         self,
         generator: Generator,
         *,
-        sounding: bool = False,
+        has_audio: bool = False,
         recode: bool = False,
         sink: bool = False,
         context: int = 0,
         batch: int = DEFAULT_BATCH,
     ):
-        """`recode`, `sink`: as the module says.  `context`: latent frames, see `Windows.of`.
+        """`recode`, `sink`: see the module.  `context`: conditioning latent frames, see `Windows.of`.
 
-        Raises UserError for sound in a run without it, or a context that a clip has no room for.
+        Raises UserError for sound in a run without it, or a context longer than a clip allows.
         """
         resolved = generator.resolved
         self.generator, self.windows, self._batch = generator, Windows.of(resolved, context), batch
-        if sounding and not self.windows.hop:
-            raise UserError("the checkpoint knows no sound: make a silent film")
+        if has_audio and not self.windows.hop:
+            raise UserError("the checkpoint has no sound: make a silent film")
         if recode and sink:
-            raise UserError("a sink is a code that is carried over: give one of recode and sink")
+            raise UserError("a sink is a carried code: give only one of recode and sink")
         tokenizer = generator.networks[networks.VIDEO]
         self.pictures = Pictures(windows=self.windows, tokenizer=tokenizer, recode=recode, sink=sink)
         self.sounds = None
-        if sounding:
+        if has_audio:
             self.sounds = Sounds(
                 windows=self.windows,
                 tokenizer=generator.networks[networks.AUDIO],
@@ -92,7 +92,7 @@ class FilmSampler:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """What else than the request determines a film: the frozen networks, and how it goes on."""
+        """What determines a film besides the request: the frozen networks, and the variant of continuation."""
         found = {networks.VIDEO: self.pictures, networks.AUDIO: self.sounds}
         return {
             "networks": {name: side.tokenizer.fingerprint for name, side in found.items() if side is not None},
@@ -102,9 +102,9 @@ class FilmSampler:
         }
 
     def begin(self, video: np.ndarray | None = None, sound: np.ndarray | None = None) -> Piece:
-        """What a film begins with: frames uint8 [T, H, W, 3] and samples [S], int16 or floats; or nothing.
+        """The opening of a film: frames uint8 [T, H, W, 3] and samples [S], int16 or floats; or nothing.
 
-        The frames stay as they are; a film with sound has silence where none is given.
+        The frames are kept; missing sound is silence.
 
         Raises UserError for frames of another size than the model's.
         """
@@ -113,12 +113,12 @@ class FilmSampler:
         video = np.zeros((0, *shape), np.uint8) if video is None else np.asarray(video)
         if video.ndim != 4 or video.shape[1:] != shape or video.dtype != np.uint8:
             wanted = ", ".join(map(str, shape))
-            raise UserError(f"a film begins with frames {video.dtype} {video.shape}, expected uint8 (T, {wanted})")
+            raise UserError(f"the opening frames are {video.dtype} {video.shape}, expected uint8 (T, {wanted})")
         added = self.pictures.begin(video)
         return self._joined(added, self.sounds and self.sounds.begin(sound, len(video)))
 
     def resume(self, pieces: Iterable[Piece]) -> Piece:
-        """The last of the pieces of a film, one at least, with its decoders where they were."""
+        """The last of the pieces of a film (at least one), with the state of its decoders."""
         video, audio = self.pictures.stream(), self.sounds and self.sounds.stream()
         for last in pieces:
             if video is not None and len(last.video):
@@ -135,10 +135,10 @@ class FilmSampler:
         """The clip after a piece, once for each of N wishes.
 
         Args:
-          number: of the clip in its film; with the seed, and the place among the wishes, it determines the noise.
-          sample: default is the checkpoint's; its seed plays no part.
+          number: of the clip in its film; the noise depends on it, the seed, and the index of the wish.
+          sample: default: that of the checkpoint; its seed is not used.
 
-        Raises UserError for what the checkpoint was not trained to make.
+        Raises UserError for tasks that the checkpoint was not trained on.
         """
         return self.go_on_each([piece] * len(wishes), wishes, seed=seed, number=number, sample=sample)
 
@@ -155,12 +155,12 @@ class FilmSampler:
         given = {len(piece.end.given) for piece in before}
         if len(given) != 1 or len(before) != len(wishes):
             raise UserError(
-                f"{len(before)} films, {len(wishes)} wishes: films that go on together are given as much each"
+                f"{len(before)} films, {len(wishes)} wishes: films that are continued together need equally many conditioning frames"
             )
         latents = given.pop()
         sample = (sample or self.generator.resolved.spec.sample).replace(seed=seed_of(seed, number))
         if len({(bool(wish.prompt), bool(wish.sound_prompt)) for wish in wishes}) != 1:
-            raise UserError("of candidates either all have a prompt, and one for the sound, or none has")
+            raise UserError("either all candidates have a prompt (and a sound prompt), or none")
         self.check(wishes[0], sample, opened=latents > 0)
         tasks = self._tasks(wishes[0], latents)
         codes = self._codes(tasks[0], before, wishes, sample)
@@ -170,7 +170,7 @@ class FilmSampler:
         return [self._piece(piece, {name: rows[n] for name, rows in codes.items()}) for n, piece in enumerate(before)]
 
     def check(self, wish: Wish, sample: SampleSpec, *, opened: bool) -> None:
-        """Raises UserError unless the checkpoint makes such clips, the first one of a film that is `opened` or not.
+        """Raises UserError unless the checkpoint can sample such clips; `opened`: the film has opening frames.
 
         A negative prompt needs guidance.
         """
@@ -180,7 +180,7 @@ class FilmSampler:
                 check_negative(get_task(task), sample, wish.negative)
 
     def _tasks(self, wish: Wish, latents: int) -> list[str]:
-        """The task that makes a clip, and that of its sound where it is made apart."""
+        """The task of a clip, and that of its sound if it is sampled separately."""
         apart = self.sounds is not None and bool(wish.sound_prompt)
         joint = self.sounds is not None and not apart
         return [task_for(bool(wish.prompt), joint, latents), *([_SOUND_ALONE] if apart else [])]
@@ -188,7 +188,7 @@ class FilmSampler:
     def _codes(
         self, task: str, before: Sequence[Piece], wishes: Sequence[Wish], sample: SampleSpec
     ) -> dict[str, np.ndarray]:
-        """Codes [N, n] of each output stream of a task that goes on from N pieces."""
+        """Codes [N, n] of each output stream of a task that continues N pieces."""
         latents, outputs = len(before[0].end.given), get_task(task).output
         known = [[piece.end.given for piece in before]] if "video" in outputs else []
         if "audio" in outputs:
@@ -218,28 +218,28 @@ class FilmSampler:
         return dataclasses.replace(piece, samples=heard.samples, audio=heard.codes, rest=rest, sound_end=heard.end)
 
 
-def task_for(text: bool, sounding: bool, latents: int) -> str:
-    """The task that makes the next clip of a film, which so many latent frames open.
+def task_for(text: bool, has_audio: bool, latents: int) -> str:
+    """The task of the next clip of a film, by its number of conditioning latent frames.
 
-    Raises UserError for sound out of nothing.
+    Raises UserError for sound without any condition.
     """
     if text:
-        return "text_to_video_with_audio" if sounding else "image_to_video" if latents else "text_to_video"
-    if not latents and sounding:
+        return "text_to_video_with_audio" if has_audio else "image_to_video" if latents else "text_to_video"
+    if not latents and has_audio:
         raise UserError("a film with sound begins with a prompt, a picture or a clip: give one, or make a silent film")
-    return "audio_video_continuation" if sounding else "frame_prediction" if latents else "unconditional"
+    return "audio_video_continuation" if has_audio else "frame_prediction" if latents else "unconditional"
 
 
 def check_trained(resolved: Resolved, task: str) -> None:
-    """Raises UserError for a task that the checkpoint never saw; a run without a mixture does not say."""
+    """Raises UserError for a task that the checkpoint was not trained on, if the run has a mixture."""
     seen = {declared.name for declared in resolved.mixture}
     if seen and task not in seen:
         raise UserError(
-            f"this film needs the task {task}, and the checkpoint was trained on {', '.join(sorted(seen))}: take a "
-            "film with or without sound or text that these make, or train it with that task in DATA.mixture_rates"
+            f"this film needs the task {task}, and the checkpoint was trained on {', '.join(sorted(seen))}: make a "
+            "film (with or without sound and text) of these tasks, or train it with that task in DATA.mixture_rates"
         )
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of a clip of a film: that of the film, stirred with the clip's number."""
+    """The seed of a clip of a film: a hash of the film's seed and the clip's number."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The sound of a film, clip after clip: what the next one is given, and the samples that a clip of codes adds.
+"""The sound of a film, clip after clip: the conditioning codes of the next clip, and the samples that a clip adds.
 
 Samples are emitted when no later clip can change them.  Where codes are carried over they are decoded as one stream,
 whose samples are final; else each clip is decoded by itself, and the last `FADE_S` before its new samples are blended.
@@ -28,10 +28,10 @@ class SoundEnd:
 
     Attributes:
       start: the sample of the film with which the next clip begins.
-      samples: int16 [S], all that is made from there on.
-      emitted: samples of the film that are final.
-      given: int32 [L, F], codes that the next clip opens with.
-      decoder: of the film's codes; None where each clip is decoded by itself.
+      samples: int16 [S], all samples from there on.
+      emitted: number of samples of the film that are final.
+      given: int32 [L, F], conditioning codes of the next clip.
+      decoder: of the film's codes; None if each clip is decoded by itself.
     """
 
     start: int
@@ -42,7 +42,7 @@ class SoundEnd:
 
     @property
     def held(self) -> np.ndarray:
-        """int16 [S]: samples that are made and not final."""
+        """int16 [S]: samples that are not final."""
         return self.samples[self.emitted - self.start :]
 
 
@@ -56,13 +56,13 @@ class Added(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sounds:
-    """How the sound of films goes on.
+    """The continuation of the sound of films.
 
     Attributes:
-      levels: of the codes.
-      clip_samples: of a clip.
-      recode: codes are made anew from samples, and each clip is decoded by itself; so it is, too, where a clip is no
-        whole number of frames of codes later than the one before it.
+      levels: number of levels of the codes.
+      clip_samples: samples of a clip.
+      recode: codes are encoded anew from samples, and each clip is decoded by itself; also if the step between
+        clips is not a whole number of frames of codes.
     """
 
     windows: Windows
@@ -81,11 +81,11 @@ class Sounds:
         return round(FADE_S * self.windows.sample_rate_hz)
 
     def stream(self) -> StreamDecoder | None:
-        """Of a film of which nothing is decoded yet; None where each clip is decoded by itself."""
+        """A decoder at the start of a film; None if each clip is decoded by itself."""
         return StreamDecoder(self.tokenizer, self.levels) if self.carries else None
 
     def begin(self, sound_S: np.ndarray | None, frames: int) -> Added:
-        """A film that begins with so many frames and this sound of them, int16 or floats; None is silence."""
+        """A film that opens with so many frames and their sound, int16 or floats; None is silence."""
         windows, given = self.windows, self.windows.given_of(frames)
         whole = fitted(np.zeros(0, np.int16) if sound_S is None else to_int16(sound_S), windows.sample_of(frames))
         start, known = windows.sample_of(frames - windows.frames_of(given)), windows.known_audio[given]
@@ -103,7 +103,7 @@ class Sounds:
         )
 
     def add(self, end: SoundEnd, codes_LxF: np.ndarray, frames: int) -> Added:
-        """A clip of codes, which opens with those that `end` gives, after which the film has so many frames."""
+        """Adds a clip of codes, which opens with `end.given`; `frames`: of the film after it."""
         windows, known, decoder = self.windows, end.given.shape[1], copy.copy(end.decoder)
         new = codes_LxF[:, known:]
         if decoder is None:
@@ -126,7 +126,7 @@ class Sounds:
         return Added(heard[: emitted - end.emitted], new, after)
 
     def rest(self, end: SoundEnd, frames: int) -> np.ndarray:
-        """int16 [S]: what is still to be emitted of a film that ends here, after so many frames."""
+        """int16 [S]: the samples that complete a film that ends here, after so many frames."""
         samples, decoder = end.held, copy.copy(end.decoder)
         if decoder and end.given.shape[1]:
             samples = decoder.push(end.given[:, -1:])
@@ -139,11 +139,11 @@ class Sounds:
 
 
 def fitted(samples_S: np.ndarray, count: int) -> np.ndarray:
-    """[count]: cut, or silence behind it."""
+    """[count]: cut, or padded with silence."""
     return np.pad(samples_S[:count], (0, max(count - len(samples_S), 0)))
 
 
 def _blended(before_S: np.ndarray, after_S: np.ndarray) -> np.ndarray:
-    """int16 [S]: from one sound to another of the same time."""
+    """int16 [S]: a cross-fade between two sounds of the same time."""
     part = (np.arange(len(before_S)) + 0.5) / max(len(before_S), 1)
     return np.round(before_S * (1 - part) + after_S * part).astype(np.int16)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from poet.media.files import MediaError, PathLike, replacing, stated_seconds, write_text
-from poet.media.film import Film, Shown, open_film
+from poet.media.film import Film, Frame, open_film
 from poet.media.sound import Sound, Track, read_runs, read_sound, read_track, to_int16
 from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
 from poet.media.writing import (
@@ -130,7 +130,7 @@ def probe(path: PathLike) -> Picture:
         MediaError: no such file, undecodable, or no video.
     """
     with open_film(path) as film:
-        for frame, _ in film.shown():
+        for frame, _ in film.timed():
             last = frame
     return Picture(height=last.height, width=round(last.width * last.aspect), seconds=film.end_s - film.start_s)
 
@@ -148,7 +148,7 @@ def read_frames(
     """
     with open_film(path, clip.rate_hz, first / clip.rate_hz) as film:
         taken = first
-        for frame, until_s in film.shown():
+        for frame, until_s in film.timed():
             copies = _due(taken, until_s, clip)
             if copies:
                 pixels = _fit(frame, clip, place)
@@ -157,10 +157,10 @@ def read_frames(
             taken += copies
 
 
-def shown_size(path: PathLike) -> tuple[int, int]:
+def display_size(path: PathLike) -> tuple[int, int]:
     """Height and width of a file's first frame in square pixels, the right way up; MediaError as `read_clip`."""
     with open_film(path) as film:
-        frame, _ = next(film.shown())
+        frame, _ = next(film.timed())
         return frame.height, round(frame.width * frame.aspect)
 
 
@@ -168,7 +168,7 @@ def _read_video(path: PathLike, clip: ClipSpec, place: Place, hold: bool) -> tup
     """The clip's frames, the time of the first one on the file's clock in seconds, and how they were fitted."""
     with open_film(path, clip.rate_hz) as film:
         chosen: list[np.ndarray] = []
-        for frame, until_s in film.shown():
+        for frame, until_s in film.timed():
             copies = min(_due(len(chosen), until_s, clip), clip.frames - len(chosen))
             if copies:
                 chosen.extend([_fit(frame, clip, place)] * copies)
@@ -186,11 +186,11 @@ def _due(taken: int, until_s: float, clip: ClipSpec) -> int:
     return max(math.floor((until_s + 1e-9) * clip.rate_hz) + 1 - taken, 0)
 
 
-def _fit(frame: Shown, clip: ClipSpec, place: Place) -> np.ndarray:
+def _fit(frame: Frame, clip: ClipSpec, place: Place) -> np.ndarray:
     return resize_image(frame.pixels(), clip.height, clip.width, frame.aspect, place)
 
 
-def _fitted(film: Film, frame: Shown, clip: ClipSpec, found: int = 0) -> str:
+def _fitted(film: Film, frame: Frame, clip: ClipSpec, found: int = 0) -> str:
     """What was done to a film whose frames are like this one: crop, size, length; `found` frames if too few."""
     width, seconds, said = round(frame.width * frame.aspect), clip.frames / clip.rate_hz, []
     left, top, right, bottom = centre_box(frame.height, width, clip.height, clip.width)

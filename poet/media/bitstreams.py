@@ -106,8 +106,8 @@ def decode_stream(packets: Sequence[bytes], codec: str) -> np.ndarray:
     context = av.CodecContext.create(STREAM_CODECS[codec].decoder, "r")
     frames = [f for data in packets for f in context.decode(av.Packet(data))]
     frames += context.decode(None)
-    shown = (f.reformat(format="rgb24", interpolation=ACCURATE) for f in frames)
-    return np.stack([frame.to_ndarray() for frame in shown])
+    converted = (f.reformat(format="rgb24", interpolation=ACCURATE) for f in frames)
+    return np.stack([frame.to_ndarray() for frame in converted])
 
 
 def slice_bytes(packets: Sequence[bytes], codec: str) -> int:

@@ -71,7 +71,7 @@ class ToRGB:
         see_through = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
         mapped = frame.color_trc in _HDR or frame.color_primaries in _WIDE
         reformatter = _KEPT.mapping if mapped else self._reformatter
-        shown = reformatter.reformat(
+        converted = reformatter.reformat(
             frame,
             format="rgba" if see_through else "rgb24",
             src_colorspace=_matrix(frame),
@@ -81,7 +81,7 @@ class ToRGB:
             interpolation=ACCURATE if mapped else _READING,
             threads=1,
         )
-        pixels = shown.to_ndarray()
+        pixels = converted.to_ndarray()
         return over_background(pixels) if see_through else pixels
 
 

@@ -30,7 +30,7 @@ _MOST_ASPECT = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shown:
+class Frame:
     """A frame.  time_s: on the file's clock.  height, width: upright, in its own pixels.  aspect: the
     width of an upright pixel over its height.  pixels: gives uint8 (height, width, 3)."""
 
@@ -49,20 +49,20 @@ class Film:
     from a bit before some time on; then `sought_s` is the time of the file's first frame."""
 
     path: PathLike
-    frames: Iterator[Shown]
+    frames: Iterator[Frame]
     interval_s: float
     stated_s: float
     sought_s: float | None = None
     start_s: float = 0.0
     end_s: float = 0.0
 
-    def shown(self) -> Iterator[tuple[Shown, float]]:
+    def timed(self) -> Iterator[tuple[Frame, float]]:
         """Every frame, and until when it is the nearest one, in seconds after the first frame.
 
         Raises:
             MediaError: no frame, or timestamps that leave MOST_GAP_S between two frames or go back.
         """
-        before: Shown | None = None
+        before: Frame | None = None
         for frame in self.frames:
             if before is None:
                 self.start_s = frame.time_s if self.sought_s is None else self.sought_s
@@ -149,7 +149,7 @@ def _worth(stream: av.VideoStream) -> tuple[bool, int, float, int]:
 # ----------------------------------------------------------------------------------------- frames
 
 
-def _upright(path: PathLike, frames: Iterator[Timed], stream: av.VideoStream, interval_s: float) -> Iterator[Shown]:
+def _upright(path: PathLike, frames: Iterator[Timed], stream: av.VideoStream, interval_s: float) -> Iterator[Frame]:
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
         raise MediaError(path, f"damaged: pixels {aspect:.6g} times as wide as high")
@@ -158,18 +158,18 @@ def _upright(path: PathLike, frames: Iterator[Timed], stream: av.VideoStream, in
         time_s = due_s if told_s is None else told_s
         if frame.is_corrupt:
             raise MediaError(path, f"corrupt frame at {time_s:.2f} s")
-        yield _shown(path, frame, time_s, interval_s, aspect, to_rgb)
+        yield _frame(path, frame, time_s, interval_s, aspect, to_rgb)
         due_s = time_s + interval_s
 
 
-def _shown(
+def _frame(
     path: PathLike, frame: av.VideoFrame, time_s: float, interval_s: float, aspect: float, to_rgb: ToRGB
-) -> Shown:
+) -> Frame:
     duration_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
     turn = Turn.of(frame)
     sides = frame.height, frame.width
     height, width = sides[::-1] if turn.swaps else sides
-    return Shown(
+    return Frame(
         time_s=time_s,
         duration_s=duration_s or interval_s,
         height=height,
@@ -186,12 +186,12 @@ def _pixels(path: PathLike, frame: av.VideoFrame, turn: Turn, to_rgb: ToRGB) -> 
         raise MediaError(path, str(error)) from None
 
 
-def _images(path: PathLike, images: Iterator[tuple[np.ndarray, float]]) -> Iterator[Shown]:
+def _images(path: PathLike, images: Iterator[tuple[np.ndarray, float]]) -> Iterator[Frame]:
     time_s = 0.0
     try:
         for pixels, duration_s in images:
             height, width = pixels.shape[:2]
-            yield Shown(
+            yield Frame(
                 time_s=time_s,
                 duration_s=duration_s,
                 height=height,

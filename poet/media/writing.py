@@ -250,12 +250,12 @@ def _timed(packets: list[av.Packet]) -> list[av.Packet]:
 
     Raises ValueError where a frame has no time.
     """
-    shown = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-    if not packets or None in shown:
+    displayed = [packet.dts if packet.pts is None else packet.pts for packet in packets]
+    if not packets or None in displayed:
         raise ValueError("its frames have no times")
-    ordered = sorted(shown)
-    late = max(due - at for due, at in zip(ordered, shown))
-    for packet, at, due in zip(packets, shown, ordered):
+    ordered = sorted(displayed)
+    late = max(due - at for due, at in zip(ordered, displayed))
+    for packet, at, due in zip(packets, displayed, ordered):
         packet.pts, packet.dts = at - ordered[0], due - ordered[0] - late
     return packets
 

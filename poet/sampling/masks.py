@@ -44,7 +44,7 @@ def read_masks(texts: Sequence[str], clips: Sequence[str], clip: ClipSpec) -> np
 
 
 def _read(text: str, path: str, clip: ClipSpec) -> np.ndarray:
-    size = media.shown_size(path)
+    size = media.display_size(path)
     mask = _boxes(text, size, clip) if is_box(text) else _frames(text, path, size, clip)
     if not mask.any():
         raise UserError(f"mask {text} marks nothing of {path} as it is fitted to {clip.width}x{clip.height}: {FORMS}")
@@ -71,7 +71,7 @@ def _boxes(text: str, size: tuple[int, int], clip: ClipSpec) -> np.ndarray:
 
 def _frames(text: str, path: str, size: tuple[int, int], clip: ClipSpec) -> np.ndarray:
     try:
-        height, width = media.shown_size(text)
+        height, width = media.display_size(text)
     except media.MediaError as error:
         raise UserError(f"mask {text} cannot be read ({error.reason}); a mask is {FORMS}") from None
     if abs(width * size[0] - height * size[1]) > max(width, height, *size):

@@ -1,6 +1,6 @@
-"""Streams of tokens by name: a file of this package that declares `STREAM` is one.
+"""The registry of token streams: every file of this package that declares `STREAM`.
 
-Layouts, stores, batches, sampling, evaluation and export ask the stream (`poet.streams.base.Stream`) and never
+Layouts, stores, batches, sampling, evaluation and export use the interface `poet.streams.base.Stream` and never
 compare names.
 """
 
@@ -43,7 +43,7 @@ STREAMS: dict[str, Stream] = _declared()
 
 
 def get(name: str) -> Stream:
-    """The stream that a task names so; UserError with near names otherwise."""
+    """The stream of a name in tasks; UserError with similar names otherwise."""
     return choose(name, STREAMS, "stream")
 
 
@@ -54,10 +54,10 @@ def derived() -> dict[str, Derived]:
 
 
 def in_layout(name: str) -> Stream | None:
-    """The stream that a layout calls so; None for a token, which is of no stream."""
+    """The stream of a name in layouts; None for a special token."""
     return STREAMS.get(name) or STREAMS.get(name.removesuffix(GIVEN))
 
 
 def in_store(feature: str) -> Stream:
-    """The stream whose codes a feature of a store holds; UserError with near names otherwise."""
+    """The stream of a feature of a store; UserError with similar names otherwise."""
     return choose(feature, STREAMS, "stream of a store")

@@ -19,7 +19,7 @@ from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Target
 
 _LOG = logging.getLogger(__name__)
 
-# Rows and columns of sound, outside every picture; a level takes the row before that of the one before it.
+# Rotary row and column of sound, outside every picture; each level has the row before that of the previous level.
 ROW, COLUMN = -2, -2
 
 
@@ -73,11 +73,11 @@ class Sound(Stream):
         return network.decode(codes_NxLxF, fmt.clip.samples)
 
     def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
-        """int16 [samples]: from the first of `frames` on; or all of a file's sound, and silence after its end."""
+        """int16 [samples]: from the first of `frames` on; or a file's sound, padded with silence."""
         if frames:
             sound = reach("poet.media:read_clip")(path, clip.replace(frames=frames)).audio
             if sound is None:
-                raise reach("poet.media:MediaError")(path, "no sound, which is to be continued")
+                raise reach("poet.media:MediaError")(path, "no sound to continue")
             return sound
         found = reach("poet.media:read_sound")(path, clip.sample_rate_hz, clip.samples / clip.sample_rate_hz)
         if found.notes:
@@ -112,15 +112,15 @@ class Sound(Stream):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audio(Sound):
-    """All of it; a clip without sound is silence, and `sounding` tells."""
+    """All sound of a clip; a clip without sound is silence, with the flag `sounding` = 0 in stores."""
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
         tokenizer, levels = encoders.networks[self.network], encoders.vocabulary.audio_levels
         spec = tokenizer.spec
         if not 1 <= levels <= spec.levels or clip.sample_rate_hz != spec.sample_rate_hz:
             raise UserError(
-                f"{levels} levels of sound at {clip.sample_rate_hz} Hz were asked for: the audio "
-                f"tokenizer takes 1..{spec.levels} levels at {spec.sample_rate_hz} Hz; set "
+                f"{levels} levels of sound at {clip.sample_rate_hz} Hz were requested: the audio "
+                f"tokenizer has 1..{spec.levels} levels at {spec.sample_rate_hz} Hz; set "
                 "VOCABULARY.audio_levels and CLIP.sample_rate_hz"
             )
         return StreamInfo(

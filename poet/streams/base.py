@@ -1,4 +1,4 @@
-"""What can be asked of a stream of tokens, and the sizes that its answers depend on.
+"""The interface of token streams, and the sizes that it depends on.
 
 Shape suffixes: B clips of a batch, N samples, M codes.
 """
@@ -18,9 +18,9 @@ from poet.spec import ClipSpec, ConditioningSpec, Spec, UserError, VocabularySpe
 from poet.spec.vocabulary import Range, Special, Vocabulary
 
 CONDITION, OUTPUT = "condition", "output"
-# What the name of a stream ends with where it stands in the condition.
+# The suffix of a stream's name where it is a condition.
 GIVEN = "_in"
-# The local code of what a condition does not give.
+# The local code of hidden cells of a condition.
 HIDDEN = -1
 
 Grid = tuple[int, int, int]
@@ -30,11 +30,11 @@ class Target(NamedTuple):
     """Where and how the media of one sample are written.
 
     stem: folder and name of the files, without a suffix.
-    clip: gives the frame rate and the sample rate.
+    clip: has the frame rate and the sample rate.
     sample: all media of the sample, by `medium`.
-    formats: suffixes without a dot, of which a stream writes those that it knows; () is what is usual.
-    comment: what every file says of itself.
-    original: the file whose frames the sample's sound is made for; '' is none.
+    formats: suffixes without a dot; a stream writes those that it supports; () means its usual ones.
+    comment: metadata of every file.
+    original: the file whose frames the sound was generated for; '' is none.
     """
 
     stem: Path
@@ -56,15 +56,15 @@ class Format:
     Attributes:
       video: latent grid (t, h, w) of a clip, e.g. (5, 16, 16).
       audio_frames: latent audio frames, e.g. 106; 0 if the run has no audio.
-      text_length: positions kept for text states.
+      text_length: positions reserved for text states.
       portrait: whether `<res>` is emitted (VideoPoet: only for 128x224).
-      long: whether `<duration>` is emitted; absent, it means clips of 17 frames or less, as an absent
-        `<res>` means square ones.  An image says both as the clip that it opens does.
-      pieces_length: positions of a text that is written; 0 if the run writes none.
-      audio_time: place of the first audio frame on the axis of latent frames, and the step to the next.
+      long: whether `<duration>` is emitted; its absence means clips of 17 frames or less, as the absence of
+        `<res>` means square ones.  An image has those of the clip that it opens.
+      pieces_length: text tokens of a generated text; 0 if the run generates none.
+      audio_time: time of the first audio frame on the axis of latent frames, and the step to the next.
       known_audio: audio frames within the time of 0, 1, 2... latent frames; () if the run has no audio.
-      opening_audio: whether the sound that opens an output with a picture stands in the prefix too.
-      clip: the pixels and samples that these are the codes of.
+      opening_audio: whether conditioning sound that opens an output with frames stands in the prefix too.
+      clip: frames, size and rates of the clips.
     """
 
     video: Grid
@@ -81,7 +81,7 @@ class Format:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamInfo(Spec):
-    """The stored codes of one stream: their grid, ids in [0, 2**bits), and who made them.
+    """The stored codes of one stream: their grid, ids in [0, 2**bits), and the fingerprint of their tokenizer.
 
     The grid is (t, h, w) for video, (levels, frames, 1) for audio; codes are stored row-major.
     """
@@ -100,7 +100,7 @@ class StreamInfo(Spec):
 class Encoders:
     """The frozen networks of a store by name, those of `Stream.network` and the text encoder.
 
-    `conditioning` shapes the conditions that are derived from pixels.
+    `conditioning` has the settings of derived conditions.
     """
 
     networks: Mapping[str, Any]
@@ -122,35 +122,35 @@ class Traced(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
-    """One stream of tokens: how it is laid out, coded, stored, shown and named.
+    """One stream of tokens: its layout, codes, storage, media and names.
 
-    A subclass overrides what differs from a grid of visual codes.  Methods take plain specs and arrays
-    and import nothing heavy but where they run a network.
+    A subclass overrides what differs from a grid of visual codes.  Methods take plain specs and arrays;
+    only those that run a network import large packages.
 
     Attributes:
       name: in tasks, and in layouts; there a condition is called `<name>_in`.
-      title: what it is to a person, as a condition.
-      slot: the stream in whose place it stands in layouts; '' for its own.
-      bare: whether a condition keeps the bare name in layouts.
-      network: the name of the frozen network that makes its codes (`poet.runs.networks`).
-      section: of the experiment (such as 'video_tokenizer'), which says where its network lies; '' for none.
-      base: whether every store holds it of a run that has room for it (`lacking`); others are made for the tasks
-        that name them.
-      setting: what a store is made with to have it; '' where its tasks alone decide.
-      stored: the feature of a token store that holds its codes; None where nothing is stored.
-      flag: the feature of a store that says whether a clip has it, 1 or 0; '' where every clip does.
-      medium: what it is made from and decoded to: 'video' (pictures), 'audio', 'text' or another; '' for nothing.
-      stage: of `poet.store.stages`, where the time that its codes take counts.
-      marks: of its boundary tokens, as in `<bov_i>`; '' for none.
-      closes: whether an output ends with boundary tokens; one that does not may open a longer one.
-      shows_latents: latent frames of the clip that it gives away at the least, as a condition.
-      opens: the output stream whose given beginning it repeats in the condition.
-      levels: whether its parts are told apart when its codes are counted.
-      identifies: whether a clip is a copy of one with equal codes of this stream.
-      constant: whether, as a condition, it says nothing of a clip.
+      title: name for people, as a condition.
+      slot: the stream that it replaces in layouts; '' for its own.
+      bare: whether a condition has the bare name in layouts.
+      network: name of the frozen network that makes its codes (`poet.runs.networks`).
+      section: of the experiment (such as 'video_tokenizer') that has the path of its network; '' for none.
+      base: whether every store has it if the run supports it (`lacking`); others are made for the tasks that use
+        them.
+      setting: the setting with which a store has it; '' if only its tasks decide.
+      stored: feature of a token store with its codes; None if nothing is stored.
+      flag: feature of a store, 1 or 0, whether a clip has it; '' if every clip has it.
+      medium: what is encoded and decoded: 'video' (frames), 'audio', 'text' or another; '' for nothing.
+      stage: of `poet.store.stages`, for the time of its encoding.
+      marks: letter of its boundary tokens, as in `<bov_i>`; '' for none.
+      closes: whether an output ends with a boundary token; one that does not may open a longer one.
+      shows_latents: latent frames of the clip that it reveals at least, as a condition.
+      opens: the output stream whose opening codes it repeats in the condition.
+      levels: whether its parts are counted separately.
+      identifies: whether clips with equal codes of this stream are copies.
+      constant: whether, as a condition, it is the same for every clip.
       exports: whether its network can be a program of an export (`encoder`, `decoder`).
       colour: in pictures of layouts.
-      formats: suffixes of the files that `write` can make of it.
+      formats: suffixes of the files that `write` can write.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Stream:
 
     @property
     def shows(self) -> bool:
-        """Whether it holds pictures, so that the size and duration of a clip are told before it."""
+        """Whether it holds frames, so that tokens of size and duration precede it."""
         return self.medium == "video"
 
     # ------------------------------------------------------------------------------- in a layout
@@ -188,7 +188,7 @@ class Stream:
         return (self.slot or self.name) + (GIVEN if role == CONDITION and not self.bare else "")
 
     def boundaries(self, role: str) -> tuple[Special, ...]:
-        """The tokens before and after it; one alone where nothing closes it, () for none."""
+        """The tokens before and after it; only the first if nothing closes it, () for none."""
         if not self.marks:
             return ()
         end = "I" if role == CONDITION else "O"
@@ -200,84 +200,84 @@ class Stream:
         return (vocabulary.visual,)
 
     def grid(self, fmt: Format, known: int = 0) -> Grid:
-        """(t, h, w) of a part; `known`: the most latent frames that a task gives of its output."""
+        """(t, h, w) of a part; `known`: the most conditioning latent frames of the task's output."""
         return fmt.video
 
     def lacking(self, fmt: Format) -> str:
-        """Why a run has no room for it, as 'needs ... : set ...'; '' where it has."""
+        """Why a run does not support it, as 'needs ... : set ...'; '' if it does."""
         return ""
 
     def time(self, fmt: Format) -> tuple[float, float] | None:
-        """Place of its first position on the axis of latent frames, and the step; None where `places` says all."""
+        """Time of its first position on the axis of latent frames, and the step; None if `places` has the times."""
         return None
 
     def places(self, segment: Any) -> np.ndarray | None:
-        """Rotary positions [length, 3] in (t, h, w) of a `Segment`; None: it belongs to no place and time.
+        """Rotary positions [length, 3] in (t, h, w) of a `Segment`; None: it has no place and time.
 
-        The same place of the same clip has the same position in whatever stream it stands.
+        The same place of the same clip has the same position in all streams.
         """
         return np.indices(segment.grid).reshape(3, -1).T
 
     def known(self, fmt: Format, latents: int) -> int:
-        """Codes that open each of its parts as given, as an output of which so many latent frames are known."""
+        """Conditioning codes at the start of each of its parts, for an output with so many conditioning latent frames."""
         return 0
 
     # -------------------------------------------------------------------------------- in a store
 
     def load(self, spec: Any, vocabulary: VocabularySpec, mesh: Any = None) -> Any:
-        """The frozen network that makes its codes, of which `section` is the spec; on a mesh or one device.
+        """The frozen network of the spec `section`; on a mesh or one device.
 
-        Raises UserError for none, or one whose codes the vocabulary has no room for.
+        Raises UserError if there is none, or its codes exceed the vocabulary.
         """
         raise NotImplementedError(f"stream {self.name} has no network of its own")
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:
-        """What a store says of it.  Raises UserError where its network does not fit the clips."""
+        """Its entry in the manifest of a store.  Raises UserError if its network does not fit the clips."""
         raise NotImplementedError
 
     def check(self, clip: ClipSpec, encoders: Encoders, *, has_depth: bool) -> None:
-        """Raises UserError where it cannot be made of a source's clips; `has_depth`: they come with distances."""
+        """Raises UserError if it cannot be made from a source's clips; `has_depth`: they have depth."""
 
     def expected(
         self, fmt: Format, vocabulary: VocabularySpec, conditioning: ConditioningSpec, fingerprints: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Fields of `StreamInfo` that a run needs; `fingerprints` of networks, one that is absent is not compared."""
+        """Fields of `StreamInfo` that a run needs; `fingerprints` of networks: absent ones are not compared."""
         return {"fingerprint": fingerprints.get(self.network)}
 
     def read(self, raw: Any, clip: ClipSpec, encoders: Encoders) -> Any:
-        """What its network takes of a `RawClip`."""
+        """The part of a `RawClip` that its network encodes."""
         return raw.video
 
     def has(self, raw: Any) -> bool:
-        """Whether a `RawClip` has it; where not, `read` fills in."""
+        """Whether a `RawClip` has it; if not, `read` returns a substitute."""
         return True
 
     def tokenize(self, items: Sequence[Any], info: StreamInfo, encoders: Encoders) -> np.ndarray:
-        """int32 [B, info.length]: codes of what `read` gave of each clip, -1 for what is not given."""
+        """int32 [B, info.length]: codes of the results of `read`, -1 for hidden cells."""
         return checked(np.asarray(encoders.networks[self.network].encode(np.stack(items))), info)
 
     # ----------------------------------------------------------------- of a request, and out of a model
 
     def read_file(self, path: str, clip: ClipSpec, frames: int = 0) -> np.ndarray:
-        """Media of one sample from a user's file; `frames`: of a clip that it opens, 0 takes all of it.
+        """Media of one sample from a user's file; `frames`: conditioning frames, 0 reads a whole clip.
 
-        Raises UserError (`poet.media.MediaError`) for a file that does not give it.
+        Raises UserError (`poet.media.MediaError`) for a file that lacks it.
         """
-        raise UserError(f"{path}: a {self.title or self.name} is read from no file")
+        raise UserError(f"{path}: a {self.title or self.name} cannot be read from a file")
 
     def media_shape(self, network: Any, fmt: Format, latents: int | None = None) -> tuple[int, ...]:
-        """Shape of the media of one sample that `encode` asks for, of which the first dim may be longer."""
-        raise NotImplementedError(f"stream {self.name} is given as codes alone")
+        """Shape of the media of one sample for `encode`; the first dim may be longer."""
+        raise NotImplementedError(f"stream {self.name} is encoded by no network")
 
     def encode(
         self, network: Any, media: np.ndarray, fmt: Format, parts: int, latents: int | None = None
     ) -> np.ndarray:
-        """int32 [N, parts * codes of each part]: what `network` makes of N samples' media.
+        """int32 [N, parts * codes of each part]: the codes of N samples' media by `network`.
 
         Args:
-          media: [N, *dims], each dim as in `media_shape`, the first one at least.
+          media: [N, *dims], dims as in `media_shape`, the first at least that long.
           parts: those of `ids`.
-          latents: latent frames of an output that the codes open (`known`); None takes all codes.
+          latents: conditioning latent frames of an output (`known`); None returns all codes.
 
         Raises UserError for media of another shape.
         """
@@ -291,7 +291,7 @@ class Stream:
         if media.ndim != 1 + len(shape) or list(media.shape[2:]) != others or media.shape[1] < first:
             wanted = ", ".join(map(str, ("n", f"at least {first}", *others)))
             raise UserError(
-                f"the given {self.medium} has shape {media.shape}, expected ({wanted}): resize or resample it to "
+                f"the conditioning {self.medium} has shape {media.shape}, expected ({wanted}): resize or resample it to "
                 "the checkpoint's clip format"
             )
 
@@ -308,16 +308,16 @@ class Stream:
         raise NotImplementedError
 
     def write(self, item: Any, target: Target) -> list[Path]:
-        """Writes the media of one sample, an element of what `detokenize` gives; returns its files."""
-        raise NotImplementedError(f"stream {self.name} is written to no file")
+        """Writes the media of one sample, an element of the result of `detokenize`; returns its files."""
+        raise NotImplementedError(f"stream {self.name} cannot be written to a file")
 
     def record(self, item: Any) -> dict[str, Any]:
-        """What `generation.json` says of the media of one sample."""
+        """Fields of `generation.json` for the media of one sample."""
         return {}
 
 
 def checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
-    """int32 [B, length] of codes that a stream declares; ValueError for others."""
+    """Codes as int32 [B, length]; ValueError unless they have the declared grid and range."""
     if codes.shape[1:] != info.grid:
         raise ValueError(f"the tokenizer gave {codes.shape}, its grid is {info.grid}")
     if codes.min() < 0 or codes.max() >= 2**info.bits:
@@ -326,7 +326,7 @@ def checked(codes: np.ndarray, info: StreamInfo) -> np.ndarray:
 
 
 def code_bits(codes: int) -> int:
-    """Bits that hold any of so many codes.
+    """Bits of an id of so many codes.
 
     >>> code_bits(1024)
     10
@@ -335,6 +335,6 @@ def code_bits(codes: int) -> int:
 
 
 def reach(name: str) -> Any:
-    """What 'module:attribute' names, imported now: declarations load no network's packages."""
+    """Imports 'module:attribute' when it is used, so that declarations load no network's packages."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

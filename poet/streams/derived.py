@@ -1,4 +1,4 @@
-"""A condition that is derived from the pixels of a clip: a clip of the same shape, which the video tokenizer codes."""
+"""A condition that is derived from the pixels of a clip: a clip of the same shape, which the video tokenizer encodes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from poet.streams.video import Visual
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derived(Visual):
-    """It stands in layouts where the clip itself would.
+    """It takes the place of the clip in layouts.
 
     Attributes:
-      recipe: makes it of `poet.conditioning.Shown` and a `ConditioningSpec`: `poet.conditioning.Made`, or uint8
-        (T, H, W, 3) where all of it is given; a function, or 'module:function'.
-      rank: its place among those that tokenizer training draws from: part of what a seed means.
-      masks: whether some of it may not be given.
+      recipe: function, or 'module:function', of `poet.conditioning.Source` and a `ConditioningSpec`; returns
+        `poet.conditioning.Made`, or uint8 (T, H, W, 3) if all of it is visible.
+      rank: its position in the list from which tokenizer training samples; seeds depend on it.
+      masks: whether parts of it may be hidden.
       fields: of `CONDITIONING` that it depends on.
       version: raised when its output changes.
-      learned: a model knows only the rendering that it was trained with; of the others it is given a part
-        of the clip itself, and any part will do.
-      moving: whether it needs more frames than one.
-      region_is: what is done to its region: 'fills' or 'keeps'; '' for one that knows no regions.
-      of_frames: whether it is given by whole frames, of whose numbers (`frames`) a caller chooses one.
-      ends: whether frames are given at both ends of the clip.
-      takes_depth: whether it is made of distances, too.
+      learned: whether a model accepts only the rendering that it was trained with; any part of the clip will do
+        for the others.
+      moving: whether it needs more than one frame.
+      region_is: whether its task 'fills' or 'keeps' the region; '' if it has no regions.
+      of_frames: whether it consists of whole frames, whose number (`frames`) the caller chooses.
+      ends: whether it has frames at both ends of the clip.
+      takes_depth: whether it uses depth.
     """
 
     slot: str = "video"
@@ -47,33 +47,33 @@ class Derived(Visual):
     takes_depth: bool = False
 
     def regions(self, spec: ConditioningSpec) -> tuple[str, ...]:
-        """The regions that it may keep or hide; () for one that knows none."""
+        """The regions that it may keep or hide; () if it has none."""
         return getattr(spec, self.name) if self.region_is else ()
 
     def frames(self, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
-        """How many frames it may be given, of clips of `frames`; () where all are."""
+        """The possible numbers of conditioning frames, for clips of `frames`; () if all are used."""
         return ()
 
     def usual_frames(self, spec: ConditioningSpec) -> int:
-        """Those of `frames` that are given where nobody chooses."""
+        """The default number of conditioning frames."""
         return 1
 
     def needs_depth(self, spec: ConditioningSpec) -> bool:
-        """Whether a clip must come with distances."""
+        """Whether a clip must have depth."""
         return False
 
     def check_depth(self, spec: ConditioningSpec) -> None:
-        """Raises UserError where a model of these settings makes nothing of distances."""
+        """Raises UserError if a model of these settings does not use depth."""
 
     def check_clips(self, spec: ConditioningSpec, frames: int, *, has_depth: bool) -> None:
-        """Raises UserError where it cannot be made of clips of so many frames, with distances or without."""
+        """Raises UserError if it cannot be made from clips of so many frames, with depth or without."""
 
     def check(self, clip: ClipSpec, encoders: Encoders, *, has_depth: bool) -> None:
         check = reach("poet.conditioning:check")
         check(self.name, encoders.conditioning, clip.frames, has_depth=has_depth)
 
     def fingerprint(self, spec: ConditioningSpec, tokenizer: str) -> str:
-        """Of its codes: the tokenizer's fingerprint and what shapes the condition."""
+        """Of its codes: by the tokenizer's fingerprint and the settings of the condition."""
         return reach("poet.conditioning:fingerprint")(self.name, spec, tokenizer)
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:

@@ -13,7 +13,7 @@ from poet.streams.video import Visual
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Image(Visual):
-    """As an output nothing closes it, so that it is a literal prefix of video output (VideoPoet §3.2)."""
+    """As an output it has no closing token, so it is a literal prefix of video output (VideoPoet §3.2)."""
 
     def grid(self, fmt: Format, known: int = 0) -> Grid:
         return (1, *fmt.video[1:])

@@ -1,4 +1,4 @@
-"""The first and the last frames of a clip, and between them a mixture of both (COMMIT)."""
+"""The first and the last frames of a clip, with a linear blend between them (COMMIT)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poet.streams.derived import Derived
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interpolation(Derived):
-    """Frames are given at either end, and some must be left between them."""
+    """It has frames at each end, with at least one frame between them."""
 
     def frames(self, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
         return tuple(range(1, (frames - 1) // 2 + 1))

@@ -1,4 +1,4 @@
-"""The clip at half its height and width, as codes of the video tokenizer: what super-resolution is conditioned on."""
+"""The clip at half its height and width, as codes of the video tokenizer: the condition of super-resolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowResolution(Visual):
-    """Its rows and columns have the places of those that they stand for."""
+    """Its cells have the rotary positions of the high-resolution cells that they cover."""
 
     def grid(self, fmt: Format, known: int = 0) -> Grid:
         t, h, w = fmt.video
@@ -40,7 +40,7 @@ class LowResolution(Visual):
         return cells * (1, SCALE, SCALE) + (0, (SCALE - 1) / 2, (SCALE - 1) / 2)
 
     def fingerprint(self, tokenizer: str) -> str:
-        """Of its codes: the tokenizer's fingerprint and how clips are made smaller."""
+        """Of its codes: by the tokenizer's fingerprint and the downscaling of clips."""
         return hashlib.sha256(f"{tokenizer}/{self.name}/{SCALE}/{VERSION}".encode()).hexdigest()[:16]
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:

@@ -1,4 +1,4 @@
-"""Given sound that opens the output, where it stands in the prefix too."""
+"""Conditioning sound that opens the output, repeated in the prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poet.streams.base import Format, Grid
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpeningAudio(Sound):
-    """As long as the most sound that its task is given; what an example is not given is hidden."""
+    """Its length is the most conditioning sound of its task; codes beyond that of an example are hidden."""
 
     def grid(self, fmt: Format, known: int = 0) -> Grid:
         return (self.known(fmt, min(known, fmt.video[0] - 1)), 1, 1)

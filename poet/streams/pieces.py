@@ -1,4 +1,4 @@
-"""A caption that is written: text tokens of a SentencePiece vocabulary."""
+"""A generated caption: text tokens (pieces of a SentencePiece vocabulary, hence the name of the stream)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poet.streams.base import Encoders, Format, Grid, Stream, StreamInfo, Target
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pieces(Stream):
-    """Text tokens in their order, filled up behind the text's end."""
+    """Text tokens in order, padded after the end of the text."""
 
     def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
         return (vocabulary.text,)
@@ -43,7 +43,7 @@ class Pieces(Stream):
         pieces = reach("poet.tokenizers.pieces:load_pieces")(spec.pieces)
         if pieces.size > vocabulary.text_pieces:
             raise UserError(
-                f"TEXT.pieces = {spec.pieces!r} has {pieces.size} pieces, more than "
+                f"TEXT.pieces = {spec.pieces!r} has {pieces.size} text tokens, more than "
                 f"VOCABULARY.text_pieces = {vocabulary.text_pieces}: set that to {pieces.size}"
             )
         return pieces

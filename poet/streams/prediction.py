@@ -1,4 +1,4 @@
-"""The first frames of a clip, the last of them held (COMMIT)."""
+"""The first frames of a clip, the last of them repeated (COMMIT)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poet.streams.derived import Derived
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction(Derived):
-    """Whole latent frames open the clip, one at least."""
+    """Its frames fill whole latent frames, at least one."""
 
     def frames(self, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
         latents = max(min(spec.prediction_latents, (frames - 1) // factor), 1)

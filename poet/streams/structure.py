@@ -1,4 +1,4 @@
-"""The motion and depth of a clip, drawn as a picture."""
+"""The motion and depth of a clip, visualised as a clip."""
 
 from __future__ import annotations
 

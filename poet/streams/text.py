@@ -1,4 +1,4 @@
-"""The caption that is given: states of a frozen text encoder, which fill positions instead of rows of a table."""
+"""The caption as a condition: states of a frozen text encoder, which fill positions instead of embedding rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEATURES = {STATES: ("float16", 2), LENGTH: ("int32", 0)}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text(Stream):
-    """Its positions hold one forced id; its states travel beside the ids."""
+    """Its positions hold one forced id; its states are passed beside the ids."""
 
     def ids(self, vocabulary: Vocabulary) -> tuple[Range, ...]:
         return (vocabulary.special(Special.TEXT),)

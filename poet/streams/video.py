@@ -65,7 +65,7 @@ class Visual(Stream):
         return Traced(*network.traced("decoder"), self.grid(fmt), "int32")
 
     def write(self, item: np.ndarray, target: Target) -> list[Path]:
-        """By default an mp4 with the sample's sound, a gif and a strip of PNG; of an image the PNG alone.
+        """By default an mp4 with the sample's sound, a gif and a PNG strip; for an image only the PNG.
 
         H.264 and VP9 take even sides only.  The frames of `Target.original` are copied as they are coded.
         """

@@ -205,7 +205,7 @@ def test_lightness_and_hues_are_read_as_they_are_drawn(seed):
     rng = np.random.default_rng(seed)
     near, hues = rng.random((2, 4, 4)), rng.uniform(-1, 1, (2, 4, 4, 2))
     lightness = structure.FAR + (structure.NEAR - structure.FAR) * near
-    motion, read = structure.read(structure.draw(lightness, structure.HUE * hues), 0.1)
+    motion, read = structure.read(structure.visualise(lightness, structure.HUE * hues), 0.1)
     np.testing.assert_allclose(read, near, atol=0.01)
     np.testing.assert_allclose(motion, np.sign(hues) * hues**2 * 0.4, atol=0.03)
 

@@ -62,7 +62,7 @@ def test_what_is_read_back_is_measured_against_what_was_drawn():
     rng = np.random.default_rng(2)
     lightness = rng.uniform(structure.FAR, structure.NEAR, (2, 3, 8, 8))
     hues = rng.uniform(-structure.HUE, structure.HUE, (2, 3, 8, 8, 2))
-    drawn = np.stack([structure.draw(*parts) for parts in zip(lightness, hues)])
+    drawn = np.stack([structure.visualise(*parts) for parts in zip(lightness, hues)])
 
     def structure_errors(drawn: np.ndarray, rebuilt: np.ndarray) -> tuple[float | None, float | None]:
         fields = {"truth": drawn, "other": rebuilt, "flow_scale": 0.1}

@@ -27,8 +27,8 @@ def made(folder: Path) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
 def test_each_job_takes_what_the_one_before_it_made(tmp_path: Path):
     (tmp_path / "jobs.yaml").write_text(TEXT)
     jobs = chain.read(tmp_path / "jobs.yaml")
-    silent, sounding = (FilmSampler(generator(), sounding=sound, context=3) for sound in (False, True))
-    runner = chain.Chain(silent, sounding, SAMPLE, {"checkpoint": "tiny"})
+    silent, with_audio = (FilmSampler(generator(), has_audio=sound, context=3) for sound in (False, True))
+    runner = chain.Chain(silent, with_audio, SAMPLE, {"checkpoint": "tiny"})
     files = runner.run(jobs, tmp_path / "out")
     assert all(file.exists() for file in files)
     (picture, _), (clip, none), (same, sound), (film, track) = made(tmp_path / "out")
@@ -41,7 +41,7 @@ def test_each_job_takes_what_the_one_before_it_made(tmp_path: Path):
     runner.run([*jobs[:3], jobs[3].replace(prompt="it snows")], tmp_path / "out")
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/made.npz")}
     assert times.items() <= after.items() and len(after) == 5
-    with pytest.raises(UserError, match="job 2, text_to_video: it takes nothing of what is there"):
+    with pytest.raises(UserError, match="job 2, text_to_video: it does not use the result of the job before it"):
         runner.run([jobs[0], chain.Job(task="text_to_video", prompt="a")], tmp_path / "out")
 
 
@@ -51,7 +51,7 @@ def test_each_job_takes_what_the_one_before_it_made(tmp_path: Path):
         (("video_to_audio", "video_to_sound"), "job 3: unknown task 'video_to_sound'.*video_to_audio"),
         (("seconds", "second"), "job 4: it has the unknown field 'second'.*seconds"),
         (("pan left", "pan lft"), "job 2: unknown camera movement"),
-        (("task: text_to_image, ", ""), "job 1: it names no task"),
+        (("task: text_to_image, ", ""), "job 1: it has no task"),
         (("- {task: t", "- [task: t"), "not YAML"),
     ],
 )

@@ -23,7 +23,7 @@ MADE_BY = {"checkpoint": "tiny"}
 
 @pytest.fixture(scope="module")
 def sampler() -> FilmSampler:
-    return FilmSampler(generator(), sounding=True, context=3)
+    return FilmSampler(generator(), has_audio=True, context=3)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_an_opening_is_kept_frame_by_frame(silent: FilmSampler, tmp_path: Path):
     video = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
     media.write_gif(tmp_path / "given.gif", np.repeat(video, 4, axis=0), 100)
     wanted = long.LongFilm(seconds=0.5, opening=str(tmp_path / "given.gif"))
-    read, _ = long.read_opening(wanted.opening, silent.generator.resolved.spec.clip, sounding=False)
+    read, _ = long.read_opening(wanted.opening, silent.generator.resolved.spec.clip, has_audio=False)
     long.make(silent, wanted, tmp_path / "film", made_by=MADE_BY, sample=SAMPLE)
     first = next(FilmFolder(tmp_path / "film").pieces())
     np.testing.assert_array_equal(first.frames, read)

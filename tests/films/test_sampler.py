@@ -36,7 +36,7 @@ def generator() -> Generator:
 
 @pytest.fixture(scope="module")
 def carried(generator: Generator) -> tuple[FilmSampler, list[pieces.Piece]]:
-    sampler = FilmSampler(generator, sounding=True, context=3)
+    sampler = FilmSampler(generator, has_audio=True, context=3)
     return sampler, film(sampler)
 
 
@@ -62,7 +62,7 @@ def test_the_next_clip_is_given_the_codes_of_the_last(carried):
 
 
 def test_recoding_gives_the_codes_of_the_last_frames(generator: Generator):
-    sampler = FilmSampler(generator, sounding=True, context=3, recode=True)
+    sampler = FilmSampler(generator, has_audio=True, context=3, recode=True)
     made = film(sampler)
     frames, samples = joined(sampler, made)
     assert len(frames) == 21 and len(samples) == sampler.windows.sample_of(21)
@@ -82,7 +82,7 @@ def test_a_sink_is_the_first_frame_s_own_code(generator: Generator):
 def test_what_is_given_opens_a_film_as_it_is(generator: Generator, recode: bool, frames: int):
     rng = np.random.default_rng(0)
     video = rng.integers(0, 256, (frames, 16, 16, 3), np.uint8)
-    sampler = FilmSampler(generator, sounding=True, context=3, recode=recode)
+    sampler = FilmSampler(generator, has_audio=True, context=3, recode=recode)
     sound = rng.integers(-9000, 9000, sampler.windows.sample_of(frames)).astype(np.int16)
     made = film(sampler, clips=2, opening=(video, sound), prompt="")
     found, samples = joined(sampler, made)
@@ -97,7 +97,7 @@ def test_what_is_given_opens_a_film_as_it_is(generator: Generator, recode: bool,
 
 @pytest.mark.parametrize("recode", [False, True])
 def test_a_film_goes_on_from_files(generator: Generator, tmp_path: Path, recode: bool):
-    sampler = FilmSampler(generator, sounding=True, context=3, recode=recode)
+    sampler = FilmSampler(generator, has_audio=True, context=3, recode=recode)
     made = film(sampler, clips=3)
     for number, piece in enumerate(made[:3]):
         pieces.save(tmp_path / f"{number}.npz", piece)
@@ -127,7 +127,7 @@ def test_what_cannot_be_made_is_refused(generator: Generator):
     with pytest.raises(UserError, match="begins with a prompt"):
         task_for(False, True, 0)
     with pytest.raises(UserError, match="no sound"):
-        FilmSampler(fakes.tiny.generator(fakes.SAMPLE), sounding=True)
+        FilmSampler(fakes.tiny.generator(fakes.SAMPLE), has_audio=True)
     with pytest.raises(UserError, match="recode and sink"):
         FilmSampler(generator, recode=True, sink=True)
     with pytest.raises(UserError, match=r"expected uint8 \(T, 16, 16, 3\)"):

@@ -33,12 +33,12 @@ def _run(args: argparse.Namespace) -> None:
 
     jobs = chain.read(args.jobs)
     studio = films.open_studio(args)
-    sounding = studio.with_sound() if any(job.sound for job in jobs) else None
+    with_audio = studio.with_sound() if any(job.sound for job in jobs) else None
     given = chain.Made()
     if args.clip:
-        video, sound = read_opening(args.clip, studio.sampler.generator.resolved.spec.clip, sounding=args.sound)
+        video, sound = read_opening(args.clip, studio.sampler.generator.resolved.spec.clip, has_audio=args.sound)
         given = chain.Made(video=video, sound=sound)
-    made = chain.Chain(studio.sampler, sounding, studio.sample, studio.made_by, prompt=studio.prompt)
+    made = chain.Chain(studio.sampler, with_audio, studio.sample, studio.made_by, prompt=studio.prompt)
     for path in made.run(jobs, Path(args.out).expanduser(), given):
         print(path)
 

@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> None:
         session = edit.Session.open(folder, studio.sampler, **made)
     else:
         clip = studio.sampler.generator.resolved.spec.clip
-        video, sound = read_opening(args.clip, clip, sounding=args.sound) if args.clip else (None, None)
+        video, sound = read_opening(args.clip, clip, has_audio=args.sound) if args.clip else (None, None)
         session = edit.Session.create(folder, studio.sampler, video=video, sound=sound, seed=studio.sample.seed, **made)
     prompt = studio.prompt
     desk = terminal.Terminal(session, args.count, prompt.negative, prompt.suffix, prompt.camera)
