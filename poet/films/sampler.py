@@ -155,7 +155,7 @@ class FilmSampler:
         given = {len(piece.end.given) for piece in before}
         if len(given) != 1 or len(before) != len(wishes):
             raise UserError(
-                f"{len(before)} films, {len(wishes)} wishes: films that are continued together need equally many conditioning frames"
+                f"{len(before)} films, {len(wishes)} wishes: films continued together need equal conditioning lengths"
             )
         latents = given.pop()
         sample = (sample or self.generator.resolved.spec.sample).replace(seed=seed_of(seed, number))

@@ -219,7 +219,7 @@ class Stream:
         return np.indices(segment.grid).reshape(3, -1).T
 
     def known(self, fmt: Format, latents: int) -> int:
-        """Conditioning codes at the start of each of its parts, for an output with so many conditioning latent frames."""
+        """Conditioning codes at the start of each part of an output with so many conditioning latent frames."""
         return 0
 
     # -------------------------------------------------------------------------------- in a store
@@ -291,8 +291,8 @@ class Stream:
         if media.ndim != 1 + len(shape) or list(media.shape[2:]) != others or media.shape[1] < first:
             wanted = ", ".join(map(str, ("n", f"at least {first}", *others)))
             raise UserError(
-                f"the conditioning {self.medium} has shape {media.shape}, expected ({wanted}): resize or resample it to "
-                "the checkpoint's clip format"
+                f"the conditioning {self.medium} has shape {media.shape}, expected ({wanted}): resize or resample it "
+                "to the checkpoint's clip format"
             )
 
     def detokenize(self, network: Any, codes_NxM: np.ndarray, fmt: Format) -> Any:

@@ -1,4 +1,4 @@
-"""A condition that is derived from the pixels of a clip: a clip of the same shape, which the video tokenizer encodes."""
+"""A condition derived from the pixels of a clip: a clip of the same shape, encoded by the video tokenizer."""
 
 from __future__ import annotations
 
