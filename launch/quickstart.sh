@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, then shows everything on your machine: clips drawn by the shipped weights, then a small model of your own, from game clips
+# Sets up, then shows everything on your machine: clips sampled from the shipped weights, then a small model of your own, from game clips
 # over codes to its evaluation and its export.  Finished stages are kept; run it again to resume.
 #   bash launch/quickstart.sh [WORKDIR]        default: runs/quickstart; delete it to start over
 set -euo pipefail
@@ -94,7 +94,7 @@ stage tokenize "clips and captions to codes and text states" poet tokenize "${co
 stage train "a small language model, from scratch, to draw clips from text and to go on with clips" \
   poet train "${common[@]}" --workdir="$WORK/lm"
 report
-stage eval "on clips that it never saw: likelihood, what its conditions are worth, drawn clips" \
+stage eval "on validation clips: likelihood, condition gain, sampled clips" \
   poet eval --checkpoint="$WORK/lm" --out="$WORK/eval" --overwrite
 stage export "programs that run without this package, and a clip made by them" \
   poet export --checkpoint="$WORK/lm" --out="$WORK/export" --overwrite --check="$WORK/export_check.json"

@@ -148,7 +148,7 @@ def test_evaluation_gives_the_likelihood_of_every_stream_and_examples(run):
     assert cli.main([*command, f"--scores={run / 'scores.json'}"]) == 0
     report = json.loads((out / "eval.json").read_text())
     files = {entry["caption"].replace(" ", "_"): entry["files"] for entry in report["media"]}
-    assert {files[task]["drawn"].rpartition(".")[2] for task in SOUND_TASKS} == {"mp4", "wav"}
+    assert {files[task]["sampled"].rpartition(".")[2] for task in SOUND_TASKS} == {"mp4", "wav"}
     rows = report["metrics"]["likelihood"]["rows"]
     found = {(row["task"], row["stream"]): row for row in rows}
     assert found.keys() == {(task, s) for task in SOUND_TASKS for s in TASKS[task].output}

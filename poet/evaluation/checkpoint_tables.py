@@ -1,4 +1,4 @@
-"""The tables of `poet eval`: what is shown to the metrics of each.  Adding one touches this file alone: a function and
+"""The tables of `poet eval`, and the inputs of their metrics.  To add one, edit only this file: a function and
 a line in `TABLES`; a metric is a file of `poet.evaluation.metrics`.
 
 Shape suffixes: N clips, T frames, U unknown frames, H height, W width, 3 colour channels.
@@ -26,7 +26,7 @@ from poet.tasks.registry import Task
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
-# Names of the predictions that know no motion, and by how many pixels some of them are blurred.
+# Names of the predictions without motion, and by how many pixels some of them are blurred.
 REPEAT = "repeat"
 BLURS = (1, 2, 4)
 
@@ -36,7 +36,7 @@ class Source:
     """Where a table comes from.
 
     Attributes:
-      needs: "store", "source", "tokenizer", or a task that the checkpoint must know.
+      needs: "store", "source", "tokenizer", or a task that the checkpoint must have.
       shared: all processes measure it together; any other one is left to process 0.
     """
 
@@ -62,9 +62,9 @@ def measure_likelihood(r: Resources) -> Table:
                 tokens = round(found["loss_nats"].state.counts_N.sum())
                 rows.append({"task": task, "stream": stream, **metric.columns(found), "tokens": tokens})
     note = (
-        f"Means over tokens of split {e.eval.split}, ± the standard error over batches; given frames, "
+        f"Means over tokens of split {e.eval.split}, ± the standard error over batches; conditioning frames, "
         "boundary tokens and padding do not count. The unigram is the cross-entropy of the same tokens "
-        f"under how often each id occurs in the first {TRAINING_CLIPS:,} clips of the training split, "
+        f"under the frequencies of ids in the first {TRAINING_CLIPS:,} clips of the training split, "
         "plus one."
     )
     return Table(rows=rows, metrics=metrics, notes=[note])
@@ -74,7 +74,7 @@ def measure_likelihood(r: Resources) -> Table:
 
 
 def measure_condition_gain(r: Resources) -> Table:
-    """What each kind of condition is worth to the model: its loss with another clip's, less that with the right one."""
+    """The gain of each kind of condition: the loss with another clip's, less the loss with the right one."""
     e, rows = r.experiment, []
     with jax.set_mesh(r.mesh):
         params = r.load_params()
@@ -82,10 +82,10 @@ def measure_condition_gain(r: Resources) -> Table:
             given = condition_gain.kinds(r.resolved, task)
             rows += _gain_rows(r, task, given, params) if given else []
     note = (
-        "How much more the true clip costs the model when one kind of condition is another clip's: 0 for a "
-        f"condition that it ignores. Means over clips of split {e.eval.split}, with the interval that holds "
-        "95 % of bootstrap resamples of these clips. Copyable tokens are those whose code stands at the same "
-        "place of the right condition (of given opening frames: of the last one)."
+        "The added loss of the true clip when one kind of condition is another clip's: 0 for a "
+        f"condition that the model ignores. Means over clips of split {e.eval.split}, with the interval of "
+        "95 % of bootstrap resamples of these clips. Copyable tokens have the code of the same "
+        "place of the right condition (for opening frames: of the last one)."
     )
     return Table(rows=rows, metrics=select("condition_gain")[0], notes=[note])
 
@@ -164,13 +164,13 @@ def measure_frame_prediction(r: Resources) -> Table:
     return dataclasses.replace(
         result,
         notes=[
-            f"{known} true frames given, {r.videos.shape[1] - known} to be drawn at temperature "
+            f"{known} conditioning frames, {r.videos.shape[1] - known} sampled at temperature "
             f"{spec.temperature:g}; {_counted(r)}. The gain is the PSNR less that of the best way to "
-            "repeat the last given frame, as it is, as the tokenizer renders it, or blurred, which is "
-            "chosen by the mean over these clips; the win rate is the share of clips where it is positive.",
-            "Reconstruction is the true clip as codes and back, the best that drawn codes can reach. "
+            "repeat the last conditioning frame (as it is, encoded and decoded, or blurred), "
+            "chosen by the mean over these clips; the win rate is the fraction of clips where it is positive.",
+            "Reconstruction is the true clip, encoded and decoded: the best that sampled codes can reach. "
             "A mean of "
-            "samples is the pixel mean of independent draws. " + pixels.NOTE,
+            "samples is the pixel mean of independent samples. " + pixels.NOTE,
         ],
         media=_write(r, "frame_prediction", shown, remarks),
     )
@@ -179,7 +179,7 @@ def measure_frame_prediction(r: Resources) -> Table:
 def candidates(
     truth_NxTxHxWx3: np.ndarray, sampled_NxKxTxHxWx3: np.ndarray, reconstruction_NxTxHxWx3: np.ndarray, known: int
 ) -> dict[str, np.ndarray]:
-    """What is compared with the truth, each [N, T, H, W, 3]; the first `known` frames do not count."""
+    """The candidates, each [N, T, H, W, 3]; the first `known` frames are conditioning frames and do not count."""
     samples = sampled_NxKxTxHxWx3.shape[1]
     means = {f"mean of {samples} samples": _mean(sampled_NxKxTxHxWx3)} if samples > 1 else {}
     return {
@@ -197,7 +197,7 @@ def _mean(videos_NxKxTxHxWx3: np.ndarray) -> np.ndarray:
 
 
 def _held(videos_NxTxHxWx3: np.ndarray, known: int, sigma: float = 0.0) -> np.ndarray:
-    """Frame known - 1, blurred by `sigma` pixels, stands in the place of every later one."""
+    """Frame known - 1, blurred by `sigma` pixels, replaces every later one."""
     frame_Nx1xHxWx3 = videos_NxTxHxWx3[:, known - 1 : known]
     if sigma:
         frame_Nx1xHxWx3 = pixels.blurred(frame_Nx1xHxWx3, sigma)
@@ -235,9 +235,9 @@ def compare(videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str]
 
 
 def measure_examples(r: Resources) -> Table:
-    """One example of every task, to be looked at and listened to."""
-    found = list(examples.draw(r))
-    note = "One draw each, the first that came, with the checkpoint's sampling settings."
+    """One sample of every task, to look at and listen to."""
+    found = list(examples.sample(r))
+    note = "One sample each, not selected, with the checkpoint's sampling settings."
     return Table(rows=[row for row, _ in found], notes=[note], media=[media for _, media in found])
 
 

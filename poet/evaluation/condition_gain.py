@@ -43,7 +43,7 @@ class Kind:
       text: whether it is the text.
       spans: where it stands in the prefix.
       openings: loss spans (by index) that open with it.
-      alone: whether the frames that open the output in evaluation are not given, in a task that also does without.
+      alone: whether it is measured without the opening frames, in a task where they are optional.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Kind:
 
 
 def kinds(resolved: Resolved, task: Task) -> tuple[Kind, ...]:
-    """The kinds of condition that a task is given in evaluation; () for an unconditional one."""
+    """The kinds of condition of a task in evaluation; () for an unconditional one."""
     layout = resolved.layout(task)
     found = [Kind(name=streams.get("text").title, text=True)] if layout.text_span else []
     openings = _openings(resolved, task, layout)
     named = {stream.called(CONDITION): stream for stream in (*task.given, *task.openings)}
     for name in layout.condition_streams:
         stream = named.get(name)
-        if stream is None:  # The source, which says nothing of the clip.
+        if stream is None:  # The source, which does not depend on the clip.
             continue
         spans = tuple(s for s in layout.spans if s.segment.stream == name)
         if stream.opens in openings:
@@ -74,7 +74,7 @@ def kinds(resolved: Resolved, task: Task) -> tuple[Kind, ...]:
 
 
 def _openings(resolved: Resolved, task: Task, layout: Layout) -> dict[str, Kind]:
-    """Output stream -> what opens it as given."""
+    """Output stream -> its opening condition."""
     latents = resolved.eval_latents(task)
     frames, given = resolved.frames_of(latents), resolved.conditioning_codes(task, latents)
     opening = "first frame" if frames == 1 else f"first {frames} frames"
@@ -127,7 +127,7 @@ def exchanged(batch: Batch, partners_N: np.ndarray, kind: Kind, layout: Layout) 
 def copyable(batch: Batch, kind: Kind, layout: Layout) -> dict[str, np.ndarray]:
     """Output stream -> bool [N, O]: where the right code is the condition's at the same place.
 
-    Of an opening that is the last given latent frame.  Streams that nothing could be copied to from
+    For an opening it is the last conditioning latent frame.  Streams that nothing could be copied to from
     this kind of condition (text, sound for a picture) are absent.
     """
     found: dict[str, list[np.ndarray | None]] = {}
@@ -155,7 +155,7 @@ def _same(batch: Batch, span: Span, given: Span) -> np.ndarray:
 
 
 def _held(batch: Batch, index: int, span: Span) -> np.ndarray:
-    """bool [N, O]: equal to the last given latent frame; False where none is given."""
+    """bool [N, O]: equal to the last conditioning latent frame; False without one."""
     latents, *place = span.segment.grid
     codes_NxTxP = batch["tokens"][:, span.start : span.stop].reshape(-1, latents, np.prod(place))
     given_N = batch["known"][:, index] // codes_NxTxP.shape[2]
@@ -213,7 +213,7 @@ def row(task: str, condition: str, stream: str, tokens: Batch) -> Row:
     """The measurements of what `gains` found; those that do not exist are None.
 
     `<key>_low` and `<key>_high` bound <key> in 95 % of bootstrap resamples over clips.  `copyable` is the
-    share of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
+    fraction of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
     and of the others, accuracies with the right condition.
     """
     found = metric.measure(tokens, select("condition_gain")[0])

@@ -1,4 +1,4 @@
-"""One drawn example of every task of a mixture, beside what it was given and the true clip.
+"""One sample of every task of a mixture, beside its condition and the true clip.
 
 N = 1 clip, T frames, H height, W width, 3 colour channels, S samples.
 """
@@ -19,54 +19,53 @@ from poet.store.raw import RawClip
 from poet.tasks.registry import Task
 
 
-def draw(r: Resources) -> Iterator[tuple[Row, Media]]:
-    """An example of each task of the checkpoint's mixture, each of another clip where there are enough: what is said
-    of it, and its files.
+def sample(r: Resources) -> Iterator[tuple[Row, Media]]:
+    """A sample of each task of the checkpoint's mixture: its row and its files.
 
-    Where a task knows several regions, its clip takes the one of its place in the list.
+    Tasks have different clips if there are enough.  Of several regions, the clip takes the one of its index.
     """
     for place, task in enumerate(sorted(r.resolved.mixture, key=lambda task: task.name)):
         clip = r.clips[place % len(r.clips)]
         allowed = conditioning.regions_of(task.made, r.experiment.conditioning)
         region = allowed[place % len(allowed)] if allowed else ""
         files, text = _files(r, task, clip, region)
-        given = _words(task, clip, _frames(r, task))
-        note = f"given {given}" + (f"; it wrote “{text}”" if text else "")
+        condition = _words(task, clip, _frames(r, task))
+        note = f"condition: {condition}" + (f"; it wrote “{text}”" if text else "")
         yield (
-            {"task": task.name, "given": given, "drawn": text or "see below", "clip": clip.key},
+            {"task": task.name, "condition": condition, "sampled": text or "see below", "clip": clip.key},
             Media(kind="example", key=clip.key, caption=task.name.replace("_", " "), note=note, files=files),
         )
 
 
 def _frames(r: Resources, task: Task) -> int:
-    """Frames that open the output as given."""
+    """Conditioning frames that open the output."""
     return r.resolved.frames_of(r.resolved.eval_latents(task))
 
 
 def _files(r: Resources, task: Task, clip: RawClip, region: str) -> tuple[dict[str, str], str]:
-    """Label -> file below the output folder; and what was written as text."""
+    """Label -> file below the output folder; and the generated text."""
     frames, video, sound = _frames(r, task), clip.video[None], _sound(r, clip)[None]
     heard = _takes(task, "audio") or (frames and task.has_audio)
     takes_depth = task.derived and task.derived.takes_depth
     depth = clip.depth[None] if takes_depth and clip.depth is not None else None
-    given = {"video": video} if frames or _takes(task, "video") else {}
-    drawn = r.generator.generate(
+    conditions = {"video": video} if frames or _takes(task, "video") else {}
+    sampled = r.generator.generate(
         task.name,
         [clip.caption] if task.text else (),
-        media=given | ({"audio": sound} if heard else {}),
+        media=conditions | ({"audio": sound} if heard else {}),
         depths=depth,
         conditioning_frames=frames,
         region=region,
     )
-    shown = _given(r, task, video, sound, depth, frames, region)
+    condition = _condition(r, task, video, sound, depth, frames, region)
     true = Sampled(video=video if task.predicted[-1].closes else video[:, :1], audio=sound if task.has_audio else None)
-    labelled = {"given": shown, "drawn": _whole(task, drawn, true), "true": true}
+    labelled = {"condition": condition, "sampled": _whole(task, sampled, true), "true": true}
     names = {label: _write(r, f"media/example_{task.name}_{label}", what) for label, what in labelled.items()}
-    return {label: name for label, name in names.items() if name}, drawn.texts[0] if drawn.texts else ""
+    return {label: name for label, name in names.items() if name}, sampled.texts[0] if sampled.texts else ""
 
 
 def _takes(task: Task, medium: str) -> bool:
-    """Whether a stream of its condition is made from pictures or sound."""
+    """Whether its condition has a stream of this medium."""
     return any(stream.medium == medium for stream in task.given)
 
 
@@ -76,26 +75,26 @@ def _sound(r: Resources, clip: RawClip) -> np.ndarray:
     return silence if clip.audio is None else clip.audio
 
 
-def _given(
+def _condition(
     r: Resources, task: Task, video: np.ndarray, sound: np.ndarray, depth: np.ndarray | None, frames: int, region: str
 ) -> Sampled:
-    """What the model saw and heard, text apart."""
+    """The condition, without text."""
     if _takes(task, "audio"):
         return Sampled(audio=sound)
     if _takes(task, "video"):
         latents, *_ = task.given[0].grid(r.resolved.format)
-        shown = r.generator.make_condition(task.name, video, depth, region=region).video
-        return Sampled(video=shown[:, : r.resolved.frames_of(latents)])
+        derived = r.generator.make_condition(task.name, video, depth, region=region).video
+        return Sampled(video=derived[:, : r.resolved.frames_of(latents)])
     return Sampled(video=video[:, :frames]) if frames else Sampled()
 
 
-def _whole(task: Task, drawn: Sampled, true: Sampled) -> Sampled:
-    """Sampled sound is played to the clip that it was sampled for, and the other way round."""
-    if _takes(task, "video") and drawn.video is None and drawn.audio is not None:
-        return Sampled(video=true.video, audio=drawn.audio)
+def _whole(task: Task, sampled: Sampled, true: Sampled) -> Sampled:
+    """Sampled sound together with its clip, and a sampled clip with its sound."""
+    if _takes(task, "video") and sampled.video is None and sampled.audio is not None:
+        return Sampled(video=true.video, audio=sampled.audio)
     if _takes(task, "audio"):
-        return Sampled(video=drawn.video, audio=true.audio)
-    return drawn
+        return Sampled(video=sampled.video, audio=true.audio)
+    return sampled
 
 
 def _write(r: Resources, stem: str, what: Sampled) -> str | None:

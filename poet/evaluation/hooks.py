@@ -1,4 +1,4 @@
-"""What `poet train` shows on the way: validation numbers and sample strips.
+"""Hooks of `poet train`: validation metrics and sample strips.
 
 Hooks run inside the loop, under its mesh, on the state as it stands; they read the split EVAL.split and
 change nothing.
@@ -96,9 +96,9 @@ def sample_hook(resolved: Resolved) -> Hook:
 
 
 def _sample_batch(resolved: Resolved, task: str) -> Mapping[str, np.ndarray]:
-    """The first clips of the split that leave the task something to draw; on every process.
+    """The first clips of the split that are not all condition; on every process.
 
-    As many as are shown and the mesh divides; they are repeated where the split has fewer.
+    As many as the strip has and the mesh divides; they are repeated where the split has fewer.
     """
     ways, split, declared = batch_ways(_mesh()), resolved.spec.eval.split, get_task(task)
     size = -(-CLIPS_SHOWN // ways) * ways

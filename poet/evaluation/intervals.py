@@ -20,10 +20,10 @@ SEED = 0
 def ratio_interval(
     sums_N: np.ndarray, counts_N: np.ndarray, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
-    """Percentile interval of sum over count when clips are drawn again with replacement.
+    """Percentile interval of sum over count when clips are resampled with replacement.
 
     With counts of 1 it is that of a mean.  None where fewer than two clips have a count: there is
-    no spread to draw from.
+    no spread.
     """
     sums_N, counts_N = np.asarray(sums_N, np.float64), np.asarray(counts_N, np.float64)
     counted = counts_N > 0
@@ -47,8 +47,8 @@ def resampled(
     there = int(there_G.sum())
     if there < 2:
         return None
-    shares_G = there_G / there
-    times_RxG = np.random.default_rng(seed).multinomial(there, shares_G, FEW_RESAMPLES)
+    weights_G = there_G / there
+    times_RxG = np.random.default_rng(seed).multinomial(there, weights_G, FEW_RESAMPLES)
     found = [x for times_G in times_RxG if (x := value(times_G)) is not None]
     return _bounds(found, level) if found else None
 

@@ -187,9 +187,9 @@ class Metric:
       better: whether more or less is better, or neither.
       tables: the tables (of `poet eval`, `poet tokenizer-eval`) that it is a column of.
       needs: fields of the batches that it measures; where a batch lacks one, its value is None.
-      measure: the values or the sums of a batch.  Metrics that share it share what it found.
+      measure: the values or the sums of a batch.  Metrics with the same function share its result.
       finish: value of `Values` -> the metric (identity by default), or totals of `Sums` -> the metric.
-      beside: which parts of the summary stand in a row beside the value.
+      beside: parts of the summary in a row beside the value.
       note: what it is, for readers of a table.
       package, install: what must be installed, and how; '' for nothing.
       networks: fingerprint of each network that it measures with.
@@ -216,8 +216,8 @@ class Metric:
     @property
     def manifest(self) -> dict[str, Any]:
         """What goes with the number into JSON."""
-        said = {"note": self.note, "package": self.package, "networks": dict(self.networks)}
-        return {"better": self.better} | {k: v for k, v in said.items() if v} | dict(self.protocol)
+        fields = {"note": self.note, "package": self.package, "networks": dict(self.networks)}
+        return {"better": self.better} | {k: v for k, v in fields.items() if v} | dict(self.protocol)
 
     def row(self, summary: Summary) -> dict[str, Any]:
         """The columns of a row: `<name>`, and `<name>_<part>` of what stands beside it."""

@@ -26,7 +26,7 @@ class Reconstruction:
     Attributes:
       shape: frames, all of which are rebuilt, height and width of the clip.
       coded_frames: those and the repeats of the last one that fill the last latent.
-      codes: integers that stand for the coded frames, of `bits` bits each.
+      codes: number of codes of the encoded frames, of `bits` bits each.
       psnr_db: mean over the clip's frames.
       encode_s, decode_s: wall time of a second run, so that compilation is not in it.
     """

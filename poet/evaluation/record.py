@@ -71,7 +71,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _jsonable(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: they become null."""
+    """JSON has no infinity and no NaN: they become null."""
     if isinstance(value, Mapping):
         return {key: _jsonable(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

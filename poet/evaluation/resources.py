@@ -100,10 +100,10 @@ class Resources:
         if not spec.gain_clips:
             return "EVAL.gain_clips is 0"
         if not any(kinds(self.resolved, task) for task in self.resolved.mixture):
-            return "no task of DATA.mixture_rates is given a condition"
+            return "no task of DATA.mixture_rates has a condition"
         if not self.lacks(STORE) and self.gain_batches * spec.batch == 1:
             return (
-                "one clip has no other one whose condition it could be given: set EVAL.gain_clips and "
+                "a single clip has no other clip's condition: set EVAL.gain_clips and "
                 f"EVAL.batch so that two or more of split {spec.split!r} are taken"
             )
         return None
@@ -117,7 +117,7 @@ class Resources:
 
     @functools.cached_property
     def dropped(self) -> frozenset[str]:
-        """Keys of the split's clips that the store left out, of which no pixels are scored either."""
+        """Keys of the split's clips that the store skipped; their pixels are not scored either."""
         if self.lacks(STORE) or not _same(self.manifest.source, self.source_path):
             return frozenset()
         split = self.manifest.splits.get(self.experiment.eval.split)
@@ -125,7 +125,7 @@ class Resources:
         return frozenset(clip.key for clip in skipped if clip.reason != DUPLICATE_KEY)
 
     def check(self) -> None:
-        """Opens everything that is configured, so that a mistake shows before any device work."""
+        """Opens everything that is configured, so that mistakes are found before any device work."""
         for task in self.resolved.mixture:
             self.resolved.eval_latents(task)
         if not self.lacks(TOKENIZER):
@@ -151,7 +151,7 @@ class Resources:
         return manifest
 
     def _fingerprints(self) -> dict[str, str]:
-        """Of the tokenizers that are given and that the mixture uses."""
+        """Of the tokenizers that are configured and that the mixture uses."""
         found = {} if self.lacks(TOKENIZER) else {networks.VIDEO: self.tokenizer.fingerprint}
         return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if self.resolved.has_audio else {})
 
@@ -198,7 +198,7 @@ class Resources:
     def clips(self) -> list[RawClip]:
         """EVAL.clips clips of the split, spread evenly over it.
 
-        Those that cannot be read, or that the store left out, are absent, and are told.
+        Those that cannot be read, or that the store skipped, are absent, and are logged.
         """
         count = min(self.experiment.eval.clips, len(self.source))
         places = [len(self.source) * i // count for i in range(count)]
@@ -256,14 +256,14 @@ class Resources:
 
     @property
     def conditioning_frames(self) -> int:
-        """Frames that frame prediction is given."""
+        """Conditioning frames of frame prediction."""
         return self.resolved.frames_of(self.resolved.eval_latents(get_task(PREDICTION)))
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
         """uint8 [N, K, T, H, W, 3]: K ways in which the model continues each of `videos`."""
         e = self.experiment
-        drawn = self.generator.generate(
+        sampled = self.generator.generate(
             PREDICTION,
             media={"video": self.videos},
             conditioning_frames=self.conditioning_frames,
@@ -271,7 +271,7 @@ class Resources:
             batch=e.eval.batch,
             count=e.eval.samples,
         ).video
-        return drawn.reshape(-1, e.eval.samples, *drawn.shape[1:])
+        return sampled.reshape(-1, e.eval.samples, *sampled.shape[1:])
 
 
 def _same(one: str, other: str) -> bool:

@@ -34,7 +34,7 @@ __all__ = ["OPUS_BIT_RATES", "RESULT_FILE", "evaluate", "summary"]
 LEVELS = (1, 2, 4, 8, 12)
 OPUS_BIT_RATES = (6_000, 12_000)
 # The levels that a language model reads (spec §3.4), and all; and the codec at the rate of all.
-LEVELS_PICTURED, OPUS_PICTURED = (4, 12), 6_000
+LEVELS_VISUALISED, OPUS_VISUALISED = (4, 12), 6_000
 
 
 def evaluate(
@@ -137,8 +137,8 @@ def _remarks(sets: Mapping[str, Any], timed: Mapping[str, Any] | None) -> list[s
 def _by_level(
     tokenizer: AudioTokenizer, ids_NxLxF: np.ndarray, levels: Sequence[int], samples: int
 ) -> Iterator[Rendering]:
-    """Of the levels pictured are LEVELS_PICTURED as far as they are scored, else the most that there are."""
-    spec, pictured = tokenizer.spec, set(LEVELS_PICTURED) & set(levels) or {max(levels)}
+    """The visualised levels are LEVELS_VISUALISED if they are scored, else the largest number."""
+    spec, visualised = tokenizer.spec, set(LEVELS_VISUALISED) & set(levels) or {max(levels)}
     bits_per_level = math.log2(spec.codes) * spec.sample_rate_hz / spec.hop
     for count in levels:
         label = f"tokenizer, {count} level{'s' * (count > 1)}"
@@ -146,7 +146,7 @@ def _by_level(
             name=f"tokenizer_{count}",
             media_N=tokenizer.decode(ids_NxLxF[:, :count], samples),
             row={"codec": label, "kbit/s": count * bits_per_level / 1000},
-            pictured=count in pictured,
+            visualised=count in visualised,
             detail={"levels": count},
         )
 
@@ -157,7 +157,7 @@ def _opus(sounds_NxS: np.ndarray, spec: AudioTokenizerSpec, bit_rate: int) -> Re
         name=f"opus_{bit_rate}",
         media_N=coded.sounds_NxS,
         row={"codec": f"Opus, {bit_rate / 1000:g} kbit/s", "kbit/s": coded.bits_per_second / 1000},
-        pictured=bit_rate == OPUS_PICTURED,
+        visualised=bit_rate == OPUS_VISUALISED,
         detail={"bit_rate": bit_rate, "asked_for": coded.asked_for, "lags": list(coded.lags)},
     )
 
@@ -224,5 +224,5 @@ def _show(out: Path, name: str, sounds_NxS: np.ndarray, made: Sequence[Rendering
     for index in shown:
         for r in every:
             media.write_wav(out / name / f"{index}_{r.name}.wav", r.media_N[index], rate_hz)
-    columns = [{r.label: to_float(r.media_N[index]) for r in every if r.pictured} for index in shown]
+    columns = [{r.label: to_float(r.media_N[index]) for r in every if r.visualised} for index in shown]
     write_spectrograms(out / f"{name}.png", columns, rate_hz, title=name)

@@ -1,4 +1,4 @@
-"""What `poet tokenizer-train` shows on the way: what the weights rebuild, as a picture and as a number."""
+"""Hooks of `poet tokenizer-train`: reconstructions of the current weights, as a picture and as a metric."""
 
 from __future__ import annotations
 

@@ -32,16 +32,16 @@ class Rendering:
     Attributes:
       name: 'tokenizer', a codec, or either with its rate, as in file names.
       media_N: uint8 [N, T, H, W, 3] or int16 [N, S].
-      row: what is known of it besides scores; begins with `codec` and its rate.
-      detail: what the JSON says of it besides the row.
-      pictured: whether it may stand in the picture of the set.
+      row: its columns besides scores; begins with `codec` and its rate.
+      detail: its fields in the JSON besides the row.
+      visualised: whether it may be in the picture of the set.
     """
 
     name: str
     media_N: np.ndarray
     row: Row
     detail: dict[str, Any] = dataclasses.field(default_factory=dict)
-    pictured: bool = True
+    visualised: bool = True
 
     @property
     def label(self) -> str:

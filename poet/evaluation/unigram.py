@@ -1,7 +1,7 @@
 """The unigram baseline: how well codes are predicted by how often each was seen in training.
 
 Counted are the tokens that carry loss, apart for every range of legal ids: levels of sound and the
-kinds of a task's output are told apart, since a position tells them.  Given frames, boundary tokens
+kinds of a task's output are separate, since the position determines them.  Conditioning frames, boundary tokens
 and padding count neither in training nor in what is scored.
 """
 

@@ -1,4 +1,4 @@
-"""`poet upscale-eval`: scores of a super-resolution network beside resizing, and its tokenizer's round trip as ceiling.
+"""`poet upscale-eval`: scores of a super-resolution network, of resizing, and of the tokenizer's round trip.
 
 Shape suffixes: N clips, T frames, H, W rows and columns of the truth.
 """
@@ -61,7 +61,7 @@ def evaluate(
     (`record.content`).
 
     Args:
-      perceptual: the distance shown beside PSNR and SSIM; None leaves it out.
+      perceptual: the distance beside PSNR and SSIM; None skips it.
       steps: numbers of sampling steps, a row each; () is SUPER_RESOLUTION.steps.
       skipped: sets that could not be opened -> why.
 
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def ways(upscaler: Upscaler, truth: np.ndarray, steps: Sequence[int], seed: int) -> Iterator[tuple[str, Way]]:
-    """What is compared: its label, and how it makes the clips of their halves.  `truth` uint8 [N, T, H, W, 3]."""
+    """The candidates: label, and function from small to large clips.  `truth` uint8 [N, T, H, W, 3]."""
     for name, kind in RESIZINGS.items():
         yield name, functools.partial(resized, kind=kind)
     spec = upscaler.experiment.super_resolution
@@ -121,7 +121,7 @@ def _one_by_one(upscaler: Upscaler, seed: int, given: np.ndarray) -> np.ndarray:
 
 
 def _timed(run: Way, given: np.ndarray) -> tuple[np.ndarray, float]:
-    """What is made, and the seconds of a frame once everything is compiled."""
+    """The result, and the seconds of a frame after compilation."""
     run(given[:1])
     begin = time.perf_counter()
     made = run(given)

@@ -53,13 +53,13 @@ def evaluate(
     """Scores a tokenizer on sets of clips, each uint8 (N, T, H, W, 3), and codecs beside it.
 
     Writes OUT/tokenizer_scores.json and a picture OUT/SET.png per set, and returns what the JSON holds
-    (`record.content`): the tables of `NOTES`, and `sets`, what else is known of each; `summary` makes text of it.
+    (`record.content`): the tables of `NOTES`, and `sets`, their details; `summary` renders it as text.
     Codecs spend at least the tokenizer's bits per pixel, in every way of `codec.codings`.
 
     Args:
-      perceptual: the distance shown beside PSNR and SSIM; None leaves it out.
+      perceptual: the distance beside PSNR and SSIM; None skips it.
       comparators: of `bitstreams.STREAM_CODECS`; () leaves codecs out.
-      rate_hz: frame rate that codecs are told.  preset: of the codecs.
+      rate_hz: frame rate for the codecs.  preset: of the codecs.
       skipped: sets that could not be opened -> why; they are passed on to the result.
       conditions: how the conditions are made whose round trips are scored; None leaves them out.
       depths: set -> distances (T, h, w) of its clips, which structure is made from.
@@ -156,7 +156,7 @@ def condition_rows(
     Args:
       depths: distances (T, h, w) of each clip; with () or a clip that has none, structure is made where
         `spec.depth` needs none.
-      names: of the conditions, () for all; what is drawn for a clip depends on its place in the set.
+      names: of the conditions, () for all; the random choices of a clip depend on its index in the set.
     """
     if spec is None:
         return []

@@ -212,7 +212,7 @@ def test_rows_add_up_and_fit_the_terminal() -> None:
             whole = share * row["copyable_nats"] + (1 - share) * row["rest_nats"]
             assert whole == pytest.approx(row["nats_per_token"], abs=1e-6)
     long = [{**row, "task": "audio_video_continuation", "nats_per_clip": -612.345} for row in rows]
-    text = tables.format_table(gain_view.shown(long))
+    text = tables.format_table(gain_view.terminal_rows(long))
     assert max(map(len, text.splitlines())) <= 110 and len(text.splitlines()) == 2 + len(rows)
 
 

@@ -136,10 +136,14 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
 
 
 def write_examples(folder: Path, tasks: dict[str, str]) -> None:
-    """A folder as of `poet eval --metric=examples`: task -> what was given."""
+    """A folder as of `poet eval --metric=examples`: task -> its condition."""
     entries = []
     for i, (task, given) in enumerate(tasks.items()):
-        files = {"given": f"media/{i}_given.gif", "drawn": f"media/{i}_drawn.mp4", "true": f"media/{i}_true.gif"}
+        files = {
+            "condition": f"media/{i}_condition.gif",
+            "sampled": f"media/{i}_sampled.mp4",
+            "true": f"media/{i}_true.gif",
+        }
         for file, noise in zip(files.values(), (40, 25, 0)):
             write = media.write_gif if file.endswith(".gif") else media.write_mp4
             write(folder / file, clip(i, noise), 8)
@@ -277,12 +281,12 @@ def test_every_section_shows_what_its_file_says(page: Page):
     assert not [a for _, a in page.tags if a.get("class") == "missing" and "No " in str(a)]
 
 
-def test_the_page_opens_with_clips_beside_what_they_were_drawn_from(page: Page, run_folder: Path):
-    """The first section's files in the page, in the order given, drawn, true."""
+def test_the_page_opens_with_clips_beside_their_conditions(page: Page, run_folder: Path):
+    """The first section's files in the page, in the order condition, sampled, true."""
     expected = [
         run_folder / "first" / file
         for i in range(2)
-        for file in (f"media/{i}_given.gif", f"media/{i}_drawn.mp4", f"media/{i}_true.gif")
+        for file in (f"media/{i}_condition.gif", f"media/{i}_sampled.mp4", f"media/{i}_true.gif")
     ]
     shown = [a["src"] for tag, a in page.tags if tag in ("img", "video")]
     for path, source in zip(expected, shown):
@@ -298,7 +302,7 @@ def test_every_headline_says_what_it_means(page: Page):
         "5 min 15 s from the first rendered frame to this page",
         r"\+1\.25 dB of PSNR: how much nearer the video tokenizer comes .* 80 steps .*22\.5 dB before, 23\.8 dB after",
         r"6\.30 nats is what one code of an unseen clip costs .*1,500 steps \(text to video\).*pays 7\.91",
-        r"\+0\.8 dB of PSNR: .* nearer to the true ones than the last given frame",
+        r"\+0\.8 dB of PSNR: .* nearer to the true ones than the last conditioning frame",
     ):
         assert re.search(said, text), said
 
@@ -369,9 +373,9 @@ def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path):
 
 def test_a_lost_picture_is_said_not_faked(tmp_path: Path):
     write_examples(tmp_path / "first", {"inpainting": "a hole"})
-    (tmp_path / "first" / "media" / "0_drawn.mp4").unlink()
+    (tmp_path / "first" / "media" / "0_sampled.mp4").unlink()
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "0_drawn.mp4 is missing" in page.text and "video" not in [tag for tag, _ in page.tags]
+    assert "0_sampled.mp4 is missing" in page.text and "video" not in [tag for tag, _ in page.tags]
 
 
 def test_stages_may_be_one_file_each_in_the_order_they_ended(tmp_path: Path):

@@ -220,7 +220,7 @@ def gif_seconds(path: Path) -> float:
         return sum(image.seek(i) or image.info["duration"] for i in frames) / 1000
 
 
-def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
+def test_every_task_gives_one_example_beside_its_condition(run, tmp_path):
     rates = {"unconditional": 1.0, "frame_prediction": 1.0, "inpainting": 1.0}
     e = changed(run.experiment, "data", store="", mixture_rates=rates)
     e = changed(e, "conditioning", fill="black")
@@ -228,17 +228,17 @@ def test_every_task_gives_one_example_beside_what_it_was_given(run, tmp_path):
     media = {entry["caption"].replace(" ", "_"): entry for entry in report["media"]}
     assert set(media) == set(rates)
     assert {name: set(entry["files"]) for name, entry in media.items()} == {
-        "unconditional": {"drawn", "true"},
-        "frame_prediction": {"given", "drawn", "true"},
-        "inpainting": {"given", "drawn", "true"},
+        "unconditional": {"sampled", "true"},
+        "frame_prediction": {"condition", "sampled", "true"},
+        "inpainting": {"condition", "sampled", "true"},
     }
     assert len({entry["key"] for entry in media.values()}) == 3, "each of another clip"
-    assert media["inpainting"]["note"] == "given clip with a hole"
+    assert media["inpainting"]["note"] == "condition: clip with a hole"
     seconds = {label: gif_seconds(tmp_path / file) for label, file in media["frame_prediction"]["files"].items()}
     rate_hz = e.clip.rate_hz
-    assert seconds == pytest.approx({"given": 5 / rate_hz, "drawn": 9 / rate_hz, "true": 9 / rate_hz}, abs=0.1)
-    shown = np.asarray(Image.open(tmp_path / media["inpainting"]["files"]["given"]).convert("RGB"))
-    hidden = (shown < 12).all(-1)
+    assert seconds == pytest.approx({"condition": 5 / rate_hz, "sampled": 9 / rate_hz, "true": 9 / rate_hz}, abs=0.1)
+    first = np.asarray(Image.open(tmp_path / media["inpainting"]["files"]["condition"]).convert("RGB"))
+    hidden = (first < 12).all(-1)
     assert hidden.sum() in (8 * 8, 8 * 16 // 2), "a region of the first frame is black"
 
 

@@ -15,8 +15,8 @@ from poet.evaluation.metrics import select
 
 USAGE_NOTE = (
     "Usage is distinct codes over all codes; usage of reachable is distinct codes over those that "
-    "as many tokens drawn uniformly would be expected to show. The entropy is that of the code "
-    "counts, which is too low where tokens are few beside the codes."
+    "as many uniformly sampled tokens would have in expectation. The entropy is that of the code "
+    "counts, which is too low if tokens are few relative to codes."
 )
 TABLES = ("codes", "codes_by_level")
 
@@ -30,13 +30,13 @@ def statistics(ids: np.ndarray, codes: int, table: str = "codes") -> dict[str, A
 
 
 def _counts(batch: Batch) -> Sums:
-    """How often each code occurs; no part of the codes shows how many distinct ones all have: one fold."""
+    """Counts of codes; the number of distinct codes is not a mean over parts: one fold."""
     counts = np.bincount(np.asarray(batch["ids"]).reshape(-1), minlength=batch["codes"])
     return Sums(parts={"counts": counts[None]}, n_F=np.array([len(batch["ids"])]))
 
 
 def reachable_codes(tokens: int, codes: int) -> float:
-    """Expected number of distinct codes among `tokens` uniform draws: K (1 - (1 - 1/K)^tokens)."""
+    """Expected number of distinct codes among `tokens` uniform samples: K (1 - (1 - 1/K)^tokens)."""
     return -codes * math.expm1(tokens * math.log1p(-1 / codes))
 
 
@@ -45,9 +45,9 @@ def _usage_of_reachable(counts: np.ndarray) -> float:
 
 
 def _entropy_bits(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
+    fractions = counts[counts > 0] / counts.sum()
     # Not -0.0 where one code is all there is.
-    return abs(float((shares * np.log2(shares)).sum()))
+    return abs(float((fractions * np.log2(fractions)).sum()))
 
 
 @functools.lru_cache(maxsize=1)

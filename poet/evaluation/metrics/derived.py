@@ -17,14 +17,14 @@ from poet.conditioning import structure
 from poet.evaluation.metric import Batch, Metric, Sums, Values, register
 from poet.evaluation.metrics.pixels import PAIRS
 
-# Motion in pixels and depth in shares of its range that are not there: hues are drawn in whole levels.
+# Motion in pixels, and depth as a fraction of its range, below which it counts as none: hues have whole levels.
 LEAST = 0.02
 FOLDS = 16
 NOTE = (
-    "Conditions: PSNR is of what is made of the clips, before and after the tokenizer. Given cells are the latents "
-    "that hold nothing filled in; of their codes, given codes kept is the share that are the clip's own. Flow and "
-    "depth error are root mean squares of what the tokenizer does to them, as shares of the motion and of the "
-    "depth's deviation that are drawn: at 1 nothing is left."
+    "Conditions: PSNR is that of the derived clips, before and after the tokenizer. Given cells are the latents "
+    "without filling; given codes kept is the fraction of their codes that equal the clip's own. Flow and "
+    "depth error are root mean squares of the tokenizer's error, relative to the motion and to the "
+    "depth's deviation in the condition: at 1 nothing is left."
 )
 
 

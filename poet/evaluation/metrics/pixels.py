@@ -14,7 +14,7 @@ import numpy as np
 from poet.evaluation.metric import Batch, Metric, Values, register
 
 PEAK = 255.0
-# Rounding to 8 bits is an error of variance 1/12, so two frames cannot be known to agree any better.
+# Rounding to 8 bits is an error of variance 1/12, which bounds the agreement of two frames.
 # Clip means cap PSNR there; otherwise one frame without motion would make a mean infinite.
 PSNR_CEILING_DB = 10 * math.log10(12 * PEAK**2)
 
@@ -191,6 +191,6 @@ register(
         measure=lambda batch: Values.of(batch, batch["wins"]),
         tables=("gains",),
         beside=("low", "high"),
-        note="Share of clips that are nearer than the baseline.",
+        note="Fraction of clips that are nearer than the baseline.",
     )
 )

@@ -1,7 +1,7 @@
 """What becomes of clips that a tokenizer encodes and decodes again and again.
 
-Long video is drawn piece by piece, each on the encoded end of the one before: what a round costs is paid at every
-piece.
+Long video is generated clip by clip, each conditioned on the encoded end of the one before, so every clip costs a
+round.
 
 Shape suffixes: N clips, T frames, H height, W width, 3 colour channels; t h w latents.
 """
@@ -18,7 +18,7 @@ from poet.evaluation.metrics.pixels import by_pair, clip_psnr
 # Rounds after which clips are compared with the originals.
 ROUNDS = (1, 2, 4, 8, 12)
 NOTE = (
-    "Round trip match is the share of codes that come back when what they decode to is encoded again; PSNR after K "
+    "Round trip match is the fraction of codes that survive decoding and encoding; PSNR after K "
     "is that of K rounds of encoding and decoding, against the originals."
 )
 

@@ -25,10 +25,10 @@ from poet.tokenizers.audio.spectra import mel_matrix
 RATE_HZ = 16_000
 
 # Log-mel distance.  64 ms resolve the lowest of 64 bands, whose width is 56 Hz; 80 dB below full
-# scale is near the noise of a quiet recording, and nothing below it is told apart.
+# scale is near the noise of a quiet recording, and nothing below it counts.
 MEL_BANDS, MEL_WINDOW, MEL_HOP = 64, 1024, 256
 MEL_FLOOR = 1e-4
-# An SI-SDR beyond this is told as this: 16-bit samples reach no further, and one clip shall not
+# Ceiling of SI-SDR: 16-bit samples reach no further, and one clip shall not
 # rule a mean.
 SI_SDR_LIMIT_DB = 60.0
 # What P.862.2 makes of the lowest raw score, -0.5.

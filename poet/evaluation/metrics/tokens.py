@@ -1,6 +1,6 @@
 """What tokens cost the language model.
 
-Fields: `loss` (nats), `correct`, `count`, float [N, O] for the O tokens of an output stream, 0 where a token is given
+Fields: `loss` (nats), `correct`, `count`, float [N, O] for the O tokens of an output stream, 0 for conditioning tokens
 or padding; `unigram_nats` and `unigram_count`, float64 [N], sums under the unigram of the training split.
 Of an exchanged condition also `wrong_loss`, the loss with another clip's, and `copyable`, bool [N, O], where a code of
 the right condition could be copied.
@@ -56,7 +56,7 @@ ACCURACY = register(
         needs=SCORED,
         measure=_per_token("correct"),
         beside=("low", "high"),
-        note="Share of tokens whose logit is the largest.",
+        note="Fraction of tokens with the largest logit.",
     )
 )
 
@@ -77,7 +77,7 @@ def _nats_per_clip(batch: Batch) -> Values:
     return Values.of(batch, _nats(batch), _sums(batch["count"]) > 0)
 
 
-def _share(batch: Batch) -> Values:
+def _fraction(batch: Batch) -> Values:
     return Values.of(batch, _sums(batch["count"] * batch["copyable"]), _sums(batch["count"]))
 
 
@@ -111,7 +111,7 @@ def _declare(name: str, measure: Callable[[Batch], Values], needs: tuple[str, ..
 _declare("nats_per_token", _nats_per_token, note="What a token costs more when the condition is another clip's.")
 _declare("nats_per_clip", _nats_per_clip, note="The same of all tokens of a clip.")
 _COPIED = (*EXCHANGED, "copyable")
-_declare("copyable", _share, _COPIED, beside=(), note="Share of tokens that could be copied from the condition.")
+_declare("copyable", _fraction, _COPIED, beside=(), note="Fraction of tokens that could be copied from the condition.")
 for _name, _mask in (("copyable", True), ("rest", False)):
     _declare(f"{_name}_nats", _apart(_more, copied=_mask), _COPIED, beside=())
     _declare(f"{_name}_accuracy", _apart(lambda batch: batch["correct"], copied=_mask), _COPIED, beside=())

@@ -1,4 +1,4 @@
-"""What larger clips are scored by beside likeness: flicker, and whether they shrink to what was given.
+"""Metrics of upscaled clips besides similarity: flicker, and consistency with the input.
 
 Fields `truth` and `other`, uint8 [N, T, H, W, 3], and `given`, uint8 [N, T, h, w, 3].
 """
@@ -14,7 +14,7 @@ from poet.media import resize_video
 from poet.spec import ConditioningSpec
 
 TABLE = "upscalers"
-# A pixel whose truth changes by more levels along its motion is hidden or lit anew, and says nothing of flicker.
+# A pixel whose truth changes by more levels along its motion is occluded or relit, and does not count for flicker.
 SAME_LEVELS = 12.0
 
 
@@ -68,7 +68,6 @@ CONSISTENCY = register(
         needs=("given", "other"),
         measure=_consistency,
         tables=(TABLE,),
-        note="Consistency is the PSNR of the result at half its size (bicubic, antialiased) against the "
-        "clip that was given.",
+        note="Consistency is the PSNR of the result at half its size (bicubic, antialiased) against the input.",
     )
 )

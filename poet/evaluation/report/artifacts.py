@@ -58,5 +58,5 @@ def read_stages(path: Path) -> list[Json]:
 
 
 def read_metrics(path: Path) -> list[Json]:
-    """Lines of a metrics.jsonl; damaged ones are left out."""
+    """Lines of a metrics.jsonl; damaged ones are skipped."""
     return list(reporting.read(path)) if path.is_file() else []

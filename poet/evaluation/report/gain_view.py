@@ -9,7 +9,7 @@ from poet.evaluation.report.tables import Row, number
 
 
 def bars(rows: Sequence[Row]) -> list[Bar]:
-    """Nats per clip with their intervals, one bar a row, coloured by what is drawn."""
+    """Nats per clip with their intervals, one bar a row, coloured by the predicted stream."""
     return [
         Bar(
             name=f"{r['task']}: {r['condition']} → {r['stream']}",
@@ -23,8 +23,8 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     ]
 
 
-def shown(rows: Sequence[Row]) -> list[Row]:
-    """Rows as a terminal shows them: gains with their intervals, one line each."""
+def terminal_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows for a terminal: gains with their intervals, one line each."""
     return [
         {
             "task": r["task"],
@@ -47,5 +47,5 @@ def _bounded(r: Row, key: str) -> str:
 
 
 def view(table: str, rows: Sequence[Row]) -> Sequence[Row]:
-    """Rows of a named table as they are shown."""
-    return shown(rows) if table == "condition_gain" else rows
+    """Rows of a named table for a terminal."""
+    return terminal_rows(rows) if table == "condition_gain" else rows

@@ -1,4 +1,4 @@
-"""The numbers that a report opens with, each with a sentence that says what it means."""
+"""The numbers at the head of a report, each with a sentence that explains it."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _learnt(evaluation: Evaluation) -> Iterator[Figure]:
     best = min(rows, key=lambda row: row["loss_nats"])
     yield (
         f"{best['loss_nats']:.2f} nats",
-        "is what one code of an unseen clip costs the model that was trained here for "
+        "is the loss per code of validation clips, of the model trained here for "
         f"{evaluation.content['step']:,} steps "
-        f"({best['task'].replace('_', ' ')}); who knows only how often each code occurs pays "
+        f"({best['task'].replace('_', ' ')}); that of the unigram is "
         f"{best['unigram_nats']:.2f}. "
         "Less is better",
     )
@@ -62,7 +62,7 @@ def _predicted(evaluation: Evaluation) -> Iterator[Figure]:
     verdict = "nearer to" if gain > 0 else "farther from"
     yield (
         f"{gain:+.1f} dB",
-        f"of PSNR: frames that the model draws after the given ones are {verdict} the true ones than the last given "
-        "frame shown again, the baseline that any model of motion must beat; one draw of many that may be right "
+        f"of PSNR: generated frames are {verdict} the true ones than the last conditioning "
+        "frame, repeated: the baseline that any model of motion must beat; a single plausible sample "
         "loses to it easily",
     )

@@ -115,7 +115,7 @@ def soft(words: str) -> str:
 
 
 def missing(what: str) -> str:
-    """Says in a part's place that it is absent and why."""
+    """A note in place of an absent part, with the reason."""
     return paragraph(what, "missing")
 
 
@@ -142,7 +142,7 @@ def table(rows: Sequence[tables.Row], caption: str = "") -> str:
 
 
 def media(path: Path, alt: str) -> str:
-    """A GIF, PNG, MP4 or WAV inside the page; a file that is not there is said to be missing.
+    """A GIF, PNG, MP4 or WAV inside the page; a missing file is named.
 
     What may sound has controls, and is silent until it is asked.
     """

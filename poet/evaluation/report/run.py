@@ -15,13 +15,13 @@ from poet.spec import UserError
 
 TITLE = "poet: a quickstart run"
 LEAD = (
-    "A frozen tokenizer turns clips into codes, a language model draws codes, and the tokenizer turns "
-    "them into clips again. Every number and picture below was read from what the run wrote."
+    "A frozen tokenizer encodes clips, a language model samples codes, and the tokenizer decodes them. "
+    "Every number and picture below comes from the files of the run."
 )
 # Where `launch/quickstart.sh` lets each command write.
 PARTS = {
     "stages": "stages.json",  # Or a folder `stages`, with one JSON object per file.
-    "shipped": "first",  # By `poet eval --metric=examples` for the weights that ship,
+    "shipped": "first",  # By `poet eval --metric=examples` for the shipped weights,
     "shipped_scores": "shipped_scores.json",  # and their `scores.json`.
     "store": "store",
     "evaluation": "eval",
@@ -43,8 +43,8 @@ def check_workdir(workdir: Path) -> None:
         raise UserError(f"{workdir} holds nothing of a quickstart run: give its work dir")
 
 
-def write_report(workdir: Path, out: str = "report.html") -> Path:
-    """Writes WORKDIR/`out` and returns its path.
+def write_report(workdir: Path) -> Path:
+    """Writes WORKDIR/report.html and returns its path.
 
     Raises:
       UserError: no such folder, or a part that is there but damaged.
@@ -53,9 +53,9 @@ def write_report(workdir: Path, out: str = "report.html") -> Path:
     if not workdir.is_dir():
         raise UserError(f"{workdir} is not a folder: give the work dir of a quickstart run")
     html = render(workdir)
-    with replacing(workdir / out) as file:
+    with replacing(workdir / "report.html") as file:
         file.write_text(html, encoding="utf-8")
-    return workdir / out
+    return workdir / "report.html"
 
 
 def render(workdir: Path) -> str:
@@ -66,12 +66,12 @@ def render(workdir: Path) -> str:
     conditions = sections.conditions(evaluation) or page.missing(
         "No condition gain: `poet eval` measures it where EVAL.gain_clips is above 0."
     )
-    # Heading, content, and what is said where there is none.
+    # Heading, content, and the text if there is none.
     parts = [
         (
             "Clips",
             sections.clips(shipped, evaluation),
-            "No clips: `poet eval --metric=examples` with EVAL.examples = True draws them.",
+            "No clips: `poet eval --metric=examples` with EVAL.examples = True samples them.",
         ),
         ("Conditions", conditions + sections.shipped_conditions(artifacts.read_json(place["shipped_scores"])), ""),
         ("Evaluation", sections.evaluations(evaluation), "No evaluation: `poet eval` writes eval.json."),

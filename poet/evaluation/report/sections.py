@@ -180,16 +180,16 @@ def conditions(evaluation: Evaluation) -> str:
     """One bar for each condition of each task."""
     bars = gain_view.bars(evaluation.rows("condition_gain"))
     lead = page.soft(
-        "Does the model listen to what it is given? A bar says how many nats a true clip costs more when that "
-        "one condition is another clip's, mean over clips: at 0 the model ignores it, and a caption can be "
-        "worth some 10. The whisker holds 95 % of bootstrap resamples of the clips."
+        "Does the model use its conditions? A bar is the added loss of a true clip, in nats, when this "
+        "condition is another clip's, mean over clips: at 0 the model ignores it; a caption can be "
+        "worth some 10. The whisker covers 95 % of bootstrap resamples of the clips."
     )
-    chart = _gain_chart(bars, "What each condition is worth")
+    chart = _gain_chart(bars, "Condition gain")
     return lead + chart + _table(evaluation, "condition_gain") if bars else ""
 
 
 def shipped_conditions(scores: Json | None) -> str:
-    """A bar for each condition of the weights that ship, from their `scores.json`."""
+    """A bar for each condition of the shipped weights, from their `scores.json`."""
     bars = [
         Bar(name=f"{task}: {condition} → {stream}", group=stream, **found["nats_per_clip"])
         for task, conditions in (scores or {}).get("condition_gain", {}).items()
@@ -197,7 +197,7 @@ def shipped_conditions(scores: Json | None) -> str:
         for stream, found in streams.items()
         if found["nats_per_clip"]["value"] is not None
     ]
-    return _gain_chart(bars, "The same for the weights that ship, on their validation clips")
+    return _gain_chart(bars, "Condition gain of the shipped weights, on their validation clips")
 
 
 def _gain_chart(bars: Sequence[Bar], title: str) -> str:
@@ -210,10 +210,10 @@ def _gain_chart(bars: Sequence[Bar], title: str) -> str:
 def clips(shipped: Evaluation, ours: Evaluation) -> str:
     """Moving clips of the shipped weights, then of those that were trained here."""
     lead = page.soft(
-        "Each row is one draw, the first that came: what the model was given, what it drew, and the true clip that the "
-        "condition was taken from. Clips with controls have sound."
+        "Each row is one sample, not selected: the condition, the sample, and the true clip of the "
+        "condition. Clips with controls have sound."
     )
-    headings = {"By the weights that ship": shipped, "By the model that was trained here": ours}
+    headings = {"Shipped weights": shipped, "The model trained here": ours}
     rows = {heading: _rows(found, "example") for heading, found in headings.items()}
     shown = [f"<h3>{heading}</h3>{found}" for heading, found in rows.items() if found]
     return lead + "".join(shown) if shown else ""
@@ -221,7 +221,7 @@ def clips(shipped: Evaluation, ours: Evaluation) -> str:
 
 def reconstructions(evaluation: Evaluation) -> str:
     lead = page.soft(
-        "Frames of real clips, and the same clips after the tokenizer turned them into codes and back. "
+        "Frames of real clips, and the same clips encoded and decoded by the tokenizer. "
         "No generated clip can be sharper than this."
     )
     rows = _rows(evaluation, "reconstruction")
@@ -233,13 +233,13 @@ def predictions(evaluation: Evaluation) -> str:
     if not rows:
         return ""
     lead = page.soft(
-        "The first frames of a real clip are given, the model draws the rest. Repeating the last given "
-        "frame is the baseline; the true clip as the tokenizer renders it is the ceiling."
+        "The model continues the first frames of a real clip. Repeating the last conditioning "
+        "frame is the baseline; the true clip, encoded and decoded, is the ceiling."
     )
     curves = evaluation.table("frame_prediction")["curves"].items()
     points = {name: [(n, y) for n, y in enumerate(values, start=1) if y is not None] for name, values in curves}
     lines = [Series(name=name, points=found, marks=True) for name, found in points.items()]
-    title = "PSNR of each drawn frame, mean over clips"
+    title = "PSNR of each generated frame, mean over clips"
     return lead + page.charts([charts.line_chart(lines, title=title, x_label="frame", y_label="dB")]) + rows
 
 
@@ -256,7 +256,7 @@ def _rows(evaluation: Evaluation, kind: str) -> str:
     return "".join(rows)
 
 
-# ----------------------------------------------------------------------------- what came out
+# ----------------------------------------------------------------------------- results
 
 
 def export(check: Path) -> str:
@@ -264,7 +264,7 @@ def export(check: Path) -> str:
     if found is None:
         return ""
     clip = check.with_suffix(".gif")
-    shown = page.card(clip, "drawn by the exported programs alone", "clip of the export") if clip.is_file() else ""
+    shown = page.card(clip, "sampled by the exported programs", "clip of the export") if clip.is_file() else ""
     return shown + page.table([{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()])
 
 

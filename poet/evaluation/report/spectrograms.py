@@ -10,7 +10,7 @@ import numpy as np
 from poet.media.files import replacing
 
 WINDOW, HOP = 512, 128
-# Nothing quieter than this below full scale is told apart in a picture.
+# Lower bound of the colour scale, below full scale.
 FLOOR_DB = -90.0
 PANEL_INCHES = (4.2, 1.5)
 DPI = 100

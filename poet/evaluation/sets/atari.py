@@ -38,7 +38,7 @@ def render(clip: ClipSpec, clips: int, games: Sequence[str] = GAMES) -> np.ndarr
     """Clips of a random player, uint8 (N, T, H, W, 3): the games in turn, N <= `clips`.
 
     The whole screen is squeezed into the clip's size.  The same package gives the same clips.  A
-    game whose process fails is left out, with a warning.
+    game whose process fails is skipped, with a warning.
 
     Raises:
       UserError: no game gave a clip, or `clip.rate_hz` is beyond the console's 60.
@@ -61,8 +61,8 @@ def _game_clips(game: str, clips: int, clip: ClipSpec) -> Iterator[np.ndarray]:
         try:
             subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
         except subprocess.SubprocessError as error:
-            said = (getattr(error, "stderr", None) or "").strip().splitlines()
-            _LOG.warning("Atari game %r is left out: %s", game, said[-1] if said else error)
+            lines = (getattr(error, "stderr", None) or "").strip().splitlines()
+            _LOG.warning("Atari game %r is skipped: %s", game, lines[-1] if lines else error)
             return
         yield from np.load(out)
 

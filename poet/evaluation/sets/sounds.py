@@ -27,7 +27,7 @@ def open_sets(
     are long enough.
 
     Args:
-      names: of `SETS`; () takes those whose folder is given, and one that has no sound is skipped.
+      names: of `SETS`; () takes those with a folder; a set without sound is skipped.
       spec: its sample rate is that of the sounds.
 
     Raises:
