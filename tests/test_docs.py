@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_picture_of_the_layouts_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_300m.gin"])
-    drawn = picture.draw(Resolved(experiment).layouts)
+    drawn = picture.svg(Resolved(experiment).layouts)
     assert (ROOT / "poet/tasks/layouts.svg").read_text() == drawn, (
         "poet describe --gin_file=gin/experiments/pretrain_300m.gin --picture=poet/tasks/layouts.svg --overwrite"
     )
@@ -64,7 +64,7 @@ def test_bring_your_own_data_runs_as_written(tmp_path):
 
 def test_the_picture_of_the_shards_is_that_of_the_code():
     experiment = config.load(["gin/experiments/pretrain_8b.gin"])
-    drawn = placement.draw(build_model(Resolved(experiment)), mesh.abstract(experiment.mesh, 128))
+    drawn = placement.svg(build_model(Resolved(experiment)), mesh.abstract(experiment.mesh, 128))
     assert (ROOT / "poet/models/sharding.svg").read_text() == drawn, (
         "poet describe --gin_file=gin/experiments/pretrain_8b.gin --devices=128 "
         "--placement=poet/models/sharding.svg --overwrite"

@@ -54,7 +54,7 @@ def set_up(file: Path | None, *, level: int = logging.INFO, verbose: bool = Fals
 def native_to(file: Path) -> None:
     """Sends what native code writes to file descriptor 2 to the log file, for the rest of this process.
 
-    TensorFlow and XLA speak there before anything can tell them not to.  Python's own `sys.stderr` stays
+    TensorFlow and XLA speak there before they can be silenced.  Python's own `sys.stderr` stays
     the terminal's.
     """
     with open(file, "ab", buffering=0) as log:

@@ -135,7 +135,7 @@ def networks_of(resolved: Resolved, manifest: Manifest) -> dict[str, str]:
     """Fingerprints of what the mixture's codes and texts come from, and of the codes themselves.
 
     They go into every checkpoint of the run (`poet.runs.networks`); networks of the store that no task of
-    the mixture uses are left out.
+    the mixture uses are absent.
     """
     tasks = resolved.mixture
     used = {networks.VIDEO, *(name for task in tasks for name in task.networks)}

@@ -85,8 +85,8 @@ def eval_batches(
 
     Of each, the rows of this process's share.
 
-    In file order, with every text shown, and as many known frames as `Resolved.eval_latents` says.
-    The last, partial batch of a split is left out.
+    In file order, with every text shown, and as many conditioning frames as `Resolved.eval_latents` says.
+    The last, partial batch of a split is dropped.
 
     Raises:
       UserError: the split holds less than one batch, or EVAL.conditioning_frames does not fit the task.

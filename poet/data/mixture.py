@@ -1,9 +1,9 @@
-"""Mixing the tasks of a group: exact shares in every block, and no state but the position.
+"""Mixing the tasks of a group: exact fractions in every block, and no state but the position.
 
 Examples come in blocks of `BLOCK`.  Every block holds the same number of examples of each task, in
-an order drawn from (seed, block).  How many examples each task has given before position n is
-therefore computed, not remembered; only where the rates of a run change on its way, a task keeps the
-difference between what it has given and what the blocks say (`MixtureIterator`).
+an order by (seed, block).  The number of examples of each task before position n is
+therefore computed, not stored; only if the rates of a run change, a task keeps the
+difference between its examples so far and those of the blocks (`MixtureIterator`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def block_counts(rates: Sequence[float]) -> list[int]:
     >>> block_counts([3.0, 1.0])
     [768, 256]
     """
-    shares = np.asarray(rates, np.float64) / np.sum(rates) * BLOCK
-    counts = np.maximum(np.floor(shares), 1).astype(int)
+    exact = np.asarray(rates, np.float64) / np.sum(rates) * BLOCK
+    counts = np.maximum(np.floor(exact), 1).astype(int)
     while counts.sum() < BLOCK:
-        counts[np.argmax(shares - counts)] += 1
+        counts[np.argmax(exact - counts)] += 1
     while counts.sum() > BLOCK:  # rare tasks were raised to one example, which others give up
-        counts[np.argmax(np.where(counts > 1, counts - shares, -np.inf))] -= 1
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
     return counts.tolist()
 
 
@@ -86,8 +86,8 @@ def group_mixture(
     """`seqio.Mixture` of a group's tasks, from the group's example `position` on.
 
     Args:
-      starts: examples that each task has given before.
-      own: tells which examples of the group, by position, this process gives; None: all of them.
+      starts: examples of each task so far.
+      own: whether this process loads an example of the group, by position; None: all of them.
     """
     names = sorted(rates)  # the order in which a seqio.Mixture keeps its tasks
     counts = block_counts([rates[name] for name in names])
@@ -117,8 +117,8 @@ def group_mixture(
 class MixtureIterator(iterator.PositionIterator):
     """Batches of a group: its state is its position, and that of each of its tasks.
 
-    A run that goes on with other rates therefore goes on with each task where it stood; a task that is
-    new begins its first epoch, one that is left out keeps its place for its return.
+    A run that resumes with other rates therefore continues each task where it was; a new task
+    begins its first epoch, a removed one keeps its place for its return.
 
     Args:
       build: (position of the group, of each task) -> endless batches of this process.

@@ -15,7 +15,7 @@ _ROUNDS = 8
 
 
 def permuted(places: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
-    """Where the permutation of range(size) that `key` draws takes some places.
+    """The images of some places under the permutation of range(size) by `key`.
 
     Args:
       places: integers of any shape, in range(size).

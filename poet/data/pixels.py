@@ -1,6 +1,6 @@
 """Batches of raw clips for the training of video tokenizers.
 
-Their order is that of `poet.data.pool`: drawn from the seed, so the state of an iterator is its
+Their order is that of `poet.data.pool`: a function of the seed, so the state of an iterator is its
 position alone.
 """
 
@@ -86,26 +86,26 @@ def pixel_batches(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derived:
-    """Makes conditions (`poet.conditioning`) of a share of the excerpts, each kind equally often.
+    """Makes conditions (`poet.conditioning`) of a fraction of the excerpts, each kind equally often.
 
     Attributes:
-      share: of the examples, 0 to 1.
+      fraction: of the examples, 0 to 1.
       factor: frames, rows and columns of a latent.
     """
 
-    share: float
+    fraction: float
     spec: ConditioningSpec
     factor: tuple[int, int, int]
 
     def __call__(self, video: np.ndarray, depth: np.ndarray | None, place: tuple[int, int]) -> np.ndarray:
         """uint8 (T, H, W, 3) of an excerpt, by its place in the order of examples."""
-        draw = np.random.default_rng((*place, 5))
-        if draw.random() >= self.share:
+        rng = np.random.default_rng((*place, 5))
+        if rng.random() >= self.fraction:
             return video
         kinds = conditioning.possible(self.spec, len(video), has_depth=depth is not None)
         if not kinds:
             return video
-        name, key = str(draw.choice(kinds)), "/".join(map(str, place))
+        name, key = str(rng.choice(kinds)), "/".join(map(str, place))
         return conditioning.make(name, video, self.spec, key=key, depth=depth, factor=self.factor).video
 
 
@@ -127,8 +127,8 @@ def _open(path: str, split: str, clip: ClipSpec) -> Source:
 
 
 def _excerpt(video: np.ndarray, size: tuple[int, int, int], seed: tuple[int, int]) -> np.ndarray:
-    draw = np.random.default_rng((*seed, 1))
-    starts = [draw.integers(side - taken + 1) for side, taken in zip(video.shape, size)]
+    rng = np.random.default_rng((*seed, 1))
+    starts = [rng.integers(side - taken + 1) for side, taken in zip(video.shape, size)]
     return video[tuple(slice(start, start + taken) for start, taken in zip(starts, size))]
 
 

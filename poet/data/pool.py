@@ -1,12 +1,12 @@
-"""The items of sources that can only be read in ranges, in an endless drawn order.
+"""The items of sources that can only be read in ranges, in an endless random order.
 
 The items of a source are cut into blocks; an epoch permutes the blocks, fills windows of memory
 with them, and permutes the items of each window.  A source that fits one window is read once and
-permuted as a whole.  Every order is drawn from (seed, epoch, window), so an item is told by its
-position alone.
+permuted as a whole.  Every order is a function of (seed, epoch, window), so the position determines
+the item.
 
 Several sources are mixed by a pattern that holds each of them as often as its weight says, and
-that is permuted anew at every repetition; it tells the source of an example and its position there.
+that is permuted anew at every repetition; it determines the source of an example and its position there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The records of a TFDS folder by their index, and the order in which training reads them.
 
-Epoch e visits the records of a split in a permutation drawn from (seed, e), of which every place is
+Epoch e visits the records of a split in a permutation by (seed, e), of which every place is
 computed by itself (`poet.data.permutation`).  So an iterator's whole state is its position, reading
 may begin anywhere at no cost, the order is the same for any number of processes, and each of them
 reads its own records alone.
@@ -168,12 +168,12 @@ def _offsets(file: _File, records: int) -> np.ndarray:
 
 
 def stream_seed(seed: int, name: str) -> np.ndarray:
-    """int32 [2] seed of an independent stream of draws, for TensorFlow's stateless generators."""
+    """int32 [2] seed of an independent stream of random numbers, for TensorFlow's stateless generators."""
     return np.array([seed % 2**32, zlib.crc32(name.encode())], np.uint32).view(np.int32)
 
 
 def example_seed(seed_2: Any, epoch: Any, index: Any) -> Any:
-    """Seed of the draws of one example in one epoch, whatever process reads it."""
+    """Seed of the random choices of one example in one epoch, whatever process reads it."""
     fold_in = tensorflow().random.experimental.stateless_fold_in
     return fold_in(fold_in(seed_2, epoch), index)
 

@@ -1,6 +1,6 @@
 """Batches of raw sound for the training of audio tokenizers.
 
-Their order is that of `poet.data.pool`: drawn from the seed, so the state of an iterator is its
+Their order is that of `poet.data.pool`: a function of the seed, so the state of an iterator is its
 position alone.  Every recording gives one excerpt an epoch, however long it is.
 """
 
@@ -26,7 +26,7 @@ WINDOW_BYTES = 1024**3
 TRIES = 8
 # Items that the mean size of a source's sounds is measured on.
 _MEASURED = 8
-# What a draw of an example is for: parts of it are independent of each other.
+# Uses of an example's random numbers, which are independent.
 _PLACE, _NOISE_PLACE, _MIX = 1, 5, 6
 
 
@@ -44,18 +44,18 @@ def sound_batches(
     """Endless batches of random excerpts of `train.samples` samples, of one or several sources.
 
     {"audio": int16 [B, samples]}, and where `train.noise_source` is given also
-    {"noise": int16 [B, samples]}, excerpts of that source at a gain drawn evenly in dB from
-    `train.noise_gain_db`, to be added to the audio; and {"denoise": int8 [B]}, a fair draw of 0
+    {"noise": int16 [B, samples]}, excerpts of that source at a gain sampled uniformly in dB from
+    `train.noise_gain_db`, to be added to the audio; and {"denoise": int8 [B]}, a fair sample of 0
     (keep the noise) or 1 (remove it).
 
-    An excerpt that is silent throughout is drawn again from the same recording, a few times; a
-    recording shorter than an excerpt stands at a random place in silence.
+    An excerpt that is silent throughout is sampled again from the same recording, a few times; a
+    recording shorter than an excerpt is put at a random place in silence.
 
     Args:
       sources: TFDS folder or folder of sound and media files -> weight: of sum(weights) examples
         every folder gives exactly its weight.
       split: of all sources, the one of noise included.
-      spec: whose sample rate the sounds are brought to.
+      spec: has the sample rate to which sounds are converted.
       batch: excerpts per step, of all processes; may be more than the split holds.
 
     Raises:
@@ -72,8 +72,8 @@ def sound_batches(
 
     def build(examples: int) -> Batches:
         while True:
-            drawn = [example(examples + row) for row in rows]
-            yield {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+            batch_items = [example(examples + row) for row in rows]
+            yield {name: np.stack([one[name] for one in batch_items]) for name in batch_items[0]}
             examples += batch
 
     def example(index: int) -> dict[str, np.ndarray]:
@@ -112,12 +112,12 @@ def _item_bytes(source: SoundSource) -> int:
     return max(1, int(np.mean(sizes))) if sizes else WINDOW_BYTES // BLOCK_SOUNDS
 
 
-def excerpt(samples: np.ndarray, length: int, draw: np.random.Generator) -> np.ndarray:
+def excerpt(samples: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
     """int16 (length,) of int16 (S,): a random place that is not silent, where one is soon found."""
     if len(samples) <= length:
-        return place(samples, int(draw.integers(length - len(samples) + 1)), length)
+        return place(samples, int(rng.integers(length - len(samples) + 1)), length)
     for _ in range(TRIES):
-        start = int(draw.integers(len(samples) - length + 1))
+        start = int(rng.integers(len(samples) - length + 1))
         taken = samples[start : start + length]
         if not is_silent(taken):
             break
@@ -128,7 +128,7 @@ def _disturbance(noise: Pool[np.ndarray], train: AudioTrainSpec, seed: int, inde
     # Another seed, so that a folder that is also a source is heard in another order.
     sound = noise.item((seed + 1) % 2**32, index)
     taken = excerpt(sound, train.samples, np.random.default_rng((seed, index, _NOISE_PLACE)))
-    draw = np.random.default_rng((seed, index, _MIX))
-    gain = 10 ** (draw.uniform(*train.noise_gain_db) / 20)
+    rng = np.random.default_rng((seed, index, _MIX))
+    gain = 10 ** (rng.uniform(*train.noise_gain_db) / 20)
     scaled = np.clip(np.rint(taken * gain), -32768, 32767).astype(np.int16)
-    return {"noise": scaled, "denoise": draw.integers(2, dtype=np.int8)}
+    return {"noise": scaled, "denoise": rng.integers(2, dtype=np.int8)}

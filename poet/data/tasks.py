@@ -110,10 +110,10 @@ def cut_streams(task: Task, layout: Layout) -> Callable[[Example], Example]:
 def give_latents(
     low: int, high: int, codes_LxP: Sequence[Sequence[int]], seed_2: Any, openings: Mapping[str, np.ndarray] = {}
 ) -> Callable[[Example], Example]:
-    """Adds `known`, int32 [P]: leading codes of each loss span that are given.
+    """Adds `known`, int32 [P]: numbers of conditioning codes at the start of each loss span.
 
-    They are those of `codes_LxP` for a number of latents low..high, which is uniform and drawn anew
-    in every epoch.  `openings`, bool [L, N], say which codes of streams in the prefix are given with them; the
+    They are those of `codes_LxP` for a number of latents low..high, which is uniform and sampled anew
+    in every epoch.  `openings`, bool [L, N], mark the codes of streams in the prefix that are visible with them; the
     others are hidden.
     """
     tf = tensorflow()
@@ -153,26 +153,26 @@ def skip_clips_without(flag: str, layout: Layout) -> Callable[[Example], Example
     return function
 
 
-def hide_text(share: float, seed_2: Any) -> Callable[[Example], Example]:
-    """Sets `text_length` to 0 for a share of the examples, drawn anew in every epoch."""
+def hide_text(fraction: float, seed_2: Any) -> Callable[[Example], Example]:
+    """Sets `text_length` to 0 for a fraction of the examples, sampled anew in every epoch."""
     tf = tensorflow()
 
     def function(example: Example) -> Example:
         seed = example_seed(seed_2, example["epoch"], example["index"])
-        shown = tf.random.stateless_uniform([], seed) >= share
+        shown = tf.random.stateless_uniform([], seed) >= fraction
         length = tf.cast(example[text.LENGTH], tf.int32)
         return {**example, text.LENGTH: tf.where(shown, length, 0)}
 
     return function
 
 
-def hide_condition(stream: str, share: float, seed_2: Any) -> Callable[[Example], Example]:
+def hide_condition(stream: str, fraction: float, seed_2: Any) -> Callable[[Example], Example]:
     """Hides all codes of a stream of the condition for a fraction of the examples, sampled anew in every epoch."""
     tf = tensorflow()
 
     def function(example: Example) -> Example:
         seed = example_seed(seed_2, example["epoch"], example["index"])
-        kept = tf.random.stateless_uniform([], seed) >= share
+        kept = tf.random.stateless_uniform([], seed) >= fraction
         return {**example, stream: tf.where(kept, example[stream], HIDDEN)}
 
     return function
@@ -185,11 +185,11 @@ def task_features(layout: Layout) -> dict[str, tuple[str, int]]:
 
 
 def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) -> Any:
-    """`seqio.Task`: endless, in drawn order, with drawn known latents and dropped texts.
+    """`seqio.Task`: endless, in random order, with random conditioning latents and dropped texts.
 
     Args:
       start: examples of this task that all processes together have taken.
-      kept: dataset of booleans: which of the examples from there on this process gives; None: all.
+      kept: dataset of booleans: the examples from there on that this process loads; None: all.
     """
     data = resolved.spec.data
 

@@ -112,7 +112,7 @@ def _options(coordinator: str, count: int | None, index: int | None) -> dict[str
         if len(missing) < 2:
             raise UserError(
                 "--coordinator=auto takes the number and the index of processes from the cluster: "
-                "leave out --processes and --process, or give --coordinator=HOST:PORT"
+                "drop --processes and --process, or give --coordinator=HOST:PORT"
             )
         return {}
     if len(missing) == 3:
@@ -188,14 +188,14 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-# --------------------------------------------------------------------------------- shares of the data
+# --------------------------------------------------------------------------------- slices of the data
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
     """The rows of every global batch that one process feeds: `parts` of `of` equal ones, ascending.
 
-    Processes whose devices hold the same rows have equal shares; all others have nothing in common,
+    Processes whose devices hold the same rows have equal slices; all others have nothing in common,
     and together they have everything.
     """
 

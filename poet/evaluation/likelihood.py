@@ -1,7 +1,7 @@
 """Tokens of a split as the language model scores them, per task and stream.
 
 The loss is the mean cross-entropy in nats over the tokens that carry loss in training: boundary
-tokens are forced and known frames are given, so neither counts.
+tokens are forced and conditioning frames are given, so neither counts.
 """
 
 from __future__ import annotations

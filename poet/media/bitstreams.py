@@ -113,7 +113,7 @@ def decode_stream(packets: Sequence[bytes], codec: str) -> np.ndarray:
 def slice_bytes(packets: Sequence[bytes], codec: str) -> int:
     """Bytes of the NAL units that carry pictures, without start codes.
 
-    Left out: parameter sets, which clips of one format could share, and the encoder's own remarks
+    Not counted: parameter sets, which clips of one format could share, and the encoder's comments
     (SEI), which outweigh the pictures of a short small clip.
     """
     known = STREAM_CODECS[codec]

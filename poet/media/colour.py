@@ -37,7 +37,7 @@ _MATRICES = {
     9: Colorspace.BT2020,
 }
 # RGB itself, reserved, and unspecified.
-_UNTOLD = (0, 2, 3)
+_UNSPECIFIED = (0, 2, 3)
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _WIDE = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 
@@ -53,7 +53,7 @@ _KEPT = _Kept()
 
 
 class UnknownColour(Exception):
-    """Colours that cannot be shown; says which."""
+    """Unsupported colours; the message names them."""
 
 
 class ToRGB:
@@ -86,13 +86,13 @@ class ToRGB:
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace:
-    told = int(frame.colorspace)
-    if told in _UNTOLD:
+    code = int(frame.colorspace)
+    if code in _UNSPECIFIED:
         large = frame.height >= 720 or frame.width >= 1280
         return Colorspace.ITU709 if large else Colorspace.ITU601
-    if told not in _MATRICES:
-        raise UnknownColour(f"unknown colours: matrix coefficients {told} of H.273")
-    return _MATRICES[told]
+    if code not in _MATRICES:
+        raise UnknownColour(f"unknown colours: matrix coefficients {code} of H.273")
+    return _MATRICES[code]
 
 
 def over_background(pixels_HxWx4: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ def _thinned(plane_HxW: np.ndarray) -> np.ndarray:
 
 
 def tag(made: av.VideoCodecContext | av.VideoFrame) -> None:
-    """Tells players what `to_yuv420p` made."""
+    """Sets the colour metadata of the output of `to_yuv420p`."""
     made.colorspace = Colorspace.ITU709
     made.color_range = ColorRange.MPEG
     made.color_primaries = ColorPrimaries.BT709

@@ -104,7 +104,7 @@ def _check_file(path: PathLike) -> None:
 
 
 class _Named:
-    """A file with a name that FFmpeg sees: its suffix helps to tell the format, but neither colons nor
+    """A file with a name that FFmpeg sees: its suffix helps to detect the format, but neither colons nor
     percent signs in a path mean anything."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:

@@ -1,4 +1,4 @@
-"""The moving picture of a file: which stream, which way up, and when each frame is shown."""
+"""The video of a file: choice of stream, orientation, and display times of frames."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Frame:
 @dataclasses.dataclass(kw_only=True)
 class Film:
     """The video of a file.  `start_s` and `end_s` bound what was decoded so far, on the file's clock;
-    `stated_s` is the end that the header tells, 0 where it tells none.  `frames` are all of them, or those
+    `stated_s` is the end by the header, 0 if it has none.  `frames` are all of them, or those
     from a bit before some time on; then `sought_s` is the time of the file's first frame."""
 
     path: PathLike
@@ -57,7 +57,7 @@ class Film:
     end_s: float = 0.0
 
     def timed(self) -> Iterator[tuple[Frame, float]]:
-        """Every frame, and until when it is the nearest one, in seconds after the first frame.
+        """Every frame with the time until which it is the nearest one, in seconds after the first frame.
 
         Raises:
             MediaError: no frame, or timestamps that leave MOST_GAP_S between two frames or go back.
@@ -84,8 +84,8 @@ def open_film(path: PathLike, rate_hz: float = 1.0, from_s: float = 0.0) -> Iter
     """The video of a file.
 
     Args:
-        rate_hz: of the frames where the file does not tell it.
-        from_s: what is before so many seconds after the first frame may be left out.
+        rate_hz: of the frames if the file does not have it.
+        from_s: frames before so many seconds after the first one may be skipped.
 
     Raises:
         MediaError: as `open_media`, or no video; while frames are taken: undecodable, corrupt, colours

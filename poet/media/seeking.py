@@ -15,7 +15,7 @@ LEAD_S = 1.0
 
 
 class Timed(NamedTuple):
-    """A frame, and when it is shown on the file's clock in seconds, if the file tells it."""
+    """A frame, and its display time on the file's clock in seconds, if the file has it."""
 
     frame: av.VideoFrame
     time_s: float | None
@@ -43,7 +43,7 @@ def seek(
 ) -> tuple[Iterator[Timed], float] | None:
     """The frames from a key frame before `from_s` seconds after the first frame, and the first one's time.
 
-    None where the file does not tell times, or a seek does not end there; the container is spent then.
+    None where the file has no times, or a seek does not end there; the container is spent then.
     """
     first = next(decode(container, stream), None)
     if first is None or first.time_s is None:
@@ -53,7 +53,7 @@ def seek(
         container.seek(int((target_s - LEAD_S) / stream.time_base), stream=stream)
         frames = decode(container, stream)
         landed = next(frames, None)
-    except av.error.FFmpegError:  # which a reader from the start would tell of in its place
+    except av.error.FFmpegError:  # a reader from the start reports it
         return None
     if landed is None or landed.time_s is None or landed.frame.is_corrupt:
         return None

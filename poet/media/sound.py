@@ -151,7 +151,7 @@ def read_runs(path: PathLike, sample_rate_hz: int, start_s: float, samples: int 
 
 @contextlib.contextmanager
 def _open_track(path: PathLike, start_s: float) -> Iterator[Iterator[av.AudioFrame] | None]:
-    """The frames of a file's sound; what is long before `start_s` may be left out."""
+    """The frames of a file's sound; those long before `start_s` may be skipped."""
     with open_media(path) as container:
         stream = _choose(path, container)
         begin_s = (container.start_time or 0) / av.time_base

@@ -109,7 +109,7 @@ def norm(width: int, dtype: str) -> Tree:
 def rotary_split(head_dim: int) -> tuple[int, int, int]:
     """Rotary pairs of one head given to the (t, h, w) axes; they sum to head_dim // 2.
 
-    Three eighths each to h and w, the rest to t (the shares of Qwen2-VL's multimodal rotary
+    Three eighths each to h and w, the rest to t (the fractions of Qwen2-VL's multimodal rotary
     embedding: 16, 24, 24 of 64 pairs).
 
     >>> rotary_split(32)

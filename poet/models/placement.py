@@ -19,7 +19,7 @@ NAME, DIMS, NUMBERS = 230, 630, 290  # Columns: names, dims, bytes.
 COLOURS = {"fsdp": "#2f7ebc", "tensor": "#d9822b", "": "#c8d0d8"}
 
 
-def draw(model: Model, mesh: AbstractMesh) -> str:
+def svg(model: Model, mesh: AbstractMesh) -> str:
     """SVG of the parameters of a model on a mesh.
 
     Blue dims are cut over `fsdp` and `sequence` at rest and gathered for use, orange ones are cut over

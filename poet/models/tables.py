@@ -35,15 +35,15 @@ from poet.spec.vocabulary import Range, Special, Vocabulary
 LEADING, REST, GIVEN = "visual_leading", "visual_rest", "visual_given"
 FACTORS = (LEADING, REST)
 VISUAL = "visual"
-# The share of the rows' variance that their bits make up at the start.
+# The fraction of the rows' initial variance that comes from their bits.
 SHARED_BY_BITS = 0.9
-# Of the markers' elements, beside embedded codes of 1.
+# Of the markers' elements; that of embedded codes is 1.
 MARKER_STDDEV = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """What is sampled, one after the other, for one id of a range.
+    """The factors of an id, sampled one after the other.
 
     Attributes:
       ids: the range.
@@ -59,7 +59,7 @@ class Factors:
         return sum(part.size for part in self.ranges)
 
     def split(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
-        """Ids -> an id for every draw, shaped alike."""
+        """Ids -> an id of every factor, of the same shape."""
         if len(self.ranges) == 1:
             return (tokens,)
         codes, (_, rest) = tokens - self.ids.low, self.ranges

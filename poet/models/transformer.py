@@ -192,7 +192,7 @@ class Model:
         return tables.factors(self.spec, self.vocabulary, ids)
 
     def head(self, params: Params, ids: Range) -> jax.Array:
-        """Output rows [ids.size, D] of a draw's range, compute dtype, split over `tensor`."""
+        """Output rows [ids.size, D] of a factor's range, compute dtype, split over `tensor`."""
         rows_VxD = jnp.asarray(tables.output_tables(params)[ids.table])
         if ids.size != rows_VxD.shape[0]:
             low = ids.low - ids.table_low
@@ -200,11 +200,11 @@ class Model:
         return constrain(rows_VxD.astype(self.dtype), "vocab", None)
 
     def logits(self, params: Params, x: jax.Array, ids: Range) -> jax.Array:
-        """float32 logits [..., ids.size] of a draw from final-normed states [..., D]."""
+        """float32 logits [..., ids.size] of a factor from final-normed states [..., D]."""
         return project(x, self.head(params, ids))
 
     def given(self, params: Params, x: jax.Array, leading: jax.Array) -> jax.Array:
-        """States [..., D] for the second draw of a factorised code, after the first [...]."""
+        """States [..., D] for the second factor of a code, after the first [...]."""
         return tables.given_leading(params, x, leading)
 
     # ------------------------------------------------------------------------- cached decoding

@@ -57,21 +57,21 @@ def run(
 
 
 def write_picture(resolved: Resolved, path: str) -> None:
-    """Draws the layouts of the mixture's tasks into an SVG file."""
-    drawn = picture.draw(resolved.layouts)
+    """Writes the layouts of the mixture's tasks to an SVG file."""
+    svg = picture.svg(resolved.layouts)
     with media.replacing(Path(path)) as file:
-        file.write_text(drawn, encoding="utf-8")
+        file.write_text(svg, encoding="utf-8")
     print(path)
 
 
 def write_placement(resolved: Resolved, path: str, devices: int = 0) -> None:
-    """Draws how the parameters lie on the mesh of a run into an SVG file."""
+    """Writes the shards of a run's parameters to an SVG file."""
     from poet.models import placement
     from poet.training.masked import network
 
     mesh = mesh_lib.abstract(resolved.spec.mesh, devices or resolved.devices)
     with media.replacing(Path(path)) as file:
-        file.write_text(placement.draw(network(resolved), mesh), encoding="utf-8")
+        file.write_text(placement.svg(network(resolved), mesh), encoding="utf-8")
     print(path)
 
 
@@ -125,18 +125,18 @@ def _tasks(resolved: Resolved) -> Iterator[str]:
 
 
 def _groups(resolved: Resolved, trainable: Trainable) -> Iterator[str]:
-    """Shares are those of the steps, a column for each phase; padding can only stand in text."""
+    """Fractions are those of the steps, a column for each phase; only text has padding."""
     yield from _title("Groups (one compiled step each)")
     phases, table = resolved.phases, resolved.groups
     ends = "".join(f"{f'<{end}':>9s}" for end, _ in phases)
     yield f"  {'group':24s} {'clips':>7s} {'tokens':>9s} {'TFLOP/step':>11s} {'text':>6s}{ends}"
     for name, group in trainable.groups.items():
-        shares = "".join(f"{float(shares.get(name, 0) / sum(shares.values())):9.1%}" for _, shares in phases)
+        fractions = "".join(f"{float(parts.get(name, 0) / sum(parts.values())):9.1%}" for _, parts in phases)
         layout = table[name][0]
         text = sum(s.length for s in layout.segments if s.is_text or s.padding is not None)
         yield (
             f"  {name:24s} {group.clips:7d} {group.tokens:9d} {group.flops / 1e12:11.4f} "
-            f"{text / layout.length:6.1%}{shares}"
+            f"{text / layout.length:6.1%}{fractions}"
         )
 
 

@@ -1,6 +1,6 @@
 """What a compiled program moves between devices, read from its HLO text.
 
-XLA's own cost analysis counts the body of a loop once and tells nothing of collectives.  Here every
+XLA's own cost analysis counts the body of a loop once and does not report collectives.  Here every
 collective is found, with the number of times that the loops around it run.
 """
 
@@ -76,7 +76,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def totals(found: list[Collective]) -> dict[str, int]:
-    """Bytes per call of the program and kind, loops multiplied in; kinds that do not occur are left out."""
+    """Bytes per call of the program and kind, loops multiplied in; kinds that do not occur are absent."""
     table: dict[str, int] = collections.defaultdict(int)
     for collective in found:
         table[collective.kind] += collective.bytes * collective.times

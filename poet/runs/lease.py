@@ -19,7 +19,7 @@ from poet.spec import UserError
 _LOG = logging.getLogger(__name__)
 
 FILE = "lease.json"
-# A file system that knows no locks: the lease is then left out, and that is said.
+# Errors of a file system without locks: the run then goes on without a lease, with a warning.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 

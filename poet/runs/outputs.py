@@ -18,7 +18,7 @@ from typing import Any
 from poet.runs import manifest
 from poet.spec import UserError
 
-# What folders with a MANIFEST may be; `kind_of` tells those apart that do not say it.
+# Kinds of folders with a MANIFEST; `kind_of` infers it where the manifest lacks it.
 GENERATION, EVALUATION, TOKENIZER_EVALUATION = "generation", "evaluation", "tokenizer evaluation"
 RECONSTRUCTION, EXPORT, WEIGHTS, CHECKPOINT = "reconstruction", "export", "weights", "checkpoint"
 _ENDING = ".poet-partial"

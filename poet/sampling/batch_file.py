@@ -131,7 +131,7 @@ def read(
 
     Args:
       out: new or empty, or what this command left there earlier.
-      base: what lines leave out.
+      base: values of keys that a line lacks.
 
     Raises:
       UserError: the file cannot be read or holds no job, or `out` holds something else.

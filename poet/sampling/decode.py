@@ -238,7 +238,7 @@ class ModelPrograms:
 
     Args:
       params: what `model.compute_params` gives.
-      loop_params: `model.by_layer` of these; made where it is left out.
+      loop_params: `model.by_layer` of these; made if it is None.
       batch: samples of a call; 0 takes any number, and samples may then differ in rounding with it.
     """
 

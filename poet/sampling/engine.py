@@ -129,7 +129,7 @@ class Engine:
         batch: int = DEFAULT_BATCH,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> np.ndarray:
-        """Draws whole sequences, int32 [N = count, S], that the layout parses.
+        """Samples whole sequences, int32 [N = count, S], that the layout parses.
 
         Args:
           sample: seed, temperature, top_p, min_p and guidance; what else it says is the plan's.
@@ -235,7 +235,7 @@ class Engine:
         """
         wanted = [stream for stream, codes in self.plan.opening.items() if codes]
         if not wanted:
-            raise UserError(f"task {self.task} was made without known frames: leave them out")
+            raise UserError(f"task {self.task} was compiled without conditioning frames: drop them")
         codes = {stream: self._tokenize(stream, media) for stream in wanted}
         given.rows(codes)
         return np.concatenate(list(codes.values()), axis=1)

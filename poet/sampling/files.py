@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Given(NamedTuple):
-    """What the files of a request hold, as far as the task asks for it.
+    """The media of a request that the task needs.
 
     media: by medium, [n, ...].  ends: uint8 [1 or n, T, H, W, 3].  depths: distances float32 [1 or n, T, H, W].
     masks: bool [1 or n, T, H, W].
@@ -49,7 +49,7 @@ def read_prompts(path: str) -> list[str]:
         raise UserError(f"prompt file {path} holds no prompt: write one per line")
     blank = len(lines) - len(prompts) - (not lines[-1])
     if blank:
-        _LOG.info("%s: %d prompts, %d blank lines left out", path, len(prompts), blank)
+        _LOG.info("%s: %d prompts, %d blank lines skipped", path, len(prompts), blank)
     return prompts
 
 
@@ -62,16 +62,16 @@ def read_given(
     depths: Sequence[str] = (),
     masks: Sequence[str] = (),
 ) -> Given:
-    """What the task takes of the files, each stream its medium.
+    """The media of the files that the task needs, by medium.
 
-    A condition is a whole clip, or as many frames as it is given; what opens the output is read as far as that goes.
+    A condition is a whole clip, or its conditioning frames; an opening of the output has as many frames as it needs.
 
     Args:
       ends: files whose first frames end the clips.
       depths: videos or pictures in which near is bright.
       masks: as of `read_masks`.
 
-    Raises UserError (MediaError) for a file that does not give it.
+    Raises UserError (MediaError) for a file without them.
     """
     clip, frames, opening = resolved.spec.clip, admitted.chosen.frames, resolved.frames_of(admitted.latents)
     if not ends and task.derived and task.derived.ends:

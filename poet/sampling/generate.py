@@ -96,11 +96,11 @@ class Generator:
         on_progress: Callable[[Progress], None] | None = None,
         **request: Any,
     ) -> Sampled:
-        """Draws clips of what `check_all` accepts.
+        """Samples clips of a request that `check_all` accepts.
 
         Args:
           task, prompts, request: as of `start`.
-          on_progress: called after every latent frame of every batch; what it raises ends the sampling.
+          on_progress: called after every latent frame of every batch; an exception in it ends the sampling.
 
         Raises:
           UserError: the request does not fit the task.
@@ -127,32 +127,32 @@ class Generator:
         sample: SampleSpec | None = None,
         batch: int = DEFAULT_BATCH,
     ) -> Sampling:
-        """An iterator over the steps of `generate`: its pictures frame by frame, and its end at any of them.
+        """An iterator over the steps of `generate`: frames as they come, and an end at any of them.
 
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
           prompts: one or more for a task with text, none for one without.
           negative_prompt: the text that guidance steers away from; empty means no text at all.  It needs a
             guidance other than 1.
-          media: what n clips show and sound like, by medium.  Prompts and clips pair up, one of either serves all
+          media: conditioning clips, by medium.  Prompts and clips pair up; one of either is used for all
             of the other.
             "video": uint8 [n, >= conditioning_frames, H, W, 3] whose first frames open the output, or whole clips for a
-              task that is conditioned on video, from which a condition such as a mask or a structure is derived;
-            "audio": int16 or floats in [-1, 1] [n, F] at CLIP.sample_rate_hz: that of the clips where the task
-              continues it, or the condition of a task that is conditioned on audio.
-          depths: distances [1 or n, T, h, w] of the clips, any size and scale, for a task that takes
-            their structure.
-          conditioning_frames: how many; 1 for a still image.  They come back as the tokenizer shows them.  For a task
-            whose prefix holds them: those at the beginning, or at both ends for frame_interpolation; 0 is
+              task with video as its condition, from which a condition such as a structure is derived;
+            "audio": int16 or floats in [-1, 1] [n, F] at CLIP.sample_rate_hz: the sound of the clips if the task
+              continues it, or the condition of a task with audio as its condition.
+          depths: distances [1 or n, T, h, w] of the clips, any size and scale, for a task with
+            their structure as its condition.
+          conditioning_frames: their number; 1 for a still image.  The result has them encoded and decoded.  For a task
+            with them in the prefix: those at the beginning, or at both ends for frame_interpolation; 0 means
             the fewest, or CONDITIONING.interpolation_frames.
-          ends: uint8 [1 or n, >= conditioning_frames, H, W, 3], what frame_interpolation ends with, where the clips
+          ends: uint8 [1 or n, >= conditioning_frames, H, W, 3], the last frames of frame_interpolation, if the clips
             are not whole.
-          region: what inpainting fills or outpainting keeps, one of CONDITIONING's; it may be left out
-            where that names one alone.
-          masks: bool [1 or n, T, H, W], a region of the caller's own for each clip in place of one of those.
+          region: what inpainting fills or outpainting keeps, one of CONDITIONING's; it may be empty
+            if that names only one.
+          masks: bool [1 or n, T, H, W], the caller's own region for each clip instead.
           count: samples of each prompt (or clip), adjacent in the result.
-          sample: default is the checkpoint's; guidance has no effect on a task without text.
-          batch: samples together, where SAMPLE.block and devices leave it open; it changes none of them.
+          sample: default: that of the checkpoint; guidance has no effect on a task without text.
+          batch: samples together, unless SAMPLE.block and devices decide it; it changes no sample.
 
         Raises:
           UserError: the request does not fit the task.
@@ -202,25 +202,25 @@ class Generator:
         batch: int = DEFAULT_BATCH,
         source: int = 0,
     ) -> np.ndarray:
-        """Draws whole sequences, int32 [N, S], that the task's layout parses.
+        """Samples whole sequences, int32 [N, S], that the task's layout parses.
 
         Args:
           text, negative: states of N texts; absent means no text.
-          condition: codes [N, n] of every stream that the task is conditioned on, such as "video_in".
-          known: codes [N, K] that open the output, in the order of `encode_conditioning`, and
-          latents: how many latent frames these are.
-          source: the data source whose look is asked for, an index below 128.
+          condition: codes [N, n] of every stream of the condition, such as "video_in".
+          known: conditioning codes [N, K] that open the output, in the order of `encode_conditioning`.
+          latents: their number of latent frames.
+          source: the data source to imitate, an index below 128.
         """
         inputs = Inputs(text=text, negative=negative, condition=condition or {}, known=known, source=source)
         sample = sample or self.resolved.spec.sample
         return self.engine(task, sample, latents).sample(inputs, count, sample, batch=batch)
 
     def engine(self, task: str, sample: SampleSpec | None = None, latents: int = 0) -> Engine:
-        """What samples a task; its programs are compiled when they first run, and kept.
+        """The engine of a task; its programs are compiled when they first run, and kept.
 
         Args:
           sample: default is the checkpoint's; top_k, and whether top_p and guidance take part, shape the programs.
-          latents: known latent frames that open the output.
+          latents: conditioning latent frames that open the output.
         """
         sample = sample or self.resolved.spec.sample
         plan = make_plan(self.resolved, get_task(task), sample, latents)
@@ -341,7 +341,7 @@ class Generator:
         return self.engine(task, latents=latents).conditioning_codes(media)
 
     def detokenize(self, task: str, tokens_NxS: np.ndarray) -> Sampled:
-        """What the output streams of whole sequences show and sound like."""
+        """Decodes the output streams of whole sequences into media."""
         return self.engine(task).detokenize(tokens_NxS)
 
 

@@ -80,7 +80,7 @@ class Plan:
             if not 0 <= known < span.segment.length:
                 raise UserError(
                     f"{known} known codes leave nothing to sample of the {span.segment.length} of "
-                    f"stream {span.segment.stream!r}; give fewer known frames"
+                    f"stream {span.segment.stream!r}; give fewer conditioning frames"
                 )
         dropped = (self.dropped or (TEXT_STREAM,)) if self.guided else ()
         object.__setattr__(self, "dropped", dropped)

@@ -23,7 +23,7 @@ from poet.tokenizers.text import check_texts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request(Spec):
-    """What `poet generate` is asked for beside the checkpoint; sampling values come with the experiment.
+    """A request to `poet generate`; sampling parameters are part of the experiment.
 
     The fields are the command's flags, and the keys of a line of `--requests`.
     """
@@ -65,7 +65,7 @@ class Request(Spec):
 
 
 class Admitted(NamedTuple):
-    """What a checked request comes to: latent frames that open the output, and what is given of its condition."""
+    """A checked request: latent frames that open the output, and the choices of its condition."""
 
     latents: int
     chosen: conditioning.Choice
@@ -223,7 +223,7 @@ def choose_condition(
         where = " at both ends" if derived.ends else ""
         raise UserError(
             f"conditioning_frames = {conditioning_frames}: task {task.name} takes {_listed(frames)} "
-            f"known frames{where} of "
+            f"conditioning frames{where} of "
             f"{clip.frames}"
         )
     if ends and not (derived and derived.ends):
@@ -278,16 +278,16 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
     if not negative_prompt:
         return
     if not task.text:
-        raise UserError(f"task {task.name} takes no text: leave the negative prompt out")
+        raise UserError(f"task {task.name} takes no text: drop the negative prompt")
     if not sample.guides:
         raise UserError(
             "a negative prompt is what guidance leads away from, and SAMPLE.guidance = 1.0 means none: "
-            "set it to another value, such as --guidance=2, or leave the negative prompt out"
+            "set it to another value, such as --guidance=2, or drop the negative prompt"
         )
     if sample.guided_by and TEXT_STREAM not in sample.guided_by:
         raise UserError(
             f"a negative prompt stands for the text that guidance drops, and SAMPLE.guided_by = {sample.guided_by} "
-            "does not name it: add 'text', or leave the negative prompt out"
+            "does not name it: add 'text', or drop the negative prompt"
         )
 
 
@@ -317,15 +317,15 @@ def default_conditioning_frames(resolved: Resolved, task: Task, clips: int) -> i
 def _allowed(resolved: Resolved, task: Task) -> str:
     frames = resolved.conditioning_choices(task)
     if not frames:
-        return f"task {task.name} takes no known frames"
-    return f"task {task.name} takes {' or '.join(map(str, frames))} known frames"
+        return f"task {task.name} takes no conditioning frames"
+    return f"task {task.name} takes {' or '.join(map(str, frames))} conditioning frames"
 
 
 def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) -> Plan:
     """The decoding program of a task; guided where it has a condition to be guided by and the scale is not 1.
 
     Args:
-      latents: known latent frames that open the output.
+      latents: conditioning latent frames that open the output.
 
     Raises:
       UserError: guidance by a condition that training never dropped or the task has not, or a schedule of

@@ -117,7 +117,7 @@ def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
 
 
 def factor_keys(keys_B: jax.Array, number: int) -> jax.Array:
-    """The keys of a position's later draws; those of the first are the row's."""
+    """The keys of a position's later factors; those of the first are the row's."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B) if number else keys_B
 
 
@@ -228,12 +228,12 @@ def sample(
     sampling_params: SamplingParams,
     truncation: Truncation,
 ) -> jax.Array:
-    """Draws one index in [0, V) per row, int32 [B].
+    """Samples one index in [0, V) per row, int32 [B].
 
     Args:
       logits_BxV: guided logits of the legal ids; computed on in float32.
       keys_B: `row_keys` of the request.
-      position: sequence position of the token, so that every draw has its own noise.
+      position: sequence position of the token, so that every token has its own noise.
       sampling_params: traced settings, those of the position (`SamplingParams.at`).
       truncation: static settings.
     """
@@ -241,7 +241,7 @@ def sample(
         sampling_params.temperature == 0, 1, sampling_params.temperature
     )
     noise_BxV = _noise(keys_B, position, logits_BxV.shape[-1])
-    # Without noise the draw is the most probable id, the lower one of equals.
+    # Without noise the result is the most probable id, the lower one of equals.
     noise_BxV = jnp.where(sampling_params.temperature == 0, 0, noise_BxV)
     if truncation.floor:
         scaled_BxV = floor(scaled_BxV, sampling_params.min_p)
@@ -256,7 +256,7 @@ def sample(
 def _noise(keys_B: jax.Array, position: jax.Array | int, size: int) -> jax.Array:
     """Gumbel noise [B, size] of one position.
 
-    mode="high": the default draws from a grid of 2^23 values, coarse enough for ties among the
+    mode="high": the default samples from a grid of 2^23 values, coarse enough for ties among the
     largest of 2^18 ids.
     """
 

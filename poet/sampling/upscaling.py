@@ -24,7 +24,7 @@ def load(runs: Sequence[Run], task: Task, clip: ClipSpec) -> list[Upscaler]:
     `Upscaler.from_checkpoint`.
     """
     if runs and not any(stream.shows for stream in task.predicted):
-        raise UserError(f"task {task.name} makes no picture that --upscale could make larger: leave it out")
+        raise UserError(f"task {task.name} generates no frames for --upscale: drop it")
     upscalers = [Upscaler.from_checkpoint(run) for run in runs]
     for upscaler in upscalers[:1]:
         upscaler.check((1, clip.frames, clip.height, clip.width, 3))

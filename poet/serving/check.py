@@ -31,12 +31,12 @@ FOREIGN = ("flax", "optax", "orbax", "tensorflow", "seqio", "gin")
 
 
 def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
-    """Draws the export's task once by each, writes the findings to `out` as JSON, returns them.
+    """Samples the export's task by the export and by the model, writes the comparison to `out` as JSON, and returns it.
 
-    The clip that the export drew, if any, lies beside it as a GIF.
+    The clip of the export, if any, is written beside it as a GIF.
 
     Findings: whether tokens, pixels and samples of sound are equal (as far as the task generates them),
-    how many tokens there are, seconds and bytes, and which of the packages that training needs were
+    how many tokens there are, seconds and bytes, and which packages of training were
     loaded by the process that ran the export.
     """
     resolved, spec = generator.resolved, generator.resolved.spec.export

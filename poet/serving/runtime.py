@@ -198,25 +198,25 @@ class Runtime:
         guidance: float | Sequence[float] | None = None,
         **media: np.ndarray | None,
     ) -> Result:
-        """Draws N samples; settings left out are the export's, and range as `SampleSpec` says.
+        """Samples N sequences; omitted settings are the export's, with the ranges of `SampleSpec`.
 
-        Everything that is given has a row for each sample.
+        Every array has a row for each sample.
 
         Args:
           text_states, text_lengths: float32 [N, L, E] and int32 [N]; absent means no text.
           negative_states, negative_lengths: the text that guidance steers away from; absent means no text.
-          known: codes [N, K] that open the output, segment by segment; or their media below, which are tokenized.
-          cells: bool [N, t, h, w], which latent cells of `video` are given; absent means all of them.
-          count: N; 1 where nothing that is given tells it.
-          source: index of the data source whose look is asked for.
+          known: conditioning codes [N, K] that open the output, segment by segment; or their media below.
+          cells: bool [N, t, h, w], visible latent cells of `video`; absent means all of them.
+          count: N; default: the rows of the arrays, or 1.
+          source: index of the data source to imitate.
           media: by name:
-            known_video: uint8 [N, known frames, H, W, 3] that open the output, and with them, where it has sound,
-            known_audio: int16 [N, at least as long as its known codes];
-            video, audio: what the task is conditioned on: uint8 [N, T, H, W, 3] or int16 [N, F].  A painted clip,
-              its structure and the like come as `poet.conditioning` makes them.  Other media are called likewise.
+            known_video: uint8 [N, conditioning frames, H, W, 3] that open the output, and if it has sound also
+            known_audio: int16 [N, at least as long as its conditioning codes];
+            video, audio: conditions of the task: uint8 [N, T, H, W, 3] or int16 [N, F].  Derived conditions come from
+              `poet.conditioning`.  Other media have names of the same form.
 
         Raises:
-          UserError: what is given does not fit the programs.
+          UserError: the arrays do not fit the programs.
         """
         settings = self._settings(seed, temperature=temperature, top_p=top_p, min_p=min_p, guidance=guidance)
         self.engine.programs.settings(SamplingParams.of(settings))  # Refused before anything runs.
@@ -245,19 +245,19 @@ class Runtime:
         codes = self._condition(condition, cells)
         inputs = Inputs(**texts, condition=codes, known=known, source=source)
         tokens_NxS = self.engine.sample(inputs, count, settings)
-        drawn = self.engine.detokenize(tokens_NxS)
-        result = Result(drawn, tokens=tokens_NxS)
-        result.findings = drawn.findings
+        found = self.engine.detokenize(tokens_NxS)
+        result = Result(found, tokens=tokens_NxS)
+        result.findings = found.findings
         return result
 
     def _known(self, known: np.ndarray | None, media: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Codes [N, K] of known frames and, where the output has sound, of theirs."""
+        """Codes [N, K] of conditioning frames and, where the output has sound, of theirs."""
         if known is not None:
             raise UserError(f"known and {KNOWN}{next(iter(media))} are two ways to say the same: give one of them")
         wanted = [streams.in_layout(name).medium for name, codes in self.engine.plan.opening.items() if codes]
         for medium in wanted:
             if medium not in media:
-                raise UserError(f"the known frames take {' and '.join(wanted)}: give {KNOWN}{medium}")
+                raise UserError(f"the conditioning frames take {' and '.join(wanted)}: give {KNOWN}{medium}")
         return self.engine.conditioning_codes(media)
 
     def _condition(self, media: Mapping[str, np.ndarray], cells: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -101,26 +101,26 @@ class StoreSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleSpec(Spec):
-    """`poet generate`.  The paper's sampling values are unpublished (spec §1.10); all are exposed.
+    """Sampling parameters.  The paper's values are unpublished (spec §1.10).
 
     guidance: logits = uncond + guidance * (cond - uncond); 1.0 means no guidance, one pass.
     top_k = 0, top_p = 1.0 and min_p = 0.0 mean no truncation; temperature 0 is greedy.  min_p drops ids less
     probable than that fraction of the most probable one.
-    Each of these is a number, or a schedule: one for each latent frame of the output, and of sound for the latent frame
-    in whose time it lies.
-    guided_by: the conditions that the unconditional rows go without, such as ('text', 'video'); () is the text alone,
-    where the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
-    guidance_cap, guidance_parallel, guidance_momentum: adaptive projected guidance (2410.02416).  The most that
-    cond - uncond may be, its root mean square over the ids in nats; 0 is no limit.  How much is kept of its part along
-    cond, which acts as a temperature; 1 is all of it, 0 what the paper advises.  How much of the position before is
-    added, within a latent frame or a level of sound; 0 is nothing, and below 0 it is taken away.
-    weights: how the blocks' weights lie in memory: '' in the compute dtype, 'bfloat16', or 'int8' with a scale for each
-    output channel; what it costs in nats is in tests/benchmarks.
-    block: samples of one compiled program; it is filled up, so that a sample depends on the seed, its row and what it
-    is given, and neither on how many are sampled nor on which.  Sums of another shape round otherwise: another `block`
-    gives other samples in bfloat16.  0 is 8 for a model in bfloat16; one in float32 then takes as many as there are,
-    since its rounding is too fine to change a sample but where two ids are as good as equal.
-    devices: how many of the process sample at the same time, a block on each; it changes no sample.
+    Each of these is a number, or a schedule with one number for each latent frame of the output; sound takes that of
+    the latent frame at its time.
+    guided_by: the conditions that the unconditional rows lack, such as ('text', 'video'); () is the text,
+    if the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
+    guidance_cap, guidance_parallel, guidance_momentum: adaptive projected guidance (2410.02416) of cond - uncond.  Upper
+    bound of its root mean square over the ids in nats; 0 is no limit.  Fraction to keep of its part along cond, which
+    acts as a temperature; 1 keeps all, the paper advises 0.  Fraction of the position before to add, within a latent
+    frame or a level of sound; 0 adds nothing, a negative one subtracts.
+    weights: dtype of the blocks' weights in memory: '' the compute dtype, 'bfloat16', or 'int8' with a scale for each
+    output channel; tests/benchmarks has its cost in nats.
+    block: samples of one compiled program; smaller batches are padded, so that a sample depends on the seed, its row
+    and its conditions, and not on the other samples.  Sums of another shape round differently: another `block`
+    gives other samples in bfloat16.  0 means 8 for a model in bfloat16; one in float32 then takes as many as there are,
+    since its rounding changes a sample only if two ids are almost equally probable.
+    devices: number of devices of the process that sample in parallel, a block on each; it changes no sample.
     """
 
     temperature: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
@@ -172,13 +172,13 @@ class PromptSpec(Spec):
 class EvalSpec(Spec):
     """`poet eval`: a split of the store for likelihoods, and of the source for pixels.
 
-    `source` empty means `STORE.source`.  `sounds` is what `poet tokenizer-eval` scores an audio
-    tokenizer on beside `source`: a folder of sounds of several kinds (`data/open_sounds`).
-    `conditioning_frames` open a clip in evaluation where a task can be given several numbers of frames; it must be
-    one of them.  `temperature` is that of predicted frames, of which `samples` are drawn per clip: one is scored by
-    itself, and with more of them their mean too, the prediction that a squared error asks for.
-    `examples` draws one example of every task of the mixture, to be looked at.
-    `gain_clips` clips, in whole batches, are scored with the conditions of others (`condition_gain`); 0: none.
+    `source` empty means `STORE.source`.  `sounds` is a folder on which `poet tokenizer-eval` scores an audio
+    tokenizer beside `source`: sounds of several kinds (`data/open_sounds`).
+    `conditioning_frames` is their number in evaluation, for tasks that allow several numbers; it must be one of
+    them.  `temperature` is that of predicted frames, with `samples` per clip: a single one is scored, and if there
+    are more also their mean, the optimal prediction for a squared error.
+    `examples` samples one example of every task of the mixture.
+    `gain_clips` clips, in whole batches, are scored with the conditions of other clips (`condition_gain`); 0: none.
     """
 
     RENAMED = {"known_frames": "conditioning_frames"}
@@ -200,8 +200,8 @@ class EvalSpec(Spec):
 class ExportSpec(Spec):
     """`poet export`: which task's signature, at which batch, for which platforms.
 
-    `dtype` is that of the model's arithmetic, or of the weights that are released; '' leaves either as
-    trained.  Every export begins with these defaults, whatever the checkpoint was trained or written with.
+    `dtype` is that of the model's arithmetic, or of the released weights; '' keeps that of the
+    training.  Every export starts with these defaults, not with values of the checkpoint.
     """
 
     RENAMED = {"known_frames": "conditioning_frames"}

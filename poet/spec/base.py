@@ -316,7 +316,7 @@ def _as_stored(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Inverse of `to_dict`; an unknown key is an error with near names, one of `cls.REMOVED` is left out."""
+    """Inverse of `to_dict`; an unknown key is an error with similar names, those of `cls.REMOVED` are dropped."""
     names = [f.name for f in dataclasses.fields(cls)]
     renamed = getattr(cls, "RENAMED", {})
     values = {renamed.get(key, key): value for key, value in values.items() if key not in getattr(cls, "REMOVED", ())}

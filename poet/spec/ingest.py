@@ -1,4 +1,4 @@
-"""The configuration of what `poet tokenize` cuts out of media files, and what it leaves out."""
+"""The configuration of cutting and filtering in `poet tokenize`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from poet.spec.base import Spec, setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IngestSpec(Spec):
-    """Which clips a media file gives, and which clips are dropped.  The defaults drop none.
+    """How media files are cut into clips, and which clips are dropped.  The defaults drop none.
 
-    crop: the box of the clip's aspect that a frame is cut to, 'centre' or 'random' (drawn from the
+    crop: the box of the clip's aspect that a frame is cut to, 'centre' or 'random' (a function of the
       key, the same for all frames of a file).
     shots: cut files at shot boundaries; no clip crosses one.
     clips_per_file: take this many clips at most, one after the other; 0 takes all.
@@ -34,7 +34,7 @@ class IngestSpec(Spec):
     min_brightness: float = setting(0.0, changes="meaning", at_least=0, at_most=1)
     min_loudness_db: float = setting(0.0, changes="meaning", at_least=-200, at_most=0)
     nsfw: str = setting("", changes="meaning")
-    # At more than 16 bits, a quarter of a hash, unlike clips are taken for equal.
+    # Beyond 16 bits, a quarter of a hash, different clips would count as duplicates.
     deduplicate: int = setting(-1, changes="meaning", at_least=-1, at_most=16)
     max_copied_gb: float = setting(4.0, changes="meaning", at_least=0, at_most=10**6)
 

@@ -53,8 +53,8 @@ class VocabularySpec(Spec):
 class TextSpec(Spec):
     """The frozen text encoder: VideoPoet §1.2 reserves 64 positions (T5-XL states in the paper).
 
-    `pieces` is the SentencePiece model of text that is *written* (captions), at `length` positions
-    too; empty for a run that writes none.
+    `pieces` is the SentencePiece model of generated text (captions), also at `length` positions;
+    empty for a run that generates none.
     `dtype` is that of the encoder's matrix products; its states are float32 whatever it is.
     """
 
@@ -70,15 +70,14 @@ class TextSpec(Spec):
 class ConditioningSpec(Spec):
     """Conditions made from a clip's pixels (`poet.conditioning`; spec §1.4, §2.6).
 
-    `outpainting` and `inpainting` list regions, one of which is drawn for each clip by its key;
-    `interpolation_frames` are given at both ends; of `prediction_latents` latent frames at most the
-    first ones are given.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
-    `flow_scale` is the motion that saturates, as a share of the width.  `depth` is 'dataset' (the
+    `outpainting` and `inpainting` list regions, one of which is sampled for each clip by its key.
+    Interpolation keeps `interpolation_frames` at both ends, prediction at most the first
+    `prediction_latents` latent frames.  `flow` is 'dis' (OpenCV) or the ONNX file of a network such as RAFT;
+    `flow_scale` is the motion that saturates, as a fraction of the width.  `depth` is 'dataset' (the
     source's own), 'flat', or the ONNX file of a network such as MiDaS.
-    `fill` is what holes of inpainting are filled with; with `hide_cells` the model is told which latents hold
-    nothing that was filled in, and of the others it is given nothing.
-    `given_sound` is where a task that draws picture and sound has its given sound: in the 'prefix', so that the
-    drawn picture sees it, and again where it opens the output; or in the 'output' alone, behind the picture.
+    `fill` is the filling of holes; with `hide_cells` latents with filling are hidden from the model.
+    `given_sound` is the place of conditioning sound in a task that generates frames and sound: 'prefix', so that
+    generated frames attend to it, and again at the start of the output; or only 'output', after the frames.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output", "fill": "black", "hide_cells": False}
@@ -88,7 +87,7 @@ class ConditioningSpec(Spec):
     inpainting: tuple[str, ...] = setting(INPAINTING, changes="course", one_of=INPAINTING)
     interpolation_frames: int = setting(1, changes="course", at_least=1, at_most=MOST_FRAMES)
     prediction_latents: int = setting(3, changes="course", at_least=1, at_most=MOST_FRAMES)
-    # Paths change nothing: what the networks are is in the fingerprint of the condition.
+    # Paths change nothing: the fingerprint of the condition identifies the networks.
     flow: str = setting("dis", changes="nothing")
     flow_scale: float = setting(0.1, changes="meaning", above=0, at_most=10)
     depth: str = setting("dataset", changes="nothing")
@@ -99,7 +98,7 @@ class ConditioningSpec(Spec):
 
     def validate(self) -> None:
         for field in ("outpainting", "inpainting"):
-            self.require(len(getattr(self, field)) > 0, field, "names one region at least")
+            self.require(len(getattr(self, field)) > 0, field, "names at least one region")
         self.require(self.flow not in ("", "dataset", "flat"), "flow", "is 'dis' or an ONNX file")
         self.require(self.depth not in ("", "dis"), "depth", "is 'dataset', 'flat' or an ONNX file")
 
@@ -108,26 +107,26 @@ class ConditioningSpec(Spec):
 class ModelSpec(Spec):
     """The prefix LM.  The papers publish no depth or width; sizes are those of gin/models/*.gin.
 
-    `remat` is what of a block is kept for the backward pass: 'none' recomputes nothing, 'dots' keeps the
-    results of weight products, 'offload' keeps them in host memory, 'full' keeps the block's input alone.
+    `remat` decides what a block keeps for the backward pass: 'none' recomputes nothing, 'dots' keeps the
+    results of weight products, 'offload' keeps them in host memory, 'full' keeps only the block's input.
     `attention` is the kernel of training: 'auto' takes splash on TPU, cuDNN's on GPU in 16 bits, and
     XLA's own products elsewhere (`poet/models/kernels.py`).
-    `visual_head` is how a visual code is embedded and scored: 'full' has a row for each; 'factorised'
-    takes its `visual_leading` most significant bits (0: half of them), then the rest given these, with
-    rows that do both (`poet/models/tables.py`).
+    `visual_head` embeds and scores a visual code: 'full' has a row for each; 'factorised' scores its
+    `visual_leading` most significant bits (0: half of them), then the rest conditioned on these, with
+    rows that embed and score (`poet/models/tables.py`).
     `tables`: 'tied', a row embeds an id and scores it; 'untied', two tables.  Embedded rows are multiplied by
     `embedding_scale`; 0 stands for the square root of the width, which gives them the size of the residual
     stream.
-    `axes`: 'shared', what shows one place at one time has one rotary position in whatever stream it stands,
-    and sound the time of its picture; 'separate', every segment begins where the one before it ends.
-    `query_place`: queries are rotated to the place of the token that they predict ('target') or to that of
-    the token that they come from ('own').
-    `code_rows`: how the rows of visual codes begin: as sums over their bits ('bits'), or at random ('random').
-    `condition_marker`: learnt vectors tell given codes, and cells that are not given, from what is drawn.
+    `axes`: 'shared', one place at one time has the same rotary position in all streams, and sound has the
+    time of its frames; 'separate', every segment begins where the one before it ends.
+    `query_place`: queries have the rotary position of the token that they predict ('target') or of the token
+    that they come from ('own').
+    `code_rows`: initial rows of visual codes: sums over their bits ('bits'), or random ('random').
+    `condition_marker`: learnt vectors mark conditioning codes and hidden cells.
     The defaults are measured: `poet/models/conditions.md`.
     """
 
-    # Of models that were trained before these fields existed.
+    # Values of models that were trained before these fields existed.
     BEFORE: ClassVar[Mapping[str, Any]] = {
         "tables": "untied",
         "embedding_scale": 1.0,

@@ -69,14 +69,14 @@ class TrainSpec(Spec):
     """Length, seed and reporting of a training run, for the language model and tokenizers alike.
 
     `init_from` is a checkpoint, or the work dir of a run, whose parameters training starts with
-    (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own, and
-    nothing else that its ids and positions stand for may differ.
+    (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own;
+    the meaning of ids and positions may not differ otherwise.
     `microbatches` > 1 cuts every batch into that many parts, whose gradients are added up and divided by
     the tokens of all of them before the update: the memory of one part, for the same batch.
     `step_weight`: 'steps', every step counts the same, whatever its group; 'tokens', it counts by the tokens
     that it predicts, beside the mean over the groups' steps.
-    `bit_flips`: up to this share of the bits of given and earlier visual codes are flipped in what the model reads,
-    not in what it is to predict; a share is drawn for each clip (InfinityStar's self-correction, 2511.04675).
+    `bit_flips`: up to this fraction of the bits of conditioning and earlier visual codes is flipped in the input,
+    not in the labels; a fraction is sampled for each clip (InfinityStar's self-correction, 2511.04675).
     """
 
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
@@ -103,20 +103,20 @@ class CheckpointSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSpec(Spec):
-    """The mixture: a token store, a rate per task, and clips per step of each group.
+    """The mixture: a token store, a mixture rate per task, and clips per step of each group.
 
-    A step trains one group of tasks, each as often as the sum of its tasks' rates says.  A run that goes on
-    with other rates of the same groups goes on with each task where it stood.
-    `image_fractions` are phases of a run, (until which share of its steps, share of the steps that train
-    images): ((0.25, 0.9), (1.0, 0.1)) is the paper's (VideoPoet §5.1); () leaves it to the rates.
+    A step trains one group of tasks, with a frequency that is the sum of its tasks' rates.  A run that resumes
+    with other rates of the same groups continues each task where it was.
+    `image_fractions` are phases of a run, (fraction of its steps at which the phase ends, fraction of its steps that
+    train images): ((0.25, 0.9), (1.0, 0.1)) is the paper's (VideoPoet §5.1); () leaves it to the rates.
 
     `batch` counts sequences of the longest group; shorter groups take more (equal tokens per step)
     when `equal_tokens` is set, in multiples of `batch_multiple`, or of `batch` where that is 0: the
-    devices that share a batch must divide it.  `text_dropout` hides the text of that share of samples, so that
+    devices that share a batch must divide it.  `text_dropout` hides the text of that fraction of samples, so that
     classifier-free guidance has an unconditional branch (spec §1.3: 10 %).  `condition_dropout` does the same for each
-    stream that a task is conditioned on, one by one: its codes are hidden (`Special.HIDDEN`).
-    `silent_clips`: what tasks with sound do with clips that have no sound track: 'skip' gives such a clip
-    whole, so that nothing is learnt from it; 'train' takes it as a clip whose sound is silence.
+    stream of the condition, independently: its codes are hidden (`Special.HIDDEN`).
+    `silent_clips`: clips without a sound track in tasks with sound: 'skip' gives them no loss;
+    'train' takes their sound as silence.
     """
 
     RENAMED = {"image_shares": "image_fractions", "rates": "mixture_rates"}
@@ -140,4 +140,4 @@ class DataSpec(Spec):
     def _check_image_fractions(self) -> None:
         ends = [0.0, *(until for until, _ in self.image_fractions)]
         rising = all(a < b for a, b in zip(ends, ends[1:])) and ends[-1] in (0.0, 1.0)
-        self.require(rising, "image_fractions", "needs rising shares of the steps, the last of them 1.0")
+        self.require(rising, "image_fractions", "needs rising fractions of the steps, the last of them 1.0")

@@ -135,8 +135,8 @@ class TokenizerTrainSpec(Spec):
     Clips: of `source`, one folder, or of `sources`, folder -> weight: of sum(weights) examples each
     folder gives exactly its weight.  A folder is a TFDS folder (`.../name/1.0.0`) or one of clips.
 
-    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_fraction` is the share of steps on
-    one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each drawn
+    Batches: `frames` = 0 trains on the run's `CLIP.frames`; `image_fraction` is the fraction of steps on
+    one-frame clips; `crops` lists (height, width) of random crops of `CLIP`'s frames, each used
     equally often at an equal number of pixels per step, () takes whole frames.
 
     Start: `init_from` names a trained tokenizer whose weights are taken over; those of an image
@@ -148,18 +148,18 @@ class TokenizerTrainSpec(Spec):
     Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
     = 0 takes it over all tokens of a step, else over about that many of them.
 
-    Perceptual: `perceptual` names a network of `poet.tokenizers.video.perceptual`, '' leaves the term out;
+    Perceptual: `perceptual` names a network of `poet.tokenizers.video.perceptual`, '' drops the term;
     `perceptual_path` holds weights that the user brings; `perceptual_frames` = 0 compares every
     frame, else that many random ones of each clip.
 
     Round trip: `round_trip_weight` is that of the loss between the bits of a clip and those of its reconstruction,
-    encoded again; 0 leaves it out, and so do the steps before `round_trip_start`.
+    encoded again; 0 drops it, and it starts at `round_trip_start`.
 
-    Derived pictures: `derived_fraction` of the examples are not clips but conditions made from them (`CONDITIONING`):
-    structure where the source has depth, clips with holes, with held frames, so that their codes are as good.
+    Derived conditions: `derived_fraction` of the examples are conditions derived from clips (`CONDITIONING`):
+    structure if the source has depth, clips with holes, with repeated frames, so that their codes are as good.
 
     Adversarial: `adversarial_weight` = 0 trains without a discriminator (`DISCRIMINATOR`); before
-    step `gan_start` the discriminator rests; `r1_every` > 1 applies R1 at every so many steps, that
+    step `gan_start` the discriminator is not trained; `r1_every` > 1 applies R1 at every so many steps, that
     many times as strong.
     """
 
@@ -227,18 +227,18 @@ class DiscriminatorSpec(Spec):
     dtype: str = setting("float32", changes="nothing", one_of=DTYPES)
 
     def validate(self) -> None:
-        self.require(len(self.multipliers) > 0, "multipliers", "needs one block at least")
+        self.require(len(self.multipliers) > 0, "multipliers", "needs at least one block")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioTrainSpec(Spec):
-    """What is the audio tokenizer's own in `poet tokenizer-train` (spec §3.2-3.3).
+    """Settings of `poet tokenizer-train` for the audio tokenizer (spec §3.2-3.3).
 
     Batches: random excerpts of `samples` samples.  Every excerpt is mixed with one of `noise_source`
-    at a gain drawn from `noise_gain_db`, when given; the network then learns its denoise switch.
+    at a gain sampled from `noise_gain_db`, if set; the network then learns its denoise switch.
 
     Quantizer: moving averages of `codebook_decay`; vectors used less, on that average, than
-    `dead_fraction` of what a vector of their level is used are replaced; `dropout` is the share of
+    `dead_fraction` of what a vector of their level is used are replaced; `dropout` is the fraction of
     excerpts that are quantized with a random number of levels, the others with all.
 
     Losses: `mel_weight`, `adversarial_weight` and `feature_weight` are the paper's 1, 1 and 100;

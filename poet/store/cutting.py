@@ -37,7 +37,7 @@ def cut(frames: Iterable[np.ndarray], length: int, spec: IngestSpec) -> Iterator
     """Cuts frames, uint8 (H, W, 3) at the clip's rate, into clips of `length` frames.
 
     Clips follow one another from the start of every shot (of the file, without `spec.shots`); what
-    is left at its end is no clip, and is told of only if the shot has given none.
+    remains at its end is no clip, and is reported only if the shot had none.
     """
     detector = ShotDetector() if spec.shots else None
     run: list[np.ndarray] = []
@@ -98,6 +98,6 @@ def crop_place(key: str, spec: IngestSpec) -> media.Place:
     """Where the crop of a file's frames lies: a function of its key alone."""
     if spec.crop == "centre":
         return media.CENTRE
-    draw = hashlib.blake2b(f"crop/{key}".encode(), digest_size=8).digest()
-    x, y = (int.from_bytes(part) / 2**32 for part in (draw[:4], draw[4:]))
+    digest = hashlib.blake2b(f"crop/{key}".encode(), digest_size=8).digest()
+    x, y = (int.from_bytes(part) / 2**32 for part in (digest[:4], digest[4:]))
     return x, y

@@ -66,7 +66,7 @@ def encode_range(
 ) -> PartialShard:
     """Encodes the items of a range into `file` and its index beside it.
 
-    `on_progress` is told after every batch how many clips were done, skipped ones among them.
+    `on_progress` is called after every batch with the number of its clips, skipped ones included.
     """
     made, stages = _Made(), Stages()
     with stages.timed(START):

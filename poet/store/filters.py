@@ -120,7 +120,7 @@ class ClipFilter:
 def perceptual_hash(video_TxHxWx3: np.ndarray) -> tuple[int, int, int]:
     """Difference hashes of the first, middle and last frame, 64 bits each.
 
-    Bit k tells whether cell k of a grey 8 x 9 thumbnail is darker than its right neighbour, so
+    Bit k is 1 if cell k of a grey 8 x 9 thumbnail is darker than its right neighbour, so
     size, compression and brightness change few bits.  Flat frames are all alike to it.
     """
     last = len(video_TxHxWx3) - 1

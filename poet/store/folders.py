@@ -28,7 +28,7 @@ _MISNAMED = (CAPTIONS_FILE, "captions.json", "caption.jsonl", "captions.jsonl.tx
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MediaFolder:
-    """Media files; their key is their path below the folder.  `notes` tell what is not read."""
+    """Media files; their key is their path below the folder.  `notes` name files that are not read."""
 
     folder: remote.Folder
     lines: tuple[Line, ...]

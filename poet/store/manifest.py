@@ -95,7 +95,7 @@ class CodeStatistics(Spec):
     ignores all context, so the line that a trained model must get below on the same codes.
     `first_frame_entropy_nats` counts only the codes of the first latent frame.
 
-    Levels of audio are told apart, since a position tells its level: `used` counts pairs of level
+    Levels of audio are separate, since the position determines the level: `used` counts pairs of level
     and code, `entropy_nats` is the mean over levels, `first_frame_entropy_nats` that of level 0.
     """
 
@@ -213,7 +213,7 @@ def read_json(cls: type, path: pathlib.Path) -> Any:
     if version != VERSION:
         raise UserError(f"{path} has version {version}, this program reads {VERSION}; run poet tokenize again")
     if digest is None:
-        _LOG.warning("%s has no hash of itself: whether it was edited cannot be told", path)
+        _LOG.warning("%s has no hash of itself: edits cannot be detected", path)
     elif hashlib.sha256(_text(values).encode()).hexdigest() != digest:
         raise UserError(f"{path} is damaged or was edited: its hash differs; write the store again")
     try:
@@ -245,8 +245,8 @@ def level_statistics(counts_LxC: np.ndarray) -> CodeStatistics:
 
 
 def _entropy_nats(counts_C: np.ndarray) -> float:
-    shares = counts_C[counts_C > 0] / max(counts_C.sum(), 1)
-    return float(-(shares * np.log(shares)).sum()) + 0.0
+    fractions = counts_C[counts_C > 0] / max(counts_C.sum(), 1)
+    return float(-(fractions * np.log(fractions)).sum()) + 0.0
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

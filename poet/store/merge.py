@@ -90,8 +90,8 @@ def merge_split(
         skipped += [SkippedInfo(key=key, reason=reason) for key, reason in reasons]
     check_skipped(split, skipped, given, max_skipped)
     if not records:
-        told = ", ".join(f"{n} {k}" for k, n in filters.dropped(s.reason for s in skipped).items())
-        raise UserError(f"the split {split!r} has no usable clip: {told}")
+        reasons = ", ".join(f"{n} {k}" for k, n in filters.dropped(s.reason for s in skipped).items())
+        raise UserError(f"the split {split!r} has no usable clip: {reasons}")
     count = shard_count(len(records), plan.clips_per_shard)
     bounds = [len(records) * i // count for i in range(count + 1)]
     counters = {

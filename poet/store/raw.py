@@ -105,7 +105,7 @@ def ingest_of(part: Part | None, ingest: IngestSpec) -> IngestSpec:
 
 
 def is_told(first: int, piece: Cut, ingest: IngestSpec) -> bool:
-    """Whether what gives no clip is told of: what is left at the end of a later part is not."""
+    """Whether a part without a clip is reported: the remainder of a later part is not."""
     return not first or (ingest.shots and piece.length > 0)
 
 

@@ -299,7 +299,7 @@ def check_size(key: str, size: int, max_copied_gb: float) -> None:
 
 @contextlib.contextmanager
 def copied(url: str, start: int, stop: int, suffix: str, keep: bool = False) -> Iterator[pathlib.Path]:
-    """A copy of the bytes start..stop-1 that goes when the block ends; its suffix tells FFmpeg the
+    """A copy of the bytes start..stop-1 that goes when the block ends; its suffix gives FFmpeg the
     format.
 
     Args:

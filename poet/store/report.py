@@ -38,6 +38,6 @@ def _speed(partials: Sequence[PartialShard]) -> str:
     if not seconds:
         return ""
     clips = sum(len(p.clips) for p in partials)
-    shares = [f"{stage} {100 * spent[stage] / seconds:.0f} %" for stage in STAGES if spent[stage]]
+    fractions = [f"{stage} {100 * spent[stage] / seconds:.0f} %" for stage in STAGES if spent[stage]]
     start = f", after {starting:.0f} s of loading and compiling" if starting >= 1 else ""
-    return f"; {clips / seconds:.1f} clips/s and process ({', '.join(shares)}){start}"
+    return f"; {clips / seconds:.1f} clips/s and process ({', '.join(fractions)}){start}"

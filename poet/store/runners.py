@@ -60,13 +60,13 @@ class Job:
 
 
 class Progress(Protocol):
-    """What a runner tells while it works."""
+    """The progress of a runner."""
 
     def clips(self, count: int) -> Any:
         """So many clips more of a range were done here, skipped ones among them."""
 
-    def finished(self, done: Range, told: bool = False) -> Any:
-        """A range is complete; `told` says that its clips were.
+    def finished(self, done: Range, counted: bool = False) -> Any:
+        """A range is complete; `counted`: its clips were reported before.
 
         Raises UserError where too many clips are unusable.
         """
@@ -91,7 +91,7 @@ class Serial:
     def __call__(self, job: Job, ranges: Sequence[Range], progress: Progress) -> None:
         for item in ranges:
             job.encode(item, self.encoders, progress.clips)
-            progress.finished(item, told=True)
+            progress.finished(item, counted=True)
 
 
 # ---------------------------------------------------------------------------------- one machine
@@ -256,12 +256,12 @@ class Bar:
     def clips(self, count: int) -> None:
         self._bar.update(count)
 
-    def finished(self, done: Range, told: bool = False) -> None:
+    def finished(self, done: Range, counted: bool = False) -> None:
         partial, split = done.partial(), done.split
         given = len(partial.clips) + len(partial.skipped)
         self._clips[split] += given - done.clips
         self._bar.total += given - done.clips
-        self._bar.update(0 if told else given)
+        self._bar.update(0 if counted else given)
         self._skipped[split] += partial.skipped
         check_skipped(split, self._skipped[split], self._clips[split], self._job.max_skipped)
         self._bar.set_description(f"{split}, {len(self._skipped[split])} skipped")

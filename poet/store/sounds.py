@@ -31,7 +31,7 @@ SUFFIXES = tuple(dict.fromkeys(media.SOUND_SUFFIXES + media.VIDEO_SUFFIXES))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawSound:
     """samples: int16 mono (S,), S > 0.  text: a caption or transcript, kind: such as 'speech' or
-    'music'; '' where the source tells none.  notes: as of `poet.media.sound.Sound`."""
+    'music'; '' if the source has none.  notes: as of `poet.media.sound.Sound`."""
 
     key: str
     text: str
@@ -90,12 +90,12 @@ def usable(items: Iterable[RawSound | Skipped], where: str) -> list[RawSound]:
     """
     items = list(items)
     sounds = [item for item in items if isinstance(item, RawSound)]
-    told = summary(items)
-    if told:
-        _LOG.info("%s: %s", where, told)
+    summary_text = summary(items)
+    if summary_text:
+        _LOG.info("%s: %s", where, summary_text)
     if not sounds:
         first = f"; the first: {items[0].key}: {items[0].reason}" if items else ""
-        raise UserError(f"{where} has no sound that can be used: {told or 'it is empty'}{first}")
+        raise UserError(f"{where} has no sound that can be used: {summary_text or 'it is empty'}{first}")
     return sounds
 
 
@@ -217,7 +217,7 @@ def _open_tfds(folder: pathlib.Path, split: str, sample_rate_hz: int, split_fiel
 def _rate_hz(info: Any, folder: pathlib.Path, assumed_hz: int) -> int:
     """The data set's own sample rate: of its metadata, else of the feature's declaration.
 
-    Those with video may leave it out, as Freedoom-AV does: they are taken to be made for the run.
+    Those with video may lack it, as Freedoom-AV does: they are assumed to have the run's rate.
     """
     metadata = info.metadata if isinstance(info.metadata, Mapping) else {}
     stated = metadata.get("sample_rate_hz", getattr(info.features["audio"], "sample_rate", None))
@@ -230,8 +230,8 @@ def _rate_hz(info: Any, folder: pathlib.Path, assumed_hz: int) -> int:
         return stated
     if "video" not in info.features:
         raise UserError(
-            f'{folder} does not tell the rate of its sound; write {{"sample_rate_hz": 16000}}, or '
+            f'{folder} does not have the rate of its sound; write {{"sample_rate_hz": 16000}}, or '
             "what it is, to metadata.json there"
         )
-    say_once(f"{folder} does not tell the rate of its sound: taken to be {assumed_hz} Hz")
+    say_once(f"{folder} does not have the rate of its sound: {assumed_hz} Hz is assumed")
     return assumed_hz

@@ -20,7 +20,7 @@ _WIDE_MARKS = {
 
 
 def decoded(raw: bytes) -> str:
-    """The text without its byte-order mark, which tells UTF-16 and UTF-32; UTF-8 without one.
+    """The text without its byte-order mark, which marks UTF-16 and UTF-32; UTF-8 without one.
 
     Raises:
         UnicodeDecodeError: it is not in that encoding.
@@ -57,7 +57,7 @@ def readable(name: str) -> str:
 
 
 def check_name(field: str, path: str) -> None:
-    """Raises UserError for a path that TensorFlow cannot be told: one that is not UTF-8."""
+    """Raises UserError for a path that TensorFlow cannot open: one that is not UTF-8."""
     if readable(path) != path:
         raise UserError(f"{field} = {readable(path)!r} is not UTF-8; rename that folder")
 

@@ -50,7 +50,7 @@ class TfdsSource:
         return "depth" in self.features
 
     def clips(self) -> Sequence[int]:
-        """Every example has the mean length, which follows from the bytes that the metadata tell."""
+        """Every example has the mean length, by the bytes of the metadata."""
         most = self.ingest.clips_per_file or self.mean_clips
         return [min(self.mean_clips, most) if self.ingest.expands else 1] * self.length
 

@@ -155,7 +155,7 @@ def open_tars(path: str, split: str, videos: Sequence[str], max_copied_gb: float
         listed = list(pool.map(lambda tar: _samples(*tar, shown), chosen.items()))
     samples = tuple(itertools.chain.from_iterable(found for found, _ in listed))
     left = list(itertools.chain.from_iterable(left for _, left in listed))
-    notes += folders.not_read(path, "as no sample shows, tells or sounds by them", left)
+    notes += folders.not_read(path, "as no sample uses them", left)
     described = [json.dumps([s.key, sorted(s.parts.items())]) for s in samples]
     described += [remote.content_sample(functools.partial(_open, url)) for url in chosen.values()]
     return TarCollection(

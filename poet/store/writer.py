@@ -208,17 +208,17 @@ def _encode_all(job: Job, runner: Runner, progress: bool) -> None:
     todo = []
     total = sum(item.clips for item in job.ranges)
     with tqdm.tqdm(total=total, unit="clip", disable=not progress) as bar:
-        told = runners.Bar(job, bar)
+        reporter = runners.Bar(job, bar)
         for item in job.ranges:
             if item.intact:
-                told.finished(item)
+                reporter.finished(item)
                 continue
             if item.done:
                 _LOG.warning("the intermediate file %s is damaged: it is made anew", item.file)
                 item.forget()
             todo.append(item)
         bar.unpause()
-        runner(job, todo, told)
+        runner(job, todo, reporter)
     remote.forget_copies()
 
 

@@ -1,6 +1,6 @@
-"""Checks of arrays that a caller hands over: rows that go together, codes in their range, finite states.
+"""Checks of the caller's arrays: equal numbers of rows, codes in their range, finite states.
 
-NumPy alone, so that the serving runtime asks for the same things as the Python API.
+It needs only NumPy, so that the serving runtime checks the same as the Python API.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from poet.spec.base import UserError
 
 
 def rows(arrays: Mapping[str, Any], count: int | None = None) -> int:
-    """N, the rows of every array that is given (not None), or `count`, or 1.
+    """N, the rows of every array (not None), or `count`, or 1.
 
     Raises:
       UserError: they differ from each other or from `count`, or there are none.
@@ -24,8 +24,8 @@ def rows(arrays: Mapping[str, Any], count: int | None = None) -> int:
         found["count"] = count
     wanted = next(iter(found.values()), 1)
     if wanted < 1 or any(n != wanted for n in found.values()):
-        told = ", ".join(f"{name}: {n}" for name, n in found.items())
-        raise UserError(f"each sample takes a row of everything that is given, and these differ ({told})")
+        counts = ", ".join(f"{name}: {n}" for name, n in found.items())
+        raise UserError(f"every array needs a row for each sample, and these differ ({counts})")
     return wanted
 
 
@@ -36,7 +36,7 @@ def _length(name: str, array: Any) -> int:
 
 
 def check_codes(name: str, codes_NxK: Any, size: int, least: int = 0) -> None:
-    """Raises UserError unless all are integers in least..size - 1; -1 stands for a code that is not given."""
+    """Raises UserError unless all are integers in least..size - 1; -1 stands for a hidden code."""
     codes = np.asarray(codes_NxK)
     if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
         raise UserError(f"{name} is {codes.dtype}{list(codes.shape)}, expected integers [samples, codes]")

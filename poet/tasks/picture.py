@@ -1,4 +1,4 @@
-"""The layouts of tasks as a picture (SVG): one bar a task, a block a segment, drawn from the code."""
+"""The layouts of tasks as a picture (SVG): one bar for each task, one block for each segment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALLEST = 7  # Of a boundary token, in pixels.
 TOKEN = "#9aa5b1"
 
 
-def draw(layouts: Mapping[str, Layout]) -> str:
+def svg(layouts: Mapping[str, Layout]) -> str:
     """SVG of layouts by task.  Pale blocks are the bidirectional condition, full ones the output.
 
     Blocks of codes are as wide as they are long, to one scale; boundary tokens keep a width that can

@@ -1,4 +1,4 @@
-"""The tasks: each a short declaration; adding one touches this file alone.
+"""The tasks: each a short declaration; to add one, edit only this file.
 
 A task names the streams of its condition and of its output.  Its layout, data pipeline, loss,
 sampling and evaluation follow.  Tasks with equal layouts train in one group.
@@ -28,12 +28,12 @@ class Task:
       text: whether the layout has text positions (a text may still be dropped or empty).
       condition: streams of the bidirectional prefix, by their names in `poet.streams`: such as "video", "image"
         (the first frame) or "audio".
-      made: the derived stream that stands in the place of the clip itself.
-      output: streams to be predicted; "pieces" is written text.
-      conditioning_latents: smallest and largest number of latent frames that open the output as given, and
-        with them the sound of the same time; they carry no loss in training and are forced in
-        sampling (spec §1.3, form a).  `Resolved.conditioning_range` is what a run makes of them.
-      masked: whether super-resolution by masked modelling does it, and not the language model.
+      made: the derived condition that replaces the clip.
+      output: streams to predict; "pieces" are text tokens.
+      conditioning_latents: smallest and largest number of conditioning latent frames that open the output,
+        with the sound of the same time; they carry no loss in training and are forced in
+        sampling (spec §1.3, form a).  `Resolved.conditioning_range` is the range in a run.
+      masked: whether super-resolution by masked modelling does it instead of the language model.
     """
 
     name: str
@@ -63,14 +63,14 @@ class Task:
 
     @property
     def openings(self) -> tuple[Stream, ...]:
-        """Streams that say in the condition what opens an output without pictures, where pictures open, too."""
+        """Streams that repeat in the prefix the opening of an output without frames, if frames open, too."""
         if not self.conditioning_latents[1] or not any(stream.shows for stream in self.predicted):
             return ()
         return tuple(stream for stream in streams.STREAMS.values() if stream.opens in self.output)
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names of the frozen networks that its codes and texts come from (`poet.runs.networks`)."""
+        """Names of the frozen networks of its codes and texts (`poet.runs.networks`)."""
         names = {stream.network for stream in (*self.given, *self.predicted) if stream.network}
         return tuple(sorted(names | ({networks.TEXT} if self.text else set())))
 
@@ -81,13 +81,13 @@ class Task:
 
     @property
     def writes(self) -> bool:
-        """Whether the run needs a vocabulary of text pieces."""
+        """Whether the run needs a vocabulary of text tokens."""
         return networks.PIECES in self.networks
 
     def stored(self, stream: str) -> str | None:
         """The stream of a token store whose leading codes fill a stream of the task's layout.
 
-        None for one that needs nothing stored (`source`) and is filled with code 0.
+        None for one that is not stored (`source`) and filled with code 0.
         """
         named = {s.called(CONDITION): s for s in self.given} | {s.called(OUTPUT): s for s in self.predicted}
         found = named.get(stream) or streams.in_layout(stream)
@@ -185,7 +185,7 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of this name; UserError with near names otherwise."""
+    """The task of this name; UserError with similar names otherwise."""
     return choose(name, TASKS, "task")
 
 

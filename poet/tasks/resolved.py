@@ -1,4 +1,4 @@
-"""What follows from an experiment: its format, layouts, groups and known frames, each computed once.
+"""What follows from an experiment: its format, layouts, groups and conditioning frames, each computed once.
 
 A command resolves its experiment and hands this on; nothing here touches a device or a file.
 """
@@ -241,7 +241,7 @@ class Resolved:
         return {self.frames_of(n): n for n in range(max(low, 1), high + 1)}
 
     def conditioning_codes(self, task: Task, latents: int) -> tuple[int, ...]:
-        """How many codes open each loss span as given, for known latent frames.
+        """How many codes open each loss span as given, for conditioning latent frames.
 
         A visual span opens with whole latent frames, every level of the audio with the frames of codes
         that lie wholly within the time of the known video frames.

@@ -82,10 +82,10 @@ def update(
     """({params, opt_state} of the generator, with a critic also `critic` with its own, metrics)."""
     new, metrics = optimizer.apply(nets.generator_tx, nets.optimizer, grads["generator"], state, rate)
     if nets.critic is not None:
-        new["critic"], told = optimizer.apply(
+        new["critic"], optimizer_metrics = optimizer.apply(
             nets.critic_tx, nets.optimizer, grads["critic"], state["critic"], rate * nets.critic_rate
         )
-        metrics["critic/grad_norm"] = told["grad_norm"]
+        metrics["critic/grad_norm"] = optimizer_metrics["grad_norm"]
     return new, metrics
 
 

@@ -72,7 +72,7 @@ class Pieces:
         return ids_BxL, lengths_B, sum(len(pieces) > length for pieces in uncut)
 
     def decode(self, ids_BxL: np.ndarray) -> list[str]:
-        """The text of each row up to its first closing piece; padding is left out.
+        """The text of each row up to its first closing token; padding is dropped.
 
         Bytes that are not UTF-8, and id 2, read as U+FFFD and U+2047.
 

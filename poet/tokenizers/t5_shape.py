@@ -73,7 +73,7 @@ def read_shape(tensors: Tensors) -> T5Shape:
     """The shape in `config.json`, or for a T5X checkpoint without one, the shape of its arrays.
 
     Raises:
-        UserError: not T5's config.json, or arrays that tell no shape.
+        UserError: not T5's config.json, or arrays without a shape of T5.
     """
     if (tensors.folder / CONFIG).is_file():
         return _configured(tensors)
@@ -141,7 +141,7 @@ def _derived(tensors: Tensors) -> T5Shape:
         hidden, _ = tensors.shape(f"{block}layer.1.DenseReluDense.{up}.weight")
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"{tensors.folder} has no {CONFIG}, and its arrays do not tell a T5 encoder's shape "
+            f"{tensors.folder} has no {CONFIG}, and its arrays do not have a T5 encoder's shape "
             f"({error!r}): put the model's {CONFIG} beside them"
         ) from error
     return T5Shape(

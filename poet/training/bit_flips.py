@@ -13,7 +13,7 @@ from poet.tasks.layout import Layout
 
 
 def flipped(key: jax.Array, tokens_BxS: jax.Array, layout: Layout, most: float) -> jax.Array:
-    """Ids int32 [B, S] like `tokens_BxS`; in visual codes each bit is flipped by a chance that is drawn
+    """Ids int32 [B, S] like `tokens_BxS`; in visual codes each bit is flipped with a probability that is sampled
     uniformly below `most` for each clip.  Codes that are not given stay so."""
     share_key, bits_key = jax.random.split(key)
     share_B = jax.random.uniform(share_key, tokens_BxS.shape[:1], maxval=most)

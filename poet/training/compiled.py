@@ -34,7 +34,7 @@ REMIND_S = 30.0
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """What a step is told of the run: scalars on every device, inputs of the program.
+    """Scalars of the run on every device, inputs of the compiled step.
 
     Whatever a run may set otherwise without another program belongs here: its length, its seed and
     its learning rates compile nothing anew.

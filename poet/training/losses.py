@@ -108,7 +108,7 @@ def chain_sums(
 ) -> Values:
     """Sums over labels of one range and the labels one by one, by the chain rule over what is sampled for each.
 
-    A label is correct if every draw would be, the later ones given the label's own leading bits:
+    A label is correct if every factor is, the later ones conditioned on the label's own leading bits:
     those that greedy decoding finds.
     """
     factors, sums, tokens, right_BxN = model.factors(ids), [], [], weights_BxN

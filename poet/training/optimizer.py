@@ -61,7 +61,7 @@ def build(spec: OptimizerSpec, axes: Any = None) -> optax.GradientTransformation
         leaf of two or more dims decays, which is right only where no layers are stacked.
 
     Raises:
-      UserError: Muon without axes, which tell what is a matrix.
+      UserError: Muon without axes, which determine what is a matrix.
     """
     if axes is None:
         mask = lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)  # noqa: E731

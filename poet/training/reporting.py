@@ -1,12 +1,12 @@
 """What a run says about itself: log lines, `metrics.jsonl`, TensorBoard, sample images.
 
-Throughput of a window of steps, hooks and checkpoints left out of its time:
+Throughput of a window of steps, without the time of hooks and checkpoints:
 
     FLOP/s = sum over the steps of Group.flops / seconds
     MFU    = FLOP/s / (devices x peak of one device, dense bf16)
 
 `Group.flops` counts matmuls only, forward and backward, attention as the layout computes it,
-without rematerialisation.  Where the peak of a device is not known, MFU is left out.
+without rematerialisation.  If the peak of a device is unknown, there is no MFU.
 
     goodput = seconds of steps, less those spent waiting for data / all seconds
 
@@ -263,7 +263,7 @@ def _tensorboard(directory: Path) -> Any:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`; damaged ones, and the torn last line of a killed run, are left out.
+    """Lines of a `metrics.jsonl`; damaged ones, and the torn last line of a killed run, are skipped.
 
     Every line that is given has a whole number as its `step`.
     """
@@ -277,7 +277,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield entry
     if damaged:
         shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        _LOG.warning("%s: %d damaged lines are left out (line %s)", path, len(damaged), shown)
+        _LOG.warning("%s: %d damaged lines are skipped (line %s)", path, len(damaged), shown)
 
 
 def _entry(line: str) -> dict[str, Any] | None:

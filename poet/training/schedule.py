@@ -1,9 +1,9 @@
 """Which group each step trains on (alternating gradient descent, VideoPoet §1.3).
 
-A pure function of (shares, seed, step): resuming needs no replay.  The order is Tijdeman's solution
+A pure function of (weights, seed, step): resuming needs no replay.  The order is Tijdeman's solution
 of the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980): after every step
-each of the k groups has been chosen within 1 - 1/(2k - 2) times of its exact share, so no group can
-starve or bunch.  All arithmetic is exact: shares are read as the decimals they were written as.
+each of the k groups has been chosen within 1 - 1/(2k - 2) times of its exact fraction, so no group can
+starve or bunch.  All arithmetic is exact: weights are read as the decimals they were written as.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from poet.tasks.resolved import Resolved
 
 
 class GroupSchedule:
-    """`GroupSchedule(shares, seed)(step) -> group name`.
+    """`GroupSchedule(weights, seed)(step) -> group name`.
 
-    `shares` are relative and need not sum to one; a group of share 0 is never chosen.  The seed
+    `weights` are relative and need not sum to one; a group of weight 0 is never chosen.  The seed
     orders groups that are equally due.  Memory and the time of the first call grow with the smaller
-    of the period (the sum of the shares as coprime integers: 20 for 0.45, 0.35, 0.2) and the step.
+    of the period (the sum of the weights as coprime integers: 20 for 0.45, 0.35, 0.2) and the step.
     """
 
-    def __init__(self, shares: Mapping[str, float], seed: int = 0):
-        bad = {n: s for n, s in shares.items() if not (math.isfinite(s) and s >= 0)}
-        if bad or not any(shares.values()):
-            raise UserError(f"group shares {dict(shares)}: need numbers >= 0, not all of them zero")
-        names = sorted(name for name, share in shares.items() if share > 0)
+    def __init__(self, weights: Mapping[str, float], seed: int = 0):
+        bad = {n: s for n, s in weights.items() if not (math.isfinite(s) and s >= 0)}
+        if bad or not any(weights.values()):
+            raise UserError(f"group weights {dict(weights)}: need numbers >= 0, not all of them zero")
+        names = sorted(name for name, weight in weights.items() if weight > 0)
         order = np.random.default_rng(seed).permutation(len(names))
         self._names = [names[i] for i in order]
-        self._weights = _coprime_integers([shares[name] for name in self._names])
+        self._weights = _coprime_integers([weights[name] for name in self._names])
         self._period = sum(self._weights)
         self._counts = [0] * len(self._names)
         self._chosen = bytearray() if len(names) <= 256 else []
@@ -57,7 +57,7 @@ class GroupSchedule:
             deficit = weight * n - total * count
             if slack * deficit < total:
                 continue
-            # When the group must be chosen, times a constant: (1 - 1/slack - deficit) / share.
+            # When the group must be chosen, times a constant: (1 - 1/slack - deficit) / weight.
             due = Fraction(slack * (total - deficit) - total, weight)
             if best_due is None or due < best_due:
                 best, best_due = i, due
@@ -66,14 +66,14 @@ class GroupSchedule:
 
 
 class PhasedSchedule:
-    """`PhasedSchedule([(end, shares), ...], seed)(step) -> group name`: one schedule after another.
+    """`PhasedSchedule([(end, weights), ...], seed)(step) -> group name`: one schedule after another.
 
     A phase covers the steps below its end that the phases before it do not; the last one goes on.
     """
 
     def __init__(self, phases: Sequence[tuple[int, Mapping[str, float]]], seed: int = 0):
         self._ends = [end for end, _ in phases]
-        self._schedules = [GroupSchedule(shares, seed) for _, shares in phases]
+        self._schedules = [GroupSchedule(weights, seed) for _, weights in phases]
 
     def __call__(self, step: int) -> str:
         phase = min(bisect.bisect_right(self._ends, step), len(self._ends) - 1)
@@ -114,9 +114,9 @@ def check_all_trained(resolved: Resolved, order: Callable[[int], str]) -> None:
         )
 
 
-def _coprime_integers(shares: Sequence[float | Fraction]) -> list[int]:
+def _coprime_integers(weights: Sequence[float | Fraction]) -> list[int]:
     """Integers in the same ratio."""
-    fractions = [s if isinstance(s, Fraction) else as_written(s) for s in shares]
+    fractions = [s if isinstance(s, Fraction) else as_written(s) for s in weights]
     scale = math.lcm(*(f.denominator for f in fractions))
     weights = [int(f * scale) for f in fractions]
     divisor = functools.reduce(math.gcd, weights)

@@ -132,8 +132,10 @@ def train_step(
         count = losses.total(sums).count
         over = usual if spec.step_weight == "tokens" else jnp.maximum(count, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / over, grads)
-        new, told = optimizer.apply(tx, optimizer_spec, grads, state, rate, key=update_key, trains=count > 0)
-        metrics = losses.means(sums) | told | {"filled": losses.filled(batch, layout)}
+        new, optimizer_metrics = optimizer.apply(
+            tx, optimizer_spec, grads, state, rate, key=update_key, trains=count > 0
+        )
+        metrics = losses.means(sums) | optimizer_metrics | {"filled": losses.filled(batch, layout)}
         return {"step": state["step"] + 1, **new}, metrics
 
     return step

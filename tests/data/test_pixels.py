@@ -321,7 +321,7 @@ class WithDepth:
 def derived_batches(monkeypatch, share: float, frames: int = 0):
     source = WithDepth()
     monkeypatch.setattr(pixels, "open_source", lambda path, split, clip: source)
-    made = pixels.Derived(share=share, spec=ConditioningSpec(), factor=(4, 4, 4))
+    made = pixels.Derived(fraction=share, spec=ConditioningSpec(), factor=(4, 4, 4))
     return pixel_batches({"path": 1}, "train", DERIVED_CLIP, 24, frames, seed=1, derived=made)
 
 

@@ -22,7 +22,7 @@ LM = "--checkpoint=data/pretrained/lm_arenas"
         (["long", LM, "--out=f", "--sound"], "begins with a prompt, a picture or a clip"),
         (["long", LM, "--out=f", "--sink", "--recode"], "one of recode and sink"),
         (["long", LM, "--out=f", "--context=5"], "a clip has 5, of which 1..4 may be given"),
-        (["long", LM, "--out=f", "--negative_prompt=blur"], "takes no text: leave the negative prompt out"),
+        (["long", LM, "--out=f", "--negative_prompt=blur"], "takes no text: drop the negative prompt"),
         (["long", LM, "--out=f", "--clip=none.mp4"], "none.mp4: no such file"),
         (["storyboard", LM, "--out=f", "--scenes=none.yaml"], "storyboard none.yaml: no such file"),
         (["chain", LM, "--out=f", "--jobs=none.yaml"], "chain none.yaml: no such file"),

@@ -125,7 +125,7 @@ def test_what_opens_an_output_is_tokenized_span_by_span():
         made.conditioning_codes(media | {"audio": media["audio"][:1]})
     with pytest.raises(UserError, match="takes audio as its condition"):
         made.conditioning_codes({"video": media["video"]})
-    with pytest.raises(UserError, match="without known frames"):
+    with pytest.raises(UserError, match="without conditioning frames"):
         engine()[0].conditioning_codes(media)
 
 

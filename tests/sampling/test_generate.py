@@ -98,10 +98,10 @@ def test_negative_prompt_and_guidance_reach_the_model(generator):
     [
         ("text_to_video", [], 0, 0, "needs a text"),
         ("frame_prediction", ["a cat"], 1, 1, "takes no text"),
-        ("text_to_video", ["a cat"], 1, 1, "takes no known frames.*image_to_video"),
+        ("text_to_video", ["a cat"], 1, 1, "takes no conditioning frames.*image_to_video"),
         ("frame_prediction", [], 2, 1, "nearest are 1 and 3"),
-        ("frame_prediction", [], 5, 1, "takes 1 or 3 known frames"),
-        ("frame_prediction", [], 0, 0, "takes 1 or 3 known frames"),
+        ("frame_prediction", [], 5, 1, "takes 1 or 3 conditioning frames"),
+        ("frame_prediction", [], 0, 0, "takes 1 or 3 conditioning frames"),
         ("frame_prediction", [], 3, 0, "give --clip"),
         ("unconditional", [], 0, 1, "conditioning_frames is 0"),
         ("image_to_video", ["a", "b"], 1, 3, "2 prompts for 3 clips"),

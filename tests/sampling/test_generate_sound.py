@@ -81,8 +81,8 @@ def test_the_condition_stands_in_the_prefix_and_decides_the_output(generator, ta
     [
         ("video_to_audio", [], 0, 0, "takes video as its condition: give a file"),
         ("audio_to_video", [], 0, 0, "takes sound as its condition: give a file"),
-        ("video_to_audio", [], 1, 1, "takes no known frames"),
-        ("audio_video_continuation", [], 0, 1, "takes 1 or 3 known frames"),
+        ("video_to_audio", [], 1, 1, "takes no conditioning frames"),
+        ("audio_video_continuation", [], 0, 1, "takes 1 or 3 conditioning frames"),
         ("text_to_audio", [], 0, 0, "needs a text"),
         ("audio_to_video", ["rain"], 0, 1, "takes no text.*text_to_audio"),
     ],

@@ -80,7 +80,7 @@ def ask(monkeypatch, experiment=tiny.EXPERIMENT, **changes):
         (dict(prompt=[""]), "prompt 1 of 1 is empty.*unconditional"),
         (dict(prompt=["\udcff"]), "not valid Unicode"),
         (dict(prompt=["a"], negative_prompt="fog"), "SAMPLE.guidance = 1.0 means none"),
-        (dict(task="unconditional", negative_prompt="fog"), "takes no text: leave the negative prompt out"),
+        (dict(task="unconditional", negative_prompt="fog"), "takes no text: drop the negative prompt"),
     ],
 )
 def test_texts_that_say_nothing_are_refused(monkeypatch, changes, message):
@@ -142,7 +142,7 @@ def test_prompt_files_are_read_as_they_are_written(tmp_path, caplog):
     file.write_bytes("\ufeffa hall\r\n\r\n two\u2028lines \r\n".encode())
     with caplog.at_level(logging.INFO, logger="poet"):
         assert files.read_prompts(str(file)) == ["a hall", "two\u2028lines"]
-    assert "2 prompts, 1 blank lines left out" in caplog.text
+    assert "2 prompts, 1 blank lines skipped" in caplog.text
     caplog.clear()
     file.write_text("a hall\n")
     with caplog.at_level(logging.INFO, logger="poet"):

@@ -126,9 +126,9 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, de
 @pytest.mark.parametrize(
     "task, changes, message",
     [
-        ("frame_prediction_bidirectional", dict(conditioning_frames=2), "takes 1 or 3 known frames of 5"),
-        ("frame_prediction_bidirectional", dict(conditioning_frames=5), "takes 1 or 3 known frames of 5"),
-        ("frame_interpolation", dict(conditioning_frames=3), "takes 1 or 2 known frames at both ends of 5"),
+        ("frame_prediction_bidirectional", dict(conditioning_frames=2), "takes 1 or 3 conditioning frames of 5"),
+        ("frame_prediction_bidirectional", dict(conditioning_frames=5), "takes 1 or 3 conditioning frames of 5"),
+        ("frame_interpolation", dict(conditioning_frames=3), "takes 1 or 2 conditioning frames at both ends of 5"),
         (
             "inpainting",
             dict(),

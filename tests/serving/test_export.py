@@ -126,7 +126,7 @@ def test_a_task_without_text_on_several_platforms(tmp_path):
         runtime.generate(text_states=np.zeros((1, 8, 384)), text_lengths=np.zeros(1))
     with pytest.raises(UserError, match="SAMPLE.top_p"):
         runtime.generate(top_p=0.5)
-    with pytest.raises(UserError, match="without known frames"):
+    with pytest.raises(UserError, match="without conditioning frames"):
         runtime.generate(known_video=np.zeros((1, 1, 16, 16, 3), np.uint8))
 
 
@@ -268,8 +268,8 @@ def test_bad_specs_are_refused_before_anything_is_written(tmp_path):
     made = tiny.generator(SampleSpec())
     cases = {
         "unknown export platform": ExportSpec(task="unconditional", platforms=("gpu",)),
-        "takes 1 known frames": ExportSpec(task="image_to_video"),
-        "takes no known frames": ExportSpec(task="unconditional", conditioning_frames=1),
+        "takes 1 conditioning frames": ExportSpec(task="image_to_video"),
+        "takes no conditioning frames": ExportSpec(task="unconditional", conditioning_frames=1),
     }
     for message, spec in cases.items():
         with pytest.raises(UserError, match=message):

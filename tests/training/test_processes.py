@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_of_two_falls_back_in_four(alone: Path, pair: Path,
         (["--coordinator=127.0.0.1:1234"], ["--processes and --process missing"]),
         (["--coordinator=127.0.0.1", "--processes=2", "--process=0"], ["HOST:PORT"]),
         (["--coordinator=h:1234", "--processes=2", "--process=2"], ["process 2 of 2", "0..1"]),
-        (["--coordinator=auto", "--processes=2", "--process=1"], ["leave out"]),
+        (["--coordinator=auto", "--processes=2", "--process=1"], ["drop"]),
     ],
 )
 def test_impossible_processes_are_refused(

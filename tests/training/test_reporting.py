@@ -139,7 +139,7 @@ def test_damaged_lines_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogC
     path.write_bytes("\n".join([whole[0], *DAMAGED, whole[1], ""]).encode() + b"\xff\xfe\n")
     make(tmp_path, Clock(), start=2).close()
     assert lines(tmp_path) == entries
-    assert f"{len(DAMAGED) + 1} damaged lines are left out (line 2, 3" in caplog.text
+    assert f"{len(DAMAGED) + 1} damaged lines are skipped (line 2, 3" in caplog.text
 
 
 @pytest.mark.usefixtures("no_tensorboard")

@@ -55,7 +55,7 @@ def test_the_seed_orders_equal_shares() -> None:
 
 @pytest.mark.parametrize("shares", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}])
 def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="group shares"):
+    with pytest.raises(UserError, match="group weights"):
         GroupSchedule(shares)
 
 

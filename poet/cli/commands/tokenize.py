@@ -77,7 +77,7 @@ def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Name
         count, index = jax.process_count(), jax.process_index()
     if args.runner:
         if count > 1:
-            raise UserError(f"--runner={args.runner} shares out the work itself: start one process, not {count}")
+            raise UserError(f"--runner={args.runner} splits the work itself: start one process, not {count}")
         return beam.Beam(factory, args.runner, tuple(shlex.split(args.beam_options)))
     if args.beam_options:
         raise UserError("--beam_options needs --runner, such as --runner=DirectRunner")

@@ -124,7 +124,7 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
     derived = None
     if spec.derived_fraction:
         factor = experiment.video_tokenizer.factor
-        derived = Derived(share=spec.derived_fraction, spec=experiment.conditioning, factor=factor)
+        derived = Derived(fraction=spec.derived_fraction, spec=experiment.conditioning, factor=factor)
     batches = {
         name: pixel_batches(
             spec.folders,
@@ -140,7 +140,7 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
     return _Parts(
         trainable=trainable,
         batches=batches,
-        fractions=training.shares(spec, experiment.clip),
+        fractions=training.group_fractions(spec, experiment.clip),
         state_keys=("ema",),
         export=lambda loaded, folder, card: training.export_tokenizer(
             loaded["ema"], experiment.video_tokenizer, folder, card

@@ -124,11 +124,11 @@ def straight_through(z: jax.Array, quantized: jax.Array) -> jax.Array:
     return z + jax.lax.stop_gradient(quantized - z)
 
 
-def random_levels(key: jax.Array, batch: int, levels: int, share: float) -> jax.Array:
-    """Quantizer dropout: int32 (B,), uniform over 1..levels for `share` of the examples, else all."""
+def random_levels(key: jax.Array, batch: int, levels: int, fraction: float) -> jax.Array:
+    """Quantizer dropout: int32 (B,), uniform over 1..levels for `fraction` of the examples, else all."""
     which, how_many = jax.random.split(key)
-    drawn = jax.random.randint(how_many, (batch,), 1, levels + 1)
-    return jnp.where(jax.random.uniform(which, (batch,)) < share, drawn, levels)
+    sampled = jax.random.randint(how_many, (batch,), 1, levels + 1)
+    return jnp.where(jax.random.uniform(which, (batch,)) < fraction, sampled, levels)
 
 
 # ----------------------------------------------------------------------------- codebooks that learn
@@ -200,8 +200,8 @@ def statistics(ids_BxLxF: jax.Array, codes: int, mesh_axes: Sequence[str] = ()) 
     counts_LxN = count(ids_BxLxF)
     if mesh_axes:
         counts_LxN = jax.lax.psum(counts_LxN, tuple(mesh_axes))
-    share = counts_LxN / jnp.sum(counts_LxN, axis=1, keepdims=True)
-    bits = -jnp.sum(share * jnp.log2(jnp.maximum(share, 1e-12)), axis=1)
+    fraction = counts_LxN / jnp.sum(counts_LxN, axis=1, keepdims=True)
+    bits = -jnp.sum(fraction * jnp.log2(jnp.maximum(fraction, 1e-12)), axis=1)
     return {"usage": jnp.mean(counts_LxN > 0, axis=1), "entropy_bits": bits}
 
 
@@ -229,5 +229,5 @@ def _draw(x_PxD: jax.Array, weight_P: jax.Array, key: jax.Array, count: int, axe
     mine = own(jax.random.fold_in(key, jax.lax.axis_index(axes)), number)
     # A sum over a mostly empty array, which unlike an all-gather is known to be equal everywhere.
     whole = jnp.zeros((shards, number, x_PxD.shape[-1])).at[jax.lax.axis_index(axes)].set(mine)
-    drawn = jax.lax.psum(whole, axes).reshape(shards * number, -1)
-    return jax.random.permutation(key, drawn)[:count]
+    sampled = jax.lax.psum(whole, axes).reshape(shards * number, -1)
+    return jax.random.permutation(key, sampled)[:count]

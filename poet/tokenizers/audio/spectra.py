@@ -64,7 +64,7 @@ def reconstruction_loss(output_BxS: jax.Array, target_BxS: jax.Array, sample_rat
 
     The paper sums over frames and windows; here norms are root means over bands and everything is
     a mean over frames and windows, so that the weight does not depend on the length of a sound.
-    Windows longer than the sounds are left out.
+    Windows longer than the sounds are skipped.
     """
     windows = [s for s in WINDOWS if s <= target_BxS.shape[1]]
     losses = [_mel_distance(output_BxS, target_BxS, s, sample_rate_hz) for s in windows]

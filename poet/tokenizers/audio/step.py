@@ -76,8 +76,8 @@ def train_step(objective: Objective, nets: Networks, mesh: Mesh | None = None) -
         judge = state.get("critic")
         weights = {"generator": state["params"], "codebooks": state["codebooks"], "critic": judge and judge["params"]}
         grads, codebooks, metrics = gradients(weights, dict(batch), state["step"], jax.random.key_data(key))
-        new, told = adversarial.update(nets, state, grads, rate)
-        return new | {"step": state["step"] + 1, "codebooks": codebooks}, metrics | told
+        new, update_metrics = adversarial.update(nets, state, grads, rate)
+        return new | {"step": state["step"] + 1, "codebooks": codebooks}, metrics | update_metrics
 
     return step
 

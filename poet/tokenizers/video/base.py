@@ -1,7 +1,7 @@
 """A frozen video tokenizer: clips to integer grids and back, with a fingerprint.
 
 Work is cut three ways, by attributes of the tokenizer: sub-batches of clips and tiles, which a mesh
-shares out; chunks of frames, which are exact; tiles of latents, which are approximate
+splits; chunks of frames, which are exact; tiles of latents, which are approximate
 (`poet.tokenizers.video.tiling`).
 
 Shape legend: B batch, T H W pixels, t h w latents.
@@ -231,7 +231,7 @@ class VideoTokenizer(frozen.FrozenTokenizer):
         """At most `batch`, so that few shapes compile and little is padding.
 
         Few clips run at the next power of two; tiles, of which every clip of a size has as many, at
-        equal shares.
+        equal sizes.
         """
         size = min(self.batch, 1 << max(count - 1, 0).bit_length())
         if tiled and count:

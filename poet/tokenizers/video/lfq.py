@@ -88,7 +88,7 @@ def losses(
       samples: the batch entropy is taken over about this many of the tokens of all shards, by
         `sample_tokens`; 0, or no fewer than there are, takes them all.  The mean probabilities are
         without bias; their entropy is that of the smaller batch, so it lies lower.
-      key: draws the sampled tokens afresh; without it they are evenly spaced, the same ones in
+      key: samples tokens anew; without it they are evenly spaced, the same ones in
         every call.
       mesh_axes: manual mesh axes (inside `jax.shard_map`) over which means are taken, so that the
         batch entropy is that of the global batch.

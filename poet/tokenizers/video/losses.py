@@ -24,7 +24,7 @@ from poet.tokenizers.video.perceptual import Perceptual
 # Float video (B, T, H, W, 3) -> one logit per clip.
 Critic = Callable[[jax.Array], jax.Array]
 Metrics = dict[str, jax.Array]
-# Log-odds of a bit for each unit of its latent: commitment draws latents to +-1, where a bit is then 98 % sure.
+# Log-odds of a bit for each unit of its latent: commitment pulls latents to +-1, where a bit is then 98 % sure.
 ROUND_TRIP_SLOPE = 4.0
 
 
@@ -33,7 +33,7 @@ class Objective:
     """What the losses are made of besides weights and pixels.
 
     Attributes:
-      perceptual: frozen network of the perceptual term; None leaves the term out.
+      perceptual: frozen network of the perceptual term; None drops the term.
       mesh_axes: manual mesh axes (inside `jax.shard_map`) over which means are taken.
     """
 

@@ -60,13 +60,13 @@ def train_step(objective: Objective, judge: DiscriminatorSpec, nets: Networks, m
             "perceptual": None if frozen is None else frozen.params,
         }
         grads, averages, metrics = gradients(weights, batch["video"], state["step"], jax.random.key_data(key))
-        new, told = adversarial.update(nets, state, grads, rate)
+        new, update_metrics = adversarial.update(nets, state, grads, rate)
         new["step"] = state["step"] + 1
         decay = ema_decay(objective.train.ema_decay, state["step"])
         new["ema"] = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"])
         if critic:
             new["critic"]["averages"] = averages
-        return new, metrics | told
+        return new, metrics | update_metrics
 
     return step
 

@@ -66,13 +66,11 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     )
 
 
-def shares(train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, float]:
-    """Share of the steps that each group gets; crops share alike."""
+def group_fractions(train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, float]:
+    """Fraction of the steps of each group; crops have equal fractions."""
     kinds = {CLIP: 1.0 - train.image_fraction, IMAGE: train.image_fraction}
     crops = _crops(train, clip)
-    return {
-        _name(kind, crop, crops): share / len(crops) for kind, share in kinds.items() for crop in crops if share > 0
-    }
+    return {_name(kind, crop, crops): part / len(crops) for kind, part in kinds.items() for crop in crops if part > 0}
 
 
 def group_shapes(spec: VideoTokenizerSpec, train: TokenizerTrainSpec, clip: ClipSpec) -> dict[str, Shape]:
@@ -90,7 +88,7 @@ def group_shapes(spec: VideoTokenizerSpec, train: TokenizerTrainSpec, clip: Clip
         latent_frames = spec.grid(frames, h, w)[0]
         shapes[_name(CLIP, (h, w), crops)] = (batch, frames, h, w, magvit.RGB)
         shapes[_name(IMAGE, (h, w), crops)] = (batch * latent_frames, 1, h, w, magvit.RGB)
-    return {name: shapes[name] for name in shares(train, clip)}
+    return {name: shapes[name] for name in group_fractions(train, clip)}
 
 
 def _crops(train: TokenizerTrainSpec, clip: ClipSpec) -> tuple[tuple[int, int], ...]:

@@ -309,7 +309,7 @@ def test_crops_make_a_group_each_of_equal_pixels() -> None:
         "image_16x16": (4, 1, 16, 16, 3),
         "image_8x8": (16, 1, 8, 8, 3),
     }
-    assert training.shares(exp.tokenizer_train, exp.clip) == dict.fromkeys(shapes, 0.25)
+    assert training.group_fractions(exp.tokenizer_train, exp.clip) == dict.fromkeys(shapes, 0.25)
 
 
 def test_a_discriminator_with_a_flat_head_refuses_several_shapes() -> None:
