@@ -111,9 +111,9 @@ class SampleSpec(Spec):
     guided_by: the conditions that the unconditional rows lack, such as ('text', 'video'); () is the text,
     if the task has one.  Each must have been dropped in training (`DATA.text_dropout`, `DATA.condition_dropout`).
     guidance_cap, guidance_parallel, guidance_momentum: adaptive projected guidance (2410.02416) of cond - uncond.
-    Upper bound of its root mean square over the ids in nats; 0 is no limit.  Fraction to keep of its part along cond, which
-    acts as a temperature; 1 keeps all, the paper advises 0.  Fraction of the position before to add, within a latent
-    frame or a level of sound; 0 adds nothing, a negative one subtracts.
+    Upper bound of its root mean square over the ids in nats; 0 is no limit.  Fraction to keep of its part along cond,
+    which acts as a temperature; 1 keeps all, the paper advises 0.  Fraction of the position before to add, within a
+    latent frame or a level of sound; 0 adds nothing, a negative one subtracts.
     weights: dtype of the blocks' weights in memory: '' the compute dtype, 'bfloat16', or 'int8' with a scale for each
     output channel; tests/benchmarks has its cost in nats.
     block: samples of one compiled program; smaller batches are padded, so that a sample depends on the seed, its row
