@@ -1,4 +1,4 @@
-"""Movements of the camera: what is said to ask for one, and what the optical flow of a clip says it did.
+"""Movements of the camera: phrases of prompts, and the measure of a movement by optical flow.
 
 A preset is a phrase behind the prompt (VideoPoet §4.4).  Signs of the flow: x > 0 is a picture that moves to the right,
 as under a pan to the left; y > 0 one that moves down, as under a tilt up; `zoom` > 0 one that grows.
@@ -66,13 +66,13 @@ def phrase(name: str, words: Mapping[str, str] | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """How the picture of a clip moves, in pixels a frame for each 64 of width.
+    """The movement of a clip, in pixels a frame for each 64 of width.
 
     Attributes:
       x, y: to the right and down, the median over pixels, the mean over time.
-      zoom: how fast a point at the border goes outwards.
+      zoom: speed of a point at the border, outwards.
       speed: mean length of the flow.
-      shake: how much of the motion changes from one frame to the next, beside its mean: about 0 for a steady one, 1 and
+      shake: change of the motion from one frame to the next, relative to its mean: about 0 for a steady one, 1 and
         more for one that comes and goes.
     """
 
@@ -83,7 +83,7 @@ class Motion:
     shake: float
 
     def agrees(self, name: str) -> bool:
-        """Whether it has the sign that a movement of `MOVES` asks for."""
+        """Whether it has the sign of a movement of `MOVES`."""
         move = MOVES[name]
         value = getattr(self, move.axis)
         if move.axis == "shake":
@@ -92,7 +92,7 @@ class Motion:
 
 
 def motion(video_TxHxWx3: np.ndarray, spec: ConditioningSpec | None = None) -> Motion:
-    """How the picture of a clip uint8 [T >= 2, H, W, 3] moves, by the flow of `CONDITIONING.flow`."""
+    """The movement of a clip uint8 [T >= 2, H, W, 3], by the flow of `CONDITIONING.flow`."""
     flow = structure.flow(video_TxHxWx3, spec or ConditioningSpec()) * (64 / video_TxHxWx3.shape[2])
     _, height, width, _ = flow.shape
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

@@ -1,16 +1,16 @@
-"""Interactive editing: candidates from any frame of a clip, one of which is chosen, and so on; undo and branches.
+"""Interactive editing: candidates from any frame of a film, a choice among them, undo and branches.
 
-A session is a folder that can be closed at any time and replays to the same bytes:
+A session is a folder that can be closed at any time and replayed to the same bytes:
 
     SESSION/
-      session.json  the tree: each node with its text, its parent, and what determines its noise; which one is current
-      given.npz     the frames and the sound that it began with
-      clips/        what each node brings (`poet.films.pieces`)
-      sheet.png     the candidates that were proposed last
-      film.mp4, film.png   the film of the current node, when it was written
+      session.json  the tree: each node with its text, its parent and the key of its noise; the current node
+      given.npz     the opening frames and their sound
+      clips/        the clip of each node (`poet.films.pieces`)
+      sheet.png     the last candidates
+      film.mp4, film.png   the film of the current node, once written
 
-The first node is what is given, or nothing; further ones are candidates, each the clip after its parent; a cut keeps
-the frames of its parent's film up to one of them.
+The first node is the opening, or nothing.  The others are candidates, each a clip after its parent, and cuts, which
+keep the frames of the parent's film up to one of them.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ MOST_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """A film that a session holds: that of its parent, and what it brings itself.
+    """A film of a session: the film of its parent, and a clip of its own.
 
     Attributes:
       kind: BEGIN, CUT or CANDIDATE.
       parent: its number; -1 for the first.
       at: frames of the parent's film that a cut keeps.
-      proposal: number of the first candidate that was proposed with it, which with the session's seed and `row` among
-        them determines the noise.
-      wish: what a candidate was asked to be.
+      proposal: number of the first candidate of its proposal; the noise depends on it, on the session's seed and on
+        `row`, the index in the proposal.
+      wish: the request of a candidate.
     """
 
     kind: str
@@ -61,11 +61,11 @@ class Node:
 
 
 class Session:
-    """A session of editing; `create` begins one, `open` goes on with one.
+    """A session of editing; `create` begins one, `open` resumes one.
 
     Attributes:
-      nodes: all of them, in the order in which they were made; they are called by their numbers.
-      current: the node that the next candidates go on from.
+      nodes: all of them, in order of creation; their index is their number.
+      current: the node that the next candidates continue.
     """
 
     def __init__(self, folder: Path, sampler: FilmSampler, fixed: dict[str, Any], nodes: list[Node], current: int):
@@ -84,12 +84,12 @@ class Session:
         sample: SampleSpec | None = None,
         made_by: dict[str, Any] | None = None,
     ) -> Session:
-        """A new session on what is given of a film, as of `FilmSampler.begin`.
+        """A new session with the opening of a film, see `FilmSampler.begin`.
 
         Args:
-          made_by: what else than its own fields determines its clips, such as the checkpoint.
+          made_by: what else determines its clips, such as the checkpoint.
 
-        Raises UserError: the folder holds something.
+        Raises UserError: the folder is not empty.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {lease.FILE}):
@@ -109,9 +109,9 @@ class Session:
         sample: SampleSpec | None = None,
         made_by: dict[str, Any] | None = None,
     ) -> Session:
-        """A session as it was left; its seed stays.
+        """Opens a session; it keeps its seed.
 
-        Raises UserError: damaged, of another version, or made by another checkpoint or with other settings.
+        Raises UserError: it is damaged, or has another version, checkpoint or settings.
         """
         folder = Path(folder)
         found = read_object(folder / SESSION)
@@ -131,7 +131,7 @@ class Session:
         return lease.hold(self.folder, what="session")
 
     def save(self) -> None:
-        """Writes the tree; every method that changes it does."""
+        """Writes the tree; every method that changes it calls this."""
         tree = {"format": FORMAT, "fixed": self.fixed, "current": self.current}
         nodes = [dataclasses.asdict(node) for node in self.nodes]
         media.write_text(
@@ -143,7 +143,7 @@ class Session:
     def path(self, node: int | None = None) -> list[int]:
         """The nodes whose pieces make the film of a node (by default the current one), in order.
 
-        Raises UserError for a number that there is not.
+        Raises UserError for an unknown number.
         """
         number = self.current if node is None else node
         if not 0 <= number < len(self.nodes):
@@ -177,20 +177,18 @@ class Session:
     # ---------------------------------------------------------------------------------------- editing
 
     def propose(self, wishes: Sequence[Wish], *, at: int | None = None, node: int | None = None) -> list[int]:
-        """Makes candidates that go on from a node (by default the current one); their numbers.
+        """Samples candidates that continue a node (by default the current one); returns their numbers.
 
         Args:
           wishes: one for each.
-          at: they begin behind so many frames of the film; None is its end.  Which node is current does not change.
+          at: they begin after so many frames of the film; None is its end.  The current node does not change.
 
-        Raises UserError for a frame that there is not, and as `FilmSampler.go_on`.
+        Raises UserError for a frame outside the film, and as `FilmSampler.go_on`.
         """
         path = self.path(node)
         parent, frames = path[-1], self.frames(node)
         if at is not None and not 1 <= at <= frames:
-            raise UserError(
-                f"frame {at}: the film has {frames}; candidates begin behind 1..{frames} of them, or at its end"
-            )
+            raise UserError(f"frame {at}: the film has {frames}; candidates begin after 1..{frames} of them")
         added, made = [], []
         if at is not None and at < frames:
             added, made, parent = [Node(kind=CUT, parent=parent, at=at)], [self._cut(parent, at)], len(self.nodes)
@@ -206,16 +204,16 @@ class Session:
         self._append(added, made)
         self.save()
         candidates = list(range(proposal, len(self.nodes)))
-        self.draw(candidates)
+        self.write_sheet(candidates)
         return candidates
 
     def choose(self, node: int) -> None:
-        """Makes a node current: a candidate, or any earlier one to branch from it.  UserError for none."""
+        """Makes a node current: a candidate, or an earlier one to branch from.  UserError for an unknown number."""
         self.current = self.path(node)[-1]
         self.save()
 
     def undo(self) -> int:
-        """Makes the parent current, of a cut the film that was cut; its number.  UserError at the beginning."""
+        """Makes the parent current (of a cut, its film); returns its number.  UserError at the first node."""
         node = self.nodes[self.current]
         if node.parent < 0:
             raise UserError("nothing to undo: the session is at its beginning")
@@ -223,8 +221,8 @@ class Session:
         self.choose(parent.parent if parent.kind == CUT else node.parent)
         return self.current
 
-    def draw(self, candidates: Sequence[int]) -> Path:
-        """Writes the contact sheet of candidates: of each the frame before it, then its own."""
+    def write_sheet(self, candidates: Sequence[int]) -> Path:
+        """Writes the contact sheet of candidates: for each the frame before it, then its own frames."""
         rows = []
         for number in candidates:
             parent = pieces.load(self._clip(self.nodes[number].parent)).end.pixels[-1:]
@@ -234,7 +232,7 @@ class Session:
         return self.folder / SHEET
 
     def replay(self, folder: str | Path) -> Session:
-        """Makes all clips of the session again in a new folder, from what it was given and its tree alone."""
+        """Samples all clips of the session again in a new folder, from its opening and its tree."""
         video, sound = pieces.load_media(self.folder / GIVEN)
         again = Session.create(folder, self.sampler, video=video, sound=sound, seed=self.fixed["seed"])
         again.fixed = self.fixed
@@ -252,7 +250,7 @@ class Session:
         return again
 
     def _cut(self, parent: int, at: int) -> Piece:
-        """The piece that begins with the first frames of a film, and the sound of their time."""
+        """The piece that opens with the first frames of a film and their sound."""
         frames, sound = self.film(parent)
         return self.sampler.begin(frames[:at], None if sound is None else sound[: self.sampler.windows.sample_of(at)])
 
@@ -261,7 +259,7 @@ class Session:
         return self.sampler.go_on(base, wishes, seed=self.fixed["seed"], number=proposal, sample=sample)
 
     def _append(self, nodes: Sequence[Node], made: Sequence[Piece]) -> None:
-        """Clips first: a tree names none that is not there."""
+        """Writes clips before nodes, so that every node has its clip."""
         for number, piece in enumerate(made, len(self.nodes)):
             pieces.save(self._clip(number), piece)
         self.nodes += nodes
@@ -273,7 +271,7 @@ class Session:
 def _fixed(
     sampler: FilmSampler, seed: int, sample: SampleSpec | None, made_by: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What holds for a whole session."""
+    """The settings of a whole session."""
     sample = (sample or sampler.generator.resolved.spec.sample).replace(seed=0)
     found = {"seed": seed, "sample": to_dict(sample), "made_by": {**(made_by or {}), **sampler.made_by}}
     return json.loads(json.dumps(found))

@@ -1,12 +1,12 @@
-"""A film on disk: its request, its clips as they are made, and what is shown of them.
+"""A film on disk: its request, its clips as they are sampled, and its files for viewing.
 
     FOLDER/
-      film.json     what was asked for, and of which networks
-      clips/        one file a clip (`poet.films.pieces`); what is there is not made again
+      film.json     the request, and the fingerprints of the networks
+      clips/        one file for each clip (`poet.films.pieces`); existing ones are reused
       film.mp4      the whole film
       film.png      a frame of each second
 
-Nothing is held in memory but the clip at hand.
+Memory holds one clip at a time.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class FilmFolder:
 
     @contextlib.contextmanager
     def hold(self, request: Mapping[str, Any]) -> Iterator[None]:
-        """Keeps other writers away while a film is made of this request, which a block of code goes on with.
+        """Locks out other writers of the film of this request during a block.
 
-        Raises UserError: the folder is somebody else's, or that of another film; says in what it differs.
+        Raises UserError: the folder is not that of a film, or has another film; the message names the difference.
         """
         self._check_place()
         with lease.hold(self.path, what="folder of a film"):
@@ -73,16 +73,16 @@ class FilmFolder:
             )
 
     def clip(self, number: int) -> Path:
-        """Where a clip lies."""
+        """The file of a clip."""
         return self.path / CLIPS / f"{number:05d}.npz"
 
     @property
     def clips(self) -> int:
-        """How many are made, without a gap."""
+        """The number of clips, up to the first gap."""
         return next(n for n in itertools.count() if not self.clip(n).exists())
 
     def pieces(self) -> Iterator[Piece]:
-        """What is made, in order, one at a time in memory."""
+        """The clips in order, one at a time in memory."""
         return (pieces.load(self.clip(number)) for number in range(self.clips))
 
     def extend(

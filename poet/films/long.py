@@ -67,13 +67,13 @@ def make(
     sample: SampleSpec,
     words: dict[str, str] | None = None,
 ) -> list[Path]:
-    """Makes a film, or goes on with one that was begun in the folder; its files.
+    """Makes a film, or continues the one in the folder; returns its files.
 
     Args:
       made_by: what else determines it, such as the checkpoint.
       words: for movements of the camera, as `camera.phrase` takes them.
 
-    Raises UserError: another film is in the folder, or the checkpoint cannot make this one.
+    Raises UserError: the folder has another film, or the checkpoint cannot sample this one.
     """
     wanted.check()
     windows, schedule, place = sampler.windows, Schedule.parse(wanted.prompts), FilmFolder(folder)
@@ -86,7 +86,7 @@ def make(
     for start in schedule.starts_s:
         sampler.check(wish(start), sample, opened=bool(wanted.opening))
     asked = {name: value for name, value in dataclasses.asdict(wanted).items() if name != "seconds"}
-    # A longer film of the same request goes on where a shorter one ended.
+    # A longer film of the same request continues a shorter one.
     request = {
         **asked,
         "camera_words": suffixes[0],
@@ -108,14 +108,14 @@ def make(
 
 
 def _of_noise(sample: SampleSpec) -> dict[str, Any]:
-    """What of the sampling settings counts: each clip has a seed of its own."""
+    """The sampling settings without the seed: each clip has its own."""
     return {name: value for name, value in to_dict(sample).items() if name != "seed"}
 
 
 def begin(sampler: FilmSampler, path: str) -> Piece:
-    """The piece that a film begins with, from a file or ('') from nothing.
+    """The opening piece of a film, from a file or ('') empty.
 
-    Raises UserError (MediaError) for a file that shows nothing.
+    Raises UserError (MediaError) for a file without frames.
     """
     if not path:
         return sampler.begin()

@@ -1,4 +1,4 @@
-"""What one clip brings to a film, and the film's end behind it, as a value and as a file.
+"""What one clip adds to a film, and the state at the film's new end, as a value and as a file.
 
 n frames, S samples, t h w latents, L levels and F frames of audio codes.
 """
@@ -22,15 +22,15 @@ from poet.spec import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one clip brings to a film.
+    """What one clip adds to a film.
 
     Attributes:
       frames: uint8 [n, H, W, 3], new ones.
       video: int32 [t, h, w], codes new to the film's stream.
-      end: where the pictures end behind it.
-      samples: int16 [S], those that became final; None for a silent film.
+      end: state of the frames after it.
+      samples: int16 [S], samples that became final; None for a silent film.
       audio: int32 [L, F], codes new to the film's stream; None for a silent film.
-      rest: int16 [S], the samples behind those in case that the film ends here; None for a silent film.
+      rest: int16 [S], the samples after those if the film ends here; None for a silent film.
       sound_end: where the sound ends behind it; None for a silent film.
     """
 
@@ -47,7 +47,7 @@ _OWN = ("frames", "video", "samples", "audio", "rest")
 
 
 def save(path: Path, piece: Piece) -> None:
-    """Writes a piece, but its decoders, as one .npz; equal pieces give equal bytes."""
+    """Writes a piece, without its decoders, as one .npz; equal pieces give equal bytes."""
     found = {name: getattr(piece, name) for name in _OWN}
     for part in ("end", "sound_end"):
         end = getattr(piece, part)
@@ -57,9 +57,9 @@ def save(path: Path, piece: Piece) -> None:
 
 
 def load(path: Path) -> Piece:
-    """What `save` wrote, without decoders (`poet.films.sampler.FilmSampler.resume` makes them again).
+    """Reads what `save` wrote, without decoders (`poet.films.sampler.FilmSampler.resume` restores them).
 
-    Raises UserError for a file that holds no piece.
+    Raises UserError for any other file.
     """
     with _reading(path) as found:
         has_audio = "samples" in found
@@ -71,12 +71,12 @@ def load(path: Path) -> Piece:
 
 
 def save_media(path: Path, video: np.ndarray | None, sound: np.ndarray | None) -> None:
-    """Writes frames [n, H, W, 3] and samples [S] as they are; None is kept, too."""
+    """Writes frames [n, H, W, 3] and samples [S]; either may be None."""
     _write(path, {"video": video, "sound": sound})
 
 
 def load_media(path: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What `save_media` wrote.  Raises UserError for a file that holds none."""
+    """Reads what `save_media` wrote.  Raises UserError for any other file."""
     with _reading(path) as found:
         return found.get("video"), found.get("sound")
 
@@ -95,7 +95,9 @@ def _reading(path: Path) -> Iterator[dict]:
         with np.load(path, allow_pickle=False) as file:
             yield {name: value if value.ndim else int(value) for name, value in file.items()}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: it holds no clip of a film ({error}); remove it to make it anew") from None
+        raise UserError(
+            f"{path} is damaged: it holds no clip of a film ({error}); remove it to sample it again"
+        ) from None
 
 
 def _of(prefix: str, found: dict) -> dict:

@@ -1,11 +1,11 @@
-"""From a storyboard to a film: each scene in a folder of its own that is named by all that determines it.
+"""From a storyboard to a film: each scene has a folder, named by a digest of everything that determines it.
 
     FOLDER/
-      film.json        the storyboard that the film shows
+      film.json        the storyboard of the film
       scenes/KEY/      a scene (`poet.films.folder`); KEY is a digest of the scene, and of the one that it continues
       film.mp4, film.png
 
-Another scene, or the same with another text, has another key: what did not change is found again.
+A changed scene has another key; unchanged scenes are reused.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _OURS = {REQUEST, SCENES, "film.mp4", "film.png", lease.FILE}
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
-    """A scene in its place.
+    """A scene of a take.
 
     Attributes:
       key: names its folder.
-      until_frame: where it ends in its take, the stretch of film without a cut.
-      request: all that determines it.
+      until_frame: its end in the take, a part of the film without cuts.
+      request: everything that determines it.
       seed: of its noise.
     """
 
@@ -85,7 +85,7 @@ def shots(
 
 
 def _digest(path: str) -> str:
-    """Of a file that a scene begins with.  UserError where it cannot be read."""
+    """Of an opening file of a scene.  UserError if it cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -101,13 +101,13 @@ def make(
     sample: SampleSpec,
     words: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Makes the film of a storyboard, of which scenes that are in the folder are taken from there; its files.
+    """Makes the film of a storyboard, reusing the scenes in the folder; returns its files.
 
     Args:
       made_by: what else determines it, such as the checkpoint.
       words: for movements of the camera, as `camera.phrase` takes them.
 
-    Raises UserError: the folder is somebody else's, or the checkpoint cannot make a scene.
+    Raises UserError: the folder is not that of a storyboard, or the checkpoint cannot sample a scene.
     """
     _check_place(folder)
     noise = {name: value for name, value in to_dict(sample).items() if name != "seed"}
@@ -132,12 +132,12 @@ def _check_place(folder: Path) -> None:
     if folder.exists() and not folder.is_dir() or inside - _OURS:
         some = ", ".join(sorted(inside - _OURS)[:3]) or "a file"
         raise UserError(
-            f"{folder} is no folder of a storyboard's film (it holds {some}): give a new folder, or such a one"
+            f"{folder} is not the folder of a storyboard's film (it contains {some}): give a new folder, or such a one"
         )
 
 
 def _check(sampler: FilmSampler, shot: Shot, sample: SampleSpec) -> None:
-    """Raises UserError for a scene that the checkpoint cannot make, or that begins with what cannot be read."""
+    """Raises UserError for a scene that the checkpoint cannot sample, or whose opening cannot be read."""
     opening = shot.scene.frame or shot.scene.clip
     if opening:
         next(media.read_frames(opening, sampler.generator.resolved.spec.clip))

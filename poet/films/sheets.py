@@ -15,7 +15,7 @@ GAP, BACK, INK = 2, (24, 24, 24), (240, 240, 240)
 LEAST_SIDE = 96
 
 
-def draw(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str] = ()) -> Image.Image:
+def sheet(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str] = ()) -> Image.Image:
     """A picture of rows of frames uint8 [H, W, 3], all of one size; a row may be shorter than others.
 
     Args:
@@ -39,6 +39,6 @@ def draw(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str] = ()) -> Im
 
 
 def write(path: PathLike, rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str] = ()) -> None:
-    """Writes `draw` as a PNG."""
+    """Writes `sheet` as a PNG."""
     with media.replacing(path) as file:
-        draw(rows, labels).save(file, "PNG")
+        sheet(rows, labels).save(file, "PNG")

@@ -10,7 +10,7 @@
         transition: continue
         sound_prompt: loud shots
 
-A plain text has a line for each `LINE_S` seconds; each continues the one before it but behind a line of dashes.
+A plain text has a line for each `LINE_S` seconds; each continues the one before it, except after a line of dashes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _MOST_BYTES = 1 << 20
 class Scene(Spec):
     """One scene.
 
-    `camera` is a preset of `poet.films.camera`.  `transition`: 'cut' begins anew, 'continue' goes on from the last
-    frames of the scene before.  `frame` and `clip` are files that it begins with: the picture, or the film.
-    `sound_prompt` is a text for the sound alone.  `seed`: -1 is that of the storyboard.
+    `camera` is a preset of `poet.films.camera`.  `transition`: 'cut' begins anew, 'continue' continues the last
+    frames of the scene before.  `frame` and `clip` are opening files: a picture, or a video.
+    `sound_prompt` is a separate text for the sound.  `seed`: -1 is that of the storyboard.
     """
 
     prompt: str = setting("", changes="nothing")
@@ -52,13 +52,15 @@ class Scene(Spec):
     def validate(self) -> None:
         camera.phrase(self.camera)
         given = [name for name in ("frame", "clip") if getattr(self, name)]
-        self.require(len(given) < 2, "clip", "a scene begins with a frame or with a clip, not both")
+        self.require(len(given) < 2, "clip", "a scene opens with a frame or with a clip, not both")
         if self.transition == CONTINUE and given:
-            self.require(False, given[0], "a scene that continues another begins with its end: cut, or leave this out")
+            self.require(
+                False, given[0], "a scene that continues another opens with its end: use transition: cut, or drop this"
+            )
 
     @classmethod
     def gin_name(cls) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return "scene"
 
 
@@ -66,7 +68,7 @@ class Scene(Spec):
 class Storyboard(Spec):
     """A film.
 
-    `suffix` is added to every prompt, `negative` stands for every scene that has none of its own.
+    `suffix` is added to every prompt; `negative` is the default of scenes without one.
     """
 
     scenes: tuple[Scene, ...] = setting(changes="nothing")
@@ -76,17 +78,17 @@ class Storyboard(Spec):
     negative: str = setting("", changes="nothing")
 
     def validate(self) -> None:
-        self.require(bool(self.scenes), "scenes", "a storyboard has one scene at least")
+        self.require(bool(self.scenes), "scenes", "a storyboard has at least one scene")
         first = self.scenes[0]
-        self.require(first.transition == CUT, "scenes", "the first scene has none to continue: transition: cut")
+        self.require(first.transition == CUT, "scenes", "the first scene cannot continue another: transition: cut")
 
     @classmethod
     def gin_name(cls) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return "storyboard"
 
     def prompt(self, scene: Scene, words: Mapping[str, str] | None = None) -> str:
-        """What is asked of the model; `words` as of `camera.phrase`."""
+        """The prompt for the model; `words` as of `camera.phrase`."""
         return prompts.with_suffixes(scene.prompt, camera.phrase(scene.camera, words), self.suffix)
 
     def seed_of(self, scene: Scene) -> int:
@@ -97,9 +99,9 @@ class Storyboard(Spec):
 def read(path: str | Path) -> Storyboard:
     """The storyboard in a file: .yaml, .yml and .json hold fields, every other one plain lines.
 
-    Files of scenes are looked for beside it.
+    Files of scenes are searched beside it.
 
-    Raises UserError, with the file and the scene, for whatever it cannot be.
+    Raises UserError, with the file and the scene, for an invalid one.
     """
     text, file = read_text(path, "storyboard"), _found(path)
     try:

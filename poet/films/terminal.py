@@ -1,4 +1,4 @@
-"""A session of editing by lines of text: what `poet edit` reads from a terminal, or from a file of lines."""
+"""The commands of `poet edit`, lines of text from a terminal or a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from poet.films.prompts import with_suffixes
 from poet.films.sampler import Wish
 from poet.spec import UserError, choose
 
-HELP = """  say TEXT        candidates that go on with this text; TEXT | TEXT | ...: one for each
+HELP = """  say TEXT        candidates with this text; TEXT | TEXT | ...: one for each
   more            further candidates with the same texts
   NUMBER          choose a candidate, or go back to any earlier clip and branch from there
-  at FRAME        the next candidates begin behind this frame of the film; at end
-  camera MOVE     say a movement with the texts: pan left, zoom in, ...; camera none
+  at FRAME        the next candidates begin after this frame of the film; at end
+  camera MOVE     add a movement to the texts: pan left, zoom in, ...; camera none
   count N         candidates at a time
   undo            back to the clip before
   tree            all clips of the session
@@ -29,7 +29,7 @@ class Terminal:
     """The state between two lines.
 
     Attributes:
-      session: what they change.
+      session: the session that they edit.
       count: candidates of a single text.
       negative, suffix: of every candidate.
       words: for movements of the camera, as of `camera.phrase`.
@@ -45,19 +45,19 @@ class Terminal:
     move: str = ""
 
     def run(self, lines: Iterable[str], say: Callable[[str], None]) -> None:
-        """Executes lines until `quit` or their end; a mistake is said, and the next line follows."""
+        """Executes lines until `quit` or their end; errors are printed, and the next line follows."""
         for line in lines:
             if line.strip().lower() in ("quit", "exit", "q"):
                 return
             try:
-                said = self.execute(line)
+                answer = self.execute(line)
             except UserError as error:
-                said = f"error: {error}"
-            if said:
-                say(said)
+                answer = f"error: {error}"
+            if answer:
+                say(answer)
 
     def execute(self, line: str) -> str:
-        """Executes a line; what there is to say of it.  Raises UserError for a line that cannot be meant."""
+        """Executes a line and returns the answer.  Raises UserError for an invalid line."""
         word, _, rest = line.strip().partition(" ")
         if not word:
             return ""
@@ -95,11 +95,11 @@ class Terminal:
         if not text.isdecimal() or not 1 <= int(text) <= frames:
             raise UserError(f"at {text}: give a number of frames in 1..{frames}, or 'end'")
         self.at = int(text)
-        return f"the next candidates begin behind frame {text} of {frames}"
+        return f"the next candidates begin after frame {text} of {frames}"
 
     def _camera(self, text: str) -> str:
         self.move = "" if text in ("", "none") else text
-        return camera.phrase(self.move, self.words) or "no movement is asked for"
+        return camera.phrase(self.move, self.words) or "no movement"
 
     def _count(self, text: str) -> str:
         if not text.isdecimal() or not 1 <= int(text) <= 64:
@@ -115,7 +115,7 @@ class Terminal:
     def _tree(self, _: str) -> str:
         lines = []
         for number, node in enumerate(self.session.nodes):
-            what = {CANDIDATE: node.wish.prompt or "(no text)", CUT: f"cut behind frame {node.at}"}.get(
+            what = {CANDIDATE: node.wish.prompt or "(no text)", CUT: f"cut after frame {node.at}"}.get(
                 node.kind, "begin"
             )
             mark = "*" if number == self.session.current else " "

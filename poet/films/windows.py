@@ -1,7 +1,7 @@
 """How a film is cut into clips of the model: each continues the last frames of the film so far.
 
-A clip of t latent frames opens with c given ones (1 + (c - 1) * factor frames) and brings t - c new ones, each of
-`factor` frames.  VideoPoet's short clip at 8 Hz: 17 frames, of which 9 are given and 8 are new.
+A clip of t latent frames opens with c conditioning ones (1 + (c - 1) * factor frames) and adds t - c new ones, each
+of `factor` frames.  VideoPoet's short clip at 8 Hz has 17 frames: 9 conditioning frames and 8 new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Windows:
 
     Attributes:
       latents: t, latent frames of a clip.
-      context: c, those that a clip is given of the film before it.
+      context: c, conditioning latent frames of a clip.
       factor: frames of a latent frame but the first of a clip.
       rate_hz: frames a second.
       sample_rate_hz: of the sound.
@@ -50,7 +50,7 @@ class Windows:
 
     @classmethod
     def of(cls, resolved: Resolved, context: int = 0) -> Windows:
-        """Those of a run.  `context` 0: as many latent frames as show the last second, one of a clip at least new."""
+        """Those of a run.  `context` 0: those of the last second, with at least one new one in each clip."""
         fmt, clip = resolved.format, resolved.spec.clip
         factor = resolved.spec.video_tokenizer.factor[0]
         usual = min(1 + math.ceil(CONTEXT_S * clip.rate_hz / factor), fmt.video[0] - 1)
@@ -66,11 +66,11 @@ class Windows:
         )
 
     def frames_of(self, latents: int) -> int:
-        """Frames that so many latent frames of a clip show."""
+        """Frames of so many latent frames of a clip."""
         return 1 + (latents - 1) * self.factor if latents else 0
 
     def given_of(self, frames: int) -> int:
-        """Most latent frames that a clip may be given of a film of so many frames; 0 of none."""
+        """Conditioning latent frames of the clip after so many frames; 0 at the start."""
         return min(self.context, 1 + (frames - 1) // self.factor) if frames else 0
 
     @property
@@ -79,11 +79,11 @@ class Windows:
         return self.frames_of(self.latents)
 
     def new_frames(self, given: int) -> int:
-        """Frames that a clip adds to the film when so many latent frames of it are given."""
+        """Frames that a clip with so many conditioning latent frames adds to the film."""
         return self.clip_frames - self.frames_of(given)
 
     def frames_in(self, seconds: float) -> int:
-        """Frames of a film of so many seconds, one at least.
+        """Frames of a film of so many seconds, at least one.
 
         Raises UserError unless the time is positive and finite.
         """

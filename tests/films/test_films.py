@@ -192,10 +192,10 @@ def test_a_terminal_does_what_it_is_told(silent: FilmSampler, tmp_path: Path):
         "give a number in 1..64",
         "did you mean pan left",
         "give a number of frames in 1..9",
-        "begin behind frame 3 of 9",
+        "begin after frame 3 of 9",
         "film.mp4",
         "unknown command 'jump'",
-        "cut behind",
+        "cut after",
     ):
         assert part in text, part
     assert session.nodes[3].wish.prompt == "a dog, the camera pans left" and session.current == 2
