@@ -1,4 +1,4 @@
-"""The clips that a gallery takes its conditions from, as files that `poet generate` reads back alike.
+"""The clips for the conditions of a gallery, as files that `poet generate` reads identically.
 
 T frames, H height, W width, F audio samples.
 """
@@ -18,11 +18,11 @@ from poet.store.sources import open_splits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Given:
+class ConditionClip:
     """One clip.
 
     Attributes:
-      path: the file, with its sound; `depth_path` is a film or a picture of its depth in which near is bright.
+      path: the file, with its sound; `depth_path` is a video or picture of its depth in which near is bright.
       video: uint8 [T, H, W, 3].  audio: int16 [F], silence where the source has none.
       depth: distances float32 [T, H, W], all equal where the source has none.
     """
@@ -36,15 +36,15 @@ class Given:
 
     @property
     def digest(self) -> str:
-        """Tells it from other clips and captions."""
+        """A digest of clip and caption."""
         arrays = b"".join(array.tobytes() for array in (self.video, self.audio, self.depth))
         return hashlib.sha256(self.caption.encode() + b"\0" + arrays).hexdigest()[:16]
 
 
-def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[Given]:
+def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[ConditionClip]:
     """`count` clips of a source, evenly spaced in its validation split, else in train; written below `folder`.
 
-    Raises UserError for what is no source, or one with fewer clips.
+    Raises UserError for an invalid source, or one with fewer clips.
     """
     splits = open_splits(StoreSpec(source=path), clip)
     name = "validation" if "validation" in splits else "train"
@@ -57,19 +57,19 @@ def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[Given]:
 
 
 def _spaced(source: Source, count: int) -> list[RawClip]:
-    """Each from its own `count`th of the source, the first that is usable."""
+    """The first usable clip of each of `count` equal parts of the source."""
     bounds = [number * len(source) // count for number in range(count + 1)]
     parts = (usable(source.read(start, stop)) for start, stop in zip(bounds, bounds[1:]))
     return [raw for raw in (next(part, None) for part in parts) if raw is not None]
 
 
-def _written(raw: RawClip, clip: ClipSpec, stem: Path) -> Given:
-    """What the files hold is what is given: coding costs a little of it."""
+def _written(raw: RawClip, clip: ClipSpec, stem: Path) -> ConditionClip:
+    """Writes the files and reads them back: the conditions are what the files contain after compression."""
     path, depth_path = stem.with_suffix(".mp4"), _write_depth(raw, clip, stem)
     media.write_mp4(path, raw.video, clip.rate_hz, raw.audio, clip.sample_rate_hz)
     found = media.read_clip(path, clip)
     silence = np.zeros(clip.samples, np.int16)
-    return Given(
+    return ConditionClip(
         path=path,
         depth_path=depth_path,
         caption=raw.caption.strip(),
@@ -92,7 +92,7 @@ def _write_depth(raw: RawClip, clip: ClipSpec, stem: Path) -> Path:
 
 
 def read_depth(path: Path, clip: ClipSpec) -> np.ndarray:
-    """Distances float32 [T, H, W] of a film or a picture in which near is bright."""
+    """Distances float32 [T, H, W] of a video or a picture in which near is bright."""
     still = path.suffix == ".png"
-    shown = media.read_clip(path, clip.replace(frames=1) if still else clip).video
-    return 255 - np.broadcast_to(shown, (clip.frames, *shown.shape[1:])).mean(axis=-1, dtype=np.float32)
+    near = media.read_clip(path, clip.replace(frames=1) if still else clip).video
+    return 255 - np.broadcast_to(near, (clip.frames, *near.shape[1:])).mean(axis=-1, dtype=np.float32)

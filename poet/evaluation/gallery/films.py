@@ -1,4 +1,4 @@
-"""Sections of a gallery that go beyond one clip of one size: long films, storyboards, larger pictures."""
+"""Sections of a gallery with films and upscaled clips."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from poet.spec import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongSection:
-    """A film of three clips' length, whose text changes on the way."""
+    """A film as long as three clips, whose text changes."""
 
     title: str = "Long film"
-    says: str = "Clip after clip, each from the end of the one before; the text changes half way."
+    says: str = "Each clip continues the one before; the text changes half way."
     scored_by: str = "image_to_video"
 
     def make(self, studio: Studio, folder: Path) -> Made:
@@ -47,10 +47,10 @@ class LongSection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoryboardSection:
-    """Three scenes: one that is continued, and one behind a cut."""
+    """Three scenes: a continued one, and one after a cut."""
 
     title: str = "Storyboard"
-    says: str = "One film of three scenes: the second goes on from the first, the third begins behind a cut."
+    says: str = "One film of three scenes: the second continues the first, the third follows a cut."
     scored_by: str = "image_to_video"
 
     def make(self, studio: Studio, folder: Path) -> Made:
@@ -58,7 +58,7 @@ class StoryboardSection:
         studio.check_trained("text_to_video", self.scored_by)
         clip = studio.resolved.spec.clip
         seconds, prompts = clip.frames / clip.rate_hz, studio.prompts
-        told = (
+        wanted = (
             Scene(prompt=prompts[0], seconds=seconds, camera="pan left"),
             Scene(prompt=prompts[0], seconds=seconds, transition=CONTINUE, camera="pan right"),
             Scene(prompt=prompts[-1], seconds=seconds),
@@ -66,17 +66,17 @@ class StoryboardSection:
         items = []
         for seed in range(studio.seeds):
             place = folder / f"film_{seed}"
-            board = Storyboard(scenes=told, seed=seed)
+            board = Storyboard(scenes=wanted, seed=seed)
             scenes.make(FilmSampler(studio.generator), board, place, made_by=studio.made_by, sample=studio.sample)
             items.append(_film(place, folder, seed))
         heading = "; ".join(
-            f"{n}: {scene.prompt}" + f" ({scene.camera})" * bool(scene.camera) for n, scene in enumerate(told, 1)
+            f"{n}: {scene.prompt}" + f" ({scene.camera})" * bool(scene.camera) for n, scene in enumerate(wanted, 1)
         )
         return Made(rows=(Row(heading=heading, items=tuple(items)),))
 
 
 def _film(place: Path, folder: Path, seed: int) -> Item:
-    """The film alone of a film's folder."""
+    """Keeps only the film of a film's folder."""
     path = folder / f"seed{seed}.mp4"
     (place / "film.mp4").rename(path)
     shutil.rmtree(place)
@@ -94,9 +94,7 @@ class UpscaleSection:
     def make(self, studio: Studio, folder: Path) -> Made:
         """As `TaskSection.make`."""
         if not studio.upscale:
-            raise UserError(
-                "no super-resolution weights ship with poet: give those of your own by --upscale=CHECKPOINT"
-            )
+            raise UserError("no super-resolution weights ship with poet: give yours by --upscale=CHECKPOINT")
         networks = [Upscaler.from_checkpoint(run) for run in studio.upscale]
         video = studio.video()
         networks[0].check(video.shape)

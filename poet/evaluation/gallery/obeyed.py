@@ -9,7 +9,7 @@ from poet.evaluation.report.artifacts import read_json
 from poet.runs.run import Run
 
 FILE = "scores.json"
-# Nats a token: what is gained by less is measurable, and hardly visible.
+# Nats a token: a smaller gain is measurable, and hardly visible.
 HARDLY = 0.01
 OBEYED, WEAK, IGNORED = "obeys", "hardly obeys", "does not obey"
 
@@ -37,16 +37,16 @@ def _verdict(nats: Mapping[str, float | None]) -> str:
 
 
 def sentence(gains: Mapping[str, Any], task: str) -> str:
-    """What the scores say of a task, in one plain sentence."""
+    """The scores of a task, in one sentence."""
     if not gains:
-        return f"No {FILE} lies beside the weights, so that nothing says whether the condition is obeyed."
+        return f"There is no {FILE} beside the weights, so it is unknown whether conditions are obeyed."
     found: dict[str, list[str]] = {}
     for verdict, what, gain in verdicts(gains, task):
         found.setdefault(verdict, []).append(f"{what} ({_costs(gain['nats_per_clip'])})")
     if not found:
-        return f"{FILE} says nothing of the conditions of this task."
-    said = [f"it {verdict} {', '.join(found[verdict])}" for verdict in (OBEYED, WEAK, IGNORED) if verdict in found]
-    return f"By what another clip's condition costs in nats a clip, with 95 % intervals, {'; '.join(said)}."
+        return f"{FILE} has no condition gains of this task."
+    parts = [f"it {verdict} {', '.join(found[verdict])}" for verdict in (OBEYED, WEAK, IGNORED) if verdict in found]
+    return f"By condition gain in nats a clip, with 95 % intervals, {'; '.join(parts)}."
 
 
 def _costs(nats: Mapping[str, float | None]) -> str:

@@ -1,9 +1,9 @@
-"""A gallery: one page that shows all that a checkpoint does, made section by section.
+"""A gallery: one page with samples of every task of a checkpoint, made section by section.
 
 FOLDER/
   gallery.json      marks it as one
-  conditions/       the clips that conditions are taken from
-  sections/NAME/    the files of a section, and section.json, by which it is found again
+  conditions/       the clips of the conditions
+  sections/NAME/    the files of a section, and section.json, by which it is reused
   index.html        the page, with every file inside
 """
 
@@ -39,22 +39,26 @@ SECTIONS: dict[str, Section] = {
     for section in (
         TaskSection(task="text_to_image", says="A picture from a text."),
         TaskSection(task="text_to_video", says="A clip from a text."),
-        TaskSection(task="image_to_video", says="A clip that begins with a picture and follows a text."),
-        TaskSection(task="frame_prediction", says="What follows the first frames of a clip."),
-        TaskSection(task="audio_video_continuation", says="What follows the first frames of a clip and their sound."),
-        TaskSection(task="frame_interpolation", says="What lies between the first and the last frames of a clip."),
+        TaskSection(task="image_to_video", says="A clip from a first frame and a text."),
+        TaskSection(task="frame_prediction", says="The continuation of the first frames of a clip."),
+        TaskSection(
+            task="audio_video_continuation", says="The continuation of the first frames of a clip and their sound."
+        ),
+        TaskSection(task="frame_interpolation", says="The frames between the first and the last frame of a clip."),
         TaskSection(
             task="inpainting",
-            says="A box of one's own is filled; around it stay the pixels of the clip.",
+            says="A box is filled; the pixels around it are those of the clip.",
             marked=(0.25, 0.25, 0.75, 0.75),
         ),
         TaskSection(
             task="outpainting",
-            says="All around a box of one's own is painted; in it stay the pixels of the clip.",
+            says="All around a box is filled; the pixels in it are those of the clip.",
             marked=(0.25, 0.25, 0.75, 0.75),
         ),
         TaskSection(
-            task="stylization", says="The motion and the depth of a clip with the text of another one.", exchanged=True
+            task="stylization",
+            says="A clip from the motion and depth of one clip and the text of another.",
+            exchanged=True,
         ),
         TaskSection(task="video_to_audio", says="A sound for a silent clip."),
         TaskSection(task="audio_to_video", says="A clip for a sound."),
@@ -67,7 +71,7 @@ QUICK = ("text_to_image", "image_to_video", "inpainting", "video_to_audio")
 
 
 def check_place(path: str | Path, inputs: Sequence[str | Path]) -> Path:
-    """The folder, if it is new, empty, or one that a gallery was made in; UserError otherwise."""
+    """The folder, if it is new, empty, or that of a gallery; UserError otherwise."""
     folder = Path(path).expanduser()
     record = folder / RECORD
     if record.is_file() and specs.read_object(record).get("kind") == _KIND["kind"]:
@@ -87,14 +91,14 @@ def begin(folder: Path) -> None:
 
 
 def make(studio: Studio, gains: Mapping[str, Any], folder: Path, names: Sequence[str] = ()) -> Path:
-    """Makes what is not there yet of a gallery, and its page, whose path it returns.
+    """Makes the missing sections of a gallery, and its page, whose path it returns.
 
     Args:
       gains: condition gains, as of `obeyed.read_scores`.
       folder: as of `check_place`, begun.
       names: of `SECTIONS`; none for all.
 
-    A section that cannot be made is said to be missing, and why.
+    The page names missing sections, with the reason.
     """
     wanted = {name: SECTIONS[name] for name in names or SECTIONS}
     parts = []
@@ -103,19 +107,19 @@ def make(studio: Studio, gains: Mapping[str, Any], folder: Path, names: Sequence
         content = page.paragraph(section.says)
         try:
             made = _section(name, section, studio, place)
-            said = obeyed.sentence(gains, section.scored_by)
-            content += page.soft(said) + _shown(made, place)
+            verdict = obeyed.sentence(gains, section.scored_by)
+            content += page.soft(verdict) + _shown(made, place)
         except UserError as error:
             _LOG.warning("%s is missing: %s", name, error)
             content += page.missing(f"Missing: {error}.")
         parts.append((section.title, content))
-    title = f"poet: what {Path(studio.checkpoint).name} does"
+    title = f"poet: samples of {Path(studio.checkpoint).name}"
     media.write_text(folder / PAGE, page.document(title, _lead(studio, gains, wanted), parts))
     return folder / PAGE
 
 
 def _section(name: str, section: Section, studio: Studio, place: Path) -> Made:
-    """What a section shows, from its folder if all that determines it is the same."""
+    """The content of a section, from its folder if nothing has changed."""
     key, record = _key(name, section, studio), place / _SECTION
     if record.is_file() and (found := specs.read_object(record)).get("key") == key:
         return _read(found["made"])
@@ -134,7 +138,7 @@ def _key(name: str, section: Section, studio: Studio) -> str:
         "section": [name, repr(section)],
         "made_by": studio.made_by,
         "sample": specs.to_dict(studio.sample.replace(seed=0)),
-        "clips": [given.digest for given in studio.clips],
+        "clips": [clip.digest for clip in studio.clips],
         "prompts": list(studio.prompts),
         "seeds": studio.seeds,
         "upscale": [run.checkpoint.fingerprint for run in studio.upscale] if name == "upscale" else [],
@@ -168,16 +172,15 @@ def _lead(studio: Studio, gains: Mapping[str, Any], wanted: Mapping[str, Section
     lead = page.soft(
         f"{studio.checkpoint}, clips of {clip.frames} frames of {clip.width}x{clip.height} pixels at "
         f"{clip.rate_hz:g} Hz. "
-        f"Nothing is picked: the conditions are of {len(studio.clips)} clips evenly spaced in their "
-        "split, and what was sampled by "
-        f"{seeds} stands beside them. Sound is off until a clip is asked for it."
+        f"Nothing is selected: the conditions are those of {len(studio.clips)} clips evenly spaced in their "
+        f"split, beside the samples of {seeds}. Sound is off until a clip is unmuted."
     )
     tasks = {section.scored_by for section in wanted.values()}
     found = [verdict for task in sorted(tasks) for verdict, _, _ in obeyed.verdicts(gains, task)]
     meanings = {
-        obeyed.OBEYED: "conditions are obeyed: another clip's costs the model",
-        obeyed.WEAK: f"are hardly obeyed: another clip's costs less than {obeyed.HARDLY} nats a token",
-        obeyed.IGNORED: "are not obeyed: the interval of what another clip's costs holds 0",
+        obeyed.OBEYED: "conditions are obeyed: another clip's condition raises the loss",
+        obeyed.WEAK: f"are hardly obeyed: another clip's raises the loss by less than {obeyed.HARDLY} nats a token",
+        obeyed.IGNORED: "are not obeyed: the interval of the difference contains 0",
     }
     return lead + page.tiles(
         [(f"{found.count(v)} of {len(found)}", words) for v, words in meanings.items()] if found else []

@@ -1,4 +1,4 @@
-"""What every section of a gallery is made with, and what it leaves: rows of files.
+"""Inputs of the sections of a gallery, and their results: rows of files.
 
 N clips, T frames, H height, W width, F audio samples.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from poet import media
-from poet.evaluation.gallery.clips import Given
+from poet.evaluation.gallery.clips import ConditionClip
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
 from poet.spec import SampleSpec, UserError
@@ -23,7 +23,7 @@ from poet.tasks.resolved import Resolved
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing on the page.  `file` is its name in the section's folder; '' for a text alone."""
+    """One item of the page.  `file` is its name in the section's folder; '' for text only."""
 
     label: str
     file: str = ""
@@ -31,7 +31,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """Conditions, and beside them what was sampled for them."""
+    """Conditions, and the samples for them."""
 
     heading: str
     items: tuple[Item, ...]
@@ -39,7 +39,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a section shows: rows, and commands that make the same."""
+    """The content of a section: rows, and commands that make the same samples."""
 
     rows: tuple[Row, ...]
     commands: tuple[str, ...] = ()
@@ -47,21 +47,21 @@ class Made:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Studio:
-    """What sections are made with.
+    """Inputs of sections.
 
     Attributes:
-      load: gives the model when the first section needs it.
-      checkpoint: as the user named it.
-      made_by: what tells the weights from others.
-      prompts: the text for each clip, or for as many rows of their own.
-      upscale: networks that double the pictures, each what the one before it made.
+      load: loads the model, when the first section needs it.
+      checkpoint: the user's path.
+      made_by: identifies the weights.
+      prompts: the text of each row.
+      upscale: super-resolution networks, applied one after the other.
     """
 
     resolved: Resolved
     load: Callable[[], Generator]
     checkpoint: str
     made_by: dict[str, Any]
-    clips: Sequence[Given]
+    clips: Sequence[ConditionClip]
     prompts: Sequence[str]
     seeds: int
     upscale: Sequence[Run] = ()
@@ -73,23 +73,23 @@ class Studio:
 
     @property
     def sample(self) -> SampleSpec:
-        """The settings of sampling, whose seed each result replaces."""
+        """Sampling parameters; every sample has its own seed."""
         return self.resolved.spec.sample
 
     def check_trained(self, *tasks: str) -> None:
-        """Raises UserError for a task that the checkpoint never saw; a run without a mixture does not say."""
+        """Raises UserError for a task that the checkpoint was not trained on, if the run has a mixture."""
         seen = {task.name for task in self.resolved.mixture}
         for task in tasks:
             if seen and task not in seen:
-                raise UserError(f"the checkpoint was not trained on {task}, so that there is nothing to show")
+                raise UserError(f"the checkpoint was not trained on {task}")
 
     def video(self) -> np.ndarray:
         """The clips, uint8 [N, T, H, W, 3]."""
-        return np.stack([given.video for given in self.clips])
+        return np.stack([clip.video for clip in self.clips])
 
     def audio(self) -> np.ndarray:
         """Their sounds, int16 [N, F]."""
-        return np.stack([given.audio for given in self.clips])
+        return np.stack([clip.audio for clip in self.clips])
 
 
 def write(studio: Studio, stem: Path, label: str, video: np.ndarray | None, audio: np.ndarray | None = None) -> Item:

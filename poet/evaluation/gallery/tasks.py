@@ -1,4 +1,4 @@
-"""Sections of a gallery that show one task each: `Generator.generate`, once for each seed.
+"""Sections of a gallery with one task each: `Generator.generate`, once for each seed.
 
 N clips, T frames, H height, W width.
 """
@@ -20,13 +20,13 @@ from poet.tasks.registry import Task, get_task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSection:
-    """Shows one task.
+    """Samples of one task.
 
     Attributes:
       task: its name.
-      says: what it does, in one sentence.
-      exchanged: whether the text of each clip is that of the next.
-      marked: the user's own mask marks this part of the picture's width and height (x0, y0, x1, y1); () for no mask.
+      says: its description, in one sentence.
+      exchanged: whether each clip has the text of the next one.
+      marked: box of the mask, as fractions of width and height (x0, y0, x1, y1); () for no mask.
     """
 
     task: str
@@ -41,11 +41,11 @@ class TaskSection:
 
     @property
     def scored_by(self) -> str:
-        """The task whose condition gains say whether it does as it is told."""
+        """The task whose condition gains say whether conditions are obeyed."""
         return self.task
 
     def make(self, studio: Studio, folder: Path) -> Made:
-        """Samples and writes what is shown.  UserError where the checkpoint cannot do it."""
+        """Samples and writes the files of the section.  UserError if the checkpoint cannot do the task."""
         studio.check_trained(self.task)
         task = get_task(self.task)
         asked = _asked(self, task, studio)
@@ -77,7 +77,7 @@ def _asked(section: TaskSection, task: Task, studio: Studio) -> dict[str, Any]:
     if section.marked:
         asked["masks"] = np.stack([_mask(section.marked, video.shape[:3]) for video in media["video"]])
     if _takes_depth(task, studio):
-        asked["depths"] = np.stack([given.depth for given in studio.clips])
+        asked["depths"] = np.stack([clip.depth for clip in studio.clips])
     return asked
 
 
@@ -86,7 +86,7 @@ def _takes_depth(task: Task, studio: Studio) -> bool:
 
 
 def conditioning_frames(studio: Studio, task: Task) -> int:
-    """Frames that open the output: as many as in evaluation where the task takes them, else the fewest; 0 for none."""
+    """Conditioning frames that open the output: those of evaluation if the task takes them, else the fewest; or 0."""
     choices = studio.resolved.conditioning_choices(task)
     if task.condition or not choices:
         return 0
@@ -111,7 +111,7 @@ def _mask(marked: tuple[float, ...], shape: tuple[int, int, int]) -> np.ndarray:
 def _conditions(
     section: TaskSection, task: Task, studio: Studio, asked: dict[str, Any], folder: Path
 ) -> list[list[Item]]:
-    """What each row is conditioned on, texts apart."""
+    """The conditions of each row, without texts."""
     media, frames = asked["media"], asked["conditioning_frames"]
     found: list[list[Item]] = [[] for _ in asked["prompts"] or studio.clips]
     videos, label = media.get("video"), ""
@@ -133,7 +133,7 @@ def _conditions(
     if "audio" in media:
         sounds, label, clip = media["audio"], "the sound", studio.resolved.spec.clip
         if frames:
-            sounds, label = sounds[:, : round(frames / clip.rate_hz * clip.sample_rate_hz)], "the sound of their time"
+            sounds, label = sounds[:, : round(frames / clip.rate_hz * clip.sample_rate_hz)], "the sound of these frames"
         _add(found, studio, folder, "sound", f"condition: {label}", None, sounds)
     return found
 
@@ -147,7 +147,7 @@ def _add(
 
 
 def _sampled(task: Task, studio: Studio, asked: dict[str, Any], seed: int, folder: Path) -> list[Item]:
-    """One result for each row, with the picture or the sound that it was made for."""
+    """One sample for each row, with the clip or the sound of its condition."""
     found = studio.generator.generate(task.name, sample=studio.sample.replace(seed=seed), **asked)
     video, audio = found.video, found.audio
     if video is not None and task.derived and task.derived.region_is:
@@ -163,16 +163,15 @@ def _sampled(task: Task, studio: Studio, asked: dict[str, Any], seed: int, folde
         if found.texts:
             items.append(Item(label=f"{label}: {found.texts[row]}"))
             continue
-        shown, heard = (None if media is None else media[row] for media in (video, audio))
-        items.append(write(studio, folder / f"{row:02d}_seed{seed}", label, shown, heard))
+        media = (None if found is None else found[row] for found in (video, audio))
+        items.append(write(studio, folder / f"{row:02d}_seed{seed}", label, *media))
     return items
 
 
-def _kept(task: Task, sampled: np.ndarray, given: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A painted clip with the given pixels where these are given."""
-    return regions.keep(
-        sampled, given, conditioning.hole_of(task.derived, conditioning.Choice(mask=mask), given.shape[:3])
-    )
+def _kept(task: Task, sampled: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A clip sampled inside the hole, with the original pixels outside."""
+    hole = conditioning.hole_of(task.derived, conditioning.Choice(mask=mask), original.shape[:3])
+    return regions.keep(sampled, original, hole)
 
 
 def command(section: TaskSection, studio: Studio, asked: dict[str, Any]) -> str:
@@ -180,12 +179,12 @@ def command(section: TaskSection, studio: Studio, asked: dict[str, Any]) -> str:
     flags = [("checkpoint", studio.checkpoint), ("task", section.task)]
     flags += [("prompt", prompt) for prompt in asked["prompts"]]
     if asked["media"]:
-        flags += [("clip", f"conditions/{given.path.name}") for given in studio.clips]
+        flags += [("clip", f"conditions/{clip.path.name}") for clip in studio.clips]
     if asked["conditioning_frames"]:
         flags.append(("conditioning_frames", str(asked["conditioning_frames"])))
     if section.marked:
         flags.append(("mask", ",".join(map(str, box(section.marked, *studio.clips[0].video.shape[1:3])))))
     if "depths" in asked:
-        flags += [("depth", f"conditions/{given.depth_path.name}") for given in studio.clips]
+        flags += [("depth", f"conditions/{clip.depth_path.name}") for clip in studio.clips]
     words = [f"--{name}={value}" for name, value in [*flags, ("seed", "0"), ("out", "samples")]]
     return shlex.join(["poet", "generate", *words])
