@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poet.cli import command
@@ -61,6 +63,12 @@ class Studio:
     prompt: PromptSpec
     made_by: dict[str, Any]
     ways: dict[str, Any]
+
+    def produce(self, make: Callable[..., list[Path]], wanted: Any, out: str) -> None:
+        """Runs `poet.films.long.make` or `poet.films.scenes.make` and prints the files that it writes."""
+        folder, settings = Path(out).expanduser(), {"made_by": self.made_by, "sample": self.sample}
+        for path in make(self.sampler, wanted, folder, **settings, words=self.prompt.camera):
+            print(path)
 
     def with_sound(self) -> FilmSampler:
         """The same, for films with sound.  UserError in a run without it."""

@@ -90,7 +90,7 @@ def make(
     request = {
         **asked,
         "camera_words": suffixes[0],
-        "sample": _of_noise(sample),
+        "sample": without_seed(sample),
         "made_by": {**made_by, **sampler.made_by},
     }
     with place.hold(request):
@@ -107,7 +107,7 @@ def make(
         return write_film(folder, [Take(place.pieces, frames)], windows)
 
 
-def _of_noise(sample: SampleSpec) -> dict[str, Any]:
+def without_seed(sample: SampleSpec) -> dict[str, Any]:
     """The sampling settings without the seed: each clip has its own."""
     return {name: value for name, value in to_dict(sample).items() if name != "seed"}
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from poet import media
 from poet.films.folder import REQUEST, FilmFolder, Take, write_film
-from poet.films.long import begin
+from poet.films.long import begin, without_seed
 from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish, seed_of
 from poet.films.storyboard import CONTINUE, Scene, Storyboard
@@ -110,8 +110,7 @@ def make(
     Raises UserError: the folder is not that of a storyboard, or the checkpoint cannot sample a scene.
     """
     _check_place(folder)
-    noise = {name: value for name, value in to_dict(sample).items() if name != "seed"}
-    takes = shots(board, sampler, {"sample": noise, "made_by": {**made_by, **sampler.made_by}}, words)
+    takes = shots(board, sampler, {"sample": without_seed(sample), "made_by": {**made_by, **sampler.made_by}}, words)
     for shot in itertools.chain.from_iterable(takes):
         _check(sampler, shot, sample)
     with lease.hold(folder, what="folder of a film"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from poet.cli import command, films
 
@@ -57,16 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     wanted = wanted.replace(
         suffix=studio.prompt.suffix, negative=studio.prompt.negative if args.prompt else "", seed=studio.sample.seed
     )
-    written = long.make(
-        studio.sampler,
-        wanted,
-        Path(args.out).expanduser(),
-        made_by=studio.made_by,
-        sample=studio.sample,
-        words=studio.prompt.camera,
-    )
-    for path in written:
-        print(path)
+    studio.produce(long.make, wanted, args.out)
 
 
 COMMAND = command.Command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from poet.cli import command, films
 
@@ -37,16 +36,7 @@ def _run(args: argparse.Namespace) -> None:
         negative=board.negative or studio.prompt.negative,
         seed=board.seed if args.seed is None else args.seed,
     )
-    written = scenes.make(
-        studio.sampler,
-        board,
-        Path(args.out).expanduser(),
-        made_by=studio.made_by,
-        sample=studio.sample,
-        words=studio.prompt.camera,
-    )
-    for path in written:
-        print(path)
+    studio.produce(scenes.make, board, args.out)
 
 
 COMMAND = command.Command(
