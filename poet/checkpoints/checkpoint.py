@@ -56,7 +56,7 @@ class SaveError(Failure):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What `restore` found: `state` lives on the devices of the abstract target."""
+    """The result of `restore`: `state` lives on the devices of the abstract target."""
 
     step: int
     state: dict[str, Any]

@@ -103,7 +103,7 @@ def check_arrays(arrays: Mapping[str, Any], wanted: Mapping[str, Any], what: str
 
 
 def _finite(array: Any) -> bool:
-    """Where the array lies: not all of it need be here."""
+    """Whether all elements are finite, computed on the array's devices: this process need not hold all of it."""
     module = jnp if isinstance(array, jax.Array) else np
     return bool(module.isfinite(array).all())
 

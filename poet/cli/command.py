@@ -105,7 +105,7 @@ def resolve(args: argparse.Namespace) -> Resolved:
 
 
 def process_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which of several processes this is."""
+    """Flags that say which of several processes this is."""
     group = parser.add_argument_group(
         "several processes", "Start the same command once for each of them, on machines that see the same files."
     )

@@ -1,4 +1,4 @@
-"""What a command says while it works: its own words on the terminal, everything in a log file.
+"""Logging of a command: its own messages on the terminal, everything in a log file.
 
 The terminal gets what this package reports, and errors; libraries' warnings go to the file alone, which lies in
 `~/.cache/poet/logs` (`XDG_CACHE_HOME`).  The newest files are kept.

@@ -102,7 +102,7 @@ def group_mixture(
         return dataset.choose_from_datasets(datasets, chosen, stop_on_empty_dataset=True)
 
     def kept(task: int) -> Any:
-        """Of every example of a task from its start on, whether it is an own one."""
+        """Whether this process loads each example of a task, from its start on."""
         if own is None:
             return None
         placed = choices(counts, seed_2, position).enumerate(position)

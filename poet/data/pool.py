@@ -84,7 +84,7 @@ class Pool(Generic[Item]):
         self._loading: dict[tuple[int, ...], concurrent.futures.Future[list[Item]]] = {}
 
     def item(self, seed: int, position: int) -> Item:
-        """What stands at a position of the endless order of this seed."""
+        """The item at a position of the endless order of this seed."""
         epoch, place = divmod(position, len(self._source))
         for number in range(self._windows_per_epoch):
             window = self._window(seed, epoch, number)

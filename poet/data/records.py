@@ -133,7 +133,7 @@ def open_records(files: Files) -> Records:
 
 
 def damaged(path: str, what: str) -> UserError:
-    """What a damaged shard is refused with."""
+    """The error for a damaged shard."""
     return UserError(f"the shard {path} is damaged: {what}; tokenize again into an empty folder")
 
 

@@ -157,7 +157,7 @@ def local_bytes(sharding: NamedSharding, shape: Sequence[int], dtype: Any) -> in
 
 
 def several(entry: str | Sequence[str] | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
-    """Those of the mesh axes that have more than one device, in this mesh or the one that is set.
+    """The axes that have more than one device, in this mesh or the one that is set.
 
     A collective over the others would move nothing and still copy.
     """

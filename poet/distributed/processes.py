@@ -164,7 +164,7 @@ def _check_devices() -> None:
 
 
 def index() -> int:
-    """Of this process, 0..N-1."""
+    """The index of this process, 0..N-1."""
     return jax.process_index()
 
 
@@ -217,7 +217,7 @@ class Share:
 
 
 def batch_share(mesh: Mesh) -> Share:
-    """What this process feeds of batches that lie over the leading axes of a mesh (`BATCH_AXES`)."""
+    """This process's slice of batches that are split over the leading axes of a mesh (`BATCH_AXES`)."""
     rows = math.prod(mesh.devices.shape[: len(mesh_lib.BATCH_AXES)])
     shards = mesh.devices.reshape(rows, -1)
     here = jax.process_index()
@@ -266,7 +266,7 @@ def alone() -> Iterator[None]:
 
 
 def from_first(decide: Callable[[], Any]) -> Any:
-    """What `decide` returns on process 0 (anything that JSON holds), on every process.
+    """The result of `decide` on process 0 (a value of JSON), on every process.
 
     An exception of it is raised everywhere, so that nobody waits for a process that gave up.
     """

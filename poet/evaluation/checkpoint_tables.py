@@ -33,7 +33,7 @@ BLURS = (1, 2, 4)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a table comes from.
+    """The source of a table.
 
     Attributes:
       needs: "store", "source", "tokenizer", or a task that the checkpoint must have.

@@ -126,7 +126,7 @@ def _decoder(resolved: Resolved, layout: Layout, batch: Mapping[str, np.ndarray]
 def _sample(
     decoder: Decoder, params: Any, batch: Mapping[str, np.ndarray], sampling_params: SamplingParams
 ) -> np.ndarray:
-    """Whole sequences int32 [B, S] that open with what the batch gives."""
+    """Whole sequences int32 [B, S] that open with the conditioning tokens of the batch."""
     plan, everything = decoder.plan, processes.Share()
     given_BxN, forced_BxK = np.split(batch["tokens"][:, plan.given], [plan.prefilled], axis=1)
     known = {"tokens": given_BxN} | {k: batch[k] for k in ("text_states", "text_length") if k in batch}

@@ -106,7 +106,7 @@ def check_feeds(resolved: Resolved, manifest: Manifest, mesh: Mesh) -> None:
 
 
 def training_unigram(resolved: Resolved, manifest: Manifest, task: str, layout: Layout) -> Unigram | None:
-    """That of the training split's first clips; None where the store has none to count."""
+    """The unigram of the training split's first clips; None if the store has none."""
     size, known = resolved.spec.eval.batch, manifest.splits.get(TRAINING_SPLIT)
     if known is None or known.clips < size:
         return None

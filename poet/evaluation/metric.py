@@ -1,4 +1,4 @@
-"""What a metric is, how its sums are kept and merged, and the one walk that feeds metrics with examples.
+"""The interface of metrics, their mergeable sums, and the one pass that feeds them with examples.
 
 A metric is a `Metric` that a file of `poet.evaluation.metrics` hands to `register`.  It measures a batch: the sums
 and counts of its examples (`Values`), or sums that are all that it needs of them (`Sums`).  Either merges with
@@ -63,7 +63,7 @@ class Values:
 
     @classmethod
     def of(cls, batch: Batch, sums_N: Any, counts_N: Any = None, failed_N: Any = None) -> Values:
-        """Those of a batch; counts of 1 by default."""
+        """The values of a batch; counts of 1 by default."""
         n = len(sums_N)
         places_N = np.asarray(batch.get(PLACES, np.arange(n)), np.int64)
         order_N = np.argsort(places_N)
@@ -89,7 +89,7 @@ class Values:
         return np.divide(self.sums_N, self.counts_N, out=np.full(len(known), np.nan), where=known)
 
     def summary(self, finish: Callable[[float], float] | None = None) -> Summary:
-        """Of sum over count, or of what `finish` makes of it, which has no standard error."""
+        """The summary of sum over count, or of its `finish`, which has no standard error."""
         n = int((self.counts_N > 0).sum())
         if not n:
             return Summary(value=None)
@@ -125,7 +125,7 @@ class Sums:
 
     @classmethod
     def of(cls, batch: Batch, folds: int = 1, **values: np.ndarray) -> Sums:
-        """Those of a batch: values [N, ...] are summed over examples; example i is of fold `place mod folds`.
+        """The sums of a batch: values [N, ...] are summed over examples; example i is of fold `place mod folds`.
 
         Raises:
           UserError: a value that is not finite or not below 2^32, or more than 2^20 examples.
@@ -153,7 +153,7 @@ class Sums:
         return found
 
     def summary(self, finish: Callable[[Mapping[str, np.ndarray]], float | None]) -> Summary:
-        """Of `finish(totals)`; the interval is over folds, and needs two that have examples."""
+        """The summary of `finish(totals)`; the interval is over folds, and needs two with examples."""
         value = finish(self.totals())
         bounds = intervals.resampled(lambda times_F: finish(self.totals(times_F)), self.n_F > 0)
         low, high = bounds if bounds and value is not None else (None, None)
@@ -215,7 +215,7 @@ class Metric:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What goes with the number into JSON."""
+        """The metadata of the number in JSON."""
         fields = {"note": self.note, "package": self.package, "networks": dict(self.networks)}
         return {"better": self.better} | {k: v for k, v in fields.items() if v} | dict(self.protocol)
 
@@ -255,7 +255,7 @@ Found = Mapping[str, Measured]
 
 
 def walk(steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric]) -> dict[Any, Found]:
-    """What each metric finds for each row of a table, from one pass over the examples.
+    """The results of each metric for each row of a table, from one pass over the examples.
 
     Args:
       steps: row -> its batch; a row that a step leaves out has no example there.
@@ -274,7 +274,7 @@ def walk(steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric]) -> dic
 
 
 def measure(batch: Batch, metrics: Sequence[Metric]) -> Found:
-    """What each metric finds in one batch."""
+    """The results of each metric on one batch."""
     return walk([{None: batch}], metrics)[None]
 
 

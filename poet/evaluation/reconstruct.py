@@ -68,7 +68,7 @@ def names(clips: Sequence[Path]) -> list[str]:
 
 
 def beside(path: Path) -> Path:
-    """Where the originals and reconstructions stand side by side."""
+    """The file with originals and reconstructions side by side."""
     return path.with_name(f"{path.stem}-side_by_side{path.suffix}")
 
 

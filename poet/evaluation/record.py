@@ -1,4 +1,4 @@
-"""What an evaluation found, in one form: tables of rows, as JSON, as text, and as `poet.evaluation.report` reads it."""
+"""The result of an evaluation: tables of rows, as JSON, as text, and for `poet.evaluation.report`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Media:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """What was measured of one kind of thing.
+    """One table of results.
 
     Attributes:
       rows: measurements; see `poet.evaluation.report.tables` for their keys.

@@ -1,4 +1,4 @@
-"""What metrics measure: a checkpoint, a token store, raw clips, a tokenizer; each opened once.
+"""The inputs of metrics: a checkpoint, a token store, raw clips, a tokenizer; each opened once.
 
 Shape suffixes: N clips, T frames, H height, W width, 3 colour channels.
 """
@@ -140,7 +140,7 @@ class Resources:
 
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """Of DATA.store, which must fit the experiment and its tokenizer."""
+        """The manifest of DATA.store, which must fit the experiment and its tokenizer."""
         e = self.experiment
         # One clip a batch: how many EVAL.batch needs is checked against its own split.
         data = e.data.replace(batch=1, equal_tokens=False)
@@ -151,7 +151,7 @@ class Resources:
         return manifest
 
     def _fingerprints(self) -> dict[str, str]:
-        """Of the tokenizers that are configured and that the mixture uses."""
+        """Fingerprints of the tokenizers that are configured and that the mixture uses."""
         found = {} if self.lacks(TOKENIZER) else {networks.VIDEO: self.tokenizer.fingerprint}
         return found | ({networks.AUDIO: self.audio_tokenizer.fingerprint} if self.resolved.has_audio else {})
 
@@ -238,7 +238,7 @@ class Resources:
         return build_model(self.resolved)
 
     def load_params(self) -> Params:
-        """Of the checkpoint, sharded over the mesh as in training; not kept."""
+        """The parameters of the checkpoint, sharded over the mesh as in training; not cached."""
         axes, shapes = self.model.axes(), self.model.abstract()
         rules = mesh_lib.Rules()
         rules.check(self.mesh, axes, shapes)

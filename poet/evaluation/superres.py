@@ -1,4 +1,4 @@
-"""What `poet train` logs of super-resolution on the way."""
+"""Validation of super-resolution in `poet train`."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _clips(resolved: Resolved) -> np.ndarray:
 
 
 def _video(resolved: Resolved, weights: Any, clips_NxTxHxWx3: np.ndarray) -> Report:
-    """What the averaged weights make of clips, and its PSNR."""
+    """Reconstructions of clips by the averaged weights, and their PSNR."""
     tokenizer = VideoTokenizer.from_params(resolved.spec.video_tokenizer, weights["ema"])
     rebuilt = tokenizer.decode(tokenizer.encode(clips_NxTxHxWx3))
     found = metric.measure({"truth": clips_NxTxHxWx3, "other": rebuilt}, [pixels.PSNR])

@@ -1,4 +1,4 @@
-"""What scores of video and audio tokenizers (`poet tokenizer-eval`) have in common: renderings of sets, the record."""
+"""Common parts of the scores of video and audio tokenizers (`poet tokenizer-eval`): renderings of sets, the record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Scored = Mapping[str, Mapping[str, Sequence[Row]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What a tokenizer or a codec made of a set.
+    """A set, encoded and decoded by a tokenizer or a codec.
 
     Attributes:
       name: 'tokenizer', a codec, or either with its rate, as in file names.

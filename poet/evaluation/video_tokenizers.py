@@ -151,7 +151,7 @@ def condition_rows(
     depths: Sequence[np.ndarray | None] = (),
     names: Sequence[str] = (),
 ) -> list[Row]:
-    """What a tokenizer keeps of each condition that can be made of these uint8 clips; () without a spec.
+    """The rows of each condition that can be derived from these uint8 clips; () without a spec.
 
     Args:
       depths: distances (T, h, w) of each clip; with () or a clip that has none, structure is made where

@@ -54,7 +54,7 @@ STILL = 0.25
 
 
 def phrase(name: str, words: Mapping[str, str] | None = None) -> str:
-    """What is said to ask for a movement; `words` of a run stand before those of the table, '' asks for none.
+    """The phrase of a movement; the run's `words` replace those of the table; '' means no movement.
 
     Raises UserError for an unknown name, with near ones.
     """

@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongFilm:
-    """What is asked for.
+    """The request for a film.
 
     Attributes:
       prompts: as `Schedule.parse` takes them.

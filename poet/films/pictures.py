@@ -17,7 +17,7 @@ from poet.tokenizers.video.streaming import StreamDecoder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PicturesEnd:
-    """Where the pictures of a film end.
+    """The state at the end of a film's frames.
 
     Attributes:
       frames: number of frames of the film so far.

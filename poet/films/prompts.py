@@ -26,7 +26,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Schedule:
-        """Of texts such as 'a dog' (from the beginning on) and '3.5: it begins to rain'; none is a film without text.
+        """The schedule of texts such as 'a dog' (from the beginning) and '3.5: it begins to rain'; it may be empty.
 
         Raises UserError for an empty text, a time that comes twice, or none for the beginning.
         """

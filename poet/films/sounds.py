@@ -24,7 +24,7 @@ FADE_S = 0.02
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoundEnd:
-    """Where the sound of a film ends.
+    """The state at the end of a film's sound.
 
     Attributes:
       start: the sample of the film with which the next clip begins.

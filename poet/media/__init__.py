@@ -111,7 +111,7 @@ def read_clip(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a file shows: sides in square pixels, as rotated; seconds from its first frame's start
+    """The size and duration of a file: sides in square pixels, after rotation; seconds from its first frame's start
     to its last frame's end."""
 
     height: int
@@ -191,7 +191,7 @@ def _fit(frame: Frame, clip: ClipSpec, place: Place) -> np.ndarray:
 
 
 def _fitted(film: Film, frame: Frame, clip: ClipSpec, found: int = 0) -> str:
-    """What was done to a film whose frames are like this one: crop, size, length; `found` frames if too few."""
+    """A description of the conversion of a video: crop, size, length; `found` frames if too few."""
     width, seconds, said = round(frame.width * frame.aspect), clip.frames / clip.rate_hz, []
     left, top, right, bottom = centre_box(frame.height, width, clip.height, clip.width)
     cut = round(right - left), round(bottom - top)

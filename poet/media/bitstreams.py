@@ -122,6 +122,6 @@ def slice_bytes(packets: Sequence[bytes], codec: str) -> int:
 
 
 def _nal_units(data: bytes) -> list[bytes]:
-    """What stands between the start codes 00 00 01 and 00 00 00 01; no unit ends in a zero byte."""
+    """The units between the start codes 00 00 01 and 00 00 00 01; no unit ends in a zero byte."""
     units = (unit.rstrip(b"\0") for unit in data.split(b"\0\0\1"))
     return [unit for unit in units if unit]

@@ -1,4 +1,4 @@
-"""What all readers and writers of media share: safe opening, the error that names a file, safe replacement."""
+"""Common parts of readers and writers of media: safe opening, the error that names a file, safe replacement."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _formats() -> str:
 
 
 def jump(path: PathLike, from_s: float, to_s: float) -> MediaError:
-    """Of two frames in a row."""
+    """The error for the timestamps of two frames in a row."""
     return MediaError(path, f"jumping timestamps: from {from_s:.6g} s to {to_s:.6g} s")
 
 

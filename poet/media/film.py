@@ -217,7 +217,7 @@ class Turn:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Turn:
-        """What the frame's display matrix asks for, to the nearest quarter turn."""
+        """The orientation by the frame's display matrix, to the nearest quarter turn."""
         return cls.by(_display_matrix(frame))
 
     @classmethod

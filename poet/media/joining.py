@@ -38,7 +38,7 @@ class FilmWriter:
         self._container.mux(self._audio.encode(frame))
 
     def finish(self) -> None:
-        """What the encoders hold back."""
+        """Writes the packets that the encoders still hold."""
         for stream in (self._video, self._audio):
             if stream is not None:
                 self._container.mux(stream.encode(None))

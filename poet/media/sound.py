@@ -303,7 +303,7 @@ def place(samples: np.ndarray, offset: int, length: int) -> np.ndarray:
 
 
 class _Facts:
-    """What the frames of a sound were before they were converted."""
+    """Notes on the frames of a sound before conversion."""
 
     def __init__(self) -> None:
         self.rate_hz = self.channels = 0

@@ -1,4 +1,4 @@
-"""Which files are taken for media by their names, in lower case."""
+"""The suffixes of media files, in lower case."""
 
 # FFmpeg's containers of video.  An .ogg may hold either video or sound alone.
 VIDEO_SUFFIXES = (
@@ -78,6 +78,6 @@ SOUND_SUFFIXES = (
 
 
 def picture_suffixes(frames: int) -> tuple[str, ...]:
-    """Of files that show clips of so many frames; a still is one of a single frame alone."""
+    """The suffixes of files for clips of so many frames; pictures only for a single frame."""
     stills = STILL_SUFFIXES if frames == 1 else ()
     return VIDEO_SUFFIXES + ANIMATION_SUFFIXES + stills

@@ -33,7 +33,7 @@ COMPUTE_RULES = mesh_lib.Rules({**mesh_lib.DEFAULT_RULES, "embed": None, "table_
 
 
 def placement(*axes: str | None) -> PartitionSpec | None:
-    """Where an activation with these logical axes lies; None when no mesh is set."""
+    """The sharding of an activation with these logical axes; None when no mesh is set."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
     return COMPUTE_RULES.spec(axes)
@@ -46,7 +46,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def like(x: jax.Array) -> PartitionSpec | None:
-    """Where an activation of any shape lies; None when no mesh is set."""
+    """The sharding of an activation of any shape; None when no mesh is set."""
     return None if jax.sharding.get_abstract_mesh().empty else jax.typeof(x).sharding.spec
 
 

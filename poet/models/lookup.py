@@ -37,7 +37,7 @@ def lookup(rows_VxD: jax.Array, ids_BxN: jax.Array, dtype: jnp.dtype) -> jax.Arr
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static.
+    """The static arguments.
 
     Attributes:
       placed: mesh axes of the table's rows and columns.
@@ -60,7 +60,7 @@ class _Plan:
 
     @property
     def result(self) -> PartitionSpec:
-        """Of what is looked up: the columns that no exchange makes whole stay where they are."""
+        """The sharding of the result: columns that no exchange completes stay where they are."""
         rest = tuple(axis for axis in several(self.placed[1]) if axis not in BATCH_AXES)
         return PartitionSpec(BATCH_AXES, None, rest) if rest else PartitionSpec(BATCH_AXES)
 

@@ -188,7 +188,7 @@ class Model:
     # ----------------------------------------------------------------------------------- logits
 
     def factors(self, ids: Range) -> tables.Factors:
-        """What is sampled for one id of a range: itself, or its factors one after the other."""
+        """The factors of an id of a range: itself, or several, sampled one after the other."""
         return tables.factors(self.spec, self.vocabulary, ids)
 
     def head(self, params: Params, ids: Range) -> jax.Array:

@@ -1,1 +1,1 @@
-"""What a job needs before it runs: sizes, memory, traffic, time."""
+"""The cost of a job before it runs: sizes, memory, traffic, time."""

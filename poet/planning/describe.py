@@ -175,7 +175,7 @@ def forecast_json(
 def forecast_lines(
     resolved: Resolved, target: Topology, devices: Sequence[jax.Device], groups: Sequence[str]
 ) -> Iterator[str]:
-    """What every program needs on a topology, line by line, as each is compiled."""
+    """The cost of every program on a topology, a line for each as it is compiled."""
     from poet.planning import forecast
 
     chip = target.chip

@@ -1,4 +1,4 @@
-"""What the programs of a run will need on devices that need not be here (`poet describe --topology`).
+"""The cost of a run's programs on devices that need not be present (`poet describe --topology`).
 
 The real step of every group, and the real decoding loop, are compiled ahead of time for the devices
 of a topology.  Whether a program fits, its peak and what it moves between devices are the compiler's
@@ -44,7 +44,7 @@ TRIPS = collections.defaultdict(lambda: 1, {"all-reduce": 2})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a program asks of one device; bytes and FLOPs of one call.
+    """The cost of a program on one device; bytes and FLOPs of one call.
 
     Attributes:
       flops: of matrix products, without rematerialisation.
@@ -107,8 +107,8 @@ def forecasts(
     groups: Sequence[str] = (),
     decode: bool = True,
 ) -> Iterator[Forecast]:
-    """Of the step of each group (default: all, the longest first), then of decoding the longest one, where a language
-    model does.
+    """Forecasts of the step of each group (default: all, the longest first), then, of a language model, of decoding
+    the longest one.
 
     Raises UserError, before compiling, if the mesh divides the devices, a parameter or a batch badly,
     or a group is not known.
@@ -129,7 +129,7 @@ def forecasts(
 
 
 def train_forecast(resolved: Resolved, group: Group, mesh: Mesh, topology: Topology, trainable: Any) -> Forecast:
-    """Of a group's step, as the loop compiles it."""
+    """The forecast of a group's step, as the loop compiles it."""
     state = compiled.abstract(trainable, mesh)
     lower = functools.partial(compiled.lower, group, state, mesh)
     at_rest = sum(mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state))
@@ -163,9 +163,9 @@ def _bytes(model: Model, mesh: Mesh, part: str) -> int:
 
 
 def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topology) -> Forecast:
-    """Of drawing one batch of a group's layout: the loops of `sampling.decode`, after the prefill.
+    """The forecast of sampling one batch of a group's layout: the loops of `sampling.decode`, after the prefill.
 
-    Every share of the batch axes draws `DEFAULT_BATCH` clips with parameters of its own, in the
+    Every slice of the batch axes samples `DEFAULT_BATCH` clips with its own parameters, in the
     compute dtype and split over `tensor` alone.
     """
     layout, sample = resolved.groups[name][0], resolved.spec.sample
@@ -202,7 +202,7 @@ def _lower_decode(resolved: Resolved, decoder: Decoder, mesh: Mesh, batch: int) 
 
 
 def decode_cost(resolved: Resolved, plan: Plan, mesh: Mesh, batch: int) -> Cost:
-    """Of all that follows the prefill, for `batch` samples of one share of the batch axes.
+    """The cost of all after the prefill, for `batch` samples of one slice of the batch axes.
 
     Every token reads the layers, the rows of the head that are legal there, and the whole cache.  A
     sequence axis splits the cache, and attention over it, alone.
@@ -298,7 +298,7 @@ def _refused_bytes(message: str) -> float:
 
 
 def advice(resolved: Resolved, forecast: Forecast, topology: Topology, mesh: Mesh) -> list[str]:
-    """What to change where a program does not fit, the cheapest change first."""
+    """Changes for a program that does not fit, the cheapest first."""
     if forecast.fits is not False:
         return []
     if forecast.program.startswith("decode"):

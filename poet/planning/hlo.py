@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its HLO text.
+"""The bytes that a compiled program moves between devices, from its HLO text.
 
 XLA's own cost analysis counts the body of a loop once and does not report collectives.  Here every
 collective is found, with the number of times that the loops around it run.

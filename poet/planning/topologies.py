@@ -46,7 +46,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What one device can do.  A rate of 0 is unknown.
+    """Memory and rates of one device.  A rate of 0 is unknown.
 
     Attributes:
       kind: `jax.Device.device_kind`.
@@ -276,7 +276,7 @@ def _require(module: str, extra: str, topology: Topology) -> None:
 
 
 def _target(chip: Chip) -> str:
-    """What XLA asks of a Hopper GPU (compute capability 9.0), in its own text format."""
+    """XLA's description of a Hopper GPU (compute capability 9.0), as text."""
     return f"""
     platform_name: "CUDA"
     dnn_version_info {{ major: 9 minor: 10 }}

@@ -1,4 +1,4 @@
-"""Where the shipped gin files and small weights lie: the checkout, else the installed wheel's data."""
+"""The location of shipped gin files and small weights: the checkout, else the installed wheel's data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def install(extra: str) -> str:
 
 
 def places(path: str | Path) -> tuple[Path, Path, Path]:
-    """Where weights of a name may lie: from the current folder, among the shipped files, in `data/pretrained/`."""
+    """Possible paths of weights of a name: from the current folder, among the shipped files, in `data/pretrained/`."""
     return Path.cwd() / path, root() / path, root() / "data" / "pretrained" / path
 
 

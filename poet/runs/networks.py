@@ -1,4 +1,4 @@
-"""Which frozen networks a thing was made with: name -> fingerprint, wherever codes or weights go.
+"""The frozen networks that codes and weights depend on: name -> fingerprint.
 
 A token store, a checkpoint, released weights, an export and a generation keep these names; where two of
 them meet, what both name must be equal.  A path says where a network lies, never which one it is.

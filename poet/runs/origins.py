@@ -1,4 +1,4 @@
-"""Where a run of the language model comes from: its text encoder, and the weights that it starts with."""
+"""The origins of a run of the language model: its text encoder, and its initial weights."""
 
 from __future__ import annotations
 

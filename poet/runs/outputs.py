@@ -1,4 +1,4 @@
-"""Where commands write: one rule for the output folder of every command.
+"""The output folders of commands: one rule for all.
 
 An output goes into a folder that is new or empty.  With `--overwrite` it may replace an earlier output of
 the same kind: of that, the files that its MANIFEST lists, and nothing else.  All of it is known before
@@ -52,11 +52,11 @@ class Output:
 
     @property
     def folder(self) -> Path:
-        """Where to write, until it is whole."""
+        """The folder to write to, until it is complete."""
         return self.final.with_name(f".{self.final.name}{_ENDING}")
 
     def where(self, path: str | os.PathLike[str]) -> Path:
-        """Where a file that was written below `folder` lies in the end."""
+        """The final path of a file that was written below `folder`."""
         return self.final / Path(path).relative_to(self.folder)
 
     def __enter__(self) -> Output:

@@ -93,7 +93,7 @@ class Checkpoint:
         return manifest.fingerprint(self.path)
 
     def manifest(self) -> dict[str, Any]:
-        """What the MANIFEST says, of a format that this version reads."""
+        """The content of the MANIFEST, of a format that this version reads."""
         found = manifest.read(self.path)
         if not self.released and found.get("format") != FORMAT:
             raise UserError(f"checkpoint {self.path} has format {found.get('format')}, this version reads {FORMAT}")
@@ -122,7 +122,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """What a user's path means, from the current folder or among the weights that ship, those by name too.
+        """Resolves a user's path, from the current folder or among the shipped weights (also by name).
 
         Raises:
           UserError: nothing there is a checkpoint.

@@ -61,7 +61,7 @@ class Batch:
 
     @property
     def results(self) -> Path:
-        """What came of the jobs, a line each; the last one of a name counts."""
+        """The results of the jobs, a line each; the last one of a name counts."""
         return self.file.with_suffix(".results.jsonl")
 
     def done(self) -> set[str]:

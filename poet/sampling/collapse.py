@@ -19,7 +19,7 @@ LEAST = 16
 
 
 def findings(layout: Layout, tokens_NxS: np.ndarray) -> list[list[str]]:
-    """What is wrong with each of N whole sequences, in words; [] where nothing is.
+    """Findings for each of N whole sequences, in words; [] for none.
 
     Text is not looked at.
     """

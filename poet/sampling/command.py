@@ -88,7 +88,7 @@ def as_recorded(resolved: Resolved, replay: record.Replay) -> Resolved:
 
 
 def preview(job: Job) -> str:
-    """What a job would sample, in one line."""
+    """A job in one line."""
     request, seconds = job.request, estimate.seconds(job)
     prompt = f" of {job.labels[0][:40]!r}" + " and others" * (len(job.prompts) > 1) if job.prompts else ""
     files = ", ".join(request.format or dict.fromkeys(name for stream in job.streams for name in stream.formats[:1]))

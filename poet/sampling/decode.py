@@ -142,7 +142,7 @@ def _loop(
 
 
 def _no_updates(model: Any, plan: Plan, span: Span, batch: int) -> Updates:
-    """What guidance remembers before the first position of a span."""
+    """The state of guidance before the first position of a span."""
     if not plan.truncation.momentum or span.segment.forced:
         return ()
     sizes = [part.size for part in model.factors(span.segment.ids).ranges]

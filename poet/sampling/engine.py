@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Sampled(dict[str, Any]):
-    """What N samples show, sound like and say: medium (`poet.streams.base.Stream.medium`) -> media.
+    """The media of N samples: medium (`poet.streams.base.Stream.medium`) -> media.
 
     video: uint8 [N, T, H, W, 3], T is 1 for an image.  audio: int16 [N, F].  texts: N of them.  Each is None where
     the task does not generate it.
@@ -51,7 +51,7 @@ class Sampled(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What N samples are given, a row each.
+    """The conditions of N samples, a row each.
 
     Attributes:
       text, negative: states of texts, and of those that guidance leads away from; None is no text.
@@ -263,7 +263,7 @@ class Engine:
         return self.codecs.tokenize(stream, media[medium])
 
     def detokenize(self, tokens_NxS: np.ndarray) -> Sampled:
-        """What the output streams of whole sequences show, sound like and say."""
+        """The media of the output streams of whole sequences."""
         layout = self.plan.layout
         codes = layout.parse(tokens_NxS)
         names = layout.output_streams
@@ -280,7 +280,7 @@ def decode_batch(
     sampling_params: SamplingParams,
     text: tuple[np.ndarray, ...] = (),
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Whole sequences of one batch, part by part: (first position, int32 [B, q]), what is given first.
+    """Whole sequences of one batch, part by part: (first position, int32 [B, q]), conditioning tokens first.
 
     Args:
       given_BxG: what `given_tokens` makes.

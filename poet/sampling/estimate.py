@@ -23,7 +23,7 @@ _FILE = "seconds_per_step.json"
 
 
 def measured(job: Job, run: Callable[[], Any]) -> Any:
-    """What `run` gives, which samples the job; how long a step took is kept."""
+    """The result of `run`, which samples the job; the time of a step is stored."""
     with compile_cache.counted() as compiled:
         begun = time.monotonic()
         found = run()
@@ -33,7 +33,7 @@ def measured(job: Job, run: Callable[[], Any]) -> Any:
 
 
 def seconds(job: Job) -> float | None:
-    """That the model steps of a job may take; None where no such program has run here."""
+    """Estimated seconds of a job's model steps; None if no such program has run here."""
     step = _kept().get(_key(job))
     return None if step is None else step * job.work.steps * job.work.batches
 

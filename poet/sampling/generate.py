@@ -296,7 +296,7 @@ class Generator:
         region: str = "",
         masks: np.ndarray | None = None,
     ) -> Seen:
-        """What a task sees of clips uint8 [n, T, H, W, 3].  The arguments are those of `generate`."""
+        """The conditions of a task from clips uint8 [n, T, H, W, 3].  The arguments are those of `generate`."""
         declared, spec = get_task(task), self.resolved.spec.conditioning
         chosen = choose_condition(
             self.resolved,
@@ -346,7 +346,7 @@ class Generator:
 
 
 class Seen(NamedTuple):
-    """What a task sees of n clips: the clips, or what is derived from them.
+    """The condition of a task from n clips: the clips, or what is derived from them.
 
     video: uint8 [n, T, H, W, 3].  cells: bool [n, t, h, w], the latents that are given; None for all.
     """
@@ -384,7 +384,7 @@ def _count(array: np.ndarray | None) -> int:
 
 
 def places(given: int, items: int, count: int) -> np.ndarray:
-    """Which of 1 or `items` given things each of items x count samples takes."""
+    """The index, among 1 or `items` inputs, of each of items x count samples."""
     index = np.arange(items) if given == items else np.zeros(items, np.int64)
     return np.repeat(index, count)
 
@@ -396,7 +396,7 @@ def _spread(text: Text, items: int, count: int) -> Text:
 def _regions(
     chosen: conditioning.Choice, masks: np.ndarray | None, shape: tuple[int, int, int, int]
 ) -> list[conditioning.Choice]:
-    """What is chosen for each of n clips of `shape` [n, T, H, W]; UserError for masks that leave nothing to do."""
+    """The choices for each of n clips of `shape` [n, T, H, W]; UserError for masks that leave nothing to sample."""
     if masks is None:
         return [chosen] * shape[0]
     masks = np.asarray(masks)

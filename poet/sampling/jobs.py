@@ -36,7 +36,7 @@ from poet.tasks.resolved import Resolved
 
 
 class Work(NamedTuple):
-    """What a job takes of the model.
+    """The model calls of a job.
 
     prefilled: positions that are read at once.  steps: positions that are sampled one after the other, in each of
     `batches` batches of `rows` rows.
@@ -90,7 +90,7 @@ class Job:
 
     @property
     def streams(self) -> list[Stream]:
-        """What is written: what was sampled, beside the condition that it was sampled for."""
+        """The files to write: samples with their conditions."""
         return list({stream.medium: stream for stream in (*self.task.given, *self.task.predicted)}.values())
 
     @property
@@ -166,7 +166,7 @@ def upscalers(job: Job) -> list[Upscaler]:
 
 
 def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], None] | None = None) -> Sampled:
-    """What N samples show, sound like and say, with the conditions that they are sampled for; by medium.
+    """The media of N samples, with those of their conditions.
 
     Args:
       job: with its files, see `read`.
@@ -194,7 +194,7 @@ def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], Non
 
 
 def enlarge(job: Job, shown: Sampled, by: Sequence[Upscaler], generator: Generator) -> Sampled:
-    """What `sample` gives with larger pictures."""
+    """The result of `sample` with upscaled frames."""
     if not by:
         return shown
     texts = job.labels if job.prompts else ()

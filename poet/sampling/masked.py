@@ -66,7 +66,7 @@ def passes(spec: SuperResolutionSpec, grid: Grid, has_text: bool) -> Passes:
 
 
 def sampling_params(spec: SuperResolutionSpec, has_text: bool, seed: int, part: int = 0) -> SamplingParams:
-    """Those of `spec` as scalars."""
+    """The settings of `spec` as scalars."""
     return SamplingParams(
         seed=jnp.uint32(seed),
         part=jnp.int32(part),
@@ -131,7 +131,7 @@ def still_masked(unknown: jax.Array, masked: jax.Array, done: jax.Array | float)
 
 
 def _branches(plan: Passes, low_BxM: jax.Array, text: Text | None) -> tuple[jax.Array, Text | None]:
-    """What each branch sees, one after the other: [R, M] and the text's [R, L, E] with its mask."""
+    """The inputs of each branch, one after the other: [R, M] and the text's [R, L, E] with its mask."""
     low_RxM = jnp.concatenate([low_BxM if sees else jnp.full_like(low_BxM, HIDDEN) for sees, _ in plan.branches])
     if text is None or not any(sees for _, sees in plan.branches):
         return low_RxM, None

@@ -1,4 +1,4 @@
-"""What shapes a decoding program, and the ids that it is given: both follow from the layout.
+"""The static plan of a decoding program, and its conditioning ids: both follow from the layout.
 
 Given codes that open the output stand in the prefill where they lie before the first sampled token: those of the first
 span.  The others, which open later spans such as each level of the audio, are forced in the loop.
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What one call of a program decodes: a latent frame of pictures, or a whole span of anything else.
+    """The part that one call of a program decodes: a latent frame of video, or a whole span of any other stream.
 
     The steps count positions from `start`, so that frames of a clip share one program.
     """
@@ -57,7 +57,7 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What shapes a decoding program; hashable.
+    """The static plan of a decoding program; hashable.
 
     Attributes:
       layout: the task's sequence.
@@ -145,7 +145,7 @@ class Plan:
 
     @functools.cached_property
     def steps(self) -> tuple[Step, ...]:
-        """What is left to decode, in order; a span that opens with known codes gives two steps."""
+        """The parts to decode, in order; a span that opens with conditioning codes gives two steps."""
         known = dict(zip(self.layout.loss_spans[1:], self.known[1:]))
         steps, place = [], 0
         for span in self.layout.spans:

@@ -15,7 +15,7 @@ from poet.tasks.layout import Layout
 
 
 class Progress(NamedTuple):
-    """What one call of a program has sampled, of some of the samples.
+    """The tokens of one call of a program, for some of the samples.
 
     Attributes:
       rows: int [n], which samples.
@@ -90,7 +90,7 @@ class Sampling:
         return video[:, low:high]
 
     def _latents(self, stop: int) -> int:
-        """Whole latent frames of pictures before a position."""
+        """Whole latent frames of video before a position."""
         if self._pictures is None:
             return 0
         segment = self._pictures.segment

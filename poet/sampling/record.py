@@ -26,7 +26,7 @@ _PACKAGES = ("jax", "jaxlib", "numpy", "av", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the bytes of a sample and of its files."""
+    """The environment that determines the bytes of a sample and of its files."""
     import jax
 
     device = jax.devices()[0]
@@ -48,7 +48,7 @@ def digest(path: str | Path) -> str:
 def describe(
     job: Job, checkpoint: Run, used: networks.Networks, inputs: Mapping[str, str], settings: Sequence[str]
 ) -> dict[str, Any]:
-    """What `NAME` says beside the samples.
+    """The content of `NAME` besides the samples.
 
     Args:
       used: fingerprints of the frozen networks.
@@ -78,7 +78,7 @@ def describe(
 
 
 class Replay(NamedTuple):
-    """What a record asks for again.
+    """The request of a record.
 
     files: name -> SHA-256 of what was written.
     """
@@ -144,7 +144,7 @@ def differing(replay: Replay, files: Iterable[Path]) -> list[str]:
 
 
 def comment(job: Job, details: Mapping[str, Any], row: int) -> str:
-    """What every file of a sample says of itself, in one line."""
+    """The comment in every file of a sample, one line."""
     weights = details["checkpoint"]["fingerprint"]
     return (
         f"Made by a generative model (trainedAlgorithmicMedia): poet {details['versions']['poet']}, "

@@ -1,4 +1,4 @@
-"""What a task can be asked for: checks of a request before any device work, and its plan."""
+"""Checks of a request before any device work, and its plan."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def choose_condition(
     clips: int = 1,
     masks: int = 0,
 ) -> conditioning.Choice:
-    """What of a task's condition is given: nothing of it is left to chance.
+    """The choices of a task's condition, without randomness.
 
     Args:
       conditioning_frames: 0 takes the fewest, or CONDITIONING.interpolation_frames.

@@ -40,7 +40,7 @@ class Truncation:
 
     @classmethod
     def of(cls, sample: SampleSpec) -> Truncation:
-        """What this spec needs; greedy decoding needs no truncation."""
+        """The truncation of this spec; greedy decoding needs none."""
         guidance = {
             "capped": sample.guides and sample.guidance_cap > 0,
             "projected": sample.guides and sample.guidance_parallel != 1,
@@ -98,11 +98,11 @@ class SamplingParams:
 
     @staticmethod
     def dtype(field: str) -> str:
-        """That of a field."""
+        """The dtype of a field."""
         return {"seed": "uint32", "top_k": "int32"}.get(field, "float32")
 
     def at(self, latents: np.ndarray, position: jax.Array | int) -> SamplingParams:
-        """Those of a position, all scalars; `latents` int32 [S] has the latent frame of every position."""
+        """The parameters at a position, all scalars; `latents` int32 [S] has the latent frame of every position."""
         leaves = (getattr(self, field.name) for field in dataclasses.fields(self))
         if not any(map(jnp.ndim, leaves)):
             return self

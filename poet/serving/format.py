@@ -1,4 +1,4 @@
-"""What an export's folder holds, and how its record stands for a plan: written and read by the functions here.
+"""The folder of an export, and its record of a plan: functions that write and read them.
 
 `spec.json` describes the layout position by position, so that an export means what it meant when it was made,
 whatever later versions lay out.
@@ -33,7 +33,7 @@ def program(name: str, stream: str) -> str:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """What the record says of a plan: its static sampler settings, and the layout segment by segment."""
+    """The record of a plan: its static sampler settings, and the layout segment by segment."""
     known = dict(zip(plan.layout.loss_spans, plan.known))
     return {
         "guided": plan.guided,

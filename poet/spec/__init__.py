@@ -156,7 +156,7 @@ class SampleSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptSpec(Spec):
-    """What is said with every prompt (VideoPoet §4.3: a suffix and a negative prompt of the system's own).
+    """Texts added to every prompt (VideoPoet §4.3: the system's suffix and negative prompt).
 
     `suffix` is added behind each by a comma; `negative` is what guidance steers away from where a request names
     nothing, and needs `SAMPLE.guidance` other than 1.  `camera` has a model's own words for movements of the camera, by

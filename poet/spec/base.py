@@ -33,7 +33,7 @@ _SETTING = "setting"
 
 
 class Failure(RuntimeError):
-    """What can be expected to go wrong while a command works, such as a full disk; one line says it."""
+    """A failure while a command works, such as a full disk, described in one line."""
 
 
 class UserError(ValueError):
@@ -100,7 +100,7 @@ def _first_match(value: Any, hints: Sequence[Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a field declares beside its type and default; see `setting`."""
+    """The declaration of a field besides its type and default; see `setting`."""
 
     changes: str
     at_least: float | None = None
@@ -182,7 +182,7 @@ def setting(
 
 
 def setting_of(field: dataclasses.Field[Any]) -> Setting | None:
-    """What a field declares by `setting`; None for one that is declared without it."""
+    """The declaration of a field by `setting`; None if it has none."""
     return field.metadata.get(_SETTING)
 
 

@@ -1,4 +1,4 @@
-"""Which settings may differ from those that a model was trained with: one comparison for all commands.
+"""Settings that may differ from those of a trained model: one comparison for all commands.
 
 Every field declares what another value of it changes (`poet.spec.base.setting`); a purpose says which
 sections matter to it and which changes it refuses.  No command compares settings by itself.
@@ -21,7 +21,7 @@ _RUN = ("optimizer", "train")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Purpose:
-    """What a trained model is wanted for: the sections that matter, and the changes that are refused."""
+    """A use of a trained model: the sections that matter, and the changes that are refused."""
 
     sections: tuple[str, ...]
     refused: tuple[str, ...] = ("arrays", "meaning", "layout")

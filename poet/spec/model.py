@@ -1,4 +1,4 @@
-"""What the language model sees and is: clips, ids, texts, conditions, and the network itself.
+"""The configuration of the language model: clips, ids, texts, conditions, and the network.
 
 Imported through `poet.spec`, like every other spec.
 """

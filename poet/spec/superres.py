@@ -47,5 +47,5 @@ class SuperResolutionSpec(Spec):
 
     @property
     def windows(self) -> tuple[tuple[int, int, int], ...]:
-        """Of the layers of a block, in order."""
+        """The windows of a block's layers, in order."""
         return self.vertical, self.horizontal, self.temporal

@@ -117,7 +117,7 @@ class AudioTokenizerSpec(Spec):
         return math.prod(self.strides)
 
     def frames(self, samples: int) -> int:
-        """Whole frames of codes in that many samples, one at least: 34,000 samples hold 106.
+        """Whole frames of codes in that many samples, at least one: 34,000 samples have 106.
 
         What is left over (spec §3.4 trims 80 samples) is decoded from the last frame.
         """

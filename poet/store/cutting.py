@@ -95,7 +95,7 @@ def colour_histogram(frame_HxWx3: np.ndarray) -> np.ndarray:
 
 
 def crop_place(key: str, spec: IngestSpec) -> media.Place:
-    """Where the crop of a file's frames lies: a function of its key alone."""
+    """The place of the crop of a file's frames: a function of its key."""
     if spec.crop == "centre":
         return media.CENTRE
     digest = hashlib.blake2b(f"crop/{key}".encode(), digest_size=8).digest()

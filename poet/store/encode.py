@@ -92,7 +92,7 @@ def encode_range(
 
 @dataclasses.dataclass
 class _Made:
-    """What a range has given so far; see `PartialShard`."""
+    """The results of a range so far; see `PartialShard`."""
 
     clips: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     checksums: list[int] = dataclasses.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Which clips stay: pure functions of a clip, and of the hashes of all clips.
+"""Filters of clips: pure functions of a clip, and of the hashes of all clips.
 
 A reason starts with its kind, a word or two before a colon; kinds in CHOSEN are those that an
 `IngestSpec` asked for, those in OTHER are of whole files that show nothing; all others are damage, of

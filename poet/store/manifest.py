@@ -1,4 +1,4 @@
-"""What a token store says about itself: `manifest.json`, written last, marks a store as complete.
+"""The manifest of a token store: `manifest.json`, written last, marks a store as complete.
 
 A `Plan` is everything that determines the bytes of the shards; it is compared when an interrupted
 run is taken up again.  A `Manifest` adds what came out: shards with their hashes, clips that were
@@ -107,7 +107,7 @@ class CodeStatistics(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitInfo(Spec):
-    """What one split holds.
+    """The content of one split.
 
     `truncated_captions` were longer than the text encoder takes.  `silent` clips have no sound
     track and were stored as silence, which counts in stores with audio alone.  `notes` count what was
@@ -172,7 +172,7 @@ class _Described(Protocol):
 
 
 def text_info(encoder: _Described) -> TextInfo:
-    """What a manifest keeps of a text encoder."""
+    """The entry of a text encoder in a manifest."""
     return TextInfo(name=encoder.name, fingerprint=encoder.fingerprint, length=encoder.length, width=encoder.width)
 
 

@@ -138,7 +138,7 @@ class _Track:
 
     @functools.cached_property
     def _track(self) -> media.Track | media.MediaError | None:
-        """Where it is damaged, what is wrong."""
+        """The sound track, or the error of a damaged one."""
         frames = self._frames
         samples = None if frames is None else self._sample(frames) + self._clip.samples
         try:

@@ -54,7 +54,7 @@ def check_skipped(split: str, skipped: Sequence[SkippedInfo], clips: int, max_sk
 
 @dataclasses.dataclass(frozen=True, order=True, kw_only=True)
 class _Record:
-    """Where a serialized example lies."""
+    """The place of a serialized example."""
 
     rank: bytes
     key: str

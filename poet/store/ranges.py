@@ -43,7 +43,7 @@ class Range:
         return partial is not None and partial.is_intact()
 
     def partial(self) -> PartialShard | None:
-        """What it became; None where it is not complete."""
+        """Its result; None if it is not complete."""
         return load_partial(self.file)
 
     def forget(self) -> None:

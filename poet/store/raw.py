@@ -1,4 +1,4 @@
-"""What sources give: clips as they were read, or the reason that an item gives none."""
+"""Items of sources: clips as they were read, or the reason that an item has none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Of a long file: its clips first..stop-1, counted from its start; `stop` None is its end."""
+    """A part of a long file: its clips first..stop-1, counted from its start; `stop` None is its end."""
 
     first: int
     stop: int | None
@@ -110,13 +110,13 @@ def is_told(first: int, piece: Cut, ingest: IngestSpec) -> bool:
 
 
 def too_short(key: str, frames: int, clip: ClipSpec, ingest: IngestSpec) -> Skipped:
-    """Of a shot, or of a whole file, that gives no clip."""
+    """The reason that a shot or a whole file has no clip."""
     what = "short shot" if ingest.shots else "too short"
     return Skipped(key=key, reason=f"{what}: {frames} frames, {clip.frames} needed")
 
 
 def origin(key: str) -> str:
-    """What a clip was cut from: a film, a map, an episode.  Clips of one are no independent ones.
+    """The origin of a clip: a video, a map, an episode.  Clips of one origin are not independent.
 
     >>> origin("films/a.mp4#17"), origin("validation/doom1-E1M1/00003"), origin("a/b.mp4")
     ('films/a.mp4', 'validation/doom1-E1M1', 'a/b.mp4')

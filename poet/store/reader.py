@@ -98,7 +98,7 @@ def damaged_files(folder: pathlib.Path, manifest: Manifest) -> list[str]:
 
 
 def _damage(folder: pathlib.Path, shard: ShardInfo) -> str:
-    """What is wrong with the bytes of a shard; '' for nothing."""
+    """A description of damage in the bytes of a shard; '' for none."""
     file = folder / shard.file
     with open(file, "rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() == shard.sha256:

@@ -48,7 +48,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What is said of a file before it is read: by its header, 0 where it says nothing, and its size."""
+    """Properties of a file before it is read: by its header (0 if missing) and its size."""
 
     seconds: float
     size_bytes: int
@@ -72,7 +72,7 @@ class Collection(Protocol):
     def __len__(self) -> int: ...
 
     def stated(self, index: int) -> Stated:
-        """Of the video of an item; nothing of one that cannot be read."""
+        """The header of an item's video; empty if it cannot be read."""
 
     def fetch(self, index: int, keep: bool = False) -> contextlib.AbstractContextManager[Found]:
         """The files of an item, which stay until the block ends.

@@ -1,4 +1,4 @@
-"""What `poet tokenize` says at its end: what came out, what was dropped and why, and how fast."""
+"""The final report of `poet tokenize`: clips, dropped clips with reasons, and speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who encodes the ranges of a store: this process, several on this machine, or several machines.
+"""Runners that encode the ranges of a store: this process, several on this machine, or several machines.
 
 All of them call `encode_range`, which leaves a file and its index; a range whose index stands is done,
 whoever did it.  So every runner takes up the work of any other, and the stores are equal byte by byte.
@@ -49,7 +49,7 @@ class Job:
         return encode_range(items, self.plan, encoders, todo.file, on_progress)
 
     def partials(self) -> dict[str, list[PartialShard]]:
-        """Of every split in its order.  All ranges must be done."""
+        """The results of every split in order.  All ranges must be done."""
         found: dict[str, list[PartialShard]] = {split: [] for split in self.sources}
         for item in self.ranges:
             partial = item.partial()

@@ -1,4 +1,4 @@
-"""Where raw sounds come from: a TFDS folder with a feature `audio`, or a folder of sound and media.
+"""Sources of raw sounds: a TFDS folder with a feature `audio`, or a folder of sound and media.
 
 Sources are read like those of clips (`poet.store.sources`): ordered items by ranges, picklable.
 A sound is given whole, mono and at the rate that was asked for; an item that gives none is skipped

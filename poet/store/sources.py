@@ -1,4 +1,4 @@
-"""Where raw clips come from: TFDS, a folder of media files with `captions.jsonl`, or tar shards.
+"""Sources of raw clips: TFDS, a folder of media files with `captions.jsonl`, or tar shards.
 
 A source is an ordered list of items that a pure function reads by range, so that the same ranges
 can be read by one process, by many, or by a Beam pipeline.  Sources are picklable.

@@ -1,4 +1,4 @@
-"""Where the time of a range goes: reading, encoding of each kind, writing; what a process does once stands apart."""
+"""The time of a range by stage: reading, encoding of each kind, writing; one-time work of a process is separate."""
 
 from __future__ import annotations
 

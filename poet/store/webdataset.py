@@ -334,7 +334,7 @@ def _read(sample: Sample, part: str) -> bytes:
 
 
 def _caption(sample: Sample) -> tuple[str, tuple[str, ...]]:
-    """Of the text file, else the field caption or text of the JSON file, else ''; and notes on it."""
+    """The caption: of the text file, else the field caption or text of the JSON file, else ''; and notes on it."""
     part = next((p for p in CAPTIONS if p in sample.parts), None)
     if part is None:
         return "", ()

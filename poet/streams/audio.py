@@ -148,7 +148,7 @@ class Audio(Sound):
 
 
 def time_of_frames(audio: AudioTokenizerSpec, clip: ClipSpec, factor: int) -> tuple[float, float]:
-    """Where audio frames lie on the axis of latent frames: the first one's middle, and the step.
+    """The times of audio frames on the axis of latent frames: the first one's middle, and the step.
 
     Latent frame k > 0 shows the k-th run of `factor` video frames after the first frame; its middle is k.
     """

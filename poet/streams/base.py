@@ -27,7 +27,7 @@ Grid = tuple[int, int, int]
 
 
 class Target(NamedTuple):
-    """Where and how the media of one sample are written.
+    """The target of writing the media of one sample.
 
     stem: folder and name of the files, without a suffix.
     clip: has the frame rate and the sample rate.

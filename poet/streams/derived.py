@@ -73,7 +73,7 @@ class Derived(Visual):
         check(self.name, encoders.conditioning, clip.frames, has_depth=has_depth)
 
     def fingerprint(self, spec: ConditioningSpec, tokenizer: str) -> str:
-        """Of its codes: by the tokenizer's fingerprint and the settings of the condition."""
+        """The fingerprint of its codes: of the tokenizer and the settings of the condition."""
         return reach("poet.conditioning:fingerprint")(self.name, spec, tokenizer)
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:

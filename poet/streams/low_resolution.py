@@ -40,7 +40,7 @@ class LowResolution(Visual):
         return cells * (1, SCALE, SCALE) + (0, (SCALE - 1) / 2, (SCALE - 1) / 2)
 
     def fingerprint(self, tokenizer: str) -> str:
-        """Of its codes: by the tokenizer's fingerprint and the downscaling of clips."""
+        """The fingerprint of its codes: of the tokenizer and the downscaling of clips."""
         return hashlib.sha256(f"{tokenizer}/{self.name}/{SCALE}/{VERSION}".encode()).hexdigest()[:16]
 
     def info(self, clip: ClipSpec, encoders: Encoders) -> StreamInfo:

@@ -131,7 +131,7 @@ class Layout:
 
     @functools.cached_property
     def text_span(self) -> Span | None:
-        """Where text encoder states stand, if this layout has text."""
+        """The span of text encoder states, if this layout has text."""
         return next((s for s in self.spans if s.segment.is_text), None)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""What follows from an experiment: its format, layouts, groups and conditioning frames, each computed once.
+"""Values derived from an experiment: its format, layouts, groups and conditioning frames, each computed once.
 
 A command resolves its experiment and hands this on; nothing here touches a device or a file.
 """
@@ -186,7 +186,7 @@ class Resolved:
 
     @functools.cached_property
     def stored_streams(self) -> tuple[Stream, ...]:
-        """What a token store for the mixture holds: every base stream of the run, and what its tasks name beside."""
+        """The streams of a token store for the mixture: every base stream of the run, and those of its tasks."""
         base = [s for s in streams.STREAMS.values() if s.base and not s.lacking(self.format)]
         named = {s.stored for task in self.mixture for s in (*task.given, *task.predicted) if s.stored}
         others = sorted(named - {stream.stored for stream in base})
@@ -241,7 +241,7 @@ class Resolved:
         return {self.frames_of(n): n for n in range(max(low, 1), high + 1)}
 
     def conditioning_codes(self, task: Task, latents: int) -> tuple[int, ...]:
-        """How many codes open each loss span as given, for conditioning latent frames.
+        """The number of conditioning codes at the start of each loss span, by conditioning latent frames.
 
         A visual span opens with whole latent frames, every level of the audio with the frames of codes
         that lie wholly within the time of the known video frames.

@@ -1,4 +1,4 @@
-"""What the training steps of the tokenizers share: a generator, its critic, and the mesh.
+"""Common parts of the tokenizers' training steps: a generator, its critic, and the mesh.
 
 A state holds step, params and opt_state of the generator; with a critic also `critic`: params and
 opt_state.  Each loss runs inside one `jax.shard_map` over the batch axes of the mesh: weights are

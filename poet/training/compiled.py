@@ -158,7 +158,7 @@ def _check_memory(group: Group, usage: Any, compiled: str) -> None:
 
 
 def needed_bytes(usage: Any) -> int:
-    """Of `compiled.memory_analysis()`: bytes of one device, buffers that are reused counted once."""
+    """Memory by `compiled.memory_analysis()`: bytes of one device; reused buffers count once."""
     return (
         usage.argument_size_in_bytes + usage.output_size_in_bytes + usage.temp_size_in_bytes - usage.alias_size_in_bytes
     )

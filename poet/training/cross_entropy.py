@@ -108,7 +108,7 @@ def cross_entropy(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is static."""
+    """The static arguments."""
 
     ranges: tuple[Range, ...]
     z_loss: float

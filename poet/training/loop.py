@@ -54,7 +54,7 @@ class Outcome(enum.Enum):
 
     @property
     def exit_code(self) -> int:
-        """Of a command that trained."""
+        """The exit code of the command."""
         return EXIT_PREEMPTED if self is Outcome.PREEMPTED else 0
 
 

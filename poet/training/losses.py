@@ -70,7 +70,7 @@ def stream_sums(
 def token_scores(
     model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout, *, loss_vocabulary: str = "legal"
 ) -> tuple[TokenScores, ...]:
-    """Of each of `layout.loss_spans`, what `stream_sums` adds up, token by token: [B, N] each, float32."""
+    """For each of `layout.loss_spans` the terms of `stream_sums`, token by token: [B, N] each, float32."""
     return tuple(scores for _, _, scores in _scored(model, params, batch, layout, loss_vocabulary, 0.0))
 
 

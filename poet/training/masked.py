@@ -33,7 +33,7 @@ STREAM = "video"
 
 
 def trainable(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
-    """What a run trains: super-resolution if that is its task, the language model otherwise.
+    """The trainable of a run: super-resolution if that is its task, the language model otherwise.
 
     Raises UserError as these do, and for a mixture of both.
     """
@@ -41,7 +41,7 @@ def trainable(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
 
 
 def network(resolved: Resolved) -> Model:
-    """What `trainable` trains: its sizes, and where its parameters lie."""
+    """The network of `trainable`: its sizes, and the sharding of its parameters."""
     return build_model(resolved) if resolved.is_masked else transformer.build_model(resolved)
 
 

@@ -1,4 +1,4 @@
-"""What a run says about itself: log lines, `metrics.jsonl`, TensorBoard, sample images.
+"""The reports of a run: log lines, `metrics.jsonl`, TensorBoard, sample images.
 
 Throughput of a window of steps, without the time of hooks and checkpoints:
 
@@ -41,7 +41,7 @@ UNFED = "steps_without_tokens"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a hook has to say: scalars, images (uint8, HxWx3) and texts, each by name."""
+    """The result of a hook: scalars, images (uint8, HxWx3) and texts, each by name."""
 
     scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
     images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -168,7 +168,7 @@ class Reporter:
         return self._seconds_before + self._now() - self._begin
 
     def clock(self) -> dict[str, Any]:
-        """What a later Reporter needs so that its lines continue these; it is checkpointed."""
+        """The state with which a later Reporter continues these lines; it is checkpointed."""
         return {
             "window": {k: list(v) for k, v in self._window.items()},
             "seconds": self.seconds(),

@@ -1,4 +1,4 @@
-"""Which group each step trains on (alternating gradient descent, VideoPoet §1.3).
+"""The group of each step (alternating gradient descent, VideoPoet §1.3).
 
 A pure function of (weights, seed, step): resuming needs no replay.  The order is Tijdeman's solution
 of the chairman assignment problem (R. Tijdeman, Discrete Mathematics 32, 1980): after every step

@@ -1,4 +1,4 @@
-"""What the loop knows: a state, one pure step per group, and iterators of batches.
+"""The interface of the loop: a state, one pure step per group, and iterators of batches.
 
 The language model, the tokenizers and super-resolution are all a `Trainable`; the loop never asks
 which one it runs.

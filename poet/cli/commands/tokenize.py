@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Namespace) -> Runner:
-    """Who encodes: a Beam runner, worker processes or this process, alone or as one of several.
+    """The runner: a Beam runner, worker processes or this process, alone or as one of several.
 
     Raises:
       UserError: flags that do not go together.

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What the training of a modality is made of.
+    """The parts of the training of a modality.
 
     Attributes:
       trainable: what learns.

@@ -22,7 +22,7 @@ ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpusCoding:
-    """What Opus made of sounds.
+    """Sounds encoded and decoded by Opus.
 
     Attributes:
       sounds_NxS: int16, decoded, each shifted by what is left of the codec's delay.

@@ -57,7 +57,7 @@ class Coding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coded:
-    """What a coding made of clips.
+    """Clips encoded and decoded by a codec.
 
     Attributes:
       video_NxTxHxWx3: uint8, decoded.
@@ -144,7 +144,7 @@ def at_rate(encode: Callable[[float], Stream], bits: float) -> Stream:
 
 
 def _next_crf(above: Stream | None, below: Stream | None, aim: float, halve: bool) -> float:
-    """Where log-linear interpolation puts `aim`, or the middle of what is still possible.
+    """The place of `aim` by log-linear interpolation, or the middle of the remaining range.
 
     With a stream on one side alone, the rate is taken to halve every CRF_HALVING.
     """

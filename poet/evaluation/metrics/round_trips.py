@@ -1,4 +1,4 @@
-"""What becomes of clips that a tokenizer encodes and decodes again and again.
+"""Metrics of clips that a tokenizer encodes and decodes repeatedly.
 
 Long video is generated clip by clip, each conditioned on the encoded end of the one before, so every clip costs a
 round.

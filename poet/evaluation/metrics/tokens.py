@@ -1,4 +1,4 @@
-"""What tokens cost the language model.
+"""Metrics of the language model's likelihood.
 
 Fields: `loss` (nats), `correct`, `count`, float [N, O] for the O tokens of an output stream, 0 for conditioning tokens
 or padding; `unigram_nats` and `unigram_count`, float64 [N], sums under the unigram of the training split.

@@ -1,4 +1,4 @@
-"""What the commands left in a work dir, as far as it is there; read without opening anything heavy."""
+"""The files that commands wrote to a work dir, if present; reading them imports no large package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `poet eval` wrote into a folder; false, and without rows and media, where it wrote nothing."""
+    """The output folder of `poet eval`; false, and without rows and media, if there is none."""
 
     folder: Path
     content: Json
@@ -31,7 +31,7 @@ class Evaluation:
         return list(self.table(table).get("rows", ()))
 
     def media(self, kind: str = "") -> list[Json]:
-        """Of a kind, or all."""
+        """Media of a kind, or all."""
         return [m for m in self.content.get("media", ()) if not kind or m["kind"] == kind]
 
 

@@ -110,7 +110,7 @@ def paragraph(words: str, kind: str = "") -> str:
 
 
 def soft(words: str) -> str:
-    """What explains, in a softer colour."""
+    """An explanation, in a softer colour."""
     return paragraph(words, "soft")
 
 

@@ -30,7 +30,7 @@ PARTS = {
 
 
 def places(workdir: Path) -> dict[str, Path]:
-    """Where the parts lie; one that is not there is missing."""
+    """The paths of the parts; missing parts have no file."""
     lm, tokenizer = Run(workdir / "lm"), Run(workdir / "tokenizer")
     found = {name: workdir / place for name, place in PARTS.items()}
     found |= {"metrics": lm.metrics, "spec": lm.spec_file, "tokenizer_metrics": tokenizer.metrics}

@@ -40,7 +40,7 @@ def _wave_names(spec: AudioTrainSpec) -> list[str]:
 
 
 def apply(spec: AudioTrainSpec, params: Tree, wave_BxS: jax.Array) -> dict[str, Features]:
-    """What every discriminator makes of the waves, by name; logits last."""
+    """The activations of every discriminator on the waves, by name; logits last."""
     heard, scale = {}, wave_BxS[..., None]
     for name in _wave_names(spec):
         heard[name] = _apply_wave(params[name], scale)

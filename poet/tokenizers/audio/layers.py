@@ -36,7 +36,7 @@ def transposed(stride: int, width: int, out: int) -> Tree:
 
 
 class Past:
-    """What causal layers hear in front of a sound, or of a later chunk of it, during a trace.
+    """The inputs of causal layers before a sound, or before a later chunk of it, during a trace.
 
     In front of a sound there is silence; in front of a later chunk stand the inputs that the chunk
     before left in the same layer.  Layers ask in the same order in every chunk.

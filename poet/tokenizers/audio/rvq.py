@@ -26,7 +26,7 @@ from poet.spec import AudioTokenizerSpec, AudioTrainSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """What quantizing a batch gave.
+    """The result of quantizing a batch.
 
     Attributes:
       z: (B, F, D), the sum of the chosen vectors, without gradient.

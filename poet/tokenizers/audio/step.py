@@ -32,7 +32,7 @@ INT16 = 32768.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What the losses are made of besides weights and sounds.
+    """Inputs of the losses besides weights and sounds.
 
     Attributes:
       gan_start: the step from which on the discriminators judge, and learn.
@@ -45,7 +45,7 @@ class Objective:
     mesh_axes: Sequence[str] = ()
 
     def mean(self, value: Any) -> Any:
-        """Of a tree of a shard's values, over the mesh."""
+        """The mean of a tree of a shard's values over the mesh."""
         return jax.lax.pmean(value, tuple(self.mesh_axes)) if self.mesh_axes else value
 
 

@@ -30,7 +30,7 @@ RELEASED_DTYPE = "bfloat16"
 
 
 def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
-    """What `poet tokenizer-train` trains when TOKENIZER_TRAIN.modality = 'audio': one group.
+    """The trainable of `poet tokenizer-train` for TOKENIZER_TRAIN.modality = 'audio': one group.
 
     Raises UserError: a batch that does not divide, excerpts that are no whole frames or too short
     for the discriminators, a noise source without a switch or a switch without one, or weights to

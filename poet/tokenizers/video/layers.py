@@ -37,7 +37,7 @@ def norm(width: int) -> Tree:
 
 
 class Past:
-    """What causal layers see in front of a clip, or of a later chunk of it, while a call is traced.
+    """The inputs of causal layers before a clip, or before a later chunk of it, during a trace.
 
     In front of a clip the first frame is repeated.  In front of a later chunk stand the frames that
     the chunk before left in the same layer, so that chunks give what the whole clip gives.  Layers

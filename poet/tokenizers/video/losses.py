@@ -30,7 +30,7 @@ ROUND_TRIP_SLOPE = 4.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What the losses are made of besides weights and pixels.
+    """Inputs of the losses besides weights and pixels.
 
     Attributes:
       perceptual: frozen network of the perceptual term; None drops the term.
@@ -43,7 +43,7 @@ class Objective:
     mesh_axes: Sequence[str] = ()
 
     def mean(self, value: jax.Array) -> jax.Array:
-        """Of a shard's value, over the mesh."""
+        """The mean of a shard's value over the mesh."""
         return jax.lax.pmean(value, tuple(self.mesh_axes)) if self.mesh_axes else value
 
 

@@ -37,7 +37,7 @@ Shape = tuple[int, ...]
 
 
 def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
-    """What `poet tokenizer-train` trains: one group for each of `group_shapes`.
+    """The trainable of `poet tokenizer-train`: one group for each of `group_shapes`.
 
     A batch is {'video': uint8 (batch, frames, height, width, 3)}.
 
