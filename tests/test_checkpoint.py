@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from poet.checkpoints import checkpoint
+from poet.checkpoints import checkpoint, weights
 from poet.distributed import mesh
 from poet.runs import manifest
 from poet.runs.run import Checkpoint, Run
@@ -275,6 +275,23 @@ def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
         assert_equal(loaded, jax.tree.map(lambda x: x.astype(jnp.float32), expected))
         assert all(len(x.devices()) == 1 for x in jax.tree.leaves(loaded))
         assert opened.checkpoint.spec == EXPERIMENT
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_arrays_that_a_model_was_trained_without_begin_at_zero(tmp_path: Path, released: bool) -> None:
+    """Where the model of now places them; those that are not named must be there."""
+    params = make_state(1)["params"]
+    if released:
+        weights.save(tmp_path / "run", EXPERIMENT, params, None, 1)
+    else:
+        save(tmp_path / "run", 1)
+    new = jax.ShapeDtypeStruct((4, 2), jnp.float32, sharding=sharding(8, "fsdp"))
+    wanted = {**abstract(params), "new": new}
+    loaded = checkpoint.load_params(Run.open(tmp_path / "run"), wanted, zeros=["new"])
+    assert loaded["new"].sharding == new.sharding
+    assert_equal(loaded, {**params, "new": np.zeros((4, 2), np.float32)})
+    with pytest.raises(UserError, match="new"):
+        checkpoint.load_params(Run.open(tmp_path / "run"), wanted)
 
 
 def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:

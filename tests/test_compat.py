@@ -110,6 +110,15 @@ def test_adaptation_takes_longer_clips_of_the_same_kind() -> None:
     assert not refused("initialise", LONGER | TRAINING_ONLY | COURSE)
 
 
+def test_arrays_that_begin_at_zero_may_be_added_at_the_start_of_a_training_alone() -> None:
+    larger = turned({"model.aligned_conditions": True})
+    assert not compat.differences(BASE, larger, "initialise")
+    assert compat.added(BASE, larger) == ["embedding.aligned"]
+    assert compat.differences(larger, BASE, "initialise") and not compat.added(larger, BASE)
+    for purpose in ("resume", "sample", "evaluate", "export"):
+        assert compat.differences(BASE, larger, purpose)
+
+
 @pytest.mark.parametrize("purpose", ["sample", "evaluate", "export"])
 def test_a_trained_model_is_not_another_one(purpose: str) -> None:
     must = WHAT_IT_IS | LONGER | {"conditioning.flow_scale": 0.2}

@@ -21,18 +21,20 @@ nothing can come between the collectives of training steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from poet import spec as specs
@@ -306,17 +308,21 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     return {key: loaded[key]["value"] for key in abstract}
 
 
-def load_params(run: Run, abstract_params: Any, key: str = "params") -> Any:
+def load_params(run: Run, abstract_params: Any, key: str = "params", zeros: Collection[str] = ()) -> Any:
     """One top-level subtree of the state (`params`, `ema`), for evaluation, sampling and export.
 
     Args:
       run: its `checkpoint` is read; of released weights `params` alone.
       abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
         and a leaf of another dtype is cast.
+      zeros: dotted names of leaves that are not read: they are 0.
 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
     """
+    if zeros:
+        added = {name: leaf for name, leaf in weights.flatten(abstract_params).items() if name in zeros}
+        return _with_zeros(load_params(run, _without(abstract_params, added), key), added)
     checkpoint = run.checkpoint
     path = checkpoint.path
     if checkpoint.released:
@@ -330,6 +336,22 @@ def load_params(run: Run, abstract_params: Any, key: str = "params") -> Any:
     target = {key: jax.tree.map(_placed, abstract_params)}
     stored_arrays.check(path, stored, target, checkpoint.spec, exact=False)
     return _load(path, target)[key]
+
+
+def _without(tree: Any, names: Collection[str], above: str = "") -> Any:
+    """Nested dicts without the leaves of these dotted names."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {k: _without(v, names, f"{above}{k}.") for k, v in tree.items() if f"{above}{k}" not in names}
+
+
+def _with_zeros(tree: dict[str, Any], leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Nested dicts, with zeros at these dotted names."""
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        node = functools.reduce(dict.__getitem__, path, tree)
+        node[last] = jnp.zeros(leaf.shape, leaf.dtype, device=_placed(leaf).sharding)
+    return tree
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

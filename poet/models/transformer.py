@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,11 +44,23 @@ class Cache(NamedTuple):
     Attributes:
       k, v: compute dtype [layers, B, C, K, H]; K lies over `tensor`, then `sequence`.
       mask: bool [B, C]; False at text positions without a piece.
+      aligned: compute dtype [B, C + 1 - prefix, D]: what is added where each output position is predicted, the
+        first one at 0 (`Layout.aligned`); None where nothing is.
     """
 
     k: jax.Array
     v: jax.Array
     mask: jax.Array
+    aligned: jax.Array | None = None
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache]) -> Cache:
+        """The rows of several, in turn."""
+
+        def rows(field: str, *parts: Any) -> Any:
+            return None if parts[0] is None else jnp.concatenate(parts, axis=1 if field in ("k", "v") else 0)
+
+        return cls(*map(rows, cls._fields, *caches))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,18 +126,20 @@ class Model:
         They stand at sequence positions prefix_length - 1 .. S - 2; the last token is never read.
         Where the mesh has a sequence axis, it splits D.
         """
-        x_BxNxD, _ = self._forward(params, tokens_BxS[:, :-1], layout, text, keep_keys=False)
+        x_BxNxD, _ = self._inputs(params, tokens_BxS[:, :-1], layout, text, layout.length)
+        x_BxNxD, _ = self._forward(params, x_BxNxD, layout, text, keep_keys=False)
         x_BxNxD = sequence.whole(x_BxNxD)
         return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 : layout.length - 1])
 
     def _forward(
-        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, keep_keys: bool
+        self, params: Params, x_BxNxD: jax.Array, layout: Layout, text: Text | None, keep_keys: bool
     ) -> tuple[jax.Array, Any]:
         """Leading N positions through all blocks; stacked keys and values if asked for.
 
         Where positions are split, the states are those of N positions filled up to be divisible.
         """
-        x_BxNxD = sequence.filled(self._embed(params, tokens_BxN, layout, text), 1)
+        given = x_BxNxD.shape[1]
+        x_BxNxD = sequence.filled(x_BxNxD, 1)
         length = x_BxNxD.shape[1]
         kernel = kernels.choose_kernel(self.spec.attention, self.dtype)
         attend = functools.partial(
@@ -133,7 +147,6 @@ class Model:
             prefix_length=layout.prefix_length,
             key_mask_BxS=_key_mask(layout, text, length),
         )
-        given = tokens_BxN.shape[1]
         rotary = sequence.filled(self._rotary(layout)[:, :, :given], 2)
 
         def body(x_BxNxD, block_params):
@@ -147,6 +160,30 @@ class Model:
         return jax.lax.scan(
             remat(body, self.spec.remat), sequence.split(x_BxNxD), params["blocks"], unroll=self._unroll
         )
+
+    def _inputs(
+        self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, stop: int
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What the first block takes of N leading positions; and `Cache.aligned` of outputs below `stop` > N."""
+        x_BxNxD, first = self._embed(params, tokens_BxN, layout, text), layout.prefix_length
+        aligned_BxOxD = self._aligned(params, x_BxNxD, layout, stop)
+        if aligned_BxOxD is not None:
+            predicting_BxMxD = aligned_BxOxD[:, : x_BxNxD.shape[1] + 1 - first]
+            x_BxNxD += jnp.pad(predicting_BxMxD, ((0, 0), (first - 1, 0), (0, 0)))
+        return x_BxNxD, aligned_BxOxD
+
+    def _aligned(self, params: Params, x_BxNxD: jax.Array, layout: Layout, stop: int) -> jax.Array | None:
+        """Embedded conditions where their places are predicted, [B, stop - prefix, D]; None where there are none."""
+        if not self.spec.aligned_conditions or not layout.aligned:
+            return None
+        kernel_DxD, first, pieces = params["embedding"]["aligned"], layout.prefix_length, []
+        for given, output in layout.aligned:
+            length = min(output.stop, stop) - output.start
+            if length > 0:
+                x_BxLxD = constrain(x_BxNxD[:, given.start : given.start + length], "batch", None, None)
+                room = (output.start - first, stop - output.start - length)
+                pieces.append(jnp.pad(project_in(x_BxLxD, kernel_DxD), ((0, 0), room, (0, 0))))
+        return sum(pieces)
 
     def _embed(self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None) -> jax.Array:
         """Each run of positions through its own table; text positions through the linear layer."""
@@ -250,14 +287,15 @@ class Model:
                 f"prefill of {length} positions: must hold the prefix ({layout.prefix_length}) and "
                 f"fit the cache ({cache_length})"
             )
-        x_BxNxD, (k, v) = self._forward(params, tokens_BxN, layout, text, keep_keys=True)
+        x_BxNxD, aligned = self._inputs(params, tokens_BxN, layout, text, cache_length + 1)
+        x_BxNxD, (k, v) = self._forward(params, x_BxNxD, layout, text, keep_keys=True)
         room = ((0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0))
         mask_BxC = _key_mask(layout, text, cache_length)
         if mask_BxC is None:
             batch = tokens_BxN.shape[0]
             mask_BxC = constrain(jnp.ones((batch, cache_length), bool), "batch", None)
         last_BxD = constrain(sequence.whole(x_BxNxD)[:, length - 1], "batch", None)
-        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC), self._final_norm(params, last_BxD)
+        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC, aligned), self._final_norm(params, last_BxD)
 
     def decode(
         self, params: Params, cache: Cache, token_B: jax.Array, position: jax.Array | int, layout: Layout, ids: Range
@@ -274,6 +312,8 @@ class Model:
         """
         factors = self.factors(ids)
         x_Bx1xD = tables.embed(self.spec, params["embedding"], factors, token_B[:, None], self.dtype)
+        if cache.aligned is not None:
+            x_Bx1xD += jax.lax.dynamic_slice_in_dim(cache.aligned, position + 1 - layout.prefix_length, 1, axis=1)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
 
@@ -300,7 +340,7 @@ class Model:
         else:
             carry, _ = jax.lax.scan(body, carry, (jnp.arange(self.spec.layers), params["blocks"]))
         x_Bx1xD, k, v = carry
-        return Cache(k, v, cache.mask), self._final_norm(params, x_Bx1xD[:, 0])
+        return cache._replace(k=k, v=v), self._final_norm(params, x_Bx1xD[:, 0])
 
 
 def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:
@@ -339,9 +379,14 @@ def embed_text(kernel_ExD: jax.Array, text: Text | None, dtype: jnp.dtype) -> ja
     if text is None:
         raise UserError("this layout has text positions: pass text=(states, mask)")
     states_BxLxE, mask_BxL = text
-    states_BxLxE = jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype)
-    kernel_ExD = constrain(kernel_ExD.astype(dtype), None, "columns" if sequence.is_split() else None)
-    return jnp.einsum("ble,ed->bld", states_BxLxE, kernel_ExD)
+    return project_in(jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype), kernel_ExD)
+
+
+def project_in(x_BxLxE: jax.Array, kernel_ExD: jax.Array) -> jax.Array:
+    """Through a linear layer [E, D] into the residual stream [B, L, D], in the dtype of `x_BxLxE`."""
+    kernel_ExD = kernel_ExD.astype(x_BxLxE.dtype)
+    kernel_ExD = constrain(kernel_ExD, None, "columns" if sequence.is_split() else None)
+    return sequence.whole(jnp.einsum("ble,ed->bld", x_BxLxE, kernel_ExD))
 
 
 def _key_mask(layout: Layout, text: Text | None, length: int) -> jax.Array | None:

@@ -212,8 +212,7 @@ def _look_up(
 def joined(*states: State) -> State:
     """The rows of several prefills, in turn."""
     caches, x = zip(*states)
-    k, v = (jnp.concatenate(leaves, axis=1) for leaves in list(zip(*caches))[:2])
-    return caches[0]._replace(k=k, v=v, mask=jnp.concatenate([c.mask for c in caches])), jnp.concatenate(x)
+    return type(caches[0]).joined(caches), jnp.concatenate(x)
 
 
 class Decoder:

@@ -108,6 +108,7 @@ class Setting:
     at_most: float | None = None
     below: float | None = None
     one_of: tuple[str, ...] | None = None
+    adds: str = ""
 
     def broken_rule(self, value: Any) -> str:
         """The rule that `value`, or a part of it, does not keep; '' if it keeps all."""
@@ -153,6 +154,7 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
     one_of: Sequence[str] | None = None,
+    adds: str = "",
     default_factory: Any = dataclasses.MISSING,
 ) -> Any:
     """A field of a spec, with what may be in it and what another value does to a trained model.
@@ -164,6 +166,8 @@ def setting(
         `poet.spec.compat` says which of these may differ for what.
       at_least, above, at_most, below: the range of a number, or of every number in a tuple or dict.
       one_of: the strings that are allowed, for every string in a tuple.
+      adds: the dotted name of the array that a model has where the field is True.  It begins at 0, where it does
+        nothing, so that a model which was trained without it can start a training with it.
 
     Raises:
       ValueError: another word for `changes`.
@@ -177,6 +181,7 @@ def setting(
         at_most=at_most,
         below=below,
         one_of=None if one_of is None else tuple(one_of),
+        adds=adds,
     )
     return dataclasses.field(default=default, default_factory=default_factory, metadata={_SETTING: declared})
 

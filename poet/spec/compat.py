@@ -21,17 +21,21 @@ _RUN = ("optimizer", "train")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Purpose:
-    """A use of a trained model: the sections that matter, and the changes that are refused."""
+    """A use of a trained model: the sections that matter, and the changes that are refused.
+
+    `may_add`: whether the model may get arrays that begin at 0 (`poet.spec.base.setting`).
+    """
 
     sections: tuple[str, ...]
     refused: tuple[str, ...] = ("arrays", "meaning", "layout")
+    may_add: bool = False
 
 
 PURPOSES: dict[str, Purpose] = {
     "resume": Purpose(sections=(*_MODEL, "conditioning", *_RUN, "data")),
     "resume_tokenizer": Purpose(sections=(*_TOKENIZER, *_RUN)),
     # Longer or larger clips of the same kind are what a model may be adapted to.
-    "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning")),
+    "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning"), may_add=True),
     "sample": Purpose(sections=(*_MODEL, "conditioning")),
     "evaluate": Purpose(sections=(*_MODEL, "conditioning")),
     "export": Purpose(sections=(*_MODEL, "conditioning")),
@@ -40,12 +44,16 @@ PURPOSES: dict[str, Purpose] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A setting, by its gin name, that two experiments do not share, and what that changes."""
+    """A setting, by its gin name, that two experiments do not share, and what that changes.
+
+    `adds`: the array that ours has and theirs lacks, where nothing else differs; '' is none.
+    """
 
     name: str
     theirs: Any
     ours: Any
     changes: str
+    adds: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} = {self.theirs!r} (now {self.ours!r})"
@@ -70,7 +78,16 @@ def differences(
         difference
         for section in wanted.sections
         for difference in _of_section(getattr(theirs, section), getattr(ours, section))
-        if difference.changes in counted and not (silent and _of_sound(difference.name))
+        if difference.changes in counted
+        and not (silent and _of_sound(difference.name))
+        and not (wanted.may_add and difference.adds)
+    ]
+
+
+def added(theirs: Experiment, ours: Experiment) -> list[str]:
+    """Dotted names of the arrays that a model of ours has and theirs lacks, and which begin at 0."""
+    return [
+        d.adds for section in _MODEL for d in _of_section(getattr(theirs, section), getattr(ours, section)) if d.adds
     ]
 
 
@@ -93,6 +110,7 @@ def _of_section(theirs: Spec, ours: Spec) -> list[Difference]:
             theirs=getattr(theirs, field.name),
             ours=getattr(ours, field.name),
             changes=declared.changes,
+            adds=declared.adds if getattr(ours, field.name) else "",
         )
         for field in dataclasses.fields(ours)
         if (declared := setting_of(field)) and getattr(theirs, field.name) != getattr(ours, field.name)

@@ -123,6 +123,8 @@ class ModelSpec(Spec):
     that they come from ('own').
     `code_rows`: initial rows of visual codes: sums over their bits ('bits'), or random ('random').
     `condition_marker`: learnt vectors mark conditioning codes and hidden cells.
+    `aligned_conditions`: a condition's code is also added, through a learnt matrix, where the code of the same place
+    is predicted, so that attention need not find it (the conditional decoding of ControlAR, 2410.02705).
     The defaults are measured: `poet/models/conditions.md`.
     """
 
@@ -147,6 +149,7 @@ class ModelSpec(Spec):
     tables: str = setting("tied", changes="arrays", one_of=("tied", "untied"))
     embedding_scale: float = setting(0.0, changes="meaning", at_least=0, at_most=1e4)
     condition_marker: bool = setting(True, changes="arrays")
+    aligned_conditions: bool = setting(False, changes="arrays", adds="embedding.aligned")
     code_rows: str = setting("bits", changes="nothing", one_of=("bits", "random"))
     dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)
     param_dtype: str = setting("float32", changes="course", one_of=DTYPES)

@@ -156,6 +156,21 @@ class Layout:
         return tuple(name for name, s in named.items() if s is not None and not s.constant and not s.opens)
 
     @functools.cached_property
+    def aligned(self) -> tuple[tuple[Span, Span], ...]:
+        """Condition positions and the output positions that show the same places, in the order of the output.
+
+        Both spans of a pair are equally long.  Pictures alone; of several conditions that show a place, the first.
+        """
+        pictures = [span for span in self.spans if span.segment.frame]
+        pairs = []
+        for output in (span for span in pictures if span.segment.role == OUTPUT):
+            given = next((s for s in pictures if s.segment.role == CONDITION and _shared(s, output)), None)
+            if given is not None:
+                length = _shared(given, output)
+                pairs.append(tuple(dataclasses.replace(s, stop=s.start + length) for s in (given, output)))
+        return tuple(pairs)
+
+    @functools.cached_property
     def latents(self) -> np.ndarray:
         """int32 [length]: the latent frame in whose time each output position lies; 0 elsewhere."""
         return np.concatenate([_latents(s) for s in self.segments]).astype(np.int32)
@@ -252,6 +267,13 @@ class Layout:
             if not s.forced:
                 parts.setdefault(s.stream, []).append(np.where(hidden, HIDDEN, ids - s.ids.low))
         return {name: np.concatenate(p, -1).astype(np.int32) for name, p in parts.items()}
+
+
+def _shared(one: Span, other: Span) -> int:
+    """Leading positions of two pictures, if the shorter one shows the places with which the longer one begins."""
+    length = min(one.segment.length, other.segment.length)
+    places = [registered.in_layout(s.segment.stream).places(s.segment)[:length] for s in (one, other)]
+    return length if np.array_equal(*places) else 0
 
 
 def _latents(segment: Segment) -> np.ndarray:

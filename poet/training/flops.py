@@ -4,8 +4,8 @@ Of the tokenizers' networks: those of every product and convolution of a traced 
 prefix LM: what its layout needs.
 
 A product of [m, k] and [k, n] counts 2 m k n.  Counted: the projections and the MLP at every
-position that is read (all but the last), text states through their linear layer, attention as the
-layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output
+position that is read (all but the last), text states and aligned conditions through their linear
+layers, attention as the layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output
 keys, so the causal square counts half), the head over the ids of each loss position.  Not counted:
 embedding lookups, norms, softmax, the optimizer, rematerialisation.  The backward pass counts twice
 the forward pass, so a step is three times it.
@@ -37,6 +37,8 @@ def forward_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal
     per_layer = positions * block_flops(spec) + attention_flops(spec, layout)
     text = layout.text_span.segment.length if layout.text_span else 0
     embed = 2 * text * model.text_width * spec.width
+    if spec.aligned_conditions:
+        embed += 2 * spec.width**2 * sum(output.stop - output.start for _, output in layout.aligned)
     return spec.layers * per_layer + embed + head_flops(model, layout, loss_vocabulary)
 
 

@@ -267,7 +267,9 @@ class _Training:
         if not source:
             return {}
         _LOG.info("starting from the parameters of %s", source)
-        return {"params": checkpoint.load_params(Run.open(source), abstract["params"])}
+        run = Run.open(source)
+        added = compat.added(run.checkpoint.spec, self.experiment)
+        return {"params": checkpoint.load_params(run, abstract["params"], zeros=added)}
 
     def _accepted(self) -> None:
         """Only now does the work dir describe this run: nothing can refuse it any more."""

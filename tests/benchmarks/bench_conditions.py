@@ -59,6 +59,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "places apart": ("MODEL.axes='separate'",),
     "queries at their own place": ("MODEL.query_place='own'",),
     "no markers": ("MODEL.condition_marker=False",),
+    "conditions where they are predicted": ("MODEL.aligned_conditions=True",),
     "given sound in the output alone": ("CONDITIONING.given_sound='output'",),
     "steps weigh by tokens": ("TRAIN.step_weight='tokens'",),
 }
@@ -183,6 +184,7 @@ ABOUT = (
     "position in condition and output, sound has the time of its picture, and a query stands at the place of the token that it predicts, "
     "so that 'the same place of the condition' is distance 0 ([layout.py](../tasks/layout.py), [transformer.py](transformer.py)).",
     "* `MODEL.condition_marker`: a learnt vector is added to given codes, another stands where a cell is not given.",
+    "* `MODEL.aligned_conditions`: a condition's code is added, through a learnt matrix, where the code of its place is predicted.",
     "* `CONDITIONING.given_sound`: where a task draws picture and sound, the sound that is given stands in the prefix too, so that the drawn "
     "picture sees it.",
     "* `TRAIN.step_weight`: whether a step counts by the tokens that it predicts.",

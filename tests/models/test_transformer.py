@@ -17,7 +17,17 @@ from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, build_layout
 
 VOCABULARY = Vocabulary(VocabularySpec(visual_bits=5, audio_codes=16, text_pieces=8))
-SPEC = ModelSpec(layers=2, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, dtype="float32", remat="none")
+SPEC = ModelSpec(
+    layers=2,
+    width=32,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_width=48,
+    dtype="float32",
+    remat="none",
+    aligned_conditions=True,
+)
 TEXT_WIDTH = 12
 MODEL = transformer.build(SPEC, VOCABULARY, TEXT_WIDTH)
 
@@ -42,11 +52,12 @@ LAYOUTS = {
 
 @functools.cache
 def params():
-    """NumPy parameters, with embeddings large enough that every token matters."""
+    """NumPy parameters: embeddings so large that every token matters, and what begins as 0 is not 0."""
     with jax.ensure_compile_time_eval():  # The first caller may be under a trace.
         made = jax.device_get(jax.jit(MODEL.init)(jax.random.key(0)))
     tables = jax.tree.map(lambda t: 20 * t, made["embedding"]["tables"])
     made["embedding"]["tables"] = tables
+    made["embedding"]["aligned"] = np.random.default_rng(4).normal(size=(SPEC.width, SPEC.width)).astype(np.float32)
     return made
 
 
@@ -122,6 +133,28 @@ def test_a_query_stands_at_the_place_of_the_token_that_it_predicts():
     np.testing.assert_array_equal(queries[drawn.start - 1 : drawn.stop - 1], keys[condition.start : condition.stop])
 
 
+def test_a_condition_is_added_where_its_place_is_predicted():
+    layout, (tokens, _) = LAYOUTS["video_to_video_and_audio"], make_inputs(LAYOUTS["video_to_video_and_audio"])
+    embedded = np.asarray(MODEL._embed(params(), tokens, layout, None), np.float64)
+    inputs, _ = MODEL._inputs(params(), tokens[:, :-1], layout, None, layout.length)
+    places, expected = layout.positions(), embedded.copy()
+    condition, output = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
+    for position in range(output.start, output.stop):
+        given = [p for p in range(condition.start, condition.stop) if (places[p] == places[position]).all()]
+        expected[:, position - 1] += embedded[:, given].sum(1) @ params()["embedding"]["aligned"].astype(np.float64)
+    np.testing.assert_allclose(inputs, expected[:, :-1], atol=1e-3)
+
+
+def test_an_aligned_condition_changes_nothing_at_first():
+    layout, (tokens, _) = LAYOUTS["video_to_video_and_audio"], make_inputs(LAYOUTS["video_to_video_and_audio"])
+    weights = MODEL.init(jax.random.key(1))
+    without = transformer.build(SPEC.replace(aligned_conditions=False), VOCABULARY, TEXT_WIDTH)
+    plain = {**weights, "embedding": {k: v for k, v in weights["embedding"].items() if k != "aligned"}}
+    jax.tree.map(np.testing.assert_array_equal, without.init(jax.random.key(1)), plain)
+    hidden = MODEL.hidden(weights, tokens, layout), without.hidden(plain, tokens, layout)
+    np.testing.assert_array_equal(*hidden)
+
+
 def test_a_prefix_position_reads_later_prefix_positions():
     """Full attention in the prefix: its last position alone is not enough to carry the change."""
     layout = LAYOUTS["video_to_video_and_audio"]
@@ -129,8 +162,8 @@ def test_a_prefix_position_reads_later_prefix_positions():
     start = next(s.start for s in layout.spans if s.segment.stream == "video_in")
 
     def states(tokens):
-        forward = MODEL._forward(params(), tokens, layout, None, keep_keys=False)
-        return forward[0][:, start]
+        embedded = MODEL._embed(params(), tokens, layout, None)
+        return MODEL._forward(params(), embedded, layout, None, keep_keys=False)[0][:, start]
 
     assert np.abs(states(tokens) - states(perturbed(layout, tokens, start + 5))).max() > 1e-5
 

@@ -229,6 +229,32 @@ def test_no_two_output_positions_share_a_place(name) -> None:
     assert len({tuple(row) for row in drawn.tolist()}) == len(drawn)
 
 
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_aligned_conditions_are_the_pictures_that_show_the_same_place(name) -> None:
+    layout = Resolved(experiment()).layouts[name]
+    pictures = np.concatenate([np.full(s.length, bool(s.frame)) for s in layout.segments])
+    given, expected = {}, {}
+    for position, place in enumerate(map(tuple, layout.positions().tolist())):
+        if pictures[position] and position < layout.prefix_length:
+            given.setdefault(place, position)
+        elif pictures[position] and place in given:
+            expected[position] = given[place]
+    pairs = [zip(range(output.start, output.stop), range(c.start, c.stop)) for c, output in layout.aligned]
+    assert {position: source for pair in pairs for position, source in pair} == expected
+
+
+def test_tasks_from_picture_to_picture_have_aligned_conditions() -> None:
+    table = Resolved(experiment()).layouts
+    assert {name for name, layout in table.items() if layout.aligned} == {
+        "image_to_video_bidirectional",
+        "frame_prediction_bidirectional",
+        "frame_interpolation",
+        "inpainting",
+        "outpainting",
+        "stylization",
+    }
+
+
 def test_separate_positions_never_collide_across_segments() -> None:
     layout = Resolved(experiment()).layouts["text_to_video"]
     span, positions = layout.loss_spans[0], layout.positions(shared=False)
