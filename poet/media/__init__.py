@@ -36,7 +36,7 @@ from poet.media.writing import (
 )
 from poet.spec import ClipSpec
 
-# The whole house imports these from here.
+# All packages import these from here.
 __all__ = [
     "MediaError",
     "PathLike",

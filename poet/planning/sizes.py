@@ -1,4 +1,4 @@
-"""One dial for the size of a model: `--size=600m` becomes a consistent set of bindings.
+"""Scaling: `--size=600m` becomes a consistent set of bindings of a model.
 
 A shipped size (`gin/models/*.gin`) is taken as it is; any other number of parameters gets a shape by
 rule.  The rule only picks a point on the flat optimum of depth against width (2001.08361, figure 5);

@@ -116,7 +116,7 @@ def check(resolved: Resolved, spec: ExportSpec) -> int:
         )
     given = int(spec.conditioning_frames > 0 or len(task.condition) > 0)
     texts = ["any"] if task.text else []
-    # A made condition is an input of the export: whoever calls it has made it.
+    # A derived condition is an input of the export, made by the caller.
     return check_request(resolved, task, texts, spec.conditioning_frames, given, has_depth=True)
 
 

@@ -41,7 +41,7 @@ from poet.spec.tokenizers import (
     VideoTokenizerSpec,
 )
 
-# The whole house imports these from here.
+# All packages import these from here.
 __all__ = [
     "AudioTokenizerSpec",
     "AudioTrainSpec",
