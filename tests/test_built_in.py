@@ -47,5 +47,5 @@ def test_a_missing_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     failed = subprocess.CompletedProcess([], 2, "", "bar\nerror: rendering needs vizdoom: pip install it\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(UserError, match="pip install it; or name your own"):
+    with pytest.raises(UserError, match="pip install it; or give yours"):
         built_in.supply(Run.open(LM), Resolved(Run.open(LM).checkpoint.spec), pytest.fail)

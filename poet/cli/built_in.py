@@ -49,14 +49,14 @@ def _ships(run: Run) -> bool:
 
 
 def clips(run: Run) -> str:
-    """The source alone.
+    """Only the source.
 
     Raises:
       UserError: the weights do not ship with poet, or as `supply`.
     """
     if not _ships(run) or not (assets.root() / RECIPE).is_file():
         raise UserError(
-            f"{run.folder} does not ship with poet, so that no clips stand in: name your own by --source=CLIPS"
+            f"{run.folder} does not ship with poet, so there are no default clips: give yours by --source=CLIPS"
         )
     _render(_cache_folder())
     return str(_source())
@@ -103,8 +103,8 @@ def _render(folder: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"the clips that stand in could not be made: {said.removeprefix('error: ')}; or name your own by "
+            f"the default clips could not be rendered: {reason.removeprefix('error: ')}; or give yours by "
             "--gin.DATA.store=CODES --gin.EVAL.source=CLIPS"
         )

@@ -122,7 +122,7 @@ class Records:
             raise UserError(f"the shard {path} cannot be read: {error.strerror}") from None
         record, (checksum,) = data[: -FOOTER.size], FOOTER.unpack(data[-FOOTER.size :])
         if masked_checksum(record) != checksum:
-            raise damaged(path, f"record {place}, at byte {start}, is not what its checksum says")
+            raise damaged(path, f"record {place}, at byte {start}, does not match its checksum")
         return record
 
 

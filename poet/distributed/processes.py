@@ -310,7 +310,7 @@ def together(work: Callable[[], T]) -> T:
         raise caught
     if not fine.all():
         failed = ", ".join(map(str, np.flatnonzero(~fine)))
-        raise Failure(f"process {failed} failed; its own messages say why")
+        raise Failure(f"process {failed} failed; see its own messages")
     return result
 
 

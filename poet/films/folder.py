@@ -125,8 +125,8 @@ def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) 
     for name in sorted({*made, *asked}):
         if made.get(name) != asked.get(name):
             raise UserError(
-                f"{folder} holds another film: its {name} is {_short(made.get(name))}, asked for is "
-                f"{_short(asked.get(name))}; ask for the same to go on with it, or give a new folder"
+                f"{folder} holds another film: its {name} is {_short(made.get(name))}, requested is "
+                f"{_short(asked.get(name))}; repeat that request to continue it, or give a new folder"
             )
 
 

@@ -54,7 +54,7 @@ class LongFilm:
         """Raises UserError for prompts that begin after the film, a negative one alone, or an unknown movement."""
         Schedule.parse(self.prompts).check_length(self.seconds)
         if self.negative and not self.prompts:
-            raise UserError("a film without a prompt takes no text: leave the negative prompt out, or give a prompt")
+            raise UserError("a film without a prompt takes no text: drop the negative prompt, or give a prompt")
         camera.phrase(self.camera)
 
 

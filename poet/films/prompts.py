@@ -35,9 +35,7 @@ class Schedule:
             found = _TIMED.fullmatch(text)
             start, prompt = (float(found[1]), found[2].strip()) if found else (0.0, text.strip())
             if not prompt:
-                raise UserError(
-                    f"prompt {text!r} is empty: say what to show, as 'a dog runs' or '3: it begins to rain'"
-                )
+                raise UserError(f"prompt {text!r} is empty: give a text, as 'a dog runs' or '3: it begins to rain'")
             if start in timed:
                 raise UserError(
                     f"two prompts begin at {start:g} s, {timed[start]!r} and {prompt!r}: begin later ones with their "
@@ -45,9 +43,7 @@ class Schedule:
                 )
             timed[start] = prompt
         if timed and 0.0 not in timed:
-            raise UserError(
-                f"the first prompt begins at {min(timed):g} s: give one for the beginning, as '0: a dog runs'"
-            )
+            raise UserError(f"the first prompt begins at {min(timed):g} s: give one for 0 s, as '0: a dog runs'")
         starts = sorted(timed) or [0.0]
         return cls(tuple(starts), tuple(timed.get(start, "") for start in starts))
 

@@ -226,7 +226,7 @@ def task_for(text: bool, has_audio: bool, latents: int) -> str:
     if text:
         return "text_to_video_with_audio" if has_audio else "image_to_video" if latents else "text_to_video"
     if not latents and has_audio:
-        raise UserError("a film with sound begins with a prompt, a picture or a clip: give one, or make a silent film")
+        raise UserError("a film with sound needs a prompt, a picture or a clip: give one, or make a silent film")
     return "audio_video_continuation" if has_audio else "frame_prediction" if latents else "unconditional"
 
 

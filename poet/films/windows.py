@@ -45,7 +45,7 @@ class Windows:
         if not 1 <= self.context < self.latents:
             raise UserError(
                 f"context = {self.context} latent frames: a clip has {self.latents}, of which 1..{self.latents - 1} "
-                "may be given of the film before it"
+                "may be conditioning frames"
             )
 
     @classmethod

@@ -74,7 +74,7 @@ def check(mesh: Mesh | AbstractMesh, kv_heads: int, layout: Layout, what: str) -
     if ways > read:
         raise UserError(
             f"{what}: MESH.sequence = {ways} cannot split the {read} positions that are read of its "
-            f"layout; use at most {read}, or leave this task out of DATA.mixture_rates"
+            f"layout; use at most {read}, or drop this task from DATA.mixture_rates"
         )
 
 

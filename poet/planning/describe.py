@@ -40,12 +40,12 @@ def run(
     """
     if not topology:
         if groups:
-            raise UserError("--group chooses what --topology compiles: give a topology")
+            raise UserError("--group selects a program of --topology: give a topology")
         shown = [json.dumps(specs.to_dict(resolved.spec), indent=2)] if as_json else lines(resolved, devices)
         print("\n".join(shown))
         return
     if devices:
-        raise UserError("--topology says how many devices there are: leave --devices out")
+        raise UserError("--topology determines the number of devices: drop --devices")
     target = topologies.parse(topology)
     # Nothing runs, so no accelerator of this machine need be claimed.
     jax.config.update("jax_platforms", "cpu")

@@ -31,17 +31,17 @@ def check(theirs: Networks | None, ours: Networks, *, what: str) -> None:
     """Raises UserError unless everything that both name has the same fingerprint.
 
     Args:
-      theirs: of something made earlier; None where it does not say, which is logged.
-      ours: those at hand.
-      what: was made with `theirs`, such as 'the checkpoint PATH'.
+      theirs: of something made earlier; None if it does not record them, which is logged.
+      ours: those of this run.
+      what: the thing made with `theirs`, such as 'the checkpoint PATH'.
     """
     if theirs is None:
-        _LOG.warning("%s does not say which frozen networks it was made with: none was compared", what)
+        _LOG.warning("%s does not record its frozen networks: none was compared", what)
         return
     for name in sorted(theirs.keys() & ours.keys()):
         if theirs[name] != ours[name]:
             kind, setting = _KNOWN.get(name, (f"condition {name!r}", "CONDITIONING"))
             raise UserError(
-                f"{what} was made with another {kind}: its fingerprint is {theirs[name]}, that of the "
-                f"one given here {ours[name]}; set {setting} to the one that it was made with"
+                f"{what} was made with another {kind}: its fingerprint is {theirs[name]}, here it "
+                f"is {ours[name]}; set {setting} to that one"
             )

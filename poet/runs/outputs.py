@@ -78,7 +78,7 @@ class Output:
         taken = [n for n in names if (self.final / n).exists() and n not in self.replaced]
         if taken:
             raise UserError(
-                f"{self.final} got a file {taken[0]!r} of somebody else's while this was made: nothing "
+                f"{self.final} got a file {taken[0]!r} of another program meanwhile: nothing "
                 "was written; give another folder"
             )
         self._remove_earlier()
@@ -150,7 +150,7 @@ def _refuse_inside(final: Path, path: Any) -> None:
     for above in final.resolve().parents:
         if (above / manifest.NAME).is_file():
             raise UserError(
-                f"--out={path} lies in {above}, whose MANIFEST lists all that belongs there: give a folder outside it"
+                f"--out={path} lies in {above}, whose MANIFEST lists all of its files: give a folder outside it"
             )
 
 

@@ -202,7 +202,9 @@ def _check_out(batch: Batch, overwrite: bool) -> None:
     known = {found.get("name") for found in _objects(batch.results)} | {line.name for line in batch.lines}
     others = sorted(path.name for path in batch.out.iterdir() if path.name not in known)
     if others and not overwrite:
-        raise UserError(f"--out={batch.out} holds {others[0]!r}, which is no job of {batch.file}: give another folder")
+        raise UserError(
+            f"--out={batch.out} holds {others[0]!r}, which is not a job of {batch.file}: give another folder"
+        )
 
 
 def _objects(file: Path) -> list[dict[str, Any]]:

@@ -253,7 +253,7 @@ class Engine:
         if cells is None:
             return codes
         if not codes:
-            raise UserError(f"task {self.task} is given no clip: drop cells")
+            raise UserError(f"task {self.task} takes no clip: drop cells")
         return {name: _hide(self.plan.layout, name, found, np.asarray(cells)) for name, found in codes.items()}
 
     def _tokenize(self, stream: str, media: Mapping[str, np.ndarray]) -> np.ndarray:

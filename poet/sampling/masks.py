@@ -47,9 +47,9 @@ def _read(text: str, path: str, clip: ClipSpec) -> np.ndarray:
     size = media.display_size(path)
     mask = _boxes(text, size, clip) if is_box(text) else _frames(text, path, size, clip)
     if not mask.any():
-        raise UserError(f"mask {text} marks nothing of {path} as it is fitted to {clip.width}x{clip.height}: {FORMS}")
+        raise UserError(f"mask {text} marks no pixel of {path} as it is fitted to {clip.width}x{clip.height}: {FORMS}")
     if mask.all():
-        raise UserError(f"mask {text} marks everything of {path}, so that nothing is given: mark a part of it")
+        raise UserError(f"mask {text} marks everything of {path}, so that no condition is left: mark a part of it")
     return mask
 
 

@@ -79,7 +79,7 @@ class Plan:
         for span, known in zip(spans, self.known, strict=True):
             if not 0 <= known < span.segment.length:
                 raise UserError(
-                    f"{known} known codes leave nothing to sample of the {span.segment.length} of "
+                    f"{known} conditioning codes leave nothing to sample of the {span.segment.length} of "
                     f"stream {span.segment.stream!r}; give fewer conditioning frames"
                 )
         dropped = (self.dropped or (TEXT_STREAM,)) if self.guided else ()

@@ -121,7 +121,7 @@ def check(replay: Replay, checkpoint: Run) -> None:
     if theirs != ours:
         raise UserError(
             f"{replay.path} was made with weights {theirs}, those at {checkpoint.checkpoint.path} are {ours}: give "
-            "the others as --checkpoint"
+            "the former as --checkpoint"
         )
     larger = [Run.open(path).checkpoint.fingerprint for path in replay.request.upscale]
     if larger != made_with["upscale"]:

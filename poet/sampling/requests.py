@@ -227,7 +227,7 @@ def choose_condition(
             f"{clip.frames}"
         )
     if ends and not (derived and derived.ends):
-        raise UserError(f"task {task.name} is given no end; {_deriving('ends')} is")
+        raise UserError(f"task {task.name} takes no end; {_deriving('ends')} is")
     if ends:
         _check_pairs("ends", ends, clips)
     if masks:
@@ -248,11 +248,11 @@ def _check_masks(task: Task, region: str, masks: int, clips: int) -> None:
 
 def _region(task: Task, allowed: Sequence[str], region: str) -> str:
     if region and not allowed:
-        raise UserError(f"task {task.name} knows no regions; tasks that do: {_deriving('region_is')}")
+        raise UserError(f"task {task.name} has no regions; tasks that do: {_deriving('region_is')}")
     if not region and len(allowed) > 1:
         raise UserError(
             f"task {task.name} needs the region that it {task.derived.region_is}: give --region, one of "
-            f"{', '.join(allowed)}, or one of your own as --mask"
+            f"{', '.join(allowed)}, or your own as --mask"
         )
     if region and region not in allowed:
         raise UserError(f"unknown region {region!r} of task {task.name}{near_names(region, allowed)}")
@@ -268,7 +268,7 @@ def check_prompts(prompts: Sequence[str]) -> None:
     for number, prompt in enumerate(check_texts(prompts), 1):
         if not prompt.strip():
             raise UserError(
-                f"prompt {number} of {len(prompts)} is empty: say what to show, or use a task without "
+                f"prompt {number} of {len(prompts)} is empty: give a text, or use a task without "
                 "text, such as unconditional"
             )
 
@@ -281,12 +281,12 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
         raise UserError(f"task {task.name} takes no text: drop the negative prompt")
     if not sample.guides:
         raise UserError(
-            "a negative prompt is what guidance leads away from, and SAMPLE.guidance = 1.0 means none: "
+            "guidance steers away from a negative prompt, and SAMPLE.guidance = 1.0 means none: "
             "set it to another value, such as --guidance=2, or drop the negative prompt"
         )
     if sample.guided_by and TEXT_STREAM not in sample.guided_by:
         raise UserError(
-            f"a negative prompt stands for the text that guidance drops, and SAMPLE.guided_by = {sample.guided_by} "
+            f"a negative prompt replaces the text that guidance drops, and SAMPLE.guided_by = {sample.guided_by} "
             "does not name it: add 'text', or drop the negative prompt"
         )
 

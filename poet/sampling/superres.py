@@ -230,7 +230,7 @@ def check_masked(trained: Experiment, path: str) -> None:
     """Raises UserError unless the checkpoint at `path` is one of super-resolution."""
     if not Resolved(trained).is_masked:
         raise UserError(
-            f"{path} is a language model, which makes no clip larger: give a checkpoint of a run with "
+            f"{path} is a language model, which cannot upscale: give a checkpoint of a run with "
             "DATA.mixture_rates = "
             "{'super_resolution': 1.0}, and this one to `poet generate`"
         )

@@ -111,8 +111,8 @@ def check(resolved: Resolved, spec: ExportSpec) -> int:
         raise UserError(f"task {task.name} needs a {apart[0]}, which an export cannot code; use poet generate")
     if spec.conditioning_frames and task.condition:
         raise UserError(
-            f"EXPORT.conditioning_frames = {spec.conditioning_frames}: an export of {task.name} takes its condition "
-            "alone; set it to 0"
+            f"EXPORT.conditioning_frames = {spec.conditioning_frames}: an export of {task.name} takes no opening "
+            "frames; set it to 0"
         )
     given = int(spec.conditioning_frames > 0 or len(task.condition) > 0)
     texts = ["any"] if task.text else []

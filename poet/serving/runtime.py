@@ -253,7 +253,7 @@ class Runtime:
     def _known(self, known: np.ndarray | None, media: Mapping[str, np.ndarray]) -> np.ndarray:
         """Codes [N, K] of conditioning frames and, where the output has sound, of theirs."""
         if known is not None:
-            raise UserError(f"known and {KNOWN}{next(iter(media))} are two ways to say the same: give one of them")
+            raise UserError(f"known and {KNOWN}{next(iter(media))} are alternatives: give one of them")
         wanted = [streams.in_layout(name).medium for name, codes in self.engine.plan.opening.items() if codes]
         for medium in wanted:
             if medium not in media:

@@ -182,8 +182,8 @@ def _stored_states(states_BxLxD: np.ndarray, lengths_B: np.ndarray) -> np.ndarra
     real_BxL = np.arange(stored_BxLxD.shape[1]) < np.asarray(lengths_B)[:, None]
     if not np.isfinite(stored_BxLxD[real_BxL]).all():
         raise UserError(
-            "the text encoder gives states that are NaN, infinite or beyond float16: nothing is stored "
-            "of them; its weights are damaged or too large, set TEXT.path to others"
+            "the text encoder has states that are NaN, infinite or beyond float16: its weights are "
+            "damaged or too large; set TEXT.path to others"
         )
     return stored_BxLxD
 

@@ -147,7 +147,7 @@ def _list_media(name: str, listed: Sequence[str], suffixes: Sequence[str]) -> li
     for file in listed:
         if file.lower() in _MISNAMED:
             raise UserError(
-                f"{name} holds {file}, which is not read: captions stand in {CAPTIONS_FILE}, a line "
+                f"{name} holds {file}, which is not read: captions are read from {CAPTIONS_FILE}, a line "
                 f"{captions.EXAMPLE} for each clip; rename or remove {file}"
             )
     files = _media(listed, suffixes)

@@ -36,7 +36,7 @@ def repair(path: str, rebuild: Callable[[str], Manifest]) -> list[str]:
         rebuild(str(made))
         if other := [name for name in damaged if name in reader.damaged_files(made, kept)]:
             raise UserError(
-                f"the source gives other bytes for {', '.join(other)} than the store had: the source, a "
+                f"the source encodes to other bytes for {', '.join(other)} than the store had: the source, a "
                 "network or a library has changed; nothing was replaced. Tokenize again into an empty folder"
             )
         for name in damaged:

@@ -148,7 +148,7 @@ def tfds_folder(name: str, data_dir: str) -> str:
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"STORE.source = {name!r}: TFDS knows no such data set, and none of that name is "
+            f"STORE.source = {name!r}: TFDS has no such data set, and none of that name is "
             f"prepared in {where} ({reason})"
         ) from None
     if not (builder.data_path / "dataset_info.json").exists():

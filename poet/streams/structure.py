@@ -24,7 +24,7 @@ class Structure(Derived):
     def check_depth(self, spec: ConditioningSpec) -> None:
         if spec.depth == "flat":
             raise UserError(
-                "the model knows no depth: CONDITIONING.depth is 'flat'; leave the depth out, or take a model "
+                "the model uses no depth: CONDITIONING.depth is 'flat'; drop the depth, or use a model "
                 "that was trained with it"
             )
 

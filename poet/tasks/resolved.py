@@ -161,7 +161,8 @@ class Resolved:
             if share and not members:
                 raise UserError(
                     f"DATA.image_fractions = {self.spec.data.image_fractions} gives {float(share):g} of a phase to "
-                    f"{what}, which no task of DATA.mixture_rates makes: give such a task a rate, or change the share"
+                    f"{what}, which no task of DATA.mixture_rates makes: give such a task a rate, or change "
+                    "the fraction"
                 )
             if share > 0:
                 found |= {name: rate * share / sum(members.values()) for name, rate in members.items()}
@@ -231,7 +232,7 @@ class Resolved:
             raise UserError(
                 f"task {task.name} is given {self.frames_of(shown)} of the {self.spec.clip.frames} "
                 f"frames of a clip, which leaves nothing to predict: set CLIP.frames to "
-                f"{self.frames_of(shown + 1)} or more, or leave the task out"
+                f"{self.frames_of(shown + 1)} or more, or drop the task"
             )
         return low, min(high, latents - 1)
 

@@ -106,12 +106,12 @@ def check_sizes(spec: TextSpec, *, width: int, max_length: int) -> None:
     """Refuses a spec that an encoder of this width and maximum length cannot serve (UserError)."""
     if spec.width != width:
         raise UserError(
-            f"text encoder {spec.encoder!r} gives states of width {width}, the spec asks for "
+            f"text encoder {spec.encoder!r} has states of width {width}, the spec asks for "
             f"{spec.width}: set width to {width}"
         )
     if not 3 <= spec.length <= max_length:
         raise UserError(
-            f"text encoder {spec.encoder!r} gives 3 to {max_length} positions, the spec asks for "
+            f"text encoder {spec.encoder!r} has 3 to {max_length} positions, the spec asks for "
             f"{spec.length}: set length within them"
         )
 
@@ -180,7 +180,7 @@ def check_finite(states: np.ndarray) -> None:
     """Raises UserError where states of a text encoder are NaN or infinite."""
     if not np.isfinite(states).all():
         raise UserError(
-            "the text encoder gives states that are NaN or infinite: its weights are damaged; restore "
+            "the states of the text encoder are NaN or infinite: its weights are damaged; restore "
             "them, or set TEXT.path to others"
         )
 

@@ -54,7 +54,7 @@ def test_a_film_is_extended_where_it_ended(sampler: FilmSampler, tmp_path: Path)
     (tmp_path / "parts/clips/00003.npz").unlink()  # As if it was killed in its second clip.
     long.make(sampler, wanted, tmp_path / "parts", **asked)
     assert clips_of(tmp_path / "parts") == clips_of(tmp_path / "whole")
-    with pytest.raises(UserError, match="another film: its seed is 4, asked for is 5"):
+    with pytest.raises(UserError, match="another film: its seed is 4, requested is 5"):
         long.make(sampler, wanted.replace(seed=5), tmp_path / "parts", **asked)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("keep")

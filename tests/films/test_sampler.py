@@ -124,7 +124,7 @@ def test_candidates_differ_and_each_goes_on_by_itself(carried):
 
 def test_what_cannot_be_made_is_refused(generator: Generator):
     assert task_for(True, True, 3) == "text_to_video_with_audio" and task_for(False, False, 1) == "frame_prediction"
-    with pytest.raises(UserError, match="begins with a prompt"):
+    with pytest.raises(UserError, match="needs a prompt"):
         task_for(False, True, 0)
     with pytest.raises(UserError, match="no sound"):
         FilmSampler(fakes.tiny.generator(fakes.SAMPLE), has_audio=True)

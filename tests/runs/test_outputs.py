@@ -71,7 +71,7 @@ def test_a_failure_leaves_the_earlier_output_whole(tmp_path: Path, overwrite: bo
 
 
 def test_a_file_that_somebody_puts_there_meanwhile_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="somebody else"):
+    with pytest.raises(UserError, match="another program"):
         with outputs.claim(tmp_path / "out", outputs.GENERATION) as output:
             (output.folder / "000.txt").write_text("new")
             output.final.mkdir()

@@ -143,7 +143,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path, generator):
     (tmp_path / "jobs.jsonl").write_text(json.dumps(LINES[0]))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds 'thesis.txt', which is no job"):
+    with pytest.raises(UserError, match="holds 'thesis.txt', which is not a job"):
         read(tmp_path, generator)
 
 

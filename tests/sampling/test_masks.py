@@ -52,7 +52,7 @@ def test_pictures_and_videos_mark_in_white_and_are_fitted_as_the_clip_is(wide, t
     [
         ("0,0,33,9", "must lie in the clip's 32x24"),
         ("5,5,5,9", "x0 < x1"),
-        ("0,0,3,24", "marks nothing"),
+        ("0,0,3,24", "marks no pixel"),
         ("0,0,32,24", "marks everything"),
         ("nowhere.png", "no such file.*a box"),
     ],

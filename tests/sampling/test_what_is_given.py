@@ -137,8 +137,8 @@ def test_a_depth_may_come_from_elsewhere_and_may_not_be_left_out(monkeypatch, de
         ("outpainting", dict(prompt=["a"]), "needs the region that it keeps.*horizontal"),
         ("inpainting", dict(region="centre"), "unknown region 'centre'.*did you mean central"),
         ("inpainting", dict(region="horizontal"), "unknown region 'horizontal'"),
-        ("video_to_audio", dict(region="central"), "knows no regions"),
-        ("frame_prediction_bidirectional", dict(end=["e"]), "is given no end; frame_interpolation is"),
+        ("video_to_audio", dict(region="central"), "has no regions"),
+        ("frame_prediction_bidirectional", dict(end=["e"]), "takes no end; frame_interpolation is"),
         ("frame_interpolation", dict(end=["e", "e"]), "2 ends for 1 clips"),
         ("stylization", dict(prompt=["a"]), "comes without depth.*--depth=FILE.*ONNX"),
         ("stylization", dict(prompt=["a"], depth=["d", "d"]), "2 depths for 1 clips"),
@@ -152,7 +152,7 @@ def test_what_a_task_cannot_be_given_is_refused_before_any_file_is_read(task, ch
 
 def test_depth_means_nothing_to_a_model_that_never_saw_it():
     flat = tiny.EXPERIMENT.replace(conditioning=SPEC.replace(depth="flat"))
-    with pytest.raises(UserError, match="knows no depth"):
+    with pytest.raises(UserError, match="uses no depth"):
         requests.check_depth(Resolved(flat), get_task("stylization"), 1, 1)
 
 

@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
     for name, value in findings.items():
         print(f"{name.replace('_', ' ')}: {value}")
     if not all(value for name, value in findings.items() if name.endswith("_equal")):
-        raise Failure(f"the export {folder} does not sample what the checkpoint samples")
+        raise Failure(f"the export {folder} samples other tokens than the checkpoint")
 
 
 COMMAND = command.Command(

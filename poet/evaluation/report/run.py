@@ -40,7 +40,7 @@ def places(workdir: Path) -> dict[str, Path]:
 def check_workdir(workdir: Path) -> None:
     """Raises UserError for a folder that has no part of a quickstart run: it is somebody else's."""
     if workdir.is_dir() and not any(place.exists() for place in places(workdir).values()):
-        raise UserError(f"{workdir} holds nothing of a quickstart run: give its work dir")
+        raise UserError(f"{workdir} has no files of a quickstart run: give its work dir")
 
 
 def write_report(workdir: Path) -> Path:

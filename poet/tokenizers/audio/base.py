@@ -195,7 +195,7 @@ class AudioTokenizer(frozen.FrozenTokenizer):
         self._checked_levels(ids.shape[1])
         if ids.size and (ids.min() < 0 or ids.max() >= self.spec.codes):
             raise UserError(
-                f"codes lie in {ids.min()}..{ids.max()}: this tokenizer knows "
+                f"codes lie in {ids.min()}..{ids.max()}: this tokenizer has "
                 f"0..{self.spec.codes - 1}; subtract the vocabulary offset of each level first"
             )
         return ids.astype(np.int32)

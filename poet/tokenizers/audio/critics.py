@@ -52,7 +52,7 @@ def check_samples(samples: int) -> None:
     """Raises UserError for sounds shorter than the window of the spectral discriminator."""
     if samples < STFT_WINDOW:
         raise UserError(
-            f"AUDIO_TRAIN.samples = {samples}: the discriminators hear windows of {STFT_WINDOW} "
+            f"AUDIO_TRAIN.samples = {samples}: the discriminators use windows of {STFT_WINDOW} "
             "samples; take that many or more, or set AUDIO_TRAIN.adversarial_weight = 0"
         )
 

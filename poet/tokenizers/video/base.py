@@ -198,7 +198,7 @@ class VideoTokenizer(frozen.FrozenTokenizer):
             raise UserError(f"codes have dtype {ids.dtype} and shape {ids.shape}: expected integers (batch, t, h, w)")
         if ids.size and (ids.min() < 0 or ids.max() >= self.codes):
             raise UserError(
-                f"codes lie in {ids.min()}..{ids.max()}: this tokenizer knows 0..{self.codes - 1}; "
+                f"codes lie in {ids.min()}..{ids.max()}: this tokenizer has 0..{self.codes - 1}; "
                 "subtract the vocabulary offset of the visual range first"
             )
         return ids.astype(np.int32)
