@@ -27,16 +27,16 @@ PREFETCH = 2
 
 
 def batches(resolved: Resolved, split: str = "train", *, share: Share = Share()) -> dict[str, MixtureIterator]:
-    """Group name -> endless iterator over this process's share of the group's batches.
+    """Group name -> endless iterator over this process's slice of the group's batches.
 
-    A batch holds tokens int32 [B, S], known int32 [B, P] (leading codes of each loss span that are
-    given), and for layouts with text, text_states float16 [B, L, E] (zeros beyond the text) and
-    text_length int32 [B] (0: no text).  Every epoch of a task visits all clips of the split in an order
-    of its own, a function of DATA.seed and the position alone; however many processes share a batch,
-    together they hold the same rows in the same order.
+    A batch holds tokens int32 [B, S], known int32 [B, P] (number of conditioning codes at the start
+    of each loss span), and for layouts with text, text_states float16 [B, L, E] (zeros beyond the text) and
+    text_length int32 [B] (0: no text).  Every epoch of a task visits all clips of the split in its own
+    order, a function of DATA.seed and the position; any number of processes together hold the same
+    rows in the same order.
 
     Raises:
-      UserError: a group's batch does not divide over the parts of the share.
+      UserError: a group's batch does not divide over the slices.
     """
     iterators = {}
     for group, size in resolved.batches.items():
@@ -51,8 +51,8 @@ def batches(resolved: Resolved, split: str = "train", *, share: Share = Share())
 def _group_batches(
     resolved: Resolved, group: str, split: str, batch: int, share: Share, examples: int, starts: Mapping[str, int]
 ) -> Batches:
-    """The batches of one process, after all processes together have taken `examples`, and of each
-    task as many as `starts` says."""
+    """The batches of one process, after all processes together have taken `examples`, of which
+    `starts` belong to each task."""
     layout, rates = resolved.groups[group]
     mixture = group_mixture(resolved, group, rates, examples, starts, owns(share, batch))
     dataset = _model_features(mixture, split, layout, resolved.spec.text)
@@ -83,9 +83,9 @@ def eval_batches(
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """At most `batches` whole batches of `batch` examples of one task, always the same ones.
 
-    Of each, the rows of this process's share.
+    Of each, the rows of this process's slice.
 
-    In file order, with every text shown, and as many conditioning frames as `Resolved.eval_latents` says.
+    In file order, with every text, and with `Resolved.eval_latents` conditioning latent frames.
     The last, partial batch of a split is dropped.
 
     Raises:

@@ -3,7 +3,7 @@
 Epoch e visits the records of a split in a permutation by (seed, e), of which every place is
 computed by itself (`poet.data.permutation`).  So an iterator's whole state is its position, reading
 may begin anywhere at no cost, the order is the same for any number of processes, and each of them
-reads its own records alone.
+reads only its own records.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def list_files(builder: Any, split: str) -> Files:
 class Records:
     """The records of a split by index; threads may share it.
 
-    Where the records of a file lie is found when one of them is first asked for, from their headers.
+    The offsets of a file's records are read from their headers at the first access to one of them.
     Every record is compared with its checksum.
     """
 
@@ -128,7 +128,7 @@ class Records:
 
 @functools.lru_cache(maxsize=16)
 def open_records(files: Files) -> Records:
-    """Shared by all tasks that read a split."""
+    """The records of a split, shared by all tasks that read it."""
     return Records(files)
 
 
@@ -152,7 +152,7 @@ class _File:
 
 
 def _offsets(file: _File, records: int) -> np.ndarray:
-    """int64 [records + 1]: where each record of a file begins, and where the last one ends."""
+    """int64 [records + 1]: the offset of each record of a file, and the end of the last one."""
     offsets = np.zeros(records + 1, np.int64)
     for place in range(records):
         start = int(offsets[place])
@@ -187,7 +187,7 @@ def only(dataset: Any, kept: Any) -> Any:
 def one_pass(files: Files, kept: Any = None) -> Any:
     """Dataset of {epoch: 0, index, record} over all files, in their order.
 
-    `kept`, a dataset of booleans, says which of them it gives; None: all.
+    `kept`, a dataset of booleans, marks the records to yield; None: all.
     """
     positions = tensorflow().data.Dataset.range(files.size)
     return _read(files, positions, lambda positions: (np.zeros_like(positions), positions), kept)
@@ -199,7 +199,7 @@ def endless_passes(files: Files, seed_2: np.ndarray, start: int, kept: Any = Non
     Args:
       seed_2: int32 [2], e.g. from `stream_seed`.
       start: records already taken since the first epoch began.
-      kept: dataset of booleans: which of the records from there on it gives; None: all.
+      kept: dataset of booleans that marks the records to yield from there on; None: all.
     """
     seed = tuple(seed_2.view(np.uint32).tolist())
 
@@ -249,7 +249,7 @@ def _read(files: Files, positions: Any, order: Order, kept: Any) -> Any:
 def batches_of(dataset: Any) -> Iterator[Any]:
     """The NumPy elements of a dataset that reads `Records`.
 
-    What they refuse inside of TensorFlow is raised as it is, and reading ends before Python does.
+    Their UserErrors inside TensorFlow are raised as they are, and reading ends before Python does.
     """
     batches = _named_errors(dataset.as_numpy_iterator())
     _LIVE.add(batches)
@@ -261,7 +261,7 @@ _LIVE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @atexit.register
 def _stop() -> None:
-    """A thread of TensorFlow's that would call Python after its end waits for ever, and exit for it."""
+    """Closes all readers: a TensorFlow thread that calls Python after its end would wait for ever."""
     for batches in list(_LIVE):
         batches.close()
 

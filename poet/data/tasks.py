@@ -34,7 +34,7 @@ def stored_features(task: Task, layout: Layout) -> tuple[str, ...]:
 
 
 def flags(task: Task) -> tuple[str, ...]:
-    """Features of a store that say whether a clip has what a task is given or predicts."""
+    """Features of a store that say whether a clip has the streams of a task."""
     return tuple(sorted({stream.flag for stream in (*task.given, *task.predicted) if stream.flag}))
 
 
@@ -46,7 +46,7 @@ def _source_class() -> type:
         """Records of a token store with `epoch` and `index`, decoding only the named features.
 
         An endless source begins at record `start`; with `start` None it makes one pass in file
-        order.  `kept`, a dataset of booleans, says which of the records it gives; None: all of them.
+        order.  `kept`, a dataset of booleans, marks the records to yield; None: all of them.
         """
 
         def __init__(self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any):
@@ -131,7 +131,7 @@ def give_latents(
 
 
 def openings_given(resolved: Resolved, task: Task, layout: Layout, latents: int) -> dict[str, np.ndarray]:
-    """Stream that repeats an output's beginning -> bool [L + 1, N]: its codes given with 0..L known latents."""
+    """Stream that repeats the opening of an output -> bool [L + 1, N]: visible codes by 0..L conditioning latents."""
     found = {}
     for stream in task.openings:
         name = stream.called(CONDITION)
@@ -143,7 +143,7 @@ def openings_given(resolved: Resolved, task: Task, layout: Layout, latents: int)
 
 
 def skip_clips_without(flag: str, layout: Layout) -> Callable[[Example], Example]:
-    """Gives a clip whole that lacks a stream, such as sound, so that a task with it learns nothing from it."""
+    """Makes all codes of a clip that lacks a stream, such as sound, conditioning codes, so that it has no loss."""
     tf = tensorflow()
     whole = np.array([span.segment.length for span in layout.loss_spans], np.int32)
 
@@ -209,7 +209,7 @@ def training_task(resolved: Resolved, task: Task, start: int, kept: Any = None) 
 
 
 def evaluation_task(resolved: Resolved, task: Task, kept: Any = None) -> Any:
-    """`seqio.Task`: one pass in file order, all texts shown, a fixed number of known latents.
+    """`seqio.Task`: one pass in file order, with all texts and a fixed number of conditioning latents.
 
     `kept` as in `training_task`.
     """

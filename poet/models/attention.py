@@ -54,14 +54,14 @@ def attend(
 def _blockwise(
     q_BxQxKxGxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, mask_Bx1xS: jax.Array | None
 ) -> jax.Array:
-    """`scaled_dot_product` over blocks of queries in turn: the scores of one block are there at a time,
+    """`scaled_dot_product` over blocks of queries in turn: only the scores of one block are in memory,
     in the backward pass too."""
     queries = q_BxQxKxGxH.shape[1]
     count = -(-queries // PREFIX_BLOCK)
     block = -(-queries // count)
-    room = ((0, 0), (0, count * block - queries), (0, 0), (0, 0), (0, 0))
+    padding = ((0, 0), (0, count * block - queries), (0, 0), (0, 0), (0, 0))
     batch, _, *heads = q_BxQxKxGxH.shape
-    blocks = jnp.pad(q_BxQxKxGxH, room).reshape(batch, count, block, *heads).swapaxes(0, 1)
+    blocks = jnp.pad(q_BxQxKxGxH, padding).reshape(batch, count, block, *heads).swapaxes(0, 1)
 
     @jax.checkpoint
     def score(carry: None, q_BxNxKxGxH: jax.Array) -> tuple[None, jax.Array]:

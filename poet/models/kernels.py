@@ -97,15 +97,15 @@ def splash(
     """TPU's splash attention; `interpret` runs it anywhere, slowly."""
     length, heads = q_BxSxNxH.shape[1:3]
     tile = splash_tile(length)
-    room = -length % tile
-    kernel = _splash_kernel(prefix_length, length + room, heads, tile, interpret)
+    padding = -length % tile
+    kernel = _splash_kernel(prefix_length, length + padding, heads, tile, interpret)
 
     def heads_first(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (0, room), (0, 0), (0, 0))).swapaxes(1, 2)
+        return jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2)
 
     inputs = [heads_first(x) for x in (q_BxSxNxH * q_BxSxNxH.shape[-1] ** -0.5, k_BxSxKxH, v_BxSxKxH)]
     # Keys behind the sequence are later than every query that is kept, so no mask is needed there.
-    segments = None if key_mask_BxS is None else _segments(key_mask_BxS, room)
+    segments = None if key_mask_BxS is None else _segments(key_mask_BxS, padding)
     out_BxNxSxH = jax.vmap(kernel)(*inputs, segments)
     return out_BxNxSxH.swapaxes(1, 2)[:, :length]
 
@@ -120,11 +120,11 @@ def splash_tile(length: int) -> int:
     return fitting[0] if fitting else TILES[-1]
 
 
-def _segments(key_mask_BxS: jax.Array, room: int) -> Any:
+def _segments(key_mask_BxS: jax.Array, padding: int) -> Any:
     """Queries are of segment 0, and so are keys that may be seen."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    hidden = jnp.pad((~key_mask_BxS).astype(jnp.int32), ((0, 0), (0, room)))
+    hidden = jnp.pad((~key_mask_BxS).astype(jnp.int32), ((0, 0), (0, padding)))
     return splash_attention_kernel.SegmentIds(q=jnp.zeros_like(hidden), kv=hidden)
 
 

@@ -1,9 +1,9 @@
-"""Embedding lookup in a table that lies split over the mesh.
+"""Embedding lookup in a table that is split over the mesh.
 
 A table's rows are split over `tensor` and its columns over `sequence`, then `fsdp`.  Gathering it, or
 handing the lookup to the partitioner, would move the whole table at every step.  Instead each device
 looks its columns up for the tokens of its whole fsdp group, and an all-to-all turns columns into clips:
-what moves is the size of the activations, and the table's gradient stays where the table lies.  Columns
+only activations move, and the table's gradient stays with the table.  Columns
 stay split over `sequence`, whose devices have the same clips.
 
 Shape suffixes: B batch, N positions, D width, V rows of a table.
@@ -27,7 +27,7 @@ def lookup(rows_VxD: jax.Array, ids_BxN: jax.Array, dtype: jnp.dtype) -> jax.Arr
     table are split over other axes than those.  Ids are clipped to the table.
 
     Args:
-      rows_VxD: its sharding says how it is split; whole on every device where no mesh is set.
+      rows_VxD: split as its sharding says; whole on every device if no mesh is set.
       ids_BxN: int32 row numbers, split over the batch axes.
     """
     spec = jax.typeof(rows_VxD).sharding.spec

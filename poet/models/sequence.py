@@ -35,8 +35,8 @@ def filled(x: jax.Array, dim: int) -> jax.Array:
     """`x` of any shape with zeros behind the positions in `dim`, as many as the axis needs to divide them."""
     if not is_split():
         return x
-    room = -x.shape[dim] % jax.sharding.get_abstract_mesh().shape[AXIS]
-    return jnp.pad(x, [(0, room if i == dim else 0) for i in range(x.ndim)]) if room else x
+    padding = -x.shape[dim] % jax.sharding.get_abstract_mesh().shape[AXIS]
+    return jnp.pad(x, [(0, padding if i == dim else 0) for i in range(x.ndim)]) if padding else x
 
 
 def split(x_BxSxD: jax.Array) -> jax.Array:

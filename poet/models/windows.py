@@ -54,9 +54,9 @@ class Partition:
         pad = np.pad if isinstance(x_BxS, np.ndarray) else jnp.pad
         _, _, *rest = x_BxS.shape
         x = _reshaped(x_BxS, self.grid, rest)
-        room = [(0, b - a) for a, b in zip(self.grid, self.filled)]
+        padding = [(0, b - a) for a, b in zip(self.grid, self.filled)]
         if self.grid != self.filled:
-            x = pad(x, [(0, 0), *room, *[(0, 0)] * len(rest)])
+            x = pad(x, [(0, 0), *padding, *[(0, 0)] * len(rest)])
         (nt, nh, nw), (t, h, w) = self.counts, self.window
         x = _reshaped(x, (nt, t, nh, h, nw, w), rest).transpose(0, 1, 3, 5, 2, 4, 6, *range(7, 7 + len(rest)))
         return _reshaped(x, (math.prod(self.filled),), rest)

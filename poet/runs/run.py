@@ -160,7 +160,7 @@ class Run:
 
     @property
     def samples(self) -> Path:
-        """Pictures that were logged."""
+        """Logged images."""
         return self.folder / "samples"
 
     # ------------------------------------------------------------------------------------ checkpoints
@@ -184,7 +184,7 @@ class Run:
         return self.at(found[-1]) if found else None
 
     def newest_whole(self) -> Checkpoint | None:
-        """The newest checkpoint whose manifest and experiment are whole; its arrays are not looked at."""
+        """The newest checkpoint whose manifest and experiment are intact; its arrays are not checked."""
         for step in reversed(self.steps()):
             found = self.at(step)
             try:
@@ -225,7 +225,7 @@ class Run:
         some = ", ".join(sorted(names)[:3])
         raise UserError(
             f"--workdir={self.folder} is not empty and not the folder of a run (it holds {some}): give a new "
-            "folder, or that of a run to go on with"
+            "folder, or that of a run to resume"
         )
 
     def _is_new(self, names: set[str]) -> bool:
@@ -235,7 +235,7 @@ class Run:
 
 
 def _local(path: str | os.PathLike[str]) -> Path:
-    """The folder that a user's text names: every path of a run begins here."""
+    """The folder of a user's path: every path of a run begins here."""
     return Path(path)
 
 
@@ -244,7 +244,7 @@ def _at(directory: Path, step: int) -> Checkpoint:
 
 
 def _steps(directory: Path) -> list[int]:
-    """A folder with the name of a step that has no part of a checkpoint is somebody else's."""
+    """Steps of a folder of checkpoints; a folder without any part of a checkpoint is not one."""
     if not directory.is_dir():
         return []
     named = (p for p in directory.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())

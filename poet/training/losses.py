@@ -1,10 +1,9 @@
 """Next-token cross-entropy of a prefix LM over the ids that are legal at each position.
 
-The loss covers output positions whose ids are to be predicted.  Boundary tokens are forced by the
-layout and carry none, which departs from the paper (its loss covers the whole output), and neither do
-the tokens that open the output as given and those that fill a written text up.  With
-`loss_vocabulary="full"` the softmax runs over every id, as in the paper; with "legal" over the range
-of the position alone, which is what sampling uses.
+The loss covers the predicted output positions.  Boundary tokens are forced by the layout and carry
+none, unlike in the paper, whose loss covers the whole output.  Conditioning tokens that open the output
+and the padding of generated text carry none either.  With `loss_vocabulary="full"` the softmax runs over
+every id, as in the paper; with "legal" only over the range of the position, as in sampling.
 
 Shape suffixes: B batch, S sequence, N positions of a span, D width.
 """
@@ -106,7 +105,7 @@ def chain_sums(
     z_loss: float,
     smoothing: float = 0.0,
 ) -> Values:
-    """Sums over labels of one range and the labels one by one, by the chain rule over what is sampled for each.
+    """Sums over labels of one range and the labels one by one, by the chain rule over the factors of an id.
 
     A label is correct if every factor is, the later ones conditioned on the label's own leading bits:
     those that greedy decoding finds.
@@ -146,7 +145,7 @@ def text_of(batch: Mapping[str, jax.Array], layout: Layout) -> Text | None:
 
 
 def filled(batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
-    """Fraction of the batch's positions that are no padding, float32 scalar; padding stands in text alone."""
+    """Fraction of the batch's positions that are not padding, float32 scalar; only text has padding."""
     batch_size = batch["tokens"].shape[0]
     empty = jnp.zeros((), jnp.float32)
     if layout.text_span is not None:
@@ -160,7 +159,7 @@ def filled(batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
 
 
 def span_weights(span: Span, known_B: jax.Array, labels_BxN: jax.Array) -> jax.Array:
-    """float32 [B, N]: 0 for the given tokens that open the span and for padding, else 1."""
+    """float32 [B, N]: 0 for conditioning tokens at the start of the span and for padding, else 1."""
     weighted_BxN = jnp.arange(span.segment.length)[None] >= known_B[:, None]
     if span.segment.padding is not None:
         weighted_BxN &= labels_BxN != span.segment.padding
@@ -168,7 +167,7 @@ def span_weights(span: Span, known_B: jax.Array, labels_BxN: jax.Array) -> jax.A
 
 
 def total(sums: Mapping[str, Sums]) -> Sums:
-    """Over all streams, each weighing by its tokens."""
+    """The sums over all streams, each weighted by its tokens."""
     return jax.tree.map(lambda *leaves: sum(leaves), *sums.values())
 
 

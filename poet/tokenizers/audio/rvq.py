@@ -1,7 +1,7 @@
-"""Residual vector quantizer: every level quantizes what the levels before left over (spec §3.2).
+"""Residual vector quantizer: every level quantizes the residual of the levels before it (spec §3.2).
 
 Codebooks are moving averages of the vectors that chose them, so they take no gradient.  They start
-from k-means on the first batch; a code that is used less than a share of what the codes of its level
+from k-means on the first batch; a code that is used less than a fraction of what the codes of its level
 are used on average is replaced by a vector of the batch.
 On a mesh every statistic is that of the global batch, and all shards hold equal codebooks.
 
@@ -31,9 +31,9 @@ class Quantized:
     Attributes:
       z: (B, F, D), the sum of the chosen vectors, without gradient.
       ids: int32 (B, L, F); where a level was dropped, the code it would have had.
-      commitment: scalar: mean squared distance of what a level was given to the vector it chose,
+      commitment: scalar: mean squared distance of a level's input to its chosen vector,
         averaged over the levels that were used.
-      residuals: (L, P, D): what each level was given, and `weights` (L, P): 1 where it was used.
+      residuals: (L, P, D): the input of each level, and `weights` (L, P): 1 where it was used.
     """
 
     z: jax.Array
@@ -152,8 +152,8 @@ def update(
         sums = decay * book["sums"] + (1 - decay) * sums_NxD
         alike = jnp.mean(usage)
         dead_N = usage < train.dead_fraction * alike
-        fresh_NxD = _draw(rest_PxD, weight_P, key, dead_N.shape[0], axes)
-        # As if it had been used like the others: it has ln(1 / share) / (1 - decay) steps to be chosen.
+        fresh_NxD = _sample(rest_PxD, weight_P, key, dead_N.shape[0], axes)
+        # As if it had been used like the others: it has ln(1 / fraction) / (1 - decay) steps to be chosen.
         usage = jnp.where(dead_N, alike, usage)
         vectors = jnp.where(dead_N[:, None], fresh_NxD, sums / jnp.maximum(usage, 1e-8)[:, None])
         sums = jnp.where(dead_N[:, None], fresh_NxD * usage[:, None], sums)
@@ -176,7 +176,7 @@ def kmeans(z_BxFxD: jax.Array, codebooks: Tree, key: jax.Array, iterations: int,
 
     def level(rest_PxD: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
         weight_P = jnp.ones_like(rest_PxD[:, 0])
-        start_NxD = _draw(rest_PxD, weight_P, key, codes, axes)
+        start_NxD = _sample(rest_PxD, weight_P, key, codes, axes)
 
         def lloyd(_: int, vectors_NxD: jax.Array) -> jax.Array:
             counts, sums = _sums(nearest(rest_PxD, vectors_NxD), rest_PxD, weight_P, codes, axes)
@@ -195,7 +195,7 @@ def kmeans(z_BxFxD: jax.Array, codebooks: Tree, key: jax.Array, iterations: int,
 
 
 def statistics(ids_BxLxF: jax.Array, codes: int, mesh_axes: Sequence[str] = ()) -> dict:
-    """By level (L,): `usage`, the share of codes that the batch holds, and `entropy_bits`."""
+    """By level (L,): `usage`, the fraction of codes that occur in the batch, and `entropy_bits`."""
     count = jax.vmap(lambda ids: jnp.zeros(codes).at[ids.reshape(-1)].add(1.0), in_axes=1)
     counts_LxN = count(ids_BxLxF)
     if mesh_axes:
@@ -214,7 +214,7 @@ def _sums(
     return (counts_N, sums_NxD) if not axes else jax.lax.psum((counts_N, sums_NxD), axes)
 
 
-def _draw(x_PxD: jax.Array, weight_P: jax.Array, key: jax.Array, count: int, axes: tuple[str, ...]) -> jax.Array:
+def _sample(x_PxD: jax.Array, weight_P: jax.Array, key: jax.Array, count: int, axes: tuple[str, ...]) -> jax.Array:
     """(count, D): random vectors of the global batch with weight, equal on all shards."""
 
     def own(key: jax.Array, number: int) -> jax.Array:
