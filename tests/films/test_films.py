@@ -109,7 +109,7 @@ def test_a_changed_scene_is_made_anew_with_those_that_continue_it(silent: FilmSa
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scenes/*/clips/*")}
     assert before.items() <= after.items() and {path.parents[1] for path in after.keys() - before.keys()} != set()
     (tmp_path / "letter.txt").write_text("keep")
-    with pytest.raises(UserError, match="no folder of a storyboard's film.*letter.txt"):
+    with pytest.raises(UserError, match="not the folder of a storyboard's film.*letter.txt"):
         scenes.make(silent, board, tmp_path, **asked)
 
 

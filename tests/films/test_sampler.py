@@ -138,5 +138,5 @@ def test_what_cannot_be_made_is_refused(generator: Generator):
     piece = FilmSampler(generator).begin()
     with pytest.raises(UserError, match="negative prompt"):
         FilmSampler(generator).go_on(piece, [Wish(prompt="a", negative="b")], seed=0, number=0)
-    with pytest.raises(UserError, match="all have a prompt"):
+    with pytest.raises(UserError, match="all candidates have a prompt"):
         FilmSampler(generator).go_on(piece, [Wish(prompt="a"), Wish()], seed=0, number=0)

@@ -45,7 +45,7 @@ def test_a_storyboard_is_read_and_written():
         (("seconds: 4", "seconds: -1"), "scene 1: scene.seconds = -1.0: must lie in"),
         (("seconds: 4", "seconds: a lot"), "scene 1: scene.seconds = 'a lot': expected a number"),
         (("seconds: 4", "transition: continue"), "storyboard.scenes.*first scene cannot continue another"),
-        (("sound_prompt: rain", "clip: a.mp4"), "scene 2: scene.clip = 'a.mp4'.*begins with its end"),
+        (("sound_prompt: rain", "clip: a.mp4"), "scene 2: scene.clip = 'a.mp4'.*opens with its end"),
         (("seconds: 4", "frame: a.png\n    clip: b.mp4"), "scene 1: scene.clip.*not both"),
         (("scenes:", "scene:"), "expected fields"),
         (("seed: 7", "seed: [7"), "not YAML"),

@@ -61,7 +61,7 @@ def test_rows_that_go_together_are_counted():
     a, b = np.zeros((3, 2)), np.zeros((5, 2))
     assert given.rows({"a": a, "b": None}) == 3 and given.rows({}) == 1 and given.rows({}, 4) == 4
     for arrays, count in (({"a": a, "b": b}, None), ({"a": a}, 4), ({"a": a[:0]}, None), ({"a": 3}, None)):
-        with pytest.raises(UserError, match="a row for each|a row of everything"):
+        with pytest.raises(UserError, match="a row for each|needs a row for each sample"):
             given.rows(arrays, count)
 
 
