@@ -21,7 +21,7 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention_oracle import dense, dense_gradients
+from attention_oracle import dense, dense_gradients, visibility
 
 from poet.models import attention, kernels
 from poet.spec import choose
@@ -90,7 +90,7 @@ def compare(attend: Attend, layout: Layout, heads: tuple[int, int, int]) -> dict
 
     (_, out), gradients = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     exact = [np.asarray(x, np.float64) for x in (q, k, v, weights)]
-    visible = layout.visible()[None] & mask[:, None]
+    visible = visibility(layout)[None] & mask[:, None]
     wanted = [dense(*exact[:3], visible), *dense_gradients(*exact[:3], visible, exact[3])]
     return {
         name: relative(got, want) for name, got, want in zip(("values", "dq", "dk", "dv"), (out, *gradients), wanted)

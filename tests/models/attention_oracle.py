@@ -9,6 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 
+def visibility(layout):
+    """The attention pattern of a prefix LM by definition, bool [length, length]: query i sees key j."""
+    i, j = np.indices((layout.length, layout.length))
+    return (j <= i) | ((i < layout.prefix_length) & (j < layout.prefix_length))
+
+
 def dense(q, k, v, visible):
     """[B, S, K, G, H] by definition; `visible` bool [B, S, S]."""
     scores = np.einsum("bqkgh,bskh->bkgqs", q, k) / np.sqrt(q.shape[-1])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_oracle import dense, dense_gradients
+from attention_oracle import dense, dense_gradients, visibility
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from poet.distributed import mesh as mesh_lib
@@ -81,7 +81,7 @@ WAYS = {
 def test_values_and_gradients_equal_the_dense_oracle(name, way):
     layout = LAYOUTS[name]
     q, k, v, mask = make_inputs(layout)
-    visible = layout.visible()[None] & mask[:, None]
+    visible = visibility(layout)[None] & mask[:, None]
     cotangent = np.random.default_rng(1).normal(size=q.shape)
 
     def loss(q, k, v):
@@ -111,7 +111,7 @@ def test_kernels_run_on_every_devices_own_clips_and_heads(monkeypatch):
         placed.append(jax.device_put(mask, mesh_lib.batch_sharding(mesh)))
         run = jax.jit(lambda q, k, v, m: kernels.attend("cudnn", q, k, v, key_mask_BxS=m, **settings))
         out = run(*placed)
-    visible = layout.visible()[None] & mask[:, None]
+    visible = visibility(layout)[None] & mask[:, None]
     np.testing.assert_allclose(out, dense(q, k, v, visible), atol=1e-5)
     assert out.sharding.is_equivalent_to(heads, out.ndim)
 
@@ -146,7 +146,7 @@ def test_cached_attention_reads_only_visible_keys():
     position = layout.prefix_length + 3
     visible = mask & (np.arange(layout.length) <= position)
     got = attention.attend_cached(*(jnp.asarray(a, jnp.float32) for a in (q[:, position], k, v)), jnp.asarray(visible))
-    want = dense(q, k, v, layout.visible()[None] & mask[:, None])[:, position]
+    want = dense(q, k, v, visibility(layout)[None] & mask[:, None])[:, position]
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
