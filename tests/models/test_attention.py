@@ -1,4 +1,4 @@
-"""Attention against a dense float64 oracle built from `Layout.visible()`."""
+"""Attention against a dense float64 oracle built from the definition of a prefix LM."""
 
 from __future__ import annotations
 
