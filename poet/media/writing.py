@@ -63,37 +63,15 @@ def write_mp4(
     audio_S: np.ndarray | None = None,
     sample_rate_hz: int | None = None,
     comment: str = "",
+    *,
+    kind: Container = MP4,
 ) -> None:
-    """Writes H.264 (yuv420p in BT.709, tagged so, even sides only) and, with audio, AAC.
+    """Writes H.264 (yuv420p in BT.709, tagged so, even sides only) and, with audio, AAC; or as `kind` says.
 
     Raises:
         UserError: a side is odd.
         ValueError: a wrong shape or dtype, or audio without a sample rate.
     """
-    _write_film(path, MP4, video_TxHxWx3, rate_hz, audio_S, sample_rate_hz, comment)
-
-
-def write_webm(
-    path: PathLike,
-    video_TxHxWx3: np.ndarray,
-    rate_hz: float,
-    audio_S: np.ndarray | None = None,
-    sample_rate_hz: int | None = None,
-    comment: str = "",
-) -> None:
-    """Writes VP9 (as `write_mp4`) and, with audio, Opus at the next rate that it takes.  Raises as `write_mp4`."""
-    _write_film(path, _WEBM, video_TxHxWx3, rate_hz, audio_S, sample_rate_hz, comment)
-
-
-def _write_film(
-    path: PathLike,
-    kind: Container,
-    video_TxHxWx3: np.ndarray,
-    rate_hz: float,
-    audio_S: np.ndarray | None,
-    sample_rate_hz: int | None,
-    comment: str,
-) -> None:
     check_video(video_TxHxWx3)
     height, width = video_TxHxWx3.shape[1:3]
     if height % 2 or width % 2:
@@ -110,6 +88,11 @@ def _write_film(
         container.mux(video.encode(None))
         if audio is not None:
             _encode_sound(container, audio, audio_S, sample_rate_hz)
+
+
+def write_webm(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float, *sound: Any, comment: str = "") -> None:
+    """Writes VP9 and, with audio, Opus at the next rate that it takes; arguments and errors as `write_mp4`."""
+    write_mp4(path, video_TxHxWx3, rate_hz, *sound, comment=comment, kind=_WEBM)
 
 
 def add_video(container: Any, height: int, width: int, rate_hz: float, kind: Container = MP4) -> av.VideoStream:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -67,36 +68,8 @@ def _relative(lost: float, size: float) -> float | None:
 
 
 CELLS, STRUCTURES = ("cells", "ids_same"), (*PAIRS, "flow_scale")
-for _metric in (
-    Metric(name="given_cells", better="neither", needs=CELLS, measure=_given, tables=("conditions",), beside=()),
-    Metric(
-        name="given_codes_kept",
-        better="more",
-        needs=CELLS,
-        measure=_kept,
-        tables=("conditions",),
-        beside=("low", "high"),
-        note=NOTE,
-    ),
-    Metric(
-        name="flow_error",
-        better="less",
-        needs=STRUCTURES,
-        measure=_read,
-        finish=_flow_error,
-        tables=("conditions",),
-        beside=("low", "high"),
-        note=NOTE,
-    ),
-    Metric(
-        name="depth_error",
-        better="less",
-        needs=STRUCTURES,
-        measure=_read,
-        finish=_depth_error,
-        tables=("conditions",),
-        beside=("low", "high"),
-        note=NOTE,
-    ),
-):
-    register(_metric)
+_COLUMNS: dict[str, Any] = {"tables": ("conditions",), "beside": ("low", "high"), "note": NOTE}
+register(Metric(name="given_cells", better="neither", needs=CELLS, measure=_given, tables=("conditions",), beside=()))
+register(Metric(name="given_codes_kept", better="more", needs=CELLS, measure=_kept, **_COLUMNS))
+for _name, _finish in (("flow_error", _flow_error), ("depth_error", _depth_error)):
+    register(Metric(name=_name, better="less", needs=STRUCTURES, measure=_read, finish=_finish, **_COLUMNS))

@@ -45,7 +45,7 @@ UNIGRAM = register(
         tables=("likelihood",),
         needs=("unigram_nats", "unigram_count"),
         measure=lambda batch: Values.of(batch, batch["unigram_nats"], batch["unigram_count"]),
-        note="The same under how often each id occurs in the training split.",
+        note="Cross-entropy under the frequencies of ids in the training split.",
     )
 )
 ACCURACY = register(
@@ -56,7 +56,7 @@ ACCURACY = register(
         needs=SCORED,
         measure=_per_token("correct"),
         beside=("low", "high"),
-        note="Fraction of tokens with the largest logit.",
+        note="Fraction of tokens whose logit is the largest.",
     )
 )
 
