@@ -90,9 +90,9 @@ def write_mp4(
             _encode_sound(container, audio, audio_S, sample_rate_hz)
 
 
-def write_webm(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float, *sound: Any, comment: str = "") -> None:
+def write_webm(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float, *sound: Any, **options: Any) -> None:
     """Writes VP9 and, with audio, Opus at the next rate that it takes; arguments and errors as `write_mp4`."""
-    write_mp4(path, video_TxHxWx3, rate_hz, *sound, comment=comment, kind=_WEBM)
+    write_mp4(path, video_TxHxWx3, rate_hz, *sound, **options, kind=_WEBM)
 
 
 def add_video(container: Any, height: int, width: int, rate_hz: float, kind: Container = MP4) -> av.VideoStream:
