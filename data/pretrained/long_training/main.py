@@ -26,21 +26,21 @@ NICENESS = 19
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = list(stages(RECIPES["cpu"], pathlib.Path("WORK"), CHECKOUT))
     parser = argparse.ArgumentParser(
-        prog="train.sh", description="Trains everything that ships, from nothing; run it again to go on."
+        prog="train.sh", description="Train the shipped weights from scratch; run it again to resume."
     )
     add = parser.add_argument
     add(
         "stages",
         nargs="*",
         metavar="STAGE",
-        help=f"of these only, in this order: {', '.join(names)} (default: all but sound, whose weights ship)",
+        help=f"stages to run, in this order: {', '.join(names)} (default: all but sound, whose weights ship)",
     )
-    add("--work", default="runs/pretrained", help="its folder (default runs/pretrained of the checkout)")
-    add("--hours", type=float, default=None, help="stop at a checkpoint after so many")
+    add("--work", default="runs/pretrained", help="work folder (default: runs/pretrained of the checkout)")
+    add("--hours", type=float, default=None, help="stop at a checkpoint after so many hours")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="recipe: two cores, or one accelerator")
-    add("--smoke", action="store_true", help="every stage at toy sizes, to see that the chain holds")
-    add("--status", action="store_true", help="say where it stands, and end")
-    add("--plan", action="store_true", help="say what is trained for how long, and end")
+    add("--smoke", action="store_true", help="run every stage at toy sizes, as a check")
+    add("--status", action="store_true", help="print the progress of the stages")
+    add("--plan", action="store_true", help="print the stages with estimated times")
     add("--from", dest="origin", default=".", help=argparse.SUPPRESS)  # Where the user stood.
     options = parser.parse_args(arguments)
     for name in options.stages:
