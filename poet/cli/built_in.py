@@ -70,8 +70,8 @@ def _make(run: Run, resolved: Resolved, tokenize: Callable[[Resolved], object]) 
     folder, source = _cache_folder(), _source()
     store = folder / f"codes-{_key(run, resolved)}"
     _LOG.info(
-        "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s stand in, which are "
-        "rendered and coded the first time, a minute or two",
+        "no clips were named (--gin.DATA.store, --gin.EVAL.source): %d game clips in %s are used "
+        "instead; rendering and encoding them the first time takes a minute or two",
         2 * ARENAS * CLIPS_PER_ARENA,
         folder,
     )

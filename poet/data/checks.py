@@ -97,8 +97,8 @@ def _check_split(resolved: Resolved, manifest: Manifest, split: str) -> None:
     group, batch = max(resolved.batches.items(), key=lambda item: item[1])
     if batch > info.clips:
         _LOG.warning(
-            "a batch of group %s takes %d clips and split %r of %s has %d, so clips come several times in "
-            "a step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
+            "a batch of group %s takes %d clips and split %r of %s has %d, so clips are repeated within a "
+            "step (a smaller DATA.batch or DATA.equal_tokens = False takes fewer)",
             group,
             batch,
             split,

@@ -153,7 +153,7 @@ class MixtureIterator(iterator.PositionIterator):
         if kept is None:
             _LOG.warning(
                 "the data position was saved by an earlier version, whose epochs had another order: "
-                "in the present epoch some clips come twice and some not at all"
+                "in this epoch some clips are used twice and some not at all"
             )
             kept = found
         positions = {name: iterator.position(count) for name, count in kept.items()}

@@ -207,7 +207,7 @@ class Resources:
         # Whole files are read here; where the store cut them, the clip is the first of its file.
         clips = [c for c in read if not {c.key, f"{c.key}#0"} & self.dropped]
         if len(clips) < len(read):
-            _LOG.warning("%d of %d clips are not scored, as the store left them out", len(read) - len(clips), len(read))
+            _LOG.warning("%d of %d clips are not scored, as the store skipped them", len(read) - len(clips), len(read))
         if not clips:
             raise UserError(f"none of the {count} clips tried in {self.source_path} can be read")
         return clips

@@ -145,7 +145,7 @@ class _Progress:
     def __call__(self, piece: Piece) -> None:
         made = next(self._made)
         _LOG.info(
-            "%.2f s of the film are made; %.1f s a clip",
+            "%.2f s of the film are sampled; %.1f s a clip",
             piece.end.frames / self._rate_hz,
             (time.monotonic() - self._began) / made,
         )

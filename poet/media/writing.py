@@ -264,6 +264,6 @@ def dub(
             reason = error.reason
         else:
             return file
-    _LOG.warning("%s: its frames are encoded anew: %s", original, reason)
+    _LOG.warning("%s: its frames are encoded again: %s", original, reason)
     write_mp4(path, video_TxHxWx3, rate_hz, audio_S, sample_rate_hz, comment)
     return path

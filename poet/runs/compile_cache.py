@@ -42,7 +42,7 @@ def use() -> None:
     try:
         folder = _own(_folder())
     except (OSError, RuntimeError) as error:  # RuntimeError: no home.
-        _LOG.warning("compiled programs are not kept: %s; set %s to a folder of yours", error, _FOLDER)
+        _LOG.warning("compiled programs are not kept: %s; set %s to a writable folder", error, _FOLDER)
         return
     os.environ[_FOLDER] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_LEAST_SECONDS))

@@ -155,8 +155,7 @@ class Engine:
         given_NxG = given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
         batch = self.programs.batch or min(batch, count)
         _LOG.info(
-            "drawing %d samples of %s, %d at a time; the first time their programs are compiled, which takes "
-            "from seconds to some minutes",
+            "sampling %d of %s, %d at a time; the first time, compiling takes seconds to some minutes",
             count,
             self.task,
             batch,

@@ -260,7 +260,7 @@ class Generator:
                 words = len(text.split())
                 lost = round(words * dropped / (dropped + length))
                 _LOG.warning(
-                    "a prompt of %d words is cut: its last %d of %d pieces, about %d words, are not "
+                    "a prompt of %d words is cut: its last %d of %d tokens, about %d words, are not "
                     "read (TEXT.length = %d): %.60s...",
                     words,
                     dropped,

@@ -198,7 +198,7 @@ def _present_name(statement: Any, place: str) -> Any:
     if now is None:
         return statement
     _LOG.warning(
-        "%s: %s.%s is called %s.%s now; the old name goes with the next release",
+        "%s: %s.%s is called %s.%s now; the next release drops the old name",
         place,
         statement.selector,
         statement.arg_name,

@@ -55,7 +55,7 @@ class MediaSource:
     def clips(self) -> Sequence[int]:
         if not self.ingest.expands:
             return [1] * len(self)
-        _LOG.info("asking %d files how long they are", len(self))
+        _LOG.info("reading the lengths of %d files", len(self))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(self._stated_clips, range(len(self))))
 

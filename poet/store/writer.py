@@ -214,7 +214,7 @@ def _encode_all(job: Job, runner: Runner, progress: bool) -> None:
                 reporter.finished(item)
                 continue
             if item.done:
-                _LOG.warning("the intermediate file %s is damaged: it is made anew", item.file)
+                _LOG.warning("the intermediate file %s is damaged: it is encoded again", item.file)
                 item.forget()
             todo.append(item)
         bar.unpause()

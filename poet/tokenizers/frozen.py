@@ -144,7 +144,7 @@ def verify(folder: str | pathlib.Path) -> None:
 @functools.cache
 def _warn_of(folder: pathlib.Path) -> None:
     """Once for a folder, however often it is loaded."""
-    _LOG.warning("%s has no %s: flipped bits in it would not be found", folder, manifest.NAME)
+    _LOG.warning("%s has no %s: damage cannot be detected", folder, manifest.NAME)
 
 
 def load_spec(cls: type, folder: str | pathlib.Path) -> Any:

@@ -82,7 +82,7 @@ def compile_steps(groups: Mapping[str, Group], abstract_state: State, mesh: Mesh
       UserError: a step needs more memory than a device has.
     """
     many = f"{len(groups)} programs, {', '.join(groups)}" if len(groups) > 1 else "the step's program"
-    _LOG.info("compiling %s; what was compiled before is taken from the cache", many)
+    _LOG.info("compiling %s; programs in the cache are reused", many)
     with concurrent.futures.ThreadPoolExecutor(COMPILERS) as pool:
         # A program is compiled while the next one is traced.
         futures = {

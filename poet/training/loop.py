@@ -213,7 +213,7 @@ class _Training:
             networks.check(earlier.networks, self.made_with, what=what)
         turned = compat.differences(theirs, self.experiment, self.purpose, ("course",))
         if turned:
-            _LOG.warning("from here on the run differs from %s: %s", earlier.path, ", ".join(map(str, turned)))
+            _LOG.warning("from this step on the run differs from %s: %s", earlier.path, ", ".join(map(str, turned)))
 
     def already_finished(self) -> bool:
         return processes.from_first(self._finished)

@@ -164,7 +164,7 @@ def test_the_source_is_that_of_the_store_and_what_it_left_out_is_not_scored(run,
     splits = left.manifest.splits | {"validation": split.replace(skipped=skipped)}
     left.__dict__["manifest"] = left.manifest.replace(splits=splits)
     assert [clip.key for clip in left.clips] == [k for i, k in enumerate(keys) if i not in (3, 8)]
-    assert "2 of 17 clips are not scored, as the store left them out" in caplog.text
+    assert "2 of 17 clips are not scored, as the store skipped them" in caplog.text
     gone = Resources(run.disk, Resolved(e), tmp_path)
     gone.__dict__["manifest"] = left.manifest.replace(source=str(tmp_path / "gone"))
     assert "which the store was made from, is not there" in gone.lacks("source")

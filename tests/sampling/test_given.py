@@ -164,7 +164,7 @@ def test_what_is_cut_from_a_prompt_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="poet"):
         generator.encode_text(["word " * 8, "word " * 210])
     assert len(caplog.records) == 1
-    assert "210 words is cut: its last 202 of 210 pieces, about 202 words" in caplog.text
+    assert "210 words is cut: its last 202 of 210 tokens, about 202 words" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- networks

@@ -500,7 +500,7 @@ def test_a_flipped_bit_in_a_finished_intermediate_file_is_found_and_redone(
         flip(file, file.stat().st_size * (number + 1) // (len(made) + 2), number % 8)
     tokenize(spec)
     assert contents(tmp_path / "s") == contents(store)
-    assert made and (suffix == "json" or "is damaged: it is made anew" in caplog.text)
+    assert made and (suffix == "json" or "is damaged: it is encoded again" in caplog.text)
 
 
 def test_damage_after_that_look_does_not_enter_the_store(
