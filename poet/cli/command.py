@@ -198,6 +198,28 @@ def sample_bindings(args: argparse.Namespace) -> list[str]:
     return [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
 
 
+def prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the texts added to every prompt."""
+    add = parser.add_argument
+    add(
+        "--style",
+        default="",
+        metavar="NAME",
+        help="texts added to every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file",
+    )
+    add("--negative_prompt", default="", help="what it must not look like; needs --guidance above 1")
+
+
+def generation_bindings(args: argparse.Namespace) -> list[str]:
+    """What the flags of `prompt_arguments` and `sample_arguments` bind, between them the single settings.
+
+    Raises UserError for an unknown style.
+    """
+    from poet.spec import config
+
+    return [*(config.style(args.style) if args.style else []), *args.bindings, *sample_bindings(args)]
+
+
 def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
     """The run of a language model that --checkpoint names, and its spec with `bindings`.
 

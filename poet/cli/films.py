@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poet.cli import command
-from poet.spec import PromptSpec, SampleSpec
 
 if TYPE_CHECKING:
-    from poet.films.sampler import FilmSampler
+    from poet.films.studio import Studio
+    from poet.sampling.record import Replay
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser)
     add = parser.add_argument
     add("--sound", action="store_true", help="with sound")
-    add(
-        "--style",
-        default="",
-        metavar="NAME",
-        help="texts added to every prompt: a preset of gin/prompts, such as videopoet or arenas, or a gin file",
-    )
-    add("--negative_prompt", default="", help="what the film must not look like; needs --guidance above 1")
+    command.prompt_arguments(parser)
     add(
         "--context",
         type=command.number(int, at_least=0, at_most=4096),
@@ -47,52 +38,45 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     command.sample_arguments(parser)
 
 
-@dataclasses.dataclass(frozen=True)
-class Studio:
-    """A model that makes films, and its settings.
-
-    Attributes:
-      sample: settings; their seed is that of the film.
-      prompt: texts added to every prompt.
-      made_by: identifies the checkpoint.
-      ways: how clips continue a film, arguments of `FilmSampler`.
-    """
-
-    sampler: FilmSampler
-    sample: SampleSpec
-    prompt: PromptSpec
-    made_by: dict[str, Any]
-    ways: dict[str, Any]
-
-    def produce(self, make: Callable[..., list[Path]], wanted: Any, out: str) -> None:
-        """Runs `poet.films.long.make` or `poet.films.scenes.make` and prints the files that it writes."""
-        folder, settings = Path(out).expanduser(), {"made_by": self.made_by, "sample": self.sample}
-        for path in make(self.sampler, wanted, folder, **settings, words=self.prompt.camera):
-            print(path)
-
-    def with_sound(self) -> FilmSampler:
-        """The same, for films with sound.  UserError in a run without it."""
-        return type(self.sampler)(self.sampler.generator, has_audio=True, **self.ways)
-
-
 def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studio:
-    """The model of the flags of `arguments`; `sound` replaces --sound unless None.
+    """The studio of the flags of `arguments`; `sound` replaces --sound unless None.
 
-    Raises UserError: no checkpoint, unknown settings, or sound in a run without it.
+    Raises UserError: no checkpoint, or unknown settings.
     """
-    from poet.films.sampler import FilmSampler
-    from poet.sampling.generate import Generator
-    from poet.spec import config
+    from poet.films.studio import Studio
 
+    settings = command.generation_bindings(args)
+    if args.negative_prompt:
+        settings.append(f"PROMPT.negative={args.negative_prompt!r}")
+    has_audio = args.sound if sound is None else sound
+    ways = {"has_audio": has_audio, "recode": args.recode, "sink": args.sink, "context": args.context}
+    return _quietly(Studio(*command.open_checkpoint(args, settings), settings, ways))
+
+
+def make(studio: Studio, kind: str, request: Mapping[str, Any], out: str) -> None:
+    """Makes a film, see `Studio.make`, and prints its files."""
+    for path in studio.make(kind, request, Path(out).expanduser()):
+        print(path)
+
+
+def replay(args: argparse.Namespace, found: Replay) -> tuple[list[Path], Path]:
+    """Makes the film of a record again in --out; the files, and that folder.
+
+    Raises UserError: other weights or inputs than the record's, or a folder that holds something.
+    """
+    from poet.films.studio import Studio
+    from poet.runs import outputs
+    from poet.sampling import command as generation
+    from poet.sampling import record
+
+    checkpoint, resolved = command.open_checkpoint(args, list(found.settings))
+    record.check(found, checkpoint)
+    folder = outputs.claim(args.out, outputs.GENERATION, inputs=[checkpoint.folder, *found.made_with["inputs"]]).final
+    resolved = generation.as_recorded(resolved, found)
+    studio = _quietly(Studio(checkpoint, resolved, found.settings, found.made_with["ways"]))
+    return studio.make(found.film, found.request, folder), folder
+
+
+def _quietly(studio: Studio) -> Studio:
     logging.getLogger("poet.sampling.engine").setLevel(logging.WARNING)  # A film has its own line for each clip.
-    style = config.style(args.style) if args.style else []
-    run, resolved = command.open_checkpoint(args, [*style, *args.bindings, *command.sample_bindings(args)])
-    files = run.checkpoint.manifest()["files"]
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-    ways = {"recode": args.recode, "sink": args.sink, "context": args.context}
-    sampler = FilmSampler(
-        Generator.from_checkpoint(run, resolved), has_audio=args.sound if sound is None else sound, **ways
-    )
-    prompt = resolved.spec.prompt
-    prompt = prompt.replace(negative=args.negative_prompt or prompt.negative)
-    return Studio(sampler, resolved.spec.sample, prompt, {"checkpoint": digest}, ways)
+    return studio

@@ -26,7 +26,6 @@ import numpy as np
 from poet import media
 from poet.films import camera, pieces, sheets
 from poet.films.folder import FilmFolder, Take
-from poet.films.prompts import with_suffixes
 from poet.films.sampler import FilmSampler, Wish
 from poet.films.sounds import fitted
 from poet.films.storyboard import check_names, read_text
@@ -163,9 +162,7 @@ class Chain:
         return hashlib.sha256(json.dumps([before, what], sort_keys=True).encode()).hexdigest()[:12]
 
     def _prompt(self, job: Job, given: Made) -> str:
-        return with_suffixes(
-            job.prompt or given.text, camera.phrase(job.camera, self._prompts.camera), self._prompts.suffix
-        )
+        return self._prompts.complete(job.prompt or given.text, camera.phrase(job.camera, self._prompts.camera))
 
     def _task(self, job: Job, task: Task, given: Made) -> Made:
         """The result of a task on `given`."""
@@ -193,7 +190,7 @@ class Chain:
         found = self._silent.generator.generate(
             task.name,
             prompts,
-            negative_prompt=job.negative or (self._prompts.negative if task.text else ""),
+            negative_prompt=self._prompts.negative_for(task.text, job.negative),
             media=taken,
             conditioning_frames=frames,
             depths=depths,
@@ -227,7 +224,7 @@ class Chain:
             FilmFolder(folder / "film"),
             sampler.windows.frames_in(job.seconds),
         )
-        wish = Wish(prompt=prompt, negative=job.negative or (self._prompts.negative if prompt else ""))
+        wish = Wish(prompt=prompt, negative=self._prompts.negative_for(bool(prompt), job.negative))
         with place.hold({"job": to_dict(job)}):
             place.extend(
                 sampler,

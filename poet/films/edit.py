@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class Session:
             raise UserError(f"{folder / SESSION} has format {found.get('format')}, this version reads {FORMAT}")
         try:
             fixed, current = found["fixed"], found["current"]
-            nodes = [Node(**{**node, "wish": Wish(**node["wish"])}) for node in found["nodes"]]
+            nodes = _nodes(found["nodes"])
             seed, node = fixed["seed"], nodes[current]
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{folder / SESSION} is damaged: {error!r}") from None
@@ -132,11 +132,9 @@ class Session:
 
     def save(self) -> None:
         """Writes the tree; every method that changes it calls this."""
-        tree = {"format": FORMAT, "fixed": self.fixed, "current": self.current}
-        nodes = [dataclasses.asdict(node) for node in self.nodes]
-        media.write_text(
-            self.folder / SESSION, json.dumps(tree | {"nodes": nodes}, indent=1, ensure_ascii=False) + "\n"
-        )
+        nodes = self.request["nodes"]
+        tree = {"format": FORMAT, "fixed": self.fixed, "current": self.current, "nodes": nodes}
+        media.write_text(self.folder / SESSION, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
 
     # ------------------------------------------------------------------------------------------ films
 
@@ -231,22 +229,30 @@ class Session:
         sheets.write(self.folder / SHEET, rows, [str(number) for number in candidates])
         return self.folder / SHEET
 
-    def replay(self, folder: str | Path) -> Session:
-        """Samples all clips of the session again in a new folder, from its opening and its tree."""
-        video, sound = pieces.load_media(self.folder / GIVEN)
-        again = Session.create(folder, self.sampler, video=video, sound=sound, seed=self.fixed["seed"])
-        again.fixed = self.fixed
-        for number in range(1, len(self.nodes)):
-            node = self.nodes[number]
+    @property
+    def request(self) -> dict[str, Any]:
+        """What `remade` takes: what the session was given, its tree, and which node is current."""
+        nodes = [dataclasses.asdict(node) for node in self.nodes]
+        given = str(self.folder / GIVEN)
+        return {"given": given, "seed": self.fixed["seed"], "nodes": nodes, "current": self.current}
+
+    @classmethod
+    def remade(cls, folder: str | Path, sampler: FilmSampler, request: Mapping[str, Any], **made: Any) -> Session:
+        """Makes all clips of a session again in a new folder; `made` is `sample` and `made_by` of `create`."""
+        video, sound = pieces.load_media(Path(request["given"]))
+        again = cls.create(folder, sampler, video=video, sound=sound, seed=request["seed"], **made)
+        nodes = _nodes(request["nodes"])
+        for number in range(1, len(nodes)):
+            node = nodes[number]
             if node.kind == CUT:
                 again._append([node], [again._cut(node.parent, node.at)])
             elif node.row == 0:
-                group = [other for other in self.nodes if other.proposal == number]
+                group = [other for other in nodes if other.proposal == number]
                 again._append(
                     group,
                     again._sampled(again.sampler.resume(again.pieces(node.parent)), [o.wish for o in group], number),
                 )
-        again.choose(self.current)
+        again.choose(request["current"])
         return again
 
     def _cut(self, parent: int, at: int) -> Piece:
@@ -266,6 +272,10 @@ class Session:
 
     def _clip(self, number: int) -> Path:
         return self.folder / CLIPS / f"{number:05d}.npz"
+
+
+def _nodes(found: Sequence[Mapping[str, Any]]) -> list[Node]:
+    return [Node(**{**node, "wish": Wish(**node["wish"])}) for node in found]
 
 
 def _fixed(

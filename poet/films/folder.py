@@ -30,10 +30,11 @@ from poet.films.sounds import fitted
 from poet.films.windows import Windows
 from poet.media.joining import open_film_writer
 from poet.runs import lease
-from poet.spec import SampleSpec, UserError, read_object
+from poet.sampling import record
+from poet.spec import SampleSpec, UserError, read_object, to_dict
 
 REQUEST, CLIPS, FILM, SHEET = "film.json", "clips", "film.mp4", "film.png"
-_OURS = {REQUEST, CLIPS, FILM, SHEET, lease.FILE}
+_OURS = {REQUEST, CLIPS, FILM, SHEET, record.NAME, lease.FILE}
 # Seconds over which the sound of a film fades at a cut.
 CUT_FADE_S = 0.01
 # Most frames in a picture of a film.
@@ -122,6 +123,9 @@ class FilmFolder:
 
 def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raises UserError, naming what differs, unless a folder's film is the one that is asked for."""
+    if "sample" in made:  # Settings that came since it was begun were as they are by default.
+        since = {name: value for name, value in to_dict(SampleSpec()).items() if name in asked.get("sample", {})}
+        made = {**made, "sample": {**since, **made["sample"]}}
     for name in sorted({*made, *asked}):
         if made.get(name) != asked.get(name):
             raise UserError(

@@ -15,9 +15,9 @@ from poet import media
 from poet.films import camera
 from poet.films.folder import FilmFolder, Take, write_film
 from poet.films.pieces import Piece
-from poet.films.prompts import Schedule, with_suffixes
+from poet.films.prompts import Schedule
 from poet.films.sampler import FilmSampler, Wish
-from poet.spec import ClipSpec, SampleSpec, UserError, to_dict
+from poet.spec import ClipSpec, PromptSpec, SampleSpec, UserError, to_dict
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,11 +77,12 @@ def make(
     """
     wanted.check()
     windows, schedule, place = sampler.windows, Schedule.parse(wanted.prompts), FilmFolder(folder)
-    frames, suffixes = windows.frames_in(wanted.seconds), (camera.phrase(wanted.camera, words), wanted.suffix)
+    frames, phrase = windows.frames_in(wanted.seconds), camera.phrase(wanted.camera, words)
+    spoken = PromptSpec(suffix=wanted.suffix, negative=wanted.negative)
 
     def wish(seconds: float) -> Wish:
-        prompt = with_suffixes(schedule.at(seconds), *suffixes)
-        return Wish(prompt=prompt, negative=wanted.negative if prompt else "", sound_prompt=wanted.sound_prompt)
+        prompt = spoken.complete(schedule.at(seconds), phrase)
+        return Wish(prompt=prompt, negative=spoken.negative_for(bool(prompt)), sound_prompt=wanted.sound_prompt)
 
     for start in schedule.starts_s:
         sampler.check(wish(start), sample, opened=bool(wanted.opening))
@@ -89,7 +90,7 @@ def make(
     # A longer film of the same request continues a shorter one.
     request = {
         **asked,
-        "camera_words": suffixes[0],
+        "camera_words": phrase,
         "sample": without_seed(sample),
         "made_by": {**made_by, **sampler.made_by},
     }

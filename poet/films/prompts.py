@@ -1,4 +1,4 @@
-"""Texts of a film: prompts that change by time, and what is added to every one."""
+"""Texts of a film that change by time."""
 
 from __future__ import annotations
 
@@ -58,10 +58,3 @@ class Schedule:
                 f"prompt {self.prompts[-1]!r} begins at {self.starts_s[-1]:g} s of a film of {seconds:g} s: "
                 "lengthen it, or let the prompt begin earlier"
             )
-
-
-def with_suffixes(prompt: str, *suffixes: str) -> str:
-    """A prompt with phrases added by commas; '' stays a film without text."""
-    if not prompt.strip():
-        return ""
-    return ", ".join(part.strip().rstrip(".,") for part in (prompt, *suffixes) if part.strip(" .,"))

@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from poet import media
-from poet.films.folder import REQUEST, FilmFolder, Take, write_film
+from poet.films.folder import FILM, REQUEST, SHEET, FilmFolder, Take, write_film
 from poet.films.long import begin, without_seed
 from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish, seed_of
 from poet.films.storyboard import CONTINUE, Scene, Storyboard
 from poet.runs import lease
+from poet.sampling import record
 from poet.spec import SampleSpec, UserError, to_dict
 
 _LOG = logging.getLogger(__name__)
 SCENES = "scenes"
-_OURS = {REQUEST, SCENES, "film.mp4", "film.png", lease.FILE}
+_OURS = {REQUEST, SCENES, FILM, SHEET, record.NAME, lease.FILE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,8 @@ def make(
                 _make_scene(sampler, take[:place], shot, folder, sample)
         found = [Take(_pieces_of(folder, take), take[-1].until_frame) for take in takes]
         written = write_film(folder, found, sampler.windows)
-        record = {"storyboard": to_dict(board), "scenes": [shot.key for take in takes for shot in take]}
-        media.write_text(folder / REQUEST, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        asked = {"storyboard": to_dict(board), "scenes": [shot.key for take in takes for shot in take]}
+        media.write_text(folder / REQUEST, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
     return [*written, folder / REQUEST]
 
 

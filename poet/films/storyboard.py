@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poet.films import camera, prompts
+from poet.films import camera
 from poet.runs import assets
-from poet.spec import MOST_SEED, Spec, UserError, from_dict, near_names, setting, to_dict
+from poet.spec import MOST_SEED, PromptSpec, Spec, UserError, from_dict, near_names, setting, to_dict
 
 CUT, CONTINUE = "cut", "continue"
 LINE_S = 5.0
@@ -89,7 +89,7 @@ class Storyboard(Spec):
 
     def prompt(self, scene: Scene, words: Mapping[str, str] | None = None) -> str:
         """The prompt for the model; `words` as of `camera.phrase`."""
-        return prompts.with_suffixes(scene.prompt, camera.phrase(scene.camera, words), self.suffix)
+        return PromptSpec(suffix=self.suffix).complete(scene.prompt, camera.phrase(scene.camera, words))
 
     def seed_of(self, scene: Scene) -> int:
         """The seed of a scene."""
@@ -195,5 +195,5 @@ def _set(spec: Spec) -> dict[str, Any]:
 
 def _beside(scene: Scene, folder: Path) -> Scene:
     """A scene whose files are found from the folder of its storyboard."""
-    files = {name: str(folder / value) for name in ("frame", "clip") if (value := getattr(scene, name))}
+    files = {name: str((folder / value).absolute()) for name in ("frame", "clip") if (value := getattr(scene, name))}
     return scene.replace(**files)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from poet.films import camera
 from poet.films.edit import CANDIDATE, CUT, Session
-from poet.films.prompts import with_suffixes
 from poet.films.sampler import Wish
-from poet.spec import UserError, choose
+from poet.spec import PromptSpec, UserError, choose
 
 HELP = """  say TEXT        candidates with this text; TEXT | TEXT | ...: one for each
   more            further candidates with the same texts
@@ -31,15 +31,14 @@ class Terminal:
     Attributes:
       session: the session that they edit.
       count: candidates of a single text.
-      negative, suffix: of every candidate.
-      words: for movements of the camera, as of `camera.phrase`.
+      prompt: texts added to every prompt.
+      record: called with the files of a written film; returns them and its record.
     """
 
     session: Session
     count: int = 4
-    negative: str = ""
-    suffix: str = ""
-    words: Mapping[str, str] | None = None
+    prompt: PromptSpec = PromptSpec()
+    record: Callable[[list[Path]], list[Path]] = list
     texts: tuple[str, ...] = ("",)
     at: int | None = None
     move: str = ""
@@ -71,9 +70,9 @@ class Terminal:
 
     def _more(self, _: str) -> str:
         texts = self.texts * self.count if len(self.texts) == 1 else self.texts
-        phrases = camera.phrase(self.move, self.words), self.suffix
-        prompts = [with_suffixes(text, *phrases) for text in texts]
-        wishes = [Wish(prompt=prompt, negative=self.negative if prompt else "") for prompt in prompts]
+        phrase = camera.phrase(self.move, self.prompt.camera)
+        prompts = [self.prompt.complete(text, phrase) for text in texts]
+        wishes = [Wish(prompt=prompt, negative=self.prompt.negative_for(bool(prompt))) for prompt in prompts]
         found = self.session.propose(wishes, at=self.at)
         return f"candidates {found[0]}..{found[-1]}: {self.session.folder / 'sheet.png'}"
 
@@ -99,7 +98,7 @@ class Terminal:
 
     def _camera(self, text: str) -> str:
         self.move = "" if text in ("", "none") else text
-        return camera.phrase(self.move, self.words) or "no movement"
+        return camera.phrase(self.move, self.prompt.camera) or "no movement"
 
     def _count(self, text: str) -> str:
         if not text.isdecimal() or not 1 <= int(text) <= 64:
@@ -123,7 +122,7 @@ class Terminal:
         return "\n".join(lines)
 
     def _film(self, _: str) -> str:
-        return "\n".join(map(str, self.session.write()))
+        return "\n".join(map(str, self.record(self.session.write())))
 
     def _help(self, _: str) -> str:
         return HELP

@@ -175,7 +175,8 @@ def _line(
         job = jobs.admit(*_asked(values, folder, base, resolved))
     except (UserError, ValueError, RecursionError) as error:
         return Line(name, "", None, str(error))
-    described = [specs.to_dict(job.request), specs.to_dict(job.sample), checkpoint.checkpoint.fingerprint]
+    said = [job.texts, job.negative]
+    described = [specs.to_dict(job.request), specs.to_dict(job.sample), said, checkpoint.checkpoint.fingerprint]
     return Line(name, hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16], job)
 
 

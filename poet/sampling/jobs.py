@@ -57,7 +57,8 @@ class Job:
     """A request that can be sampled.
 
     Attributes:
-      prompts: those of the request and of its file.
+      prompts: those of the request and of its file, as they are given.
+      negative: what guidance steers away from.
       conditioning_frames: the request's, or the default.
       given: what its files hold; None until `read`.
     """
@@ -66,6 +67,7 @@ class Job:
     resolved: Resolved
     sample: SampleSpec
     prompts: Sequence[str]
+    negative: str
     conditioning_frames: int
     admitted: Admitted
     given: Given | None = None
@@ -73,6 +75,11 @@ class Job:
     @functools.cached_property
     def task(self) -> Task:
         return get_task(self.request.task)
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts as the model is given them, with the texts added to each."""
+        return [self.resolved.spec.prompt.complete(prompt) for prompt in self.prompts]
 
     @property
     def items(self) -> int:
@@ -86,7 +93,7 @@ class Job:
     @property
     def labels(self) -> list[str]:
         """The prompt of each sample; '' where there is none."""
-        return [self._of(self.prompts, row) for row in range(self.count)]
+        return [self.of(self.prompts, row) for row in range(self.count)]
 
     @property
     def streams(self) -> list[Stream]:
@@ -98,9 +105,10 @@ class Job:
         """For each sample the file whose frames come back with another sound; '' where pictures are sampled."""
         shown = any(stream.shows and not self.task.derived for stream in self.task.given)
         painted = any(stream.shows for stream in self.task.predicted)
-        return [self._of(self.request.clip if shown and not painted else (), row) for row in range(self.count)]
+        return [self.of(self.request.clip if shown and not painted else (), row) for row in range(self.count)]
 
-    def _of(self, things: Sequence[str], row: int) -> str:
+    def of(self, things: Sequence[str], row: int) -> str:
+        """What a sample takes of a list; '' of an empty one."""
         return things[row * len(things) // self.count] if things else ""
 
     @property
@@ -128,6 +136,7 @@ def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None
     task, sample, clips = get_task(request.task), sample or resolved.spec.sample, len(request.clip)
     prompts = [*request.prompt, *read_prompts(request.prompt_file)]
     check_prompts(prompts)
+    negative = resolved.spec.prompt.negative_for(task.text, request.negative_prompt)
     check_formats(task, request.format, resolved.spec.clip)
     conditioning_frames = request.conditioning_frames or default_conditioning_frames(resolved, task, clips)
     admitted = check_all(
@@ -140,7 +149,7 @@ def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None
         ends=len(request.end),
         depths=len(request.depth),
         region=request.region,
-        negative_prompt=request.negative_prompt,
+        negative_prompt=negative,
         masks=len(request.mask),
     )
     return Job(
@@ -148,6 +157,7 @@ def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None
         resolved=resolved,
         sample=sample,
         prompts=prompts,
+        negative=negative,
         conditioning_frames=conditioning_frames,
         admitted=admitted,
     )
@@ -174,8 +184,8 @@ def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], Non
     request, task = job.request, job.task
     sampled = generator.generate(
         request.task,
-        job.prompts,
-        negative_prompt=request.negative_prompt,
+        job.texts,
+        negative_prompt=job.negative,
         conditioning_frames=job.conditioning_frames,
         region=request.region,
         count=request.num,
@@ -197,7 +207,7 @@ def enlarge(job: Job, shown: Sampled, by: Sequence[Upscaler], generator: Generat
     """The result of `sample` with upscaled frames."""
     if not by:
         return shown
-    texts = job.labels if job.prompts else ()
+    texts = [job.of(job.texts, row) for row in range(job.count)] if job.prompts else ()
     shown["video"] = upscaling.chained(
         by,
         shown["video"],

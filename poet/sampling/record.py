@@ -16,7 +16,7 @@ from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling.jobs import Job
 from poet.sampling.requests import Request
-from poet.spec import UserError
+from poet.spec import SampleSpec, UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,33 +45,44 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(
-    job: Job, checkpoint: Run, used: networks.Networks, inputs: Mapping[str, str], settings: Sequence[str]
+def made_with(
+    sample: SampleSpec, checkpoint: Run, used: networks.Networks, inputs: Mapping[str, str], settings: Sequence[str]
 ) -> dict[str, Any]:
-    """The content of `NAME` besides the samples.
+    """What every record says of how something was sampled.
 
     Args:
       used: fingerprints of the frozen networks.
       inputs: of `hashes`.
       settings: bindings that the experiment in the checkpoint was overridden with.
     """
+    return {
+        "settings": list(settings),
+        "sample": specs.to_dict(sample),
+        "checkpoint": {
+            "path": str(checkpoint.checkpoint.path.absolute()),
+            "fingerprint": checkpoint.checkpoint.fingerprint,
+        },
+        "networks": dict(used),
+        "inputs": dict(inputs),
+        "versions": versions(),
+    }
+
+
+def describe(
+    job: Job, checkpoint: Run, used: networks.Networks, inputs: Mapping[str, str], settings: Sequence[str]
+) -> dict[str, Any]:
+    """What `NAME` says beside the samples; the arguments are those of `made_with`."""
     clip = job.resolved.spec.clip
     asked = job.request.replace(conditioning_frames=job.conditioning_frames).below(Path.cwd())
     return {
         "format": FORMAT,
         "task": job.request.task,
         "request": specs.to_dict(asked),
+        "prompts": [{"given": given, "used": used} for given, used in zip(job.prompts, job.texts)],
+        "negative_prompt": job.negative,
         "region": job.admitted.chosen.region,
-        "settings": list(settings),
-        "sample": specs.to_dict(job.sample),
-        "checkpoint": {
-            "path": str(checkpoint.checkpoint.path.absolute()),
-            "fingerprint": checkpoint.checkpoint.fingerprint,
-        },
-        "networks": dict(used),
+        **made_with(job.sample, checkpoint, used, inputs, settings),
         "upscale": [Run.open(path).checkpoint.fingerprint for path in job.request.upscale],
-        "inputs": dict(inputs),
-        "versions": versions(),
         "rate_hz": clip.rate_hz,
         "sample_rate_hz": clip.sample_rate_hz,
     }
@@ -80,11 +91,14 @@ def describe(
 class Replay(NamedTuple):
     """The request of a record.
 
+    film: its kind (`poet.films.studio.KINDS`); '' for samples of a task.
+    request: of a film as JSON has it.
     files: name -> SHA-256 of what was written.
     """
 
     path: Path
-    request: Request
+    film: str
+    request: Request | Any
     settings: tuple[str, ...]
     sample: Mapping[str, Any]
     checkpoint: str
@@ -103,12 +117,13 @@ def read(path: str) -> Replay:
     try:
         return Replay(
             file,
-            specs.from_dict(Request, found["request"]),
+            found.get("film", ""),
+            found["request"] if "film" in found else specs.from_dict(Request, found["request"]),
             tuple(found["settings"]),
             found["sample"],
             found["checkpoint"]["path"],
             found,
-            {name: value for sample in found["samples"] for name, value in sample["files"].items()},
+            {name: value for part in found.get("samples", [found]) for name, value in part["files"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--replay={path} is damaged: {error!r}") from None
@@ -123,11 +138,10 @@ def check(replay: Replay, checkpoint: Run) -> None:
             f"{replay.path} was made with weights {theirs}, those at {checkpoint.checkpoint.path} are {ours}: give "
             "the former as --checkpoint"
         )
-    larger = [Run.open(path).checkpoint.fingerprint for path in replay.request.upscale]
-    if larger != made_with["upscale"]:
-        raise UserError(
-            f"{replay.path} was upscaled by {made_with['upscale']}, {replay.request.upscale} are now {larger}"
-        )
+    paths = made_with["request"].get("upscale", [])
+    larger = [Run.open(path).checkpoint.fingerprint for path in paths]
+    if larger != made_with.get("upscale", []):
+        raise UserError(f"{replay.path} was upscaled by {made_with['upscale']}, {paths} are now {larger}")
     for path, value in made_with["inputs"].items():
         if not Path(path).is_file() or digest(path) != value:
             now = "another file now" if Path(path).exists() else "gone"
@@ -137,9 +151,9 @@ def check(replay: Replay, checkpoint: Run) -> None:
         _LOG.warning("made with other versions, so the bytes may differ: %s", other)
 
 
-def differing(replay: Replay, files: Iterable[Path]) -> list[str]:
-    """Names of the files that are not what the record says, or missing on either side."""
-    found = {file.name: digest(file) for file in files if file.name != NAME}
+def differing(replay: Replay, files: Iterable[Path], folder: Path) -> list[str]:
+    """Names, in their folder, of the files that are not what the record says, or missing on either side."""
+    found = {file.relative_to(folder).as_posix(): digest(file) for file in files if file.name != NAME}
     return sorted(name for name in found.keys() | replay.files.keys() if found.get(name) != replay.files.get(name))
 
 

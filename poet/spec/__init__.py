@@ -156,7 +156,8 @@ class SampleSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptSpec(Spec):
-    """Texts added to every prompt (VideoPoet §4.3: the system's suffix and negative prompt).
+    """Texts added to every prompt, by `poet generate` and by films (VideoPoet §4.3: the system's suffix and negative
+    prompt).
 
     `suffix` is added behind each by a comma; `negative` is what guidance steers away from where a request names
     nothing, and needs `SAMPLE.guidance` other than 1.  `camera` has a model's own words for movements of the camera, by
@@ -166,6 +167,16 @@ class PromptSpec(Spec):
     suffix: str = setting("", changes="nothing")
     negative: str = setting("", changes="nothing")
     camera: dict[str, str] = setting(default_factory=dict, changes="nothing")
+
+    def complete(self, prompt: str, *phrases: str) -> str:
+        """A prompt with phrases and the suffix added by commas; '' stays a request without text."""
+        if not prompt.strip():
+            return ""
+        return ", ".join(part.strip().rstrip(".,") for part in (prompt, *phrases, self.suffix) if part.strip(" .,"))
+
+    def negative_for(self, has_text: bool, negative: str = "") -> str:
+        """The negative prompt of a request that names `negative`, or nothing; the spec's own needs a text."""
+        return negative or (self.negative if has_text else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

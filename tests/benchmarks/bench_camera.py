@@ -17,10 +17,9 @@ import numpy as np
 
 from poet import media
 from poet.films import camera
-from poet.films.prompts import with_suffixes
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
-from poet.spec import config
+from poet.spec import PromptSpec, config
 from poet.tasks.resolved import Resolved
 
 PLACES = (
@@ -57,7 +56,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def motions(name: str) -> list[camera.Motion]:
-        prompts = [with_suffixes(place, camera.phrase(name, words)) for place in PLACES]
+        prompts = [PromptSpec().complete(place, camera.phrase(name, words)) for place in PLACES]
         made = np.concatenate([clips(generator, prompts, seed, args.batch) for seed in range(args.seeds)])
         strip = np.concatenate([media.frame_strip(clip, 4) for clip in made[: len(PLACES)]])
         media.write_png_strip(args.out / f"{name.replace(' ', '_') or 'none'}.png", strip[None])

@@ -151,7 +151,8 @@ def test_a_session_resumes_branches_and_replays(sampler: FilmSampler, tmp_path: 
     assert opened.undo() == after and opened.undo() == 2 and opened.undo() == 0
     with pytest.raises(UserError, match="nothing to undo"):
         opened.undo()
-    again = opened.replay(tmp_path / "again")
+    again = Session.remade(tmp_path / "again", sampler, opened.request, **asked)
+    assert again.fixed == opened.fixed and again.current == opened.current
     assert clips_of(tmp_path / "again") == clips_of(tmp_path / "s") and again.nodes == opened.nodes
     with pytest.raises(UserError, match="another film"):
         Session.open(tmp_path / "s", sampler, sample=SAMPLE, made_by={"checkpoint": "other"})

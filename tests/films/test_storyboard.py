@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from poet.films import camera, storyboard
-from poet.films.prompts import Schedule, with_suffixes
-from poet.spec import UserError
+from poet.films.prompts import Schedule
+from poet.spec import PromptSpec, UserError
 
 TEXT = """
 seed: 7
@@ -89,7 +89,12 @@ def test_prompts_change_by_time():
             Schedule.parse(texts)
     with pytest.raises(UserError, match="begins at 10.5 s of a film of 5 s"):
         schedule.check_length(5)
-    assert with_suffixes("a dog.", "", "zoom in", " ") == "a dog, zoom in" and with_suffixes(" ", "zoom in") == ""
+    spoken = PromptSpec(suffix="by night", negative="noise")
+    assert (
+        spoken.complete("a dog.", "", "zoom in", " ") == "a dog, zoom in, by night"
+        and spoken.complete(" ", "zoom in") == ""
+    )
+    assert [spoken.negative_for(*asked) for asked in ((True,), (True, "cats"), (False,))] == ["noise", "cats", ""]
 
 
 def texture(size: int) -> np.ndarray:

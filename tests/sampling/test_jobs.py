@@ -15,7 +15,7 @@ from poet.sampling import batch_file, command, estimate, jobs, record
 from poet.sampling.generate import Generator
 from poet.sampling.outputs import Unfinished
 from poet.sampling.requests import Request
-from poet.spec import SampleSpec, UserError
+from poet.spec import PromptSpec, SampleSpec, UserError
 from poet.tasks.resolved import Resolved
 
 HOT = SampleSpec(seed=3, temperature=1.5)
@@ -51,16 +51,41 @@ def test_a_record_is_replayed_to_the_same_bytes(still, tmp_path, generator, monk
     replay = record.read(str(tmp_path / "a"))
     record.check(replay, tiny.RUN)
     again = run(replay.request, tmp_path / "b", generator, command.as_recorded(generator.resolved, replay).spec.sample)
-    assert record.differing(replay, again) == []
+    assert record.differing(replay, again, tmp_path / "b") == []
     assert [a.read_bytes() == b.read_bytes() for a, b in zip(first, again)] == [True] * 4 + [True]
     other = run(replay.request, tmp_path / "c", generator, HOT.replace(seed=4))
-    assert len(record.differing(replay, other)) == 4
+    assert len(record.differing(replay, other, tmp_path / "c")) == 4
     still.write_bytes(still.read_bytes() + b"x")
     with pytest.raises(UserError, match="still.png, which is another file now"):
         record.check(replay, tiny.RUN)
     monkeypatch.setitem(tiny.RUN.checkpoint.__dict__, "fingerprint", "1" * 16)
     with pytest.raises(UserError, match="was made with weights 0000000000000000"):
         record.check(replay, tiny.RUN)
+
+
+def with_prompt(generator, **said):
+    """The experiment with a guided sampler, and this said with every prompt."""
+    spec = generator.resolved.spec
+    return Resolved(spec.replace(prompt=PromptSpec(**said), sample=HOT.replace(guidance=3.0)))
+
+
+def test_what_is_said_with_every_prompt_is_sampled_and_recorded(tmp_path, generator):
+    """A preset gives the bytes that its words give without it; the record has the prompt as given and as used."""
+    preset, none = with_prompt(generator, suffix="by night", negative="noise"), with_prompt(generator)
+    given, whole = Request(task="text_to_image", prompt=["a door."]), {"prompt": ["a door, by night"]}
+    asked = [(given, preset), (given.replace(**whole, negative_prompt="noise"), none), (given, none)]
+    found = [command.run(one, resolved, tiny.RUN, tmp_path / str(n)) for n, (one, resolved) in enumerate(asked)]
+    pictures, records = zip(*[(files[0].read_bytes(), json.loads(files[-1].read_text())) for files in found])
+    strip = lambda record: {k: v for k, v in record.items() if k in ("prompts", "negative_prompt")}
+    used = "a door, by night"
+    assert strip(records[0]) == {"prompts": [{"given": "a door.", "used": used}], "negative_prompt": "noise"}
+    assert strip(records[1]) == {"prompts": [{"given": used, "used": used}], "negative_prompt": "noise"}
+    assert records[0]["request"]["prompt"] == ["a door."] and records[0]["request"]["negative_prompt"] == ""
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert jobs.admit(Request(task="unconditional"), preset).negative == ""
+    plain = Resolved(preset.spec.replace(sample=HOT))
+    with pytest.raises(UserError, match="guidance = 1.0 means none"):
+        jobs.admit(given, plain)
 
 
 def test_files_say_what_they_are(tmp_path, generator):

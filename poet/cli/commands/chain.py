@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from poet.cli import command, films
 
@@ -29,18 +28,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from poet.films import chain
-    from poet.films.long import read_opening
+    from poet.spec import to_dict
 
-    jobs = chain.read(args.jobs)
-    studio = films.open_studio(args)
-    with_audio = studio.with_sound() if any(job.sound for job in jobs) else None
-    given = chain.Made()
-    if args.clip:
-        video, sound = read_opening(args.clip, studio.sampler.generator.resolved.spec.clip, has_audio=args.sound)
-        given = chain.Made(video=video, sound=sound)
-    made = chain.Chain(studio.sampler, with_audio, studio.sample, studio.made_by, prompt=studio.prompt)
-    for path in made.run(jobs, Path(args.out).expanduser(), given):
-        print(path)
+    request = {"jobs": [to_dict(job) for job in chain.read(args.jobs)], "clip": args.clip}
+    films.make(films.open_studio(args), "chain", request, args.out)
 
 
 COMMAND = command.Command(

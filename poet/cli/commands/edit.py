@@ -42,11 +42,11 @@ def _run(args: argparse.Namespace) -> None:
     if (folder / edit.SESSION).exists():
         session = edit.Session.open(folder, studio.sampler, **made)
     else:
-        clip = studio.sampler.generator.resolved.spec.clip
+        clip = studio.resolved.spec.clip
         video, sound = read_opening(args.clip, clip, has_audio=args.sound) if args.clip else (None, None)
         session = edit.Session.create(folder, studio.sampler, video=video, sound=sound, seed=studio.sample.seed, **made)
-    prompt = studio.prompt
-    desk = terminal.Terminal(session, args.count, prompt.negative, prompt.suffix, prompt.camera)
+    record = lambda files: studio.recorded("edit", session.request, folder, files)
+    desk = terminal.Terminal(session, args.count, studio.prompt, record)
     with session.hold():
         desk.run([*args.do, *(["quit"] if args.batch else [])], print)
         if not args.batch:

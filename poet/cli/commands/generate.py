@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poet.cli import command
+from poet.cli import command, films
 from poet.runs import outputs
 from poet.runs.run import Run
 from poet.spec import UserError
 from poet.spec.base import MOST_BATCH
 
 if TYPE_CHECKING:
+    from poet.sampling.record import Replay
     from poet.sampling.requests import Request
     from poet.tasks.resolved import Resolved
 
@@ -28,7 +29,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", default="", help="the task, as a flag")
     add("--prompt", action="append", default=[], help="text (repeatable)")
     add("--prompt_file", default="", help="file with one prompt per line")
-    add("--negative_prompt", default="", help="what the clip must not look like; needs --guidance above 1")
+    command.prompt_arguments(parser)
     add(
         "--clip",
         action="append",
@@ -113,7 +114,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "Each job writes a folder in --out and a line of FILE.results.jsonl; finished jobs are skipped",
     )
     add("--dry_run", action="store_true", help="print what would be sampled, and an estimate of the time")
-    add("--replay", default="", metavar="FILE", help="repeat the generation of a generation.json, byte for byte")
+    add(
+        "--replay",
+        default="",
+        metavar="FILE",
+        help="repeat the generation of a generation.json, samples or a film, byte for byte",
+    )
     command.sample_arguments(parser)
 
 
@@ -124,7 +130,7 @@ def _run(args: argparse.Namespace) -> int | None:
     if args.replay:
         return _replay(args)
     request = _request(args)
-    settings = [*args.bindings, *command.sample_bindings(args)]
+    settings = command.generation_bindings(args)
     checkpoint, resolved = command.open_checkpoint(args, settings)
     return (_batch if args.requests else _single)(args, request, resolved, checkpoint, settings)
 
@@ -192,6 +198,10 @@ def _replay(args: argparse.Namespace) -> int | None:
     _refuse_beside_replay(args)
     replay = record.read(args.replay)
     args.checkpoint = args.checkpoint or replay.checkpoint
+    if replay.film:
+        files, folder = films.replay(args, replay)
+        print(*files, sep="\n")
+        return _compared(replay, record.differing(replay, files, folder))
     checkpoint, resolved = command.open_checkpoint(args, list(replay.settings))
     resolved = generation.as_recorded(resolved, replay)
     record.check(replay, checkpoint)
@@ -199,16 +209,20 @@ def _replay(args: argparse.Namespace) -> int | None:
         files, failure = generation.finished(
             lambda: generation.run(replay.request, resolved, checkpoint, output.folder, replay.settings)
         )
-        other = record.differing(replay, files)
+        other = record.differing(replay, files, output.folder)
     code = _printed(output, files, failure)
+    return _compared(replay, other) or code
+
+
+def _compared(replay: Replay, other: Sequence[str]) -> int | None:
     print(f"differ from the record: {', '.join(other)}" if other else f"the same bytes as {replay.path} records")
-    return 1 if other else code
+    return 1 if other else None
 
 
 def _refuse_beside_replay(args: argparse.Namespace) -> None:
     request = _request(args)
     given = [field.name for field in dataclasses.fields(request) if field.name in _given(args)]
-    if given or args.bindings or command.sample_bindings(args) or args.requests or args.dry_run:
+    if given or command.generation_bindings(args) or args.requests or args.dry_run:
         first = f"--{given[0]}" if given else "other settings"
         raise UserError(f"a replay takes its request from the record: drop {first}")
 

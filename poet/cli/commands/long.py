@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 
 from poet.cli import command, films
@@ -54,9 +55,9 @@ def _run(args: argparse.Namespace) -> None:
     wanted.check()
     studio = films.open_studio(args)
     wanted = wanted.replace(
-        suffix=studio.prompt.suffix, negative=studio.prompt.negative if args.prompt else "", seed=studio.sample.seed
+        suffix=studio.prompt.suffix, negative=studio.prompt.negative_for(bool(args.prompt)), seed=studio.sample.seed
     )
-    studio.produce(long.make, wanted, args.out)
+    films.make(studio, "long", dataclasses.asdict(wanted), args.out)
 
 
 COMMAND = command.Command(

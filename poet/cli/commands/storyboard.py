@@ -27,7 +27,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet.films import scenes, storyboard
+    from poet.films import storyboard
+    from poet.spec import to_dict
 
     board = storyboard.read(args.scenes)
     studio = films.open_studio(args, sound=args.sound or board.sound)
@@ -36,7 +37,7 @@ def _run(args: argparse.Namespace) -> None:
         negative=board.negative or studio.prompt.negative,
         seed=board.seed if args.seed is None else args.seed,
     )
-    studio.produce(scenes.make, board, args.out)
+    films.make(studio, "storyboard", to_dict(board), args.out)
 
 
 COMMAND = command.Command(
