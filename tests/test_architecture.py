@@ -25,6 +25,7 @@ FLOORS = {
     "poet.conditioning": 1,
     "poet.planning": 1,
     "poet.sampling.samplers": 1,
+    "poet.sampling.fronts": 1,
     "poet.sampling.plans": 1,
     "poet.sampling.engine": 1,
     "poet.sampling.collapse": 1,

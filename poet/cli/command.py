@@ -177,6 +177,8 @@ SAMPLE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "guidance_cap": (float, "upper bound of the guidance's difference, RMS in nats; 0: none"),
     "guidance_parallel": (float, "fraction of the guidance's difference along the conditional logits to keep; 1: all"),
     "guidance_momentum": (float, "fraction of the difference at the position before to add; 0: none"),
+    "row_lag": (int, "sample pictures in fronts: codes by which a row follows the row above; 0: one code at a time"),
+    "frame_lag": (int, "steps by which a latent frame follows the one before, with --row_lag; 0: frame by frame"),
     "guided_by": (lambda text: tuple(text.split(",")), "conditions of guidance between commas, such as text,video"),
     "seed": (int, "seed of the noise"),
 }

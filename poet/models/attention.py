@@ -92,14 +92,6 @@ def _causal(start: int, stop: int) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, shape, 2) <= query + start
 
 
-def attend_cached(
-    q_BxKxGxH: jax.Array, k_BxCxKxH: jax.Array, v_BxCxKxH: jax.Array, visible_BxC: jax.Array
-) -> jax.Array:
-    """Attention output [B, K, G, H] of one query over a cache; `visible` is bool per key."""
-    q_Bx1xKxGxH = q_BxKxGxH[:, None]
-    return scaled_dot_product(q_Bx1xKxGxH, k_BxCxKxH, v_BxCxKxH, visible_BxC[:, None])[:, 0]
-
-
 def scaled_dot_product(
     q_BxQxKxGxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, mask: jax.Array | None
 ) -> jax.Array:

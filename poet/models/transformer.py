@@ -63,6 +63,20 @@ class Cache(NamedTuple):
         return cls(*map(rows, cls._fields, *caches))
 
 
+class Places(NamedTuple):
+    """Where tokens stand that are decoded together, and what their states are for.
+
+    Attributes:
+      inputs: int32 [Q], the tokens' own positions.
+      targets: int32 [Q], the position that each state predicts.
+      kept: bool [Q], whether keys and values are written; of a position by one token at the most.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+    kept: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A prefix LM of some size over a vocabulary; holds no arrays.
@@ -310,37 +324,76 @@ class Model:
         Returns:
           The cache, and x_BxD (final-normed) that predicts position + 1.
         """
-        factors = self.factors(ids)
-        x_Bx1xD = tables.embed(self.spec, params["embedding"], factors, token_B[:, None], self.dtype)
-        if cache.aligned is not None:
-            x_Bx1xD += jax.lax.dynamic_slice_in_dim(cache.aligned, position + 1 - layout.prefix_length, 1, axis=1)
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
+        write = functools.partial(_write, position=position)
+        x_Bx1xD = tables.embed(self.spec, params["embedding"], self.factors(ids), token_B[:, None], self.dtype)
+        if cache.aligned is not None:
+            x_Bx1xD += jax.lax.dynamic_slice_in_dim(cache.aligned, position + 1 - layout.prefix_length, 1, axis=1)
+        cache, x_Bx1xD = self._cached_blocks(params, cache, x_Bx1xD, rotary, visible_BxC[:, None], write)
+        return cache, x_Bx1xD[:, 0]
+
+    def decode_several(
+        self,
+        params: Params,
+        cache: Cache,
+        tokens_BxQ: jax.Array,
+        places: Places,
+        visible_QxC: jax.Array,
+        layout: Layout,
+        ids: Range,
+    ) -> tuple[Cache, jax.Array]:
+        """Several output tokens at once, all from the table of `ids`; the cache, and the states x_BxQxD after them.
+
+        Args:
+          visible_QxC: bool, the keys that each of them sees beside `Cache.mask`; those that are written here are there.
+        """
+        queries, keys = self._rotary(layout)
+        # A state for a position has the place of the query that stands in front of it.
+        rotary = jnp.stack([queries[:, places.targets - 1], keys[:, places.inputs]])
+        # What is not kept is written behind the end, and so dropped.
+        behind = cache.mask.shape[1] + np.arange(tokens_BxQ.shape[1])
+        write = functools.partial(_scatter, positions=jnp.where(places.kept, places.inputs, behind))
+        x_BxQxD = tables.embed(self.spec, params["embedding"], self.factors(ids), tokens_BxQ, self.dtype)
+        if cache.aligned is not None:
+            x_BxQxD += cache.aligned[:, places.targets - layout.prefix_length]
+        return self._cached_blocks(params, cache, x_BxQxD, rotary, cache.mask[:, None] & visible_QxC, write)
+
+    def _cached_blocks(
+        self,
+        params: Params,
+        cache: Cache,
+        x_BxQxD: jax.Array,
+        rotary: jax.Array,
+        visible_BxQxC: jax.Array,
+        write: Callable[..., tuple[jax.Array, jax.Array]],
+    ) -> tuple[Cache, jax.Array]:
+        """All blocks and the final norm; `write(all layers, new, layer)` puts keys or values into the cache."""
 
         def body(carry, layer):
-            x_Bx1xD, k_all, v_all = carry
+            x_BxQxD, k_all, v_all = carry
             index, block_params = layer
 
             def mix(q_whole, k, v):
                 q, k, v = sequence.to_heads(q_whole, k, v)
-                keys, k_layer = _write(k_all, k, index, position)
-                values, v_layer = _write(v_all, v, index, position)
-                o = attention.attend_cached(q[:, 0], k_layer, v_layer, visible_BxC)
-                return sequence.from_heads(o[:, None], q_whole), (keys, values)
+                keys, k_layer = write(k_all, k, index)
+                values, v_layer = write(v_all, v, index)
+                o = attention.scaled_dot_product(q, k_layer, v_layer, visible_BxQxC)
+                return sequence.from_heads(o, q_whole), (keys, values)
 
             weights = restored(block_params, self.dtype)
-            x_Bx1xD, written = layers.block(self.declared["blocks"], weights, x_Bx1xD, rotary, mix)
-            return (x_Bx1xD, *written), None
+            x_BxQxD, written = layers.block(self.declared["blocks"], weights, x_BxQxD, rotary, mix)
+            return (x_BxQxD, *written), None
 
         # The cache is scan carry, not scan input and output: those would copy it at every token.
-        carry = (x_Bx1xD, cache.k, cache.v)
+        carry = (x_BxQxD, cache.k, cache.v)
         if isinstance(params["blocks"], list):
             for layer in enumerate(params["blocks"]):
                 carry, _ = body(carry, layer)
         else:
             carry, _ = jax.lax.scan(body, carry, (jnp.arange(self.spec.layers), params["blocks"]))
-        x_Bx1xD, k, v = carry
-        return cache._replace(k=k, v=v), self._final_norm(params, x_Bx1xD[:, 0])
+        x_BxQxD, k, v = carry
+        return cache._replace(k=k, v=v), self._final_norm(params, x_BxQxD)
 
 
 def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:
@@ -420,6 +473,15 @@ def _write(
     zero = jnp.zeros((), jnp.int32)
     at = (layer, zero, jnp.asarray(position, jnp.int32), zero, zero)
     all_layers = jax.lax.dynamic_update_slice(all_layers, new_Bx1xKxH[None], at)
+    return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
+
+
+def _scatter(
+    all_layers: jax.Array, new_BxQxKxH: jax.Array, layer: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`_write` of several positions [Q], all different; those behind the end are dropped."""
+    # Dims that are indexed come first.
+    all_layers = all_layers.at[layer, :, positions].set(new_BxQxKxH.swapaxes(0, 1), mode="drop", unique_indices=True)
     return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
 
 

@@ -23,7 +23,9 @@ from jax.sharding import PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES
 from poet.models.layers import constrain
+from poet.models.transformer import Places
 from poet.sampling import samplers
+from poet.sampling.fronts import Front, Fronts
 from poet.sampling.plans import Plan, Step
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec.vocabulary import Special
@@ -104,13 +106,18 @@ def advance(
     """
     keys_B, state, pieces = samplers.row_keys(sampling_params.seed, rows_B), (cache, x_RxD), []
     for span, place in steps:
-        positions, updates = start + jnp.arange(span.start, span.stop), ()
+        begin, updates = start + span.start, ()
         if place is None:
             pick = functools.partial(_pick, model, plan, params, span, keys_B, sampling_params)
             updates = _no_updates(model, plan, span, len(rows_B))
         else:
-            pick = functools.partial(_look_up, forced_BxK, place - (start + span.start))
-        state, tokens_BxQ = _loop(model, plan, params, state, updates, span, positions, pick)
+            pick = functools.partial(_look_up, forced_BxK, place - begin)
+        order = plan.fronts(span) if place is None else None
+        if order is None:
+            positions = start + jnp.arange(span.start, span.stop)
+            state, tokens_BxQ = _loop(model, plan, params, state, updates, span, positions, pick)
+        else:
+            state, tokens_BxQ = _front_loop(model, plan, params, state, order, span, begin, pick)
         pieces.append(tokens_BxQ)
     return jnp.concatenate(pieces, axis=1), state
 
@@ -139,6 +146,42 @@ def _loop(
     first_Q = np.arange(len(positions)) % (span.segment.frame or len(positions)) == 0
     (state, _), tokens_QxB = jax.lax.scan(step, (state, updates), (positions, first_Q))
     return state, tokens_QxB.T
+
+
+def _front_loop(
+    model: Any,
+    plan: Plan,
+    params: Any,
+    state: State,
+    order: Fronts,
+    span: Span,
+    begin: jax.Array | int,
+    pick: Callable[[jax.Array, jax.Array, Updates], tuple[jax.Array, Updates]],
+) -> tuple[State, jax.Array]:
+    """`_loop` whose steps each sample the codes of a front, and take them in; the span begins at position `begin`."""
+    (cache, x_RxD), length = state, len(order.order)
+    from_begin_C = jnp.arange(cache.mask.shape[1]) - begin
+    step_C = jnp.asarray(order.order)[jnp.clip(from_begin_C, 0, length - 1)]
+    pick_each = jax.vmap(lambda x_RxD, position: pick(x_RxD, position, ())[0], in_axes=(1, 0), out_axes=1)
+
+    def step(carry: tuple[Cache, jax.Array, jax.Array], now: tuple[jax.Array, Front]) -> tuple[Any, None]:
+        (cache, x_RxQxD, tokens_BxN), (number, front) = carry, now
+        sampled_BxQ = pick_each(x_RxQxD, begin + jnp.minimum(front.sampled, length - 1))
+        tokens_BxN = tokens_BxN.at[:, front.sampled].set(sampled_BxQ, mode="drop")
+        tokens_RxQ = samplers.fan_out(tokens_BxN[:, front.inputs], plan.fan)
+        there_C = (from_begin_C < 0) | (step_C <= number)
+        visible_QxC = there_C & (from_begin_C < front.targets[:, None])
+        places = Places(begin + front.inputs, begin + front.targets, front.kept)
+        cache, x_RxQxD = model.decode_several(
+            params, cache, tokens_RxQ, places, visible_QxC, plan.layout, span.segment.ids
+        )
+        return (cache, x_RxQxD, tokens_BxN), None
+
+    steps, slots = order.steps.sampled.shape
+    tokens_BxN = jnp.zeros((x_RxD.shape[0] // plan.fan, length), jnp.int32)
+    carry = cache, jnp.stack([x_RxD] * slots, axis=1), tokens_BxN
+    (cache, x_RxQxD, tokens_BxN), _ = jax.lax.scan(step, carry, (jnp.arange(steps), order.steps))
+    return (cache, x_RxQxD[:, 0]), tokens_BxN
 
 
 def _no_updates(model: Any, plan: Plan, span: Span, batch: int) -> Updates:

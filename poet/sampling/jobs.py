@@ -38,7 +38,7 @@ from poet.tasks.resolved import Resolved
 class Work(NamedTuple):
     """The model calls of a job.
 
-    prefilled: positions that are read at once.  steps: positions that are sampled one after the other, in each of
+    prefilled: positions that are read at once.  steps: how often it runs then, in each of
     `batches` batches of `rows` rows.
     """
 
@@ -119,8 +119,8 @@ class Job:
     def work(self) -> Work:
         plan, block = self.plan, block_of(self.sample, self.resolved.spec.model.dtype)
         together = min(self.request.batch, self.count, block * self.sample.devices or self.request.batch)
-        steps, rows = plan.sampled_stop - plan.prefilled, (block or together) * plan.fan
-        return Work(plan.prefilled, steps, -(-self.count // together), rows)
+        rows = (block or together) * plan.fan
+        return Work(plan.prefilled, plan.model_steps, -(-self.count // together), rows)
 
 
 def admit(request: Request, resolved: Resolved, sample: SampleSpec | None = None) -> Job:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from poet import streams
+from poet.sampling.fronts import Fronts, fronts
 from poet.sampling.samplers import Truncation
 from poet.spec import UserError
 from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout, Span
@@ -65,6 +66,7 @@ class Plan:
       guided: whether unconditional rows ride along for classifier-free guidance.
       dropped: what these rows go without: streams of the condition, and "text"; () is the text alone.
       truncation: static sampler settings.
+      lags: of rows and of latent frames (`poet.sampling.fronts`); (0, 0) is one code after the other.
     """
 
     layout: Layout
@@ -72,6 +74,7 @@ class Plan:
     guided: bool = False
     dropped: tuple[str, ...] = ()
     truncation: Truncation = Truncation()
+    lags: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         spans = self.layout.loss_spans
@@ -159,12 +162,28 @@ class Plan:
             steps.append(Step(Span(span.segment, start, span.stop)))
         return tuple(steps)
 
+    def fronts(self, span: Span) -> Fronts | None:
+        """In which order the codes of a step's span are sampled; None is one after the other."""
+        if not self.lags[0] or span.segment.frame is None:
+            return None
+        _, rows, columns = span.segment.grid
+        return fronts(((span.stop - span.start) // span.segment.frame, rows, columns), *self.lags)
+
+    @property
+    def model_steps(self) -> int:
+        """How often the model runs after the prefill."""
+        orders = [(span, self.fronts(span) if forced is None else None) for span, forced in self.steps]
+        return sum(span.stop - span.start if order is None else len(order.steps.sampled) for span, order in orders)
+
     @functools.cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """`steps` cut after every latent frame of pictures and every other span that is sampled."""
+        """`steps` cut after every latent frame of pictures and every other span that is sampled.
+
+        Frames that overlap in time are one chunk.
+        """
         chunks, held = [], []
         for span, forced in self.steps:
-            frame = span.segment.frame if forced is None else None
+            frame = span.segment.frame if forced is None and not self.lags[1] else None
             size = frame or span.stop - span.start
             for start in range(span.start, span.stop, size):
                 held.append(Step(Span(span.segment, start, min(start + size, span.stop)), forced))

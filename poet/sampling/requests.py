@@ -333,12 +333,15 @@ def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) 
     """
     layout, dropped = resolved.layout(task), dropped_streams(resolved, task, sample)
     check_schedules(layout, task, sample)
+    if sample.row_lag and all(span.segment.frame is None for span in layout.loss_spans):
+        raise UserError(f"SAMPLE.row_lag = {sample.row_lag}: task {task.name} makes no pictures; set it to 0")
     return Plan(
         layout=layout,
         known=resolved.conditioning_codes(task, latents),
         guided=bool(dropped),
         dropped=dropped,
         truncation=Truncation.of(sample),
+        lags=(sample.row_lag, sample.frame_lag),
     )
 
 

@@ -15,6 +15,7 @@ from poet.spec.base import (
     MOST_BATCH,
     MOST_FRAMES,
     MOST_SEED,
+    MOST_SIDE,
     MOST_STEPS,
     Failure,
     Spec,
@@ -114,6 +115,9 @@ class SampleSpec(Spec):
     Upper bound of its root mean square over the ids in nats; 0 is no limit.  Fraction to keep of its part along cond,
     which acts as a temperature; 1 keeps all, the paper advises 0.  Fraction of the position before to add, within a
     latent frame or a level of sound; 0 adds nothing, a negative one subtracts.
+    row_lag, frame_lag: sample pictures in fronts (DiagD, 2503.14070).  A row of a latent frame follows the row above by
+    row_lag codes, a frame follows the one before by frame_lag steps; 0 is one code at a time, and frame by frame.
+    Codes then see less than in training, which costs quality.
     weights: dtype of the blocks' weights in memory: '' the compute dtype, 'bfloat16', or 'int8' with a scale for each
     output channel; tests/benchmarks has its cost in nats.
     block: samples of one compiled program; smaller batches are padded, so that a sample depends on the seed, its row
@@ -132,6 +136,8 @@ class SampleSpec(Spec):
     guidance_parallel: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
     guidance_momentum: float = setting(0.0, changes="nothing", above=-1, below=1)
     guided_by: tuple[str, ...] = setting((), changes="nothing")
+    row_lag: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SIDE)
+    frame_lag: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SIDE**2)
     weights: str = setting("", changes="nothing", one_of=("", "bfloat16", "int8"))
     devices: int = setting(1, changes="nothing", at_least=1, at_most=4096)
     block: int = setting(0, changes="nothing", at_least=0, at_most=MOST_BATCH)
@@ -142,6 +148,9 @@ class SampleSpec(Spec):
     def validate(self) -> None:
         for field in self.SCHEDULES:
             self.require(bool(self.schedule(field)), field, "a schedule needs a number for each latent frame")
+        self.require(self.row_lag > 0 or not self.frame_lag, "frame_lag", "needs a row_lag of 1 or more")
+        apart = not (self.row_lag and self.guidance_momentum)
+        self.require(apart, "guidance_momentum", "runs from code to code, which row_lag samples together: 0 for one")
 
     def schedule(self, field: str) -> tuple[float, ...]:
         """The values of a field by latent frame; of one that does not change, that one."""

@@ -8,7 +8,8 @@ PEER is made as for bench_train_step.py.  A prompt of 16 positions, then 128 gre
 Competitors: `poet`, the decoding loop of `poet generate`: conditional and unconditional rows in one
 pass; `qwen3 guidance_scale`, `generate` with a static cache and its own guidance, which runs the
 unconditional rows by themselves; `qwen3 doubled`, `generate` with a static cache over twice the rows
-without combining them: the least that guidance in one pass could cost there.  All have the same shape
+without combining them: the least that guidance in one pass could cost there; `qwen3 doubled compiled`, the same by
+`torch.compile`, which is not timed while it compiles.  All have the same shape
 and random weights; no token of the end is known, so all draw every token.  Tokens are not compared:
 `generate` reads a prompt causally, a prefix LM does not (bench_train_step.py compares the networks).
 """
@@ -85,6 +86,8 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
     case = CASES[name]
     model = peer_lm.build("qwen3", {**case, "kv_heads": case["heads"]}, 2 ** case["bits"], PROMPT + TOKENS)
     model = model.eval()
+    if who.endswith("compiled"):
+        model.forward = torch.compile(model.forward, dynamic=False)
     guided = who == "qwen3 guidance_scale"
     rows = BATCH if guided else 2 * BATCH
     prompt = torch.randint(0, 2 ** case["bits"], (rows, PROMPT))
@@ -102,7 +105,7 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
         if out.shape != (rows, PROMPT + tokens):
             raise RuntimeError(f"generate gave {tuple(out.shape)}")
 
-    run(2)
+    run(2), run(1)
     times: dict[str, list[float]] = {"wall": [], "cpu": []}
     for _ in range(RUNS[name]):
         # The prompt gives the first token; what 128 take longer than one is 127 steps.
@@ -120,7 +123,7 @@ def compare(flags: Any) -> None:
 
         cases = {"poet": run(sys.executable, "poet")}
         if flags.peer_python:
-            for who in ("qwen3 guidance_scale", "qwen3 doubled"):
+            for who in ("qwen3 guidance_scale", "qwen3 doubled", "qwen3 doubled compiled"):
                 cases[who] = run(flags.peer_python, who)
         found = harness.interleave(cases, flags.rounds)
         unit = f"{TOKENS} tokens of {BATCH} guided samples, {name.upper()} parameters"

@@ -145,8 +145,11 @@ def test_cached_attention_reads_only_visible_keys():
     q, k, v, mask = make_inputs(layout)
     position = layout.prefix_length + 3
     visible = mask & (np.arange(layout.length) <= position)
-    got = attention.attend_cached(*(jnp.asarray(a, jnp.float32) for a in (q[:, position], k, v)), jnp.asarray(visible))
-    want = dense(q, k, v, visibility(layout)[None] & mask[:, None])[:, position]
+    one = slice(position, position + 1)
+    got = attention.scaled_dot_product(
+        *(jnp.asarray(a, jnp.float32) for a in (q[:, one], k, v)), jnp.asarray(visible)[:, None]
+    )
+    want = dense(q, k, v, visibility(layout)[None] & mask[:, None])[:, one]
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
