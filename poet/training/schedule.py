@@ -114,9 +114,9 @@ def check_all_trained(resolved: Resolved, order: Callable[[int], str]) -> None:
         )
 
 
-def _coprime_integers(weights: Sequence[float | Fraction]) -> list[int]:
+def _coprime_integers(numbers: Sequence[float | Fraction]) -> list[int]:
     """Integers in the same ratio."""
-    fractions = [s if isinstance(s, Fraction) else as_written(s) for s in weights]
+    fractions = [s if isinstance(s, Fraction) else as_written(s) for s in numbers]
     scale = math.lcm(*(f.denominator for f in fractions))
     weights = [int(f * scale) for f in fractions]
     divisor = functools.reduce(math.gcd, weights)
