@@ -81,19 +81,17 @@ def test_a_fixed_batch_is_learnt():
 def test_microbatches_give_the_gradient_of_the_whole_batch(devices):
     """Clips with unequally many given codes: a part has 4 tokens to predict, the other all of them."""
     mesh = mesh_lib.build(MeshSpec(fsdp=devices), jax.devices()[:devices])
-    results = []
-    for parts in (1, 2):
-        run = RUN.replace(train=RUN.train.replace(microbatches=parts))
-        with jax.set_mesh(mesh):
-            trainable = step.language_model(Resolved(run), mesh)
-            group = trainable.groups["text-to-video"]
-            layout = Resolved(RUN).layouts["text_to_video"]
+    results, layout = [], Resolved(RUN).layouts["text_to_video"]
+    with jax.set_mesh(mesh):
+        trainable = step.language_model(Resolved(RUN), mesh)
+        shardings = mesh_lib.Rules().shardings(mesh, trainable.axes)
+        state = jax.device_put(jax.jit(trainable.init)(jax.random.key(0)), shardings)
+        for parts in (1, 2):
+            run = RUN.replace(train=RUN.train.replace(microbatches=parts))
+            group = step.language_model(Resolved(run), mesh).groups["text-to-video"]
             batch = make_batch(group.batch, layout)
             batch["known"][::2] = layout.loss_spans[0].segment.length - 2
             batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
-            state = jax.device_put(
-                jax.jit(trainable.init)(jax.random.key(0)), mesh_lib.Rules().shardings(mesh, trainable.axes)
-            )
             results.append(jax.device_get(jax.jit(group.step)(state, batch, jax.random.key(0), 1e-2)))
     (whole, metrics), (parts, part_metrics) = results
     for name in ("loss", "grad_norm"):
@@ -132,8 +130,8 @@ def test_other_lengths_rates_and_seeds_are_the_same_program():
 
     with jax.set_mesh(mesh):
         first = text()
-        assert text(steps=777, seed=5, log_every=3) == first
-        assert text(warmup_steps=9, learning_rate=3e-5, final_fraction=0.5) == first
+        lengths, rates = {"steps": 777, "log_every": 3}, {"warmup_steps": 9, "learning_rate": 3e-5}
+        assert text(seed=5, final_fraction=0.5, **lengths, **rates) == first
         assert text(b2=0.5) != first
 
 
