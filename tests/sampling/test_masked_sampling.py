@@ -102,7 +102,11 @@ def test_one_greedy_pass_takes_the_most_probable_factors():
     net, found = model(), sample([0], temperature=0.0, choice_temperature=0.0, steps=1)
     low = np.random.default_rng(1).integers(0, 2**BITS, (8, LOW_CODES)).astype(np.int32)[:1]
     first, second = net.factors(net.vocabulary.visual).ranges
-    x = net.states(params(), np.full((1, HIGH_CODES), HIDDEN, np.int32), low, GRID)
-    leading = np.argmax(net.logits(params(), x, first), -1)
-    rest = np.argmax(net.logits(params(), net.given(params(), x, leading), second), -1)
-    np.testing.assert_array_equal(found, leading * 4 + rest)
+
+    @jax.jit
+    def greedy(weights):
+        x = net.states(weights, np.full((1, HIGH_CODES), HIDDEN, np.int32), low, GRID)
+        leading = net.logits(weights, x, first).argmax(-1)
+        return leading * 4 + net.logits(weights, net.given(weights, x, leading), second).argmax(-1)
+
+    np.testing.assert_array_equal(found, greedy(params()))

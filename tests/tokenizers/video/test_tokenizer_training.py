@@ -113,19 +113,18 @@ def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> 
         return losses.round_trip(objective, params, output, jax.lax.stop_gradient(z))
 
     (value, match), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    output, z, _ = magvit.reconstruct(SPEC, params, video / 255.0)
+    output, z, _ = jax.jit(functools.partial(magvit.reconstruct, SPEC))(params, video / 255.0)
     picture = np.round(np.clip(output, 0, 1) * 255) / 255
-    again = np.asarray(magvit.encode(SPEC, params, picture), np.float64)
+    again = np.asarray(jax.jit(functools.partial(magvit.encode, SPEC))(params, picture), np.float64)
     signs = np.where(np.asarray(z) >= 0, 1, -1)
     expected = np.log1p(np.exp(-losses.ROUND_TRIP_SLOPE * signs * again)).mean()
     assert float(value) == pytest.approx(expected, rel=1e-4)
     assert float(match) == pytest.approx(((again >= 0) == (signs > 0)).all(-1).mean())
     for part in ("encoder", "decoder"):
         assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads[part])) > 0
-    total, (metrics, _) = losses.tokenizer_loss(objective, params, video, 0, jax.random.key(0))
-    without, _ = losses.tokenizer_loss(
-        Objective(spec=SPEC, train=experiment().tokenizer_train), params, video, 0, jax.random.key(0)
-    )
+    plain, given = Objective(spec=SPEC, train=experiment().tokenizer_train), (params, video, 0, jax.random.key(0))
+    total, (metrics, _) = jax.jit(functools.partial(losses.tokenizer_loss, objective))(*given)
+    without, _ = jax.jit(functools.partial(losses.tokenizer_loss, plain))(*given)
     assert float(total - without) == pytest.approx(float(metrics["loss/round_trip"]), rel=1e-3)
 
 
@@ -145,7 +144,7 @@ def test_round_trips_rest_before_their_start(initial: dict) -> None:
     without = gradients(4)
     assert equal(without, gradients(4, round_trip_start=2))
     assert all(
-        np.allclose(a, b, rtol=1e-5, atol=1e-8)
+        np.allclose(a, b, rtol=1e-4, atol=1e-6)
         for a, b in zip(without, gradients(4, round_trip_weight=1.0, round_trip_start=5), strict=True)
     )
     assert not np.allclose(without[0], gradients(5, round_trip_weight=1.0, round_trip_start=5)[0])
@@ -284,10 +283,9 @@ def test_the_perceptual_term_joins_on_one_device_and_on_a_mesh(initial, gray_net
 
 def test_microbatches_give_the_whole_batch_its_gradient(initial: dict) -> None:
     """All terms but the batch entropy are means over clips, so only that weight is off."""
-    video = moving_square(8)
-    whole, _ = run(experiment(entropy_weight=0.0), initial, video, 1)
-    exp = experiment(entropy_weight=0.0)
-    parts, history = run(exp.replace(train=exp.train.replace(microbatches=4)), initial, video, 1)
+    video, exp = moving_square(4), experiment(entropy_weight=0.0, batch=4)
+    whole, _ = run(exp, initial, video, 1)
+    parts, history = run(exp.replace(train=exp.train.replace(microbatches=2)), initial, video, 1)
     first = "opt_state"
     for a, b in zip(jax.tree.leaves(whole[first]), jax.tree.leaves(parts[first])):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -353,7 +351,7 @@ def test_remat_stores_less_and_changes_no_gradient() -> None:
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: np.float32(0.1 * rng.normal(size=s.shape)), shapes)
-    video = moving_square(4)
+    video = moving_square(1)
     gradients, sizes = [], []
     for remat in (False, True):
         objective = Objective(spec=spec, train=TokenizerTrainSpec(remat=remat))
