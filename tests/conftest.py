@@ -29,14 +29,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 LONGEST = (
-    "test_audio_training.py",
     "test_tokenizer_training.py",
-    "test_tokenizer_runs.py",
-    "test_discriminator.py",
-    "test_runner.py",
-    "test_step.py",
+    "test_audio_training.py",
     "test_decode.py",
+    "test_runner.py",
+    "test_tokenizer_runs.py",
+    "test_golden.py",
+    "test_written_before.py",
+    "test_sampler.py",
+    "test_step.py",
+    "test_discriminator.py",
     "test_export_sound.py",
+    "test_transformer.py",
     "test_base.py",
     "test_processes.py",
 )
