@@ -192,11 +192,23 @@ def sample_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, (kind, text) in SAMPLE_FLAGS.items():
         group.add_argument(f"--{name}", type=kind, default=None, help=text)
+    watermark_argument(group)
+
+
+def watermark_argument(parser: argparse._ActionsContainer) -> None:
+    """The flag of files without a watermark."""
+    parser.add_argument(
+        "--no_watermark",
+        action="store_false",
+        default=None,
+        dest="watermark",
+        help="leave out the invisible mark of 32 bits that `poet watermark` finds (SAMPLE.watermark=False)",
+    )
 
 
 def sample_bindings(args: argparse.Namespace) -> list[str]:
     """The gin bindings of the flags of `sample_arguments`."""
-    given = {name: getattr(args, name) for name in SAMPLE_FLAGS}
+    given = {name: getattr(args, name) for name in (*SAMPLE_FLAGS, "watermark")}
     return [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
 
 

@@ -29,6 +29,7 @@ from poet.films.folder import FilmFolder, Take
 from poet.films.sampler import FilmSampler, Wish
 from poet.films.sounds import fitted
 from poet.films.storyboard import check_names, read_text
+from poet.media import watermark
 from poet.media.files import write_text
 from poet.sampling.requests import default_conditioning_frames
 from poet.spec import (
@@ -129,7 +130,12 @@ class Chain:
         prompt: PromptSpec = PromptSpec(),
     ):
         self._silent, self._with_audio, self._sample, self._prompts = sampler, with_audio, sample, prompt
-        self._fixed = {**fixed, **sampler.made_by, "sample": to_dict(sample), "prompt": to_dict(prompt)}
+        self._fixed = {
+            **fixed,
+            **sampler.made_by,
+            "sample": {**sample.noise, "seed": sample.seed},
+            "prompt": to_dict(prompt),
+        }
         self._resolved = sampler.generator.resolved
 
     def run(self, jobs: Sequence[Job], folder: Path, given: Made = Made()) -> list[Path]:
@@ -137,12 +143,13 @@ class Chain:
 
         Raises UserError for a job that cannot use the result of the one before it.
         """
+        kept = 0 if given.video is None else len(given.video)  # Frames that came from outside.
         files, key = [], self._key("", {**self._fixed, **{n: _digest(a) for n, a in vars(given).items()}})
         for number, job in enumerate(jobs, 1):
             key = self._key(key, to_dict(job))
             place = folder / f"{number:02d}_{job.task}_{key}"
-            kept, text = place / "made.npz", place / "made.txt"
-            if not kept.exists():
+            made, text = place / "made.npz", place / "made.txt"
+            if not made.exists():
                 _LOG.info("job %d of %d: %s", number, len(jobs), job.task)
                 try:
                     found = (
@@ -151,10 +158,12 @@ class Chain:
                 except UserError as error:
                     raise UserError(f"job {number}, {job.task}: {error}") from None
                 write_text(text, found.text)
-                pieces.save_media(kept, found.video, found.sound)
-            video, sound = pieces.load_media(kept)
+                pieces.save_media(made, found.video, found.sound)
+            video, sound = pieces.load_media(made)
             given = Made(video=video, sound=sound, text=text.read_text(encoding="utf-8"))
-            files += self._show(given, place)
+            if job.task != LONG and any(stream.shows for stream in TASKS[job.task].predicted):
+                kept = 0
+            files += self._show(given, place, kept)
         return files
 
     @staticmethod
@@ -239,15 +248,17 @@ class Chain:
             video=np.concatenate(found), sound=None if samples[0] is None else np.concatenate(samples), text=given.text
         )
 
-    def _show(self, made: Made, folder: Path) -> list[Path]:
-        """Writes the media of a job."""
+    def _show(self, made: Made, folder: Path, kept: int) -> list[Path]:
+        """Writes the media of a job, whose first `kept` frames were not sampled."""
         clip, files = self._resolved.spec.clip, []
         if made.video is not None:
+            whole = watermark.GIVEN if kept >= len(made.video) else ""
+            marked = watermark.Marker.of(made.video, self._sample.unmarked or whole)(made.video, kept)
             files = [folder / "made.png"]
-            sheets.write(files[0], [made.video[:: max(-(-len(made.video) // 12), 1)]])
-            if len(made.video) > 1:
+            sheets.write(files[0], [marked[:: max(-(-len(marked) // 12), 1)]])
+            if len(marked) > 1:
                 files.append(folder / "made.mp4")
-                media.write_mp4(files[1], made.video, clip.rate_hz, made.sound, clip.sample_rate_hz)
+                media.write_mp4(files[1], marked, clip.rate_hz, made.sound, clip.sample_rate_hz)
         if made.sound is not None:
             files.append(folder / "made.wav")
             media.write_wav(files[-1], made.sound, clip.sample_rate_hz)

@@ -30,7 +30,7 @@ from poet.films.folder import Take, check_same, write_film
 from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish
 from poet.runs import lease
-from poet.spec import SampleSpec, UserError, read_object, to_dict
+from poet.spec import SampleSpec, UserError, read_object
 
 SESSION, GIVEN, CLIPS, SHEET = "session.json", "given.npz", "clips", "sheet.png"
 FORMAT = 1
@@ -66,11 +66,20 @@ class Session:
     Attributes:
       nodes: all of them, in order of creation; their index is their number.
       current: the node that the next candidates continue.
+      unmarked: why its films carry no watermark; '' if they do.
     """
 
-    def __init__(self, folder: Path, sampler: FilmSampler, fixed: dict[str, Any], nodes: list[Node], current: int):
+    def __init__(
+        self,
+        folder: Path,
+        sampler: FilmSampler,
+        fixed: dict[str, Any],
+        nodes: list[Node],
+        current: int,
+        unmarked: str = "",
+    ):
         self.folder, self.sampler, self.fixed = folder, sampler, fixed
-        self.nodes, self.current = nodes, current
+        self.nodes, self.current, self.unmarked = nodes, current, unmarked
 
     @classmethod
     def create(
@@ -94,7 +103,8 @@ class Session:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {lease.FILE}):
             raise UserError(f"{folder} is not empty: give a new folder for the session, or open the one that is there")
-        session = cls(folder, sampler, _fixed(sampler, seed, sample, made_by), [], 0)
+        sample = sample or sampler.generator.resolved.spec.sample
+        session = cls(folder, sampler, _fixed(sampler, seed, sample, made_by), [], 0, sample.unmarked)
         pieces.save_media(folder / GIVEN, video, sound)
         session._append([Node(kind=BEGIN)], [sampler.begin(video, sound)])
         session.save()
@@ -123,8 +133,9 @@ class Session:
             seed, node = fixed["seed"], nodes[current]
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{folder / SESSION} is damaged: {error!r}") from None
+        sample = sample or sampler.generator.resolved.spec.sample
         check_same(folder, fixed, _fixed(sampler, seed, sample, made_by))
-        return cls(folder, sampler, fixed, nodes, nodes.index(node, current))
+        return cls(folder, sampler, fixed, nodes, nodes.index(node, current), sample.unmarked)
 
     def hold(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other writers away for the duration of a block."""
@@ -170,7 +181,9 @@ class Session:
         frames = self.frames(node)
         if not frames:
             raise UserError("there is no film yet: propose candidates, and choose one")
-        return write_film(self.folder, [Take(lambda: self.pieces(node), frames)], self.sampler.windows)
+        begun = pieces.load_media(self.folder / GIVEN)[0]
+        take = Take(lambda: self.pieces(node), frames, 0 if begun is None else len(begun))
+        return write_film(self.folder, [take], self.sampler.windows, self.unmarked)
 
     # ---------------------------------------------------------------------------------------- editing
 
@@ -278,10 +291,7 @@ def _nodes(found: Sequence[Mapping[str, Any]]) -> list[Node]:
     return [Node(**{**node, "wish": Wish(**node["wish"])}) for node in found]
 
 
-def _fixed(
-    sampler: FilmSampler, seed: int, sample: SampleSpec | None, made_by: dict[str, Any] | None
-) -> dict[str, Any]:
+def _fixed(sampler: FilmSampler, seed: int, sample: SampleSpec, made_by: dict[str, Any] | None) -> dict[str, Any]:
     """The settings of a whole session."""
-    sample = (sample or sampler.generator.resolved.spec.sample).replace(seed=0)
-    found = {"seed": seed, "sample": to_dict(sample), "made_by": {**(made_by or {}), **sampler.made_by}}
+    found = {"seed": seed, "sample": {**sample.noise, "seed": 0}, "made_by": {**(made_by or {}), **sampler.made_by}}
     return json.loads(json.dumps(found))

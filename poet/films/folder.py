@@ -28,6 +28,7 @@ from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish
 from poet.films.sounds import fitted
 from poet.films.windows import Windows
+from poet.media import watermark
 from poet.media.joining import open_film_writer
 from poet.runs import lease
 from poet.sampling import record
@@ -85,6 +86,11 @@ class FilmFolder:
     def pieces(self) -> Iterator[Piece]:
         """The clips in order, one at a time in memory."""
         return (pieces.load(self.clip(number)) for number in range(self.clips))
+
+    @property
+    def given(self) -> int:
+        """Frames that the film began with, of what is made."""
+        return len(next(self.pieces()).frames)
 
     def extend(
         self,
@@ -145,10 +151,12 @@ class Take:
     Attributes:
       pieces: gives them, in order; each goes on from the one before.
       frames: so many are shown; further ones that were made are not.
+      given: so many of them, the first ones, were given.
     """
 
     pieces: Callable[[], Iterable[Piece]]
     frames: int
+    given: int = 0
 
     def parts(self, windows: Windows) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """(frames uint8 [n, H, W, 3], samples int16 [S] or None), in order; the samples last as long as the frames."""
@@ -161,20 +169,27 @@ class Take:
             yield piece.frames[:0], fitted(piece.rest, samples)
 
 
-def write_film(folder: Path, takes: Sequence[Take], windows: Windows) -> list[Path]:
-    """Writes the mp4 of takes, cut one after the other, and a picture of it; the files."""
+def write_film(folder: Path, takes: Sequence[Take], windows: Windows, unmarked: str = "") -> list[Path]:
+    """Writes the mp4 of takes, cut one after the other, and a picture of it; the files.
+
+    Args:
+      unmarked: why what was made shall carry no watermark; what was given never does.
+    """
     film, sheet, shown = folder / FILM, folder / SHEET, []
     fade = round(CUT_FADE_S * windows.sample_rate_hz)
     every = max(round(windows.rate_hz), -(-sum(take.frames for take in takes) // MOST_SHOWN))
     with contextlib.ExitStack() as stack:
         writer, count = None, 0
         for number, take in enumerate(takes):
+            given = take.given
             parts = faded(take.parts(windows), fade * (number > 0), fade * (number + 1 < len(takes)))
             for frames, samples in parts:
                 if writer is None:
                     rate = None if samples is None else windows.sample_rate_hz
                     writer = stack.enter_context(open_film_writer(film, *frames.shape[1:3], windows.rate_hz, rate))
-                writer.add(frames, samples)
+                    marker = watermark.Marker.of(frames, unmarked)
+                writer.add(marker(frames, given), samples)
+                given = max(given - len(frames), 0)
                 shown += list(frames[-count % every :: every])
                 count += len(frames)
     sheets.write(sheet, [shown[at : at + 8] for at in range(0, len(shown), 8)])

@@ -17,7 +17,7 @@ from poet.films.folder import FilmFolder, Take, write_film
 from poet.films.pieces import Piece
 from poet.films.prompts import Schedule
 from poet.films.sampler import FilmSampler, Wish
-from poet.spec import ClipSpec, PromptSpec, SampleSpec, UserError, to_dict
+from poet.spec import ClipSpec, PromptSpec, SampleSpec, UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,12 +88,7 @@ def make(
         sampler.check(wish(start), sample, opened=bool(wanted.opening))
     asked = {name: value for name, value in dataclasses.asdict(wanted).items() if name != "seconds"}
     # A longer film of the same request continues a shorter one.
-    request = {
-        **asked,
-        "camera_words": phrase,
-        "sample": without_seed(sample),
-        "made_by": {**made_by, **sampler.made_by},
-    }
+    request = {**asked, "camera_words": phrase, "sample": sample.noise, "made_by": {**made_by, **sampler.made_by}}
     with place.hold(request):
         progress = _Progress(windows.clips_for(frames, 0), windows.rate_hz)
         place.extend(
@@ -105,12 +100,7 @@ def make(
             sample=sample,
             on_clip=progress,
         )
-        return write_film(folder, [Take(place.pieces, frames)], windows)
-
-
-def without_seed(sample: SampleSpec) -> dict[str, Any]:
-    """The sampling settings without the seed: each clip has its own."""
-    return {name: value for name, value in to_dict(sample).items() if name != "seed"}
+        return write_film(folder, [Take(place.pieces, frames, place.given)], windows, sample.unmarked)
 
 
 def begin(sampler: FilmSampler, path: str) -> Piece:

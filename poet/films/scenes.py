@@ -21,7 +21,7 @@ from typing import Any
 
 from poet import media
 from poet.films.folder import FILM, REQUEST, SHEET, FilmFolder, Take, write_film
-from poet.films.long import begin, without_seed
+from poet.films.long import begin
 from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish, seed_of
 from poet.films.storyboard import CONTINUE, Scene, Storyboard
@@ -111,7 +111,7 @@ def make(
     Raises UserError: the folder is not that of a storyboard, or the checkpoint cannot sample a scene.
     """
     _check_place(folder)
-    takes = shots(board, sampler, {"sample": without_seed(sample), "made_by": {**made_by, **sampler.made_by}}, words)
+    takes = shots(board, sampler, {"sample": sample.noise, "made_by": {**made_by, **sampler.made_by}}, words)
     for shot in itertools.chain.from_iterable(takes):
         _check(sampler, shot, sample)
     with lease.hold(folder, what="folder of a film"):
@@ -120,8 +120,8 @@ def make(
             for place, shot in enumerate(take):
                 _LOG.info("scene %d of %d: %.80s", next(count), total, shot.request["prompt"] or "(no text)")
                 _make_scene(sampler, take[:place], shot, folder, sample)
-        found = [Take(_pieces_of(folder, take), take[-1].until_frame) for take in takes]
-        written = write_film(folder, found, sampler.windows)
+        found = [Take(_pieces_of(folder, take), take[-1].until_frame, _place(folder, take[0]).given) for take in takes]
+        written = write_film(folder, found, sampler.windows, sample.unmarked)
         asked = {"storyboard": to_dict(board), "scenes": [shot.key for take in takes for shot in take]}
         media.write_text(folder / REQUEST, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
     return [*written, folder / REQUEST]
@@ -154,7 +154,7 @@ def _wish(shot: Shot) -> Wish:
 
 
 def _make_scene(sampler: FilmSampler, earlier: Sequence[Shot], shot: Shot, folder: Path, sample: SampleSpec) -> None:
-    place, wish = FilmFolder(folder / SCENES / shot.key), _wish(shot)
+    place, wish = _place(folder, shot), _wish(shot)
 
     def start() -> Piece:
         if not earlier:
@@ -174,6 +174,10 @@ def _make_scene(sampler: FilmSampler, earlier: Sequence[Shot], shot: Shot, folde
         )
 
 
+def _place(folder: Path, shot: Shot) -> FilmFolder:
+    return FilmFolder(folder / SCENES / shot.key)
+
+
 def _nothing_more(piece: Piece) -> Piece:
     """A piece that brings nothing, where another one ends."""
     silent = piece.samples is None
@@ -190,6 +194,6 @@ def _pieces_of(folder: Path, take: Sequence[Shot]):
     """Gives the pieces of scenes that continue each other, one at a time in memory."""
 
     def found() -> Iterable[Piece]:
-        return itertools.chain.from_iterable(FilmFolder(folder / SCENES / shot.key).pieces() for shot in take)
+        return itertools.chain.from_iterable(_place(folder, shot).pieces() for shot in take)
 
     return found

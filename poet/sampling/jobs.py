@@ -11,6 +11,7 @@ import numpy as np
 
 from poet import conditioning
 from poet.conditioning import regions
+from poet.media import watermark
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling import upscaling
@@ -107,6 +108,20 @@ class Job:
         painted = any(stream.shows for stream in self.task.predicted)
         return [self.of(self.request.clip if shown and not painted else (), row) for row in range(self.count)]
 
+    @property
+    def keeps_given(self) -> bool:
+        """Whether what is given of its pictures comes back bit by bit."""
+        return bool(self.request.keep_given and self.task.derived and self.task.derived.region_is)
+
+    @property
+    def unmarked(self) -> str:
+        """Why its pictures shall carry no watermark; '' where they shall."""
+        if self.sample.unmarked:
+            return self.sample.unmarked
+        if not any(stream.shows for stream in self.task.predicted):
+            return watermark.NO_PICTURE
+        return watermark.GIVEN if self.keeps_given and not self.request.upscale else ""
+
     def of(self, things: Sequence[str], row: int) -> str:
         """What a sample takes of a list; '' of an empty one."""
         return things[row * len(things) // self.count] if things else ""
@@ -195,7 +210,7 @@ def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], Non
         **job.given._asdict(),
     )
     index = places(len(request.clip), job.items, request.num)
-    if request.keep_given and task.derived and task.derived.region_is:
+    if job.keeps_given:
         sampled["video"] = _kept(job, sampled["video"], index)
         sampled.codes = {}
     shown = Sampled({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poet import media
+from poet.media.watermark import Marker
 from poet.sampling import record
 from poet.sampling.engine import Sampled
 from poet.sampling.jobs import Job
@@ -41,10 +42,12 @@ def write_outputs(shown: Sampled, job: Job, out_dir: str | Path, details: Mappin
     out_dir = Path(out_dir).expanduser()
     out_dir.mkdir(parents=True, exist_ok=True)
     spare, samples, failure = out_dir / ".spare", [], None
+    marker = Marker.of(shown.video, job.unmarked)
+    details = {**details, "watermark": str(marker)}
     spare.write_bytes(bytes(_SPARE_BYTES))
     for row in range(job.count):
         try:
-            samples.append(_write_sample(shown, job, out_dir, details, row))
+            samples.append(_write_sample(shown, job, out_dir, details, row, marker))
         except OSError as error:
             failure = error
             for path in out_dir.glob(f"{_name(job, row)}.*"):
@@ -67,9 +70,13 @@ def _name(job: Job, row: int) -> str:
     return f"{row:0{max(len(str(job.count - 1)), 3)}d}"
 
 
-def _write_sample(shown: Sampled, job: Job, out_dir: Path, details: Mapping[str, Any], row: int) -> dict[str, Any]:
+def _write_sample(
+    shown: Sampled, job: Job, out_dir: Path, details: Mapping[str, Any], row: int, marker: Marker
+) -> dict[str, Any]:
     """Writes one sample; what the record says of it."""
     sample = {medium: items[row] for medium, items in shown.items()}
+    if not marker.lacking:
+        sample["video"] = marker(sample["video"])
     target = Target(
         out_dir / _name(job, row),
         job.resolved.spec.clip,

@@ -120,7 +120,7 @@ def read(path: str) -> Replay:
             found.get("film", ""),
             found["request"] if "film" in found else specs.from_dict(Request, found["request"]),
             tuple(found["settings"]),
-            found["sample"],
+            {"watermark": False, **found["sample"]},  # There was none before there was a setting.
             found["checkpoint"]["path"],
             found,
             {name: value for part in found.get("samples", [found]) for name, value in part["files"].items()},

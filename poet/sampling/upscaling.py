@@ -10,6 +10,7 @@ import numpy as np
 
 from poet import media
 from poet import spec as specs
+from poet.media import watermark
 from poet.runs.run import Run
 from poet.sampling.superres import Upscaler
 from poet.spec import ClipSpec, UserError
@@ -97,6 +98,7 @@ def run(
     prompts: Sequence[str] = (),
     seed: int = 0,
     names: Sequence[str] = (),
+    unmarked: str = "",
 ) -> Iterator[Path]:
     """Writes OUT/NNN.mp4 and .png of each clip, with its sound, and upscale.json; yields the files as they are made.
 
@@ -105,6 +107,7 @@ def run(
       to: rows of the result, 0 for whatever they make.
       prompts: none, one for all clips or one for each.
       names: of the checkpoints, for the record.
+      unmarked: why the results shall carry no watermark.
 
     Raises UserError, before anything is sampled, for files or prompts that do not fit.
     """
@@ -116,9 +119,16 @@ def run(
     for number, (path, clip) in enumerate(zip(paths, clips)):
         text = texts[number : number + 1]
         made = chained(upscalers, clip.video[None], text, seed=seed, first=number)[0]
-        files = _write(made, clip, out / f"{number:03d}", upscalers[-1].experiment.clip)
+        marker = watermark.Marker.of(made, unmarked)
+        files = _write(marker(made), clip, out / f"{number:03d}", upscalers[-1].experiment.clip)
         samples.append(
-            {"clip": path, "size": list(made.shape), "prompt": "".join(text), "files": [f.name for f in files]}
+            {
+                "clip": path,
+                "size": list(made.shape),
+                "prompt": "".join(text),
+                "files": [f.name for f in files],
+                "watermark": str(marker),
+            }
         )
         yield from files
     settings = [specs.to_dict(upscaler.experiment.super_resolution) for upscaler in upscalers]

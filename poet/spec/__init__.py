@@ -8,7 +8,7 @@ A wrong name, type or value raises `UserError` at construction, before any devic
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from poet.spec.base import (
     DTYPES,
@@ -125,6 +125,7 @@ class SampleSpec(Spec):
     gives other samples in bfloat16.  0 means 8 for a model in bfloat16; one in float32 then takes as many as there are,
     since its rounding changes a sample only if two ids are almost equally probable.
     devices: number of devices of the process that sample in parallel, a block on each; it changes no sample.
+    watermark: whether generated frames that are large enough carry one (`poet.media.watermark`).
     """
 
     temperature: float | tuple[float, ...] = setting(1.0, changes="nothing", at_least=0, at_most=100)
@@ -142,6 +143,7 @@ class SampleSpec(Spec):
     devices: int = setting(1, changes="nothing", at_least=1, at_most=4096)
     block: int = setting(0, changes="nothing", at_least=0, at_most=MOST_BATCH)
     seed: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SEED)
+    watermark: bool = setting(True, changes="nothing")
 
     SCHEDULES: ClassVar[tuple[str, ...]] = ("temperature", "top_k", "top_p", "min_p", "guidance")
 
@@ -156,6 +158,16 @@ class SampleSpec(Spec):
         """The values of a field by latent frame; of one that does not change, that one."""
         value = getattr(self, field)
         return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def noise(self) -> dict[str, Any]:
+        """What decides samples, but the seed."""
+        return {name: value for name, value in to_dict(self).items() if name not in ("seed", "watermark")}
+
+    @property
+    def unmarked(self) -> str:
+        """Why files carry no watermark; '' where they may."""
+        return "" if self.watermark else "SAMPLE.watermark is off"
 
     @property
     def guides(self) -> bool:

@@ -118,17 +118,11 @@ def test_continued_scenes_are_one_film(silent: FilmSampler, tmp_path: Path):
     text = "scenes: [{prompt: a dog, seconds: 0.4}, {prompt: a dog, seconds: 0.2, transition: continue}]"
     board = storyboard.parse(text)
     scenes.make(silent, board, tmp_path, made_by=MADE_BY, sample=SAMPLE)
-    (take,) = scenes.shots(board, silent, {"sample": _noise(), "made_by": {**MADE_BY, **silent.made_by}})
+    (take,) = scenes.shots(board, silent, {"sample": SAMPLE.noise, "made_by": {**MADE_BY, **silent.made_by}})
     made = [p for shot in take for p in FilmFolder(tmp_path / "scenes" / shot.key).pieces()]
     frames, video = np.concatenate([p.frames for p in made]), np.concatenate([p.video for p in made])
     np.testing.assert_array_equal(silent.pictures.tokenizer.decode(video[None])[0], frames)
     assert 15 <= len(frames) < 15 + silent.windows.new_frames(3)
-
-
-def _noise() -> dict:
-    from poet.spec import to_dict
-
-    return {name: value for name, value in to_dict(SAMPLE).items() if name != "seed"}
 
 
 def test_a_session_resumes_branches_and_replays(sampler: FilmSampler, tmp_path: Path):

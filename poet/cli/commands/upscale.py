@@ -30,6 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--prompt", action="append", default=[], help="text of all clips, or of each (repeatable)")
     add("--seed", type=int, default=0, help="seed of the noise")
+    command.watermark_argument(parser)
     for name, kind in _FLAGS.items():
         add(f"--{name}", type=kind, default=None, help=f"SUPER_RESOLUTION.{name} (default: that of the checkpoint)")
 
@@ -52,7 +53,14 @@ def _run(args: argparse.Namespace) -> None:
     with output:
         files = list(
             upscaling.run(
-                args.clips, upscalers, output.folder, to=args.to, prompts=args.prompt, seed=args.seed, names=names
+                args.clips,
+                upscalers,
+                output.folder,
+                to=args.to,
+                prompts=args.prompt,
+                seed=args.seed,
+                names=names,
+                unmarked="" if args.watermark is None else "--no_watermark was given",
             )
         )
     for path in files:
