@@ -54,10 +54,17 @@ FLOORS = {
     "poet.training.saving": 4,
     "poet.evaluation": 4,
     "poet.serving": 4,
+    "poet.networks": 3,
+    "poet.planning.programs": 2,
+    "poet.planning.decoding": 3,
     "poet.planning.describe": 4,
     "poet.planning.forecast": 4,
     "poet.spec.config": 5,
     "poet.cli": 5,
+}
+# A network's own file may import what trains, validates and forecasts it.
+FLOORS |= {f"poet.networks.{path.stem}": 4 for path in (PACKAGE / "networks").glob("[!_]*.py")} | {
+    "poet.networks.base": 3
 }
 # Third-party package -> the only modules that may import it.
 OWNERS = {

@@ -14,6 +14,7 @@ import pytest
 
 from poet.models import superres
 from poet.spec import compat, config
+from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,7 +135,7 @@ def test_every_recipe_s_super_resolution_fits_the_codes_that_it_makes(name: str)
     codes, network = experiment_of(tokenize), experiment_of(train)
     assert codes.store.path == network.data.store and codes.video_tokenizer == network.video_tokenizer
     resolved = Resolved(network)
-    assert resolved.is_masked and resolved.format == Resolved(codes).format
+    assert resolved.network == SUPER_RESOLUTION and resolved.format == Resolved(codes).format
     superres.build_model(resolved).places(resolved.format.video)
 
 

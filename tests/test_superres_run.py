@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "store"))
 import store_fakes as fakes  # noqa: E402
 
-from poet import media, streams  # noqa: E402
+from poet import cli, media, streams  # noqa: E402
 from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
 from poet.evaluation import upscalers  # noqa: E402
@@ -133,7 +133,7 @@ def test_files_come_out_twice_as_large(trained, tmp_path):
 def test_what_is_generated_is_upscaled_by_networks_that_take_it(trained):
     small = RUN.clip.replace(height=16, width=16)
     assert len(upscaling.load([trained], TASKS["text_to_video"], small)) == 1
-    with pytest.raises(UserError, match="text_to_audio makes no picture"):
+    with pytest.raises(UserError, match="text_to_audio generates no frames"):
         upscaling.load([trained], TASKS["text_to_audio"], small)
     with pytest.raises(UserError, match="8x8 is smaller"):
         upscaling.load([trained], TASKS["text_to_video"], RUN.clip.replace(height=8, width=8))
@@ -181,6 +181,15 @@ def test_other_commands_refuse_it_and_other_tokenizers_too(trained, monkeypatch)
     monkeypatch.setattr(base.VideoTokenizer, "of", lambda spec: Tokenizer(fingerprint="another"))
     with pytest.raises(UserError, match="another"):
         superres.Upscaler.from_checkpoint(trained)
+
+
+def test_its_weights_are_released_and_upscale_the_same(trained, tmp_path, capsys):
+    out = tmp_path / "released"
+    assert cli.main(["export", f"--checkpoint={trained.folder}", f"--out={out}", "--weights_only"]) == 0
+    released, video = Run.open(out), clip(4)[None, :, :16, :16]
+    assert released.checkpoint.released and capsys.readouterr().out.strip() == str(out)
+    before, after = (superres.Upscaler.from_checkpoint(run).upscale(video) for run in (trained, released))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_a_given_clip_of_the_low_resolution_has_half_the_sides():

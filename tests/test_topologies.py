@@ -15,7 +15,7 @@ from poet import cli
 from poet.cli import command
 from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
-from poet.planning import forecast, topologies
+from poet.planning import forecast, programs, topologies
 from poet.spec import (
     ClipSpec,
     DataSpec,
@@ -123,7 +123,7 @@ def test_the_report_of_eight_devices_of_this_machine(capsys, monkeypatch):
     train, decode = map(json.loads, capsys.readouterr().out.splitlines())
     assert (train["program"], decode["program"]) == ("train text-to-video", "decode text-to-video")
     assert train["fits"] is None and train["bound"] == "" and not train["refusal"]
-    layers = forecast._bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 8), "blocks")
+    layers = programs.part_bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 8), "blocks")
     assert train["in_loops"] == pytest.approx(3 * layers, rel=0.02)
     assert train["in_loops"] < sum(train["moved"].values()) and train["needed"] > train["temporary"] > 0
     # Each of the 32 codes reads parameters that are whole on every device.
@@ -143,8 +143,9 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
 
     target = topologies.parse("v5e-16")
     mesh = mesh_lib.abstract(MeshSpec(), 16)
-    cost = forecast.Cost(flops=1.0, traffic=1.0)
-    found = forecast._forecast("train video", lambda: Lowered(words), cost, mesh, target)
+    cost = programs.Cost(flops=1.0, traffic=1.0)
+    program = programs.Program(name="train video", lower=lambda: Lowered(words), cost=cost)
+    found = forecast._forecast(program, mesh, target)
     assert found.fits is False and found.needed == pytest.approx(27.03 * 2**30)
     run = experiment(64, remat="none")
     advice = " ".join(forecast.advice(Resolved(run), found, target, mesh))
@@ -153,13 +154,12 @@ def test_a_refusal_is_a_row_with_advice(monkeypatch):
     one_clip_each = forecast.advice(Resolved(experiment(16, remat="none")), found, target, mesh)
     assert "MESH.sequence = 2 with DATA.batch = 8" in one_clip_each
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        forecast._forecast("train video", lambda: Lowered("INTERNAL: a bug"), cost, mesh, target)
+        forecast._forecast(dataclasses.replace(program, lower=lambda: Lowered("INTERNAL: a bug")), mesh, target)
 
 
 def test_a_state_that_is_too_large_is_refused_before_compiling(monkeypatch):
     """8.2 billion parameters with two moments, 92 GiB, on 8 GPUs of 71 GiB: yes; on one: no."""
     monkeypatch.setattr(forecast, "_forecast", lambda *_: None)
-    monkeypatch.setattr(forecast, "decode_forecast", lambda *_: None)
     run = config.load(["gin/experiments/pretrain_8b.gin"], ["DATA.batch=8", "DATA.batch_multiple=8"])
 
     def train(gpus: int, tensor: int) -> forecast.Forecast | None:
@@ -206,7 +206,7 @@ def test_the_page_says_what_fits_what_moves_and_what_to_change(monkeypatch, caps
 
 def test_the_slowest_resource_is_the_bound():
     target = topologies.parse("2xv6e-256")
-    cost = forecast.Cost(flops=918e12, traffic=1.64e12)
+    cost = programs.Cost(flops=918e12, traffic=1.64e12)
     times = forecast._seconds(cost, {"all-gather": 36e9, "all-reduce": 36e9}, {"all-reduce": 12.5e9}, target)
     assert times == pytest.approx(
         {"compute": 1 / forecast.EFFICIENCY, "ICI": 3 * 36e9 / 360e9, "HBM": 1.0, "network": 2.0}
@@ -247,7 +247,7 @@ class TestWithLibtpu:
         for chips in (16, 64, 256):
             data = dataclasses.replace(run.data, batch=chips)
             moved[chips] = self.step(f"v5e-{chips}", run.replace(data=data)).in_loops
-        layers = forecast._bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 16), "blocks")
+        layers = programs.part_bytes(build_model(Resolved(run)), mesh_lib.abstract(run.mesh, 16), "blocks")
         assert all(size == pytest.approx(3 * layers, rel=0.02) for size in moved.values()), (moved, layers)
 
     def test_what_cannot_fit_is_refused_in_seconds(self):
@@ -257,9 +257,9 @@ class TestWithLibtpu:
         target = topologies.parse("v5e-16")
         mesh = mesh_lib.build(MeshSpec(), topologies.devices(target))
         x = jax.ShapeDtypeStruct((2**19, 2**19), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
-        cost = forecast.Cost(flops=1.0, traffic=1.0)
+        cost = programs.Cost(flops=1.0, traffic=1.0)
         with jax.set_mesh(mesh):
             lower = functools.partial(jax.jit(lambda x: jnp.sort(x, axis=1) + x.sum()).lower, x)
-            found = forecast._forecast("train sort", lower, cost, mesh, target)
+            found = forecast._forecast(programs.Program(name="train sort", lower=lower, cost=cost), mesh, target)
         # A copy of its 64 GiB and two more.
         assert found.fits is False and found.needed == pytest.approx(192 * 2**30) and found.compile_s < 60

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from poet.runs.run import Run
 from poet.spec import ExportSpec, SampleSpec, UserError
 from poet.spec.base import MOST_FRAMES, MOST_SIDE, Setting
+from poet.tasks.registry import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from poet.tasks.resolved import Resolved
@@ -234,23 +235,22 @@ def generation_bindings(args: argparse.Namespace) -> list[str]:
     return [*(config.style(args.style) if args.style else []), *args.bindings, *sample_bindings(args)]
 
 
-def open_checkpoint(args: argparse.Namespace, bindings: Sequence[str]) -> tuple[Run, Resolved]:
-    """The run of a language model that --checkpoint names, and its spec with `bindings`.
+def open_checkpoint(
+    args: argparse.Namespace, bindings: Sequence[str], network: str = LANGUAGE_MODEL
+) -> tuple[Run, Resolved]:
+    """The run of a network ('': of any) that --checkpoint names, and its spec with `bindings`.
 
     `EXPORT` has its defaults, not the values of an earlier export.
 
-    Raises UserError for a checkpoint of super-resolution.
+    Raises UserError for a checkpoint of another network.
     """
+    from poet import networks
     from poet.spec import config
     from poet.tasks.resolved import Resolved
 
     run = Run.open(args.checkpoint)
-    if Resolved(run.checkpoint.spec).is_masked:
-        raise UserError(
-            f"{run.checkpoint.path} is a super-resolution network: give it to `poet upscale` or `poet "
-            "upscale-eval`, and "
-            "this command a language model"
-        )
+    if network:
+        networks.expect(run.checkpoint, network)
     return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))
 
 

@@ -138,7 +138,7 @@ def networks_of(resolved: Resolved, manifest: Manifest) -> dict[str, str]:
     the mixture uses are absent.
     """
     tasks = resolved.mixture
-    used = {networks.VIDEO, *(name for task in tasks for name in task.networks)}
+    used = {networks.VIDEO, *(name for task in tasks for name in task.frozen_networks)}
     used |= {stream.stored for task in tasks for stream in (*task.given, *task.predicted)}
     found = {name: value for name, value in manifest.networks.items() if name in used}
     return found | {networks.STORE: manifest.identity(TRAIN_SPLIT)}

@@ -7,7 +7,7 @@ change nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from poet.evaluation import metric
 from poet.evaluation.likelihood import check_feeds, place, scored, split_batches
 from poet.evaluation.metrics import tokens
 from poet.media import frame_strip
-from poet.models.transformer import build_model
+from poet.models.transformer import Params, build_model
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError
@@ -30,9 +30,7 @@ from poet.tasks.layout import Layout
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.training.loop import Hook
-from poet.training.reporting import Report
-from poet.training.trainable import State
+from poet.training.trainable import Hook, Report, State
 
 CLIPS_SHOWN = 4
 STRIP_EVERY = 2
@@ -47,24 +45,29 @@ def validation_hook(resolved: Resolved) -> Hook:
       UserError: the store or its split cannot feed it, or EVAL.conditioning_frames does not fit a task.
         Nothing is read if TRAIN.eval_every is 0.
     """
-    spec = resolved.spec.train
-    if spec.eval_every:
-        check_feeds(resolved, load_manifest(resolved.spec.data.store), _mesh())
+    model, spec = build_model(resolved), resolved.spec.train
 
-    def run(state: State, step: int) -> Report:
-        del step
-        model, scalars = build_model(resolved), {}
+    def validate(params: Params) -> dict[str, float]:
+        scalars = {}
         for task, layout in resolved.layouts.items():
             batches = split_batches(resolved, task, spec.eval_batches)
-            steps = scored(model, state["params"], batches, layout, _mesh(), spec.loss_vocabulary)
+            steps = scored(model, params, batches, layout, _mesh(), spec.loss_vocabulary)
             for stream, found in metric.walk(steps, [tokens.LOSS, tokens.ACCURACY]).items():
                 loss, accuracy = (each.summary for each in found.values())
                 if loss.n:
                     scalars[f"{task}/loss/{stream}"] = loss.value
                     scalars[f"{task}/accuracy/{stream}"] = accuracy.value
-        return Report(scalars=scalars)
+        return scalars
 
-    return Hook(name="validation", every=spec.eval_every, fn=run)
+    return validation(resolved, validate)
+
+
+def validation(resolved: Resolved, validate: Callable[[Params], dict[str, float]]) -> Hook:
+    """A hook of what `validate` says of the parameters every TRAIN.eval_every steps; errors of `validation_hook`."""
+    every = resolved.spec.train.eval_every
+    if every:
+        check_feeds(resolved, load_manifest(resolved.spec.data.store), _mesh())
+    return Hook(name="validation", every=every, fn=lambda state, step: Report(scalars=validate(state["params"])))
 
 
 def sample_hook(resolved: Resolved) -> Hook:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
 from poet.data.loader import eval_batches
 from poet.distributed.processes import batch_share
-from poet.evaluation.likelihood import check_feeds, place
+from poet.evaluation import hooks
+from poet.evaluation.likelihood import place
 from poet.models.superres import build_model
-from poet.store.reader import load_manifest
 from poet.tasks.resolved import Resolved
 from poet.training import masked
-from poet.training.loop import Hook
-from poet.training.reporting import Report
-from poet.training.trainable import State
+from poet.training.trainable import Hook
 
 _STEP = jax.jit(masked.evaluate_step, static_argnums=(0, 3))
 
@@ -26,15 +26,7 @@ def validation_hook(resolved: Resolved) -> Hook:
 
     Raises UserError: the store or its split cannot feed it.  Nothing is read if TRAIN.eval_every is 0.
     """
-    spec = resolved.spec
-    if spec.train.eval_every:
-        check_feeds(resolved, load_manifest(spec.data.store), jax.sharding.get_mesh())
-
-    def run(state: State, step: int) -> Report:
-        del step
-        return Report(scalars=validate(resolved, state["params"]))
-
-    return Hook(name="validation", every=spec.train.eval_every, fn=run)
+    return hooks.validation(resolved, functools.partial(validate, resolved))
 
 
 def validate(resolved: Resolved, params: masked.Params) -> dict[str, float]:

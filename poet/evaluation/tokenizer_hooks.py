@@ -19,9 +19,7 @@ from poet.tasks.resolved import Resolved
 from poet.tokenizers.audio import spectra, training
 from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.video.base import VideoTokenizer
-from poet.training.loop import Hook
-from poet.training.reporting import Report
-from poet.training.trainable import State
+from poet.training.trainable import Hook, Report, State
 
 PICTURE_WINDOW = 512
 # Natural logarithm of mel magnitudes that are black and white: -100 dB and 0 dB of full scale.

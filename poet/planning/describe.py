@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from poet import media
+from poet import media, networks
 from poet import spec as specs
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import Rules, local_bytes
@@ -67,11 +67,10 @@ def write_picture(resolved: Resolved, path: str) -> None:
 def write_placement(resolved: Resolved, path: str, devices: int = 0) -> None:
     """Writes the shards of a run's parameters to an SVG file."""
     from poet.models import placement
-    from poet.training.masked import network
 
     mesh = mesh_lib.abstract(resolved.spec.mesh, devices or resolved.devices)
     with media.replacing(Path(path)) as file:
-        file.write_text(placement.svg(network(resolved), mesh), encoding="utf-8")
+        file.write_text(placement.svg(networks.of(resolved).model(resolved), mesh), encoding="utf-8")
     print(path)
 
 
@@ -81,8 +80,6 @@ def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     Raises:
       UserError: the mesh does not divide the devices, a parameter or a batch.
     """
-    from poet.training.masked import trainable as of_run
-
     devices = devices or resolved.devices
     mesh = mesh_lib.abstract(resolved.spec.mesh, devices)
     yield from _title(f"Mesh of {devices} device(s)")
@@ -90,10 +87,11 @@ def lines(resolved: Resolved, devices: int = 0) -> Iterator[str]:
     yield from _tasks(resolved)
     if not resolved.spec.data.mixture_rates:
         return
-    trainable = of_run(resolved, mesh)
+    network = networks.of(resolved)
+    trainable = network.trainable(resolved, mesh)
     state = jax.eval_shape(trainable.init, jax.random.key(0))
     yield from _groups(resolved, trainable)
-    yield from _parameters(state, trainable, mesh)
+    yield from _parameters(network.title, state, trainable, mesh)
 
 
 def _title(text: str) -> Iterator[str]:
@@ -140,9 +138,9 @@ def _groups(resolved: Resolved, trainable: Trainable) -> Iterator[str]:
         )
 
 
-def _parameters(state: State, trainable: Trainable, mesh: jax.sharding.AbstractMesh) -> Iterator[str]:
+def _parameters(title: str, state: State, trainable: Trainable, mesh: jax.sharding.AbstractMesh) -> Iterator[str]:
     shardings = Rules().shardings(mesh, trainable.axes)
-    yield from _title("Parameters")
+    yield from _title(f"Parameters of {title}")
     yield f"  {'name':44s} {'shape':>24s} {'sharding':>28s} {'MiB/device':>11s}"
     rows = list(_leaves(state["params"], shardings["params"]))
     for name, leaf, sharding in rows:

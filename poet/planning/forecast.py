@@ -1,6 +1,6 @@
 """The cost of a run's programs on devices that need not be present (`poet describe --topology`).
 
-The real step of every group, and the real decoding loop, are compiled ahead of time for the devices
+The real step of every group, and the decoding program of its network, are compiled ahead of time for the devices
 of a topology.  Whether a program fits, its peak and what it moves between devices are the compiler's
 word; FLOPs are analytic.  The predicted time is the longest of what each resource needs alone, all
 others hidden behind it.
@@ -17,21 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from poet import networks
 from poet.distributed import mesh as mesh_lib
-from poet.models.layers import COMPUTE_RULES
-from poet.models.transformer import Model, build_model
 from poet.planning import hlo
+from poet.planning.programs import Cost, Program, part_bytes
 from poet.planning.topologies import GIB, Topology
 from poet.runs import assets
-from poet.sampling.decode import Decoder
-from poet.sampling.plans import DEFAULT_BATCH, Plan
-from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved
-from poet.training import compiled, flops, masked
+from poet.training import compiled
 from poet.training.trainable import Group
 
 # Share of the peak that matrix products reach, rematerialisation not counted: published training runs
@@ -40,19 +36,6 @@ EFFICIENCY = 0.5
 # An all-reduce is a scatter and a gather.  On some slices libtpu 0.0.42 makes all-reduces of scatters,
 # even of explicit ones, and of gathers: they are priced as they are compiled.
 TRIPS = collections.defaultdict(lambda: 1, {"all-reduce": 2})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """The cost of a program on one device; bytes and FLOPs of one call.
-
-    Attributes:
-      flops: of matrix products, without rematerialisation.
-      traffic: bytes that memory must move at the very least.
-    """
-
-    flops: float
-    traffic: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,22 +90,22 @@ def forecasts(
     groups: Sequence[str] = (),
     decode: bool = True,
 ) -> Iterator[Forecast]:
-    """Forecasts of the step of each group (default: all, the longest first), then, of a language model, of decoding
-    the longest one.
+    """Forecasts of the step of each group (default: all, the longest first), then of decoding the longest one, if its
+    network has a decoding program.
 
     Raises UserError, before compiling, if the mesh divides the devices, a parameter or a batch badly,
     or a group is not known.
     """
-    mesh = mesh_lib.build(resolved.spec.mesh, devices)
-    trainable = masked.trainable(resolved, mesh)
+    mesh, network = mesh_lib.build(resolved.spec.mesh, devices), networks.of(resolved)
+    trainable = network.trainable(resolved, mesh)
     layouts = {name: layout for name, (layout, _) in resolved.groups.items()}
     chosen = {name: choose(name, layouts, "group") for name in groups or layouts}
     order = sorted(chosen, key=lambda name: -chosen[name].length)
     with jax.set_mesh(mesh):
         for name in order:
             yield train_forecast(resolved, trainable.groups[name], mesh, topology, trainable)
-        if decode and not resolved.is_masked:
-            yield decode_forecast(resolved, order[0], mesh, topology)
+        if decode and (program := network.decoding(resolved, order[0], mesh)):
+            yield _forecast(program, mesh, topology)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -131,17 +114,18 @@ def forecasts(
 def train_forecast(resolved: Resolved, group: Group, mesh: Mesh, topology: Topology, trainable: Any) -> Forecast:
     """The forecast of a group's step, as the loop compiles it."""
     state = compiled.abstract(trainable, mesh)
-    lower = functools.partial(compiled.lower, group, state, mesh)
     at_rest = sum(mesh_lib.local_bytes(x.sharding, x.shape, x.dtype) for x in jax.tree.leaves(state))
-    model = masked.network(resolved)
+    model = networks.of(resolved).model(resolved)
     cost = Cost(
         flops=group.flops / mesh.size,
         # The state is read and written; layers are written when gathered, and read twice or thrice.
-        traffic=2 * at_rest + (3 + (model.spec.remat == "full")) * _bytes(model, mesh, "blocks"),
+        traffic=2 * at_rest + (3 + (model.spec.remat == "full")) * part_bytes(model, mesh, "blocks"),
     )
+    lower = functools.partial(compiled.lower, group, state, mesh)
+    program = Program(name=f"train {group.name}", lower=lower, cost=cost)
     if at_rest > topology.chip.memory > 0:
         return Forecast(
-            program=f"train {group.name}",
+            program=program.name,
             fits=False,
             needed=at_rest,
             available=topology.chip.memory,
@@ -149,91 +133,22 @@ def train_forecast(resolved: Resolved, group: Group, mesh: Mesh, topology: Topol
             compile_s=0.0,
             refusal="parameters and optimizer alone take more; nothing was compiled",
         )
-    return _forecast(f"train {group.name}", lower, cost, mesh, topology)
-
-
-def _bytes(model: Model, mesh: Mesh, part: str) -> int:
-    """Bytes of a part of the model on one device, whole over fsdp, in the compute dtype."""
-    shardings = COMPUTE_RULES.shardings(mesh, model.axes()[part])
-    leaves = zip(jax.tree.leaves(model.abstract()[part]), jax.tree.leaves(shardings), strict=True)
-    return sum(mesh_lib.local_bytes(s, x.shape, model.dtype) for x, s in leaves)
-
-
-# ------------------------------------------------------------------------------------- decoding
-
-
-def decode_forecast(resolved: Resolved, name: str, mesh: Mesh, topology: Topology) -> Forecast:
-    """The forecast of sampling one batch of a group's layout: the loops of `sampling.decode`, after the prefill.
-
-    Every slice of the batch axes samples `DEFAULT_BATCH` clips with its own parameters, in the
-    compute dtype and split over `tensor` alone.
-    """
-    layout, sample = resolved.groups[name][0], resolved.spec.sample
-    guided = layout.text_span is not None and sample.guides
-    plan = Plan(layout=layout, guided=guided, truncation=Truncation.of(sample))
-    decoder = Decoder(build_model(resolved), plan)
-    batch = DEFAULT_BATCH * mesh_lib.batch_ways(mesh)
-    lower = functools.partial(_lower_decode, resolved, decoder, mesh, batch)
-    cost = decode_cost(resolved, plan, mesh, DEFAULT_BATCH)
-    forecast = _forecast(f"decode {name}", lower, cost, mesh, topology)
-    return dataclasses.replace(forecast, calls=plan.sampled_stop - plan.prefilled)
-
-
-def _lower_decode(resolved: Resolved, decoder: Decoder, mesh: Mesh, batch: int) -> jax.stages.Lowered:
-    model, plan = build_model(resolved), decoder.plan
-    sharding = mesh_lib.batch_sharding(mesh)
-
-    def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((shape[0] * batch, *shape[1:]), dtype, sharding=sharding)
-
-    params = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, model.dtype, sharding=s),
-        model.abstract(),
-        COMPUTE_RULES.shardings(mesh, model.axes()),
-    )
-    text = ()
-    if plan.layout.text_span is not None:
-        states = (plan.fan, resolved.spec.text.length, resolved.spec.text.width)
-        text = (rows(states, jnp.float32), rows((plan.fan,), jnp.int32))
-    tokens = rows((1, plan.prefilled), jnp.int32)
-    cache, x_RxD = jax.eval_shape(decoder.prefill, params, tokens, *text)
-    sampling_params = jax.eval_shape(lambda: SamplingParams.of(resolved.spec.sample))
-    return decoder.decode.lower(params, cache, x_RxD, rows((1,), jnp.int32), sampling_params)
-
-
-def decode_cost(resolved: Resolved, plan: Plan, mesh: Mesh, batch: int) -> Cost:
-    """The cost of all after the prefill, for `batch` samples of one slice of the batch axes.
-
-    Every token reads the layers, the rows of the head that are legal there, and the whole cache.  A
-    sequence axis splits the cache, and attention over it, alone.
-    """
-    model, spec = build_model(resolved), resolved.spec.model
-    rows, tensor, ways = batch * plan.fan, mesh.shape["tensor"], mesh.shape["sequence"]
-    size, length = model.dtype.itemsize, plan.sampled_stop
-    keys = 2 * rows * length * spec.kv_heads * spec.head_dim * spec.layers * size
-    blocks, traffic, products = _bytes(model, mesh, "blocks"), 0.0, 0.0
-    for span, _ in plan.steps:
-        positions = span.stop - span.start
-        head = 0 if span.segment.forced else 2 * spec.width * model.factors(span.segment.ids).rows
-        attention = 4 * length * spec.heads * spec.head_dim / ways
-        products += positions * rows * (spec.layers * (flops.block_flops(spec) + attention) + head)
-        traffic += positions * (blocks + (keys / ways + head * size / 2) / tensor)
-    return Cost(flops=products / tensor, traffic=traffic)
+    return _forecast(program, mesh, topology)
 
 
 # ------------------------------------------------------------------------------------ any program
 
 
-def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topology) -> Forecast:
-    """Compiles what `lower` lowers; no room is a result, any other failure is raised."""
-    begin, chip = time.perf_counter(), topology.chip
+def _forecast(program: Program, mesh: Mesh, topology: Topology) -> Forecast:
+    """Compiles a program; no room is a result, any other failure is raised."""
+    begin, chip, cost = time.perf_counter(), topology.chip, program.cost
     try:
-        lowered = lower()
+        lowered = program.lower()
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
         raise UserError(
-            f"{program}: attention by cuDNN is compiled with NVIDIA's library ({error}): install it "
+            f"{program.name}: attention by cuDNN is compiled with NVIDIA's library ({error}): install it "
             f"({assets.install('gpu')}), or set MODEL.attention = 'xla'"
         ) from error
     try:
@@ -242,7 +157,7 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Forecast(
-            program=program,
+            program=program.name,
             fits=False,
             needed=_refused_bytes(str(error)),
             available=chip.memory,
@@ -258,7 +173,7 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
     outer = [c for c in found if topology.slices > 1 and c.crosses(shape, 0)]
     inner = [c for c in found if c not in outer]
     return Forecast(
-        program=program,
+        program=program.name,
         fits=needed <= chip.memory if chip.memory else None,
         needed=needed,
         available=chip.memory,
@@ -267,6 +182,7 @@ def _forecast(program: str, lower: Any, cost: Cost, mesh: Mesh, topology: Topolo
         across=sum(hlo.totals(outer).values()),
         in_loops=sum(hlo.totals([c for c in found if c.in_loop]).values()),
         flops=cost.flops,
+        calls=program.calls,
         seconds=_seconds(cost, hlo.totals(inner), hlo.totals(outer), topology),
         compile_s=seconds,
     )

@@ -77,7 +77,7 @@ class Generator:
         resolved = resolved or Resolved(trained)
         compat.check(trained, resolved.spec, "sample", what=what, remedy="leave them as they were trained")
         made_with, loaded = run.checkpoint.networks, {}
-        if task is None or networks.VIDEO in get_task(task).networks:
+        if task is None or networks.VIDEO in get_task(task).frozen_networks:
             loaded[networks.VIDEO] = FrozenNetworks(resolved)[networks.VIDEO]
             networks.check(made_with, {networks.VIDEO: loaded[networks.VIDEO].fingerprint}, what=what)
         params = checkpoint_lib.load_params(run, build_model(resolved).abstract())
@@ -85,7 +85,7 @@ class Generator:
 
     def load_networks(self, task: str) -> None:
         """Loads the frozen networks of a task, so that what is missing shows before anything is sampled."""
-        for name in get_task(task).networks:
+        for name in get_task(task).frozen_networks:
             _ = self.networks[name]
 
     def generate(

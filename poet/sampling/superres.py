@@ -20,12 +20,14 @@ import numpy as np
 from poet.checkpoints import checkpoint as checkpoint_lib
 from poet.models.superres import Params, build_model
 from poet.models.transformer import Text
+from poet.networks import expect
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling import masked
 from poet.spec import Experiment, UserError, compat
 from poet.streams.base import HIDDEN, Grid
 from poet.streams.low_resolution import SCALE
+from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import TextEncoder, load_text_encoder
 from poet.tokenizers.video.base import VideoTokenizer
@@ -87,8 +89,8 @@ class Upscaler:
         Raises UserError: damaged, a language model, or settings or a tokenizer other than those that it was trained
         with.
         """
+        expect(run.checkpoint, SUPER_RESOLUTION)
         trained, what = run.checkpoint.spec, str(run.checkpoint.path)
-        check_masked(trained, what)
         experiment = experiment or trained
         compat.check(trained, experiment, "sample", what=what, remedy="leave them as they were trained")
         tokenizer = VideoTokenizer.of(experiment.video_tokenizer)
@@ -224,13 +226,3 @@ def faded(opening: np.ndarray, new: np.ndarray) -> np.ndarray:
     weight = (np.arange(1, shared + 1) / (shared + 1))[:, None, None, None]
     mixed = np.round((1 - weight) * opening + weight * new[:, :shared]).astype(np.uint8)
     return np.concatenate([mixed, new[:, shared:]], axis=1)
-
-
-def check_masked(trained: Experiment, path: str) -> None:
-    """Raises UserError unless the checkpoint at `path` is one of super-resolution."""
-    if not Resolved(trained).is_masked:
-        raise UserError(
-            f"{path} is a language model, which cannot upscale: give a checkpoint of a run with "
-            "DATA.mixture_rates = "
-            "{'super_resolution': 1.0}, and this one to `poet generate`"
-        )

@@ -26,11 +26,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from poet import networks, streams
 from poet import spec as specs
-from poet import streams
 from poet.checkpoints import checkpoint as checkpoints
 from poet.checkpoints import weights as weights_lib
-from poet.models.transformer import build_model
 from poet.runs import manifest, outputs
 from poet.runs.run import Run
 from poet.sampling import decode as decoding
@@ -94,7 +93,7 @@ def _release(run: Run, resolved: Resolved, out: str, overwrite: bool) -> Path:
     checkpoint, remedy = run.checkpoint, "leave them as they were trained"
     trained, experiment = checkpoint.spec, resolved.spec
     compat.check(trained, experiment, "export", what=str(checkpoint.path), remedy=remedy)
-    params = checkpoints.load_params(run, build_model(resolved).abstract())
+    params = checkpoints.load_params(run, networks.of(resolved).model(resolved).abstract())
     dtype = experiment.export.dtype or None
     experiment = experiment.replace(export=ExportSpec(), sample=trained.sample, eval=trained.eval)
     return weights_lib.save(out, experiment, params, dtype, checkpoint.step, checkpoint.networks, overwrite=overwrite)

@@ -13,10 +13,11 @@ from typing import Any
 from poet.spec import Experiment, UserError, choose
 from poet.spec.base import Spec, setting_of
 
-# The sections that say what the ids, positions and weights of a model stand for.
-_MODEL = ("clip", "vocabulary", "video_tokenizer", "audio_tokenizer", "text", "model", "super_resolution")
 _TOKENIZER = ("clip", "video_tokenizer", "audio_tokenizer", "tokenizer_train", "discriminator", "audio_train")
 _RUN = ("optimizer", "train")
+# Every other section says what the ids, positions and weights of a model stand for, or changes nothing.
+_BESIDE = {*_RUN, "data", "conditioning", "store", "ingest", "tokenizer_train", "discriminator", "audio_train"}
+_MODEL = tuple(field.name for field in dataclasses.fields(Experiment) if field.name not in _BESIDE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

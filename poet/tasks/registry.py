@@ -17,6 +17,9 @@ from poet.streams.base import CONDITION, OUTPUT, Format, Stream
 from poet.streams.derived import Derived
 from poet.tasks.layout import Layout, build_layout
 
+# Names of networks (`poet.networks`); a task that names none is of the first.
+LANGUAGE_MODEL, SUPER_RESOLUTION = "language_model", "super_resolution"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
@@ -33,7 +36,7 @@ class Task:
       conditioning_latents: smallest and largest number of conditioning latent frames that open the output,
         with the sound of the same time; they carry no loss in training and are forced in
         sampling (spec §1.3, form a).  `Resolved.conditioning_range` is the range in a run.
-      masked: whether super-resolution by masked modelling does it instead of the language model.
+      network: the network that does it, by its name in `poet.networks`; a run trains one.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Task:
     made: str = ""
     output: tuple[str, ...]
     conditioning_latents: tuple[int, int] = (0, 0)
-    masked: bool = False
+    network: str = LANGUAGE_MODEL
 
     @property
     def given(self) -> tuple[Stream, ...]:
@@ -69,7 +72,7 @@ class Task:
         return tuple(stream for stream in streams.STREAMS.values() if stream.opens in self.output)
 
     @property
-    def networks(self) -> tuple[str, ...]:
+    def frozen_networks(self) -> tuple[str, ...]:
         """Names of the frozen networks of its codes and texts (`poet.runs.networks`)."""
         names = {stream.network for stream in (*self.given, *self.predicted) if stream.network}
         return tuple(sorted(names | ({networks.TEXT} if self.text else set())))
@@ -77,12 +80,12 @@ class Task:
     @property
     def has_audio(self) -> bool:
         """Whether the run needs an audio tokenizer."""
-        return networks.AUDIO in self.networks
+        return networks.AUDIO in self.frozen_networks
 
     @property
     def writes(self) -> bool:
         """Whether the run needs a vocabulary of text tokens."""
-        return networks.PIECES in self.networks
+        return networks.PIECES in self.frozen_networks
 
     def stored(self, stream: str) -> str | None:
         """The stream of a token store whose leading codes fill a stream of the task's layout.
@@ -178,7 +181,7 @@ TASKS: dict[str, Task] = {
             text=True,
             condition=("low_resolution",),
             output=("video",),
-            masked=True,
+            network=SUPER_RESOLUTION,
         ),
     )
 }

@@ -18,7 +18,7 @@ from poet.spec.vocabulary import DURATIONS, Vocabulary
 from poet.streams.audio import frames_within, time_of_frames
 from poet.streams.base import Format, Stream
 from poet.tasks.layout import Layout
-from poet.tasks.registry import TASKS, Task, get_task, group_name, task_layout
+from poet.tasks.registry import LANGUAGE_MODEL, TASKS, Task, get_task, group_name, task_layout
 
 # The paper's short clip: longer ones say how long they are.
 SHORT_FRAMES = 17
@@ -91,17 +91,17 @@ class Resolved:
         return tuple(get_task(name) for name, rate in self.spec.data.mixture_rates.items() if rate > 0)
 
     @functools.cached_property
-    def is_masked(self) -> bool:
-        """Whether the run is one of super-resolution; UserError where its mixture has other tasks beside it."""
-        masked = [task.name for task in self.mixture if task.masked]
-        if masked and len(masked) < len(self.mixture):
-            others = ", ".join(task.name for task in self.mixture if not task.masked)
+    def network(self) -> str:
+        """Name of the network that does the tasks of the mixture; UserError where they are of several."""
+        tasks: dict[str, list[str]] = {}
+        for task in self.mixture:
+            tasks.setdefault(task.network, []).append(task.name)
+        if len(tasks) > 1:
+            found = "; ".join(f"{name}: {', '.join(names)}" for name, names in tasks.items())
             raise UserError(
-                f"DATA.mixture_rates has {masked[0]}, which a network of its own does, beside "
-                f"{others}: give each a run of "
-                "its own"
+                f"DATA.mixture_rates has tasks of {len(tasks)} networks ({found}): give each network a run of its own"
             )
-        return bool(masked)
+        return next(iter(tasks), LANGUAGE_MODEL)
 
     @functools.cached_property
     def layouts(self) -> dict[str, Layout]:
@@ -200,7 +200,7 @@ class Resolved:
     @functools.cached_property
     def used_networks(self) -> dict[str, Stream]:
         """Frozen network that the mixture's codes come from -> a stream that loads it; the video's is always used."""
-        used = {networks.VIDEO, *(name for task in self.mixture for name in task.networks)}
+        used = {networks.VIDEO, *(name for task in self.mixture for name in task.frozen_networks)}
         return {s.network: s for s in self.stored_streams if s.network in used}
 
     # ------------------------------------------------------------------------------- one of the tasks

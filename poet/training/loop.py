@@ -1,4 +1,4 @@
-"""The training loop, for the language model, the tokenizers and super-resolution alike.
+"""The training loop, for every network and tokenizer alike.
 
 State number k has seen k batches; the step that makes state k + 1 is step k.  Inside a step the
 order never changes: hooks that are due, maybe save, next batch, dispatch, metrics of the last step.
@@ -36,9 +36,8 @@ from poet.runs import manifest, networks
 from poet.runs.run import Run
 from poet.spec import Experiment, Failure, UserError, compat
 from poet.training import compiled, optimizer, reporting
-from poet.training.reporting import Report
 from poet.training.saving import Saver
-from poet.training.trainable import Batch, BatchIterator, Metrics, State, Trainable, each
+from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
 
 # Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
 EXIT_PREEMPTED = os.EX_TEMPFAIL
@@ -60,25 +59,6 @@ class Outcome(enum.Enum):
 
 class TrainingDiverged(Failure):
     """A loss or a parameter is not finite; the newest checkpoint is from before that."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hook:
-    """Something to do every `every` steps and at the end: evaluate, sample; before the first step too if `at_start`.
-
-    `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it:
-    its buffers are reused by the next step.
-    """
-
-    name: str
-    every: int
-    fn: Callable[[State, int], Report]
-    at_start: bool = False
-
-    def due(self, step: int, steps: int) -> bool:
-        if step == 0 and not self.at_start:
-            return False
-        return self.every > 0 and (step % self.every == 0 or step == steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

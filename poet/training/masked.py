@@ -16,33 +16,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from poet.models import transformer
 from poet.models.layers import constrain
 from poet.models.superres import Params, SuperResolution, build_model
-from poet.models.transformer import Model
 from poet.spec import OptimizerSpec, SuperResolutionSpec, TrainSpec, UserError
 from poet.streams.base import HIDDEN, Grid
 from poet.tasks.layout import Layout, Span
 from poet.tasks.resolved import Resolved
 from poet.training import losses, microbatches, optimizer
 from poet.training.cross_entropy import Sums, Values
-from poet.training.step import Step, assembled, language_model
+from poet.training.step import Step, assembled
 from poet.training.trainable import Batch, Metrics, State, Trainable
 
 STREAM = "video"
-
-
-def trainable(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:
-    """The trainable of a run: super-resolution if that is its task, the language model otherwise.
-
-    Raises UserError as these do, and for a mixture of both.
-    """
-    return (super_resolution if resolved.is_masked else language_model)(resolved, mesh)
-
-
-def network(resolved: Resolved) -> Model:
-    """The network of `trainable`: its sizes, and the sharding of its parameters."""
-    return build_model(resolved) if resolved.is_masked else transformer.build_model(resolved)
 
 
 def super_resolution(resolved: Resolved, mesh: Mesh | AbstractMesh) -> Trainable:

@@ -16,7 +16,6 @@ over all restarts, whose compilation and restoring count as lost, as hooks and c
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import json
 import logging
@@ -31,21 +30,12 @@ import numpy as np
 
 from poet.planning.topologies import peak_flops
 from poet.runs.run import Run
-from poet.training.trainable import Group
+from poet.training.trainable import Group, Report
 
 _LOG = logging.getLogger(__name__)
 
 # Steps of a line that had no token to learn from; in lines that have some.
 UNFED = "steps_without_tokens"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """The result of a hook: scalars, images (uint8, HxWx3) and texts, each by name."""
-
-    scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Reporter:

@@ -1,7 +1,6 @@
-"""The interface of the loop: a state, one pure step per group, and iterators of batches.
+"""The interface of the loop: a state, one pure step per group, iterators of batches, and hooks.
 
-The language model, the tokenizers and super-resolution are all a `Trainable`; the loop never asks
-which one it runs.
+Every network and every tokenizer is a `Trainable`; the loop never asks which one it runs.
 """
 
 from __future__ import annotations
@@ -82,6 +81,34 @@ class Trainable:
     axes: State
     rate: Callable[[int], float]
     groups: Mapping[str, Group]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of a hook: scalars, images (uint8, HxWx3) and texts, each by name."""
+
+    scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hook:
+    """Something to do every `every` steps and at the end: evaluate, sample; before the first step too if `at_start`.
+
+    `fn(state, step)` sees the state that has done `step` updates.  It must not change or keep it:
+    its buffers are reused by the next step.
+    """
+
+    name: str
+    every: int
+    fn: Callable[[State, int], Report]
+    at_start: bool = False
+
+    def due(self, step: int, steps: int) -> bool:
+        if step == 0 and not self.at_start:
+            return False
+        return self.every > 0 and (step % self.every == 0 or step == steps)
 
 
 class BatchIterator(Protocol):

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from poet import networks
 from poet.distributed import mesh as mesh_lib
 from poet.spec import Experiment, config
 from poet.tasks.resolved import Resolved
-from poet.training import compiled, masked
+from poet.training import compiled
 
 SMALL = {"layers": 3, "width": 256, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 688, "dtype": "float32"}
 STEPS = 3
@@ -49,7 +50,7 @@ def experiments(size: str, batch: int) -> dict[str, Experiment]:
 def measure(run: Experiment) -> dict[str, Any]:
     """Seconds of a step, and what follows from them."""
     resolved, mesh = Resolved(run), mesh_lib.build(run.mesh, jax.devices()[:1])
-    trainable = masked.trainable(resolved, mesh)
+    trainable = networks.of(resolved).trainable(resolved, mesh)
     ((name, group),) = trainable.groups.items()
     layout, rng = resolved.groups[name][0], np.random.default_rng(0)
     codes = {

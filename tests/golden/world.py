@@ -39,7 +39,7 @@ from poet.serving.runtime import Runtime  # noqa: E402
 from poet.spec import Experiment, ExportSpec, SampleSpec, to_dict  # noqa: E402
 from poet.store import reader  # noqa: E402
 from poet.tasks import registry  # noqa: E402
-from poet.tasks.registry import TASKS  # noqa: E402
+from poet.tasks.registry import LANGUAGE_MODEL, TASKS  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers import text as text_encoders  # noqa: E402
 
@@ -47,7 +47,7 @@ PIECES = str(assets.root() / "data/pretrained/pieces_512/spiece.model")
 # Of each kind one: text with frames that open the output, a condition made from pixels, sound with its opening.
 FEW = ("image_to_video", "inpainting", "audio_video_continuation")
 # Those of the language model.
-ALL = tuple(name for name, task in TASKS.items() if not task.masked)
+ALL = tuple(name for name, task in TASKS.items() if task.network == LANGUAGE_MODEL)
 ROWS, BATCH = 3, 2
 SEEDS = (1, 2)
 SAMPLE = SampleSpec(temperature=1.5, top_k=24, top_p=0.95, guidance=2.0)

@@ -4,7 +4,7 @@
 
 The programs are those of `poet generate`: one prefill, then one loop over the rest of the layout, drawn
 parameters in bfloat16, guided samples as twice the rows.  Bytes per token are what must be read at
-least: the layers, the legal rows of the head, the whole cache (`poet.planning.forecast.decode_cost`).
+least: the layers, the legal rows of the head, the whole cache (`poet.planning.decoding.cost`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from poet.distributed import mesh as mesh_lib
 from poet.models.transformer import build_model
-from poet.planning.forecast import decode_cost
+from poet.planning import decoding
 from poet.sampling.decode import Decoder, Plan
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import Experiment, choose
@@ -65,7 +65,7 @@ def measure(experiment: Experiment, device: jax.Device, group: str, batch: int, 
 
     before = harness.timed(prefill, runs)
     loop = harness.timed(decode, runs)
-    cost = decode_cost(Resolved(experiment), plan, mesh_lib.build(experiment.mesh, [device]), batch)
+    cost = decoding.cost(Resolved(experiment), plan, mesh_lib.build(experiment.mesh, [device]), batch)
     times, positions = common.spread(loop["wall"]), plan.sampled_stop - plan.prefilled
     return {
         "group": group,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 
+from poet import networks
 from poet.sampling import superres
 from poet.sampling.superres import Upscaler, chunks, faded
 from poet.spec import (
@@ -115,5 +117,6 @@ def test_clips_that_do_not_fit_are_refused(upscaler, shape, prompts, words):
 
 
 def test_a_language_model_is_refused():
+    run = RUN.replace(data=DataSpec(mixture_rates={"text_to_video": 1.0}))
     with pytest.raises(UserError, match="language model.*poet generate"):
-        superres.check_masked(RUN.replace(data=DataSpec(mixture_rates={"text_to_video": 1.0})), "runs/lm")
+        networks.expect(types.SimpleNamespace(spec=run, path="runs/lm"), "super_resolution")

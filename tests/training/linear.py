@@ -27,7 +27,7 @@ from poet.distributed import mesh, processes
 from poet.runs.run import Run
 from poet.training import loop, optimizer
 from poet.training.schedule import GroupSchedule
-from poet.training.trainable import Group, Trainable
+from poet.training.trainable import Group, Hook, Report, Trainable
 
 IN, OUT = 16, 8
 BATCH = {"short": 16, "long": 8}
@@ -131,7 +131,7 @@ def run(
     *,
     model: Trainable | None = None,
     data: dict[str, Batches] | None = None,
-    hooks: Sequence[loop.Hook] = (),
+    hooks: Sequence[Hook] = (),
     devices: int = 8,
     made_with: dict[str, str] | None = None,
     **options: Any,
@@ -164,15 +164,15 @@ def leaves(state: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
 
 
-def signal_at(step: int, number: int = signal.SIGTERM) -> loop.Hook:
+def signal_at(step: int, number: int = signal.SIGTERM) -> Hook:
     """A hook that sends this process a signal while the state has done `step` updates."""
 
-    def send(state: Any, now: int) -> loop.Report:
+    def send(state: Any, now: int) -> Report:
         if now == step:
             os.kill(os.getpid(), number)
-        return loop.Report()
+        return Report()
 
-    return loop.Hook(name="signal", every=1, fn=send)
+    return Hook(name="signal", every=1, fn=send)
 
 
 def main(

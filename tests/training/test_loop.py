@@ -27,6 +27,7 @@ from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import compiled, loop, reporting
 from poet.training.schedule import GroupSchedule
+from poet.training.trainable import Hook, Report
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
@@ -57,19 +58,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "clu.metric_writers", None)
-        hook = loop.Hook(name="probe", every=3, fn=probe)
+        hook = Hook(name="probe", every=3, fn=probe)
         assert linear.run(workdir, 12, hooks=[hook]) is loop.Outcome.FINISHED
     return workdir
 
 
-def probe(state: dict, step: int) -> loop.Report:
-    return loop.Report(scalars={"step": int(state["step"]), "w": float(state["params"]["w"].sum())})
+def probe(state: dict, step: int) -> Report:
+    return Report(scalars={"step": int(state["step"]), "w": float(state["params"]["w"].sum())})
 
 
 def test_two_halves_equal_one_run_bit_for_bit(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Said beside it: a run whose length has changed has another cosine from here on."""
     data = linear.batches()
-    hook = loop.Hook(name="probe", every=3, fn=probe)
+    hook = Hook(name="probe", every=3, fn=probe)
     linear.run(tmp_path, 6, data=data, hooks=[hook])
     again = linear.batches()
     assert "jumps" not in caplog.text
@@ -96,7 +97,7 @@ def test_hooks_see_the_state_of_their_step_and_lines_never_repeat(whole: Path) -
 
 
 def test_what_training_starts_from_is_looked_at_once_where_a_hook_asks(tmp_path: Path) -> None:
-    hooks = [loop.Hook(name="probe", every=3, fn=probe, at_start=True)]
+    hooks = [Hook(name="probe", every=3, fn=probe, at_start=True)]
     linear.run(tmp_path, 3, hooks=hooks)
     linear.run(tmp_path, 6, hooks=hooks)
     assert [x["step"] for x in log(tmp_path) if x["kind"] == "probe"] == [0, 3, 6]
@@ -132,12 +133,12 @@ def _is_adam(node: object) -> bool:
 def test_fresh_moments_are_sharded_like_their_parameters(tmp_path: Path) -> None:
     seen = {}
 
-    def look(state: dict, step: int) -> loop.Report:
+    def look(state: dict, step: int) -> Report:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             seen[jax.tree_util.keystr(path)] = leaf.sharding.spec
-        return loop.Report()
+        return Report()
 
-    linear.run(tmp_path, 1, hooks=[loop.Hook(name="look", every=1, fn=look)])
+    linear.run(tmp_path, 1, hooks=[Hook(name="look", every=1, fn=look)])
     moments = {k: v for k, v in seen.items() if k.endswith("['w']")}
     assert len(moments) == 3 and set(moments.values()) == {jax.P(("fsdp", "sequence"), "tensor")}
 
@@ -161,7 +162,7 @@ def test_a_finished_run_is_left_alone(whole: Path) -> None:
 def test_a_signal_saves_and_the_run_goes_on_identically(whole: Path, tmp_path: Path, number: int) -> None:
     """At step 5 neither a checkpoint nor the probe is due; at step 6 the probe is owed."""
     handler = signal.getsignal(number)
-    hooks = [loop.Hook(name="probe", every=3, fn=probe)]
+    hooks = [Hook(name="probe", every=3, fn=probe)]
     data = linear.batches()
     stop = 5 if number == signal.SIGTERM else 6
     original = data["long"].__class__.__next__
@@ -214,13 +215,13 @@ def test_a_failed_save_costs_a_checkpoint_not_the_run(tmp_path: Path, monkeypatc
     monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", fail_at(4, begin))
     monkeypatch.setattr(checkpoint.manifests, "write", fail_at(6, write))
 
-    def wait(state: dict, step: int) -> loop.Report:
+    def wait(state: dict, step: int) -> Report:
         """The second failure is there after step 7, and seen before the line of step 8 is written."""
         if step == 7:
             _wait_until(lambda: all(t.name != "checkpoint" for t in threading.enumerate()))
-        return loop.Report()
+        return Report()
 
-    hooks = [loop.Hook(name="wait", every=1, fn=wait)]
+    hooks = [Hook(name="wait", every=1, fn=wait)]
     linear.run(tmp_path, 10, every=2, keep=2, hooks=hooks)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000008", "00000010"]
     failures = [x["checkpoint_failures"] for x in log(tmp_path) if x["kind"] == "train"]
@@ -237,7 +238,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
             time.sleep(0.01)
         real(folder, fields)
 
-    def note(state: dict, step: int) -> loop.Report:
+    def note(state: dict, step: int) -> Report:
         if step < 4:
             done.append(step)
             assert Run(tmp_path).steps() == []
@@ -245,10 +246,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
             threading.Timer(0.3, done.append, [step]).start()
         if step > 4:
             assert Run(tmp_path).steps()[0] == 2
-        return loop.Report()
+        return Report()
 
     monkeypatch.setattr(checkpoint.manifests, "write", write)
-    linear.run(tmp_path, 6, every=2, keep=9, hooks=[loop.Hook(name="note", every=1, fn=note)])
+    linear.run(tmp_path, 6, every=2, keep=9, hooks=[Hook(name="note", every=1, fn=note)])
     assert done[:3] == [1, 2, 3] and Run(tmp_path).steps() == [2, 4, 6]
 
 
@@ -259,14 +260,14 @@ def test_an_error_of_the_run_waits_for_the_save_under_way(tmp_path: Path, monkey
         time.sleep(0.5)
         real(*arguments)
 
-    def fail(state: dict, step: int) -> loop.Report:
+    def fail(state: dict, step: int) -> Report:
         if step == 3:
             raise ZeroDivisionError
-        return loop.Report()
+        return Report()
 
     monkeypatch.setattr(checkpoint.manifests, "write", slowly)
     with pytest.raises(ZeroDivisionError):
-        linear.run(tmp_path, 6, every=2, hooks=[loop.Hook(name="fail", every=1, fn=fail)])
+        linear.run(tmp_path, 6, every=2, hooks=[Hook(name="fail", every=1, fn=fail)])
     assert linear.restored(tmp_path).step == 2
 
 
@@ -286,10 +287,10 @@ def _no_space(*args: object) -> NoReturn:
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole: Path, tmp_path: Path) -> None:
-    linear.run(tmp_path, 8, hooks=[loop.Hook(name="probe", every=3, fn=probe)])
+    linear.run(tmp_path, 8, hooks=[Hook(name="probe", every=3, fn=probe)])
     victim = next((tmp_path / "checkpoints/00000008/state/params").rglob("manifest.ocdbt"))
     victim.write_bytes(victim.read_bytes()[:-1])
-    linear.run(tmp_path, 12, hooks=[loop.Hook(name="probe", every=3, fn=probe)])
+    linear.run(tmp_path, 12, hooks=[Hook(name="probe", every=3, fn=probe)])
     assert_same_run(whole, tmp_path)
 
 
@@ -408,7 +409,7 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a tmpfs")
     filler = mounted / "filler"
 
-    def fill(state: dict, step: int) -> loop.Report:
+    def fill(state: dict, step: int) -> Report:
         if step == 5:
             _wait_until(lambda: Run(tmp_path).steps() == [2, 4])
             with open(filler, "wb", buffering=0) as file, pytest.raises(OSError):
@@ -419,10 +420,10 @@ def test_a_full_disk_costs_checkpoints_only(tmp_path: Path) -> None:
             assert Run(tmp_path).steps() == [2, 4]
             Run(tmp_path).at(4).verify()
             filler.unlink()
-        return loop.Report()
+        return Report()
 
     try:
-        linear.run(tmp_path, 12, every=2, hooks=[loop.Hook(name="fill", every=1, fn=fill)])
+        linear.run(tmp_path, 12, every=2, hooks=[Hook(name="fill", every=1, fn=fill)])
         assert sorted(p.name for p in mounted.iterdir()) == ["00000010", "00000012"]
         assert log(tmp_path)[-2]["checkpoint_failures"] == 2
         assert linear.restored(tmp_path).step == 12

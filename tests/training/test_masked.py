@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poet import networks
 from poet.distributed import mesh as mesh_lib
 from poet.models import superres
 from poet.spec import (
@@ -141,7 +142,7 @@ def test_the_loss_is_of_masked_codes_and_smooths_labels(smoothing):
 def trained():
     """Fifty steps on clips of which the low resolution says everything, on two devices."""
     mesh = mesh_lib.build(MeshSpec(fsdp=2), jax.devices()[:2])
-    made = masked.trainable(Resolved(RUN), mesh)
+    made = masked.super_resolution(Resolved(RUN), mesh)
     (group,) = made.groups.values()
     with jax.set_mesh(mesh):
         state = jax.jit(made.init, out_shardings=mesh_lib.Rules().shardings(mesh, made.axes))(jax.random.key(0))
@@ -163,7 +164,7 @@ def test_microbatches_change_nothing():
     """Sums over the masked codes of all parts, divided once."""
     mesh = mesh_lib.build(MeshSpec(), jax.devices()[:1])
     runs = (RUN.replace(train=RUN.train.replace(microbatches=n)) for n in (1, 2))
-    whole, parts = (masked.trainable(Resolved(run), mesh) for run in runs)
+    whole, parts = (masked.super_resolution(Resolved(run), mesh) for run in runs)
     state, found = jax.jit(whole.init)(jax.random.key(0)), []
     for made in (whole, parts):
         (group,) = made.groups.values()
@@ -186,4 +187,4 @@ def test_microbatches_change_nothing():
 def test_what_cannot_be_trained_is_refused(changes, words):
     run = RUN.replace(**changes)
     with pytest.raises(UserError, match=words):
-        masked.trainable(Resolved(run), mesh_lib.abstract(run.mesh, Resolved(run).devices))
+        networks.of(Resolved(run)).trainable(Resolved(run), mesh_lib.abstract(run.mesh, Resolved(run).devices))

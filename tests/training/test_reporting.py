@@ -11,8 +11,8 @@ from PIL import Image
 from poet.planning.topologies import peak_flops
 from poet.runs.run import Run
 from poet.training import reporting
-from poet.training.reporting import Report, Reporter
-from poet.training.trainable import Group
+from poet.training.reporting import Reporter
+from poet.training.trainable import Group, Report
 
 
 class Clock:

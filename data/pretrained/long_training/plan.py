@@ -49,11 +49,12 @@ def _work(job: Job) -> tuple[str, int, float]:
 
 
 def _lm_flops(experiment) -> float:
+    from poet import networks
     from poet.distributed import mesh
-    from poet.training.masked import trainable
 
-    groups = trainable(Resolved(experiment), mesh.abstract(experiment.mesh, 1)).groups
-    return _mean({name: group.flops for name, group in groups.items()}, Resolved(experiment).phases[-1][1])
+    resolved = Resolved(experiment)
+    groups = networks.of(resolved).trainable(resolved, mesh.abstract(experiment.mesh, 1)).groups
+    return _mean({name: group.flops for name, group in groups.items()}, resolved.phases[-1][1])
 
 
 def _video_flops(experiment) -> float:

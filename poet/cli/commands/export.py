@@ -9,6 +9,7 @@ from pathlib import Path
 from poet.cli import command
 from poet.runs import outputs
 from poet.spec import Failure, UserError
+from poet.tasks.registry import LANGUAGE_MODEL
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights_only",
         action="store_true",
-        help="write only safetensors and spec: a checkpoint to release, without optimizer state",
+        help="write only safetensors and spec: a checkpoint of any network to release, without optimizer state",
     )
     parser.add_argument(
         "--check",
@@ -32,7 +33,7 @@ def _run(args: argparse.Namespace) -> None:
     from poet.serving import check
     from poet.serving import export as exporting
 
-    run, resolved = command.open_checkpoint(args, args.bindings)
+    run, resolved = command.open_checkpoint(args, args.bindings, "" if args.weights_only else LANGUAGE_MODEL)
     if args.weights_only and args.check:
         raise UserError("--check runs the exported programs, which --weights_only does not write")
     if args.check:

@@ -9,6 +9,7 @@ from poet.cli import command
 from poet.runs import assets, lease
 from poet.runs.run import Checkpoint, Run
 from poet.spec import UserError
+from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 
 
@@ -108,7 +109,7 @@ def _shipped_upscalers() -> list[Run]:
     """The first super-resolution network among the weights that ship, if there is one."""
     folders = sorted((assets.root() / "data" / "pretrained").glob("*/"))
     released = (Run.open(folder) for folder in folders if Checkpoint(folder).released)
-    return [run for run in released if Resolved(run.checkpoint.spec).is_masked][:1]
+    return [run for run in released if Resolved(run.checkpoint.spec).network == SUPER_RESOLUTION][:1]
 
 
 COMMAND = command.Command(

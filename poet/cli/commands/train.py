@@ -1,4 +1,4 @@
-"""`poet train`: pretrains the language model, or super-resolution, on the token store DATA.store."""
+"""`poet train`: trains the network of the mixture's tasks on the token store DATA.store."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ def train(resolved: Resolved, run: Run) -> int:
     """
     import jax
 
+    from poet import networks
     from poet.data.checks import check, networks_of
     from poet.data.loader import batches
     from poet.distributed import mesh as mesh_lib
     from poet.distributed import processes
-    from poet.evaluation import hooks, superres
     from poet.models.kernels import choose_kernel
     from poet.runs import origins
-    from poet.training import loop, masked
+    from poet.training import loop
     from poet.training.schedule import PhasedSchedule, check_all_trained
 
     spec = resolved.spec
     if not spec.data.store:
         raise UserError("DATA.store is empty: pass --gin.DATA.store=FOLDER (see poet tokenize)")
+    network = networks.of(resolved)
     _ = resolved.layouts  # Tasks that the run has no network for are named before networks are loaded.
     loading = resolved.used_networks.items()
     fingerprints = {name: resolved.load(stream).fingerprint for name, stream in loading}
@@ -51,23 +52,22 @@ def train(resolved: Resolved, run: Run) -> int:
     check_all_trained(resolved, order)
     mesh = mesh_lib.build(spec.mesh)
     with jax.set_mesh(mesh):
-        shown = [superres.validation_hook] if resolved.is_masked else [hooks.validation_hook, hooks.sample_hook]
         choose_kernel(spec.model.attention, spec.model.dtype)  # Or no work dir is touched.
         outcome = loop.train(
-            masked.trainable(resolved, mesh),
+            network.trainable(resolved, mesh),
             batches(resolved, share=processes.batch_share(mesh)),
             order,
             run=run,
             mesh=mesh,
             experiment=spec,
-            hooks=[hook(resolved) for hook in shown],
+            hooks=network.hooks(resolved),
             made_with=made_with,
         )
     return outcome.exit_code
 
 
 COMMAND = command.Command(
-    summary="Pretrain the language model, or super-resolution, on a token store.",
+    summary="Train a network, such as the language model, on a token store.",
     run=_run,
     arguments=command.workdir_arguments,
     settings=command.FILES,

@@ -7,6 +7,7 @@ import logging
 
 from poet.cli import command
 from poet.runs import outputs
+from poet.tasks.registry import SUPER_RESOLUTION
 
 _FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float}
 
@@ -36,16 +37,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from poet import networks
     from poet.runs.run import Run
     from poet.sampling import upscaling
-    from poet.sampling.superres import Upscaler, check_masked
+    from poet.sampling.superres import Upscaler
     from poet.spec import config
 
     given = {name: getattr(args, name) for name in _FLAGS}
     flags = [f"SUPER_RESOLUTION.{name}={value}" for name, value in given.items() if value is not None]
     runs = [Run.open(path) for path in args.checkpoint]
     for run in runs:
-        check_masked(run.checkpoint.spec, str(run.checkpoint.path))
+        networks.expect(run.checkpoint, SUPER_RESOLUTION)
     output = outputs.claim_of(args, outputs.GENERATION, [*args.clips, *(run.folder for run in runs)])
     settings = [config.override(run.checkpoint.spec, [*args.bindings, *flags]) for run in runs]
     upscalers = [Upscaler.from_checkpoint(run, spec) for run, spec in zip(runs, settings)]

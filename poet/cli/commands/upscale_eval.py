@@ -9,6 +9,7 @@ from poet.cli import command
 from poet.runs import outputs
 from poet.spec import choose
 from poet.spec.base import MOST_STEPS
+from poet.tasks.registry import SUPER_RESOLUTION
 
 _SETS = ("source", "atari", "natural")
 
@@ -40,21 +41,17 @@ def _run(args: argparse.Namespace) -> None:
     """Writes OUT/upscale_scores.json and pictures, and prints the table."""
     from poet.evaluation import upscalers
     from poet.evaluation.sets import clips as clip_sets
-    from poet.runs.run import Run
-    from poet.sampling.superres import Upscaler, check_masked
-    from poet.spec import config
+    from poet.sampling.superres import Upscaler
     from poet.tokenizers.video import perceptual
 
     if args.perceptual:
         choose(args.perceptual, perceptual.NETWORKS, "--perceptual")
-    run = Run.open(args.checkpoint)
-    check_masked(run.checkpoint.spec, str(run.checkpoint.path))
-    experiment = config.override(run.checkpoint.spec, args.bindings)
-    spec = experiment.eval
+    run, resolved = command.open_checkpoint(args, args.bindings, SUPER_RESOLUTION)
+    spec, clip = resolved.spec.eval, resolved.spec.clip
     output = outputs.claim_of(args, outputs.EVALUATION, [run.folder, spec.source])
     names = args.sets or [name for name in _SETS if name != "source" or spec.source]
-    sets, skipped = clip_sets.open_sets(names, experiment.clip, spec.clips, spec.source, spec.split)
-    upscaler = Upscaler.from_checkpoint(run, experiment)
+    sets, skipped = clip_sets.open_sets(names, clip, spec.clips, spec.source, spec.split)
+    upscaler = Upscaler.from_checkpoint(run, resolved.spec)
     with output:
         result = upscalers.evaluate(
             upscaler,
