@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from poet import media
+from poet.media.suffixes import STILL_SUFFIXES
 from poet.sampling.masks import read_masks
 from poet.sampling.requests import Admitted
 from poet.spec import ClipSpec, UserError
@@ -88,7 +89,8 @@ def read_given(
 
 def _read_depth(path: str, clip: ClipSpec) -> np.ndarray:
     """Distances float32 (T, H, W), larger is farther, of a film or a picture in which near is bright."""
-    frames = [frame for frame, _ in itertools.islice(media.read_frames(path, clip), clip.frames)]
+    most = 1 if Path(path).suffix.lower() in STILL_SUFFIXES else clip.frames
+    frames = [frame for frame, _ in itertools.islice(media.read_frames(path, clip), most)]
     if len(frames) not in (1, clip.frames):
         raise media.MediaError(
             path, f"shows depth for {len(frames)} frames, expected {clip.frames}, or a picture for all of them"

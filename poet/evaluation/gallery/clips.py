@@ -1,7 +1,4 @@
-"""The clips for the conditions of a gallery, as files that `poet generate` reads identically.
-
-T frames, H height, W width, F audio samples.
-"""
+"""The clips for the conditions of a gallery, as files that `poet generate` reads."""
 
 from __future__ import annotations
 
@@ -22,23 +19,19 @@ class ConditionClip:
     """One clip.
 
     Attributes:
-      path: the file, with its sound; `depth_path` is a video or picture of its depth in which near is bright.
-      video: uint8 [T, H, W, 3].  audio: int16 [F], silence where the source has none.
-      depth: distances float32 [T, H, W], all equal where the source has none.
+      path: the file, with its sound, which is silence where the source has none.
+      depth_path: a video or picture of its depth in which near is bright; of one grey where the source has none.
     """
 
     path: Path
     depth_path: Path
     caption: str
-    video: np.ndarray
-    audio: np.ndarray
-    depth: np.ndarray
 
     @property
     def digest(self) -> str:
         """A digest of clip and caption."""
-        arrays = b"".join(array.tobytes() for array in (self.video, self.audio, self.depth))
-        return hashlib.sha256(self.caption.encode() + b"\0" + arrays).hexdigest()[:16]
+        files = self.path.read_bytes() + self.depth_path.read_bytes()
+        return hashlib.sha256(self.caption.encode() + b"\0" + files).hexdigest()[:16]
 
 
 def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[ConditionClip]:
@@ -64,19 +57,9 @@ def _spaced(source: Source, count: int) -> list[RawClip]:
 
 
 def _written(raw: RawClip, clip: ClipSpec, stem: Path) -> ConditionClip:
-    """Writes the files and reads them back: the conditions are what the files contain after compression."""
-    path, depth_path = stem.with_suffix(".mp4"), _write_depth(raw, clip, stem)
-    media.write_mp4(path, raw.video, clip.rate_hz, raw.audio, clip.sample_rate_hz)
-    found = media.read_clip(path, clip)
-    silence = np.zeros(clip.samples, np.int16)
-    return ConditionClip(
-        path=path,
-        depth_path=depth_path,
-        caption=raw.caption.strip(),
-        video=found.video,
-        audio=silence if found.audio is None else found.audio,
-        depth=read_depth(depth_path, clip),
-    )
+    path, sound = stem.with_suffix(".mp4"), np.zeros(clip.samples, np.int16) if raw.audio is None else raw.audio
+    media.write_mp4(path, raw.video, clip.rate_hz, sound, clip.sample_rate_hz)
+    return ConditionClip(path=path, depth_path=_write_depth(raw, clip, stem), caption=raw.caption.strip())
 
 
 def _write_depth(raw: RawClip, clip: ClipSpec, stem: Path) -> Path:
@@ -89,10 +72,3 @@ def _write_depth(raw: RawClip, clip: ClipSpec, stem: Path) -> Path:
     grey = np.repeat(near.round().astype(np.uint8)[..., None], 3, axis=-1)
     media.write_mp4(path, media.resize_video(grey, clip.height, clip.width), clip.rate_hz)
     return path
-
-
-def read_depth(path: Path, clip: ClipSpec) -> np.ndarray:
-    """Distances float32 [T, H, W] of a video or a picture in which near is bright."""
-    still = path.suffix == ".png"
-    near = media.read_clip(path, clip.replace(frames=1) if still else clip).video
-    return 255 - np.broadcast_to(near, (clip.frames, *near.shape[1:])).mean(axis=-1, dtype=np.float32)

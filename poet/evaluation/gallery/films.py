@@ -1,18 +1,17 @@
-"""Sections of a gallery with films and upscaled clips."""
+"""Sections of a gallery with films."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from poet.evaluation.gallery.studio import Item, Made, Row, Studio, write
+from poet.evaluation.gallery.studio import Item, Made, Row, Studio
 from poet.films import long, scenes
 from poet.films.sampler import FilmSampler
 from poet.films.storyboard import CONTINUE, Scene, Storyboard
-from poet.sampling import upscaling
-from poet.sampling.superres import Upscaler
-from poet.spec import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,19 +29,8 @@ class LongSection:
         seconds = 3 * clip.frames / clip.rate_hz
         prompts = studio.prompts[0], f"{seconds / 2:g}: {studio.prompts[-1]}"
         wanted = long.LongFilm(prompts=prompts, seconds=seconds)
-        items = []
-        for seed in range(studio.seeds):
-            place = folder / f"film_{seed}"
-            long.make(
-                FilmSampler(studio.generator),
-                wanted.replace(seed=seed),
-                place,
-                made_by=studio.made_by,
-                sample=studio.sample,
-            )
-            items.append(_film(place, folder, seed))
         heading = f"{prompts[0]}; from {seconds / 2:.2f} s on: {studio.prompts[-1]}"
-        return Made(rows=(Row(heading=heading, items=tuple(items)),))
+        return _films(studio, folder, heading, long.make, wanted)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,44 +51,20 @@ class StoryboardSection:
             Scene(prompt=prompts[0], seconds=seconds, transition=CONTINUE, camera="pan right"),
             Scene(prompt=prompts[-1], seconds=seconds),
         )
-        items = []
-        for seed in range(studio.seeds):
-            place = folder / f"film_{seed}"
-            board = Storyboard(scenes=wanted, seed=seed)
-            scenes.make(FilmSampler(studio.generator), board, place, made_by=studio.made_by, sample=studio.sample)
-            items.append(_film(place, folder, seed))
         heading = "; ".join(
             f"{n}: {scene.prompt}" + f" ({scene.camera})" * bool(scene.camera) for n, scene in enumerate(wanted, 1)
         )
-        return Made(rows=(Row(heading=heading, items=tuple(items)),))
+        return _films(studio, folder, heading, scenes.make, Storyboard(scenes=wanted))
 
 
-def _film(place: Path, folder: Path, seed: int) -> Item:
-    """Keeps only the film of a film's folder."""
-    path = folder / f"seed{seed}.mp4"
-    (place / "film.mp4").rename(path)
-    shutil.rmtree(place)
-    return Item(label=f"seed {seed}", file=path.name)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UpscaleSection:
-    """Clips by super-resolution networks."""
-
-    title: str = "Upscaling"
-    says: str = "The clips at twice their height and width, or more, by super-resolution networks."
-    scored_by: str = "super_resolution"
-
-    def make(self, studio: Studio, folder: Path) -> Made:
-        """As `TaskSection.make`."""
-        if not studio.upscale:
-            raise UserError("no super-resolution weights ship with poet: give yours by --upscale=CHECKPOINT")
-        networks = [Upscaler.from_checkpoint(run) for run in studio.upscale]
-        video = studio.video()
-        networks[0].check(video.shape)
-        rows = [[write(studio, folder / f"{n:02d}_clip", "the clip", clip)] for n, clip in enumerate(video)]
-        for seed in range(studio.seeds):
-            larger = upscaling.chained(networks, video, studio.prompts, seed=seed)
-            for n, clip in enumerate(larger):
-                rows[n].append(write(studio, folder / f"{n:02d}_seed{seed}", f"seed {seed}", clip))
-        return Made(rows=tuple(Row(heading=text, items=tuple(row)) for text, row in zip(studio.prompts, rows)))
+def _films(studio: Studio, folder: Path, heading: str, make: Callable[..., Any], wanted: Any) -> Made:
+    """A film for each seed, of which only the mp4 is kept."""
+    items = []
+    for seed in range(studio.seeds):
+        place, path = folder / f"film_{seed}", folder / f"seed{seed}.mp4"
+        sampler = FilmSampler(studio.generator)
+        make(sampler, wanted.replace(seed=seed), place, made_by=studio.made_by, sample=studio.sample)
+        (place / "film.mp4").rename(path)
+        shutil.rmtree(place)
+        items.append(Item(label=f"seed {seed}", file=path.name))
+    return Made(rows=(Row(heading=heading, items=tuple(items)),))

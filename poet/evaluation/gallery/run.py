@@ -21,9 +21,10 @@ from typing import Any
 from poet import media
 from poet import spec as specs
 from poet.evaluation.gallery import obeyed
-from poet.evaluation.gallery.films import LongSection, StoryboardSection, UpscaleSection
+from poet.evaluation.gallery.films import LongSection, StoryboardSection
 from poet.evaluation.gallery.studio import Item, Made, Row, Studio
 from poet.evaluation.gallery.tasks import TaskSection
+from poet.evaluation.gallery.upscale import UpscaleSection
 from poet.evaluation.report import page
 from poet.runs import outputs
 from poet.spec import UserError, choose

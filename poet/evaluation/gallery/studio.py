@@ -83,14 +83,6 @@ class Studio:
             if seen and task not in seen:
                 raise UserError(f"the checkpoint was not trained on {task}")
 
-    def video(self) -> np.ndarray:
-        """The clips, uint8 [N, T, H, W, 3]."""
-        return np.stack([clip.video for clip in self.clips])
-
-    def audio(self) -> np.ndarray:
-        """Their sounds, int16 [N, F]."""
-        return np.stack([clip.audio for clip in self.clips])
-
 
 def write(studio: Studio, stem: Path, label: str, video: np.ndarray | None, audio: np.ndarray | None = None) -> Item:
     """A file of a clip uint8 [T, H, W, 3], a picture [1, H, W, 3] or a sound [F], as an item."""

@@ -1,20 +1,18 @@
-"""Sections of a gallery with one task each: `Generator.generate`, once for each seed.
-
-N clips, T frames, H height, W width.
-"""
+"""Sections of a gallery with one task each: a request of `poet generate`, sampled once for each seed."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from poet import conditioning
-from poet.conditioning import regions
 from poet.evaluation.gallery.studio import Item, Made, Row, Studio, write
+from poet.sampling import jobs
+from poet.sampling.engine import Sampled
+from poet.sampling.jobs import Job
+from poet.sampling.requests import Request
 from poet.tasks.registry import Task, get_task
 
 
@@ -47,42 +45,40 @@ class TaskSection:
     def make(self, studio: Studio, folder: Path) -> Made:
         """Samples and writes the files of the section.  UserError if the checkpoint cannot do the task."""
         studio.check_trained(self.task)
-        task = get_task(self.task)
-        asked = _asked(self, task, studio)
-        rows = [[*items] for items in _conditions(self, task, studio, asked, folder)]
+        request = self.request(studio)
+        job = jobs.read(jobs.admit(request, studio.resolved, studio.sample))
+        rows: list[list[Item]] = [[] for _ in range(job.items)]
+        for name, label, media in _conditions(job, studio):
+            _add(rows, studio, folder, name, [label] * job.items, Sampled(media))
         for seed in range(studio.seeds):
-            for row, item in zip(rows, _sampled(task, studio, asked, seed, folder)):
-                row.append(item)
-        headings = asked["prompts"] or [f"Clip {number + 1}" for number in range(len(rows))]
+            sampled = jobs.sample(dataclasses.replace(job, sample=job.sample.replace(seed=seed)), studio.generator)
+            findings = sampled.findings or [()] * job.items
+            labels = [f"seed {seed}" + "".join(f", collapsed: {found}" for found in row) for row in findings]
+            _add(rows, studio, folder, f"seed{seed}", labels, sampled)
+        headings = job.prompts or [f"Clip {number + 1}" for number in range(job.items)]
         return Made(
             rows=tuple(Row(heading=heading, items=tuple(row)) for heading, row in zip(headings, rows)),
-            commands=(command(self, studio, asked),),
+            commands=(command(studio, request),),
         )
 
-
-def _asked(section: TaskSection, task: Task, studio: Studio) -> dict[str, Any]:
-    """The arguments of `Generator.generate`."""
-    frames = conditioning_frames(studio, task)
-    prompts = list(studio.prompts) if task.text else []
-    media = {}
-    if frames or {"video", "image"} & {*task.condition}:
-        media["video"] = studio.video()
-    if "audio" in task.condition or frames and "audio" in task.output:
-        media["audio"] = studio.audio()
-    asked = {
-        "prompts": prompts[1:] + prompts[:1] if section.exchanged else prompts,
-        "media": media,
-        "conditioning_frames": frames,
-    }
-    if section.marked:
-        asked["masks"] = np.stack([_mask(section.marked, video.shape[:3]) for video in media["video"]])
-    if _takes_depth(task, studio):
-        asked["depths"] = np.stack([clip.depth for clip in studio.clips])
-    return asked
-
-
-def _takes_depth(task: Task, studio: Studio) -> bool:
-    return bool(task.derived and task.derived.needs_depth(studio.resolved.spec.conditioning))
+    def request(self, studio: Studio) -> Request:
+        """The request of the section's samples."""
+        task, clip = get_task(self.task), studio.resolved.spec.clip
+        prompts = [*studio.prompts] if task.text else []
+        frames, mask = conditioning_frames(studio, task), ""
+        clips = studio.clips if frames or any(stream.medium for stream in task.given) else ()
+        depths = task.derived and task.derived.needs_depth(studio.resolved.spec.conditioning)
+        if self.marked:
+            sides = (clip.width, clip.height) * 2
+            mask = ",".join(str(round(part * side)) for part, side in zip(self.marked, sides))
+        return Request(
+            task=self.task,
+            prompt=tuple(prompts[1:] + prompts[:1] if self.exchanged else prompts),
+            clip=tuple(str(given.path) for given in clips),
+            conditioning_frames=frames,
+            mask=(mask,) if mask else (),
+            depth=tuple(str(given.depth_path) for given in clips if depths),
+        )
 
 
 def conditioning_frames(studio: Studio, task: Task) -> int:
@@ -94,97 +90,44 @@ def conditioning_frames(studio: Studio, task: Task) -> int:
     return usual if usual in choices else min(choices)
 
 
-def box(marked: tuple[float, ...], height: int, width: int) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 in pixels."""
-    x0, y0, x1, y1 = marked
-    return round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)
-
-
-def _mask(marked: tuple[float, ...], shape: tuple[int, int, int]) -> np.ndarray:
-    """bool (T, H, W)."""
-    x0, y0, x1, y1 = box(marked, *shape[1:])
-    mask = np.zeros(shape, bool)
-    mask[:, y0:y1, x0:x1] = True
-    return mask
-
-
-def _conditions(
-    section: TaskSection, task: Task, studio: Studio, asked: dict[str, Any], folder: Path
-) -> list[list[Item]]:
-    """The conditions of each row, without texts."""
-    media, frames = asked["media"], asked["conditioning_frames"]
-    found: list[list[Item]] = [[] for _ in asked["prompts"] or studio.clips]
-    videos, label = media.get("video"), ""
-    if videos is not None and task.derived:
-        chosen = {name: asked[name] for name in ("depths", "masks") if name in asked}
-        label, videos = (
-            f"condition: {task.derived.title}",
-            studio.generator.make_condition(task.name, videos, **chosen).video,
+def _conditions(job: Job, studio: Studio) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name of the files, label, media by medium) of each condition, without texts."""
+    found, clip = job.given.media, studio.resolved.spec.clip
+    if (video := found.get("video")) is not None:
+        frames = video.shape[1]
+        label = (
+            "the clip" if frames == clip.frames else "the first frame" if frames == 1 else f"the first {frames} frames"
         )
-        _add(found, studio, folder, "clip", "the clip", media["video"])
-    elif videos is not None:
-        frames = frames or (1 if "image" in task.condition else 0)
-        videos = videos[:, : frames or None]
-        label = "condition: " + (
-            "the clip" if not frames else "the first frame" if frames == 1 else f"the first {frames} frames"
-        )
-    if videos is not None:
-        _add(found, studio, folder, "condition", label, videos)
-    if "audio" in media:
-        sounds, label, clip = media["audio"], "the sound", studio.resolved.spec.clip
-        if frames:
-            sounds, label = sounds[:, : round(frames / clip.rate_hz * clip.sample_rate_hz)], "the sound of these frames"
-        _add(found, studio, folder, "sound", f"condition: {label}", None, sounds)
-    return found
+        if task := job.task.derived:
+            yield "clip", label, {"video": video}
+            chosen = {"depths": job.given.depths, "masks": job.given.masks}
+            label, video = task.title, studio.generator.make_condition(job.task.name, video, **chosen).video
+        yield "condition", f"condition: {label}", {"video": video}
+    if (audio := found.get("audio")) is not None:
+        part = "the sound" if audio.shape[1] == clip.samples else "the sound of these frames"
+        yield "sound", f"condition: {part}", {"audio": audio}
 
 
-def _add(
-    rows: list[list[Item]], studio: Studio, folder: Path, name: str, label: str, videos: Any, sounds: Any = None
-) -> None:
-    for number, row in enumerate(rows):
-        video, sound = (None if media is None else media[number] for media in (videos, sounds))
-        row.append(write(studio, folder / f"{number:02d}_{name}", label, video, sound))
-
-
-def _sampled(task: Task, studio: Studio, asked: dict[str, Any], seed: int, folder: Path) -> list[Item]:
-    """One sample for each row, with the clip or the sound of its condition."""
-    found = studio.generator.generate(task.name, sample=studio.sample.replace(seed=seed), **asked)
-    video, audio = found.video, found.audio
-    if video is not None and task.derived and task.derived.region_is:
-        video = np.stack([_kept(task, *three) for three in zip(video, asked["media"]["video"], asked["masks"])])
-    if video is None and "video" in task.condition:
-        video = asked["media"]["video"]
-    if audio is None and "audio" in task.condition:
-        audio = asked["media"]["audio"]
-    count, items = len(asked["prompts"] or studio.clips), []
-    findings = found.findings or [()] * count
-    for row in range(count):
-        label = f"seed {seed}" + "".join(f", collapsed: {finding}" for finding in findings[row])
-        if found.texts:
-            items.append(Item(label=f"{label}: {found.texts[row]}"))
+def _add(rows: list[list[Item]], studio: Studio, folder: Path, name: str, labels: list[str], sampled: Sampled) -> None:
+    """Adds an item with the media, or the text, to each row."""
+    for number, (row, label) in enumerate(zip(rows, labels)):
+        if sampled.texts:
+            row.append(Item(label=f"{label}: {sampled.texts[number]}"))
             continue
-        media = (None if found is None else found[row] for found in (video, audio))
-        items.append(write(studio, folder / f"{row:02d}_seed{seed}", label, *media))
-    return items
+        video, audio = (None if media is None else media[number] for media in (sampled.video, sampled.audio))
+        row.append(write(studio, folder / f"{number:02d}_{name}", label, video, audio))
 
 
-def _kept(task: Task, sampled: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A clip sampled inside the hole, with the original pixels outside."""
-    hole = conditioning.hole_of(task.derived, conditioning.Choice(mask=mask), original.shape[:3])
-    return regions.keep(sampled, original, hole)
-
-
-def command(section: TaskSection, studio: Studio, asked: dict[str, Any]) -> str:
-    """The line of `poet generate` that makes the same samples, for one seed."""
-    flags = [("checkpoint", studio.checkpoint), ("task", section.task)]
-    flags += [("prompt", prompt) for prompt in asked["prompts"]]
-    if asked["media"]:
-        flags += [("clip", f"conditions/{clip.path.name}") for clip in studio.clips]
-    if asked["conditioning_frames"]:
-        flags.append(("conditioning_frames", str(asked["conditioning_frames"])))
-    if section.marked:
-        flags.append(("mask", ",".join(map(str, box(section.marked, *studio.clips[0].video.shape[1:3])))))
-    if "depths" in asked:
-        flags += [("depth", f"conditions/{clip.depth_path.name}") for clip in studio.clips]
-    words = [f"--{name}={value}" for name, value in [*flags, ("seed", "0"), ("out", "samples")]]
+def command(studio: Studio, request: Request) -> str:
+    """The line of `poet generate` that makes the same samples for one seed, in the folder of the gallery."""
+    fields = dataclasses.fields(request)
+    asked = {f.name: getattr(request, f.name) for f in fields if getattr(request, f.name) != f.default}
+    flags = {"checkpoint": studio.checkpoint, "task": request.task, **asked, "seed": 0, "out": "samples"}
+    paths = [path for given in studio.clips for path in (given.path, given.depth_path)]
+    inside = {str(path): f"{path.parent.name}/{path.name}" for path in paths}
+    words = [
+        f"--{name}={inside.get(value, value)}"
+        for name, values in flags.items()
+        for value in (values if isinstance(values, tuple) else (values,))
+    ]
     return shlex.join(["poet", "generate", *words])
