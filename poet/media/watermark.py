@@ -11,7 +11,7 @@ clip that carries no mark are fair coins as well.  `ENOUGH` of them are right wi
 binomial distribution (`chance`).
 
 It is a label and no proof: whoever reads this file can take it away, or put it where it does not belong.  Pictures
-turned to grey and crops beyond a tenth lose it.
+turned to grey lose it, and crops cost bits (`poet/sampling/README.md` has what was measured).
 
 T frames, H height, W width.
 """
@@ -131,7 +131,7 @@ def find(frames: Iterable[np.ndarray]) -> Found:
 def check(path: PathLike) -> Found:
     """The mark in a film or a picture.  Raises MediaError as `poet.media.read_clip`."""
     with open_film(path) as film:
-        return find(frame.pixels() for frame, _ in film.shown())
+        return find(frame.pixels() for frame, _ in film.timed())
 
 
 def _marked(frame_HxWx3: np.ndarray) -> np.ndarray:
