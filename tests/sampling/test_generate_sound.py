@@ -183,7 +183,7 @@ def test_files_that_lack_what_a_task_needs_are_refused_first(files, tmp_path, mo
     monkeypatch.setattr(Generator, "from_checkpoint", refuse)
     cases = {
         ("audio_to_video", "mute.mp4"): "mute.mp4: no audio stream",
-        ("audio_video_continuation", "mute.mp4"): "mute.mp4: no sound, which is",
+        ("audio_video_continuation", "mute.mp4"): "mute.mp4: no sound to continue",
         ("video_to_audio", "tone.wav"): "tone.wav: no video stream",
         ("audio_to_video", "gone.wav"): "gone.wav: no such file",
     }
