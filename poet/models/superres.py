@@ -152,7 +152,7 @@ class SuperResolution(transformer.Model):
         Raises UserError, while tracing, for a grid that has no lower resolution.
         """
         places = self.places(grid)
-        x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL = self._inputs(params, codes_BxS, low_BxM, grid, text)
+        x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL = self._embedded(params, codes_BxS, low_BxM, grid, text)
 
         def body(x_BxSxD: jax.Array, block: Params) -> tuple[jax.Array, None]:
             weights = layers.gathered(self.declared["blocks"], block, self.dtype)
@@ -179,7 +179,7 @@ class SuperResolution(transformer.Model):
             found.append(_Place(high, low, *rotary))
         return tuple(found)
 
-    def _inputs(
+    def _embedded(
         self, params: Params, codes_BxS: jax.Array, low_BxM: jax.Array, grid: Grid, text: Text | None
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """x_BxSxD, low_BxMxD, text_BxLxD with its mask: what blocks work on and attend to."""
