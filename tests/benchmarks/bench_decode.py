@@ -105,7 +105,7 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
         if out.shape != (rows, PROMPT + tokens):
             raise RuntimeError(f"generate gave {tuple(out.shape)}")
 
-    run(2), run(1)
+    run(TOKENS), run(1)
     times: dict[str, list[float]] = {"wall": [], "cpu": []}
     for _ in range(RUNS[name]):
         # The prompt gives the first token; what 128 take longer than one is 127 steps.
