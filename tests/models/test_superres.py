@@ -97,7 +97,7 @@ def test_text_reaches_everything_and_none_is_text_of_no_length():
 
 def test_masked_cells_hold_the_condition_if_they_are_to():
     """An upscaled low-resolution embedding lies under the masked codes, and nowhere else."""
-    embed = lambda cells: model(CLOSED.replace(masked_cells=cells))._inputs(params(), *inputs()[:2], GRID, None)
+    embed = lambda cells: model(CLOSED.replace(masked_cells=cells))._embedded(params(), *inputs()[:2], GRID, None)
     (plain, low, *_), (shown, *_) = embed("mask"), embed("condition")
     moved = (shown - plain).reshape(2, *GRID, -1)
     low, masked = low.reshape(2, *LOW, -1), (inputs()[0] == HIDDEN).reshape(2, *GRID)
