@@ -140,7 +140,7 @@ class Model:
         They stand at sequence positions prefix_length - 1 .. S - 2; the last token is never read.
         Where the mesh has a sequence axis, it splits D.
         """
-        x_BxNxD, _ = self._inputs(params, tokens_BxS[:, :-1], layout, text, layout.length)
+        x_BxNxD, _ = self._residual(params, tokens_BxS[:, :-1], layout, text, layout.length)
         x_BxNxD, _ = self._forward(params, x_BxNxD, layout, text, keep_keys=False)
         x_BxNxD = sequence.whole(x_BxNxD)
         return self._final_norm(params, x_BxNxD[:, layout.prefix_length - 1 : layout.length - 1])
@@ -175,7 +175,7 @@ class Model:
             remat(body, self.spec.remat), sequence.split(x_BxNxD), params["blocks"], unroll=self._unroll
         )
 
-    def _inputs(
+    def _residual(
         self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, stop: int
     ) -> tuple[jax.Array, jax.Array | None]:
         """What the first block takes of N leading positions; and `Cache.aligned` of outputs below `stop` > N."""
@@ -190,14 +190,15 @@ class Model:
         """Embedded conditions where their places are predicted, [B, stop - prefix, D]; None where there are none."""
         if not self.spec.aligned_conditions or not layout.aligned:
             return None
-        kernel_DxD, first, pieces = params["embedding"]["aligned"], layout.prefix_length, []
+        kernel_DxD, first = params["embedding"]["aligned"], layout.prefix_length
+        pieces: list[jax.Array] = []
         for given, output in layout.aligned:
             length = min(output.stop, stop) - output.start
             if length > 0:
                 x_BxLxD = constrain(x_BxNxD[:, given.start : given.start + length], "batch", None, None)
                 room = (output.start - first, stop - output.start - length)
                 pieces.append(jnp.pad(project_in(x_BxLxD, kernel_DxD), ((0, 0), room, (0, 0))))
-        return sum(pieces)
+        return functools.reduce(jnp.add, pieces) if pieces else None
 
     def _embed(self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None) -> jax.Array:
         """Each run of positions through its own table; text positions through the linear layer."""
@@ -301,7 +302,7 @@ class Model:
                 f"prefill of {length} positions: must hold the prefix ({layout.prefix_length}) and "
                 f"fit the cache ({cache_length})"
             )
-        x_BxNxD, aligned = self._inputs(params, tokens_BxN, layout, text, cache_length + 1)
+        x_BxNxD, aligned = self._residual(params, tokens_BxN, layout, text, cache_length + 1)
         x_BxNxD, (k, v) = self._forward(params, x_BxNxD, layout, text, keep_keys=True)
         room = ((0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0))
         mask_BxC = _key_mask(layout, text, cache_length)

@@ -162,12 +162,13 @@ class Layout:
         Both spans of a pair are equally long.  Pictures alone; of several conditions that show a place, the first.
         """
         pictures = [span for span in self.spans if span.segment.frame]
-        pairs = []
+        pairs: list[tuple[Span, Span]] = []
         for output in (span for span in pictures if span.segment.role == OUTPUT):
             given = next((s for s in pictures if s.segment.role == CONDITION and _shared(s, output)), None)
             if given is not None:
                 length = _shared(given, output)
-                pairs.append(tuple(dataclasses.replace(s, stop=s.start + length) for s in (given, output)))
+                first, second = (dataclasses.replace(s, stop=s.start + length) for s in (given, output))
+                pairs.append((first, second))
         return tuple(pairs)
 
     @functools.cached_property
@@ -272,8 +273,15 @@ class Layout:
 def _shared(one: Span, other: Span) -> int:
     """Leading positions of two pictures, if the shorter one shows the places with which the longer one begins."""
     length = min(one.segment.length, other.segment.length)
-    places = [registered.in_layout(s.segment.stream).places(s.segment)[:length] for s in (one, other)]
-    return length if np.array_equal(*places) else 0
+    first, second = (_places(s.segment)[:length] for s in (one, other))
+    return length if len(first) and np.array_equal(first, second) else 0
+
+
+def _places(segment: Segment) -> np.ndarray:
+    """Rotary positions of a segment's stream; [0, 3] where it belongs to no place and time."""
+    stream = registered.in_layout(segment.stream)
+    places = stream.places(segment) if stream else None
+    return np.zeros((0, 3)) if places is None else places
 
 
 def _latents(segment: Segment) -> np.ndarray:

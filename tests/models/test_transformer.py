@@ -136,7 +136,7 @@ def test_a_query_stands_at_the_place_of_the_token_that_it_predicts():
 def test_a_condition_is_added_where_its_place_is_predicted():
     layout, (tokens, _) = LAYOUTS["video_to_video_and_audio"], make_inputs(LAYOUTS["video_to_video_and_audio"])
     embedded = np.asarray(MODEL._embed(params(), tokens, layout, None), np.float64)
-    inputs, _ = MODEL._inputs(params(), tokens[:, :-1], layout, None, layout.length)
+    inputs, _ = MODEL._residual(params(), tokens[:, :-1], layout, None, layout.length)
     places, expected = layout.positions(), embedded.copy()
     condition, output = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
     for position in range(output.start, output.stop):
