@@ -8,21 +8,23 @@ Seed 0 and clips evenly spaced in the validation split: nothing is picked.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from poet.evaluation.gallery.clips import ConditionClip, collect
+from poet.evaluation.gallery.clips import spaced
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
+from poet.spec import StoreSpec
+from poet.store.raw import RawClip
+from poet.store.sources import open_splits
 
 # Every fourth frame is shown, at twice its size.
 EVERY, SCALE, GAP = 4, 2, 4
 
 
-def rows(generator: Generator, clips: list[ConditionClip]) -> list[np.ndarray]:
+def rows(generator: Generator, clips: list[RawClip]) -> list[np.ndarray]:
     """uint8 [N, T, H, W, 3] each: the clips, samples, and conditions above their samples."""
     video, depth = (np.stack([getattr(clip, name) for clip in clips]) for name in ("video", "depth"))
     captions = [clip.caption for clip in clips]
@@ -58,13 +60,13 @@ def sheet(found: list[np.ndarray]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--source", required=True, help="a TFDS folder or a folder of films")
+    parser.add_argument("--source", required=True, help="a TFDS folder with depth and a split validation")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     generator = Generator.from_checkpoint(Run.open(options.checkpoint))
-    with tempfile.TemporaryDirectory() as folder:
-        clips = collect(options.source, generator.resolved.spec.clip, options.clips, Path(folder))
+    splits = open_splits(StoreSpec(source=options.source), generator.resolved.spec.clip)
+    clips = spaced(splits["validation"], options.clips)
     Image.fromarray(sheet(rows(generator, clips))).quantize(256).save(options.out, optimize=True)
 
 

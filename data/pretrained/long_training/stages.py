@@ -214,6 +214,9 @@ class _Maker:
             f"VIDEO_TOKENIZER.path=data/pretrained/{TOKENIZER}",
             f"AUDIO_TOKENIZER.path=data/pretrained/{SOUND}",
             f"TEXT.pieces=data/pretrained/{PIECES}",
+            # Folders of the machine that trained them.
+            "DATA.store=",
+            "TRAIN.init_from=",
         )
         scored = (
             f"DATA.store={self.work / 'codes'}",

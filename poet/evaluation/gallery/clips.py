@@ -41,7 +41,7 @@ def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[Conditi
     """
     splits = open_splits(StoreSpec(source=path), clip)
     name = "validation" if "validation" in splits else "train"
-    found = _spaced(splits[name], count)
+    found = spaced(splits[name], count)
     if len(found) < count:
         raise UserError(
             f"{path} gives {len(found)} clips in its split {name}, {count} are needed: ask for fewer by --clips"
@@ -49,7 +49,7 @@ def collect(path: str, clip: ClipSpec, count: int, folder: Path) -> list[Conditi
     return [_written(raw, clip, folder / f"{number:02d}") for number, raw in enumerate(found)]
 
 
-def _spaced(source: Source, count: int) -> list[RawClip]:
+def spaced(source: Source, count: int) -> list[RawClip]:
     """The first usable clip of each of `count` equal parts of the source."""
     bounds = [number * len(source) // count for number in range(count + 1)]
     parts = (usable(source.read(start, stop)) for start, stop in zip(bounds, bounds[1:]))
