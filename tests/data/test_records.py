@@ -108,7 +108,7 @@ def test_a_damaged_store_is_refused_by_the_name_of_shard_and_record(store):
     shard = shards(store)[2]
     start = int(records._offsets(records._File(str(shard)), 9)[4])
     damages = {
-        f"{shard} is damaged: record 4, at byte {start}, is not": start + 60,
+        f"{shard} is damaged: record 4, at byte {start}, does not match its checksum": start + 60,
         f"{shard} is damaged: record 4, at byte {start}, has no header": start + 3,
     }
     for message, place in damages.items():

@@ -42,8 +42,8 @@ assert not loaded, loaded
 own = sorted(m for m in sys.modules if m.split(".")[0] == "poet" and not m.startswith("poet.streams."))
 assert own == [
     "poet", "poet.runs", "poet.runs.manifest", "poet.runs.networks",
-    "poet.sampling", "poet.sampling.collapse", "poet.sampling.engine", "poet.sampling.plans", "poet.sampling.progress",
-    "poet.sampling.samplers",
+    "poet.sampling", "poet.sampling.collapse", "poet.sampling.engine", "poet.sampling.fronts", "poet.sampling.plans",
+    "poet.sampling.progress", "poet.sampling.samplers",
     "poet.serving", "poet.serving.format", "poet.serving.runtime",
     "poet.spec", "poet.spec.base", "poet.spec.ingest", "poet.spec.model", "poet.spec.run", "poet.spec.superres",
     "poet.spec.tokenizers", "poet.spec.vocabulary",

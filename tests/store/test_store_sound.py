@@ -129,7 +129,7 @@ def test_another_tokenizer_or_none_does_not_continue_a_store(source, store) -> N
 
 
 def test_levels_and_rates_that_the_tokenizer_lacks_are_refused(source, tmp_path) -> None:
-    with pytest.raises(UserError, match="takes 1..3 levels at 16000 Hz"):
+    with pytest.raises(UserError, match="has 1..3 levels at 16000 Hz"):
         tokenize(source, tmp_path / "s", audio_levels=4)
     spec = fakes.AUDIO_TOKENIZER.replace(sample_rate_hz=24_000)
     with pytest.raises(UserError, match="set VOCABULARY.audio_levels and CLIP.sample_rate_hz"):

@@ -218,7 +218,7 @@ def test_a_file_of_it_is_what_a_request_starts_from(generator, monkeypatch, tmp_
     sample = ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")
     assert list(sample["files"]) == ["000.mp4", "000.gif", "000.png", "000.json"]
     (tmp_path / "greys.json").write_text("[7]")
-    with pytest.raises(UserError, match="given grey has shape .1, 1., expected .n, at least 3."):
+    with pytest.raises(UserError, match="conditioning grey has shape .1, 1., expected .n, at least 3."):
         ask(generator, monkeypatch, tmp_path, "brightness_to_video", tmp_path / "greys.json")
 
 

@@ -78,7 +78,7 @@ def test_bad_sounds_are_named(bad: np.ndarray, message: str) -> None:
         (np.zeros((1, 4, 5), int), "levels = 4: this tokenizer has 1..3"),
         (np.zeros((1, 5), int), "expected integers"),
         (np.zeros((1, 2, 5)), "expected integers"),
-        (np.full((1, 2, 5), 16), "knows 0..15"),
+        (np.full((1, 2, 5), 16), "this tokenizer has 0..15"),
     ],
 )
 def test_bad_codes_are_refused(bad: np.ndarray, message: str) -> None:

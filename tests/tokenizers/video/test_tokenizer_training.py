@@ -351,17 +351,18 @@ def test_remat_stores_less_and_changes_no_gradient() -> None:
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: np.float32(0.1 * rng.normal(size=s.shape)), shapes)
-    video = moving_square(1)
+    video, clips = moving_square(1), moving_square(4)
     gradients, sizes = [], []
     for remat in (False, True):
         objective = Objective(spec=spec, train=TokenizerTrainSpec(remat=remat))
 
-        def loss(params, objective=objective):
+        def loss(params, video=video, objective=objective):
             step, key = jnp.int32(0), jax.random.key(0)
             return losses.tokenizer_loss(objective, params, video, step, key)[0]
 
         gradients.append(jax.jit(jax.grad(loss))(params))
-        stored = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        # Of four clips, beside which the parameters are small.
+        stored = jax.eval_shape(lambda params, clips: jax.vjp(lambda p: loss(p, video=clips), params)[1], params, clips)
         sizes.append(sum(leaf.size for leaf in jax.tree.leaves(stored)))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *gradients)
     # What the forward pass hands to the backward pass; XLA's CPU compiler would undo the rest.
