@@ -226,7 +226,7 @@ def test_tfds_without_a_rate_is_assumed_for_clips_and_refused_for_sounds(
             clips = list(open_sounds(str(tmp_path / "clips"), "train", RATE_HZ).read(0, 3))
     assert [clip.text for clip in clips] == ["text 0", "text 1", "text 2"]
     said = [record.message for record in caplog.records if record.name.startswith("poet")]
-    assert len(said) == 1 and "taken to be 16000 Hz" in said[0]
+    assert len(said) == 1 and "16000 Hz is assumed" in said[0]
     examples, features = [{"audio": tone(100)}], {"audio": sound_tensor(None)}
     folder = write_tfds(tmp_path / "none", examples, features)
     with pytest.raises(UserError, match='"sample_rate_hz": 16000.* to metadata.json'):
