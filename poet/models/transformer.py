@@ -13,14 +13,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from poet.models import attention, declaration, kernels, layers, sequence, tables
+from poet.models import cache as cache_lib
+from poet.models.cache import Cache, Places
 from poet.models.declaration import Tree
 from poet.models.layers import constrain
 from poet.models.stored import is_stored, restored
@@ -36,45 +38,6 @@ Text = tuple[jax.Array, jax.Array]
 # Shallow models are unrolled: every layer then reads its parameters in place and keeps its
 # residuals apart, instead of slicing and updating stacked arrays.  Deep ones compile one layer.
 UNROLLED_LAYERS = 8
-
-
-class Cache(NamedTuple):
-    """Keys and values of every layer, and which keys may be seen.
-
-    Attributes:
-      k, v: compute dtype [layers, B, C, K, H]; K lies over `tensor`, then `sequence`.
-      mask: bool [B, C]; False at text positions without a piece.
-      aligned: compute dtype [B, C + 1 - prefix, D]: what is added where each output position is predicted, the
-        first one at 0 (`Layout.aligned`); None where nothing is.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    mask: jax.Array
-    aligned: jax.Array | None = None
-
-    @classmethod
-    def joined(cls, caches: Sequence[Cache]) -> Cache:
-        """The rows of several, in turn."""
-
-        def rows(field: str, *parts: Any) -> Any:
-            return None if parts[0] is None else jnp.concatenate(parts, axis=1 if field in ("k", "v") else 0)
-
-        return cls(*map(rows, cls._fields, *caches))
-
-
-class Places(NamedTuple):
-    """Where tokens stand that are decoded together, and what their states are for.
-
-    Attributes:
-      inputs: int32 [Q], the tokens' own positions.
-      targets: int32 [Q], the position that each state predicts.
-      kept: bool [Q], whether keys and values are written; of a position by one token at the most.
-    """
-
-    inputs: jax.Array
-    targets: jax.Array
-    kept: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +290,7 @@ class Model:
         """
         rotary = jax.lax.dynamic_slice_in_dim(self._rotary(layout), position, 1, axis=2)
         visible_BxC = cache.mask & (jnp.arange(cache.mask.shape[1]) <= position)
-        write = functools.partial(_write, position=position)
+        write = functools.partial(cache_lib.write, position=position)
         x_Bx1xD = tables.embed(self.spec, params["embedding"], self.factors(ids), token_B[:, None], self.dtype)
         if cache.aligned is not None:
             x_Bx1xD += jax.lax.dynamic_slice_in_dim(cache.aligned, position + 1 - layout.prefix_length, 1, axis=1)
@@ -354,7 +317,7 @@ class Model:
         rotary = jnp.stack([queries[:, places.targets - 1], keys[:, places.inputs]])
         # What is not kept is written behind the end, and so dropped.
         behind = cache.mask.shape[1] + np.arange(tokens_BxQ.shape[1])
-        write = functools.partial(_scatter, positions=jnp.where(places.kept, places.inputs, behind))
+        write = functools.partial(cache_lib.scatter, positions=jnp.where(places.kept, places.inputs, behind))
         x_BxQxD = tables.embed(self.spec, params["embedding"], self.factors(ids), tokens_BxQ, self.dtype)
         if cache.aligned is not None:
             x_BxQxD += cache.aligned[:, places.targets - layout.prefix_length]
@@ -465,25 +428,6 @@ def _table_runs(layout: Layout, length: int) -> list[tuple[Segment, int, int]]:
         if start < stop:
             runs.append((members[0].segment, start, stop))
     return runs
-
-
-def _write(
-    all_layers: jax.Array, new_Bx1xKxH: jax.Array, layer: jax.Array, position: jax.Array | int
-) -> tuple[jax.Array, jax.Array]:
-    """Puts one position of one layer into the cache; returns it and that layer's part."""
-    zero = jnp.zeros((), jnp.int32)
-    at = (layer, zero, jnp.asarray(position, jnp.int32), zero, zero)
-    all_layers = jax.lax.dynamic_update_slice(all_layers, new_Bx1xKxH[None], at)
-    return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
-
-
-def _scatter(
-    all_layers: jax.Array, new_BxQxKxH: jax.Array, layer: jax.Array, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """`_write` of several positions [Q], all different; those behind the end are dropped."""
-    # Dims that are indexed come first.
-    all_layers = all_layers.at[layer, :, positions].set(new_BxQxKxH.swapaxes(0, 1), mode="drop", unique_indices=True)
-    return all_layers, jax.lax.dynamic_index_in_dim(all_layers, layer, keepdims=False)
 
 
 def remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:

@@ -22,8 +22,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from poet.distributed.mesh import BATCH_AXES
+from poet.models.cache import Places
 from poet.models.layers import constrain
-from poet.models.transformer import Places
 from poet.sampling import samplers
 from poet.sampling.fronts import Front, Fronts
 from poet.sampling.plans import Plan, Step

@@ -194,8 +194,7 @@ class Layout:
         rows: list[np.ndarray] = []
         count = TEXT_ORIGIN
         for s in self.segments:
-            stream = registered.in_layout(s.stream)
-            places = stream.places(s) if stream else None
+            places = _places(s)
             if places is None:
                 places = count + np.arange(s.length)[:, None] + np.zeros(3)
                 count += s.length
@@ -273,15 +272,16 @@ class Layout:
 def _shared(one: Span, other: Span) -> int:
     """Leading positions of two pictures, if the shorter one shows the places with which the longer one begins."""
     length = min(one.segment.length, other.segment.length)
-    first, second = (_places(s.segment)[:length] for s in (one, other))
-    return length if len(first) and np.array_equal(first, second) else 0
+    first, second = _places(one.segment), _places(other.segment)
+    if first is None or second is None:
+        return 0
+    return length if np.array_equal(first[:length], second[:length]) else 0
 
 
-def _places(segment: Segment) -> np.ndarray:
-    """Rotary positions of a segment's stream; [0, 3] where it belongs to no place and time."""
+def _places(segment: Segment) -> np.ndarray | None:
+    """Rotary positions [length, 3] of a segment; None where it belongs to no place and time."""
     stream = registered.in_layout(segment.stream)
-    places = stream.places(segment) if stream else None
-    return np.zeros((0, 3)) if places is None else places
+    return stream.places(segment) if stream else None
 
 
 def _latents(segment: Segment) -> np.ndarray:

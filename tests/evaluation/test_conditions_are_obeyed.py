@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 
 import jax
+import optimised
 import pytest
 import squares
 
@@ -49,7 +50,7 @@ SEEN = {("audio_video_continuation", "opening sound", "video"), ("audio_video_co
 def train(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict:
     """Parameters after `TRAIN.steps` steps, the groups in turn."""
     trainable = language_model(Resolved(experiment), mesh)
-    steps = {name: jax.jit(group.step, donate_argnums=0) for name, group in trainable.groups.items()}
+    steps = {name: optimised.jit(group.step, donate_argnums=0) for name, group in trainable.groups.items()}
     feeds, order = batches(Resolved(experiment)), sorted(Resolved(experiment).groups)
     with jax.set_mesh(mesh):
         shardings = Rules().shardings(mesh, trainable.axes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optimised
 import pytest
 
 from poet.models.declaration import Tree
@@ -68,7 +69,7 @@ def initial() -> State:
 def overfit(exp: Experiment, state: State) -> tuple[dict[str, float], Tree]:
     """(metrics of the last step, weights at the end)."""
     trainable = training.trainable(exp)
-    step = jax.jit(trainable.groups["clip"].step, donate_argnums=0)
+    step = optimised.jit(trainable.groups["clip"].step, donate_argnums=0)
     batch, key = {"video": clip()}, jax.random.key(1)
     state = jax.device_put(state)
     for number in range(exp.train.steps):
