@@ -81,7 +81,9 @@ def test_what_carries_none_is_not_found() -> None:
     assert watermark.find(clip()).bits < ENOUGH
     for level in (0, 128, 255):
         assert not watermark.find(np.full((2, 128, 128, 3), level, np.uint8)).is_marked
-    assert watermark.find([]) == (0, 0)
+    assert watermark.find([]) == (0, 0, 0)
+    assert "marks frames from 128 pixels on, the shorter side of these has 96" in str(watermark.find(noise[:1]))
+    assert "pixels" not in str(watermark.find(clip()))
 
 
 def test_votes_of_clean_frames_are_fair_coins() -> None:

@@ -83,11 +83,12 @@ class Marker:
 class Found(NamedTuple):
     """What a check found.
 
-    bits: those that are right, of `BITS`.  frames: those that voted.
+    bits: those that are right, of `BITS`.  frames: those that voted.  side: the shorter one of the largest frame.
     """
 
     bits: int
     frames: int
+    side: int
 
     @property
     def is_marked(self) -> bool:
@@ -102,8 +103,14 @@ class Found(NamedTuple):
         verdict = "made by poet" if self.is_marked else "no watermark found"
         return (
             f"{verdict}: {self.bits} of {BITS} bits are right, {ENOUGH} are enough; as many by chance: "
-            f"{self.chance:.1e} (frames: {self.frames})"
+            f"{self.chance:.1e} (frames: {self.frames}){self._too_small}"
         )
+
+    @property
+    def _too_small(self) -> str:
+        if self.is_marked or self.side >= LEAST_SIDE:
+            return ""
+        return f"; poet marks frames from {LEAST_SIDE} pixels on, the shorter side of these has {self.side}"
 
 
 def chance(bits: int) -> float:
@@ -122,10 +129,11 @@ def embed(video_TxHxWx3: np.ndarray) -> np.ndarray:
 
 def find(frames: Iterable[np.ndarray]) -> Found:
     """The mark in frames, uint8 [H, W, 3] each, of any size."""
-    votes, count = np.zeros(BITS), 0
+    votes, count, side = np.zeros(BITS), 0, 0
     for frame in frames:
         votes, count = votes + np.sin(2 * np.pi / STEP * _sums(frame)), count + 1
-    return Found(int((votes * _WANTED > 0).sum()), count)
+        side = max(side, min(frame.shape[:2]))
+    return Found(int((votes * _WANTED > 0).sum()), count, side)
 
 
 def check(path: PathLike) -> Found:
