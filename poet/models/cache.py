@@ -54,7 +54,7 @@ class Places(NamedTuple):
 def write(
     all_layers: jax.Array, new_Bx1xKxH: jax.Array, layer: jax.Array, position: jax.Array | int
 ) -> tuple[jax.Array, jax.Array]:
-    """Puts one position of one layer into the cache; returns it and that layer's part."""
+    """Puts one position of one layer into the cache [layers, B, C, K, H]; returns it and that layer's [B, C, K, H]."""
     zero = jnp.zeros((), jnp.int32)
     at = (layer, zero, jnp.asarray(position, jnp.int32), zero, zero)
     all_layers = jax.lax.dynamic_update_slice(all_layers, new_Bx1xKxH[None], at)
