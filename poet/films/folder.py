@@ -1,7 +1,7 @@
 """A film on disk: its request, its clips as they are sampled, and its files for viewing.
 
     FOLDER/
-      film.json     the request, and the fingerprints of the networks
+      film.json     the request, the fingerprints of the networks, and whether the frames of film.mp4 carry a watermark
       clips/        one file for each clip (`poet.films.pieces`); existing ones are reused
       film.mp4      the whole film
       film.png      a frame of each second
@@ -35,6 +35,8 @@ from poet.sampling import record
 from poet.spec import SampleSpec, UserError, read_object, to_dict
 
 REQUEST, CLIPS, FILM, SHEET = "film.json", "clips", "film.mp4", "film.png"
+# Of `REQUEST`: said of the film that was written last, and not asked for.
+_WATERMARK = "watermark"
 _OURS = {REQUEST, CLIPS, FILM, SHEET, record.NAME, lease.FILE}
 # Seconds over which the sound of a film fades at a cut.
 CUT_FADE_S = 0.01
@@ -59,9 +61,10 @@ class FilmFolder:
             request = json.loads(json.dumps(request))
             file = self.path / REQUEST
             if file.exists():
-                check_same(self.path, read_object(file), request)
+                made = {name: value for name, value in read_object(file).items() if name != _WATERMARK}
+                check_same(self.path, made, request)
             else:
-                media.write_text(file, json.dumps(request, indent=2, ensure_ascii=False) + "\n")
+                write_request(self.path, request)
             yield
 
     def _check_place(self) -> None:
@@ -127,6 +130,12 @@ class FilmFolder:
         raise AssertionError("unreachable")
 
 
+def write_request(folder: Path, request: Mapping[str, Any]) -> Path:
+    """Writes `REQUEST`; the file."""
+    media.write_text(folder / REQUEST, json.dumps(request, indent=2, ensure_ascii=False) + "\n")
+    return folder / REQUEST
+
+
 def check_same(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raises UserError, naming what differs, unless a folder's film is the one that is asked for."""
     if "sample" in made:  # Settings that came since it was begun were as they are by default.
@@ -172,6 +181,8 @@ class Take:
 def write_film(folder: Path, takes: Sequence[Take], windows: Windows, unmarked: str = "") -> list[Path]:
     """Writes the mp4 of takes, cut one after the other, and a picture of it; the files.
 
+    A `REQUEST` in the folder then says whether the frames carry a watermark.
+
     Args:
       unmarked: why what was made shall carry no watermark; what was given never does.
     """
@@ -193,6 +204,8 @@ def write_film(folder: Path, takes: Sequence[Take], windows: Windows, unmarked: 
                 shown += list(frames[-count % every :: every])
                 count += len(frames)
     sheets.write(sheet, [shown[at : at + 8] for at in range(0, len(shown), 8)])
+    if (folder / REQUEST).exists():
+        write_request(folder, {**read_object(folder / REQUEST), _WATERMARK: str(marker)})
     return [film, sheet]
 
 

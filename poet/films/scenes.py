@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from poet import media
-from poet.films.folder import FILM, REQUEST, SHEET, FilmFolder, Take, write_film
+from poet.films.folder import FILM, REQUEST, SHEET, FilmFolder, Take, write_film, write_request
 from poet.films.long import begin
 from poet.films.pieces import Piece
 from poet.films.sampler import FilmSampler, Wish, seed_of
@@ -121,10 +121,9 @@ def make(
                 _LOG.info("scene %d of %d: %.80s", next(count), total, shot.request["prompt"] or "(no text)")
                 _make_scene(sampler, take[:place], shot, folder, sample)
         found = [Take(_pieces_of(folder, take), take[-1].until_frame, _place(folder, take[0]).given) for take in takes]
-        written = write_film(folder, found, sampler.windows, sample.unmarked)
-        asked = {"storyboard": to_dict(board), "scenes": [shot.key for take in takes for shot in take]}
-        media.write_text(folder / REQUEST, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
-    return [*written, folder / REQUEST]
+        scenes = [shot.key for take in takes for shot in take]
+        request = write_request(folder, {"storyboard": to_dict(board), "scenes": scenes})
+        return [*write_film(folder, found, sampler.windows, sample.unmarked), request]
 
 
 def _check_place(folder: Path) -> None:

@@ -17,6 +17,7 @@ from poet import media
 from poet.films import chain, edit, long, scenes
 from poet.films.sampler import FilmSampler
 from poet.films.storyboard import Storyboard
+from poet.media import watermark
 from poet.runs.run import Run
 from poet.sampling import record
 from poet.sampling.generate import Generator
@@ -81,13 +82,14 @@ class Studio:
         """Writes the record of a film that was made of a request; `files` and the record."""
         request, inputs = _absolute(json.loads(json.dumps(request))), []
         request = _changed(request, lambda path: inputs.append(path) or path)
-        used, sample = self.sampler.generator.networks.used, self.sample
+        used, sample, clip = self.sampler.generator.networks.used, self.sample, self.resolved.spec.clip
         found = {
             "format": record.FORMAT,
             "film": kind,
             "request": request,
             "ways": dict(self.ways),
             **record.made_with(sample, self.run, used, record.hashes(inputs), self.settings),
+            "watermark": str(watermark.Marker.of_size(clip.height, clip.width, sample.unmarked)),
             "files": {path.relative_to(folder).as_posix(): record.digest(path) for path in files},
         }
         media.write_text(folder / record.NAME, json.dumps(found, indent=2, ensure_ascii=False) + "\n")

@@ -64,11 +64,16 @@ class Marker:
         Args:
           lacking: why they shall carry no mark, whatever they are; only then there may be none.
         """
-        if not lacking and min(video.shape[-3:-1]) < LEAST_SIDE:
-            height, width = video.shape[-3:-1]
-            lacking = f"{width}x{height} pixels are too few, the shorter side needs {LEAST_SIDE}"
-        _LOG.info("watermark: %s", found := cls(lacking))
+        found = cls(lacking) if lacking else cls.of_size(*video.shape[-3:-1])
+        _LOG.info("watermark: %s", found)
         return found
+
+    @classmethod
+    def of_size(cls, height: int, width: int, lacking: str = "") -> Marker:
+        """A marker of frames of so many pixels; `lacking` as of `of`."""
+        if not lacking and min(height, width) < LEAST_SIDE:
+            lacking = f"{width}x{height} pixels are too few, the shorter side needs {LEAST_SIDE}"
+        return cls(lacking)
 
     def __str__(self) -> str:
         return f"none: {self.lacking}" if self.lacking else f"{BITS} bits in the frames that were made, none in sound"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from poet.spec import UserError
 from poet.streams.base import Grid
 
 
@@ -40,19 +41,36 @@ class Fronts(NamedTuple):
     order: np.ndarray
 
 
+def check(grid: Grid, row_lag: int, frame_lag: int) -> None:
+    """Raises UserError for lags that a grid (t, h, w) has no codes for; they would sample nothing together."""
+    _, rows, columns = grid
+    if row_lag > columns:
+        raise UserError(
+            f"SAMPLE.row_lag = {row_lag}: a row of a latent frame has {columns} codes; give 1..{columns} "
+            f"({columns} samples one code at a time), or 0"
+        )
+    alone = (rows - 1) * row_lag + columns
+    if frame_lag > alone:
+        raise UserError(
+            f"SAMPLE.frame_lag = {frame_lag}: with row_lag = {row_lag} a latent frame of {rows}x{columns} codes takes "
+            f"{alone} steps; give 1..{alone}, or 0 for frame after frame"
+        )
+
+
 @functools.cache
 def fronts(grid: Grid, row_lag: int, frame_lag: int) -> Fronts:
     """Those of a grid (t, h, w).
 
     Args:
       row_lag: 1..w; w is raster order.
-      frame_lag: 1 or more steps; 0, or more than a frame takes, is frame after frame.
+      frame_lag: 1 or more steps, at most those of a frame; 0 is frame after frame.
+
+    Raises UserError: as `check`.
     """
+    check(grid, row_lag, frame_lag)
     frames, rows, columns = grid
-    row_lag = min(row_lag, columns)
     alone = (rows - 1) * row_lag + columns
-    frame_lag = min(frame_lag or alone, alone)
-    starts = np.add.outer(np.arange(frames) * frame_lag, np.arange(rows) * row_lag)
+    starts = np.add.outer(np.arange(frames) * (frame_lag or alone), np.arange(rows) * row_lag)
     order = np.add.outer(starts, np.arange(columns)).reshape(-1)
     steps, last = int(order.max()) + 1, len(order)
     fed: list[list[tuple[int, bool, int]]] = [_fed(order, step, columns) for step in range(steps)]

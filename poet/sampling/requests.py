@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from poet import conditioning, streams
+from poet.sampling import fronts
 from poet.sampling.masks import is_box
 from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
@@ -97,6 +98,7 @@ def check_all(
     check_negative(task, sample, negative_prompt)
     dropped_streams(resolved, task, sample)
     check_schedules(resolved.layout(task), task, sample)
+    check_lags(resolved.layout(task), task, sample)
     check_depth(resolved, task, depths, clips)
     latents = check_request(resolved, task, prompts, conditioning_frames, clips, depths > 0)
     chosen = choose_condition(resolved, task, conditioning_frames, region, ends=ends, clips=clips, masks=masks)
@@ -329,12 +331,11 @@ def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) 
 
     Raises:
       UserError: guidance by a condition that training never dropped or the task has not, or a schedule of
-        another length than the output.
+        another length than the output, or lags that its pictures have no codes for.
     """
     layout, dropped = resolved.layout(task), dropped_streams(resolved, task, sample)
     check_schedules(layout, task, sample)
-    if sample.row_lag and all(span.segment.frame is None for span in layout.loss_spans):
-        raise UserError(f"SAMPLE.row_lag = {sample.row_lag}: task {task.name} makes no pictures; set it to 0")
+    check_lags(layout, task, sample)
     return Plan(
         layout=layout,
         known=resolved.conditioning_codes(task, latents),
@@ -376,3 +377,14 @@ def check_schedules(layout: Layout, task: Task, sample: SampleSpec) -> None:
                 f"SAMPLE.{field} = {value}: a schedule of {len(value)} values for the {latents} latent frames of "
                 f"task {task.name}; give {latents}, or one number for all"
             )
+
+
+def check_lags(layout: Layout, task: Task, sample: SampleSpec) -> None:
+    """Raises UserError for a row_lag or frame_lag beyond the grid of the pictures, or for a task without pictures."""
+    if not sample.row_lag:
+        return
+    grids = [span.segment.grid for span in layout.loss_spans if span.segment.frame is not None]
+    if not grids:
+        raise UserError(f"SAMPLE.row_lag = {sample.row_lag}: task {task.name} makes no pictures; set it to 0")
+    for grid in grids:
+        fronts.check(grid, sample.row_lag, sample.frame_lag)

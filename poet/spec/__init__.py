@@ -117,6 +117,7 @@ class SampleSpec(Spec):
     latent frame or a level of sound; 0 adds nothing, a negative one subtracts.
     row_lag, frame_lag: sample pictures in fronts (DiagD, 2503.14070).  A row of a latent frame follows the row above by
     row_lag codes, a frame follows the one before by frame_lag steps; 0 is one code at a time, and frame by frame.
+    Lags beyond the codes of a row, or the steps of a frame, are refused.
     Codes then see less than in training, which costs quality.
     weights: dtype of the blocks' weights in memory: '' the compute dtype, 'bfloat16', or 'int8' with a scale for each
     output channel; tests/benchmarks has its cost in nats.

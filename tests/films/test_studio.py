@@ -63,6 +63,7 @@ def test_a_film_is_made_again_from_its_record(kind: str, studio: Studio, still: 
     assert replay.film == kind and replay.files.keys() == {str(p.relative_to(tmp_path / "a")) for p in files[:-1]}
     again = studio.make(replay.film, replay.request, tmp_path / "b")
     assert record.differing(replay, again, tmp_path / "b") == []
+    assert replay.made_with["watermark"] == "none: 16x16 pixels are too few, the shorter side needs 128"
     (tmp_path / "b" / files[0].relative_to(tmp_path / "a")).write_bytes(b"other")
     assert record.differing(replay, again, tmp_path / "b") == [str(files[0].relative_to(tmp_path / "a"))]
     (tmp_path / still).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,17 +53,23 @@ def bits(frames: list[np.ndarray]) -> list[int]:
     return [watermark.find([frame]).bits for frame in frames]
 
 
+def said(film: Path) -> str:
+    return json.loads((film / folder.REQUEST).read_text())["watermark"]
+
+
 def test_clips_of_a_long_film_are_marked_and_its_opening_is_not(sampler, written, given, tmp_path):
     wanted = long.LongFilm(seconds=0.9, opening=given)
     read, _ = long.read_opening(given, sampler.generator.resolved.spec.clip, has_audio=False)
     long.make(sampler, wanted, tmp_path / "film", made_by=MADE_BY, sample=SAMPLE)
     marked = list(written)
+    assert "32 bits in the frames that were made" in said(tmp_path / "film")
     np.testing.assert_array_equal(marked[: len(read)], read)
     assert len(marked) > len(read) + 9 and min(bits(marked[len(read) :])) >= watermark.ENOUGH
     # The same folder: what it holds is what was sampled, whatever is written of it.
     long.make(sampler, wanted, tmp_path / "film", made_by=MADE_BY, sample=OFF)
     kept = np.concatenate([piece.frames for piece in folder.FilmFolder(tmp_path / "film").pieces()])
     np.testing.assert_array_equal(written, kept[: len(written)])
+    assert said(tmp_path / "film") == "none: SAMPLE.watermark is off"
     assert max(bits(written)) < watermark.ENOUGH
 
 
@@ -72,6 +79,7 @@ def test_every_scene_is_marked_but_for_what_it_begins_with(sampler, written, giv
     )
     board = storyboard.read(tmp_path / "story.yaml")
     scenes.make(sampler, board, tmp_path / "film", made_by=MADE_BY, sample=SAMPLE)
+    assert "32 bits in the frames that were made" in said(tmp_path / "film")
     first = sampler.windows.frames_in(0.3)
     begun = len(long.read_opening(given, sampler.generator.resolved.spec.clip, has_audio=False)[0])
     found = bits(written)

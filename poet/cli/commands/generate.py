@@ -24,12 +24,27 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.checkpoint_arguments(parser, required=False)
     command.out_argument(parser, required=False)
+    _text_arguments(parser)
+    _clip_arguments(parser)
+    _region_arguments(parser)
+    _output_arguments(parser)
+    _job_arguments(parser)
+    command.sample_arguments(parser)
+
+
+def _text_arguments(parser: argparse.ArgumentParser) -> None:
+    """The task and its texts."""
     add = parser.add_argument
     add("named", nargs="?", default="", metavar="TASK", help="task name; `poet describe` lists them (text_to_video)")
     add("--task", default="", help="the task, as a flag")
     add("--prompt", action="append", default=[], help="text (repeatable)")
     add("--prompt_file", default="", help="file with one prompt per line")
     command.prompt_arguments(parser)
+
+
+def _clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """The clips that samples start from."""
+    add = parser.add_argument
     add(
         "--clip",
         action="append",
@@ -55,6 +70,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "last frames of --clip)",
     )
     add(
+        "--depth",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="depth of --clip for stylization (repeatable): a video or picture in which near is bright",
+    )
+
+
+def _region_arguments(parser: argparse.ArgumentParser) -> None:
+    """What of a clip is generated anew."""
+    add = parser.add_argument
+    add(
         "--region",
         default="",
         metavar="NAME",
@@ -76,13 +103,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="copy the pixels of --clip outside the generated region, instead of decoding them",
     )
-    add(
-        "--depth",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="depth of --clip for stylization (repeatable): a video or picture in which near is bright",
-    )
+
+
+def _output_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many samples, and their files."""
+    add = parser.add_argument
     add("--num", type=command.number(int, at_least=1, at_most=10**6), default=1, help="clips per prompt")
     add(
         "--batch",
@@ -106,6 +131,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="files to write, as mp4,gif,wav: mp4 (H.264, AAC), webm (VP9, Opus), gif, apng, png (a strip "
         "of the frames), wav, txt (default: mp4, gif and png of a clip, png of a picture, wav of sound)",
     )
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Many requests, none, or one from a record."""
+    add = parser.add_argument
     add(
         "--requests",
         default="",
@@ -120,7 +150,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="repeat the generation of a generation.json, samples or a film, byte for byte",
     )
-    command.sample_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> int | None:
