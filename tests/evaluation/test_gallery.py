@@ -19,8 +19,10 @@ import film_fakes  # noqa: E402
 from poet import cli, media  # noqa: E402
 from poet.evaluation.gallery import clips, obeyed, run  # noqa: E402
 from poet.evaluation.gallery.studio import Studio  # noqa: E402
+from poet.media import watermark  # noqa: E402
 from poet.sampling import files  # noqa: E402
 from poet.spec import UserError  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
 
 LM = "--checkpoint=data/pretrained/lm_arenas"
 NAMES = ("text_to_image", "inpainting", "video_to_audio", "storyboard", "captioning", "upscale")
@@ -120,6 +122,22 @@ def test_sections_are_found_again_unless_they_changed(made: Path, studio: Studio
     assert set(re.findall(r"base64,[^\"]+", without)) == set(re.findall(r"base64,[^\"]+", before))
     with pytest.raises(ZeroDivisionError):
         run.make(dataclasses.replace(again, seeds=1, load=lambda: 1 // 0), GAINS, made.parent, ("text_to_image",))
+
+
+def test_what_is_made_is_marked_unless_that_is_off(studio: Studio, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(watermark, "LEAST_SIDE", 16)
+    off = Resolved(studio.resolved.spec.replace(sample=studio.sample.replace(watermark=False)))
+    names = ("text_to_image", "inpainting")
+    on = run.make(studio, {}, tmp_path / "on", names).read_text()
+    off = run.make(dataclasses.replace(studio, resolved=off), {}, tmp_path / "off", names).read_text()
+    for name, marked in (("on", True), ("off", False)):
+        picture = tmp_path / name / "sections/text_to_image/00_seed0.png"
+        assert watermark.check(picture).is_marked == marked
+    assert "Watermark: 32 bits in the frames that were made" in on
+    assert f"Watermark: none: {watermark.GIVEN}" in on  # Of inpainting, which keeps what is around the hole.
+    assert "Nothing carries a watermark: SAMPLE.watermark is off." in off and "--no_watermark" in off
+    clip = "sections/inpainting/00_clip.mp4"
+    assert (tmp_path / "on" / clip).read_bytes() == (tmp_path / "off" / clip).read_bytes()
 
 
 def test_verdicts() -> None:

@@ -57,6 +57,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="super-resolution network that doubles the clips (repeatable; default: the shipped one)",
     )
+    command.watermark_argument(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -67,7 +68,8 @@ def _run(args: argparse.Namespace) -> None:
     from poet.sampling.generate import Generator
 
     logging.getLogger("poet.sampling.engine").setLevel(logging.WARNING)  # A section has its own line.
-    run, resolved = command.open_checkpoint(args, args.bindings)
+    marks = [] if args.watermark is None else [f"SAMPLE.watermark={args.watermark}"]
+    run, resolved = command.open_checkpoint(args, [*args.bindings, *marks])
     folder = gallery.check_place(args.out, [run.folder, args.source])
     names = args.section or (gallery.QUICK if args.quick else ())
     gallery.check_names(names)

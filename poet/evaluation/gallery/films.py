@@ -67,4 +67,4 @@ def _films(studio: Studio, folder: Path, heading: str, make: Callable[..., Any],
         (place / "film.mp4").rename(path)
         shutil.rmtree(place)
         items.append(Item(label=f"seed {seed}", file=path.name))
-    return Made(rows=(Row(heading=heading, items=tuple(items)),))
+    return Made(rows=(Row(heading=heading, items=tuple(items)),), watermark=str(studio.marker))

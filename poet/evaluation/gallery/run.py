@@ -26,6 +26,7 @@ from poet.evaluation.gallery.studio import Item, Made, Row, Studio
 from poet.evaluation.gallery.tasks import TaskSection
 from poet.evaluation.gallery.upscale import UpscaleSection
 from poet.evaluation.report import page
+from poet.media.watermark import LEAST_SIDE
 from poet.runs import outputs
 from poet.spec import UserError, choose
 
@@ -34,6 +35,8 @@ Section = TaskSection | LongSection | StoryboardSection | UpscaleSection
 RECORD, PAGE, CONDITIONS = "gallery.json", "index.html", "conditions"
 _SECTION = "section.json"
 _KIND = {"kind": "gallery"}
+# Of sections; another one makes them again.  2: what was made carries a watermark.
+_FORMAT = 2
 
 SECTIONS: dict[str, Section] = {
     section.task: section
@@ -136,6 +139,7 @@ def _section(name: str, section: Section, studio: Studio, place: Path) -> Made:
 
 def _key(name: str, section: Section, studio: Studio) -> str:
     decides = {
+        "format": _FORMAT,
         "section": [name, repr(section)],
         "made_by": studio.made_by,
         "sample": specs.to_dict(studio.sample.replace(seed=0)),
@@ -151,13 +155,14 @@ def _read(found: Mapping[str, Any]) -> Made:
     rows = tuple(
         Row(heading=row["heading"], items=tuple(Item(**item) for item in row["items"])) for row in found["rows"]
     )
-    return Made(rows=rows, commands=tuple(found["commands"]))
+    return Made(rows=rows, commands=tuple(found["commands"]), watermark=found["watermark"])
 
 
 def _shown(made: Made, place: Path) -> str:
     rows = "".join(
         page.row(row.heading, page.group(_item(item, row.heading, place) for item in row.items)) for row in made.rows
     )
+    rows += page.soft(f"Watermark: {made.watermark}.")
     return rows + "".join(page.details("The command, run in this folder", line) for line in made.commands)
 
 
@@ -167,6 +172,16 @@ def _item(item: Item, heading: str, place: Path) -> str:
     return page.card(place / item.file, item.label, f"{heading}: {item.label}")
 
 
+def _marking(studio: Studio) -> str:
+    """What of the page carries a watermark, in one sentence."""
+    if studio.sample.unmarked:
+        return f"Nothing carries a watermark: {studio.sample.unmarked}."
+    return (
+        f"Pictures that were made carry an invisible watermark if their shorter side has {LEAST_SIDE} pixels or more; "
+        "`poet watermark` finds it. Conditions carry none."
+    )
+
+
 def _lead(studio: Studio, gains: Mapping[str, Any], wanted: Mapping[str, Section]) -> str:
     clip, last = studio.resolved.spec.clip, studio.seeds - 1
     seeds = f"seeds 0 to {last}" if last else "seed 0"
@@ -174,7 +189,8 @@ def _lead(studio: Studio, gains: Mapping[str, Any], wanted: Mapping[str, Section
         f"{studio.checkpoint}, clips of {clip.frames} frames of {clip.width}x{clip.height} pixels at "
         f"{clip.rate_hz:g} Hz. "
         f"Nothing is selected: the conditions are those of {len(studio.clips)} clips evenly spaced in their "
-        f"split, beside the samples of {seeds}. Sound is off until a clip is unmuted."
+        f"split, beside the samples of {seeds}. Sound is off until a clip is unmuted. "
+        f"{_marking(studio)}"
     )
     tasks = {section.scored_by for section in wanted.values()}
     found = [verdict for task in sorted(tasks) for verdict, _, _ in obeyed.verdicts(gains, task)]

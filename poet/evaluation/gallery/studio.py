@@ -15,6 +15,7 @@ import numpy as np
 
 from poet import media
 from poet.evaluation.gallery.clips import ConditionClip
+from poet.media.watermark import GIVEN, Marker
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
 from poet.spec import SampleSpec, UserError
@@ -39,10 +40,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """The content of a section: rows, and commands that make the same samples."""
+    """The content of a section: rows, commands that make the same samples, and what says whether these are marked."""
 
     rows: tuple[Row, ...]
     commands: tuple[str, ...] = ()
+    watermark: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,12 @@ class Studio:
         return self.load()
 
     @property
+    def marker(self) -> Marker:
+        """Of clips that the model makes."""
+        clip = self.resolved.spec.clip
+        return Marker.of_size(clip.height, clip.width, self.sample.unmarked)
+
+    @property
     def sample(self) -> SampleSpec:
         """Sampling parameters; every sample has its own seed."""
         return self.resolved.spec.sample
@@ -84,9 +92,20 @@ class Studio:
                 raise UserError(f"the checkpoint was not trained on {task}")
 
 
-def write(studio: Studio, stem: Path, label: str, video: np.ndarray | None, audio: np.ndarray | None = None) -> Item:
-    """A file of a clip uint8 [T, H, W, 3], a picture [1, H, W, 3] or a sound [F], as an item."""
+def write(
+    studio: Studio,
+    stem: Path,
+    label: str,
+    video: np.ndarray | None,
+    audio: np.ndarray | None = None,
+    marker: Marker = Marker(GIVEN),
+) -> Item:
+    """A file of a clip uint8 [T, H, W, 3], a picture [1, H, W, 3] or a sound [F], as an item.
+
+    `marker` puts the watermark into what was made; by default it is a condition, and stays as it is.
+    """
     clip = studio.resolved.spec.clip
+    video = None if video is None else marker(video)
     if video is None:
         path = stem.with_suffix(".wav")
         media.write_wav(path, audio, clip.sample_rate_hz)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poet.evaluation.gallery.studio import Item, Made, Row, Studio, write
+from poet.media.watermark import GIVEN, Marker
 from poet.sampling import jobs
 from poet.sampling.engine import Sampled
 from poet.sampling.jobs import Job
@@ -47,6 +48,7 @@ class TaskSection:
         studio.check_trained(self.task)
         request = self.request(studio)
         job = jobs.read(jobs.admit(request, studio.resolved, studio.sample))
+        marker = Marker(job.unmarked) if job.unmarked else studio.marker
         rows: list[list[Item]] = [[] for _ in range(job.items)]
         for name, label, media in _conditions(job, studio):
             _add(rows, studio, folder, name, [label] * job.items, Sampled(media))
@@ -54,11 +56,12 @@ class TaskSection:
             sampled = jobs.sample(dataclasses.replace(job, sample=job.sample.replace(seed=seed)), studio.generator)
             findings = sampled.findings or [()] * job.items
             labels = [f"seed {seed}" + "".join(f", collapsed: {found}" for found in row) for row in findings]
-            _add(rows, studio, folder, f"seed{seed}", labels, sampled)
+            _add(rows, studio, folder, f"seed{seed}", labels, sampled, marker)
         headings = job.prompts or [f"Clip {number + 1}" for number in range(job.items)]
         return Made(
             rows=tuple(Row(heading=heading, items=tuple(row)) for heading, row in zip(headings, rows)),
             commands=(command(studio, request),),
+            watermark=str(marker),
         )
 
     def request(self, studio: Studio) -> Request:
@@ -108,14 +111,22 @@ def _conditions(job: Job, studio: Studio) -> Iterator[tuple[str, str, dict[str, 
         yield "sound", f"condition: {part}", {"audio": audio}
 
 
-def _add(rows: list[list[Item]], studio: Studio, folder: Path, name: str, labels: list[str], sampled: Sampled) -> None:
-    """Adds an item with the media, or the text, to each row."""
+def _add(
+    rows: list[list[Item]],
+    studio: Studio,
+    folder: Path,
+    name: str,
+    labels: list[str],
+    sampled: Sampled,
+    marker: Marker = Marker(GIVEN),
+) -> None:
+    """Adds an item with the media, or the text, to each row; `marker` as of `write`."""
     for number, (row, label) in enumerate(zip(rows, labels)):
         if sampled.texts:
             row.append(Item(label=f"{label}: {sampled.texts[number]}"))
             continue
         video, audio = (None if media is None else media[number] for media in (sampled.video, sampled.audio))
-        row.append(write(studio, folder / f"{number:02d}_{name}", label, video, audio))
+        row.append(write(studio, folder / f"{number:02d}_{name}", label, video, audio, marker))
 
 
 def command(studio: Studio, request: Request) -> str:
@@ -130,4 +141,5 @@ def command(studio: Studio, request: Request) -> str:
         for name, values in flags.items()
         for value in (values if isinstance(values, tuple) else (values,))
     ]
-    return shlex.join(["poet", "generate", *words])
+    off = ["--no_watermark"] if studio.sample.unmarked else []
+    return shlex.join(["poet", "generate", *words, *off])

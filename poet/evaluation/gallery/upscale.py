@@ -9,6 +9,7 @@ import numpy as np
 
 from poet import media
 from poet.evaluation.gallery.studio import Made, Row, Studio, write
+from poet.media.watermark import Marker
 from poet.sampling import upscaling
 from poet.sampling.superres import Upscaler
 from poet.spec import UserError
@@ -34,6 +35,8 @@ class UpscaleSection:
         rows = [[write(studio, folder / f"{n:02d}_clip", "the clip", clip)] for n, clip in enumerate(video)]
         for seed in range(studio.seeds):
             larger = upscaling.chained(networks, video, studio.prompts, seed=seed)
+            marker = Marker.of_size(*larger[0].shape[1:3], studio.sample.unmarked)
             for n, clip in enumerate(larger):
-                rows[n].append(write(studio, folder / f"{n:02d}_seed{seed}", f"seed {seed}", clip))
-        return Made(rows=tuple(Row(heading=text, items=tuple(row)) for text, row in zip(studio.prompts, rows)))
+                rows[n].append(write(studio, folder / f"{n:02d}_seed{seed}", f"seed {seed}", clip, marker=marker))
+        made = tuple(Row(heading=text, items=tuple(row)) for text, row in zip(studio.prompts, rows))
+        return Made(rows=made, watermark=str(marker))
