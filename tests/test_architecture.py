@@ -54,6 +54,8 @@ FLOORS = {
     "poet.training.saving": 4,
     "poet.evaluation": 4,
     "poet.serving": 4,
+    "poet.server": 4,
+    "poet.server.store": 0,
     "poet.networks": 3,
     "poet.planning.programs": 2,
     "poet.planning.decoding": 3,

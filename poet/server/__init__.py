@@ -1,0 +1,1 @@
+"""`poet serve`: an HTTP service over a checkpoint, whose jobs outlive clients, workers and the service itself."""

@@ -1,0 +1,459 @@
+"""The jobs of a service, in SQLite; what they take and make are files in a folder for each.
+
+    FOLDER/
+      jobs.sqlite        every job and upload
+      lease.json         which process serves it
+      jobs/ID/           inputs/, work/ while it runs, previews/, out/ when it is done
+      uploads/ID.SUFFIX  media that requests may name
+
+A job is stored before any work on it begins.  The process may be killed at any time: the next one that opens the store
+finds finished jobs as they were, queues what was running again, and removes files that belong to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from poet.runs import lease
+from poet.spec import UserError
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
+ENDED = (DONE, FAILED, CANCELLED)
+FILE = "jobs.sqlite"
+# `user_version` of the database.
+FORMAT = 1
+# A random id of this many hexadecimal characters cannot be guessed.
+_ID_BYTES = 16
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, object TEXT NOT NULL, owner TEXT NOT NULL,
+  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, company TEXT NOT NULL, once TEXT,
+  digest TEXT NOT NULL, state TEXT NOT NULL, cancelling INTEGER NOT NULL DEFAULT 0, deleted INTEGER NOT NULL DEFAULT 0,
+  deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, started REAL, finished REAL,
+  error TEXT, result TEXT, size_bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (owner, once));
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
+CREATE TABLE IF NOT EXISTS uploads (
+  id TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL, about TEXT NOT NULL, created REAL NOT NULL,
+  size_bytes INTEGER NOT NULL);
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job.
+
+    Attributes:
+      number: rises with every job; the queue is in its order.
+      id: `<object>_<32 hexadecimal characters>`.
+      object: 'video' or 'job', the part of the API that made it.
+      owner: of the API key that made it; '' without keys.
+      request: as JSON, checked and complete; files by their names in `inputs/`.
+      seed: of its noise, fixed when the job was accepted.
+      company: jobs of equal values may be sampled together; '' is none.
+      once: the client's idempotency key, None without one; digest: of what was sent with it.
+      cancelling: it runs, and shall stop.  deleted: its files and row go as soon as it has stopped.
+      deaths: worker processes that ended while they had it.
+      created, started, finished: Unix seconds; None where that has not come.
+      error: {'kind', 'message'} of a failed job.  result: what a finished job made.
+    """
+
+    number: int
+    id: str
+    object: str
+    owner: str
+    task: str
+    request: Mapping[str, Any]
+    seed: int
+    company: str
+    once: str | None
+    digest: str
+    state: str
+    cancelling: bool
+    deleted: bool
+    deaths: int
+    created: float
+    started: float | None
+    finished: float | None
+    error: Mapping[str, str] | None
+    result: Mapping[str, Any] | None
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upload:
+    """Media that a client has sent.
+
+    file: its path below the store's folder.  about: what was found in it.
+    """
+
+    id: str
+    owner: str
+    file: str
+    about: Mapping[str, Any]
+    created: float
+    size_bytes: int
+
+
+class Conflict(UserError):
+    """An idempotency key that came with another request before."""
+
+
+class Store:
+    """The jobs in a folder.  Its methods may be called from any thread of one process.
+
+    Args:
+      now: Unix seconds.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time):
+        self.folder, self._now, self._lock = folder, now, threading.RLock()
+        self._database = _connect(folder / FILE)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, folder: Path, now: Callable[[], float] = time.time) -> Iterator[Store]:
+        """The store of this process alone, recovered from whatever ended the process before.
+
+        Raises UserError: another process serves it, it cannot be written, or it is damaged.
+        """
+        with lease.hold(folder, what="job store"):
+            store = cls(folder, now)
+            try:
+                store.recover()
+                yield store
+            finally:
+                store.close()
+
+    def close(self) -> None:
+        """Ends its use of the database."""
+        with self._lock:
+            self._database.close()
+
+    # ------------------------------------------------------------------------------------- places
+
+    def place(self, job_id: str) -> Path:
+        """The folder of a job."""
+        return self.folder / "jobs" / job_id
+
+    # ------------------------------------------------------------------------------- new jobs
+
+    def find_once(self, owner: str, once: str, digest: str) -> Job | None:
+        """The job that an owner made with this idempotency key; None if there is none.
+
+        Raises Conflict where it was made of another request.
+        """
+        found = self._one("SELECT * FROM jobs WHERE owner = ? AND once = ? AND deleted = 0", owner, once)
+        if found is not None and found.digest != digest:
+            raise Conflict(f"idempotency key {once!r} was used for another request: use a new key for a new request")
+        return found
+
+    def add(
+        self,
+        object: str,
+        task: str,
+        request: Mapping[str, Any],
+        *,
+        seed: int,
+        owner: str = "",
+        company: str = "",
+        once: str | None = None,
+        digest: str = "",
+        inputs: Mapping[str, Path] | None = None,
+    ) -> Job:
+        """Stores a new job, which is then queued; or the one that the same request made before.
+
+        Args:
+          inputs: name in the job's `inputs/` -> the file that is linked there.
+
+        Raises Conflict: as `find_once`.
+        """
+        with self._lock:
+            if once is not None and (before := self.find_once(owner, once, digest)):
+                return before
+            job_id = new_id(object)
+            self._link(job_id, inputs or {})
+            values = (job_id, object, owner, task, _json(request), seed, company, once, digest, QUEUED, self._now())
+            with self._changes() as database:
+                # A deleted job gives its key free.
+                database.execute("UPDATE jobs SET once = NULL WHERE owner = ? AND once = ? AND deleted", (owner, once))
+                database.execute(
+                    "INSERT INTO jobs (id, object, owner, task, request, seed, company, once, digest, state, created) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+            return self.get(job_id)
+
+    def _link(self, job_id: str, inputs: Mapping[str, Path]) -> None:
+        folder = self.place(job_id) / "inputs"
+        folder.mkdir(parents=True)
+        for name, path in inputs.items():
+            os.link(path, folder / name)
+
+    # ---------------------------------------------------------------------------------- reading
+
+    def get(self, job_id: str, owner: str | None = None) -> Job | None:
+        """A job; None where there is none, or one of another owner."""
+        found = self._one("SELECT * FROM jobs WHERE id = ? AND deleted = 0", job_id)
+        return found if found and owner in (None, found.owner) else None
+
+    def jobs(self, *states: str, owner: str | None = None, object: str | None = None) -> list[Job]:
+        """The jobs in these states (none: in any), the oldest first."""
+        wanted = states or STATES
+        marks = ", ".join("?" * len(wanted))
+        where, values = f"state IN ({marks}) AND deleted = 0", list(wanted)
+        for name, value in (("owner", owner), ("object", object)):
+            if value is not None:
+                where, values = f"{where} AND {name} = ?", [*values, value]
+        return self._all(f"SELECT * FROM jobs WHERE {where} ORDER BY number", *values)
+
+    def page(
+        self, owner: str, object: str | None, *, after: str = "", limit: int = 20, ascending: bool = False
+    ) -> tuple[list[Job], bool]:
+        """Up to `limit` of an owner's jobs behind the job `after`, and whether more follow; the newest first."""
+        order, sign = ("ASC", ">") if ascending else ("DESC", "<")
+        where, values = "owner = ? AND deleted = 0", [owner]
+        if object is not None:
+            where, values = f"{where} AND object = ?", [*values, object]
+        if after:
+            where = f"{where} AND number {sign} coalesce((SELECT number FROM jobs WHERE id = ? AND owner = ?), 0)"
+            values += [after, owner]
+        found = self._all(f"SELECT * FROM jobs WHERE {where} ORDER BY number {order} LIMIT {int(limit) + 1}", *values)
+        return found[:limit], len(found) > limit
+
+    def count(self, *states: str, owner: str | None = None) -> int:
+        """How many jobs are in these states."""
+        marks = ", ".join("?" * len(states))
+        sql = f"SELECT count(*) FROM jobs WHERE state IN ({marks}) AND deleted = 0"
+        sql, values = (sql, states) if owner is None else (f"{sql} AND owner = ?", (*states, owner))
+        with self._lock:
+            return self._database.execute(sql, values).fetchone()[0]
+
+    def position(self, job: Job) -> int:
+        """Queued jobs before it; 0 for the next one."""
+        sql = "SELECT count(*) FROM jobs WHERE state = ? AND number < ? AND deleted = 0"
+        with self._lock:
+            return self._database.execute(sql, (QUEUED, job.number)).fetchone()[0]
+
+    # ---------------------------------------------------------------------------- changes of state
+
+    def start(self, job_id: str) -> bool:
+        """queued -> running; False where it is not queued any more."""
+        return self._move(job_id, (QUEUED,), RUNNING, started=self._now())
+
+    def finish(self, job_id: str, result: Mapping[str, Any]) -> bool:
+        """running -> done.  Its files must be in place."""
+        size_bytes = _size(self.place(job_id))
+        moved = self._move(
+            job_id, (RUNNING,), DONE, finished=self._now(), result=_json(result), size_bytes=size_bytes, cancelling=0
+        )
+        self._remove_deleted(job_id)
+        return moved
+
+    def fail(self, job_id: str, kind: str, message: str) -> bool:
+        """queued or running -> failed."""
+        error = _json({"kind": kind, "message": message})
+        size_bytes = _size(self.place(job_id))
+        moved = self._move(
+            job_id, (QUEUED, RUNNING), FAILED, finished=self._now(), error=error, size_bytes=size_bytes, cancelling=0
+        )
+        self._remove_deleted(job_id)
+        return moved
+
+    def requeue(self, job_id: str, *, died: bool = False) -> bool:
+        """running -> queued, at its old place; cancelled if that was asked for.  `died`: its worker did."""
+        with self._lock, self._changes() as database:
+            database.execute("UPDATE jobs SET deaths = deaths + ? WHERE id = ? AND state = ?", (died, job_id, RUNNING))
+            asked = database.execute("SELECT cancelling FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if asked and asked[0]:
+            return self.cancelled(job_id)
+        return self._move(job_id, (RUNNING,), QUEUED, started=None)
+
+    def cancel(self, job_id: str) -> bool:
+        """A queued job is cancelled at once, a running one is to be; False for one that has ended."""
+        with self._lock:
+            if self._move(job_id, (QUEUED,), CANCELLED, finished=self._now()):
+                return True
+            return self._move(job_id, (RUNNING,), RUNNING, cancelling=1)
+
+    def cancelled(self, job_id: str) -> bool:
+        """running -> cancelled, when its worker has stopped."""
+        moved = self._move(job_id, (RUNNING,), CANCELLED, finished=self._now(), cancelling=0)
+        self._remove_deleted(job_id)
+        return moved
+
+    def delete(self, job_id: str) -> bool:
+        """Removes a job and its files; a running one is cancelled, and goes when it has stopped."""
+        with self._lock:
+            self.cancel(job_id)
+            with self._changes() as database:
+                done = database.execute("UPDATE jobs SET deleted = 1 WHERE id = ? AND deleted = 0", (job_id,)).rowcount
+            self._remove_deleted(job_id)
+            return bool(done)
+
+    def _move(self, job_id: str, before: Sequence[str], state: str, **values: Any) -> bool:
+        columns = ", ".join(f"{name} = ?" for name in values)
+        marks = ", ".join("?" * len(before))
+        sql = f"UPDATE jobs SET state = ?{', ' if columns else ''}{columns} WHERE id = ? AND state IN ({marks})"
+        with self._lock, self._changes() as database:
+            return database.execute(sql, (state, *values.values(), job_id, *before)).rowcount > 0
+
+    def _remove_deleted(self, job_id: str) -> None:
+        """The row and the files of a deleted job that does not run."""
+        with self._lock:
+            sql = "SELECT 1 FROM jobs WHERE id = ? AND deleted = 1 AND state != ?"
+            if self._database.execute(sql, (job_id, RUNNING)).fetchone():
+                shutil.rmtree(self.place(job_id), ignore_errors=True)
+                with self._changes() as database:
+                    database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    # -------------------------------------------------------------------------------------- uploads
+
+    def add_upload(self, path: Path, about: Mapping[str, Any], owner: str = "") -> Upload:
+        """Moves a file into the store; it keeps its suffix."""
+        upload_id = new_id("file")
+        name, size_bytes = f"uploads/{upload_id}{path.suffix}", path.stat().st_size
+        (self.folder / "uploads").mkdir(exist_ok=True)
+        os.replace(path, self.folder / name)
+        with self._lock, self._changes() as database:
+            values = (upload_id, owner, name, _json(about), self._now(), size_bytes)
+            database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?)", values)
+        return self.upload(upload_id, owner)
+
+    def upload(self, upload_id: str, owner: str | None = None) -> Upload | None:
+        """An upload; None where there is none, or one of another owner."""
+        with self._lock:
+            row = self._database.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+        if row is None or owner not in (None, row["owner"]):
+            return None
+        return Upload(**{**dict(row), "about": json.loads(row["about"])})
+
+    def delete_upload(self, upload_id: str) -> None:
+        """Removes an upload; jobs that were made of it keep theirs."""
+        with self._lock:
+            found = self.upload(upload_id)
+            if found is not None:
+                (self.folder / found.file).unlink(missing_ok=True)
+                with self._changes() as database:
+                    database.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
+
+    # ------------------------------------------------------------------------------------ upkeep
+
+    def recover(self) -> list[str]:
+        """What an earlier process left: running jobs are queued again (their ids), deleted ones and stray files go."""
+        again = [job.id for job in self._all("SELECT * FROM jobs WHERE state = ?", RUNNING)]
+        for job_id in again:
+            self.requeue(job_id)
+        with self._lock:
+            deleted = self._database.execute("SELECT id FROM jobs WHERE deleted = 1").fetchall()
+            for (job_id,) in deleted:
+                self._remove_deleted(job_id)
+            known = {row[0] for row in self._database.execute("SELECT id FROM jobs")}
+            files = {row[0] for row in self._database.execute("SELECT file FROM uploads")}
+        for path in _inside(self.folder / "jobs"):
+            if path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in _inside(self.folder / "uploads"):
+            if path.relative_to(self.folder).as_posix() not in files:
+                path.unlink(missing_ok=True)
+        return [job_id for job_id in again if self.get(job_id)]
+
+    def expire(self, *, age_s: float, size_bytes: float) -> list[str]:
+        """Removes ended jobs and uploads older than `age_s`, then the oldest ended jobs until the files fit; their ids.
+
+        Jobs that are queued or run stay, whatever they hold.
+        """
+        ended, before = self.jobs(*ENDED), self._now() - age_s
+        when = lambda job: (job.finished or job.created, job.number)
+        gone = [job.id for job in ended if when(job)[0] < before]
+        kept = sorted((job for job in ended if when(job)[0] >= before), key=when)
+        total = sum(job.size_bytes for job in kept)
+        for job in kept:
+            if total <= size_bytes:
+                break
+            gone.append(job.id)
+            total -= job.size_bytes
+        for job_id in gone:
+            self.delete(job_id)
+        with self._lock:
+            rows = self._database.execute("SELECT id FROM uploads WHERE created < ?", (before,)).fetchall()
+        for (upload_id,) in rows:
+            self.delete_upload(upload_id)
+        return gone
+
+    # ----------------------------------------------------------------------------------- database
+
+    @contextlib.contextmanager
+    def _changes(self) -> Iterator[sqlite3.Connection]:
+        """A transaction."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _all(self, sql: str, *values: Any) -> list[Job]:
+        with self._lock:
+            return [_job(row) for row in self._database.execute(sql, values).fetchall()]
+
+    def _one(self, sql: str, *values: Any) -> Job | None:
+        return next(iter(self._all(sql, *values)), None)
+
+
+def new_id(kind: str) -> str:
+    """A new id that nobody can guess."""
+    return f"{kind}_{secrets.token_hex(_ID_BYTES)}"
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """The database in a file.  UserError where it is none, damaged, or of another version."""
+    try:
+        database = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
+        database.row_factory = sqlite3.Row
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, FORMAT):
+            raise UserError(f"the job store {file} has format {version}, this version reads {FORMAT}")
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise UserError(f"the job store {file} is damaged ({found}): restore it, or give another folder")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # An accepted job survives a loss of power.
+        database.executescript(_SCHEMA)
+        database.execute(f"PRAGMA user_version = {FORMAT}")
+    except sqlite3.Error as error:
+        raise UserError(f"the job store {file} cannot be read ({error}): restore it, or give another folder") from None
+    return database
+
+
+def _job(row: sqlite3.Row) -> Job:
+    values = dict(row)
+    for name in ("request", "error", "result"):
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return Job(**{**values, "cancelling": bool(values["cancelling"]), "deleted": bool(values["deleted"])})
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
