@@ -36,6 +36,18 @@ class Cache(NamedTuple):
 
         return cls(*map(rows, cls._fields, *caches))
 
+    def merged(self, other: Cache, taken_B: jax.Array) -> Cache:
+        """This one with the rows of another where `taken_B`, bool, says so."""
+
+        def rows(field: str, mine: Any, theirs: Any) -> Any:
+            if mine is None:
+                return None
+            dim = 1 if field in ("k", "v") else 0
+            taken = jnp.expand_dims(taken_B, [n for n in range(mine.ndim) if n != dim])
+            return jnp.where(taken, theirs, mine)
+
+        return Cache(*map(rows, self._fields, self, other))
+
 
 class Places(NamedTuple):
     """Where tokens stand that are decoded together, and what their states are for.

@@ -258,10 +258,18 @@ def joined(*states: State) -> State:
     return type(caches[0]).joined(caches), jnp.concatenate(x)
 
 
+def merged(fan: int, state: State, other: State, taken_B: jax.Array) -> State:
+    """A state with the samples of another one, at the same position, where `taken_B` says so."""
+    taken_R = jnp.repeat(taken_B, fan)
+    (cache, x_RxD), (other_cache, other_x_RxD) = state, other
+    return cache.merged(other_cache, taken_R), jnp.where(taken_R[:, None], other_x_RxD, x_RxD)
+
+
 class Decoder:
     """The compiled programs of a plan; each batch size compiles once.
 
-    `prefill` and `decode` are those above; `advance` takes the steps of a chunk first, `join` states of prefills.
+    `prefill` and `decode` are those above; `advance` takes the steps of a chunk first, `join` states of prefills,
+    `merge` two states of the same position.
     """
 
     def __init__(self, model: Any, plan: Plan):
@@ -270,6 +278,7 @@ class Decoder:
         self.decode = jax.jit(functools.partial(decode, model, plan), donate_argnums=1)
         self.advance = jax.jit(functools.partial(advance, model, plan), static_argnums=0, donate_argnums=2)
         self.join = jax.jit(joined)
+        self.merge = jax.jit(functools.partial(merged, plan.fan), donate_argnums=0)
 
 
 class ModelPrograms:
@@ -319,6 +328,10 @@ class ModelPrograms:
             tail = np.tile(np.int32(self.plan.tail), (len(rows_B), 1))
             tokens_BxQ = jnp.concatenate([tokens_BxQ, tail], axis=1)
         return tokens_BxQ, state
+
+    def merge(self, state: State, other: State, taken_B: np.ndarray) -> State:
+        """One state of two after the same loop: of each sample the other's where `taken_B` says so."""
+        return self.decoder.merge(state, other, jnp.asarray(taken_B))
 
 
 class BatchPrograms(ModelPrograms):

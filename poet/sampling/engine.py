@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,6 +65,13 @@ class Inputs:
     condition: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     known: np.ndarray | None = None
     source: int = 0
+
+
+class Row(NamedTuple):
+    """What one sample is given: its tokens int32 [G], and states and lengths of text of its `Plan.fan` rows, if any."""
+
+    given_G: np.ndarray
+    text: tuple[np.ndarray, ...]
 
 
 class Programs(Protocol):
@@ -151,8 +158,7 @@ class Engine:
         Nothing is sampled before its first step; what is given is checked here.
         """
         self._check(inputs, count, batch)
-        source = np.full((count, 1), inputs.source, np.int32)
-        given_NxG = given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
+        given_NxG = self._given(inputs, count)
         batch = self.programs.batch or min(batch, count)
         _LOG.info(
             "sampling %d of %s, %d at a time; the first time, compiling takes seconds to some minutes",
@@ -162,6 +168,20 @@ class Engine:
         )
         parts = self._parts(inputs, given_NxG, SamplingParams.of(sample), batch)
         return Sampling(self.plan.layout, count, parts, self.codecs.detokenize)
+
+    def rows(self, inputs: Inputs, count: int) -> list[Row]:
+        """What each of N samples is given, for a batch with samples of other requests (`poet.sampling.together`).
+
+        Raises UserError as `sample`.
+        """
+        self._check(inputs, count, 1)
+        text, fan = self._text_rows(inputs, np.arange(count)), self.plan.fan
+        given_NxG = self._given(inputs, count)
+        return [Row(given_NxG[n], tuple(array[fan * n : fan * (n + 1)] for array in text)) for n in range(count)]
+
+    def _given(self, inputs: Inputs, count: int) -> np.ndarray:
+        source = np.full((count, 1), inputs.source, np.int32)
+        return given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
 
     def _parts(
         self, inputs: Inputs, given_NxG: np.ndarray, sampling_params: SamplingParams, batch: int

@@ -111,7 +111,20 @@ class Generator:
                 on_progress(progress)
         return self.detokenize(task, sampling.tokens)
 
-    def start(
+    def start(self, task: str, prompts: Sequence[str] = (), *, batch: int = DEFAULT_BATCH, **request: Any) -> Sampling:
+        """An iterator over the steps of `generate`: frames as they come, and an end at any of them.
+
+        Args:
+          task, prompts, request: as of `prepare`.
+          batch: samples together, unless SAMPLE.block and devices decide it; it changes no sample.
+
+        Raises:
+          UserError: the request does not fit the task.
+        """
+        engine, inputs, count, sample = self.prepare(task, prompts, **request)
+        return engine.start(inputs, count, sample, batch=batch)
+
+    def prepare(
         self,
         task: str,
         prompts: Sequence[str] = (),
@@ -125,9 +138,8 @@ class Generator:
         masks: np.ndarray | None = None,
         count: int = 1,
         sample: SampleSpec | None = None,
-        batch: int = DEFAULT_BATCH,
-    ) -> Sampling:
-        """An iterator over the steps of `generate`: frames as they come, and an end at any of them.
+    ) -> Prepared:
+        """What a request comes to before anything is sampled.
 
         Args:
           task: a name in `poet.tasks.registry.TASKS`.
@@ -152,7 +164,6 @@ class Generator:
           masks: bool [1 or n, T, H, W], the caller's own region for each clip instead.
           count: samples of each prompt (or clip), adjacent in the result.
           sample: default: that of the checkpoint; guidance has no effect on a task without text.
-          batch: samples together, unless SAMPLE.block and devices decide it; it changes no sample.
 
         Raises:
           UserError: the request does not fit the task.
@@ -186,7 +197,7 @@ class Generator:
             inputs["condition"] = {name: codes[index] for name, codes in found}
         if latents:
             inputs["known"] = engine.conditioning_codes(media)[index]
-        return engine.start(Inputs(**inputs), items * count, sample, batch=batch)
+        return Prepared(engine, Inputs(**inputs), items * count, sample)
 
     def tokens(
         self,
@@ -343,6 +354,15 @@ class Generator:
     def detokenize(self, task: str, tokens_NxS: np.ndarray) -> Sampled:
         """Decodes the output streams of whole sequences into media."""
         return self.engine(task).detokenize(tokens_NxS)
+
+
+class Prepared(NamedTuple):
+    """A request that can be sampled: `count` samples of `inputs` by an engine, with these settings."""
+
+    engine: Engine
+    inputs: Inputs
+    count: int
+    sample: SampleSpec
 
 
 class Seen(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -196,20 +196,25 @@ def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], Non
     Args:
       job: with its files, see `read`.
     """
-    request, task = job.request, job.task
-    sampled = generator.generate(
-        request.task,
-        job.texts,
-        negative_prompt=job.negative,
-        conditioning_frames=job.conditioning_frames,
-        region=request.region,
-        count=request.num,
-        sample=job.sample,
-        batch=request.batch,
-        on_progress=on_progress,
+    asked, batch = asked_of(job), job.request.batch
+    return shown(job, generator.generate(job.request.task, job.texts, batch=batch, on_progress=on_progress, **asked))
+
+
+def asked_of(job: Job) -> dict[str, Any]:
+    """What `Generator.prepare` takes of a job beside its task and texts."""
+    return {
+        "negative_prompt": job.negative,
+        "conditioning_frames": job.conditioning_frames,
+        "region": job.request.region,
+        "count": job.request.num,
+        "sample": job.sample,
         **job.given._asdict(),
-    )
-    index = places(len(request.clip), job.items, request.num)
+    }
+
+
+def shown(job: Job, sampled: Sampled) -> Sampled:
+    """What was sampled, with the media of its conditions."""
+    task, index = job.task, places(len(job.request.clip), job.items, job.request.num)
     if job.keeps_given:
         sampled["video"] = _kept(job, sampled["video"], index)
         sampled.codes = {}

@@ -66,7 +66,7 @@ class SamplingParams:
     All are scalars; temperature, top_p, guidance, top_k and min_p may be schedules [T] of T latent frames, float32.
 
     Attributes:
-      seed: uint32 scalar.
+      seed: uint32 scalar, or [B] where the rows are of several requests.
       temperature: >= 0; 0 is greedy.
       top_p: in (0, 1]; read only by a program with `Truncation.nucleus`.
       guidance: read only by a guided program.
@@ -103,17 +103,27 @@ class SamplingParams:
 
     def at(self, latents: np.ndarray, position: jax.Array | int) -> SamplingParams:
         """The parameters at a position, all scalars; `latents` int32 [S] has the latent frame of every position."""
-        leaves = (getattr(self, field.name) for field in dataclasses.fields(self))
-        if not any(map(jnp.ndim, leaves)):
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        schedules = {name: value for name, value in settings.items() if name != "seed" and jnp.ndim(value)}
+        if not schedules:
             return self
         latent = jnp.asarray(latents)[position]
-        return jax.tree.map(lambda x: x[latent] if jnp.ndim(x) else x, self)
+        return dataclasses.replace(self, **{name: value[latent] for name, value in schedules.items()})
 
 
 def row_keys(seed: jax.Array, rows_B: jax.Array) -> jax.Array:
-    """One key per row; `rows_B` are ids of samples within a request, not places in a batch."""
-    root = jax.random.key(seed, impl="threefry2x32")
+    """One key per row; `rows_B` are ids of samples within a request, not places in a batch.
+
+    `seed` is that of all rows, a scalar, or has one for each [B]: a row's key depends on its own alone.
+    """
+    if jnp.ndim(seed):
+        return jax.vmap(lambda seed, row: jax.random.fold_in(_root(seed), row))(seed, rows_B)
+    root = _root(seed)
     return jax.vmap(lambda row: jax.random.fold_in(root, row))(rows_B)
+
+
+def _root(seed: jax.Array) -> jax.Array:
+    return jax.random.key(seed, impl="threefry2x32")
 
 
 def factor_keys(keys_B: jax.Array, number: int) -> jax.Array:

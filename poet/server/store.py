@@ -40,7 +40,8 @@ _ID_BYTES = 16
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, object TEXT NOT NULL, owner TEXT NOT NULL,
-  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, company TEXT NOT NULL, once TEXT,
+  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, company TEXT NOT NULL,
+  samples INTEGER NOT NULL, once TEXT,
   digest TEXT NOT NULL, state TEXT NOT NULL, cancelling INTEGER NOT NULL DEFAULT 0, deleted INTEGER NOT NULL DEFAULT 0,
   deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, started REAL, finished REAL,
   error TEXT, result TEXT, size_bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (owner, once));
@@ -63,6 +64,7 @@ class Job:
       request: as JSON, checked and complete; files by their names in `inputs/`.
       seed: of its noise, fixed when the job was accepted.
       company: jobs of equal values may be sampled together; '' is none.
+      samples: places of a batch that it takes.
       once: the client's idempotency key, None without one; digest: of what was sent with it.
       cancelling: it runs, and shall stop.  deleted: its files and row go as soon as it has stopped.
       deaths: worker processes that ended while they had it.
@@ -78,6 +80,7 @@ class Job:
     request: Mapping[str, Any]
     seed: int
     company: str
+    samples: int
     once: str | None
     digest: str
     state: str
@@ -169,6 +172,7 @@ class Store:
         seed: int,
         owner: str = "",
         company: str = "",
+        samples: int = 1,
         once: str | None = None,
         digest: str = "",
         inputs: Mapping[str, Path] | None = None,
@@ -185,13 +189,26 @@ class Store:
                 return before
             job_id = new_id(object)
             self._link(job_id, inputs or {})
-            values = (job_id, object, owner, task, _json(request), seed, company, once, digest, QUEUED, self._now())
+            values = (
+                job_id,
+                object,
+                owner,
+                task,
+                _json(request),
+                seed,
+                company,
+                samples,
+                once,
+                digest,
+                QUEUED,
+                self._now(),
+            )
             with self._changes() as database:
                 # A deleted job gives its key free.
                 database.execute("UPDATE jobs SET once = NULL WHERE owner = ? AND once = ? AND deleted", (owner, once))
                 database.execute(
-                    "INSERT INTO jobs (id, object, owner, task, request, seed, company, once, digest, state, created) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO jobs (id, object, owner, task, request, seed, company, samples, once, digest, state, created) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     values,
                 )
             return self.get(job_id)
@@ -218,6 +235,11 @@ class Store:
             if value is not None:
                 where, values = f"{where} AND {name} = ?", [*values, value]
         return self._all(f"SELECT * FROM jobs WHERE {where} ORDER BY number", *values)
+
+    def queue(self, limit: int) -> list[Job]:
+        """The next jobs of the queue, in its order."""
+        sql = "SELECT * FROM jobs WHERE state = ? AND deleted = 0 ORDER BY number LIMIT ?"
+        return self._all(sql, QUEUED, limit)
 
     def page(
         self, owner: str, object: str | None, *, after: str = "", limit: int = 20, ascending: bool = False

@@ -1,0 +1,98 @@
+"""Requests that share a batch: each has the bytes that it has alone, whoever comes, goes, and when."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poet.sampling.engine import Inputs
+from poet.sampling.plans import Text
+from poet.sampling.together import Together
+from poet.spec import SampleSpec, UserError
+
+SAMPLE = SampleSpec(temperature=1.2, guidance=1.5, block=3)
+TASK = "text_to_video"
+
+
+@functools.cache
+def engine():
+    return tiny.generator(SAMPLE).engine(TASK, SAMPLE)
+
+
+@functools.cache
+def inputs(count: int, seed: int) -> Inputs:
+    return Inputs(text=Text(*tiny.texts(count, seed)))
+
+
+@functools.cache
+def alone(count: int, seed: int) -> np.ndarray:
+    """The samples of `poet generate`."""
+    return engine().sample(inputs(count, seed), count, SAMPLE.replace(seed=seed))
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(0, 3), st.booleans()), min_size=1, max_size=4
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(REQUESTS)
+def test_a_request_has_its_own_bytes_in_any_company(asked):
+    """(step at which it comes, samples, seed, whether it goes after its first step) of each request."""
+    batch, found, step = Together(engine(), SAMPLE), {}, 0
+    samplings, seen = {}, {}
+    while step < 4 or batch.names:
+        for name, (comes, count, seed, _) in enumerate(asked):
+            if comes == step:
+                samplings[name] = batch.add(name, engine().rows(inputs(count, seed), count), seed)
+        for name, progress, done in batch.step():
+            seen.setdefault(name, []).append(progress)
+            if asked[name][3] and not done:
+                batch.drop(name)
+            elif done:
+                found[name] = samplings[name].tokens
+        assert batch.filled <= batch.size
+        step += 1
+    kept = [name for name in range(len(asked)) if name in found]
+    assert {name for name, one in enumerate(asked) if not one[3]} <= set(kept)
+    for name in kept:
+        _, count, seed, _ = asked[name]
+        np.testing.assert_array_equal(found[name], alone(count, seed))
+        latents, waves = engine().plan.layout.loss_spans[0].segment.grid[0], count // 3 + (count % 3 > 0)
+        new = [high - low for low, high in (progress.latents for progress in seen[name])]
+        assert seen[name][-1].done == 1 and (count > 3 or sum(new) == latents * waves)
+
+
+def test_those_who_come_later_share_loops_once_they_have_caught_up():
+    batch, loops = Together(engine(), SAMPLE), engine().programs.loops
+    batch.add("first", engine().rows(inputs(1, 0), 1), 0)
+    batch.step()
+    batch.add("second", engine().rows(inputs(1, 1), 1), 1)
+    steps = 0
+    while batch.names:
+        batch.step()
+        steps += 1
+    assert steps == loops  # Apart they would take 2 * loops - 1.
+
+
+def test_frames_come_as_of_a_request_alone():
+    batch = Together(engine(), SAMPLE)
+    samplings = {n: batch.add(n, engine().rows(inputs(1, n), 1), n) for n in (0, 1)}
+    frames = {0: [], 1: []}
+    while batch.names:
+        for name, progress, _ in batch.step():
+            frames[name].append(samplings[name].frames(progress))
+    for name, parts in frames.items():
+        whole = engine().detokenize(alone(1, name)).video
+        np.testing.assert_array_equal(np.concatenate([p for p in parts if p is not None], axis=1), whole)
+
+
+def test_programs_of_any_size_are_refused():
+    free = SAMPLE.replace(block=0)
+    with pytest.raises(UserError, match="set SAMPLE.block"):
+        Together(tiny.generator(free).engine(TASK, free), free)
