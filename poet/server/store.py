@@ -189,28 +189,16 @@ class Store:
                 return before
             job_id = new_id(object)
             self._link(job_id, inputs or {})
-            values = (
-                job_id,
-                object,
-                owner,
-                task,
-                _json(request),
-                seed,
-                company,
-                samples,
-                once,
-                digest,
-                QUEUED,
-                self._now(),
-            )
+            values = {
+                **{"id": job_id, "object": object, "owner": owner, "task": task, "request": _json(request)},
+                **{"seed": seed, "company": company, "samples": samples, "once": once, "digest": digest},
+                **{"state": QUEUED, "created": self._now()},
+            }
+            names, marks = ", ".join(values), ", ".join("?" * len(values))
             with self._changes() as database:
                 # A deleted job gives its key free.
                 database.execute("UPDATE jobs SET once = NULL WHERE owner = ? AND once = ? AND deleted", (owner, once))
-                database.execute(
-                    "INSERT INTO jobs (id, object, owner, task, request, seed, company, samples, once, digest, state, created) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    values,
-                )
+                database.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", [*values.values()])
             return self.get(job_id)
 
     def _link(self, job_id: str, inputs: Mapping[str, Path]) -> None:
