@@ -14,7 +14,7 @@ from poet import conditioning, media
 from poet.evaluation.record import Media
 from poet.evaluation.report.tables import Row
 from poet.evaluation.resources import Resources
-from poet.sampling.generate import Sampled
+from poet.sampling.engine import Sampled
 from poet.store.raw import RawClip
 from poet.tasks.registry import Task
 

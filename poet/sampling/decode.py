@@ -25,6 +25,7 @@ from poet.distributed.mesh import BATCH_AXES
 from poet.models.cache import Places
 from poet.models.layers import constrain
 from poet.sampling import samplers
+from poet.sampling.engine import Prefills
 from poet.sampling.fronts import Front, Fronts
 from poet.sampling.plans import Plan, Step
 from poet.sampling.samplers import SamplingParams, Truncation
@@ -109,7 +110,7 @@ def advance(
         begin, updates = start + span.start, ()
         if place is None:
             pick = functools.partial(_pick, model, plan, params, span, keys_B, sampling_params)
-            updates = _no_updates(model, plan, span, len(rows_B))
+            updates = _no_updates(model, plan, span, rows_B.shape[0])
         else:
             pick = functools.partial(_look_up, forced_BxK, place - begin)
         order = plan.fronts(span) if place is None else None
@@ -284,9 +285,6 @@ class Decoder:
 class ModelPrograms:
     """`poet.sampling.engine.Programs` of a model in this process: a loop for each chunk of the plan.
 
-    What is given is prefilled sample by sample, and once for adjacent samples that are given the same: the program, and
-    so the bytes, are the same whoever else is sampled.
-
     Args:
       params: what `model.compute_params` gives.
       loop_params: `model.by_layer` of these; made if it is None.
@@ -296,7 +294,7 @@ class ModelPrograms:
     def __init__(self, decoder: Decoder, params: Any, text_width: int = 0, batch: int = 0, loop_params: Any = None):
         self.decoder, self.params, self.text_width, self.batch = decoder, params, text_width, batch
         self._loop_params = decoder.model.by_layer(params) if loop_params is None else loop_params
-        self._last: dict[bytes, State] = {}
+        self._prefills = Prefills(lambda *given: self.decoder.prefill(self.params, *given), decoder.plan.fan)
 
     @property
     def plan(self) -> Plan:
@@ -307,14 +305,7 @@ class ModelPrograms:
         return len(self.plan.chunks)
 
     def prefill(self, tokens_BxN: np.ndarray, *text: np.ndarray) -> State:
-        fan, states = self.plan.fan, []
-        for row in range(len(tokens_BxN)):
-            given = [tokens_BxN[row : row + 1], *(array[fan * row : fan * (row + 1)] for array in text)]
-            key = b"".join(np.ascontiguousarray(array).tobytes() for array in given)
-            if key not in self._last:
-                self._last = {key: self.decoder.prefill(self.params, *given)}
-            states.append(self._last[key])
-        return self.decoder.join(*states)
+        return self.decoder.join(*self._prefills(tokens_BxN, *text))
 
     def decode(
         self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray

@@ -113,19 +113,69 @@ class Codecs(Protocol):
         """Media of N samples, from all codes of the stream."""
 
 
-class Engine:
-    """Samples from programs of one plan.
+class Media:
+    """From media to codes and back, for one plan.
 
     Attributes:
       task: what messages call it.
-      plan: of the programs.
     """
 
-    def __init__(self, programs: Programs, codecs: Codecs, task: str):
-        self.programs, self.codecs, self.task = programs, codecs, task
-        self.plan = programs.plan
+    def __init__(self, plan: Plan, codecs: Codecs, task: str):
+        self.plan, self.codecs, self.task = plan, codecs, task
 
-    # ---------------------------------------------------------------------------------- sampling
+    def conditioning_codes(self, media: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Codes [N, K] that open the loss spans, in their order: of video first, then level by level of audio.
+
+        Args:
+          media: by medium, such as "video" uint8 [N, T, H, W, 3] and "audio" [N, F]; at least as long as what is
+            known of them.
+        """
+        wanted = [stream for stream, codes in self.plan.opening.items() if codes]
+        if not wanted:
+            raise UserError(f"task {self.task} was compiled without conditioning frames: drop them")
+        codes = {stream: self._tokenize(stream, media) for stream in wanted}
+        given.rows(codes)
+        return np.concatenate(list(codes.values()), axis=1)
+
+    def condition_codes(
+        self, media: Mapping[str, np.ndarray], cells: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Codes [N, n] of the streams that the task is conditioned on, by name in its layout.
+
+        Args:
+          media: by medium, those that the task takes; others are not read.
+          cells: bool [N, t, h, w], which latents of the video are given; None is all of them.
+        """
+        codes = {name: self._tokenize(name, media) for name in self.plan.condition}
+        if cells is None:
+            return codes
+        if not codes:
+            raise UserError(f"task {self.task} takes no clip: drop cells")
+        return {name: _hide(self.plan.layout, name, found, np.asarray(cells)) for name, found in codes.items()}
+
+    def _tokenize(self, stream: str, media: Mapping[str, np.ndarray]) -> np.ndarray:
+        medium = streams.in_layout(stream).medium
+        if media.get(medium) is None:
+            raise UserError(f"task {self.task} takes {medium} as its condition: pass {medium}")
+        return self.codecs.tokenize(stream, media[medium])
+
+    def detokenize(self, tokens_NxS: np.ndarray) -> Sampled:
+        """The media of the output streams of whole sequences."""
+        layout = self.plan.layout
+        codes = layout.parse(tokens_NxS)
+        names = layout.output_streams
+        drawn = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
+        drawn.findings = collapse.findings(layout, tokens_NxS)
+        drawn.codes = {name: codes[name] for name in names}
+        return drawn
+
+
+class Engine(Media):
+    """Samples from programs of one plan."""
+
+    def __init__(self, programs: Programs, codecs: Codecs, task: str):
+        super().__init__(programs.plan, codecs, task)
+        self.programs = programs
 
     def sample(
         self,
@@ -243,54 +293,6 @@ class Engine:
         states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
         return states.astype(np.float32), lengths.astype(np.int32)
 
-    # ------------------------------------------------------------------------------------- media
-
-    def conditioning_codes(self, media: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Codes [N, K] that open the loss spans, in their order: of video first, then level by level of audio.
-
-        Args:
-          media: by medium, such as "video" uint8 [N, T, H, W, 3] and "audio" [N, F]; at least as long as what is
-            known of them.
-        """
-        wanted = [stream for stream, codes in self.plan.opening.items() if codes]
-        if not wanted:
-            raise UserError(f"task {self.task} was compiled without conditioning frames: drop them")
-        codes = {stream: self._tokenize(stream, media) for stream in wanted}
-        given.rows(codes)
-        return np.concatenate(list(codes.values()), axis=1)
-
-    def condition_codes(
-        self, media: Mapping[str, np.ndarray], cells: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        """Codes [N, n] of the streams that the task is conditioned on, by name in its layout.
-
-        Args:
-          media: by medium, those that the task takes; others are not read.
-          cells: bool [N, t, h, w], which latents of the video are given; None is all of them.
-        """
-        codes = {name: self._tokenize(name, media) for name in self.plan.condition}
-        if cells is None:
-            return codes
-        if not codes:
-            raise UserError(f"task {self.task} takes no clip: drop cells")
-        return {name: _hide(self.plan.layout, name, found, np.asarray(cells)) for name, found in codes.items()}
-
-    def _tokenize(self, stream: str, media: Mapping[str, np.ndarray]) -> np.ndarray:
-        medium = streams.in_layout(stream).medium
-        if media.get(medium) is None:
-            raise UserError(f"task {self.task} takes {medium} as its condition: pass {medium}")
-        return self.codecs.tokenize(stream, media[medium])
-
-    def detokenize(self, tokens_NxS: np.ndarray) -> Sampled:
-        """The media of the output streams of whole sequences."""
-        layout = self.plan.layout
-        codes = layout.parse(tokens_NxS)
-        names = layout.output_streams
-        drawn = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
-        drawn.findings = collapse.findings(layout, tokens_NxS)
-        drawn.codes = {name: codes[name] for name in names}
-        return drawn
-
 
 def decode_batch(
     programs: Programs,
@@ -315,6 +317,30 @@ def decode_batch(
         tokens_BxQ = np.asarray(tokens)
         yield place, tokens_BxQ
         place += tokens_BxQ.shape[1]
+
+
+class Prefills:
+    """States of what is given, sample by sample, and once for adjacent samples that are given the same: the program,
+    and so the bytes, are the same whoever else is sampled.
+
+    Args:
+      run: (tokens [1, P], states and lengths of the `fan` rows of a sample, or nothing) -> state.
+    """
+
+    def __init__(self, run: Callable[..., Any], fan: int):
+        self._run, self._fan = run, fan
+        self._last: dict[bytes, Any] = {}
+
+    def __call__(self, tokens_BxP: np.ndarray, *text: np.ndarray) -> list[Any]:
+        states = []
+        for row in range(len(tokens_BxP)):
+            rows = slice(self._fan * row, self._fan * (row + 1))
+            given = [tokens_BxP[row : row + 1], *(array[rows] for array in text)]
+            key = b"".join(np.ascontiguousarray(array).tobytes() for array in given)
+            if key not in self._last:
+                self._last = {key: self._run(*given)}
+            states.append(self._last[key])
+        return states
 
 
 def sample_tokens(*batch: Any) -> np.ndarray:

@@ -15,9 +15,10 @@ from poet.media import watermark
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.sampling import upscaling
+from poet.sampling.base import block_of, places
 from poet.sampling.engine import Sampled
 from poet.sampling.files import Given, read_given, read_prompts
-from poet.sampling.generate import Generator, block_of, places
+from poet.sampling.generate import Generator
 from poet.sampling.plans import Plan
 from poet.sampling.progress import Progress
 from poet.sampling.requests import (

@@ -6,26 +6,18 @@ T frames, H height, W width.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from poet import media
+from poet.sampling.requests import is_box
 from poet.spec import ClipSpec, UserError
 
-_NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
-_BOX = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
-_BOXES = re.compile(rf"{_BOX}(?::{_BOX})?")
 FORMS = (
     "a picture or video (white is marked), a box x0,y0,x1,y1 in pixels of the clip, or two such boxes with a colon "
     "between them: where it is in the first and in the last frame"
 )
-
-
-def is_box(text: str) -> bool:
-    """Whether a mask is written as numbers, and is no file."""
-    return bool(_BOXES.fullmatch(text))
 
 
 def read_masks(texts: Sequence[str], clips: Sequence[str], clip: ClipSpec) -> np.ndarray:

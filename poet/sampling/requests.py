@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from poet import conditioning, streams
 from poet.sampling import fronts
-from poet.sampling.masks import is_box
 from poet.sampling.plans import DEFAULT_BATCH, Plan
 from poet.sampling.samplers import Truncation
 from poet.spec import ClipSpec, SampleSpec, Spec, UserError, near_names
@@ -20,6 +20,11 @@ from poet.tasks.layout import TEXT_STREAM, Layout
 from poet.tasks.registry import TASKS, Task
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import check_texts
+
+# A box of `poet.sampling.masks`, or one that moves.
+_NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
+_BOX = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
+_BOXES = re.compile(rf"{_BOX}(?::{_BOX})?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,11 @@ class Request(Spec):
         values = {field: getattr(self, field) for field in self.FILES if field != "upscale"}
         changed = {f: absolute(v) if isinstance(v, str) else tuple(map(absolute, v)) for f, v in values.items()}
         return self.replace(**changed)
+
+
+def is_box(text: str) -> bool:
+    """Whether a mask is written as numbers, and is no file."""
+    return bool(_BOXES.fullmatch(text))
 
 
 class Admitted(NamedTuple):

@@ -205,7 +205,7 @@ def _tokenizer_programs(
     wanted += [("tokenize", name) for name in (*plan.condition, *opened)]
     for what, name in wanted:
         stream = streams.in_layout(name)
-        shaped = generator.networks[stream.network], resolved.format, len(stream.ids(resolved.vocabulary)), batch
+        shaped = generator.networks[stream.network], resolved.format, len(stream.ids(resolved.vocabulary))
         if what == "detokenize":
             found, ends = stream.decoder(*shaped), ("codes", stream.medium)
         else:

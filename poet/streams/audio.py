@@ -97,11 +97,11 @@ class Sound(Stream):
         codes_NxLxF = network.encode(media[:, : fmt.clip.samples], levels=parts)
         return codes_NxLxF[:, :, : samples // network.spec.hop].reshape(len(media), -1)
 
-    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
-        return Traced(*network.traced_encoder(batch, parts), self.media_shape(network, fmt, latents), "int16")
+    def encoder(self, network: Any, fmt: Format, parts: int, latents: int | None = None) -> Traced:
+        return Traced(*network.traced_encoder(parts), self.media_shape(network, fmt, latents), "int16")
 
-    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
-        return Traced(*network.traced_decoder(batch, fmt.clip.samples), (parts, fmt.audio_frames), "int32")
+    def decoder(self, network: Any, fmt: Format, parts: int) -> Traced:
+        return Traced(*network.traced_decoder(fmt.clip.samples), (parts, fmt.audio_frames), "int32")
 
     def write(self, item: np.ndarray, target: Target) -> list[Path]:
         files = target.files(self.formats, self.formats)

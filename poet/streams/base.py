@@ -299,12 +299,12 @@ class Stream:
         """Media of N samples' codes by `network`: uint8 [N, T, H, W, 3], int16 [N, samples] or N texts."""
         return network.decode(codes_NxM.reshape(-1, *self.grid(fmt)))
 
-    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
-        """`encode` of `batch` samples, of media as short as `media_shape`."""
+    def encoder(self, network: Any, fmt: Format, parts: int, latents: int | None = None) -> Traced:
+        """`encode` of media as short as `media_shape`, of any number of samples."""
         raise NotImplementedError
 
-    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
-        """`detokenize` of `batch` samples, of codes in the shape that the network takes."""
+    def decoder(self, network: Any, fmt: Format, parts: int) -> Traced:
+        """`detokenize` of codes in the shape that the network takes, of any number of samples."""
         raise NotImplementedError
 
     def write(self, item: Any, target: Target) -> list[Path]:

@@ -58,10 +58,10 @@ class Visual(Stream):
         time, height, width = network.spec.factor
         return (1 + ((latents or every) - 1) * time, rows * height, columns * width, 3)
 
-    def encoder(self, network: Any, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+    def encoder(self, network: Any, fmt: Format, parts: int, latents: int | None = None) -> Traced:
         return Traced(*network.traced("encoder"), self.media_shape(network, fmt, latents), "uint8")
 
-    def decoder(self, network: Any, fmt: Format, parts: int, batch: int) -> Traced:
+    def decoder(self, network: Any, fmt: Format, parts: int) -> Traced:
         return Traced(*network.traced("decoder"), self.grid(fmt), "int32")
 
     def write(self, item: np.ndarray, target: Target) -> list[Path]:

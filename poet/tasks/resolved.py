@@ -9,6 +9,7 @@ import dataclasses
 import fractions
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from poet import streams
@@ -217,6 +218,12 @@ class Resolved:
         if task not in self._layouts:
             self._layouts[task] = task_layout(task, self.format, self.vocabulary)
         return self._layouts[task]
+
+    def with_layouts(self, layouts: Mapping[Task, Layout]) -> Resolved:
+        """The same with layouts as they were recorded, whatever this version would lay out."""
+        found = Resolved(self.spec)
+        found._layouts.update(layouts)
+        return found
 
     def conditioning_range(self, task: Task) -> tuple[int, int]:
         """Fewest and most latent frames that open the output as given.

@@ -13,8 +13,8 @@ from poet import media
 from poet.sampling import command, jobs
 from poet.sampling import generate as generation
 from poet.sampling.engine import Engine, Sampled
-from poet.sampling.generate import Text
 from poet.sampling.outputs import write_outputs
+from poet.sampling.plans import Text
 from poet.sampling.requests import Request, check_request
 from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task

@@ -10,7 +10,8 @@ import tiny
 
 from poet import streams
 from poet.sampling import command, engine, files
-from poet.sampling.generate import Generator, Text
+from poet.sampling.generate import Generator
+from poet.sampling.plans import Text
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
 from poet.tasks import given

@@ -12,8 +12,9 @@ import tiny
 from poet import conditioning, media, streams
 from poet.conditioning import Choice, regions, structure
 from poet.sampling import command, jobs, requests
+from poet.sampling.engine import Sampled
 from poet.sampling.frozen import FrozenNetworks
-from poet.sampling.generate import Generator, Sampled
+from poet.sampling.generate import Generator
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task

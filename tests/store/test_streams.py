@@ -88,10 +88,10 @@ class Brightness(Stream):
     def record(self, item: np.ndarray) -> dict[str, Any]:
         return {"brightest": int(item.max())}
 
-    def encoder(self, network: Meter, fmt: Format, parts: int, batch: int, latents: int | None = None) -> Traced:
+    def encoder(self, network: Meter, fmt: Format, parts: int, latents: int | None = None) -> Traced:
         return Traced(lambda table, greys: table["levels"][greys], {"levels": TABLE}, (fmt.video[0],), "int32")
 
-    def decoder(self, network: Meter, fmt: Format, parts: int, batch: int) -> Traced:
+    def decoder(self, network: Meter, fmt: Format, parts: int) -> Traced:
         return Traced(lambda table, codes: table["greys"][codes], {"greys": GREYS}, (fmt.video[0],), "int32")
 
 

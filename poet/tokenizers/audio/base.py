@@ -141,22 +141,27 @@ class AudioTokenizer(frozen.FrozenTokenizer):
         sounds = self._run(_decoder(self.spec), ids, (ids.shape[2] * hop,), np.int16)
         return sounds[:, :samples]
 
-    def traced_encoder(self, batch: int, levels: int) -> tuple[Callable[[Tree, jax.Array], jax.Array], Tree]:
-        """`encode` of int16 (batch, whole frames) as a pure function of weights and sounds, and those weights."""
-        switch = self.switch(batch)
-        run = lambda params, wave: encode_chunk(self.spec, levels, params, wave, switch, None)[0]  # noqa: E731
+    def traced_encoder(self, levels: int) -> tuple[Callable[[Tree, jax.Array], jax.Array], Tree]:
+        """`encode` of int16 (B, whole frames) as a pure function of weights and sounds, and those weights."""
+
+        def run(params: Tree, wave_BxS: jax.Array) -> jax.Array:
+            return encode_chunk(self.spec, levels, params, wave_BxS, self._traced_switch(wave_BxS), None)[0]
+
         return run, self._read_by("encoder")
 
-    def traced_decoder(self, batch: int, samples: int) -> tuple[Callable[[Tree, jax.Array], jax.Array], Tree]:
-        """`decode` of int32 (batch, L, F) as a pure function of weights and codes, and those weights."""
-        switch = self.switch(batch)
+    def traced_decoder(self, samples: int) -> tuple[Callable[[Tree, jax.Array], jax.Array], Tree]:
+        """`decode` of int32 (B, L, F) as a pure function of weights and codes, and those weights."""
 
         def run(params: Tree, ids_BxLxF: jax.Array) -> jax.Array:
             if samples > ids_BxLxF.shape[2] * self.spec.hop:
                 ids_BxLxF = jnp.concatenate([ids_BxLxF, ids_BxLxF[:, :, -1:]], axis=2)
-            return decode_chunk(self.spec, params, ids_BxLxF, switch, None)[0][:, :samples]
+            return decode_chunk(self.spec, params, ids_BxLxF, self._traced_switch(ids_BxLxF), None)[0][:, :samples]
 
         return run, self._read_by("decoder")
+
+    def _traced_switch(self, batch: jax.Array) -> jax.Array | None:
+        """`switch` for the rows of a traced batch, whose number need not be known."""
+        return jnp.full(batch.shape[0], self.denoise, jnp.int32) if self.spec.denoise else None
 
     def _read_by(self, part: str) -> Tree:
         return {name: self.params[name] for name in (part, CODEBOOKS, "film") if name in self.params}
