@@ -57,17 +57,26 @@ def inverse_depth(path: str, video_TxHxWx3: np.ndarray) -> np.ndarray:
     return _resized(_checked(path, found, 1).transpose(0, 2, 3, 1), *video_TxHxWx3.shape[1:3])[..., 0]
 
 
-@functools.lru_cache(maxsize=4)
-def _session(path: str, images: int) -> Any:
+def open_session(network: str | bytes, name: str) -> Any:
+    """An onnxruntime session on the CPU, of a file or of a serialized network; `name` is what errors call it.
+
+    Raises:
+      UserError: onnxruntime is not installed, or it is no network that can be run.
+    """
     try:
         import onnxruntime
     except ImportError:
-        raise UserError(f"the network {path} needs onnxruntime: {INSTALL}") from None
-    file_hash(path)
+        raise UserError(f"the network {name} needs onnxruntime: {INSTALL}") from None
     try:
-        session = onnxruntime.InferenceSession(str(pathlib.Path(path).expanduser()), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
     except Exception as error:  # The library raises several kinds, all of them its own.
-        raise UserError(f"{path} is not an ONNX network that can be run: {error}") from None
+        raise UserError(f"{name} is not an ONNX network that can be run: {error}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _session(path: str, images: int) -> Any:
+    file_hash(path)
+    session = open_session(str(pathlib.Path(path).expanduser()), path)
     inputs = [(i.name, i.shape) for i in session.get_inputs()]
     fit = all(len(shape) == 4 and shape[1] in (3, None) or isinstance(shape[1], str) for _, shape in inputs)
     if len(inputs) != images or not fit:

@@ -14,6 +14,8 @@ RESAMPLES = 1000
 # Of what takes a whole computation for each.
 FEW_RESAMPLES = 200
 LEVEL = 0.95
+# Deviations of a normal distribution to either side that hold LEVEL of it.
+NORMAL = 1.959964
 SEED = 0
 
 
@@ -33,7 +35,7 @@ def ratio_interval(
     sums_N, counts_N = sums_N[counted], counts_N[counted]
     times_RxN = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), resamples)
     ratios_R = (times_RxN @ sums_N) / (times_RxN @ counts_N)
-    return _bounds(ratios_R, level)
+    return bounds(ratios_R, level)
 
 
 def resampled(
@@ -50,10 +52,11 @@ def resampled(
     weights_G = there_G / there
     times_RxG = np.random.default_rng(seed).multinomial(there, weights_G, FEW_RESAMPLES)
     found = [x for times_G in times_RxG if (x := value(times_G)) is not None]
-    return _bounds(found, level) if found else None
+    return bounds(found, level) if found else None
 
 
-def _bounds(values_R: ArrayLike, level: float) -> tuple[float, float]:
+def bounds(values_R: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of resamples."""
     low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

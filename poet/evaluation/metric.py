@@ -1,8 +1,9 @@
 """The interface of metrics, their mergeable sums, and the one pass that feeds them with examples.
 
 A metric is a `Metric` that a file of `poet.evaluation.metrics` hands to `register`.  It measures a batch: the sums
-and counts of its examples (`Values`), or sums that are all that it needs of them (`Sums`).  Either merges with
-that of other batches, in any order and by any shards, into the same bits.
+and counts of its examples (`Values`), sums that are all that it needs of them (`Sums`), or vectors that it compares
+(`poet.evaluation.samples.Samples`).  Each merges with that of other batches, in any order and by any shards, into the
+same bits.
 
 Shape suffixes: N examples, G groups of dependent examples, F folds.
 """
@@ -13,7 +14,7 @@ import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Summary:
       error: standard error over groups.
       low, high: bounds of `intervals.LEVEL` of the bootstrap resamples of the groups.
       n: examples that count.
+      why: the reason that there is no value, where a metric refuses to give one.
     """
 
     value: float | None
@@ -42,6 +44,17 @@ class Summary:
     low: float | None = None
     high: float | None = None
     n: int = 0
+    why: str = ""
+
+
+class State(Protocol):
+    """What a metric keeps of the examples that it measured."""
+
+    def merge(self, other: Any) -> Any:
+        """Both, whatever the order."""
+
+    def summary(self, finish: Any) -> Summary:
+        """The number, by the metric's `finish`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,8 +200,10 @@ class Metric:
       better: whether more or less is better, or neither.
       tables: the tables (of `poet eval`, `poet tokenizer-eval`) that it is a column of.
       needs: fields of the batches that it measures; where a batch lacks one, its value is None.
-      measure: the values or the sums of a batch.  Metrics with the same function share its result.
-      finish: value of `Values` -> the metric (identity by default), or totals of `Sums` -> the metric.
+      measure: the values, the sums or the samples (`poet.evaluation.samples`) of a batch.  Metrics with the same
+        function share its result.
+      finish: value of `Values` -> the metric (identity by default), totals of `Sums` -> the metric, or both sets of
+        `Samples` -> the summary.
       beside: parts of the summary in a row beside the value.
       note: what it is, for readers of a table.
       package, install: what must be installed, and how; '' for nothing.
@@ -200,8 +215,8 @@ class Metric:
     better: Literal["more", "less", "neither"]
     tables: tuple[str, ...]
     needs: tuple[str, ...]
-    measure: Callable[[Batch], Values | Sums]
-    finish: Callable[[Any], float | None] | None = None
+    measure: Callable[[Batch], State]
+    finish: Callable[..., Any] | None = None
     beside: tuple[str, ...] = ("error", "low", "high")
     note: str = ""
     package: str = ""
@@ -243,7 +258,7 @@ class Measured:
     """A metric and what it found; None where no batch had what it needs."""
 
     metric: Metric
-    state: Values | Sums | None
+    state: State | None
 
     @functools.cached_property
     def summary(self) -> Summary:
@@ -260,7 +275,7 @@ def walk(steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric]) -> dic
     Args:
       steps: row -> its batch; a row that a step leaves out has no example there.
     """
-    states: dict[Any, dict[Any, Values | Sums]] = {}
+    states: dict[Any, dict[Any, State]] = {}
     for step in steps:
         for row, batch in step.items():
             kept = states.setdefault(row, {})

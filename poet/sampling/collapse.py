@@ -28,13 +28,13 @@ def findings(layout: Layout, tokens_NxS: np.ndarray) -> list[list[str]]:
     for name, segment in first.items():
         if segment.padding is not None:
             continue
-        look = _sound if segment.time is not None or segment.ids.table == "audio" else _pictures
+        look = _sound if segment.time is not None or segment.ids.table == "audio" else pictures
         for words, codes_M in zip(found, codes[name]):
             words += [f"{name}: {word}" for word in look(codes_M[: segment.length].reshape(segment.grid))]
     return found
 
 
-def _pictures(codes_txhxw: np.ndarray) -> list[str]:
+def pictures(codes_txhxw: np.ndarray) -> list[str]:
     """Frozen to the end over at least two latent frames (one of two), or tiled."""
     same_T = np.mean(codes_txhxw[1:] == codes_txhxw[:-1], axis=(1, 2)) >= AGREE
     moving = np.flatnonzero(~same_T)

