@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from poet.cli import command
 
 if TYPE_CHECKING:
     from poet.films.studio import Studio
+    from poet.runs.run import Run
     from poet.sampling.record import Replay
+    from poet.tasks.resolved import Resolved
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,13 @@ def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studi
     has_audio = args.sound if sound is None else sound
     ways = {"has_audio": has_audio, "recode": args.recode, "sink": args.sink, "context": args.context}
     return _quietly(Studio(*command.open_checkpoint(args, settings), settings, ways))
+
+
+def studio_of(run: Run, resolved: Resolved, settings: Sequence[str], ways: Mapping[str, Any]) -> Studio:
+    """The studio of an open checkpoint, as `Studio` takes it."""
+    from poet.films.studio import Studio
+
+    return _quietly(Studio(run, resolved, settings, ways))
 
 
 def make(studio: Studio, kind: str, request: Mapping[str, Any], out: str) -> None:

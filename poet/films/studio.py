@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from poet import media
-from poet.films import chain, edit, long, scenes
+from poet.films import chain, dubbing, edit, long, scenes
 from poet.films.sampler import FilmSampler
 from poet.films.storyboard import Storyboard
 from poet.media import watermark
@@ -26,6 +26,8 @@ from poet.tasks.resolved import Resolved
 
 # Fields of requests, wherever they stand in them, that name files.
 _FILES = ("opening", "frame", "clip", "given")
+# Of `KINDS`: a film that gets a sound.
+DUB = "dub"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Studio:
 
     def recorded(self, kind: str, request: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> list[Path]:
         """Writes the record of a film that was made of a request; `files` and the record."""
+        unmarked = watermark.NO_PICTURE if kind == DUB else ""
         request, inputs = _absolute(json.loads(json.dumps(request))), []
         request = _changed(request, lambda path: inputs.append(path) or path)
         used, sample, clip = self.sampler.generator.networks.used, self.sample, self.resolved.spec.clip
@@ -89,7 +92,7 @@ class Studio:
             "request": request,
             "ways": dict(self.ways),
             **record.made_with(sample, self.run, used, record.hashes(inputs), self.settings),
-            "watermark": str(watermark.Marker.of_size(clip.height, clip.width, sample.unmarked)),
+            "watermark": str(watermark.Marker.of_size(clip.height, clip.width, unmarked or sample.unmarked)),
             "files": {path.relative_to(folder).as_posix(): record.digest(path) for path in files},
         }
         media.write_text(folder / record.NAME, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -145,9 +148,16 @@ def _edited(studio: Studio, request: Mapping[str, Any], folder: Path) -> list[Pa
     return edit.Session.remade(folder, studio.sampler, request, **fixed).write()
 
 
+def _dub(studio: Studio, request: Mapping[str, Any], folder: Path) -> list[Path]:
+    """A film of the user's with a sound."""
+    wanted = dubbing.Dub(**request)
+    return dubbing.make(studio.sampler, wanted, folder, made_by=studio.made_by, sample=studio.sample)
+
+
 KINDS: dict[str, Callable[[Studio, Mapping[str, Any], Path], list[Path]]] = {
     "long": _long,
     "storyboard": _storyboard,
     "chain": _chain,
     "edit": _edited,
+    DUB: _dub,
 }

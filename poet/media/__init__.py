@@ -18,14 +18,13 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from poet.media.dubbing import dub, dub_whole, mux_sound
 from poet.media.files import MediaError, PathLike, replacing, stated_seconds, write_text
 from poet.media.film import Film, Frame, open_film
 from poet.media.sound import Sound, Track, read_runs, read_sound, read_track, to_int16
 from poet.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES, picture_suffixes
 from poet.media.writing import (
-    dub,
     frame_strip,
-    mux_sound,
     read_comment,
     write_apng,
     write_gif,
@@ -45,6 +44,7 @@ __all__ = [
     "Track",
     "VIDEO_SUFFIXES",
     "dub",
+    "dub_whole",
     "frame_strip",
     "mux_sound",
     "picture_suffixes",

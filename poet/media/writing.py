@@ -6,7 +6,6 @@ Video is uint8 RGB (T, H, W, 3), audio mono int16 (S,) or floats in [-1, 1].
 from __future__ import annotations
 
 import fractions
-import logging
 import os
 import pathlib
 import struct
@@ -18,12 +17,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from poet.media.colour import tag, to_yuv420p
-from poet.media.files import MediaError, PathLike, open_media, replacing
-from poet.media.film import choose
+from poet.media.files import PathLike, open_media, replacing
 from poet.media.sound import to_int16
 from poet.spec import UserError
-
-_LOG = logging.getLogger(__name__)
 
 # x264's constant rate factor: 18 is held to be visually lossless, so 16 leaves a margin.
 H264_CRF = 16
@@ -198,72 +194,3 @@ def read_comment(path: PathLike) -> str:
     with open_media(path) as container:
         found = {name.lower(): value for name, value in container.metadata.items()}
     return found.get("comment", "")
-
-
-def mux_sound(source: PathLike, path: PathLike, audio_S: np.ndarray, sample_rate_hz: int, comment: str = "") -> None:
-    """Writes the film of a file with another sound: its coded frames as they are, the sound beside them as AAC.
-
-    Args:
-        path: an mp4 or a mkv: its suffix says which.
-        audio_S: begins with the first frame.
-
-    Raises:
-        MediaError: no video in it, or the container does not take its codec.
-    """
-    format = {".mp4": "mp4", ".mkv": "matroska"}[os.path.splitext(path)[1]]
-    with open_media(source) as film, replacing(path) as file:
-        taken = choose(source, film)
-        with av.open(os.fspath(file), "w", format=format) as container:
-            if comment:
-                container.metadata["comment"] = comment
-            try:
-                copy = container.add_stream_from_template(taken)
-                sound = add_sound(container, sample_rate_hz)
-                for packet in _timed([packet for packet in film.demux(taken) if packet.size]):
-                    packet.stream = copy
-                    container.mux(packet)
-            except (av.error.FFmpegError, ValueError) as error:
-                reason = f"its {taken.codec_context.name} cannot be copied into {format}: {error}"
-                raise MediaError(source, reason) from None
-            _encode_sound(container, sound, audio_S, sample_rate_hz)
-
-
-def _timed(packets: list[av.Packet]) -> list[av.Packet]:
-    """Coded frames with the first one at time 0; when each is decoded follows from when they are shown.
-
-    Raises ValueError where a frame has no time.
-    """
-    displayed = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-    if not packets or None in displayed:
-        raise ValueError("its frames have no times")
-    ordered = sorted(displayed)
-    late = max(due - at for due, at in zip(ordered, displayed))
-    for packet, at, due in zip(packets, displayed, ordered):
-        packet.pts, packet.dts = at - ordered[0], due - ordered[0] - late
-    return packets
-
-
-def dub(
-    original: PathLike,
-    path: pathlib.Path,
-    video_TxHxWx3: np.ndarray,
-    rate_hz: float,
-    audio_S: np.ndarray,
-    sample_rate_hz: int,
-    comment: str = "",
-) -> pathlib.Path:
-    """A film with the frames of a file as they are coded, and another sound; the file that was written.
-
-    It is `path`, an mp4; a mkv where mp4 does not take the codec; a film of `video_TxHxWx3` where neither does, such as
-    for a gif.
-    """
-    for file in (path, path.with_suffix(".mkv")):
-        try:
-            mux_sound(original, file, audio_S, sample_rate_hz, comment)
-        except MediaError as error:
-            reason = error.reason
-        else:
-            return file
-    _LOG.warning("%s: its frames are encoded again: %s", original, reason)
-    write_mp4(path, video_TxHxWx3, rate_hz, audio_S, sample_rate_hz, comment)
-    return path

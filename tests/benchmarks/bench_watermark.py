@@ -1,10 +1,13 @@
 """What the watermark costs and outlives, and how often it is found where it is not.
 
-    python tests/benchmarks/bench_watermark.py --size=128 --size=256 --clean=DIR/arenas_av/1.0.0 --write
+    python data/open_clips/build.py --data_dir=DIR --size=256 --garment_clips=0
+    python tests/benchmarks/bench_watermark.py --size=128 --size=256 --clean=DIR/arenas_av/1.0.0 \
+        --marked=DIR/arenas_av/1.0.0:test --marked=DIR/open_clips/1.0.0:train --write
 
-Marked are the clips of `poet tokenizer-eval`'s sets natural and atari, and, with --clean, the first ones of those; of
-these (each split of every TFDS data set or folder of clips) all are read for a mark that they do not carry, as are the
-unmarked clips of the sets.  Beside it, where the package invisible-watermark is installed (pip install --no-deps
+The settings of the watermark were chosen on excerpts of the set natural and on the first games of the set atari
+(`CALIBRATED`).  Marked here are others alone: clips of the other games, and of each --marked split of a TFDS data set
+or a folder of clips, evenly spaced, scaled to the size.  All of these, unmarked, and all clips of --clean are read for a
+mark that they do not carry.  Beside it, where the package invisible-watermark is installed (pip install --no-deps
 invisible-watermark==0.2.0): RivaGAN (MIT), of twice its strength, as its ONNX files give it at a height of 128 pixels.
 --write puts the tables into poet/sampling/README.md.
 """
@@ -28,7 +31,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from poet import media
-from poet.evaluation.sets import clips as clip_sets
+from poet.evaluation.gallery.clips import spaced
+from poet.evaluation.sets import atari
 from poet.media import watermark
 from poet.spec import ClipSpec
 from poet.store.raw import usable
@@ -37,6 +41,8 @@ from poet.store.sources import open_source
 README = Path(__file__).resolve().parents[2] / "poet" / "sampling" / "README.md"
 BEGIN, END = "<!-- watermark: begin -->", "<!-- watermark: end -->"
 SPLITS = ("train", "validation", "test")
+# Games, the first of `atari.GAMES`, on which settings were chosen.
+CALIBRATED = 3
 
 
 class Mark(Protocol):
@@ -216,6 +222,18 @@ def false_alarms(clips: Iterable[np.ndarray]) -> str:
     )
 
 
+def marked_sets(places: Sequence[str], count: int, size: int) -> dict[str, list[np.ndarray]]:
+    """Clips to mark, by the name of their set: `count` of each, size x size pixels."""
+    clip = ClipSpec(height=size, width=size)
+    found = {"atari": list(atari.render(clip, count, atari.GAMES[CALIBRATED:]))}
+    for place in places:
+        path, _, split = place.partition(":")
+        source = open_source(path, split or "test", clip)
+        videos = [raw.video for raw in spaced(source, count)]
+        found[Path(path).parent.name] = [v if v.shape[1:3] == (size, size) else resized(v, size, size) for v in videos]
+    return {f"{name} {size}": videos for name, videos in found.items()}
+
+
 def read(paths: Sequence[str], clip: ClipSpec) -> Iterable[np.ndarray]:
     """All clips of data sets, as large as they are stored or `clip` says."""
     for path, split in itertools.product(paths, SPLITS):
@@ -227,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, action="append", default=[], help="side of marked clips (repeatable)")
     parser.add_argument("--clips", type=int, default=8, help="to mark, of each set")
+    parser.add_argument("--marked", action="append", default=[], metavar="FOLDER:SPLIT", help="to mark (repeatable)")
     parser.add_argument("--peer_clips", type=int, default=2, help="to mark by the peer, of each set of 128 pixels")
     parser.add_argument("--clean", action="append", default=[], metavar="FOLDER", help="a data set (repeatable)")
     parser.add_argument("--clean_clips", type=int, default=1200, help="at most so many of those")
@@ -234,13 +253,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     package = importlib.util.find_spec("imwatermark")
-    sets, clean = {}, []
-    for size in args.size or [128]:
-        clip = ClipSpec(height=size, width=size)
-        found = {name: list(clip_sets.open_set(name, clip, args.clips)) for name in ("natural", "atari")}
-        found |= {"arenas": list(itertools.islice(read(args.clean, clip), args.clips))} if args.clean else {}
-        sets |= {f"{name} {size}": clips for name, clips in found.items()}
-        clean += itertools.chain.from_iterable(found.values())
+    sets = {name: v for size in args.size or [128] for name, v in marked_sets(args.marked, args.clips, size).items()}
+    clean = itertools.chain.from_iterable(sets.values())
     table = survival(sets, RivaGan(Path(package.origin).parent) if package else None, args.peer_clips)
     small = ClipSpec(height=args.clean_size, width=args.clean_size)
     text = "\n".join(

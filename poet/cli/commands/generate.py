@@ -26,6 +26,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     command.out_argument(parser, required=False)
     _text_arguments(parser)
     _clip_arguments(parser)
+    _whole_argument(parser)
     _region_arguments(parser)
     _output_arguments(parser)
     _job_arguments(parser)
@@ -75,6 +76,15 @@ def _clip_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="depth of --clip for stylization (repeatable): a video or picture in which near is bright",
+    )
+
+
+def _whole_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="video_to_audio: a sound for all of --clip, a film of any length, whose coded frames are copied; --out is "
+        "then the folder of a film, where an interrupted run goes on (default: the first seconds, a clip of the run)",
     )
 
 
@@ -161,6 +171,8 @@ def _run(args: argparse.Namespace) -> int | None:
     request = _request(args)
     settings = command.generation_bindings(args)
     checkpoint, resolved = command.open_checkpoint(args, settings)
+    if args.whole:
+        return _whole(args, request, resolved, checkpoint, settings)
     return (_batch if args.requests else _single)(args, request, resolved, checkpoint, settings)
 
 
@@ -187,6 +199,25 @@ def _single(
     with _claim(args, request, checkpoint) as output:
         written = generation.finished(lambda: generation.run(request, resolved, checkpoint, output.folder, settings))
     return _printed(output, *written)
+
+
+# What may be given beside --whole; sampling and settings aside.
+_WITH_WHOLE = {"named", "task", "clip", "batch"}
+
+
+def _whole(
+    args: argparse.Namespace, request: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str]
+) -> None:
+    from poet.films.dubbing import TASK
+    from poet.films.studio import DUB
+
+    if request.task != TASK or len(request.clip) != 1:
+        raise UserError(f"--whole is for the task {TASK} and one film: `poet generate {TASK} --whole --clip=FILE`")
+    others = {field.name for field in dataclasses.fields(request)} | {"requests", "dry_run", "overwrite"}
+    for name in sorted(_given(args) & others - _WITH_WHOLE):
+        raise UserError(f"--whole makes one sound for one film: drop --{name}")
+    studio = films.studio_of(checkpoint, resolved, settings, {"has_audio": True})
+    films.make(studio, DUB, {"clip": request.clip[0], "seed": studio.sample.seed}, args.out)
 
 
 def _claim(args: argparse.Namespace, request: Request, checkpoint: Run) -> outputs.Output:
