@@ -10,5 +10,5 @@ import functools
 
 import jax
 
-OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)

@@ -7,7 +7,8 @@ It writes into `expected/`
     <machine>.json        stores, losses, parameters, samples, exports and scores, for this kind of machine and
                           these versions of libraries: one file for each
 
-`--compare` writes nothing and prints what differs from what is recorded; `--few` keeps to three tasks.
+`--compare` writes nothing and prints what differs from what is recorded; `--few` keeps to three tasks, `--integers`
+to what is the same on any machine.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = Path(__file__).resolve().parent / "expected"
+# What is measured: integers of every task, results of three tasks, results of every task.
+PARTS = ("anywhere", "few", "all")
 # They may change the last bit of a result.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow", "av", "opencv-python-headless")
 # One thread and one device: sums have one order.  Programs that run a few times are not worth optimising.
@@ -67,14 +71,15 @@ def prepare() -> None:
     sys.path.insert(0, str(ROOT))
 
 
-def measure(few: bool) -> dict[str, Any]:
-    """{'anywhere': ..., 'few': ...} and, unless `few`, 'all'."""
+def measure(parts: Sequence[str]) -> dict[str, Any]:
+    """Part -> what was found, of `PARTS`."""
     import world
 
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        found = {"anywhere": world.anywhere(base), "few": world.here(base / "few", world.FEW)}
-        return found if few else found | {"all": world.here(base / "all", world.ALL)}
+        found = {"anywhere": world.anywhere(base)} if "anywhere" in parts else {}
+        tasks = {"few": world.FEW, "all": world.ALL}
+        return found | {part: world.here(base / part, tasks[part]) for part in parts if part in tasks}
 
 
 def recorded(machine: dict[str, Any]) -> dict[str, Any]:
@@ -96,11 +101,14 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="write nothing, print what differs")
-    parser.add_argument("--few", action="store_true", help="three tasks alone")
+    parser.add_argument("--few", action="store_const", dest="parts", const=PARTS[:2], help="three tasks alone")
+    parser.add_argument(
+        "--integers", action="store_const", dest="parts", const=PARTS[:1], help="layouts and batches alone"
+    )
     parser.add_argument("--out", default="", metavar="FILE", help="write all that was measured to this file instead")
     args = parser.parse_args()
     prepare()
-    found, machine = measure(args.few), key()
+    found, machine = measure(args.parts or PARTS), key()
     if args.out:
         _write(Path(args.out), found)
     elif args.compare:

@@ -25,6 +25,11 @@ def measured(tmp_path_factory, *flags: str) -> dict:
 
 
 @pytest.fixture(scope="module")
+def integers(tmp_path_factory) -> dict:
+    return measured(tmp_path_factory, "--integers")
+
+
+@pytest.fixture(scope="module")
 def few(tmp_path_factory) -> dict:
     return measured(tmp_path_factory, "--few")
 
@@ -47,22 +52,25 @@ def compare(before: dict, found: dict, size: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["layouts", "batches"])
-def test_integers_are_those_recorded_on_any_machine(before, few, part):
-    compare(before, few, "anywhere", part)
+def test_integers_are_those_recorded_on_any_machine(before, integers, part):
+    compare(before, integers, "anywhere", part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", FLOATS)
 def test_three_tasks_give_what_was_recorded(before, few, part):
     compare(before, few, "few", part)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("part", FLOATS)
 def test_every_task_gives_what_was_recorded(before, everything, part):
     compare(before, everything, "all", part)
 
 
+@pytest.mark.slow
 def test_exports_sample_the_tokens_that_the_process_does(few):
     for task, exported in few["few"]["exports"].items():
         sampled = few["few"]["samples"][task]

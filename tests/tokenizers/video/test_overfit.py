@@ -83,6 +83,7 @@ def unmoved(start: Tree, end: Tree) -> list[str]:
     return [jax.tree_util.keystr(path) for (path, a), b in pairs if np.array_equal(a, b)]
 
 
+@pytest.mark.slow
 def test_network_alone_learns_a_clip(initial: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder gets the latents as they are."""
     ids_of = lfq.quantize
