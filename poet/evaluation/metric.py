@@ -269,23 +269,31 @@ class Measured:
 Found = Mapping[str, Measured]
 
 
-def walk(steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric]) -> dict[Any, Found]:
+def walk(
+    steps: Iterable[Mapping[Any, Batch]], metrics: Sequence[Metric] | Mapping[Any, Sequence[Metric]]
+) -> dict[Any, Found]:
     """The results of each metric for each row of a table, from one pass over the examples.
 
     Args:
       steps: row -> its batch; a row that a step leaves out has no example there.
+      metrics: of every row, or row -> its own.
     """
     states: dict[Any, dict[Any, State]] = {}
     for step in steps:
         for row, batch in step.items():
-            kept = states.setdefault(row, {})
-            measures = dict.fromkeys(m.measure for m in metrics if all(need in batch for need in m.needs))
+            kept, chosen = states.setdefault(row, {}), _of_row(metrics, row)
+            measures = dict.fromkeys(m.measure for m in chosen if all(need in batch for need in m.needs))
             for measure in measures:
                 found = measure(batch)
                 kept[measure] = kept[measure].merge(found) if measure in kept else found
     return {
-        row: {m.name: Measured(metric=m, state=kept.get(m.measure)) for m in metrics} for row, kept in states.items()
+        row: {m.name: Measured(metric=m, state=kept.get(m.measure)) for m in _of_row(metrics, row)}
+        for row, kept in states.items()
     }
+
+
+def _of_row(metrics: Sequence[Metric] | Mapping[Any, Sequence[Metric]], row: Any) -> Sequence[Metric]:
+    return metrics[row] if isinstance(metrics, Mapping) else metrics
 
 
 def measure(batch: Batch, metrics: Sequence[Metric]) -> Found:

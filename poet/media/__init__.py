@@ -112,11 +112,17 @@ def read_clip(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
     """The size and duration of a file: sides in square pixels, after rotation; seconds from its first frame's start
-    to its last frame's end."""
+    to its last frame's end; and how many frames it has."""
 
     height: int
     width: int
     seconds: float
+    count: int
+
+    @property
+    def rate_hz(self) -> float:
+        """Mean frames a second."""
+        return self.count / self.seconds
 
     def frames(self, rate_hz: float) -> int:
         """Most frames that `read_clip` can take at this rate."""
@@ -129,10 +135,12 @@ def probe(path: PathLike) -> Picture:
     Raises:
         MediaError: no such file, undecodable, or no video.
     """
+    count = 0
     with open_film(path) as film:
         for frame, _ in film.timed():
-            last = frame
-    return Picture(height=last.height, width=round(last.width * last.aspect), seconds=film.end_s - film.start_s)
+            last, count = frame, count + 1
+    width, seconds = round(last.width * last.aspect), film.end_s - film.start_s
+    return Picture(height=last.height, width=width, seconds=seconds, count=count)
 
 
 def read_frames(

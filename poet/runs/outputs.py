@@ -21,6 +21,7 @@ from poet.spec import UserError
 # Kinds of folders with a MANIFEST; `kind_of` infers it where the manifest lacks it.
 GENERATION, EVALUATION, TOKENIZER_EVALUATION = "generation", "evaluation", "tokenizer evaluation"
 RECONSTRUCTION, EXPORT, WEIGHTS, CHECKPOINT = "reconstruction", "export", "weights", "checkpoint"
+SCORE = "score"
 _ENDING = ".poet-partial"
 
 
@@ -96,13 +97,19 @@ class Output:
 
 
 def claim(
-    path: str | os.PathLike[str], kind: str, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+    path: str | os.PathLike[str],
+    kind: str,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    resumed: str = "",
 ) -> Output:
     """Checks that an output of this kind may go to the folder `path`; touches nothing.
 
     Args:
       overwrite: replace an earlier output of this kind.
       inputs: files and folders that the command reads; '' is none.
+      resumed: a folder below it that may be there already: what an interrupted run left for the next one.
 
     Raises:
       UserError: it is a file, an input, holds something else, lies in a folder that a manifest
@@ -113,7 +120,7 @@ def claim(
         raise UserError(f"--out={path} is a file: give a new or empty folder")
     _refuse_inputs(final, path, [Path(i).expanduser().resolve() for i in inputs if i])
     _refuse_inside(final, path)
-    replaced = _earlier(final, path, kind, overwrite)
+    replaced = _earlier(final, path, kind, overwrite, resumed)
     _check_writable(final, path)
     return Output(final=final, kind=kind, replaced=replaced)
 
@@ -154,9 +161,9 @@ def _refuse_inside(final: Path, path: Any) -> None:
             )
 
 
-def _earlier(final: Path, path: Any, kind: str, overwrite: bool) -> tuple[str, ...]:
+def _earlier(final: Path, path: Any, kind: str, overwrite: bool, resumed: str) -> tuple[str, ...]:
     """Names of the files to be replaced; () for a new or empty folder."""
-    if not final.exists() or not any(final.iterdir()):
+    if not final.exists() or not any(entry.name != resumed for entry in final.iterdir()):
         return ()
     try:
         listed = manifest.read(final)

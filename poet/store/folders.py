@@ -120,7 +120,11 @@ def _described(line: Line, folder: remote.Folder) -> str:
 
 
 class NoSplit(UserError):
-    """A source that has no split of this name; the message lists those that it has."""
+    """A source that has no split of this name; the message lists those that it has, `known`."""
+
+    def __init__(self, message: str, known: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
 
 
 def check_split(split: str, known: Sequence[str], where: str | os.PathLike[str], field: str) -> None:
@@ -129,7 +133,7 @@ def check_split(split: str, known: Sequence[str], where: str | os.PathLike[str],
         raise NoSplit(f"{where} holds nothing that can be read as clips or sounds")
     if split not in known:
         value = f"({known[0]!r},)" if field.endswith("splits") else repr(known[0])
-        raise NoSplit(f"{where} has no split {split!r}; it has {', '.join(known)}: set {field} = {value}, say")
+        raise NoSplit(f"{where} has no split {split!r}; it has {', '.join(known)}: set {field} = {value}, say", known)
 
 
 def digest(lines: Sequence[str]) -> str:

@@ -96,13 +96,13 @@ def test_a_clip_that_stands_still_is_frozen_and_changes_nothing() -> None:
 def clip_with_bangs(
     at: list[int], heard: list[int], frames: int = 17, rate_hz: float = 8.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A dark clip that flashes in some frames, and noise that decays from the start of others."""
+    """A dark clip that flashes in some frames, and noise that begins before others, and decays."""
     video = np.full((frames, 16, 16, 3), 30, np.uint8)
     video[at] = 200
     sound, rng = np.zeros(round(frames / rate_hz * 16_000)), np.random.default_rng(0)
     burst = rng.normal(size=1600) * np.exp(-np.arange(1600) / 300) * 8000
     for frame in heard:
-        start = round((frame + 0.3) / rate_hz * 16_000)
+        start = round((frame - 0.5) / rate_hz * 16_000)
         sound[start : start + len(burst)] += burst[: len(sound) - start]
     return video, sound.astype(np.int16)
 

@@ -134,7 +134,8 @@ def load(path: str | Path, rate_hz: float) -> Features:
         medium=reads.medium,
         width=_width(run, reads, rate_hz, str(file)),
         fingerprint=networks.file_hash(str(file)),
-        reads={k: v for k, v in dataclasses.asdict(reads).items() if v and k not in ("name", "medium")},
+        reads={k: v for k, v in dataclasses.asdict(reads).items() if v and k not in ("name", "medium")}
+        | {"clip_rate_hz": rate_hz},
         run=run,
     )
 

@@ -31,7 +31,12 @@ def select(table: str, names: Sequence[str] = ()) -> tuple[list[Metric], dict[st
 
 
 def of_features(features: Features, table: str) -> list[Metric]:
-    """The metrics of a table that the vectors of a network have; see `poet.evaluation.samples.declare`."""
+    """The metrics of a table that the vectors of a network have; see `poet.evaluation.samples.declare`.
+
+    Texts are what clips are made of, not what is scored: a text network has none.
+    """
+    if features.medium == "text":
+        return []
     made = (make(features) for make in samples.MAKERS)
     return [each for each in made if each and table in each.tables]
 

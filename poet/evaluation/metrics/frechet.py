@@ -111,19 +111,27 @@ def limit(submission: Set, reference: Set) -> Summary:
 def _intercept(
     a: Set, b: Set, rng: np.random.Generator, times_a: np.ndarray | None = None, times_b: np.ndarray | None = None
 ) -> float:
-    """At 1/n = 0, of a line through the distances of the first n clips of both sets in a random order."""
-    orders, n = [rng.permutation(one.clips) for one in (a, b)], min(a.clips, b.clips)
+    """At 1/n = 0, of a line through the distances of the first n clips of both sets in a random order.
+
+    Args:
+      times_a, times_b: int64 [M], how often each vector's clip is there; once by default.
+    """
+    orders = [rng.permutation(_clips(one, times)) for one, times in ((a, times_a), (b, times_b))]
+    n = min(map(len, orders))
     sizes = [round(n * part) for part in PARTS]
-    found = [
-        distance(*(_part(one, order < size, times) for one, order, times in zip((a, b), orders, (times_a, times_b))))
-        for size in sizes
-    ]
+    found = [distance(*(_first(one, order[:size]) for one, order in zip((a, b), orders))) for size in sizes]
     return float(np.polyfit(1 / np.array(sizes), found, 1)[1])
 
 
-def _part(one: Set, kept_N: np.ndarray, times_M: np.ndarray | None) -> Moments:
-    kept_M = kept_N[one.clips_M]
-    return moments(one.rows_MxD[kept_M], None if times_M is None else times_M[kept_M])
+def _clips(one: Set, times_M: np.ndarray | None) -> np.ndarray:
+    """Each clip as often as it is there."""
+    first_N = np.searchsorted(one.clips_M, np.arange(one.clips))
+    return np.repeat(np.arange(one.clips), 1 if times_M is None else times_M[first_N])
+
+
+def _first(one: Set, clips: np.ndarray) -> Moments:
+    times_N = np.bincount(clips, minlength=one.clips)
+    return moments(one.rows_MxD, times_N[one.clips_M])
 
 
 @samples.of_features
