@@ -96,8 +96,9 @@ stage train "a small language model, from scratch, to draw clips from text and t
 report
 stage eval "on validation clips: likelihood, condition gain, sampled clips" \
   poet eval --checkpoint="$WORK/lm" --out="$WORK/eval" --overwrite
-stage export "programs that run without this package, and a clip made by them" \
-  poet export --checkpoint="$WORK/lm" --out="$WORK/export" --overwrite --check="$WORK/export_check.json"
+stage export "programs that run without the model's code, compared with the checkpoint token for token" \
+  poet export --checkpoint="$WORK/lm" --out="$WORK/export" --overwrite --check="$WORK/export_check.json" \
+    --tasks=text_to_video --gin.EXPORT.platforms="('cpu',)"
 report
 say "Done: open $WORK/report.html"
 sed 1d "$WORK/logs/report.log"

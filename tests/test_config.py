@@ -213,7 +213,7 @@ def test_every_field_says_its_range_and_what_it_changes(name: str, cls: type) ->
         "TOKENIZER_TRAIN.l2_weight=-5",
         "TOKENIZER_TRAIN.gan_start=-1",
         "AUDIO_TRAIN.noise_gain_db=(-1e999, 0.0)",
-        "EXPORT.conditioning_frames=-4",
+        "EXPORT.dtype='float64'",
         "INGEST.min_motion=2",
         "STORE.wait_s=0",
         "TEXT.dtype='float64'",

@@ -16,6 +16,7 @@ import numpy as np
 
 from poet import streams
 from poet.conditioning import networks, regions
+from poet.conditioning.nearest import opencv
 from poet.spec import ConditioningSpec, UserError, choose
 from poet.streams.base import HIDDEN, Grid, reach
 
@@ -166,4 +167,6 @@ def check(name: str, spec: ConditioningSpec, frames: int, *, has_depth: bool) ->
     condition = choose(name, streams.derived(), "condition")
     for field, images in _network_fields(name, spec).items():
         networks.check(getattr(spec, field), images)
+    if "flow" in condition.fields:
+        opencv("the flow of a clip")
     condition.check_clips(spec, frames, has_depth=has_depth)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from poet.conditioning.nearest import nearest, opencv
+
 Grid = tuple[int, int, int]
 
 
@@ -74,19 +76,10 @@ def _mean(video: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _edge(video: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    import cv2
-
     filled = np.full_like(video, GREY)
     for frame, covered, out in zip(video, hole, filled):
-        if covered.all():
-            continue
-        _, labels = cv2.distanceTransformWithLabels(
-            covered.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        # A label numbers a kept pixel; each kept pixel has its own.
-        colours = np.zeros((labels.max() + 1, 3), video.dtype)
-        colours[labels[~covered]] = frame[~covered]
-        out[:] = colours[labels]
+        if not covered.all():
+            out[:] = frame.reshape(-1, frame.shape[-1])[nearest(covered)]
     return filled
 
 
@@ -113,8 +106,7 @@ def keep(sampled: np.ndarray, original: np.ndarray, hole: np.ndarray, width: flo
     Args:
       hole: bool (T, H, W).
     """
-    import cv2
-
+    cv2 = opencv("keeping the given pixels of a painted clip")
     out = np.where(hole[..., None], sampled, original)
     for frame, inside, painted, outside in zip(out, hole, sampled, original):
         if inside.all() or not inside.any():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from poet.conditioning import networks
+from poet.conditioning.nearest import opencv
 from poet.spec import ConditioningSpec, UserError
 from poet.streams.structure import NO_DEPTH
 
@@ -61,8 +62,7 @@ def read(picture_TxHxWx3: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndar
 
 def _smooth(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A frame (H, W) or (H, W, C) with no more detail than one of `size` (h, w) has."""
-    import cv2
-
+    cv2 = opencv("the flow of a clip")
     height, width = frame.shape[:2]
     small = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -77,8 +77,7 @@ def flow(video_TxHxWx3: np.ndarray, spec: ConditioningSpec) -> np.ndarray:
         return np.zeros((0, *video_TxHxWx3.shape[1:3], 2), np.float32)
     if spec.flow != "dis":
         return networks.flow(spec.flow, video_TxHxWx3)
-    import cv2
-
+    cv2 = opencv("the flow of a clip")
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video_TxHxWx3]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return np.stack([dis.calc(a, b, None) for a, b in zip(grey, grey[1:])])

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from poet import conditioning
+from poet import conditioning, streams
 from poet.runs import networks
 from poet.sampling.engine import Codecs, Engine, Inputs, Media, Programs, Sampled
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
 from poet.sampling.progress import Progress, Sampling
-from poet.sampling.requests import check_all, check_depth, choose_condition, make_plan
-from poet.spec import SampleSpec, UserError
+from poet.sampling.requests import check_all, check_depth, choose_condition, default_conditioning_frames, make_plan
+from poet.spec import SampleSpec, UserError, near_names
 from poet.tasks.registry import Task, get_task
 from poet.tasks.resolved import Resolved
 
@@ -40,6 +42,11 @@ class TaskSampler(abc.ABC):
 
     resolved: Resolved
     networks: FrozenNetworks
+
+    @property
+    @abc.abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that it can sample."""
 
     @abc.abstractmethod
     def codecs(self, task: str, latents: int) -> Codecs:
@@ -80,6 +87,46 @@ class TaskSampler(abc.ABC):
             if on_progress is not None:
                 on_progress(progress)
         return self.detokenize(task, sampling.tokens)
+
+    def ask(self, task: str, prompts: str | Sequence[str] = (), **arguments: Any) -> Sampled:
+        """`generate` in plain arguments: `ask("text_to_video", "a door", seed=7)`, or `.text_to_video("a door")`.
+
+        Args:
+          prompts: one text, or several.
+          arguments: those of `generate`; settings of sampling (fields of `SampleSpec`), the checkpoint's where absent;
+            and media by their names, such as `video` and `audio`.  Clips that open the output give as many frames as
+            the task takes at least, unless `conditioning_frames` says how many.
+
+        Raises:
+          UserError: the request does not fit the task, or an argument is none of these.
+        """
+        media = {stream.medium for stream in streams.STREAMS.values() if stream.medium}
+        settings = {field.name for field in dataclasses.fields(SampleSpec)}
+        own = [name for name in inspect.signature(self.prepare).parameters if name not in ("task", "prompts")]
+        allowed = {*own, "batch", "on_progress", *settings, *media}
+        for name in arguments:
+            if name not in allowed:
+                raise UserError(f"task {task} takes no argument {name!r}{near_names(name, sorted(allowed))}")
+        request = {name: value for name, value in arguments.items() if name not in settings | media}
+        given = {name: np.asarray(value) for name, value in arguments.items() if name in media and value is not None}
+        if given:
+            request["media"] = given | dict(request.get("media") or {})
+            clips = max(map(len, given.values()))
+            usual = default_conditioning_frames(self.resolved, self.declared(task), clips)
+            request.setdefault("conditioning_frames", usual)
+        changed = {name: value for name, value in arguments.items() if name in settings}
+        if changed:
+            request["sample"] = _changed(request.get("sample") or self.resolved.spec.sample, changed)
+        return self.generate(task, [prompts] if isinstance(prompts, str) else prompts, **request)
+
+    def __getattr__(self, name: str) -> Any:
+        """`ask` for a task, by its name."""
+        if not name.startswith("_") and name in self.tasks:
+            return functools.partial(self.ask, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute and no task {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.tasks]
 
     def start(self, task: str, prompts: Sequence[str] = (), *, batch: int = DEFAULT_BATCH, **request: Any) -> Sampling:
         """An iterator over the steps of `generate`: frames as they come, and an end at any of them.
@@ -325,6 +372,14 @@ class Seen(NamedTuple):
 
     video: np.ndarray
     cells: np.ndarray | None
+
+
+def _changed(sample: SampleSpec, changes: Mapping[str, Any]) -> SampleSpec:
+    """With other settings, which may be arrays or numbers of NumPy; UserError for values that no setting takes."""
+    plain = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in changes.items()
+    }
+    return sample.replace(**plain)
 
 
 def block_of(sample: SampleSpec, dtype: str) -> int:

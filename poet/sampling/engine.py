@@ -40,10 +40,12 @@ class Sampled(dict[str, Any]):
     Attributes:
       findings: for each sample how it collapsed, in words (`poet.sampling.collapse`); [] where it did not.
       codes: output stream -> the codes [N, n] that its media were decoded from.
+      tokens: int32 [N, S], the whole sequences.
     """
 
     findings: Sequence[Sequence[str]] = ()
     codes: Mapping[str, np.ndarray] = {}
+    tokens: np.ndarray = np.zeros((0, 0), np.int32)
     video = property(lambda self: self.get("video"))
     audio = property(lambda self: self.get("audio"))
     texts = property(lambda self: self.get("text"))
@@ -166,7 +168,7 @@ class Media:
         names = layout.output_streams
         drawn = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
         drawn.findings = collapse.findings(layout, tokens_NxS)
-        drawn.codes = {name: codes[name] for name in names}
+        drawn.codes, drawn.tokens = {name: codes[name] for name in names}, tokens_NxS
         return drawn
 
 

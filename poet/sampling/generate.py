@@ -21,7 +21,7 @@ from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import Plan
 from poet.spec import SampleSpec, UserError, compat
 from poet.streams import OUTPUT
-from poet.tasks.registry import get_task
+from poet.tasks.registry import LANGUAGE_MODEL, TASKS, get_task
 from poet.tasks.resolved import Resolved
 
 
@@ -71,6 +71,10 @@ class Generator(TaskSampler):
             networks.check(made_with, {networks.VIDEO: loaded[networks.VIDEO].fingerprint}, what=what)
         params = checkpoint_lib.load_params(run, build_model(resolved).abstract())
         return cls(resolved, params, loaded, made_with)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(name for name, task in TASKS.items() if task.network == LANGUAGE_MODEL)
 
     def codecs(self, task: str, latents: int) -> Codecs:
         return _Codecs(self.networks, self.resolved, latents)

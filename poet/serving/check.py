@@ -1,7 +1,4 @@
-"""Runs an export in a process of its own and compares it with the checkpoint, token for token.
-
-Both sample a whole batch of the export's by the same programs: in bfloat16 those of another size round otherwise.
-"""
+"""`poet export --check`: an export in a process of its own against the checkpoint, task by task and token for token."""
 
 from __future__ import annotations
 
@@ -10,94 +7,96 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poet import media
-from poet.sampling.decode import BatchPrograms, Decoder
-from poet.sampling.engine import Engine, Inputs
-from poet.sampling.generate import Generator
-from poet.sampling.plans import Text
-from poet.sampling.requests import opening_latents
-from poet.serving.format import SPEC
-from poet.serving.runtime import KNOWN
-from poet.spec import ExportSpec
+from poet.sampling.base import TaskSampler
 from poet.tasks.registry import get_task
+from poet.tasks.resolved import Resolved
 
 PROMPT = "the player walks forward"
 FOREIGN = ("flax", "optax", "orbax", "tensorflow", "seqio", "gin")
+# Samples of each task, so that rows differ.
+COUNT = 2
 
 
-def compare(generator: Generator, folder: Path, out: Path) -> dict[str, Any]:
-    """Samples the export's task by the export and by the model, writes the comparison to `out` as JSON, and returns it.
+def compare(sampler: TaskSampler, folder: Path, tasks: Sequence[str], out: Path | None = None) -> list[dict[str, Any]]:
+    """Asks an export and a model in this process for the same, task by task; writes the rows to `out` as JSON.
 
-    The clip of the export, if any, is written beside it as a GIF.
+    The first clip that the export makes is written beside it as a GIF.
 
-    Findings: whether tokens, pixels and samples of sound are equal (as far as the task generates them),
-    how many tokens there are, seconds and bytes, and which packages of training were
-    loaded by the process that ran the export.
+    Rows: the task; how many tokens there are, and how many are equal; whether its media are; seconds in this process,
+    compilation included; packages of training that the other process loaded.
     """
-    resolved, spec = generator.resolved, generator.resolved.spec.export
-    inputs = _inputs(generator, spec, json.loads((folder / SPEC).read_text()))
-    begin = time.perf_counter()
-    theirs = _run_apart(folder, inputs)
-    modules = theirs.pop("modules").tolist()
-    seconds = time.perf_counter() - begin
-    tokens = _sample(generator, spec, inputs)
-    ours = {**generator.detokenize(spec.task, tokens), "tokens": tokens}
-    equal = {f"{name}_equal": bool(np.array_equal(theirs[name], array)) for name, array in ours.items()}
-    findings = {
-        "task": spec.task,
-        "tokens_compared": int(tokens.size),
-        **equal,
-        "training_packages_loaded": [name for name in FOREIGN if name in modules],
-        "seconds_with_start_and_compilation": round(seconds, 1),
-        "size_mib": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
-    }
-    out.write_text(json.dumps(findings, indent=2) + "\n")
-    if len(theirs.get("video", ())):
-        media.write_gif(out.with_suffix(".gif"), theirs["video"][0], resolved.spec.clip.rate_hz)
-    return findings
+    requests = {task: request(sampler.resolved, task) for task in tasks}
+    found = list(_apart(folder, requests))
+    rows = [_row(sampler, *one) for one in found]
+    if out is not None:
+        out.write_text(json.dumps({"tasks": rows}, indent=2) + "\n")
+        clips = [theirs["video"] for _, theirs in found if len(theirs.get("video", ()))]
+        if clips:
+            media.write_gif(out.with_suffix(".gif"), clips[0][0], sampler.resolved.spec.clip.rate_hz)
+    return rows
 
 
-def _inputs(generator: Generator, spec: ExportSpec, record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A request that the task accepts, for as many samples as the export's programs take at once: media are noise."""
-    inputs: dict[str, np.ndarray] = {}
-    rng = np.random.default_rng(0)
-    if get_task(spec.task).text:
-        text = generator.encode_text([PROMPT] * spec.batch)
-        inputs |= {"text_states": text.states, "text_lengths": text.lengths}
-    for name, signature in record["programs"].items():
-        if name.startswith("tokenize"):
-            (array,) = signature["inputs"]
-            whole = np.iinfo(array["dtype"])
-            medium = f"{KNOWN if spec.conditioning_frames else ''}{array['name']}"
-            inputs[medium] = rng.integers(whole.min, whole.max, array["shape"], whole.dtype, endpoint=True)
-    return inputs or {"count": np.array(spec.batch)}
+def request(resolved: Resolved, task: str) -> dict[str, Any]:
+    """Arguments of `TaskSampler.ask` that a task accepts; media are noise."""
+    declared, clip, rng = get_task(task), resolved.spec.clip, np.random.default_rng(0)
+    arguments: dict[str, Any] = {"task": task, "count": COUNT, "seed": 1}
+    if declared.text:
+        arguments["prompts"] = [PROMPT]
+    opens = declared.predicted if declared.conditioning_latents[0] else ()
+    taken = {stream.medium for stream in (*declared.given, *opens)}
+    if "video" in taken:
+        shape = (1, clip.frames, clip.height, clip.width, 3)
+        arguments["video"] = rng.integers(0, 256, shape, np.uint8)
+    if "audio" in taken:
+        arguments["audio"] = rng.integers(-8000, 8000, (1, clip.samples), np.int16)
+    derived, spec = declared.derived, resolved.spec.conditioning
+    if derived and derived.regions(spec):
+        arguments["region"] = derived.regions(spec)[0]
+    if derived and derived.needs_depth(spec):
+        arguments["depths"] = rng.random((1, clip.frames, 8, 8), np.float32)
+    return arguments
 
 
-def _sample(generator: Generator, spec: ExportSpec, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Tokens of the same request in this process; a clip is taken for made, as an export takes it."""
-    latents = opening_latents(generator.resolved, get_task(spec.task), spec.conditioning_frames)
-    engine, text, known = generator.engine(spec.task, latents=latents), None, None
-    decoder, width = Decoder(generator.model, engine.plan), engine.programs.text_width
-    engine = Engine(BatchPrograms(decoder, generator.params, width, spec.batch), engine.codecs, spec.task)
-    if "text_states" in inputs:
-        text = Text(inputs["text_states"], inputs["text_lengths"])
-    if latents:
-        known = engine.conditioning_codes({name.removeprefix(KNOWN): array for name, array in inputs.items()})
-    condition = engine.condition_codes(inputs)
-    given = Inputs(text=text, condition=condition, known=known)
-    return engine.sample(given, spec.batch, generator.resolved.spec.sample, batch=spec.batch)
-
-
-def _run_apart(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _apart(folder: Path, requests: dict[str, dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Each request, and what the export makes of it in a process that runs it alone."""
     with tempfile.TemporaryDirectory() as scratch:
-        given, result = Path(scratch, "in.npz"), Path(scratch, "out.npz")
-        np.savez(given, **inputs)
-        command = [sys.executable, "-m", "poet.serving.runtime", folder, given, result]
+        files = [Path(scratch, f"{task}.{end}.npz") for task in requests for end in ("request", "result")]
+        for file, arguments in zip(files[::2], requests.values()):
+            arrays = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+            plain = {name: value for name, value in arguments.items() if name not in arrays}
+            np.savez(file, arguments=json.dumps(plain), **arrays)
+        command = [sys.executable, "-m", "poet.serving.runtime", folder, *files]
         subprocess.run([str(part) for part in command], check=True)
-        with np.load(result) as arrays:
-            return dict(arrays)
+        for arguments, file in zip(requests.values(), files[1::2]):
+            with np.load(file) as stored:
+                yield arguments, dict(stored)
+
+
+def _row(sampler: TaskSampler, arguments: dict[str, Any], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+    begin = time.perf_counter()
+    ours = sampler.ask(**arguments)
+    modules = theirs["modules"].tolist()
+    return {
+        "task": arguments["task"],
+        "tokens": int(ours.tokens.size),
+        "tokens_equal": int((ours.tokens == theirs["tokens"]).sum()),
+        "media_equal": all(np.array_equal(theirs[name], made) for name, made in ours.items()),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "training_packages_loaded": [name for name in FOREIGN if name in modules],
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [f"{'task':32}{'tokens':>8}{'equal':>8}  media"]
+    for row in rows:
+        same = "equal" if row["media_equal"] else "differ"
+        lines.append(f"{row['task']:32}{row['tokens']:8}{row['tokens_equal']:8}  {same}")
+    return "\n".join(lines)

@@ -1,85 +1,81 @@
-"""`poet export`: a checkpoint as StableHLO programs, weights and a spec that run without this code.
+"""`poet export`: a checkpoint as one folder for all its tasks, which runs without the model's code.
 
-A folder holds
-  prefill.stablehlo     (weights, tokens_BxN[, states_RxLxE, lengths_R]) -> (*cache, x_RxD)
-  decode.stablehlo      (weights, cache, x_RxD, rows_B, seed, temperature, top_p, guidance
-                        [, forced_BxK]) -> (tokens_Bx(S-N), *cache): the whole loop, with sampling
-  detokenize.stablehlo  (weights, codes_Bxtxhxw) -> uint8 video, where the task generates one
-  tokenize.stablehlo    (weights, uint8 video) -> codes, where frames or a whole video are given
-  detokenize_MEDIUM, tokenize_MEDIUM  the same of other media: of "audio" codes_BxLxF and int16 sound
-  weights.safetensors   arguments of the programs, by name; they are in no program as constants
-  spec.json             the experiment, every program's signature, and what the layout says
-  MANIFEST              SHA-256 of each file; `poet.serving.runtime` loads nothing that differs
-
-Serialized programs load without complaint after most single bit flips, hence the manifest.
+README.md describes the folder.  Serialized programs load without complaint after most single bit flips, hence the
+manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
-import jax.numpy as jnp
 
-from poet import networks, streams
+from poet import networks as trained_networks
 from poet import spec as specs
 from poet.checkpoints import checkpoint as checkpoints
 from poet.checkpoints import weights as weights_lib
-from poet.runs import manifest, outputs
+from poet.runs import manifest, networks, outputs
 from poet.runs.run import Run
-from poet.sampling import decode as decoding
 from poet.sampling.generate import Generator
-from poet.sampling.plans import Plan
-from poet.sampling.requests import check_request, make_plan
-from poet.sampling.samplers import SamplingParams
-from poet.serving.format import FORMAT, SAMPLING_PARAMS, SPEC, WEIGHTS, describe, program
-from poet.spec import ExportSpec, UserError, compat
-from poet.tasks.registry import get_task
+from poet.sampling.requests import make_plan
+from poet.sampling.samplers import Truncation
+from poet.serving import card, written
+from poet.serving.format import (
+    CARD,
+    FORMAT,
+    INDEX,
+    PROGRAMS,
+    SPEC,
+    WEIGHTS,
+    WRITTEN_PIECES,
+    describe,
+    describe_layout,
+    program_file,
+)
+from poet.serving.lower import Arrays, Programs
+from poet.spec import ExportSpec, SampleSpec, UserError, compat
+from poet.tasks.layout import Layout
+from poet.tasks.registry import LANGUAGE_MODEL, TASKS, Task, get_task
 from poet.tasks.resolved import Resolved
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-
-Arrays = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Program:
-    """One artefact.
-
-    Attributes:
-      run: (weights by name, *inputs) -> tuple of outputs.
-      weights: names in `weights.safetensors`, in argument order.
-      inputs: (name, shape and dtype) of each; those named cache.* may be donated.
-      outputs: their names.
-    """
-
-    run: Callable[..., Any]
-    weights: tuple[str, ...]
-    inputs: tuple[tuple[str, Any], ...]
-    outputs: tuple[str, ...]
+# All tasks that the checkpoint was trained on.
+ALL = "all"
+# A file of weights is no larger, unless one array is: what the Hugging Face Hub recommends.
+SHARD_BYTES = 5 * 10**9
 
 
-def run(run: Run, resolved: Resolved, out: str, *, weights_only: bool = False, overwrite: bool = False) -> Path:
+def run(
+    run: Run,
+    resolved: Resolved,
+    out: str,
+    *,
+    weights_only: bool = False,
+    license_file: str = "",
+    overwrite: bool = False,
+) -> Path:
     """The body of `poet export`: checks, loads and writes; returns the folder.
 
     Args:
       resolved: the checkpoint's experiment, with `export` and `sample` as the user wishes.
       weights_only: write the language model's weights and the spec, and no program.
+      license_file: the text that the folder is released under; '' takes the checkpoint's.
       overwrite: `out` may hold an earlier output of the same kind, which is replaced.
     """
     spec, kind = resolved.spec.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
     if not weights_only:
         check(resolved, spec)
-    outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder])
+    outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder, license_file])
     if weights_only:
         return _release(run, resolved, out, overwrite)
-    generator = Generator.from_checkpoint(run, in_dtype(resolved), spec.task)
-    return export(generator, spec, out, overwrite=overwrite)
+    release = card.Release.of(run, license_file)
+    generator = Generator.from_checkpoint(run, in_dtype(resolved))
+    return export(generator, spec, out, release=release, overwrite=overwrite)
 
 
 def in_dtype(resolved: Resolved) -> Resolved:
@@ -93,183 +89,239 @@ def _release(run: Run, resolved: Resolved, out: str, overwrite: bool) -> Path:
     checkpoint, remedy = run.checkpoint, "leave them as they were trained"
     trained, experiment = checkpoint.spec, resolved.spec
     compat.check(trained, experiment, "export", what=str(checkpoint.path), remedy=remedy)
-    params = checkpoints.load_params(run, networks.of(resolved).model(resolved).abstract())
+    params = checkpoints.load_params(run, trained_networks.of(resolved).model(resolved).abstract())
     dtype = experiment.export.dtype or None
     experiment = experiment.replace(export=ExportSpec(), sample=trained.sample, eval=trained.eval)
     return weights_lib.save(out, experiment, params, dtype, checkpoint.step, checkpoint.networks, overwrite=overwrite)
 
 
-def check(resolved: Resolved, spec: ExportSpec) -> int:
-    """Latent frames that open the output; UserError unless the task can be exported this way."""
+# ------------------------------------------------------------------------------------------ checks
+
+
+def check(resolved: Resolved, spec: ExportSpec) -> tuple[Task, ...]:
+    """The tasks to be exported; UserError unless each can be, for these platforms."""
     for platform in spec.platforms:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
-    task = get_task(spec.task)
-    if apart := [s.title for s in (*task.given, *task.predicted) if not s.exports]:
+    tasks = tuple(map(get_task, chosen(resolved, spec.tasks)))
+    for task in tasks:
+        _check_task(resolved, task)
+    return tasks
+
+
+def chosen(resolved: Resolved, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of tasks; `ALL` stands for those of the mixture."""
+    if not names:
+        raise UserError(f"EXPORT.tasks is empty: name tasks, or {ALL!r} for those that the checkpoint was trained on")
+    if ALL not in names:
+        return tuple(dict.fromkeys(names))
+    if len(names) > 1:
+        raise UserError(f"EXPORT.tasks = {tuple(names)}: {ALL!r} stands alone")
+    trained = tuple(task.name for task in resolved.mixture)
+    if not trained:
+        raise UserError(f"this checkpoint was trained on no tasks: name those to export, of {', '.join(TASKS)}")
+    return trained
+
+
+def _check_task(resolved: Resolved, task: Task) -> None:
+    if task.network != LANGUAGE_MODEL:
+        raise UserError(f"task {task.name} is one of the network {task.network}, which is not exported")
+    resolved.layout(task)
+    resolved.conditioning_range(task)
+    coded = [*task.given, *(stream for stream in task.predicted if stream.network != networks.PIECES)]
+    if apart := [stream.title for stream in coded if not stream.exports]:
         raise UserError(f"task {task.name} needs a {apart[0]}, which an export cannot code; use poet generate")
-    if spec.conditioning_frames and task.condition:
-        raise UserError(
-            f"EXPORT.conditioning_frames = {spec.conditioning_frames}: an export of {task.name} takes no opening "
-            "frames; set it to 0"
-        )
-    given = int(spec.conditioning_frames > 0 or len(task.condition) > 0)
-    texts = ["any"] if task.text else []
-    # A derived condition is an input of the export, made by the caller.
-    return check_request(resolved, task, texts, spec.conditioning_frames, given, has_depth=True)
 
 
-def export(generator: Generator, spec: ExportSpec, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes the artefacts of one task at a fixed batch; returns the folder, see `outputs.claim`.
+# ------------------------------------------------------------------------------------------ the record
 
-    The sampler's static settings (top_k, whether top_p, min_p and guidance take part, what is a schedule) are those of
-    the experiment's `sample`; seed, temperature, top_p, min_p and guidance stay inputs.
+
+class Record:
+    """What an export says of its tasks, collected task by task, with the programs that they need."""
+
+    def __init__(self, generator: Generator, spec: ExportSpec):
+        self.generator, self.spec = generator, spec
+        self.resolved = generator.resolved
+        self.programs = Programs(generator, self.resolved.spec.sample.weights)
+        self.layouts: list[Layout] = []
+        self.tasks: dict[str, list[dict[str, Any]]] = {}
+        self.text = self._text_encoder()
+
+    def add(self, task: Task) -> None:
+        """A task, at every number of latent frames that may open its output."""
+        low, high = self.resolved.conditioning_range(task)
+        self.tasks[task.name] = [self._entry(task, latents) for latents in range(low, high + 1)]
+
+    def _entry(self, task: Task, latents: int) -> dict[str, Any]:
+        plans = [make_plan(self.resolved, task, sample, latents) for sample in samplings(self.resolved, task)]
+        plans += [dataclasses.replace(p, truncation=most_general(p.truncation)) for p in plans]
+        layout = plans[0].layout
+        if layout not in self.layouts:
+            self.layouts.append(layout)
+        return {
+            "latents": latents,
+            "layout": self.layouts.index(layout),
+            "known": list(plans[0].known),
+            **self.programs.of_codecs(plans[0], latents),
+            "variants": [describe(plan) | self.programs.of_plan(plan) for plan in dict.fromkeys(plans)],
+        }
+
+    def _text_encoder(self) -> dict[str, Any] | None:
+        """None where no task takes a text."""
+        if not any(task.text for task in check(self.resolved, self.spec)):
+            return None
+        encoder = self.generator.networks[networks.TEXT]
+        record = {"fingerprint": encoder.fingerprint, "length": encoder.length, "width": encoder.width}
+        if self.spec.text_encoder:
+            record |= {"program": self.programs.of_text(), "controls": encoder.controls}
+        return record
+
+    @property
+    def writes(self) -> bool:
+        """Whether a task writes texts."""
+        return any(get_task(name).writes for name in self.tasks)
+
+    def as_json(self) -> dict[str, Any]:
+        """The contents of spec.json."""
+        used = {**(self.generator.networks.made_with or {}), **self.generator.networks.used}
+        return {
+            "format": FORMAT,
+            "jax": jax.__version__,
+            "platforms": list(self.spec.platforms),
+            "tasks": self.tasks,
+            "layouts": [describe_layout(layout) for layout in self.layouts],
+            "programs": {name: program.signature for name, program in self.programs.programs.items()},
+            "weights": {group: list(arrays) for group, arrays in self.programs.weights.items()},
+            "networks": used,
+            "text": self.text,
+            "writes": self.writes,
+            "experiment": specs.to_dict(self.resolved.spec.replace(export=self.spec)),
+        }
+
+
+def samplings(resolved: Resolved, task: Task) -> list[SampleSpec]:
+    """Sampling settings whose programs an export has: without guidance, and with it where the model learnt it."""
+    sample = resolved.spec.sample
+    if all(span.segment.frame is None for span in resolved.layout(task).loss_spans):
+        sample = sample.replace(row_lag=0, frame_lag=0)
+    found, guided = [sample.replace(guidance=1.0)], sample if sample.guides else sample.replace(guidance=2.0)
+    try:
+        make_plan(resolved, task, guided, resolved.conditioning_range(task)[0])
+    except UserError:  # Its condition was never dropped in training.
+        return found
+    return [*found, guided]
+
+
+def most_general(truncation: Truncation) -> Truncation:
+    """One that takes any top_k, top_p and min_p; a schedule of each, too."""
+    return dataclasses.replace(truncation, top_k=0, nucleus=True, fewer=True, floor=True)
+
+
+# ------------------------------------------------------------------------------------------ the folder
+
+
+def export(
+    generator: Generator,
+    spec: ExportSpec,
+    out: str | Path,
+    *,
+    release: card.Release = card.Release(),
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Writes the tasks of `spec`; returns the folder, see `outputs.claim`.
+
+    Static settings of the sampler (adaptive guidance, lags, how weights are stored) are those of the experiment's
+    `sample`; all others stay inputs.
     """
-    resolved = generator.resolved
-    latents = check(resolved, spec)
+    tasks = check(generator.resolved, spec)
     output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
-    plan = make_plan(resolved, get_task(spec.task), resolved.spec.sample, latents)
-    lm = _named("lm", generator.params)
-    programs = _lm_programs(generator, plan, spec.batch, lm)
-    tokenizers, network = _tokenizer_programs(generator, plan, spec.batch, latents)
-    programs |= tokenizers
-    blobs = {name: _serialize(p, lm | network, spec.platforms) for name, p in programs.items()}
-    used = {n for p in programs.values() for n in p.weights}
-    weights = {n: array for n, array in (lm | network).items() if n in used}
-    details = {
-        "task": spec.task,
-        "batch": spec.batch,
-        **describe(plan),
-        "programs": {name: _signature(p) for name, p in programs.items()},
-        "networks": {**(generator.networks.made_with or {}), **generator.networks.used},
-    }
-    return write_folder(
-        output, {**details, "experiment": specs.to_dict(resolved.spec.replace(export=spec))}, blobs, weights
-    )
-
-
-# ------------------------------------------------------------------------------------- programs
-
-
-def _lm_programs(generator: Generator, plan: Plan, batch: int, lm: Arrays) -> dict[str, Program]:
-    """`prefill` and `decode`: the very functions that the generator compiles."""
-    model, structure = generator.model, jax.tree.structure(generator.params)
-
-    def params_of(weights: Sequence[jax.Array]) -> Any:
-        return jax.tree.unflatten(structure, weights)
-
-    def prefill(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
-        cache, x_RxD = decoding.prefill(model, plan, params_of(weights), *inputs)
-        return (*jax.tree.leaves(cache), x_RxD)
-
-    inputs = [("tokens", _struct((batch, plan.prefilled), jnp.int32))]
-    if plan.layout.text_span is not None:
-        rows, text = batch * plan.fan, generator.resolved.spec.text
-        inputs.append(("text_states", _struct((rows, text.length, text.width), jnp.float32)))
-        inputs.append(("text_lengths", _struct((rows,), jnp.int32)))
-    arrays = [array for _, array in inputs]
-    cache, x_RxD = jax.eval_shape(
-        lambda w, *a: decoding.prefill(model, plan, params_of(w), *a), list(lm.values()), *arrays
-    )
-    leaves, cache_structure = jax.tree.flatten(cache)
-
-    def decode(weights: Sequence[jax.Array], *inputs: jax.Array) -> tuple[jax.Array, ...]:
-        state, (rows_B, *numbers) = inputs[: len(leaves) + 1], inputs[len(leaves) + 1 :]
-        cache = jax.tree.unflatten(cache_structure, state[:-1])
-        sampling_params = SamplingParams(**dict(zip(SAMPLING_PARAMS, numbers)))
-        tokens, cache = decoding.decode(
-            model, plan, params_of(weights), cache, state[-1], rows_B, sampling_params, *numbers[len(SAMPLING_PARAMS) :]
-        )
-        return (tokens, *jax.tree.leaves(cache))
-
-    names = [f"cache.{i}" for i in range(len(leaves))]
-    defaults = SamplingParams.of(generator.resolved.spec.sample)
-    sampling_params = [(name, jax.typeof(getattr(defaults, name))) for name in SAMPLING_PARAMS]
-    if plan.forced:
-        sampling_params.append(("forced", _struct((batch, plan.forced), jnp.int32)))
-    state = [*zip(names, leaves), ("state", x_RxD), ("rows", _struct((batch,), jnp.int32))]
-    weights = tuple(lm)
-    return {
-        "prefill": Program(run=prefill, weights=weights, inputs=tuple(inputs), outputs=(*names, "state")),
-        "decode": Program(run=decode, weights=weights, inputs=(*state, *sampling_params), outputs=("tokens", *names)),
-    }
-
-
-def _tokenizer_programs(
-    generator: Generator, plan: Plan, batch: int, latents: int
-) -> tuple[dict[str, Program], Arrays]:
-    """`detokenize*` of what is sampled and `tokenize*` of what is given; with their weights."""
-    resolved, programs, weights = generator.resolved, {}, {}
-    opened = [name for name, codes in plan.opening.items() if codes]
-    wanted = [("detokenize", name) for name in plan.layout.output_streams]
-    wanted += [("tokenize", name) for name in (*plan.condition, *opened)]
-    for what, name in wanted:
-        stream = streams.in_layout(name)
-        shaped = generator.networks[stream.network], resolved.format, len(stream.ids(resolved.vocabulary))
-        if what == "detokenize":
-            found, ends = stream.decoder(*shaped), ("codes", stream.medium)
-        else:
-            found = stream.encoder(*shaped, latents if name in opened else None)
-            ends = stream.medium, "codes"
-        named = _named(f"{stream.network}_tokenizer", found.weights)
-        weights |= named
-        programs[program(what, name)] = Program(
-            run=_bound(found.run, jax.tree.structure(found.weights)),
-            weights=tuple(named),
-            inputs=((ends[0], _struct((batch, *found.shape), found.dtype)),),
-            outputs=ends[1:],
-        )
-    return programs, weights
-
-
-def _bound(function: Callable[[Any, jax.Array], jax.Array], structure: Any) -> Callable[..., tuple[jax.Array]]:
-    def run(weights: Sequence[jax.Array], array: jax.Array) -> tuple[jax.Array]:
-        return (function(jax.tree.unflatten(structure, weights), array),)
-
-    return run
-
-
-def _serialize(program: Program, arrays: Arrays, platforms: Sequence[str]) -> bytes:
-    weights = [_struct(arrays[n].shape, arrays[n].dtype) for n in program.weights]
-    exported = jax.export.export(jax.jit(program.run), platforms=platforms)(
-        weights, *(struct for _, struct in program.inputs)
-    )
-    return bytes(exported.serialize())
-
-
-def _struct(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(tuple(shape), dtype)
-
-
-def _named(prefix: str, tree: Any) -> Arrays:
-    """Dotted name -> leaf, in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join([prefix, *(str(k.key) for k in path)]): leaf for path, leaf in leaves}
-
-
-# ---------------------------------------------------------------------------------- descriptions
-
-
-def _signature(program: Program) -> dict[str, Any]:
-    return {
-        "weights": list(program.weights),
-        "inputs": [
-            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in program.inputs
-        ],
-        "outputs": list(program.outputs),
-    }
-
-
-# ----------------------------------------------------------------------------------------- files
-
-
-def write_folder(output: outputs.Output, details: dict[str, Any], blobs: dict[str, bytes], weights: Arrays) -> Path:
-    """Writes everything, the manifest last; returns the folder."""
+    record = Record(generator, spec)
+    for task in tasks:
+        record.add(task)
     with output:
-        for name, blob in blobs.items():
-            (output.folder / f"{name}.stablehlo").write_bytes(blob)
-        (output.folder / SPEC).write_text(json.dumps({"format": FORMAT, **details}, indent=2) + "\n")
-        weights_lib.write_arrays(output.folder / WEIGHTS, weights)
-        fields = {"kind": outputs.EXPORT, "format": FORMAT, "jax": jax.__version__}
-        manifest.write(output.folder, fields)
+        if record.text is not None and spec.text_encoder:
+            record.text["pieces"] = generator.networks[networks.TEXT].save_pieces(output.folder)
+        if record.writes:
+            table = written.describe(generator.networks[networks.PIECES].processor)
+            (output.folder / WRITTEN_PIECES).write_text(json.dumps(table) + "\n")
+        write_weights(output.folder, record.programs.weights, shard_bytes)
+        finish(output.folder, record, release)
     return output.final
+
+
+def finish(folder: Path, record: Record, release: card.Release) -> None:
+    """Writes programs, record, card and manifest into a folder that holds everything else."""
+    (folder / PROGRAMS).mkdir()
+    for name, blob in record.programs.lowered(record.spec.platforms):
+        (folder / program_file(name)).write_bytes(blob)
+    described = record.as_json()
+    (folder / SPEC).write_text(json.dumps(described) + "\n")
+    release.write(folder)
+    (folder / CARD).write_text(card.text(described, release, folder))
+    manifest.write(folder, {"kind": outputs.EXPORT, "format": FORMAT, "jax": jax.__version__})
+
+
+def write_weights(folder: Path, groups: Mapping[str, Arrays], shard_bytes: int = SHARD_BYTES) -> None:
+    """Each array once, in one file or in several with an index, as the Hugging Face Hub has them."""
+    arrays = {name: array for group in groups.values() for name, array in group.items()}
+    shards = _shards(arrays, shard_bytes)
+    if len(shards) == 1:
+        weights_lib.write_arrays(folder / WEIGHTS, arrays)
+        return
+    placed = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        weights_lib.write_arrays(folder / file, {name: arrays[name] for name in names})
+        placed |= dict.fromkeys(names, file)
+    total = {"total_size": sum(array.nbytes for array in arrays.values())}
+    (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": placed}, indent=2) + "\n")
+
+
+def _shards(arrays: Mapping[str, Any], shard_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, array in arrays.items():
+        if shards[-1] and size + array.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += array.nbytes
+    return shards
+
+
+# ------------------------------------------------------------------------------------------ again
+
+
+def refresh(run: Run, folder: str | Path) -> Path:
+    """Writes the programs of an export anew, for the JAX that is installed; weights and settings stay as they are.
+
+    Raises UserError unless the checkpoint is the one that was exported.
+    """
+    from poet.serving.format import open_folder
+    from poet.serving.loaded import Weights
+    from poet.spec import Experiment, from_stored
+
+    folder = Path(folder).expanduser()
+    before = open_folder(folder)
+    if before["format"] != FORMAT:
+        raise UserError(f"{folder} has format {before['format']}: only {FORMAT} can be refreshed; export it again")
+    experiment = from_stored(Experiment, before["experiment"])
+    record = Record(Generator.from_checkpoint(run, Resolved(experiment)), experiment.export)
+    for task in before["tasks"]:
+        record.add(get_task(task))
+    record.text = before["text"]
+    _check_same(folder, Weights(folder), record.programs.weights, run)
+    with outputs.claim(folder, outputs.EXPORT, overwrite=True) as output:
+        for file in manifest.read(folder)["files"]:
+            if not file.startswith(f"{PROGRAMS}/") and file not in (SPEC, CARD):
+                shutil.copy2(folder / file, output.folder / file)
+        finish(output.folder, record, card.Release.of_export(folder))
+    return output.final
+
+
+def _check_same(folder: Path, stored: Any, groups: Mapping[str, Arrays], run: Run) -> None:
+    for name, array in ((n, a) for group in groups.values() for n, a in group.items()):
+        if name not in stored or not (stored[name].dtype == array.dtype and bool((stored[name] == array).all())):
+            raise UserError(f"{folder} holds other weights than {run.folder}: {name} differs; export it again")

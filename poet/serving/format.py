@@ -1,94 +1,132 @@
-"""The folder of an export, and its record of a plan: functions that write and read them.
+"""The folder of an export: its files, and its record of tasks and plans. README.md describes them.
 
-`spec.json` describes the layout position by position, so that an export means what it meant when it was made,
+The record describes every layout position by position, so that an export means what it meant when it was made,
 whatever later versions lay out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from poet import streams
+from poet.runs import manifest
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import SamplingParams, Truncation
-from poet.spec import VocabularySpec
-from poet.spec.base import from_dict
-from poet.spec.vocabulary import Range, Special, Vocabulary
-from poet.tasks.layout import Layout, Segment, Span
+from poet.spec import UserError, read_object
+from poet.spec.vocabulary import Range, Vocabulary
+from poet.tasks.layout import Layout, Segment
 
-FORMAT = 7
-# What this version reads; earlier formats lack inputs that came later.
-READ = (5, 6, 7)
-WEIGHTS, SPEC = "weights.safetensors", "spec.json"
+FORMAT = 8
+# Formats of one task at one batch, which `poet.serving.single` reads.
+SINGLE = (5, 6, 7)
+READ = (*SINGLE, FORMAT)
+SPEC, CARD, LICENSE, PROGRAMS = "spec.json", "README.md", "LICENSE", "programs"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WRITTEN_PIECES = "written_pieces.json"
 # Inputs of `decode` after the rows, fields of `SamplingParams`.
 SAMPLING_PARAMS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 
 
-def program(name: str, stream: str) -> str:
-    """The program that tokenizes or detokenizes a stream of a layout: pictures and clips share one."""
-    found = streams.in_layout(stream)
-    return name if found.shows else f"{name}_{found.medium}"
+def program_file(name: str) -> str:
+    """Where a program lies in the folder."""
+    return f"{PROGRAMS}/{name}.stablehlo"
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The record of a plan: its static sampler settings, and the layout segment by segment."""
-    known = dict(zip(plan.layout.loss_spans, plan.known))
-    return {
-        "guided": plan.guided,
-        "dropped": list(plan.dropped),
-        **dataclasses.asdict(plan.truncation),
-        "layout": {
-            "length": plan.layout.length,
-            "prefix_length": plan.layout.prefix_length,
-            "prefilled": plan.prefilled,
-            "output": list(plan.layout.output_streams),
-            "condition": list(plan.condition),
-            "segments": [_describe(span, known.get(span, 0)) for span in plan.layout.spans],
-        },
-    }
+def describe_layout(layout: Layout) -> list[dict[str, Any]]:
+    """The segments of a layout, in order."""
+    return [
+        {
+            "stream": segment.stream,
+            "part": segment.part,
+            "length": segment.length,
+            "role": segment.role,
+            "low": segment.ids.low,
+            "high": segment.ids.high,
+            "grid": list(segment.grid),
+            "time": segment.time,
+        }
+        for segment in layout.segments
+    ]
 
 
-def _describe(span: Span, known: int) -> dict[str, Any]:
-    """`known` counts leading codes that are given; `hidden` is the id of what a condition does not give."""
-    return {
-        "stream": span.segment.stream,
-        "part": span.segment.part,
-        "role": span.segment.role,
-        "start": span.start,
-        "stop": span.stop,
-        "low": span.segment.ids.low,
-        "high": span.segment.ids.high,
-        "grid": list(span.segment.grid),
-        "known": known,
-        "hidden": int(Special.HIDDEN) if span.segment.may_hide else None,
-    }
-
-
-def plan_of(record: Mapping[str, Any]) -> Plan:
-    """The plan that `describe` recorded; places of sound in time are in the programs alone."""
-    tables = Vocabulary(from_dict(VocabularySpec, record["experiment"]["vocabulary"])).tables
-    described = record["layout"]["segments"]
-    layout = Layout(tuple(_segment(segment, tables) for segment in described))
-    sampled = {span.start for span in layout.loss_spans}
-    return Plan(
-        layout=layout,
-        known=tuple(segment["known"] for segment in described if segment["start"] in sampled),
-        guided=record["guided"],
-        dropped=tuple(record.get("dropped", ())),
-        truncation=Truncation(**{f.name: record.get(f.name, f.default) for f in dataclasses.fields(Truncation)}),
-    )
+def layout_of(described: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> Layout:
+    """The layout that `describe_layout` recorded."""
+    return Layout(tuple(_segment(segment, vocabulary.tables) for segment in described))
 
 
 def _segment(found: Mapping[str, Any], tables: Mapping[str, Range]) -> Segment:
-    low, high = found["low"], found["high"]
+    low, high, time = found["low"], found["high"], found.get("time")
     table = next(t for t in tables.values() if t.low <= low < t.high)
     return Segment(
         stream=found["stream"],
         part=found["part"],
-        length=found["stop"] - found["start"],
+        length=found["length"],
         role=found["role"],
         ids=Range(low, high, table.table, table.low),
         grid=tuple(found["grid"]),
+        time=None if time is None else tuple(time),
     )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The record of a plan, but for its layout."""
+    return {
+        "known": list(plan.known),
+        "guided": plan.guided,
+        "dropped": list(plan.dropped),
+        "truncation": dataclasses.asdict(plan.truncation),
+        "lags": list(plan.lags),
+    }
+
+
+def plan_of(record: Mapping[str, Any], layout: Layout) -> Plan:
+    """The plan that `describe` recorded."""
+    return Plan(
+        layout=layout,
+        known=tuple(record["known"]),
+        guided=record["guided"],
+        dropped=tuple(record["dropped"]),
+        truncation=Truncation(**record["truncation"]),
+        lags=tuple(record["lags"]),
+    )
+
+
+def open_folder(folder: Path) -> dict[str, Any]:
+    """The record of an export whose every file is the one that its manifest lists.
+
+    Files and folders whose names begin with a dot, as version control and downloads leave them, are not looked at.
+
+    Raises UserError for another folder, a damaged one, or one of an unknown format.
+    """
+    if not (folder / manifest.NAME).is_file():
+        raise UserError(f"{folder} is not an export: it holds no {manifest.NAME}")
+    try:
+        found = manifest.check_listed(folder)
+    except manifest.Corrupt as error:
+        raise UserError(f"{error}; export again, or fetch the folder again") from None
+    _check_format(folder, found)
+    _refuse_others(folder, found["files"])
+    record = read_object(folder / SPEC)
+    if "programs" not in record:
+        raise UserError(f"{folder} holds weights alone: export without --weights_only")
+    return record
+
+
+def _check_format(folder: Path, found: Mapping[str, Any]) -> None:
+    number = found.get("format")
+    if number not in READ:
+        later = isinstance(number, int) and number > FORMAT
+        remedy = "use a newer version of poet" if later else "export it again from its checkpoint"
+        raise UserError(
+            f"{folder} has export format {number}, this version reads {', '.join(map(str, READ))}: {remedy}"
+        )
+
+
+def _refuse_others(folder: Path, listed: Mapping[str, str]) -> None:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and name.as_posix() not in (*listed, manifest.NAME):
+            raise UserError(f"{folder} is damaged: {name} is not listed in its manifest; remove it")

@@ -23,6 +23,7 @@ from poet.spec.base import (
     as_written,
     choose,
     from_dict,
+    from_stored,
     near_names,
     read_json,
     read_object,
@@ -67,6 +68,7 @@ __all__ = [
     "as_written",
     "choose",
     "from_dict",
+    "from_stored",
     "near_names",
     "read_json",
     "read_object",
@@ -231,19 +233,20 @@ class EvalSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSpec(Spec):
-    """`poet export`: which task's signature, at which batch, for which platforms.
+    """`poet export`: which tasks, for which platforms.
 
-    `dtype` is that of the model's arithmetic, or of the released weights; '' keeps that of the
-    training.  Every export starts with these defaults, not with values of the checkpoint.
+    `tasks`: names, or 'all' for those that the checkpoint was trained on.  `dtype` is that of the model's
+    arithmetic, or of the released weights; '' keeps that of the training.  `text_encoder`: whether the
+    text encoder goes with it.  Every export starts with these defaults, not with values of the checkpoint.
     """
 
-    RENAMED = {"known_frames": "conditioning_frames"}
+    RENAMED = {"task": "tasks"}
+    REMOVED = ("batch", "conditioning_frames", "known_frames")
 
-    task: str = setting("text_to_video", changes="nothing")
-    batch: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
-    conditioning_frames: int = setting(0, changes="nothing", at_least=0, at_most=MOST_FRAMES)
-    platforms: tuple[str, ...] = setting(("cpu",), changes="nothing")
+    tasks: tuple[str, ...] = setting(("all",), changes="nothing")
+    platforms: tuple[str, ...] = setting(("cpu", "cuda", "tpu"), changes="nothing")
     dtype: str = setting("", changes="nothing", one_of=("", *DTYPES))
+    text_encoder: bool = setting(True, changes="nothing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

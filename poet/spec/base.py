@@ -304,9 +304,14 @@ def read_json(cls: type, file: pathlib.Path) -> Any:
     """The spec in a JSON file of `to_dict`; UserError, naming the file, for whatever else is there."""
     values = read_object(file)
     try:
-        return from_dict(cls, _as_stored(cls, values))
+        return from_stored(cls, values)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def from_stored(cls: type, values: Mapping[str, Any]) -> Any:
+    """The spec that an earlier version may have stored as `to_dict` gives it: `from_dict`, with `BEFORE`."""
+    return from_dict(cls, _as_stored(cls, values))
 
 
 def _as_stored(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

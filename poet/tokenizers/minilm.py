@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -85,14 +86,25 @@ class MiniLM:
     params: Params = dataclasses.field(repr=False)
     tokenizer: tokenizers.Tokenizer = dataclasses.field(repr=False)
 
+    # Pieces around a text: [CLS] and [SEP].
+    controls: ClassVar[int] = 2
+
     def __call__(self, texts: Sequence[str]) -> text_lib.EncodedText:
         return text_lib.encode_pieces(self.pieces(texts), self._states, length=self.length, width=self.width)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns each text's ids in [0, 30522), uncut, from [CLS] to [SEP]; [] for no text."""
         encodings = self.tokenizer.encode_batch(text_lib.check_texts(texts))
-        # Two pieces are [CLS] and [SEP] around nothing.
-        return [encoding.ids if len(encoding.ids) > 2 else [] for encoding in encodings]
+        return [encoding.ids if len(encoding.ids) > self.controls else [] for encoding in encodings]
+
+    def traced(self) -> tuple[Callable[..., jax.Array], Params]:
+        """(weights, ids [B, L], lengths [B]) -> states as a pure function, and its weights."""
+        return last_hidden_states, self.params
+
+    def save_pieces(self, folder: Path) -> str:
+        """Writes what makes pieces of a text into a folder; the name of the file."""
+        self.tokenizer.save(str(folder / text_lib.PIECES_FILE), pretty=False)
+        return text_lib.PIECES_FILE
 
     def _states(self, ids_BxL: np.ndarray, lengths_B: np.ndarray) -> jax.Array:
         return last_hidden_states(self.params, ids_BxL, lengths_B)

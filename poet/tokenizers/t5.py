@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from poet.models.layers import constrain, placement
 from poet.spec import MeshSpec, TextSpec, UserError
 from poet.tokenizers import t5_files, t5_shape, t5_weights
 from poet.tokenizers import text as text_lib
-from poet.tokenizers.pieces import Pieces, load_pieces
+from poet.tokenizers.pieces import MODEL, Pieces, load_pieces
 from poet.tokenizers.t5_shape import T5Shape
 from poet.tokenizers.t5_weights import Params
 
@@ -58,13 +58,24 @@ class T5:
     mesh: Mesh = dataclasses.field(repr=False)
     vocabulary: Pieces = dataclasses.field(repr=False)
 
+    # Pieces around a text: </s>.
+    controls: ClassVar[int] = 1
+
     def __call__(self, texts: Sequence[str]) -> text_lib.EncodedText:
         return self.encode_ids(self.pieces(texts))
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's ids, uncut, with the closing </s>; [] for no text."""
-        # One piece is </s> after nothing.
-        return [ids if len(ids) > 1 else [] for ids in self.vocabulary.ids(texts)]
+        return [ids if len(ids) > self.controls else [] for ids in self.vocabulary.ids(texts)]
+
+    def traced(self) -> tuple[Callable[..., jax.Array], Params]:
+        """(weights, ids [B, L], lengths [B]) -> states on one device as a pure function, and its weights."""
+        return functools.partial(last_hidden_states, shape=self.shape, dtype=self.dtype), self.params
+
+    def save_pieces(self, folder: Path) -> str:
+        """Writes what makes pieces of a text into a folder; the name of the file."""
+        (folder / MODEL).write_bytes(self.vocabulary.processor.serialized_model_proto())
+        return MODEL
 
     def encode_ids(self, pieces: Sequence[Sequence[int]]) -> text_lib.EncodedText:
         """States of texts that are given as ids in [0, shape.pieces), closing piece included."""

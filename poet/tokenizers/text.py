@@ -34,6 +34,8 @@ ENCODERS: dict[str, str] = {"minilm": "poet.tokenizers.minilm", "t5": "poet.toke
 # then cheap, and neither a new batch size nor a new text length compiles anything.
 BATCH_BUCKETS = (1, 8, 64)
 SHORTEST_BUCKET = 16
+# A vocabulary in the format of the package tokenizers, in the folder of an export.
+PIECES_FILE = "text_pieces.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -208,7 +208,9 @@ def write_run(workdir: Path) -> Path:
     write_store(workdir / "store")
     write_metrics(workdir / "lm" / "metrics.jsonl")
     write_json(workdir / "lm" / "spec.json", {"train": {"steps": 1500}, "note": ATTACK})
-    write_json(workdir / "export_check.json", {"equal_tokens": True, "compared_tokens": 320})
+    write_json(
+        workdir / "export_check.json", {"tasks": [{"task": "text_to_video", "tokens": 320, "media_equal": True}]}
+    )
     write_evaluation(workdir / "eval", 1500, 6.3, 18.2)
     write_examples(workdir / "first", {"inpainting": "a hole", "text to video": ATTACK})
     media.write_gif(workdir / "export_check.gif", clip(3), 8)
@@ -271,7 +273,7 @@ def test_every_section_shows_what_its_file_says(page: Page):
         "7.910",
         "18.200 ± 0.310",
         "the checkpoint has no sound",
-        "equal tokens",
+        "media equal",
         '"steps": 1500',
         "inpainting (given a hole)",
         "after 80 steps",

@@ -34,6 +34,7 @@ from poet.data.loader import batches, eval_batches  # noqa: E402
 from poet.runs import assets  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
+from poet.sampling.plans import Text  # noqa: E402
 from poet.serving import export  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
 from poet.spec import Experiment, ExportSpec, SampleSpec, to_dict  # noqa: E402
@@ -309,50 +310,34 @@ def _decoded(task: str, tokens: np.ndarray) -> dict[str, Any]:
 
 
 def exports(tasks: Iterable[str], base: Path) -> dict[str, Any]:
-    """Task -> tokens that its exported programs sample for the same request, weights and layout."""
-    found = {}
+    """Task -> tokens that its exported programs sample for the same request, and its layouts; one folder for all.
+
+    Of text tokens nothing, as in `_decoded`.
+    """
+    tasks = [task for task in tasks if not TASKS[task].writes]
+    spec = ExportSpec(tasks=tuple(tasks), platforms=("cpu",), text_encoder=False)
+    folder = export.export(generator(), spec, base / "exports")
+    runtime, stored = Runtime.load(folder), json.loads((folder / "spec.json").read_text())
+    found, held = {}, sha_of_tree(weights.read_arrays(folder / "model.safetensors"))
     for task in tasks:
-        if TASKS[task].writes:
-            continue
-        conditioning_frames = int(TASKS[task].conditioning_latents[0] > 0)
-        spec = ExportSpec(task=task, batch=BATCH, conditioning_frames=conditioning_frames)
-        folder = export.export(generator(), spec, base / task)
-        runtime, inputs = Runtime.load(folder), _inputs(task)
-        tokens = {seed: runtime.generate(seed=seed, count=ROWS, **inputs).tokens for seed in SEEDS}
-        stored = json.loads((folder / "spec.json").read_text())
-        arrays = weights.read_arrays(folder / "weights.safetensors")
-        found[task] = {f"seed {seed}": sha(array) for seed, array in tokens.items()}
-        found[task] |= {"weights": sha_of_tree(arrays), "layout": sha_of_json(stored["layout"])}
-        found[task]["programs"] = sorted(stored["programs"])
+        entries = stored["tasks"][task]
+        found[task] = {
+            f"seed {seed}": sha(runtime.tokens(task, ROWS, sample=SAMPLE.replace(seed=seed), **request(task)))
+            for seed in SEEDS
+        }
+        found[task]["layouts"] = sha_of_json([stored["layouts"][entry["layout"]] for entry in entries])
+        found[task]["weights"] = held
     return found
 
 
 def exported_tokens(folder: Path) -> np.ndarray:
-    """Tokens that an export of one known frame samples, with text states that are all the same."""
-    runtime = Runtime.load(folder)
-    (states,) = (i for i in runtime.spec["programs"]["prefill"]["inputs"] if i["name"] == "text_states")
-    given = np.full((ROWS, *states["shape"][1:]), 0.5, np.float32)
-    return runtime.generate(
-        text_states=given, text_lengths=np.full(ROWS, 3, np.int32), known_video=media()[0][:ROWS, :1], seed=1
-    ).tokens
-
-
-def _inputs(task: str) -> dict[str, Any]:
-    """`request` as `Runtime.generate` takes it: media where the export encodes them."""
-    given, declared, (videos, sounds) = request(task), TASKS[task], media()
-    inputs = {}
-    for name in ("text", "negative"):
-        if name in given:
-            inputs |= {f"{name}_states": given[name].states, f"{name}_lengths": given[name].lengths}
-    if "known" in given:
-        inputs["known"] = given["known"]
-    if "audio" in declared.condition:
-        inputs["audio"] = sounds[:ROWS]
-    elif declared.condition:
-        shown, cells = generator().make_condition(task, videos[:ROWS], region=region(task))
-        inputs["video"] = shown[:, :1] if declared.condition == ("image",) else shown
-        inputs |= {"cells": cells} if cells is not None else {}
-    return inputs
+    """Tokens that an export samples after one known frame, with text states that are all the same."""
+    runtime, task = Runtime.load(folder), "image_to_video"
+    text = runtime.resolved.spec.text
+    states = Text(np.full((ROWS, text.length, text.width), 0.5, np.float32), np.full(ROWS, 3, np.int32))
+    known = runtime.encode_conditioning(task, 1, {"video": media()[0][:ROWS, :1]})
+    sample = runtime.resolved.spec.sample.replace(seed=1)
+    return runtime.tokens(task, ROWS, text=states, known=known, latents=1, sample=sample)
 
 
 # --------------------------------------------------------------------------------------------- all of it

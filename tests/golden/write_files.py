@@ -36,7 +36,7 @@ SMALL = {
     "TRAIN.steps": 3,
 }
 TRAIN = ("--gin_file=run.gin", "--workdir=lm", f"--gin.DATA.mixture_rates={dict.fromkeys([TASK], 1.0)}")
-EXPORT = (f"--gin.EXPORT.task={TASK!r}", "--gin.EXPORT.conditioning_frames=1", "--gin.EXPORT.batch=2")
+EXPORT = (f"--tasks={TASK}", "--gin.EXPORT.text_encoder=False", "--gin.EXPORT.platforms=('cpu',)")
 
 
 def write() -> None:

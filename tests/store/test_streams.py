@@ -223,13 +223,13 @@ def test_a_file_of_it_is_what_a_request_starts_from(generator, monkeypatch, tmp_
 
 
 def test_an_export_codes_it(generator, tmp_path):
-    spec = ExportSpec(task="brightness_to_video", batch=2)
+    spec = ExportSpec(tasks=("brightness_to_video",), platforms=("cpu",))
     runtime = Runtime.load(exporting.export(generator, spec, tmp_path / "export"))
     greys = np.array([[7, 250, 0], [90, 0, 1], [255, 255, 255]], np.int32)
-    result = runtime.generate(grey=greys, seed=3)
+    result = runtime.brightness_to_video(grey=greys, seed=3)
     condition = generator.encode_condition("brightness_to_video", {"grey": greys})
     sample = generator.resolved.spec.sample.replace(seed=3)
-    tokens = generator.tokens("brightness_to_video", 3, condition=condition, sample=sample, batch=2)
+    tokens = generator.tokens("brightness_to_video", 3, condition=condition, sample=sample)
     np.testing.assert_array_equal(result.tokens, tokens)
     np.testing.assert_array_equal(result.video, generator.detokenize("brightness_to_video", tokens).video)
 

@@ -265,7 +265,8 @@ def export(check: Path) -> str:
         return ""
     clip = check.with_suffix(".gif")
     shown = page.card(clip, "sampled by the exported programs", "clip of the export") if clip.is_file() else ""
-    return shown + page.table([{"check": key.replace("_", " "), "result": _plain(v)} for key, v in found.items()])
+    rows = [{key.replace("_", " "): _plain(v) for key, v in row.items()} for row in found["tasks"]]
+    return shown + page.table(rows)
 
 
 def _plain(value: Any) -> str:
