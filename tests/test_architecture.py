@@ -90,6 +90,12 @@ OWNERS = {
     "apache_beam": {"poet.store.beam"},
     "cv2": {"poet.conditioning"},
     "onnxruntime": {"poet.conditioning"},
+    "fastapi": {"poet.server"},
+    "starlette": {"poet.server"},
+    "uvicorn": {"poet.server"},
+    "pydantic": {"poet.server"},
+    "sse_starlette": {"poet.server"},
+    "prometheus_client": {"poet.server"},
 }
 # Imports of these must stand inside functions: they cost seconds.
 LAZY = {

@@ -174,16 +174,11 @@ class FilmSampler:
 
         A negative prompt needs guidance.
         """
-        for latents in (int(opened), self.windows.context):
-            for task in self._tasks(wish, latents):
-                check_trained(self.generator.resolved, task)
-                check_negative(get_task(task), sample, wish.negative)
+        has_audio = self.sounds is not None
+        check_wish(self.generator.resolved, self.windows, wish, sample, opened=opened, has_audio=has_audio)
 
     def _tasks(self, wish: Wish, latents: int) -> list[str]:
-        """The task of a clip, and that of its sound if it is sampled separately."""
-        apart = self.sounds is not None and bool(wish.sound_prompt)
-        joint = self.sounds is not None and not apart
-        return [task_for(bool(wish.prompt), joint, latents), *([_SOUND_ALONE] if apart else [])]
+        return tasks_of(wish, latents, has_audio=self.sounds is not None)
 
     def _codes(
         self, task: str, before: Sequence[Piece], wishes: Sequence[Wish], sample: SampleSpec
@@ -216,6 +211,25 @@ class FilmSampler:
             return piece
         rest = self.sounds.rest(heard.end, added.end.frames)
         return dataclasses.replace(piece, samples=heard.samples, audio=heard.codes, rest=rest, sound_end=heard.end)
+
+
+def check_wish(
+    resolved: Resolved, windows: Windows, wish: Wish, sample: SampleSpec, *, opened: bool, has_audio: bool
+) -> None:
+    """`FilmSampler.check` without the model."""
+    if has_audio and not windows.hop:
+        raise UserError("the checkpoint has no sound: make a silent film")
+    for latents in (int(opened), windows.context):
+        for task in tasks_of(wish, latents, has_audio=has_audio):
+            check_trained(resolved, task)
+            check_negative(get_task(task), sample, wish.negative)
+
+
+def tasks_of(wish: Wish, latents: int, *, has_audio: bool) -> list[str]:
+    """The task of a clip, and that of its sound if it is sampled separately."""
+    apart = has_audio and bool(wish.sound_prompt)
+    joint = has_audio and not apart
+    return [task_for(bool(wish.prompt), joint, latents), *([_SOUND_ALONE] if apart else [])]
 
 
 def task_for(text: bool, has_audio: bool, latents: int) -> str:

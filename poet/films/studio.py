@@ -37,17 +37,19 @@ class Studio:
     Attributes:
       run, resolved: its place, and its experiment with `settings`, the bindings that it was overridden with.
       ways: how films go on, as `FilmSampler` takes it.
+      generator: the model, where it is loaded already.
     """
 
     run: Run
     resolved: Resolved
     settings: Sequence[str] = ()
     ways: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generator: Generator | None = None
 
     @functools.cached_property
     def sampler(self) -> FilmSampler:
         """The model, loaded when it is first asked for."""
-        return FilmSampler(Generator.from_checkpoint(self.run, self.resolved), **self.ways)
+        return FilmSampler(self.generator or Generator.from_checkpoint(self.run, self.resolved), **self.ways)
 
     def with_sound(self) -> FilmSampler:
         """The same, for films with sound.  UserError in a run without it."""

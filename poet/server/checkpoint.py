@@ -1,0 +1,184 @@
+"""The backend of a checkpoint: what may be asked of it, in the process of the service, without a device.
+
+The worker loads `poet.server.making`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from poet import streams
+from poet.runs.run import Run
+from poet.sampling import jobs
+from poet.sampling.requests import Request
+from poet.server import films
+from poet.server.backend import Accepted, Maker
+from poet.server.fields import SAMPLE, Schema, check_names, schemas
+from poet.server.settings import ServeSpec
+from poet.spec import SampleSpec, UserError, from_dict, near_names, to_dict
+from poet.streams.base import reach
+from poet.tasks.registry import Task
+from poet.tasks.resolved import Resolved
+
+# Fields of requests for samples that are the client's; the others name paths of this machine.
+REQUEST = ("prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "keep_given", "depth")
+REQUEST += ("num", "format")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointBackend:
+    """`poet.server.backend.Backend` of a checkpoint.
+
+    Attributes:
+      run, resolved: the checkpoint, and its experiment with `settings`, the bindings that it was overridden with;
+        SAMPLE.block is at least 1.
+      limits: of the service.
+    """
+
+    run: Run
+    resolved: Resolved
+    settings: tuple[str, ...]
+    limits: ServeSpec = ServeSpec()
+
+    @property
+    def size(self) -> int:
+        """Samples of a batch."""
+        return self.resolved.spec.sample.block * self.resolved.spec.sample.devices
+
+    @functools.cached_property
+    def tasks(self) -> dict[str, Task]:
+        """Tasks that the checkpoint was trained on, by name."""
+        return {task.name: task for task in self.resolved.mixture}
+
+    @functools.cached_property
+    def requests(self) -> dict[str, dict[str, Schema]]:
+        """Task -> schemas of the fields of its requests, beside `task`."""
+        sample = schemas(SampleSpec, SAMPLE)
+        for name, value in to_dict(self.resolved.spec.sample).items():
+            if name in sample:
+                sample[name]["default"] = value
+        del sample["seed"]["default"]  # A request without one has a random one.
+        of_samples = schemas(Request, REQUEST)
+        of_samples["num"] |= {"maximum": self.limits.max_samples}
+        of_films = films.requests(sample) if self.makes_films else {}
+        return {name: {**of_samples, **sample} for name in self.tasks} | of_films
+
+    @property
+    def makes_films(self) -> bool:
+        """Whether any task continues frames."""
+        return any(task.output[0] == "video" for task in self.tasks.values() if task.output)
+
+    def card(self) -> dict[str, Any]:
+        """The model, as `/v1/models` has it: enough to make a form of any of its requests."""
+        clip, checkpoint = self.resolved.spec.clip, self.run.checkpoint
+        return {
+            "id": f"{checkpoint.path.name}-{checkpoint.fingerprint}",
+            "fingerprint": checkpoint.fingerprint,
+            "clip": {
+                "frames": clip.frames,
+                "height": clip.height,
+                "width": clip.width,
+                "rate_hz": clip.rate_hz,
+                "seconds": clip.frames / clip.rate_hz,
+                "sample_rate_hz": clip.sample_rate_hz,
+            },
+            "tasks": [self._described(task) for task in self.tasks.values()],
+            "films": [name for name in self.requests if name not in self.tasks],
+            "sample": {name: value for name, value in to_dict(self.resolved.spec.sample).items() if name in SAMPLE},
+            "batch": self.size,
+            "limits": to_dict(self.limits),
+        }
+
+    def _described(self, task: Task) -> dict[str, Any]:
+        """What a form of a task needs."""
+        derived, spec = task.derived, self.resolved.spec
+        factor = spec.video_tokenizer.factor[0]
+        within = derived.frames(spec.conditioning, spec.clip.frames, factor) if derived else ()
+        opens = [*self.resolved.conditioning_choices(task)]
+        return {
+            "name": task.name,
+            "text": task.text,
+            "clip": bool(task.condition) or task.conditioning_latents[1] > 0,
+            "clip_needed": bool(task.condition) or task.conditioning_latents[0] > 0,
+            "clip_medium": next((stream.medium for stream in task.given), "video" if opens else ""),
+            "conditioning_frames": list(within) or opens,
+            "end": bool(derived and derived.ends),
+            "regions": list(derived.regions(spec.conditioning)) if derived else [],
+            "mask": bool(derived and derived.region_is),
+            "depth": bool(derived and derived.takes_depth),
+            "outputs": [stream.medium for stream in map(streams.get, task.output)],
+            "formats": [*dict.fromkeys(f for stream in (*task.given, *task.predicted) for f in stream.formats)],
+        }
+
+    # ------------------------------------------------------------------------------------ requests
+
+    def admit(self, asked: Mapping[str, Any]) -> Accepted:
+        """Checks a request, by the checks of `poet generate` and of films.
+
+        Raises UserError: says what is wrong, and what is allowed.
+        """
+        task = asked.get("task")
+        if not isinstance(task, str) or task not in self.requests:
+            raise UserError(f"task {task!r} is no task of this model{near_names(str(task), [*self.requests])}")
+        own = {name: value for name, value in asked.items() if name != "task"}
+        check_names(own, self.requests[task], f"a request for {task}")
+        self._check_texts(own)
+        return self._samples(task, own) if task in self.tasks else self._film(task, own)
+
+    def _check_texts(self, asked: Any) -> None:
+        """Texts that no prompt is as long as are refused wherever they stand."""
+        if isinstance(asked, Mapping):
+            asked = [*asked.values()]
+        if isinstance(asked, list):
+            for part in asked:
+                self._check_texts(part)
+        elif isinstance(asked, str) and len(asked) > self.limits.max_prompt:
+            raise UserError(f"a text of {len(asked)} characters: this service takes {self.limits.max_prompt}")
+
+    def _samples(self, task: str, asked: Mapping[str, Any]) -> Accepted:
+        request = from_dict(Request, {"task": task, **{n: v for n, v in asked.items() if n in REQUEST}})
+        own = {name: value for name, value in asked.items() if name in SAMPLE}
+        sample = from_dict(SampleSpec, {**to_dict(self.resolved.spec.sample), **own})
+        for name in ("prompt", "clip", "end", "mask", "depth", "format"):
+            if len(getattr(request, name)) > self.limits.max_samples:
+                raise UserError(f"{len(getattr(request, name))} of {name}: a request has {self.limits.max_samples}")
+        facts = self._described(self.tasks[task])
+        if facts["clip_needed"] and not request.clip:
+            raise UserError(f"task {task} needs a clip ({facts['clip_medium']}): give the id of an upload or a job")
+        job = jobs.admit(request, self.resolved, sample)
+        if job.count > self.limits.max_samples:
+            raise UserError(f"{job.count} samples: a request of this service has at most {self.limits.max_samples}")
+        shared = repr((task, job.plan, sample.replace(seed=0, watermark=False)))
+        clip, timed = self.resolved.spec.clip, {"video", "audio"} & {*job.task.output}
+        seconds = job.count * clip.frames / clip.rate_hz if timed else 0.0
+        return Accepted(
+            task=task,
+            request={"request": to_dict(request), "sample": to_dict(sample), "seconds": seconds},
+            company=hashlib.sha256(shared.encode()).hexdigest()[:16],
+            samples=min(job.count, self.size),
+            seconds=seconds,
+        )
+
+    def _film(self, kind: str, asked: Mapping[str, Any]) -> Accepted:
+        film = films.admit(kind, asked, self.resolved, self.limits.max_film_seconds)
+        request = {"film": kind, "request": dict(film.request), "ways": dict(film.ways)}
+        more = {"sample": to_dict(film.sample), "clips": film.clips, "seconds": film.seconds}
+        return Accepted(task=kind, request={**request, **more}, samples=self.size, seconds=film.seconds)
+
+    def load(self) -> Maker:
+        """Loads the checkpoint, in the worker."""
+        return reach("poet.server.making:CheckpointMaker")(self)
+
+
+def absolute(request: Any, folder: Path, name: str = "") -> Any:
+    """A film's request with the files of a job's folder."""
+    if isinstance(request, Mapping):
+        return {key: absolute(value, folder, key) for key, value in request.items()}
+    if isinstance(request, list):
+        return [absolute(value, folder) for value in request]
+    return str(folder / request) if request and name in ("opening", "frame", "clip") else request

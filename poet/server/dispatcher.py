@@ -1,0 +1,298 @@
+"""The thread between the queue and the worker: what is made next, with whom, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from multiprocessing import connection as connections
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from poet.server import worker
+from poet.server.backend import DIED, Backend, Work
+from poet.server.hub import Hub
+from poet.server.metrics import Metrics
+from poet.server.settings import ServeSpec
+from poet.server.store import QUEUED, Job, Store
+
+_LOG = logging.getLogger(__name__)
+# A batch that is further takes nobody in: those in it would wait longer than the newcomer gains.
+_JOIN_UNTIL = 0.5
+# Seconds between a worker's death and the next one: 1, 2, 4, ... of deaths in a row.
+_MOST_PAUSE_S = 60.0
+# Seconds that a worker has to end by itself.
+_END_S = 5.0
+_UPKEEP_S = 60.0
+
+
+class Dispatcher(threading.Thread):
+    """Runs the worker, and hands it the queue.
+
+    Attributes:
+      ready: whether the worker has loaded its model.
+      broken: why it could not; ''.
+    """
+
+    def __init__(
+        self, store: Store, backend: Backend, hub: Hub, metrics: Metrics, settings: ServeSpec, level: int = logging.INFO
+    ):
+        super().__init__(name="dispatcher", daemon=True)
+        self._store, self._backend, self._hub, self._metrics = store, backend, hub, metrics
+        self._settings, self._level = settings, level
+        self.ready, self.broken = threading.Event(), ""
+        self._wake_out, self._wake_in = os.pipe()
+        self._orders: list[tuple[str, str]] = []
+        self._orders_lock = threading.Lock()
+        self._running: dict[str, Job] = {}
+        self._fractions: dict[str, float] = {}
+        self._seen: set[str] = set()
+        self._process: BaseProcess | None = None
+        self._pipe: connections.Connection | None = None
+        self._deaths_in_a_row, self._next_start_s, self._next_upkeep_s = 0, 0.0, 0.0
+        self._stop_at_s: float | None = None
+        self._busy, self._busy_since_s = False, time.monotonic()
+
+    # ------------------------------------------------------------------------- called from other threads
+
+    @property
+    def running(self) -> int:
+        """Jobs that the worker has."""
+        return len(self._running)
+
+    def wake(self) -> None:
+        """There is something new in the store."""
+        os.write(self._wake_in, b"\0")
+
+    def cancel(self, job_id: str) -> None:
+        """A running job shall stop; the store knows already."""
+        self._order("cancel", job_id)
+
+    def watch(self, job_id: str) -> None:
+        """Somebody wants to see a job come: its news have pictures from here on."""
+        if self._settings.previews:
+            self._order("watch", job_id)
+
+    def _order(self, kind: str, job_id: str) -> None:
+        with self._orders_lock:
+            self._orders.append((kind, job_id))
+        self.wake()
+
+    def stop(self, grace_s: float) -> None:
+        """Starts nothing any more, queues again what still runs after `grace_s`, and ends the worker."""
+        self._stop_at_s = time.monotonic() + grace_s
+        self.wake()
+        self.join()
+
+    # ------------------------------------------------------------------------------------- the thread
+
+    def run(self) -> None:
+        """Until `stop`."""
+        try:
+            while not self._is_over():
+                self._start_worker()
+                self._wait()
+                self._pass_on_orders()
+                self._schedule()
+                self._upkeep()
+        except Exception:
+            _LOG.critical("the dispatcher ended", exc_info=True)
+            self.broken = "the dispatcher ended"
+            self.ready.clear()
+        finally:
+            self._end_worker()
+
+    def _is_over(self) -> bool:
+        return self._stop_at_s is not None and (not self._running or time.monotonic() >= self._stop_at_s)
+
+    def _start_worker(self) -> None:
+        if self._process is not None or time.monotonic() < self._next_start_s or self._stop_at_s is not None:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, self._backend, self._level)
+        self._process = context.Process(target=worker.main, args=arguments, name="poet-worker", daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _wait(self) -> None:
+        handles: list[Any] = [self._wake_out]
+        if self._process is not None:
+            handles += [self._pipe, self._process.sentinel]
+        found = connections.wait(handles, timeout=1.0)
+        if self._wake_out in found:
+            os.read(self._wake_out, 65_536)
+        if self._process is None:
+            return
+        self._hear()
+        if not self._process.is_alive():
+            self._hear()
+            self._died()
+
+    def _hear(self) -> None:
+        try:
+            while self._pipe.poll():
+                kind, *rest = self._pipe.recv()
+                getattr(self, f"_on_{kind}")(*rest)
+        except (EOFError, OSError):
+            self._process.join(_END_S)
+
+    def _on_ready(self) -> None:
+        self.broken = ""
+        self.ready.set()
+        _LOG.info("the worker is ready")
+
+    def _on_broken(self, why: str) -> None:
+        self.broken = why
+
+    def _on_news(self, job_id: str, facts: dict[str, Any]) -> None:
+        job = self._running.get(job_id)
+        if job is None:
+            return
+        self._fractions[job_id] = facts["fraction"]
+        if facts["latents"] and job_id not in self._seen:
+            self._seen.add(job_id)
+            self._metrics.first.labels(job.task).observe(max(time.time() - job.created, 0))
+        self._hub.say(job_id, {"state": "running", **facts})
+
+    def _on_done(self, job_id: str, result: dict[str, Any]) -> None:
+        self._deaths_in_a_row = 0
+        self._store.finish(job_id, result)
+        self._ended(job_id, result.get("seconds", 0.0))
+
+    def _on_failed(self, job_id: str, kind: str, message: str) -> None:
+        self._store.fail(job_id, kind, message)
+        self._ended(job_id)
+
+    def _on_cancelled(self, job_id: str) -> None:
+        self._store.cancelled(job_id)
+        self._ended(job_id)
+
+    def _ended(self, job_id: str, seconds: float = 0.0) -> None:
+        job = self._running.pop(job_id, None)
+        self._fractions.pop(job_id, None)
+        self._seen.discard(job_id)
+        now = self._store.get(job_id)
+        if job is not None and now is not None:
+            self._metrics.ended(now, seconds)
+            _LOG.info("job ended", extra={"job": job_id, "task": job.task, "state": now.state})
+        self._hub.say(job_id, {"state": now.state if now else "deleted"}, last=True)
+        self._note_load()
+
+    def _died(self) -> None:
+        """Its jobs are queued again, alone; those that have seen too many workers die fail."""
+        code = self._process.exitcode
+        _LOG.error("the worker died with code %s, and with it %d jobs", code, len(self._running))
+        self._metrics.deaths.inc()
+        self.ready.clear()
+        self._forget_worker()
+        self._deaths_in_a_row += 1
+        self._next_start_s = time.monotonic() + min(2.0 ** (self._deaths_in_a_row - 1) - 1, _MOST_PAUSE_S)
+        for job_id in [*self._running]:
+            self._store.requeue(job_id, died=True)
+            now = self._store.get(job_id)
+            if now is not None and now.state == QUEUED and now.deaths >= self._settings.max_deaths:
+                self._store.fail(job_id, DIED, f"{now.deaths} worker processes died of it")
+                now = self._store.get(job_id)
+            if now is not None and now.state == QUEUED:
+                self._running.pop(job_id)
+                self._fractions.pop(job_id, None)
+                self._hub.say(job_id, {"state": QUEUED})
+            else:
+                self._ended(job_id)
+        self._note_load()
+
+    def _forget_worker(self) -> None:
+        self._process.join()
+        self._pipe.close()
+        self._process = self._pipe = None
+
+    # ---------------------------------------------------------------------------------------- the queue
+
+    def _pass_on_orders(self) -> None:
+        with self._orders_lock:
+            orders, self._orders = self._orders, []
+        for kind, job_id in orders:
+            if job_id in self._running:
+                self._send(kind, job_id)
+
+    def _schedule(self) -> None:
+        """Starts the oldest job, with those that can go with it, or lets the oldest one join a batch that has begun."""
+        if not self.ready.is_set() or self._process is None or self._stop_at_s is not None:
+            return
+        if self._running and not self._may_join():
+            return
+        queue = self._store.queue(limit=4 * self._backend.size)
+        company = self._company
+        free = self._backend.size - sum(job.samples for job in self._running.values())
+        for job in queue:
+            if not self._running:
+                self._give(job)
+                company, free = self._company, self._backend.size - job.samples
+                if not company:
+                    break
+            elif company and job.company == company and not job.deaths and job.samples <= free:
+                self._give(job)
+                free -= job.samples
+            elif self._fractions:  # Who joins what has begun keeps its turn.
+                break
+        self._note_load()
+
+    @property
+    def _company(self) -> str:
+        return next((job.company for job in self._running.values() if not job.deaths), "")
+
+    def _may_join(self) -> bool:
+        return bool(self._company) and max(self._fractions.values(), default=0.0) < _JOIN_UNTIL
+
+    def _give(self, job: Job) -> None:
+        if not self._store.start(job.id):
+            return
+        job = self._store.get(job.id) or job
+        self._running[job.id] = job
+        self._metrics.wait.labels(job.task).observe(max((job.started or job.created) - job.created, 0))
+        company = job.company and (job.id if job.deaths else job.company)
+        self._send("make", Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), company)
+        if self._settings.previews and self._hub.listeners(job.id):
+            self._send("watch", job.id)
+        self._hub.say(job.id, {"state": "running", "fraction": 0.0, "latents": 0, "left_s": None})
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            pass  # It has died, which is noticed next.
+
+    def _note_load(self) -> None:
+        """Counts the time since the last change, in which as many jobs ran as before it."""
+        now = time.monotonic()
+        if self._busy:
+            self._metrics.busy.inc(now - self._busy_since_s)
+        self._busy = bool(self._running)
+        self._metrics.fill.set(sum(job.samples for job in self._running.values()) / self._backend.size)
+        self._busy_since_s = now
+
+    def _upkeep(self) -> None:
+        now = time.monotonic()
+        if now < self._next_upkeep_s:
+            return
+        self._next_upkeep_s = now + _UPKEEP_S
+        settings = self._settings
+        gone = self._store.expire(age_s=settings.keep_hours * 3600, size_bytes=settings.keep_mib * 2**20)
+        if gone:
+            _LOG.info("%d ended jobs were removed", len(gone))
+
+    def _end_worker(self) -> None:
+        if self._process is not None:
+            self._send("stop")
+            self._process.join(_END_S if not self._running else 0.2)
+            if self._process.is_alive():
+                self._process.kill()
+            self._hear()
+            self._forget_worker()
+        for job_id in [*self._running]:
+            self._store.requeue(job_id)
+        self._running.clear()
+        self.ready.clear()

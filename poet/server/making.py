@@ -1,0 +1,237 @@
+"""What the worker makes of a checkpoint: samples of several jobs in one batch, and films one at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from poet.films.studio import Studio
+from poet.runs import compile_cache
+from poet.sampling import jobs, record
+from poet.sampling.engine import Engine
+from poet.sampling.generate import Generator
+from poet.sampling.outputs import write_outputs
+from poet.sampling.plans import DEFAULT_BATCH
+from poet.sampling.progress import Progress, Sampling
+from poet.sampling.requests import Request
+from poet.sampling.together import Step, Together
+from poet.server.backend import Cancelled, News, Session, Watch, Work, made
+from poet.server.checkpoint import CheckpointBackend, absolute
+from poet.spec import SampleSpec, from_dict
+from poet.tasks.resolved import Resolved
+
+_LOG = logging.getLogger(__name__)
+
+OnProgress = Callable[[Sampling, Progress], None]
+
+
+class CheckpointMaker:
+    """`poet.server.backend.Maker` of a checkpoint, with the model in memory."""
+
+    def __init__(self, backend: CheckpointBackend):
+        compile_cache.use()
+        self.backend = backend
+        self.generator = Watched.from_checkpoint(backend.run, backend.resolved)
+
+    def session(self, company: str, watch: Watch) -> Session:
+        """Of a company: one batch of samples; of none: a film."""
+        return SamplesSession(self) if company else FilmSession(self, watch)
+
+
+class _Ready(NamedTuple):
+    work: Work
+    job: jobs.Job
+    engine: Engine
+    sampling: Sampling
+    inputs: Mapping[str, str]
+
+
+class SamplesSession:
+    """Jobs that share a batch."""
+
+    def __init__(self, maker: CheckpointMaker):
+        self._maker, self._ready = maker, dict[str, _Ready]()
+        self._batch: Together | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the jobs in it."""
+        return [*self._ready]
+
+    def add(self, work: Work) -> None:
+        """Reads the job's files and takes it in.  UserError for files that do not hold what it takes."""
+        job = jobs.read(job_of(work, self._maker.backend.resolved))
+        inputs = record.hashes(job.request.files())
+        prepared = self._maker.generator.prepare(job.request.task, job.texts, **jobs.asked_of(job))
+        if self._batch is None:
+            self._batch = Together(prepared.engine, job.sample)
+        rows = prepared.engine.rows(prepared.inputs, prepared.count)
+        sampling = self._batch.add(work.id, rows, job.sample.seed)
+        self._ready[work.id] = _Ready(work, job, prepared.engine, sampling, inputs)
+
+    def drop(self, job_id: str) -> None:
+        """Takes a job out at once."""
+        self._ready.pop(job_id, None)
+        if self._batch is not None:
+            self._batch.drop(job_id)
+
+    def step(self) -> list[News]:
+        """Decodes a latent frame."""
+        steps = self._batch.step() if self._batch is not None else []
+        return [news for step in steps for news in self._news(step)]
+
+    def _news(self, step: Step) -> Iterator[News]:
+        ready, progress = self._ready[step.name], step.progress
+        frames, latents = first_frames(ready.sampling, progress), progress.latents[1]
+        yield News(id=step.name, fraction=progress.done, latents=latents, left_s=progress.left_s, frames=frames)
+        if step.done:
+            del self._ready[step.name]
+            yield self._finished(ready)
+
+    def _finished(self, ready: _Ready) -> News:
+        try:
+            sampled = ready.engine.detokenize(ready.sampling.tokens)
+            result = write(ready.work, ready.job, sampled, self._maker, ready.inputs)
+            return News(id=ready.work.id, fraction=1.0, result=result)
+        except Exception as error:
+            return News(id=ready.work.id, error=error)
+
+
+class FilmSession:
+    """One film, made in one step that its watch is told of."""
+
+    def __init__(self, maker: CheckpointMaker, watch: Watch):
+        self._maker, self._watch, self._work = maker, watch, dict[str, Work]()
+
+    @property
+    def names(self) -> list[str]:
+        """Its id."""
+        return [*self._work]
+
+    def add(self, work: Work) -> None:
+        """Takes the job in."""
+        self._work[work.id] = work
+
+    def drop(self, job_id: str) -> None:
+        """Forgets the job."""
+        self._work.pop(job_id, None)
+
+    def step(self) -> list[News]:
+        """Makes the job.  Raises Cancelled where the watch does."""
+        (work,) = self._work.values()
+        clips, before = work.request.get("clips", 1), 0
+
+        def told(sampling: Sampling, progress: Progress) -> None:
+            nonlocal before
+            frames = first_frames(sampling, progress)
+            fraction = min((before + progress.done) / clips, 1.0)
+            before += progress.done == 1
+            self._watch(News(id=work.id, fraction=fraction, latents=progress.latents[1], frames=frames))
+
+        self._maker.generator.on_progress = told
+        try:
+            return [News(id=work.id, fraction=1.0, result=film(work, self._maker))]
+        except Cancelled:
+            raise
+        except Exception as error:
+            return [News(id=work.id, error=error)]
+        finally:
+            self._maker.generator.on_progress = None
+            self._work.clear()
+
+
+def film(work: Work, maker: CheckpointMaker) -> dict[str, Any]:
+    """Makes a film, or goes on with the one that an earlier try has begun."""
+    backend, request = maker.backend, work.request
+    sample = from_dict(SampleSpec, request["sample"])
+    resolved = Resolved(backend.resolved.spec.replace(sample=sample))
+    studio = Studio(backend.run, resolved, backend.settings, request["ways"], maker.generator)
+    files = studio.make(request["film"], absolute(request["request"], work.folder), work.place)
+    return made(_shown(files, work.place), seconds=request["seconds"], weights=backend.run.checkpoint.fingerprint)
+
+
+def _shown(files: list[Path], place: Path) -> list[Path]:
+    """The files of a film that a client may have, below one folder: the film first."""
+    found = []
+    for path in files:
+        if path.suffix in (".mp4", ".png", ".wav"):
+            flat = place / "_".join(path.relative_to(place).parts)
+            if flat != path:
+                flat.unlink(missing_ok=True)
+                flat.hardlink_to(path)
+            found.append(flat)
+    return sorted(found, key=lambda path: (path.suffix != ".mp4", path.suffix != ".wav"))
+
+
+def job_of(work: Work, resolved: Resolved) -> jobs.Job:
+    """The job of a request for samples; its files are those of the job's folder."""
+    request = from_dict(Request, work.request["request"]).below(work.folder)
+    return jobs.admit(request, resolved, from_dict(SampleSpec, work.request["sample"]))
+
+
+def write(work: Work, job: jobs.Job, sampled: Any, maker: CheckpointMaker, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Writes the files of sampled media, and the record that repeats them; the result of the job."""
+    backend = maker.backend
+    shown = jobs.shown(job, sampled)
+    details = record.describe(job, backend.run, maker.generator.networks.used, inputs, backend.settings)
+    files = write_outputs(shown, job, work.place, details)
+    return made(
+        [path for path in files if path.name != record.NAME],
+        seconds=work.request["seconds"],
+        weights=details["checkpoint"]["fingerprint"],
+        watermark=details.get("watermark", ""),
+        texts=[str(text) for text in sampled.texts or ()],
+    )
+
+
+def first_frames(sampling: Sampling, progress: Progress) -> Callable[[], np.ndarray] | None:
+    """Decodes uint8 [F, H, W, 3], what a step has added to the pictures of its first sample; None for nothing."""
+    low, high = progress.latents
+    return (lambda: sampling.frames(progress._replace(rows=progress.rows[:1]))[0]) if low < high else None
+
+
+class Watched(Generator):
+    """A generator whose sampling is told of, latent frame by latent frame, whoever asked for it.
+
+    Attributes:
+      on_progress: is told; what it raises ends the sampling.
+    """
+
+    on_progress: OnProgress | None = None
+
+    def engine(self, task: str, sample: SampleSpec | None = None, latents: int = 0) -> Engine:
+        """That of `Generator`, watched."""
+        found = super().engine(task, sample, latents)
+        return _WatchedEngine(found, self)
+
+
+class _WatchedEngine(Engine):
+    def __init__(self, engine: Engine, generator: Watched):
+        super().__init__(engine.programs, engine.codecs, engine.task)
+        self._generator = generator
+
+    def start(self, inputs: Any, count: int, sample: SampleSpec, *, batch: int = DEFAULT_BATCH) -> Any:
+        return _WatchedSampling(super().start(inputs, count, sample, batch=batch), self._generator)
+
+
+class _WatchedSampling:
+    """A `Sampling` that is told of at each step."""
+
+    def __init__(self, sampling: Sampling, generator: Watched):
+        self._sampling, self._generator = sampling, generator
+
+    def __iter__(self) -> _WatchedSampling:
+        return self
+
+    def __next__(self) -> Progress:
+        progress = next(self._sampling)
+        if self._generator.on_progress is not None:
+            self._generator.on_progress(self._sampling, progress)
+        return progress
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampling, name)
