@@ -186,20 +186,8 @@ class Programs:
         )
 
     def of_text(self) -> str:
-        """Name of the program from ids of pieces to states; UserError for an encoder that cannot be lowered."""
-        encoder = self._generator.networks[networks.TEXT]
-        if not hasattr(encoder, "traced"):
-            raise UserError(
-                f"the text encoder {encoder.name} cannot be exported: set EXPORT.text_encoder = False, and sample by "
-                "`Runtime.tokens` with the states of texts"
-            )
-        run, weights = encoder.traced()
-        self.weights[TEXT] = _named(TEXT, weights)
-        rows, length = jax.export.symbolic_shape("b, l", constraints=[f"l <= {encoder.length}"])
-        inputs = (("ids", _struct((rows, length), jnp.int32)), ("lengths", _struct((rows,), jnp.int32)))
-        program = Program(
-            run=_bound(run, jax.tree.structure(weights)), weights=TEXT, inputs=inputs, outputs=(("states", 0),)
-        )
+        """Name of the program from ids of pieces to states; UserError as `text_program`."""
+        program, self.weights[TEXT] = text_program(self._generator.networks[networks.TEXT])
         return self._named_once("text", ("text",), lambda: program)
 
     def _named_once(self, what: str, key: Hashable, make: Callable[[], Program]) -> str:
@@ -213,10 +201,28 @@ class Programs:
     def lowered(self, platforms: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, StableHLO) of every program."""
         for name, program in self.programs.items():
-            weights = [_struct(array.shape, array.dtype) for array in self.weights[program.weights].values()]
-            structs = [struct for _, struct in program.inputs]
-            exported = jax.export.export(jax.jit(program.run), platforms=platforms)(weights, *structs)
-            yield name, bytes(exported.serialize())
+            yield name, serialized(program, self.weights[program.weights], platforms)
+
+
+def text_program(encoder: Any) -> tuple[Program, Arrays]:
+    """From ids of pieces to states, with its weights; UserError for an encoder that cannot be lowered."""
+    if not hasattr(encoder, "traced"):
+        raise UserError(
+            f"the text encoder {encoder.name} cannot be exported: set EXPORT.text_encoder = False, and sample by "
+            "`Runtime.tokens` with the states of texts"
+        )
+    run, weights = encoder.traced()
+    rows, length = jax.export.symbolic_shape("b, l", constraints=[f"l <= {encoder.length}"])
+    inputs = (("ids", _struct((rows, length), jnp.int32)), ("lengths", _struct((rows,), jnp.int32)))
+    bound = _bound(run, jax.tree.structure(weights))
+    return Program(run=bound, weights=TEXT, inputs=inputs, outputs=(("states", 0),)), _named(TEXT, weights)
+
+
+def serialized(program: Program, weights: Arrays, platforms: Sequence[str]) -> bytes:
+    """A program as StableHLO."""
+    abstract = [_struct(array.shape, array.dtype) for array in weights.values()]
+    structs = [struct for _, struct in program.inputs]
+    return bytes(jax.export.export(jax.jit(program.run), platforms=platforms)(abstract, *structs).serialize())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -167,7 +167,7 @@ def last_hidden_states(
     """
     length = ids_BxL.shape[1]
     mask_Bx1x1xL = (jnp.arange(length) < lengths_B[:, None])[:, None, None, :]
-    buckets_LxL = relative_buckets(length, shape.buckets, shape.max_distance)
+    buckets_LxL = _buckets(length, shape)
     # Accelerators would otherwise multiply float32 in fewer bits.
     precision = "highest" if dtype == "float32" else None
 
@@ -181,6 +181,17 @@ def last_hidden_states(
     with jax.default_matmul_precision(precision):
         x_BxLxD, _ = jax.lax.scan(layer_step, _lookup(params["pieces"], ids_BxL), params["layers"])
     return _norm(x_BxLxD, params["final_norm"], shape.epsilon)
+
+
+def _buckets(length: Any, shape: T5Shape) -> np.ndarray | jax.Array:
+    """`relative_buckets`, of a length that may be a symbol of an exported program."""
+    if isinstance(length, int):
+        return relative_buckets(length, shape.buckets, shape.max_distance)
+    longest_LxL = relative_buckets(MAX_LENGTH, shape.buckets, shape.max_distance)
+    # By the way from query to key, from the farthest behind to the farthest ahead.
+    of_way = np.concatenate([longest_LxL[::-1, 0], longest_LxL[0, 1:]])
+    places_L = jnp.arange(length)
+    return jnp.asarray(of_way)[places_L[None, :] - places_L[:, None] + MAX_LENGTH - 1]
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
@@ -203,7 +214,8 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 def _lookup(pieces_VxD: jax.Array, ids_BxL: jax.Array) -> jax.Array:
     """float32 rows; every device looks all texts up in its columns, then texts are shared out."""
-    split = mesh_lib.Rules().spec((None, None, "embed"))
+    whole = jax.sharding.get_abstract_mesh().empty  # On one device, as in an exported program.
+    split = None if whole else mesh_lib.Rules().spec((None, None, "embed"))
     x_BxLxD = pieces_VxD.at[constrain(ids_BxL, None, None)].get(mode="clip", out_sharding=split)
     return constrain(x_BxLxD, "batch", None, None).astype(jnp.float32)
 

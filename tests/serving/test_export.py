@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from poet.runs import manifest
+from poet.sampling.together import Together
 from poet.serving import check, format, runtime
 from poet.serving import export as exporting
 from poet.serving import loaded as loaded_parts
@@ -311,3 +312,18 @@ def test_a_program_of_any_truncation_samples_what_one_of_that_truncation_does(ex
     """Of the process's programs, each is made for its settings."""
     asked = dict(prompts="a red door", guidance=1.0, **settings)
     np.testing.assert_array_equal(loaded.text_to_video(**asked).tokens, exported[0].text_to_video(**asked).tokens)
+
+
+def test_requests_share_a_batch_of_an_export(exported, loaded):
+    """As those of a server do: each keeps the tokens that it has alone."""
+    sample = SAMPLE.replace(block=2)
+    asked = {prompt: loaded.prepare("text_to_video", [prompt], sample=sample) for prompt in ("a red door", "a player")}
+    batch, samplings = Together(next(iter(asked.values())).engine, sample), {}
+    for seed, (prompt, prepared) in enumerate(asked.items()):
+        samplings[prompt] = batch.add(prompt, prepared.engine.rows(prepared.inputs, 1), seed)
+        batch.step()  # The second comes when the first has begun.
+    while batch.names:
+        batch.step()
+    for seed, prompt in enumerate(asked):
+        alone = exported[0].ask("text_to_video", prompt, sample=sample, seed=seed)
+        np.testing.assert_array_equal(samplings[prompt].tokens, alone.tokens)
