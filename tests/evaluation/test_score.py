@@ -107,7 +107,10 @@ def test_every_metric_that_applies_is_measured_and_says_what_it_depends_on(
     assert page.count("data:image/png;base64") == 8 and "frame_frechet" in page and "<script" not in page
 
 
-def test_a_set_against_itself_is_at_0(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_set_against_itself_is_at_0(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poet.evaluation.score.run.KEPT_BYTES", 2 * FRAMES * SIDE * SIDE * 3)  # Others are read again.
     result = score(folders[1], folders[1], tmp_path / "out", "--pairs")
     found = rows(result, "sets")
     for prefix in ("frame", "motion", "sound"):
@@ -215,3 +218,18 @@ def test_formats_fit_where_their_rates_nearly_do() -> None:
 def test_names_without_their_suffix_make_pairs() -> None:
     assert sides.stem("a/b.mp4") == sides.stem("a/b.webm") == sides.stem("a/b") == "a/b"
     assert sides.stem("test/arena/00003") == "test/arena/00003" and sides.stem("v1.2#17") == "v1.2"
+
+
+def test_a_folder_that_poet_generate_wrote_has_its_prompts_and_each_sample_once(tmp_path: Path) -> None:
+    made = write_clips(tmp_path / "made", 4, clips=2)
+    (made / "captions.jsonl").unlink()
+    media.write_gif(made / "000.gif", np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), RATE_HZ)
+    samples = [{"prompt": f"prompt {k}", "files": {f"{k:03d}.mp4": "", f"{k:03d}.gif": ""}} for k in range(2)]
+    (made / "generation.json").write_text(json.dumps({"samples": samples}))
+    side = sides.open_side("SUBMISSION", str(made), "")
+    clip, _ = sides.clip_of([side], Format(frames=0, height=0, width=0, rate_hz=0), fit=False)
+    items = list(sides.Clips(side, clip))
+    assert [(item.key, item.caption) for item in items] == [("000.mp4", "prompt 0"), ("001.mp4", "prompt 1")]
+    (made / "generation.json").write_text("[]")
+    with pytest.raises(UserError, match="not a record of poet generate"):
+        sides.Clips(side, clip)

@@ -34,6 +34,8 @@ SOUND_SCORES = ("log-mel_db", "SI-SDR_db")
 # Packages whose versions may change a number.
 PACKAGES = ("numpy", "jax", "av", "pillow", "opencv-python-headless", "onnxruntime")
 LOGGED_EVERY = 50
+# Of the reference's clips that are kept for their pairs; others are read again.
+KEPT_BYTES = 2**30
 # Fields of clips -> what brings them.
 BROUGHT_BY = {"ids": "--tokenizer"}
 
@@ -81,7 +83,9 @@ class Pass:
     reference: Clips
     setup: Setup
     cache: Cache
-    places: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    # Stem of a clip of the reference -> the clip, without its media beyond `KEPT_BYTES`.
+    known: dict[str, Item] = dataclasses.field(default_factory=dict)
+    kept_bytes: int = 0
     pairs: int = 0
     with_sound: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -101,11 +105,11 @@ class Pass:
                 yield self._step(side, item)
 
     def _step(self, side: str, item: Item) -> dict[Any, Batch]:
-        if side == REFERENCE:
-            self.places.setdefault(item.stem, (item.place, item.caption))
-        partner = self.places.get(item.stem) if side == SUBMISSION and self.setup.pairs else None
+        if side == REFERENCE and self.setup.pairs:
+            self._keep(item)
+        partner = self.known.get(item.stem) if side == SUBMISSION else None
         if partner and not item.caption:
-            item = dataclasses.replace(item, caption=partner[1])
+            item = dataclasses.replace(item, caption=partner.caption)
         self.with_sound[side] = self.with_sound.get(side, 0) + (item.sound is not None)
         shared = {PLACES: [item.place], GROUPS: [item.group]}
         found = {field_of(n.prefix): vectors for n in self.setup.networks if (vectors := self._vectors(n, item))}
@@ -118,7 +122,15 @@ class Pass:
         }
         if self.setup.tokenizer:
             step[CODES, side] = {"ids": own["ids"], "codes": 2**self.setup.tokenizer.spec.bits}
-        return step | (self._pair(item, self.reference.some(partner[0])[0], shared) if partner else {})
+        return step | (self._pair(item, self._whole(partner), shared) if partner else {})
+
+    def _keep(self, item: Item) -> None:
+        self.kept_bytes += item.video.nbytes
+        fits = self.kept_bytes <= KEPT_BYTES
+        self.known.setdefault(item.stem, item if fits else dataclasses.replace(item, video=None, sound=None))
+
+    def _whole(self, item: Item) -> Item:
+        return item if item.video is not None else self.reference.some(item.place)[0]
 
     def _vectors(self, network: Features, item: Item) -> list[np.ndarray] | None:
         found = self.cache(network, item)

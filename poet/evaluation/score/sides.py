@@ -9,16 +9,19 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from poet import media
 from poet.evaluation.features import SOUND_RATE_HZ
+from poet.media.suffixes import ANIMATION_SUFFIXES
+from poet.sampling import record as generation
 from poet.spec import ClipSpec, UserError
 from poet.store import remote
-from poet.store.folders import NoSplit
+from poet.store.folders import MediaFolder, NoSplit
 from poet.store.media_source import MediaSource
 from poet.store.raw import RawClip, Skipped, Source, origin
 from poet.store.sources import open_source
@@ -123,15 +126,43 @@ def _opened(flag: str, path: str, split: str, clip: ClipSpec) -> tuple[Source, s
     if not path or not (remote.is_url(path) or path.startswith("tfds:") or os.path.exists(path)):
         raise UserError(f"{flag} {path!r} does not exist: give a folder of clips, or a TFDS folder")
     try:
-        return open_source(path, split, clip), split
+        return _single(open_source(path, split, clip)), split
     except NoSplit as error:
         if not split and len(error.known) == 1:
-            return open_source(path, error.known[0], clip), error.known[0]
+            return _single(open_source(path, error.known[0], clip)), error.known[0]
         if not error.known:
             raise
         option = "--split" if flag == "SUBMISSION" else "--against_split"
         asked = f"has no split {split!r}; it has" if split else "has the splits"
         raise UserError(f"{flag} {path} {asked} {', '.join(error.known)}: give one by {option}") from None
+
+
+def _single(source: Source) -> Source:
+    """Without the animations of a folder that lie beside a film of the same name, as `poet generate` writes them."""
+    if not isinstance(source, MediaSource) or not isinstance(source.media, MediaFolder):
+        return source
+    lines = source.media.lines
+    films = {stem(line.file) for line in lines if _suffix(line.file) not in ANIMATION_SUFFIXES}
+    kept = [line for line in lines if _suffix(line.file) not in ANIMATION_SUFFIXES or stem(line.file) not in films]
+    return dataclasses.replace(source, media=dataclasses.replace(source.media, lines=tuple(kept)))
+
+
+def _suffix(file: str) -> str:
+    return PurePosixPath(file).suffix.lower()
+
+
+def prompts(path: str) -> dict[str, str]:
+    """File -> its prompt, of a folder that `poet generate` wrote; {} of any other."""
+    record = Path(path) / generation.NAME
+    if not record.is_file():
+        return {}
+    try:
+        samples = json.loads(record.read_text())["samples"]
+        return {file: sample["prompt"] or "" for sample in samples for file in sample["files"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{record} is not a record of poet generate: {error!r}; remove it, or give another folder"
+        ) from None
 
 
 def _of_files(source: MediaSource) -> dict[str, Format | str]:
@@ -264,6 +295,7 @@ class Clips:
         self.side, self.clip = side, clip
         self.source = _opened(side.flag, side.path, side.split, clip)[0]
         self.unreadable: dict[str, str] = dict(side.unreadable)
+        self.prompts = prompts(side.path)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -288,7 +320,7 @@ class Clips:
             key=found.key,
             # Where all are of one origin, nothing says which depend on each other.
             group=origin(found.key) if len(self.side.origins) > 1 else found.key,
-            caption=found.caption,
+            caption=found.caption or self.prompts.get(found.key, ""),
             video=found.video,
             sound=found.audio,
         )
