@@ -123,14 +123,15 @@ def test_a_set_against_itself_is_at_0(
 
 
 def test_vectors_are_kept_and_a_second_run_computes_none(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    first = score(*folders, tmp_path / "out")
-    assert len(CALLS) == 4 * 2 * CLIPS - CLIPS  # Both sets have the same texts.
+    flags = ("--metric=frame_diversity", "--metric=sound_diversity")
+    first = score(*folders, tmp_path / "out", *flags)
+    assert sorted(CALLS) == ["frame"] * 2 * CLIPS + ["sound"] * 2 * CLIPS  # Of no other network.
     CALLS.clear()
-    again = score(*folders, tmp_path / "out", "--overwrite")
+    again = score(*folders, tmp_path / "out", "--overwrite", *flags)
     assert not CALLS and again == first
     stored = sorted((tmp_path / "out" / "features").glob("pixels-*/*.npy"))
     stored[0].write_bytes(stored[0].read_bytes()[:20])
-    assert score(*folders, tmp_path / "out", "--overwrite") == first and CALLS == ["frame"]
+    assert score(*folders, tmp_path / "out", "--overwrite", *flags) == first and CALLS == ["frame"]
 
 
 def test_what_a_stopped_run_left_is_gone_on_with_and_nothing_else_is_touched(
@@ -146,11 +147,12 @@ def test_what_a_stopped_run_left_is_gone_on_with_and_nothing_else_is_touched(
         return real(self, network, item)
 
     monkeypatch.setattr(run.Cache, "__call__", stopped)
-    assert cli.main(["score", str(folders[0]), f"--against={folders[1]}", f"--out={tmp_path / 'out'}"]) == 1
+    flags = [f"--against={folders[1]}", f"--out={tmp_path / 'out'}", "--metric=frame_diversity"]
+    assert cli.main(["score", str(folders[0]), *flags]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features"]
     monkeypatch.setattr(run.Cache, "__call__", real)
-    score(*folders, tmp_path / "out")
-    assert len(CALLS) == 4 * 2 * CLIPS - CLIPS
+    score(*folders, tmp_path / "out", "--metric=frame_diversity")
+    assert len(CALLS) == 2 * CLIPS
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     assert cli.main(["score", str(folders[0]), f"--against={folders[1]}", f"--out={tmp_path / 'other'}"]) == 2
@@ -159,7 +161,7 @@ def test_what_a_stopped_run_left_is_gone_on_with_and_nothing_else_is_touched(
 def test_clips_that_cannot_be_read_are_counted_and_named(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     made = write_clips(tmp_path / "made", 2)
     (made / "003.mp4").write_bytes(b"no film")
-    result = score(made, folders[1], tmp_path / "out")
+    result = score(made, folders[1], tmp_path / "out", "--metric=frame_frechet")
     assert list(result["submission"]["unreadable"]) == ["003.mp4"]
     assert result["submission"]["clips"] == CLIPS - 1 == rows(result, "sets")["frame_frechet"]["clips"]
     assert "003.mp4" in (tmp_path / "out" / "report.html").read_text()
@@ -172,7 +174,8 @@ def test_sets_that_differ_are_refused_or_fitted(
     assert cli.main(["score", str(folders[0]), f"--against={short}", f"--out={tmp_path / 'no'}"]) == 2
     told = capsys.readouterr().err
     assert "7 x 9 frames of 32x32 at 8 Hz" in told and "7 x 6 frames" in told and "--fit" in told
-    result = score(folders[0], short, tmp_path / "out", "--fit", "--height=16", "--width=16")
+    sizes = ("--fit", "--height=16", "--width=16")
+    result = score(folders[0], short, tmp_path / "out", *sizes, "--metric=change_levels")
     assert result["clip"]["frames"] == 6 and result["clip"]["height"] == 16
     assert len(result["fitted"]) == 2 and "fitted to 6 frames of 16x16" in result["fitted"][0]
 

@@ -6,6 +6,7 @@ Shape suffixes: T frames, H height, W width, 3 colour channels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,12 @@ class Setup:
         }
         return {name: [m for m in found if not self.chosen or m.name in self.chosen] for name, found in every.items()}
 
+    @functools.cached_property
+    def used(self) -> list[Features]:
+        """The networks whose vectors these metrics need."""
+        needs = {need for found in self.tables().values() for m in found for need in m.needs}
+        return [network for network in self.networks if field_of(network.prefix) in needs]
+
 
 # ------------------------------------------------------------------------------------- measuring
 
@@ -112,7 +119,7 @@ class Pass:
             item = dataclasses.replace(item, caption=partner.caption)
         self.with_sound[side] = self.with_sound.get(side, 0) + (item.sound is not None)
         shared = {PLACES: [item.place], GROUPS: [item.group]}
-        found = {field_of(n.prefix): vectors for n in self.setup.networks if (vectors := self._vectors(n, item))}
+        found = {field_of(n.prefix): vectors for n in self.setup.used if (vectors := self._vectors(n, item))}
         own = {"video": item.video[None], "sound": [item.sound], "rate_hz": self.submission.clip.rate_hz}
         if self.setup.tokenizer:
             own |= {"ids": self.setup.tokenizer.encode(item.video[None])}
@@ -161,11 +168,20 @@ def evaluate(submission: Clips, reference: Clips, setup: Setup, cache: Cache, do
         skipped |= why
         if rows:
             used = [m for m in setup.tables()[name] if m.name in {row["metric"] for row in rows}]
-            measured[name] = Table(rows=rows, metrics=used, notes=list(dict.fromkeys(m.note for m in used if m.note)))
+            measured[name] = Table(rows=rows, metrics=used, notes=_notes(used))
     if not one.pairs:
         asked = "no clip of the submission has the name of one of the reference"
         skipped["pairs"] = asked if setup.pairs else "where clips of one name belong together, give --pairs"
     return record.content(_subject(one, done), measured, skipped)
+
+
+def _notes(used: Sequence[Metric]) -> list[str]:
+    """Each note after the names of its metrics."""
+    names: dict[str, list[str]] = {}
+    for each in used:
+        if each.note:
+            names.setdefault(each.note, []).append(each.name)
+    return [f"{', '.join(found)}: {note}" for note, found in names.items()]
 
 
 def _subject(one: Pass, done: Sequence[str]) -> dict[str, Any]:
@@ -180,7 +196,7 @@ def _subject(one: Pass, done: Sequence[str]) -> dict[str, Any]:
         "pairs": one.pairs,
         "clip": form | {"crop": "about the centre", "resize": "bicubic, antialiased", "range": [0, 255]},
         "fitted": list(done),
-        "networks": {n.name: n.manifest for n in one.setup.networks},
+        "networks": {n.name: n.manifest for n in one.setup.used},
         "tokenizer": one.setup.tokenizer.fingerprint if one.setup.tokenizer else None,
         "versions": {"poet": poet.__version__} | {name: _version(name) for name in PACKAGES},
     }
