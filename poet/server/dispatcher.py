@@ -287,7 +287,7 @@ class Dispatcher(threading.Thread):
     def _end_worker(self) -> None:
         if self._process is not None:
             self._send("stop")
-            self._process.join(_END_S if not self._running else 0.2)
+            self._process.join(_END_S if self.ready.is_set() and not self._running else 0.2)
             if self._process.is_alive():
                 self._process.kill()
             self._hear()

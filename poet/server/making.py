@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -167,10 +168,17 @@ def _shown(files: list[Path], place: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.suffix != ".mp4", path.suffix != ".wav"))
 
 
+class ServedJob(jobs.Job):
+    """A job whose results are media that a browser plays: kept uploads are not, so their frames are coded anew."""
+
+    originals = property(lambda self: [""] * self.count)
+
+
 def job_of(work: Work, resolved: Resolved) -> jobs.Job:
     """The job of a request for samples; its files are those of the job's folder."""
     request = from_dict(Request, work.request["request"]).below(work.folder)
-    return jobs.admit(request, resolved, from_dict(SampleSpec, work.request["sample"]))
+    job = jobs.admit(request, resolved, from_dict(SampleSpec, work.request["sample"]))
+    return ServedJob(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)})
 
 
 def write(work: Work, job: jobs.Job, sampled: Any, maker: CheckpointMaker, inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(REQUESTS)
 def test_a_request_has_its_own_bytes_in_any_company(asked):
     """(step at which it comes, samples, seed, whether it goes after its first step) of each request."""

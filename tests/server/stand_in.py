@@ -154,6 +154,8 @@ if __name__ == "__main__":
     from poet.server.settings import ServeSpec
 
     try:
-        serve(StandIn(step_s=0.03), Path(sys.argv[1]), port=int(sys.argv[2]), settings=ServeSpec(grace_seconds=0.5))
+        quick = ServeSpec(grace_seconds=0.5, rate_per_minute=1e6, max_queue=5000, max_queue_per_key=5000)
+        step_s = float([*sys.argv, "0.03"][3])
+        serve(StandIn(step_s=step_s), Path(sys.argv[1]), port=int(sys.argv[2]), settings=quick)
     except UserError as error:
         sys.exit(f"error: {error}")

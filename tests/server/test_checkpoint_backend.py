@@ -1,0 +1,177 @@
+"""What may be asked of a checkpoint, and what its sessions make: with the tiny model of the sampling tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests/sampling"), str(ROOT / "tests/films")]
+
+import film_fakes  # noqa: E402
+import tiny  # noqa: E402
+
+from poet import media  # noqa: E402
+from poet.sampling import command, record  # noqa: E402
+from poet.sampling.generate import Generator  # noqa: E402
+from poet.server.backend import Cancelled, Work  # noqa: E402
+from poet.server.checkpoint import CheckpointBackend  # noqa: E402
+from poet.server.making import CheckpointMaker, Watched  # noqa: E402
+from poet.server.settings import ServeSpec  # noqa: E402
+from poet.server.store import new_id  # noqa: E402
+from poet.spec import DataSpec, SampleSpec, UserError  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
+
+RATES = dict.fromkeys(
+    "unconditional text_to_image text_to_video image_to_video frame_prediction inpainting stylization".split(), 1.0
+)
+SAMPLE = SampleSpec(temperature=1.2, block=3)
+
+
+def backend(**limits) -> CheckpointBackend:
+    clip = tiny.EXPERIMENT.clip.replace(frames=9, rate_hz=25.0)
+    data = DataSpec(mixture_rates=RATES, text_dropout=0.1)
+    spec = tiny.EXPERIMENT.replace(clip=clip, sample=SAMPLE, data=data)
+    return CheckpointBackend(tiny.RUN, Resolved(spec), (), ServeSpec(**limits))
+
+
+def refused(asked: dict, said: str, **limits) -> None:
+    with pytest.raises(UserError, match=said):
+        backend(**limits).admit({"seed": 1, **asked})
+
+
+def test_requests_are_checked_without_a_model():
+    accepted = backend().admit({"task": "text_to_video", "prompt": ["a door", "a hall"], "num": 2, "seed": 1})
+    assert accepted.samples == 3 and accepted.seconds == pytest.approx(4 * 9 / 25) and accepted.company
+    refused({"task": "text_to_vide"}, "did you mean text_to_video")
+    refused({"task": "video_to_audio"}, "is no task of this model")
+    refused({"task": "text_to_video", "prompt": "x", "batch": 2}, "has no field 'batch'")
+    refused({"task": "text_to_video", "prompt": "x", "block": 2}, "has no field 'block'")
+    refused({"task": "text_to_video"}, "needs a text")
+    refused({"task": "unconditional", "prompt": "x"}, "takes no text")
+    refused({"task": "image_to_video", "prompt": "x"}, "needs a clip")
+    refused({"task": "inpainting", "clip": "inputs/0.mov", "region": "middle"}, "unknown region 'middle'")
+    refused({"task": "text_to_video", "prompt": "x", "temperature": -1}, "must lie in")
+    refused({"task": "text_to_video", "prompt": "x", "num": 9}, "at most 8")
+    refused({"task": "text_to_video", "prompt": "x" * 11}, "takes 10", max_prompt=10)
+    refused({"task": "text_to_video", "prompt": "x", "format": "avi"}, "--format=avi")
+    refused({"task": "long", "seconds": 1e9}, "at most 120")
+    refused({"task": "long", "seconds": 1, "sound": True}, "no sound")
+    refused({"task": "long", "seconds": 1, "camera": "fly"}, "fly")
+    refused({"task": "storyboard", "scenes": []}, "at least one scene")
+    refused({"task": "storyboard", "scenes": [{"promt": "x"}]}, "no field 'promt'")
+    refused({"task": "chain", "jobs": [{"task": "text_to_audio"}]}, "job 1: this film needs the task text_to_audio")
+    assert backend().admit({"task": "long", "prompt": "x", "seconds": 1, "seed": 2}).request["clips"] == 9
+
+
+def test_only_equal_programs_and_settings_share_a_batch():
+    company = lambda **asked: backend().admit({"task": "text_to_video", "prompt": "x", **asked}).company
+    same = company(seed=1)
+    assert company(seed=2) == same and company(seed=1, prompt="y", num=2) == same
+    assert len({same, company(seed=1, temperature=0.5), company(seed=1, top_k=5), company(seed=1, guidance=2.0)}) == 4
+    assert backend().admit({"task": "long", "seconds": 1, "seed": 1}).company == ""
+
+
+def test_the_card_is_enough_for_a_form():
+    card = backend().card()
+    tasks = {task["name"]: task for task in card["tasks"]}
+    assert set(tasks) == set(RATES) and card["films"] == ["long", "storyboard", "chain"]
+    assert tasks["image_to_video"]["clip_needed"] and tasks["image_to_video"]["conditioning_frames"] == [1]
+    assert tasks["inpainting"]["regions"] and tasks["inpainting"]["mask"] and not tasks["text_to_video"]["clip"]
+    assert tasks["stylization"]["depth"] and tasks["text_to_image"]["formats"][0] == "mp4"
+    schemas = backend().requests
+    assert schemas["text_to_video"]["num"]["maximum"] == 8 and "default" not in schemas["text_to_video"]["seed"]
+    json.dumps([card, schemas])
+
+
+def work_of(one: CheckpointBackend, folder: Path, clip: Path | None = None, **asked) -> Work:
+    """A job in its folder."""
+    job_id = new_id("job")
+    place = folder / job_id
+    (place / "inputs").mkdir(parents=True)
+    (place / "work").mkdir()
+    if clip is not None:
+        (place / "inputs/0.png").hardlink_to(clip)
+        asked["clip"] = "inputs/0.png"
+    accepted = one.admit(asked)
+    return Work(job_id, accepted.task, accepted.request, asked["seed"], place)
+
+
+def digests(work: Work, names) -> list[str]:
+    return [hashlib.sha256((work.place / name).read_bytes()).hexdigest() for name in names]
+
+
+@pytest.fixture
+def maker(monkeypatch):
+    one = backend()
+    loaded = {"video": tiny.video_tokenizer(), "text": film_fakes.Words()}
+    generator = Watched(one.resolved, tiny.params(), loaded)
+    monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
+    monkeypatch.setattr("poet.films.studio.Studio.made_by", {"checkpoint": "tiny"})
+    return CheckpointMaker(one)
+
+
+def end(session) -> dict[str, dict]:
+    results = {}
+    while session.names:
+        for news in session.step():
+            assert news.error is None, news.error
+            if news.result is not None:
+                results[news.id] = news.result
+    return results
+
+
+@pytest.mark.slow
+def test_files_are_the_same_alone_in_company_and_by_a_replay(maker, tmp_path):
+    still = tmp_path / "still.png"
+    media.write_png_strip(still, np.random.default_rng(0).integers(0, 256, (1, 20, 16, 3), np.uint8))
+    asked = lambda seed: {"task": "image_to_video", "prompt": f"door {seed}", "seed": seed, "format": ["apng"]}
+    alone = work_of(maker.backend, tmp_path, still, **asked(1))
+    session = maker.session("company", None)
+    session.add(alone)
+    names = end(session)[alone.id]["files"]
+    assert names == ["000.apng"]
+    works = [work_of(maker.backend, tmp_path, still, **asked(seed)) for seed in (3, 1, 2)]
+    session = maker.session("company", None)
+    session.add(works[0])
+    session.step()
+    for work in works[1:]:
+        session.add(work)
+    assert set(end(session)) == {work.id for work in works}
+    assert digests(works[1], names) == digests(alone, names) != digests(works[0], names)
+    replay = record.read(str(alone.place))
+    resolved = command.as_recorded(maker.backend.resolved, replay)
+    files = command.run(replay.request, resolved, tiny.RUN, tmp_path / "again", replay.settings)
+    assert record.differing(replay, files, tmp_path / "again") == []
+
+
+@pytest.mark.slow
+def test_a_film_is_told_of_cancelled_and_gone_on_with(maker, tmp_path):
+    asked = {"task": "long", "prompt": "a door", "seconds": 0.6, "seed": 4}
+    whole, broken = (work_of(maker.backend, tmp_path, **asked) for _ in range(2))
+    told = []
+    session = maker.session("", told.append)
+    session.add(whole)
+    names = end(session)[whole.id]["files"]
+    fractions = [news.fraction for news in told]
+    assert names == ["film.mp4", "film.png"] and fractions == sorted(fractions) and fractions[-1] == 1
+    assert told[0].frames().dtype == np.uint8
+
+    def stop(news):
+        if news.fraction > 0.5:
+            raise Cancelled
+
+    session = maker.session("", stop)
+    session.add(broken)
+    with pytest.raises(Cancelled):
+        session.step()
+    assert session.names == [] and (broken.place / "clips/00001.npz").exists()
+    session = maker.session("", told.append)
+    session.add(broken)
+    end(session)
+    assert digests(broken, names) == digests(whole, names)
