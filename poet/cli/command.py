@@ -193,6 +193,8 @@ def sample_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, (kind, text) in SAMPLE_FLAGS.items():
         group.add_argument(f"--{name}", type=kind, default=None, help=text)
+    said = "guidance by text in one pass, of a model that was trained with MODEL.guidance_input"
+    group.add_argument("--one_pass", action="store_true", default=None, help=said)
     watermark_argument(group)
 
 
@@ -209,7 +211,7 @@ def watermark_argument(parser: argparse._ActionsContainer) -> None:
 
 def sample_bindings(args: argparse.Namespace) -> list[str]:
     """The gin bindings of the flags of `sample_arguments`."""
-    given = {name: getattr(args, name) for name in (*SAMPLE_FLAGS, "watermark")}
+    given = {name: getattr(args, name) for name in (*SAMPLE_FLAGS, "one_pass", "watermark")}
     return [f"SAMPLE.{name}={value}" for name, value in given.items() if value is not None]
 
 

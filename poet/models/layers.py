@@ -237,3 +237,23 @@ def mlp(weights: Tree, x_BxSxD: jax.Array) -> jax.Array:
     up_BxSxF = dense("bsd,df->bsf", x_BxSxD, weights["up"])
     hidden_BxSxF = jax.nn.silu(gate_BxSxF) * up_BxSxF
     return dense("bsf,fd->bsd", hidden_BxSxF, weights["down"], like(x_BxSxD))
+
+
+def remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """`none` keeps every residual, `dots` those of weight products, `offload` those in host memory,
+    `full` the block's input."""
+    if policy == "none":
+        return body
+    policies = jax.checkpoint_policies
+    kept = {
+        "dots": policies.save_only_these_names(PRODUCT),
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=(),
+            names_which_can_be_offloaded=(PRODUCT,),
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+        "full": policies.nothing_saveable,
+    }[policy]
+    # The scan already keeps the recomputation apart from the forward pass.
+    return jax.checkpoint(body, policy=kept, prevent_cse=False)

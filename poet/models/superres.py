@@ -48,7 +48,7 @@ class _Visual(Vocabulary):
 def _declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Tree:
     """Rows of codes, shared by both resolutions; what stands for a masked code and for no text."""
     shared = tables.declare_embedding(
-        spec.replace(condition_marker=True, aligned_conditions=False), vocabulary, text_width
+        spec.replace(condition_marker=True, aligned_conditions=False, guidance_input=False), vocabulary, text_width
     )
     vector = Weight((1, spec.width), (None, None), Normal(STDDEV), spec.param_dtype)
     return {**shared, "masked": vector, "no_text": vector}
@@ -158,7 +158,7 @@ class SuperResolution(transformer.Model):
             weights = layers.gathered(self.declared["blocks"], block, self.dtype)
             return _block(weights, x_BxSxD, low_BxMxD, text_BxLxD, seen_BxL, places), None
 
-        run = transformer.remat(body, self.spec.remat)
+        run = layers.remat(body, self.spec.remat)
         unroll = self.blocks if self.blocks <= transformer.UNROLLED_LAYERS // len(AXES) else 1
         x_BxSxD, _ = jax.lax.scan(run, x_BxSxD, params["blocks"], unroll=unroll)
         return self._final_norm(params, x_BxSxD)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet.models import attention, declaration, kernels, layers, sequence, tables
+from poet.models import attention, declaration, guidance, kernels, layers, sequence, tables
 from poet.models import cache as cache_lib
 from poet.models.cache import Cache, Places
 from poet.models.declaration import Tree
@@ -32,8 +32,9 @@ from poet.tasks.layout import Layout, Segment, Span
 from poet.tasks.resolved import Resolved
 
 Params = dict[str, Any]
-# States [B, L, E] of the frozen text encoder, and bool [B, L]: True where a piece stands.
-Text = tuple[jax.Array, jax.Array]
+# States [B, L, E] of the frozen text encoder; bool [B, L], True where a piece stands; and, for a model with
+# `guidance_input`, beta [B] of guidance by this text (`poet.models.guidance`), without which it is 1.
+Text = tuple[jax.Array, ...]
 
 # Shallow models are unrolled: every layer then reads its parameters in place and keeps its
 # residuals apart, instead of slicing and updating stacked arrays.  Deep ones compile one layer.
@@ -135,7 +136,7 @@ class Model:
             return layers.block(self.declared["blocks"], restored(block_params, self.dtype), x_BxNxD, rotary, mix)
 
         return jax.lax.scan(
-            remat(body, self.spec.remat), sequence.split(x_BxNxD), params["blocks"], unroll=self._unroll
+            layers.remat(body, self.spec.remat), sequence.split(x_BxNxD), params["blocks"], unroll=self._unroll
         )
 
     def _residual(
@@ -147,6 +148,10 @@ class Model:
         if aligned_BxOxD is not None:
             predicting_BxMxD = aligned_BxOxD[:, : x_BxNxD.shape[1] + 1 - first]
             x_BxNxD += jnp.pad(predicting_BxMxD, ((0, 0), (first - 1, 0), (0, 0)))
+        if text is not None and len(text) > 2:  # Attention takes it from the prefix to all other positions.
+            read_Bx1xF = guidance.features(text[2], self.dtype)[:, None]
+            read_Bx1xD = project_in(read_Bx1xF, params["embedding"]["guidance"])
+            x_BxNxD += jnp.where(jnp.arange(x_BxNxD.shape[1])[:, None] < first, read_Bx1xD, 0)
         return x_BxNxD, aligned_BxOxD
 
     def _aligned(self, params: Params, x_BxNxD: jax.Array, layout: Layout, stop: int) -> jax.Array | None:
@@ -395,7 +400,7 @@ def embed_text(kernel_ExD: jax.Array, text: Text | None, dtype: jnp.dtype) -> ja
     """
     if text is None:
         raise UserError("this layout has text positions: pass text=(states, mask)")
-    states_BxLxE, mask_BxL = text
+    states_BxLxE, mask_BxL = text[:2]
     return project_in(jnp.where(mask_BxL[..., None], states_BxLxE, 0).astype(dtype), kernel_ExD)
 
 
@@ -428,23 +433,3 @@ def _table_runs(layout: Layout, length: int) -> list[tuple[Segment, int, int]]:
         if start < stop:
             runs.append((members[0].segment, start, stop))
     return runs
-
-
-def remat(body: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """`none` keeps every residual, `dots` those of weight products, `offload` those in host memory,
-    `full` the block's input."""
-    if policy == "none":
-        return body
-    policies = jax.checkpoint_policies
-    kept = {
-        "dots": policies.save_only_these_names(layers.PRODUCT),
-        "offload": policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=(),
-            names_which_can_be_offloaded=(layers.PRODUCT,),
-            offload_src="device",
-            offload_dst="pinned_host",
-        ),
-        "full": policies.nothing_saveable,
-    }[policy]
-    # The scan already keeps the recomputation apart from the forward pass.
-    return jax.checkpoint(body, policy=kept, prevent_cse=False)

@@ -46,15 +46,17 @@ def prefill(
     tokens_BxN: jax.Array,
     states_RxLxE: jax.Array | None = None,
     lengths_R: jax.Array | None = None,
+    *beta_R: jax.Array,
 ) -> State:
     """Runs the given positions through the model once; returns (cache, x_RxD of the last one).
 
-    Text is absent for a layout without text positions; a row of length 0 has no text.
+    Text is absent for a layout without text positions; a row of length 0 has no text.  `beta_R` follows for a plan that
+    is `scaled` (`poet.models.guidance`).
     """
     text = None
     if plan.layout.text_span is not None:
         mask_RxL = jnp.arange(states_RxLxE.shape[1]) < lengths_R[:, None]
-        text = (states_RxLxE, mask_RxL)
+        text = (states_RxLxE, mask_RxL, *beta_R)
     tokens_RxN = samplers.fan_out(tokens_BxN, plan.fan)
     if plan.hidden.any():
         uncond_R = constrain(jnp.arange(tokens_RxN.shape[0]) % plan.fan == 1, "batch")

@@ -93,7 +93,8 @@ class Programs(Protocol):
     def prefill(self, tokens_BxP: np.ndarray, *text: np.ndarray) -> Any:
         """The state after the prefilled positions.
 
-        `text` is states [R, L, E] and lengths [R] of R = B * plan.fan rows, or nothing for a layout without.
+        `text` is states [R, L, E] and lengths [R] of R = B * plan.fan rows, or nothing for a layout without; of a plan
+        that is scaled, beta [R] follows (`beta_rows`).
         """
 
     def decode(
@@ -218,7 +219,7 @@ class Engine(Media):
             self.task,
             batch,
         )
-        parts = self._parts(inputs, given_NxG, SamplingParams.of(sample), batch)
+        parts = self._parts(inputs, given_NxG, sample, batch)
         return Sampling(self.plan.layout, count, parts, self.codecs.detokenize)
 
     def rows(self, inputs: Inputs, count: int) -> list[Row]:
@@ -236,14 +237,14 @@ class Engine(Media):
         return given_tokens(self.plan, {**inputs.condition, "source": source}, inputs.known)
 
     def _parts(
-        self, inputs: Inputs, given_NxG: np.ndarray, sampling_params: SamplingParams, batch: int
+        self, inputs: Inputs, given_NxG: np.ndarray, sample: SampleSpec, batch: int
     ) -> Generator[tuple[np.ndarray, int, np.ndarray]]:
         """(rows, first position, tokens) of every call of a program; rows that fill a batch up are not among them."""
-        count = len(given_NxG)
+        count, sampling_params = len(given_NxG), SamplingParams.of(sample)
         for start in range(0, count, batch):
             rows_B = np.arange(start, start + batch, dtype=np.int32)
             index, sampled = np.minimum(rows_B, count - 1), min(batch, count - start)
-            text = self._text_rows(inputs, index)
+            text = self._text_rows(inputs, index) + beta_rows(self.plan, len(index), sample)
             for place, tokens in decode_batch(self.programs, given_NxG[index], rows_B, sampling_params, text):
                 yield rows_B[:sampled], place, tokens[:sampled]
 
@@ -294,6 +295,11 @@ class Engine(Media):
         rows = [none if text is None else text.rows(index) for text in wanted]
         states, lengths = (np.stack(a, 1).reshape(-1, *a[0].shape[1:]) for a in zip(*rows))
         return states.astype(np.float32), lengths.astype(np.int32)
+
+
+def beta_rows(plan: Plan, count: int, sample: SampleSpec) -> tuple[np.ndarray, ...]:
+    """What follows the texts of a batch where guidance is an input of the model: beta float32 [B], see `prefill`."""
+    return (np.full(count, 1 / sample.schedule("guidance")[0], np.float32),) if plan.scaled else ()
 
 
 def decode_batch(

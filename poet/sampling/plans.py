@@ -64,6 +64,7 @@ class Plan:
       layout: the task's sequence.
       known: leading codes of each loss span that are given, not sampled; () is none.
       guided: whether unconditional rows ride along for classifier-free guidance.
+      scaled: whether guidance is an input of the model, in one pass (`SampleSpec.one_pass`).
       dropped: what these rows go without: streams of the condition, and "text"; () is the text alone.
       truncation: static sampler settings.
       lags: of rows and of latent frames (`poet.sampling.fronts`); (0, 0) is one code after the other.
@@ -72,6 +73,7 @@ class Plan:
     layout: Layout
     known: tuple[int, ...] = ()
     guided: bool = False
+    scaled: bool = False
     dropped: tuple[str, ...] = ()
     truncation: Truncation = Truncation()
     lags: tuple[int, int] = (0, 0)

@@ -291,6 +291,10 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
         return
     if not task.text:
         raise UserError(f"task {task.name} takes no text: drop the negative prompt")
+    if sample.one_pass:
+        raise UserError(
+            "SAMPLE.one_pass guides against no text at all: drop the negative prompt, or set SAMPLE.one_pass = False"
+        )
     if not sample.guides:
         raise UserError(
             "guidance steers away from a negative prompt, and SAMPLE.guidance = 1.0 means none: "
@@ -350,6 +354,7 @@ def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) 
         layout=layout,
         known=resolved.conditioning_codes(task, latents),
         guided=bool(dropped),
+        scaled=sample.one_pass and sample.guides and task.text,
         dropped=dropped,
         truncation=Truncation.of(sample),
         lags=(sample.row_lag, sample.frame_lag),
@@ -357,8 +362,16 @@ def make_plan(resolved: Resolved, task: Task, sample: SampleSpec, latents: int) 
 
 
 def dropped_streams(resolved: Resolved, task: Task, sample: SampleSpec) -> tuple[str, ...]:
-    """Streams of the layout that guidance compares with and without; () is no guidance."""
-    if not sample.guides:
+    """Streams of the layout that guidance compares with and without; () is no guidance, or one pass.
+
+    Raises UserError: as `make_plan`, or one pass of a model that has no input for it.
+    """
+    if sample.one_pass and not resolved.spec.model.guidance_input:
+        raise UserError(
+            "SAMPLE.one_pass needs a model that reads the scale of guidance, and this one was trained with "
+            "MODEL.guidance_input = False: set SAMPLE.one_pass = False, or adapt it by TRAIN.init_from with that input"
+        )
+    if not sample.guides or sample.one_pass:
         return ()
     data, text = resolved.spec.data, {TEXT_STREAM: TEXT_STREAM} if task.text else {}
     allowed = text | {name: stream.called(CONDITION) for name, stream in zip(task.condition, task.given)}

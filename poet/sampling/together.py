@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from poet.sampling.engine import Engine, Row
+from poet.sampling.engine import Engine, Row, beta_rows
 from poet.sampling.progress import Progress, Sampling
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
@@ -71,7 +71,7 @@ class Together:
     def __init__(self, engine: Engine, sample: SampleSpec):
         if not engine.programs.batch:
             raise UserError("requests share a batch of a fixed size only: set SAMPLE.block")
-        self._engine, self._settings = engine, SamplingParams.of(sample)
+        self._engine, self._settings, self._sample = engine, SamplingParams.of(sample), sample
         self._requests: dict[Hashable, _Request] = {}
         self._cohorts: list[_Cohort] = []
 
@@ -144,6 +144,7 @@ class Together:
     def _prefill(self, places: dict[int, _Place]) -> _Cohort:
         start, rows = self._engine.plan.prefilled, self._rows(places)
         text = [np.concatenate(arrays) for arrays in zip(*(row.text for row in rows))]
+        text += beta_rows(self._engine.plan, self.size, self._sample)
         tokens_BxP = np.stack([row.given_G[:start] for row in rows])
         for place, row in places.items():
             self._requests[row.name].parts.append((np.array([row.number]), 0, tokens_BxP[place : place + 1]))

@@ -104,6 +104,8 @@ def check(resolved: Resolved, spec: ExportSpec) -> tuple[Task, ...]:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
+    if resolved.spec.sample.one_pass:
+        raise UserError("an export guides by two passes: set SAMPLE.one_pass = False")
     tasks = tuple(map(get_task, chosen(resolved, spec.tasks)))
     for task in tasks:
         _check_task(resolved, task)

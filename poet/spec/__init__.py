@@ -117,6 +117,8 @@ class SampleSpec(Spec):
     Upper bound of its root mean square over the ids in nats; 0 is no limit.  Fraction to keep of its part along cond,
     which acts as a temperature; 1 keeps all, the paper advises 0.  Fraction of the position before to add, within a
     latent frame or a level of sound; 0 adds nothing, a negative one subtracts.
+    one_pass: guidance by text through the model's own input (`MODEL.guidance_input`), which costs what none costs; of
+    one scale of 1 or more, without a negative prompt or adaptive guidance.
     row_lag, frame_lag: sample pictures in fronts (DiagD, 2503.14070).  A row of a latent frame follows the row above by
     row_lag codes, a frame follows the one before by frame_lag steps; 0 is one code at a time, and frame by frame.
     Lags beyond the codes of a row, or the steps of a frame, are refused.
@@ -140,6 +142,7 @@ class SampleSpec(Spec):
     guidance_parallel: float = setting(1.0, changes="nothing", at_least=0, at_most=100)
     guidance_momentum: float = setting(0.0, changes="nothing", above=-1, below=1)
     guided_by: tuple[str, ...] = setting((), changes="nothing")
+    one_pass: bool = setting(False, changes="nothing")
     row_lag: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SIDE)
     frame_lag: int = setting(0, changes="nothing", at_least=0, at_most=MOST_SIDE**2)
     weights: str = setting("", changes="nothing", one_of=("", "bfloat16", "int8"))
@@ -153,9 +156,20 @@ class SampleSpec(Spec):
     def validate(self) -> None:
         for field in self.SCHEDULES:
             self.require(bool(self.schedule(field)), field, "a schedule needs a number for each latent frame")
+        self._check_one_pass()
         self.require(self.row_lag > 0 or not self.frame_lag, "frame_lag", "needs a row_lag of 1 or more")
         apart = not (self.row_lag and self.guidance_momentum)
         self.require(apart, "guidance_momentum", "runs from code to code, which row_lag samples together: 0 for one")
+
+    def _check_one_pass(self) -> None:
+        """Raises UserError for guidance that one pass cannot do."""
+        if not self.one_pass:
+            return
+        scale, wants = self.guidance, "with one_pass is one scale of 1 or more"
+        self.require(not isinstance(scale, tuple) and scale >= 1, "guidance", wants)
+        self.require(self.guided_by in ((), ("text",)), "guided_by", "with one_pass is the text alone")
+        for field, off in (("guidance_cap", 0), ("guidance_parallel", 1), ("guidance_momentum", 0)):
+            self.require(getattr(self, field) == off, field, f"changes guidance by two passes: {off} with one_pass")
 
     def schedule(self, field: str) -> tuple[float, ...]:
         """The values of a field by latent frame; of one that does not change, that one."""
@@ -283,6 +297,11 @@ class Experiment(Spec):
                 f"VOCABULARY.visual_bits = {self.vocabulary.visual_bits} but VIDEO_TOKENIZER.bits "
                 f"= {self.video_tokenizer.bits}: the visual id range holds the tokenizer's codes, "
                 "so both must be equal"
+            )
+        if self.model.guidance_input and not self.data.text_dropout:
+            raise UserError(
+                "MODEL.guidance_input needs a model that also knows clips without their text: set DATA.text_dropout, "
+                "such as 0.1, or MODEL.guidance_input = False"
             )
         if self.model.visual_head == "factorised":
             self._check_factors()

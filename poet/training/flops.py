@@ -27,7 +27,10 @@ from poet.tasks.layout import Layout
 
 def train_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal") -> int:
     """FLOPs of forward and backward for one sequence."""
-    return 3 * forward_flops(model, layout, loss_vocabulary=loss_vocabulary)
+    forward = forward_flops(model, layout, loss_vocabulary=loss_vocabulary)
+    mixed = model.spec.guidance_input and layout.text_span is not None
+    # What the model says without text takes the states of a forward pass, and no logits.
+    return 3 * forward + (forward - head_flops(model, layout, loss_vocabulary) if mixed else 0)
 
 
 def forward_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal") -> int:

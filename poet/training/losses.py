@@ -55,7 +55,8 @@ def stream_sums(
     Args:
       batch: `tokens` int32 [B, S]; `known` int32 [B, P], leading tokens of each of P loss spans
         that are given; for text layouts `text_states` [B, L, E] and `text_length` int32 [B].  `read` int32
-        [B, S], where it is given, is what the model reads instead of the tokens.
+        [B, S], where it is given, is what the model reads instead of the tokens.  `beta` float32 [B], where it is
+        given, mixes logits with those without text (`poet.models.guidance`).
       loss_vocabulary: "legal" or "full" (see the module).
       z_loss: coefficient of the squared log-partition in the objective.
     """
@@ -77,8 +78,7 @@ def _scored(
     model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout, loss_vocabulary: str, z_loss: float
 ) -> Iterator[tuple[Span, Sums, TokenScores]]:
     """Every loss span with its sums and its tokens."""
-    tokens_BxS = batch["tokens"]
-    x_BxOxD = model.hidden(params, batch.get("read", tokens_BxS), layout, text_of(batch, layout))
+    tokens_BxS, x_BxOxD = batch["tokens"], _states(model, params, batch, layout)
     for index, span in enumerate(layout.loss_spans):
         start, stop = span.start - layout.prefix_length, span.stop - layout.prefix_length
         labels_BxN = tokens_BxS[:, span.start : span.stop]
@@ -93,6 +93,22 @@ def _scored(
                 x_BxNxD, output_tables(params), labels_BxN, weights_BxN, ranges=ranges, z_loss=z_loss
             )
         yield span, part, TokenScores(each.loss * weights_BxN, each.hit * weights_BxN, weights_BxN)
+
+
+def _states(model: Model, params: Params, batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
+    """States [B, O, D] that predict the output.
+
+    With `beta` they are mixed with those without text, through which no gradient flows.  Logits are linear in them, so
+    that mixes logits.
+    """
+    read_BxS, text = batch.get("read", batch["tokens"]), text_of(batch, layout)
+    if text is None or "beta" not in batch:
+        return model.hidden(params, read_BxS, layout, text)
+    states_BxLxE, mask_BxL = text
+    x_BxOxD = model.hidden(params, read_BxS, layout, (*text, batch["beta"]))
+    without = model.hidden(jax.lax.stop_gradient(params), read_BxS, layout, (states_BxLxE, jnp.zeros_like(mask_BxL)))
+    beta_Bx1x1 = batch["beta"][:, None, None].astype(x_BxOxD.dtype)
+    return beta_Bx1x1 * x_BxOxD + (1 - beta_Bx1x1) * jax.lax.stop_gradient(without)
 
 
 def chain_sums(

@@ -11,7 +11,8 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from poet.distributed import mesh as mesh_lib
-from poet.models import sequence
+from poet.models import guidance, sequence
+from poet.models.layers import constrain
 from poet.models.transformer import Model, Params, build_model
 from poet.spec import OptimizerSpec, TrainSpec
 from poet.tasks.layout import Layout
@@ -128,6 +129,9 @@ def train_step(
         if spec.bit_flips:
             update_key, flip_key = jax.random.split(key)
             batch["read"] = bit_flips.flipped(flip_key, batch["tokens"], layout, spec.bit_flips)
+        if model.spec.guidance_input and layout.text_span is not None:
+            update_key, beta_key = jax.random.split(update_key)
+            batch["beta"] = constrain(guidance.sampled(beta_key, batch["text_length"]), "batch")
         grads, sums = microbatches.total(gradients, batch, spec.microbatches)
         count = losses.total(sums).count
         over = usual if spec.step_weight == "tokens" else jnp.maximum(count, 1.0)

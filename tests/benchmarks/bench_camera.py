@@ -1,16 +1,22 @@
 """Does a model move the camera as it is asked to?  The sign of the optical flow of its clips, for each preset.
 
     python tests/benchmarks/bench_camera.py --checkpoint=data/pretrained/lm_arenas --style=arenas --seeds=2
+    python tests/benchmarks/bench_camera.py --checkpoint=data/pretrained/lm_arenas --captions --seeds=4
 
 Each preset is sampled with the same prompts and the same noise as no preset at all.  A row: the part of the clips that
 have the sign, with the preset and without; the mean of the measure with it, less that without, and the standard error
 of that difference.
+
+--captions: whole captions of Arenas-AV as it is trained on, 'in the brown hall the player turns left quickly', with the
+right word and with the opposite one, by the same noise.  A row: the part of the clips with the sign of the right word,
+of those with it and of those with the wrong one; the mean of the measure, right less wrong, and its standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +41,34 @@ PLACES = (
 )
 
 
+# Opposite sentences of the captions: (sentence, sentence, of `Motion` what tells them, its sign under the first).
+SENTENCES = (
+    ("turns left quickly", "turns right quickly", "x", 1),
+    ("turns left", "turns right", "x", 1),
+    ("steps left", "steps right", "x", 1),
+    ("walks forward", "walks backward", "zoom", 1),
+)
+
+
 def clips(generator: Generator, prompts: list[str], seed: int, batch: int) -> np.ndarray:
     """uint8 [n, T, H, W, 3], one for each prompt."""
     sample = generator.resolved.spec.sample.replace(seed=seed)
     return generator.generate("text_to_video", prompts, sample=sample, batch=batch).video
+
+
+def by_words(measured: Callable[[list[str], str], list[camera.Motion]]) -> None:
+    """Prints the table of --captions."""
+    print(f"{'right word':20}{'wrong word':20}{'right':>7}{'wrong':>7}{'difference':>12}{'± s.e.':>8}")
+    for *pair, axis, sign in SENTENCES:
+        found = [measured([f"{place} the player {words}" for place in PLACES], words) for words in pair]
+        first, second = (np.array([getattr(motion, axis) * sign for motion in group]) for group in found)
+        gain = first - second
+        error = gain.std(ddof=1) / np.sqrt(len(gain))
+        for right, wrong, of_right, of_wrong in ((*pair, first, second), (*pair[::-1], -second, -first)):
+            shares = f"{np.mean(of_right > 0):7.2f}{np.mean(of_wrong > 0):7.2f}"
+            print(
+                f"{right:20}{wrong:20}{shares}{gain.mean():12.3f}{error:8.3f}   {axis}, {len(gain)} clips", flush=True
+            )
 
 
 def main() -> None:
@@ -48,19 +78,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=9)
     parser.add_argument("--moves", nargs="*", choices=camera.MOVES)
+    parser.add_argument("--captions", action="store_true", help="whole captions, by right and wrong words")
+    parser.add_argument("--guidance", type=float, help="default: that of the checkpoint")
     parser.add_argument("--out", type=Path, default=Path("build/camera"))
     args = parser.parse_args()
     run = Run.open(args.checkpoint)
-    resolved = Resolved(config.override(run.checkpoint.spec, config.style(args.style) if args.style else []))
+    bindings = config.style(args.style) if args.style else []
+    bindings += [f"SAMPLE.guidance={args.guidance}"] if args.guidance is not None else []
+    resolved = Resolved(config.override(run.checkpoint.spec, bindings))
     generator, words = Generator.from_checkpoint(run, resolved), resolved.spec.prompt.camera
     args.out.mkdir(parents=True, exist_ok=True)
 
-    def motions(name: str) -> list[camera.Motion]:
-        prompts = [PromptSpec().complete(place, camera.phrase(name, words)) for place in PLACES]
+    def measured(prompts: list[str], name: str) -> list[camera.Motion]:
         made = np.concatenate([clips(generator, prompts, seed, args.batch) for seed in range(args.seeds)])
         strip = np.concatenate([media.frame_strip(clip, 4) for clip in made[: len(PLACES)]])
         media.write_png_strip(args.out / f"{name.replace(' ', '_') or 'none'}.png", strip[None])
         return [camera.motion(clip) for clip in made]
+
+    if args.captions:
+        return by_words(measured)
+
+    def motions(name: str) -> list[camera.Motion]:
+        return measured([PromptSpec().complete(place, camera.phrase(name, words)) for place in PLACES], name)
 
     without, found = motions(""), {}
     print(

@@ -1,12 +1,11 @@
 """What the watermark costs and outlives, and how often it is found where it is not.
 
-    python data/open_clips/build.py --data_dir=DIR --size=256 --garment_clips=0
     python tests/benchmarks/bench_watermark.py --size=128 --size=256 --clean=DIR/arenas_av/1.0.0 \
-        --marked=DIR/arenas_av/1.0.0:test --marked=DIR/open_clips/1.0.0:train --write
+        --marked=DIR/arenas_av/1.0.0:test --films=FILMS --write
 
 The settings of the watermark were chosen on excerpts of the set natural and on the first games of the set atari
-(`CALIBRATED`).  Marked here are others alone: clips of the other games, and of each --marked split of a TFDS data set
-or a folder of clips, evenly spaced, scaled to the size.  All of these, unmarked, and all clips of --clean are read for a
+(`CALIBRATED`).  Marked here are others alone: clips of the other games, of each --marked split of a TFDS data set or a
+folder of clips, evenly spaced, scaled to the size, and the middle of every film in the folder --films.  All of these, unmarked, and all clips of --clean are read for a
 mark that they do not carry.  Beside it, where the package invisible-watermark is installed (pip install --no-deps
 invisible-watermark==0.2.0): RivaGAN (MIT), of twice its strength, as its ONNX files give it at a height of 128 pixels.
 --write puts the tables into poet/sampling/README.md.
@@ -222,8 +221,8 @@ def false_alarms(clips: Iterable[np.ndarray]) -> str:
     )
 
 
-def marked_sets(places: Sequence[str], count: int, size: int) -> dict[str, list[np.ndarray]]:
-    """Clips to mark, by the name of their set: `count` of each, size x size pixels."""
+def marked_sets(places: Sequence[str], films: Path | None, count: int, size: int) -> dict[str, list[np.ndarray]]:
+    """Clips to mark, by the name of their set: `count` of each but of films, size x size pixels."""
     clip = ClipSpec(height=size, width=size)
     found = {"atari": list(atari.render(clip, count, atari.GAMES[CALIBRATED:]))}
     for place in places:
@@ -231,7 +230,14 @@ def marked_sets(places: Sequence[str], count: int, size: int) -> dict[str, list[
         source = open_source(path, split or "test", clip)
         videos = [raw.video for raw in spaced(source, count)]
         found[Path(path).parent.name] = [v if v.shape[1:3] == (size, size) else resized(v, size, size) for v in videos]
+    found |= {"films": [middle(path, clip) for path in sorted(films.iterdir())]} if films else {}
     return {f"{name} {size}": videos for name, videos in found.items()}
+
+
+def middle(path: Path, clip: ClipSpec) -> np.ndarray:
+    """The frames in the middle of a film; all of a shorter one."""
+    first = max(media.probe(path).frames(clip.rate_hz) - clip.frames, 0) // 2
+    return np.stack([frame for frame, _ in itertools.islice(media.read_frames(path, clip, first=first), clip.frames)])
 
 
 def read(paths: Sequence[str], clip: ClipSpec) -> Iterable[np.ndarray]:
@@ -245,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, action="append", default=[], help="side of marked clips (repeatable)")
     parser.add_argument("--clips", type=int, default=8, help="to mark, of each set")
+    parser.add_argument("--films", type=Path, help="folder of films, all of them to mark")
     parser.add_argument("--marked", action="append", default=[], metavar="FOLDER:SPLIT", help="to mark (repeatable)")
     parser.add_argument("--peer_clips", type=int, default=2, help="to mark by the peer, of each set of 128 pixels")
     parser.add_argument("--clean", action="append", default=[], metavar="FOLDER", help="a data set (repeatable)")
@@ -253,7 +260,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     package = importlib.util.find_spec("imwatermark")
-    sets = {name: v for size in args.size or [128] for name, v in marked_sets(args.marked, args.clips, size).items()}
+    sizes = args.size or [128]
+    sets = {n: v for size in sizes for n, v in marked_sets(args.marked, args.films, args.clips, size).items()}
     clean = itertools.chain.from_iterable(sets.values())
     table = survival(sets, RivaGan(Path(package.origin).parent) if package else None, args.peer_clips)
     small = ClipSpec(height=args.clean_size, width=args.clean_size)
