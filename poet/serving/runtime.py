@@ -171,7 +171,7 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
 
 
 def _serves(variant: Mapping[str, Any], plan: Plan) -> bool:
-    same = variant["guided"] == plan.guided and tuple(variant["dropped"]) == plan.dropped
+    same = variant["guided"] == plan.guided and tuple(variant["dropped"]) == plan.dropped and not plan.scaled
     return same and tuple(variant["lags"]) == plan.lags and covers(Truncation(**variant["truncation"]), plan.truncation)
 
 
@@ -192,7 +192,7 @@ def _of_frames(task: str, latents: Sequence[int], resolved: Resolved) -> str:
 
 def _of_settings(task: str, variants: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     """What no variant has, by the settings that would make one."""
-    wanted = []
+    wanted = ["SAMPLE.one_pass = False"] if plan.scaled else []
     if not any(v["guided"] == plan.guided and tuple(v["dropped"]) == plan.dropped for v in variants):
         by = f" and SAMPLE.guided_by = {plan.dropped}" if plan.guided else ""
         wanted.append(f"SAMPLE.guidance {'other than 1' if plan.guided else '= 1'}{by}")
