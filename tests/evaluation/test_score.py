@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_features
 
 from poet import cli, media
 from poet.evaluation import features
@@ -200,6 +201,17 @@ def test_mistakes_are_found_before_any_work(
 def test_only_the_metrics_that_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     result = score(*folders, tmp_path / "out", "--metric=change_levels", "--network=none")
     assert {n for t in result["metrics"] for n in rows(result, t)} == {"change_levels"} and not CALLS
+
+
+def test_a_network_of_one_s_own_is_one_more_with_metrics_of_its_name(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fields = {"medium": "frames", "size": [SIDE, SIDE], "every": 4}
+    path = test_features.write_network(tmp_path, ["n", 3, SIDE, SIDE], [2, 3], fields)
+    result = score(*folders, tmp_path / "out", f"--network={path}", "--network=pixels", "--metric=mine_frechet")
+    assert set(rows(result, "sets")) == {"mine_frechet"} and list(result["networks"]) == ["mine"] and not CALLS
+    manifest = result["metrics"]["sets"]["manifests"]["mine_frechet"]
+    assert manifest["network"]["size"] == [SIDE, SIDE] and manifest["network"]["clip_rate_hz"] == RATE_HZ
 
 
 def test_formats_fit_where_their_rates_nearly_do() -> None:

