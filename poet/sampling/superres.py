@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -64,7 +64,10 @@ class Upscaler:
     Attributes:
       experiment: the spec in the checkpoint; its clips have the high resolution.
       model, params: the network; parameters in its compute dtype.
+      on_part: called with the fraction of a clip that is made, after each tile; what it raises ends the upscaling.
     """
+
+    on_part: Callable[[float], None] | None = None
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class Upscaler:
             low = codes_Nxtxhxw
             if low is None or frames != length:
                 low = self.video_tokenizer.encode(held[:, part.start : part.stop])
-            new = self._chunk(low, opening, text, seed, number, batch, first)
+            new = self._chunk(low, opening, text, seed, number, batch, first, len(parts))
             made[:, part.start : part.stop] = faded(opening, new)
         return made[:, :frames]
 
@@ -180,7 +183,15 @@ class Upscaler:
     # ------------------------------------------------------------------------------------- one chunk
 
     def _chunk(
-        self, low: np.ndarray, opening: np.ndarray, text: Text | None, seed: int, number: int, batch: int, first: int
+        self,
+        low: np.ndarray,
+        opening: np.ndarray,
+        text: Text | None,
+        seed: int,
+        number: int,
+        batch: int,
+        first: int,
+        chunks: int,
     ) -> np.ndarray:
         """uint8 [N, T, H, W, 3] of a chunk of codes [N, t, h, w]; its first frames are known at the high resolution."""
         count, t, h, w = low.shape
@@ -188,11 +199,14 @@ class Upscaler:
         if opening.shape[1]:
             known = self.video_tokenizer.encode(opening)
             canvas[:, : known.shape[1]] = known
-        for place, (rows, columns) in enumerate(self._tiles(h, w)):
+        tiles = [*self._tiles(h, w)]
+        for place, (rows, columns) in enumerate(tiles):
             part = number << 16 | place
             high_rows, high_columns = (slice(SCALE * s.start, SCALE * s.stop) for s in (rows, columns))
             target = canvas[:, :, high_rows, high_columns]
             target[...] = self._sampled(target, low[:, :, rows, columns], text, seed, part, batch, first)
+            if self.on_part is not None:
+                self.on_part((number + (place + 1) / len(tiles)) / chunks)
         return self.video_tokenizer.decode(canvas)
 
     def _tiles(self, h: int, w: int) -> Iterator[tuple[slice, slice]]:

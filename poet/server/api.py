@@ -114,7 +114,7 @@ Maker = Annotated[str, Depends(_maker)]
 
 def _health(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", tags=["service"], summary="Whether the process lives")
-    def healthz() -> views.Health:
+    async def healthz() -> views.Health:
         return views.Health(status="ok")
 
     @app.get("/readyz", tags=["service"], summary="Whether jobs are being made")

@@ -61,7 +61,8 @@ class Around:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers.setdefault("x-content-type-options", "nosniff")
-                headers.setdefault("cache-control", "no-store")
+                if scope["path"].startswith("/v1/"):
+                    headers.setdefault("cache-control", "no-store")
             await send(message)
 
         headers = Headers(scope=scope)

@@ -127,8 +127,14 @@ class Backend(Protocol):
     def card(self) -> dict[str, Any]:
         """The model, as `/v1/models` has it."""
 
-    def admit(self, asked: Mapping[str, Any]) -> Accepted:
-        """Checks a request.  UserError says what is wrong, and what is allowed."""
+    def admit(self, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]]) -> Accepted:
+        """Checks a request.
+
+        Args:
+          media: what is known of the files that it names (`poet.server.intake.Media.about`), by their names in it.
+
+        Raises UserError: says what is wrong, and what is allowed.
+        """
 
     def load(self) -> Maker:
         """Loads what the worker needs.  UserError where it cannot be."""
@@ -143,6 +149,8 @@ def kind_of(error: Exception) -> str:
     """The kind of error that ends a job."""
     from poet.media import MediaError
 
+    if isinstance(error.__cause__, OSError):  # Of a disk, whatever it says of the request.
+        return INTERNAL
     if isinstance(error, MediaError):
         return BAD_MEDIA
     return BAD_REQUEST if isinstance(error, UserError) else INTERNAL

@@ -19,6 +19,7 @@ from poet.sampling.requests import Request
 from poet.server import films
 from poet.server.backend import Accepted, Maker
 from poet.server.fields import SAMPLE, Schema, check_names, schemas
+from poet.server.intake import SOUND
 from poet.server.settings import ServeSpec
 from poet.spec import SampleSpec, UserError, from_dict, near_names, to_dict
 from poet.streams.base import reach
@@ -28,6 +29,7 @@ from poet.tasks.resolved import Resolved
 # Fields of requests for samples that are the client's; the others name paths of this machine.
 REQUEST = ("prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "keep_given", "depth")
 REQUEST += ("num", "format")
+UPSCALE = "upscale"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +40,14 @@ class CheckpointBackend:
       run, resolved: the checkpoint, and its experiment with `settings`, the bindings that it was overridden with;
         SAMPLE.block is at least 1.
       limits: of the service.
+      upscalers: super-resolution networks that make clips larger, one after the other.
     """
 
     run: Run
     resolved: Resolved
     settings: tuple[str, ...]
     limits: ServeSpec = ServeSpec()
+    upscalers: tuple[Run, ...] = ()
 
     @property
     def size(self) -> int:
@@ -66,7 +70,11 @@ class CheckpointBackend:
         of_samples = schemas(Request, REQUEST)
         of_samples["num"] |= {"maximum": self.limits.max_samples}
         of_films = films.requests(sample) if self.makes_films else {}
-        return {name: {**of_samples, **sample} for name in self.tasks} | of_films
+        found = {name: {**of_samples, **sample} for name in self.tasks} | of_films
+        if self.upscalers:
+            named = {name: schemas(Request, [name])[name] for name in ("prompt", "clip")}
+            found[UPSCALE] = {**named, "seed": sample["seed"]}
+        return found
 
     @property
     def makes_films(self) -> bool:
@@ -117,8 +125,8 @@ class CheckpointBackend:
 
     # ------------------------------------------------------------------------------------ requests
 
-    def admit(self, asked: Mapping[str, Any]) -> Accepted:
-        """Checks a request, by the checks of `poet generate` and of films.
+    def admit(self, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]] | None = None) -> Accepted:
+        """Checks a request, by the checks of `poet generate` and of films; `media` is what is known of its files.
 
         Raises UserError: says what is wrong, and what is allowed.
         """
@@ -128,7 +136,9 @@ class CheckpointBackend:
         own = {name: value for name, value in asked.items() if name != "task"}
         check_names(own, self.requests[task], f"a request for {task}")
         self._check_texts(own)
-        return self._samples(task, own) if task in self.tasks else self._film(task, own)
+        if task == UPSCALE:
+            return self._upscale(own, media or {})
+        return self._samples(task, own, media or {}) if task in self.tasks else self._film(task, own)
 
     def _check_texts(self, asked: Any) -> None:
         """Texts that no prompt is as long as are refused wherever they stand."""
@@ -140,7 +150,7 @@ class CheckpointBackend:
         elif isinstance(asked, str) and len(asked) > self.limits.max_prompt:
             raise UserError(f"a text of {len(asked)} characters: this service takes {self.limits.max_prompt}")
 
-    def _samples(self, task: str, asked: Mapping[str, Any]) -> Accepted:
+    def _samples(self, task: str, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]]) -> Accepted:
         request = from_dict(Request, {"task": task, **{n: v for n, v in asked.items() if n in REQUEST}})
         own = {name: value for name, value in asked.items() if name in SAMPLE}
         sample = from_dict(SampleSpec, {**to_dict(self.resolved.spec.sample), **own})
@@ -150,6 +160,8 @@ class CheckpointBackend:
         facts = self._described(self.tasks[task])
         if facts["clip_needed"] and not request.clip:
             raise UserError(f"task {task} needs a clip ({facts['clip_medium']}): give the id of an upload or a job")
+        for name in request.clip:
+            _check_kind(task, facts["clip_medium"], name, media.get(name))
         job = jobs.admit(request, self.resolved, sample)
         if job.count > self.limits.max_samples:
             raise UserError(f"{job.count} samples: a request of this service has at most {self.limits.max_samples}")
@@ -164,6 +176,17 @@ class CheckpointBackend:
             seconds=seconds,
         )
 
+    def _upscale(self, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]]) -> Accepted:
+        request = from_dict(Request, {name: value for name, value in asked.items() if name != "seed"})
+        seed = from_dict(SampleSpec, {"seed": asked["seed"]}).seed
+        if len(request.clip) != 1 or len(request.prompt) > 1:
+            raise UserError("upscale takes one clip, and at most one prompt")
+        about = media.get(request.clip[0])
+        _check_kind(UPSCALE, "video", request.clip[0], about)
+        own = {"upscale": request.clip[0], "prompt": list(request.prompt), "seed": seed}
+        seconds = about["seconds"] if about else 0.0
+        return Accepted(task=UPSCALE, request={**own, "seconds": seconds}, samples=self.size, seconds=seconds)
+
     def _film(self, kind: str, asked: Mapping[str, Any]) -> Accepted:
         film = films.admit(kind, asked, self.resolved, self.limits.max_film_seconds)
         request = {"film": kind, "request": dict(film.request), "ways": dict(film.ways)}
@@ -173,6 +196,16 @@ class CheckpointBackend:
     def load(self) -> Maker:
         """Loads the checkpoint, in the worker."""
         return reach("poet.server.making:CheckpointMaker")(self)
+
+
+def _check_kind(task: str, medium: str, name: str, about: Mapping[str, Any] | None) -> None:
+    """Raises UserError for an upload that is known to lack what a task takes."""
+    if about is None or not medium:
+        return
+    if medium == "audio" and not about["has_sound"]:
+        raise UserError(f"{name} has no sound, which task {task} takes")
+    if medium == "video" and about["kind"] == SOUND:
+        raise UserError(f"{name} is a sound, and task {task} takes a picture or a video")
 
 
 def absolute(request: Any, folder: Path, name: str = "") -> Any:

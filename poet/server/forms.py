@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -115,7 +116,7 @@ def _digest(part: UploadFile) -> str:
 
 async def saved(part: UploadFile, service: Service, owner: str) -> Any:
     """The upload of a file of a form.  Its name is not used, but for a suffix that helps to know its format."""
-    return await run_in_threadpool(_save, part, service, owner)
+    return await anyio.to_thread.run_sync(_save, part, service, owner, limiter=service.intakes)
 
 
 def _save(part: UploadFile, service: Service, owner: str) -> Any:

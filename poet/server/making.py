@@ -12,13 +12,14 @@ import numpy as np
 
 from poet.films.studio import Studio
 from poet.runs import compile_cache
-from poet.sampling import jobs, record
+from poet.sampling import jobs, record, upscaling
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Generator
 from poet.sampling.outputs import write_outputs
 from poet.sampling.plans import DEFAULT_BATCH
 from poet.sampling.progress import Progress, Sampling
 from poet.sampling.requests import Request
+from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
 from poet.server.backend import Cancelled, News, Session, Watch, Work, made
 from poet.server.checkpoint import CheckpointBackend, absolute
@@ -37,10 +38,11 @@ class CheckpointMaker:
         compile_cache.use()
         self.backend = backend
         self.generator = Watched.from_checkpoint(backend.run, backend.resolved)
+        self.upscalers = [Upscaler.from_checkpoint(run) for run in backend.upscalers]
 
     def session(self, company: str, watch: Watch) -> Session:
-        """Of a company: one batch of samples; of none: a film."""
-        return SamplesSession(self) if company else FilmSession(self, watch)
+        """Of a company: one batch of samples; of none: a film, or a clip that is made larger."""
+        return SamplesSession(self) if company else OneSession(self, watch)
 
 
 class _Ready(NamedTuple):
@@ -102,8 +104,8 @@ class SamplesSession:
             return News(id=ready.work.id, error=error)
 
 
-class FilmSession:
-    """One film, made in one step that its watch is told of."""
+class OneSession:
+    """One film or larger clip, made in one step that its watch is told of."""
 
     def __init__(self, maker: CheckpointMaker, watch: Watch):
         self._maker, self._watch, self._work = maker, watch, dict[str, Work]()
@@ -135,7 +137,11 @@ class FilmSession:
 
         self._maker.generator.on_progress = told
         try:
-            return [News(id=work.id, fraction=1.0, result=film(work, self._maker))]
+            if "upscale" in work.request:
+                result = larger(work, self._maker, lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0))))
+            else:
+                result = film(work, self._maker)
+            return [News(id=work.id, fraction=1.0, result=result)]
         except Cancelled:
             raise
         except Exception as error:
@@ -143,6 +149,18 @@ class FilmSession:
         finally:
             self._maker.generator.on_progress = None
             self._work.clear()
+
+
+def larger(work: Work, maker: CheckpointMaker, told: Callable[[float], None]) -> dict[str, Any]:
+    """Makes a clip larger."""
+    request, count = work.request, len(maker.upscalers)
+    for number, upscaler in enumerate(maker.upscalers):
+        upscaler.on_part = lambda part, number=number: told((number + part) / count)
+    clip, unmarked = str(work.folder / request["upscale"]), maker.backend.resolved.spec.sample.unmarked
+    names = [str(run.checkpoint.path) for run in maker.backend.upscalers]
+    fixed = {"prompts": request["prompt"], "seed": request["seed"], "names": names, "unmarked": unmarked}
+    files = [path for path in upscaling.run([clip], maker.upscalers, work.place, **fixed) if path.suffix != ".json"]
+    return made(files, seconds=request["seconds"])
 
 
 def film(work: Work, maker: CheckpointMaker) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _complete(found: dict[str, Any], service: Service, keys: bool) -> None:
 
 
 def _request(task: str, fields: Mapping[str, Schema]) -> Schema:
-    required = {"storyboard": ["scenes"], "chain": ["jobs"]}.get(task, [])
+    required = {"storyboard": ["scenes"], "chain": ["jobs"], "upscale": ["clip"]}.get(task, [])
     return _object({"task": {"type": "string", "enum": [task]}, **fields}, ["task", *required])
 
 

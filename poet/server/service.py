@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from poet.server.backend import Backend
 from poet.server.dispatcher import Dispatcher
 from poet.server.fields import MEDIA_ID, replaced
@@ -87,7 +89,9 @@ class Service:
         self.dispatcher = Dispatcher(store, backend, self.hub, self.metrics, settings, level)
         self.card = backend.card()
         self.stopping = False
-        self._intakes, self._creation = threading.Semaphore(_INTAKES), threading.Lock()
+        # Threads of their own: uploads that wait hold up no other request.
+        self.intakes = anyio.CapacityLimiter(_INTAKES)
+        self._creation = threading.Lock()
 
     def start(self) -> None:
         """Starts the worker, and what waits in the store."""
@@ -129,17 +133,19 @@ class Service:
 
         Raises Refused: says what is wrong, and what to do.
         """
+        digest = f"{object} {sent.digest}"
         with self._creation:
-            if once is not None and (before := self._before(owner, once, sent.digest)):
+            if once is not None and (before := self._before(owner, once, digest)):
                 return before
             self._check_queue(owner)
             asked = dict(asked() if asked else sent.asked)
             if asked.get("seed") is None:
                 asked["seed"] = secrets.randbelow(MOST_SEED + 1)
             inputs: dict[str, Path] = {}
-            named = replaced(asked, lambda field, value: self._input(field, value, owner, inputs))
+            about: dict[str, Mapping[str, Any]] = {}
+            named = replaced(asked, lambda field, value: self._input(field, value, owner, inputs, about))
             try:
-                accepted = self.backend.admit(named)
+                accepted = self.backend.admit(named, about)
             except Refused:
                 raise
             except UserError as error:
@@ -153,7 +159,7 @@ class Service:
                 company=accepted.company,
                 samples=accepted.samples,
                 once=once,
-                digest=sent.digest,
+                digest=digest,
                 inputs={Path(name).name: path for name, path in inputs.items()},
             )
         self.metrics.accepted.labels(job.task).inc()
@@ -176,8 +182,10 @@ class Service:
                 what = "jobs" if whose is None else "of your jobs"
                 raise Refused(f"{most} {what} wait already: send it again later", 429, "queue_full", retry_s=10)
 
-    def _input(self, field: str, value: str, owner: str, inputs: dict[str, Path]) -> str:
-        """The name in a job's folder of an upload or a result that a request names."""
+    def _input(
+        self, field: str, value: str, owner: str, inputs: dict[str, Path], about: dict[str, Mapping[str, Any]]
+    ) -> str:
+        """The name in a job's folder of an upload or a result that a request names; what is known of it is noted."""
         from poet.sampling.masks import is_box
 
         if not MEDIA_ID.fullmatch(value):
@@ -191,6 +199,8 @@ class Service:
         path = self._path(value, owner)
         name = f"inputs/{len(inputs)}{path.suffix}"
         inputs[name] = path
+        if upload := self.store.upload(value):
+            about[name] = upload.about
         return name
 
     def _path(self, name: str, owner: str) -> Path:
@@ -213,7 +223,7 @@ class Service:
 
     def upload(self, source: Path, owner: str) -> Upload:
         """Takes in a file that a client sent.  Refused for one that is no media, or too large."""
-        with self._intakes, tempfile.TemporaryDirectory(dir=self._incoming()) as folder:
+        with tempfile.TemporaryDirectory(dir=self._incoming()) as folder:
             try:
                 found: Media = take_in(source, Path(folder) / "media", self.settings, self._sample_rate_hz)
             except UserError as error:

@@ -57,7 +57,7 @@ class StandIn:
         named = {"id": "stand_in", "fingerprint": "0" * 16, "films": ["long"], "sample": {}, "limits": {}}
         return {**named, "clip": clip, "tasks": tasks, "batch": self.size}
 
-    def admit(self, asked: dict[str, Any]) -> Accepted:
+    def admit(self, asked: dict[str, Any], media: dict[str, Any]) -> Accepted:
         task = asked.get("task")
         if task not in self.requests:
             raise UserError(f"task {task!r} is no task of this model: {', '.join(self.requests)}")
@@ -80,6 +80,13 @@ class StandIn:
 
     def load(self) -> Maker:
         return Maker(self.step_s)
+
+
+class Unloadable(StandIn):
+    """A model that cannot be loaded."""
+
+    def load(self) -> Maker:
+        raise UserError("the weights are damaged")
 
 
 @dataclasses.dataclass

@@ -334,6 +334,8 @@ def test_keys_keep_owners_apart_and_limits_hold(tmp_path):
         for path in ("/cancel",):
             assert client.post(f"/v1/jobs/{ids[0]}{path}", headers=b).status_code == 404
         assert client.delete(f"/v1/jobs/{blocker}", headers=b).status_code == 404
+        taken = client.post("/v1/jobs", json={"task": "image_to_video", "clip": ids[0]}, headers=b)
+        assert taken.status_code in (404, 429) and (taken.status_code == 429 or "there is no job" in taken.text)
         assert [job["id"] for job in client.get("/v1/jobs", headers=b).json()["data"]] != ids
 
 
@@ -373,15 +375,8 @@ def test_a_worker_s_death_costs_its_cause_alone(tmp_path):
         assert "poet_worker_deaths_total 2.0" in client.get("/metrics").text
 
 
-class Unloadable(stand_in.StandIn):
-    """A model that cannot be loaded."""
-
-    def load(self):
-        raise UserError("the weights are damaged")
-
-
 def test_a_model_that_cannot_be_loaded_is_told_and_jobs_wait(tmp_path):
-    with served(tmp_path, Unloadable(), ready=False) as client:
+    with served(tmp_path, stand_in.Unloadable(), ready=False) as client:
         end = time.monotonic() + 20
         while "damaged" not in client.get("/readyz").text and time.monotonic() < end:
             time.sleep(0.05)
@@ -406,7 +401,7 @@ class Process:
         return self.process.returncode
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.fault)])
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.fault)])
 def test_kills_and_stops_of_the_service_lose_nothing(tmp_path, kills):
     """kill -9 and SIGTERM in turn: every job ends as done, with the bytes of its seed, and only once."""
     import httpx
@@ -432,10 +427,14 @@ def test_kills_and_stops_of_the_service_lose_nothing(tmp_path, kills):
             httpx.get(running.url)
 
 
-def test_a_port_and_a_store_in_use_are_refused(tmp_path, client):
+def test_a_port_in_use_is_refused(tmp_path, client):
     port = client.base_url.port
     with pytest.raises(UserError, match=f"--port={port} cannot be listened on"):
         serve(stand_in.StandIn(), tmp_path / "other", port=port)
+
+
+@pytest.mark.slow
+def test_a_store_in_use_is_refused_by_the_service(client):
     running = Process(client.service.store.folder)
     assert running.process.wait(30) == 1
     running.errors.seek(0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/sampling"), str(ROOT / "tests/films")]
@@ -17,11 +20,12 @@ import film_fakes  # noqa: E402
 import tiny  # noqa: E402
 
 from poet import media  # noqa: E402
+from poet.media.lossless import Shown, write_mov  # noqa: E402
 from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
 from poet.server.checkpoint import CheckpointBackend  # noqa: E402
-from poet.server.making import CheckpointMaker, Watched  # noqa: E402
+from poet.server.making import CheckpointMaker, OneSession, Watched  # noqa: E402
 from poet.server.settings import ServeSpec  # noqa: E402
 from poet.server.store import new_id  # noqa: E402
 from poet.spec import DataSpec, SampleSpec, UserError  # noqa: E402
@@ -67,6 +71,52 @@ def test_requests_are_checked_without_a_model():
     refused({"task": "storyboard", "scenes": [{"promt": "x"}]}, "no field 'promt'")
     refused({"task": "chain", "jobs": [{"task": "text_to_audio"}]}, "job 1: this film needs the task text_to_audio")
     assert backend().admit({"task": "long", "prompt": "x", "seconds": 1, "seed": 2}).request["clips"] == 9
+
+
+def test_uploads_that_lack_what_a_task_takes_are_refused():
+    about = {"kind": "sound", "has_sound": True, "seconds": 1.0}
+    asked = {"task": "image_to_video", "prompt": "x", "clip": "inputs/0.wav", "seed": 1}
+    with pytest.raises(UserError, match="inputs/0.wav is a sound, and task image_to_video takes a picture"):
+        backend().admit(asked, {"inputs/0.wav": about})
+    assert backend().admit({**asked, "clip": "inputs/0.png"}, {"inputs/0.png": {**about, "kind": "picture"}})
+    refused({"task": "upscale", "clip": "inputs/0.mov"}, "is no task of this model")
+
+
+def test_clips_are_made_larger_and_told_of(tmp_path):
+    """The network repeats pixels: what is tested is the way there."""
+
+    class Nearest:
+        on_part = None
+
+        def upscale(self, video, prompts, **more):
+            self.on_part(1.0)
+            return video.repeat(2, 2).repeat(2, 3)
+
+        def check(self, shape, prompts=()):
+            pass
+
+    one = dataclasses.replace(backend(), upscalers=(tiny.RUN, tiny.RUN))
+    nets = [Nearest(), Nearest()]
+    for net in nets:
+        net.experiment, net.video_tokenizer = one.resolved.spec, tiny.video_tokenizer()
+    asked = {"task": "upscale", "clip": "inputs/0.mov", "seed": 1}
+    about = {"kind": "video", "has_sound": False, "seconds": 0.36}
+    accepted = one.admit(asked, {"inputs/0.mov": about})
+    assert accepted.seconds == 0.36 and accepted.company == "" and "clip" in one.requests["upscale"]
+    with pytest.raises(UserError, match="takes one clip"):
+        one.admit({"task": "upscale", "seed": 1})
+    place, told = tmp_path / "job", []
+    (place / "inputs").mkdir(parents=True)
+    (place / "work").mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    write_mov(place / "inputs/0.mov", [Shown(frame, n / 25, 1 / 25) for n, frame in enumerate(frames)])
+    maker = types.SimpleNamespace(backend=one, upscalers=nets, generator=types.SimpleNamespace(on_progress=None))
+    session = OneSession(maker, told.append)
+    session.add(Work("job", accepted.task, accepted.request, 1, place))
+    assert end(session)["job"]["files"] == ["000.mp4", "000.png"]
+    assert [news.fraction for news in told] == [0.5, 1.0]
+    strip = np.asarray(Image.open(place / "work/000.png").convert("RGB"))
+    np.testing.assert_array_equal(strip[:64, :64], frames[0].repeat(4, 0).repeat(4, 1))
 
 
 def test_only_equal_programs_and_settings_share_a_batch():

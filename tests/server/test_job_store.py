@@ -139,7 +139,7 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestJobs = Jobs.TestCase
-TestJobs.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestJobs.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import logging
 from pathlib import Path
 
 from poet.cli import command
+from poet.runs.run import Run
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
+from poet.tasks.registry import SUPER_RESOLUTION
 
 _HELP = {
     "max_queue": "jobs that wait at once",
@@ -58,6 +60,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "number here",
     )
     add(
+        "--upscale",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="super-resolution network of the task `upscale` (repeatable, one after the other)",
+    )
+    add(
         "--style",
         default="",
         metavar="NAME",
@@ -87,6 +96,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from poet import networks
     from poet.server.access import LOOPBACK, Keys
     from poet.server.checkpoint import CheckpointBackend
     from poet.server.run import serve
@@ -100,8 +110,11 @@ def _run(args: argparse.Namespace) -> None:
     settings = ServeSpec(**{field.name: getattr(args, field.name) for field in dataclasses.fields(ServeSpec)})
     bindings = [*(config.style(args.style) if args.style else []), *args.bindings, f"SAMPLE.block={args.batch}"]
     run, resolved = command.open_checkpoint(args, bindings)
+    upscalers = tuple(Run.open(path) for path in args.upscale)
+    for one in upscalers:
+        networks.expect(one.checkpoint, SUPER_RESOLUTION)
     serve(
-        CheckpointBackend(run, resolved, tuple(bindings), settings),
+        CheckpointBackend(run, resolved, tuple(bindings), settings, upscalers),
         Path(args.store).expanduser(),
         host=args.host,
         port=args.port,
