@@ -122,8 +122,10 @@ def export(made: Generator, folder: pathlib.Path, *tasks: str, **spec: Any) -> p
     return exporting.export(made, ExportSpec(tasks=tasks, **{"platforms": ("cpu",), **spec}), folder)
 
 
-def ask_apart(folder: pathlib.Path, scratch: pathlib.Path, *requests: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """What an export makes of requests (arguments of `TaskSampler.ask`) where only `NEEDED` can be imported."""
+def ask_apart(
+    folder: pathlib.Path, scratch: pathlib.Path, *requests: dict[str, Any], more: tuple[str, ...] = ()
+) -> list[dict[str, np.ndarray]]:
+    """What an export makes of requests (arguments of `TaskSampler.ask`) where only `NEEDED` and `more` are."""
     files = []
     for number, request in enumerate(requests):
         arrays = {name: value for name, value in request.items() if isinstance(value, np.ndarray)}
@@ -133,6 +135,6 @@ def ask_apart(folder: pathlib.Path, scratch: pathlib.Path, *requests: dict[str, 
     # One device, and the generator's compiler.
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     environment = os.environ | {"XLA_FLAGS": " ".join(flags)}
-    code = f"NEEDED = {NEEDED!r}\n{CLIENT}"
+    code = f"NEEDED = {NEEDED + more!r}\n{CLIENT}"
     subprocess.run([sys.executable, "-c", code, str(folder), *files], check=True, env=environment)
     return [dict(np.load(file)) for file in files[1::2]]
