@@ -22,6 +22,7 @@ from poet.spec import UserError
 GENERATION, EVALUATION, TOKENIZER_EVALUATION = "generation", "evaluation", "tokenizer evaluation"
 RECONSTRUCTION, EXPORT, WEIGHTS, CHECKPOINT = "reconstruction", "export", "weights", "checkpoint"
 SCORE = "score"
+LEAKS = "search for leaks"
 _ENDING = ".poet-partial"
 
 

@@ -116,7 +116,7 @@ def _located(where: str, case: Case, folder: Path) -> Case:
     for file in filter(None, (case.clip, case.depth)):
         if not (folder / file).is_file():
             raise UserError(f"{where}: there is no file {folder / file}")
-    paths = {name: str(folder / value) for name in ("clip", "depth") if (value := getattr(case, name))}
+    paths = {name: str((folder / value).absolute()) for name in ("clip", "depth") if (value := getattr(case, name))}
     return dataclasses.replace(case, **paths)
 
 

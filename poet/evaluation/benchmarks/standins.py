@@ -21,6 +21,8 @@ from poet.evaluation.features.base import resized
 # Enough for the covariance of WIDTH dimensions in each of two sets.
 CASES, WIDTH = 6, 4
 _SOURCE = Form(frames=24, height=48, width=64, rate_hz=25.0)
+# With sound, longer than a clip of the model.
+_LONGER = Form(frames=24, height=48, width=64, rate_hz=8.0)
 
 
 def small(preset: Preset) -> Preset:
@@ -60,19 +62,22 @@ def write_data(preset: Preset, folder: Path) -> None:
         case |= {"prompt": f"a square, {place}"} if preset.prompts else {}
         for key in ("clip", "depth") if preset.takes_depth else ("clip",) if preset.clips else ():
             case[key] = f"{key}s/{place:04d}.mp4"
-            _write_film(folder / case[key], place)
+            _write_film(preset, folder / case[key], place)
         lines.append(json.dumps(case))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / data.CASES).write_text("\n".join(lines) + "\n")
     for place in range(preset.reals):
-        _write_film(folder / data.REAL / f"{place:04d}.mp4", 100 + place)
+        _write_film(preset, folder / data.REAL / f"{place:04d}.mp4", 100 + place)
     np.save(folder / data.VECTORS, np.random.default_rng(0).normal(size=(CASES, WIDTH)).astype(np.float32))
 
 
-def _write_film(path: Path, seed: int) -> None:
+def _write_film(preset: Preset, path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    heard = sound(3.0, seed)
-    media.write_mp4(path, film(_SOURCE, seed), _SOURCE.rate_hz, heard, SOUND_RATE_HZ)
+    if sampling.is_sound(preset):
+        heard = sound(_LONGER.frames / _LONGER.rate_hz, seed), SOUND_RATE_HZ
+        media.write_mp4(path, film(_LONGER, seed), _LONGER.rate_hz, *heard)
+    else:
+        media.write_mp4(path, film(_SOURCE, seed), _SOURCE.rate_hz)
 
 
 def write_samples(preset: Preset, cases: Sequence[Case], folder: Path) -> dict[str, Path]:
