@@ -1,15 +1,17 @@
-"""Times cached decoding with classifier-free guidance beside transformers' `generate`, on one core.
+"""Times cached decoding beside transformers' `generate`, with classifier-free guidance and without, on one core.
 
     python tests/benchmarks/bench_decode.py --peer_python=PEER/bin/python [--cases 7m 59m]
 
-PEER is made as for bench_train_step.py.  A prompt of 16 positions, then 128 greedy tokens for each of
+PEER is an environment of its own: python -m venv PEER && PEER/bin/pip install torch transformers (torch for the CPU:
+--index-url https://download.pytorch.org/whl/cpu).  Without it the rows of transformers are left out.  A prompt of 16 positions, then 128 greedy tokens for each of
 4 samples, in float32; seconds are of the tokens after the first, without the prompt.
 
 Competitors: `poet`, the decoding loop of `poet generate`: conditional and unconditional rows in one
 pass; `qwen3 guidance_scale`, `generate` with a static cache and its own guidance, which runs the
 unconditional rows by themselves; `qwen3 doubled`, `generate` with a static cache over twice the rows
 without combining them: the least that guidance in one pass could cost there; `qwen3 doubled compiled`, the same by
-`torch.compile`, which is not timed while it compiles.  All have the same shape
+`torch.compile`, which is not timed while it compiles.  Without guidance: `poet`, `qwen3`, which is `generate` with a
+static cache, and `qwen3 compiled`.  All have the same shape
 and random weights; no token of the end is known, so all draw every token.  Tokens are not compared:
 `generate` reads a prompt causally, a prefix LM does not (bench_train_step.py compares the networks).
 """
@@ -17,6 +19,7 @@ and random weights; no token of the end is known, so all draw every token.  Toke
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import sys
 import time
@@ -30,9 +33,15 @@ CASES: dict[str, dict[str, int]] = {
     "59m": {"layers": 8, "width": 512, "heads": 8, "head_dim": 64, "mlp_width": 1408, "bits": 15},
 }
 RUNS = {"7m": 3, "59m": 2}
+GUIDED = "guided"
+# Competitors, with guidance and without.
+PEERS = {
+    GUIDED: ("qwen3 guidance_scale", "qwen3 doubled", "qwen3 doubled compiled"),
+    "plain": ("qwen3", "qwen3 compiled"),
+}
 
 
-def poet_case(name: str) -> dict[str, Any]:
+def poet_case(name: str, guided: bool) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -57,12 +66,12 @@ def poet_case(name: str) -> dict[str, Any]:
             Segment("video", 0, TOKENS, OUTPUT, words.visual, grid),
         )
     )
-    decoder = Decoder(model, Plan(layout=layout, guided=True))
+    decoder = Decoder(model, Plan(layout=layout, guided=guided))
     params = jax.jit(model.init)(jax.random.key(0))
     sampling_params = SamplingParams.of(SampleSpec(temperature=0.0, guidance=GUIDANCE))
     rng = np.random.default_rng(0)
-    states = rng.normal(size=(2 * BATCH, text, spec.width)).astype(np.float32)
-    lengths = np.tile([text, 0], BATCH).astype(np.int32)
+    lengths = np.tile([text, 0] if guided else [text], BATCH).astype(np.int32)
+    states = rng.normal(size=(len(lengths), text, spec.width)).astype(np.float32)
     given = layout.assemble({"video": np.zeros((BATCH, TOKENS), np.int32)})[:, :PROMPT]
     rows = jnp.arange(BATCH, dtype=jnp.int32)
     begin = time.perf_counter()
@@ -79,7 +88,7 @@ def poet_case(name: str) -> dict[str, Any]:
     return {"wall": wall[1:], "cpu": cpu[1:], "compile_s": compile_s, "versions": harness.installed()}
 
 
-def peer_case(who: str, name: str) -> dict[str, Any]:
+def peer_case(who: str, name: str, doubled: bool) -> dict[str, Any]:
     import peer_lm
     import torch
 
@@ -89,7 +98,7 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
     if who.endswith("compiled"):
         model.forward = torch.compile(model.forward, dynamic=False)
     guided = who == "qwen3 guidance_scale"
-    rows = BATCH if guided else 2 * BATCH
+    rows = BATCH if guided or not doubled else 2 * BATCH
     prompt = torch.randint(0, 2 ** case["bits"], (rows, PROMPT))
     settings: dict[str, Any] = {
         "do_sample": False,
@@ -116,24 +125,28 @@ def peer_case(who: str, name: str) -> dict[str, Any]:
 
 
 def compare(flags: Any) -> None:
-    for name in flags.cases:
+    if not flags.peer_python:
+        print("no --peer_python: the rows of transformers are left out; the head of this file says how to install it")
+    for name, how in itertools.product(flags.cases, flags.how):
 
         def run(python: str, who: str) -> Any:
-            return functools.partial(harness.child, python, __file__, (who, name), flags.core)
+            return functools.partial(harness.child, python, __file__, (who, name, how), flags.core)
 
         cases = {"poet": run(sys.executable, "poet")}
-        if flags.peer_python:
-            for who in ("qwen3 guidance_scale", "qwen3 doubled", "qwen3 doubled compiled"):
-                cases[who] = run(flags.peer_python, who)
+        cases |= {who: run(flags.peer_python, who) for who in (PEERS[how] if flags.peer_python else ())}
         found = harness.interleave(cases, flags.rounds)
-        unit = f"{TOKENS} tokens of {BATCH} guided samples, {name.upper()} parameters"
-        harness.save("decode", name, found, unit=unit)
+        said = "guided samples" if how == GUIDED else "samples without guidance"
+        unit = f"{TOKENS} tokens of {BATCH} {said}, {name.upper()} parameters"
+        harness.save("decode", name if how == GUIDED else f"{name}_{how}", found, unit=unit)
 
 
 if __name__ == "__main__":
-    flags = harness.arguments(__doc__, CASES).parse_args()
+    parser = harness.arguments(__doc__, CASES)
+    parser.add_argument("--how", nargs="*", default=list(PEERS), choices=list(PEERS))
+    flags = parser.parse_args()
     if not flags.case:
         compare(flags)
     else:
-        who, name = flags.case.split(",")
-        print(json.dumps(poet_case(name) if who == "poet" else peer_case(who, name)))
+        who, name, how = flags.case.split(",")
+        guided = how == GUIDED
+        print(json.dumps(poet_case(name, guided) if who == "poet" else peer_case(who, name, guided)))
