@@ -64,6 +64,7 @@ FLOORS = {
     "poet.serving": 4,
     "poet.server": 4,
     "poet.server.store": 0,
+    "poet.server.database": 0,
     "poet.networks": 3,
     "poet.planning.programs": 2,
     "poet.planning.decoding": 3,

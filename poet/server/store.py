@@ -26,30 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from poet.runs import lease
+from poet.server.database import connect
 from poet.spec import UserError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ENDED = (DONE, FAILED, CANCELLED)
 FILE = "jobs.sqlite"
-# `user_version` of the database.
-FORMAT = 1
 # A random id of this many hexadecimal characters cannot be guessed.
 _ID_BYTES = 16
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, object TEXT NOT NULL, owner TEXT NOT NULL,
-  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, company TEXT NOT NULL,
-  samples INTEGER NOT NULL, once TEXT,
-  digest TEXT NOT NULL, state TEXT NOT NULL, cancelling INTEGER NOT NULL DEFAULT 0, deleted INTEGER NOT NULL DEFAULT 0,
-  deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, started REAL, finished REAL,
-  error TEXT, result TEXT, size_bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (owner, once));
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
-CREATE TABLE IF NOT EXISTS uploads (
-  id TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL, about TEXT NOT NULL, created REAL NOT NULL,
-  size_bytes INTEGER NOT NULL);
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +108,7 @@ class Store:
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time):
         self.folder, self._now, self._lock = folder, now, threading.RLock()
-        self._database = _connect(folder / FILE)
+        self._database = connect(folder / FILE)
 
     @classmethod
     @contextlib.contextmanager
@@ -428,26 +413,6 @@ class Store:
 def new_id(kind: str) -> str:
     """A new id that nobody can guess."""
     return f"{kind}_{secrets.token_hex(_ID_BYTES)}"
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    """The database in a file.  UserError where it is none, damaged, or of another version."""
-    try:
-        database = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
-        database.row_factory = sqlite3.Row
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
-            raise UserError(f"the job store {file} has format {version}, this version reads {FORMAT}")
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise UserError(f"the job store {file} is damaged ({found}): restore it, or give another folder")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # An accepted job survives a loss of power.
-        database.executescript(_SCHEMA)
-        database.execute(f"PRAGMA user_version = {FORMAT}")
-    except sqlite3.Error as error:
-        raise UserError(f"the job store {file} cannot be read ({error}): restore it, or give another folder") from None
-    return database
 
 
 def _job(row: sqlite3.Row) -> Job:
