@@ -102,3 +102,16 @@ def test_clips_are_fitted_and_it_is_said(tmp_path):
     )
     with pytest.raises(media.MediaError, match="too short"):
         media.read_clip(tmp_path / "a.mp4", ClipSpec(frames=9, height=32, width=32))
+
+
+@pytest.mark.parametrize("still", ["all", "some", "none"])
+def test_an_animated_png_keeps_repeated_frames(still: str, tmp_path):
+    from poet.media.film import open_film
+
+    video = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    video[{"all": slice(None), "some": slice(2, 5), "none": slice(0, 0)}[still]] = video[2]
+    media.write_apng(tmp_path / "a.apng", video, 8.0)
+    with open_film(tmp_path / "a.apng") as film:
+        found = [(frame.pixels(), frame.duration_s) for frame, _ in film.timed()]
+    np.testing.assert_array_equal(np.stack([pixels for pixels, _ in found]), video)
+    assert all(duration == pytest.approx(0.125) for _, duration in found)

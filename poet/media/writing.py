@@ -124,8 +124,17 @@ def write_gif(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float, comment
 
 
 def write_apng(path: PathLike, video_TxHxWx3: np.ndarray, rate_hz: float, comment: str = "") -> None:
-    """Writes an endless animated PNG: the pixels bit by bit."""
-    _write_pictures(path, "PNG", video_TxHxWx3, 1000 / rate_hz, pnginfo=_text(comment))
+    """Writes an endless animated PNG: the pixels bit by bit, a frame for each, repeated ones too."""
+    _write_pictures(path, "PNG", video_TxHxWx3, 1000 / rate_hz, pnginfo=_text(comment), blend=_blends(video_TxHxWx3))
+
+
+def _blends(video_TxHxWx3: np.ndarray) -> list[int]:
+    """How each frame is laid on the one before, which is the same for opaque pictures.
+
+    Pillow makes one longer frame of equal ones that are laid alike, so a repeated one is laid otherwise.
+    """
+    repeats = [bool((a == b).all()) for a, b in zip(video_TxHxWx3, video_TxHxWx3[1:])]
+    return [0, *(np.cumsum(repeats) % 2).tolist()]
 
 
 def _write_pictures(path: PathLike, kind: str, video_TxHxWx3: np.ndarray, duration_ms: float, **more: Any) -> None:

@@ -22,7 +22,7 @@ from poet.spec import UserError
 GENERATION, EVALUATION, TOKENIZER_EVALUATION = "generation", "evaluation", "tokenizer evaluation"
 RECONSTRUCTION, EXPORT, WEIGHTS, CHECKPOINT = "reconstruction", "export", "weights", "checkpoint"
 SCORE = "score"
-LEAKS = "search for leaks"
+LEAKS, BASELINES = "search for leaks", "set of baselines"
 _ENDING = ".poet-partial"
 
 
