@@ -180,6 +180,15 @@ class Record:
         return record
 
     @property
+    def apart(self) -> bool:
+        """Whether each platform has programs of its own.
+
+        A program for several platforms chooses between variants of operations where it runs, which keeps the compiler
+        from fusing them: in bfloat16 it rounds otherwise than the process does.
+        """
+        return self.resolved.spec.model.dtype == "bfloat16" and len(self.spec.platforms) > 1
+
+    @property
     def writes(self) -> bool:
         """Whether a task writes texts."""
         return any(get_task(name).writes for name in self.tasks)
@@ -191,6 +200,7 @@ class Record:
             "format": FORMAT,
             "jax": jax.__version__,
             "platforms": list(self.spec.platforms),
+            "apart": self.apart,
             "tasks": self.tasks,
             "layouts": [describe_layout(layout) for layout in self.layouts],
             "programs": {name: program.signature for name, program in self.programs.programs.items()},
@@ -256,8 +266,8 @@ def export(
 def finish(folder: Path, record: Record, release: card.Release) -> None:
     """Writes programs, record, card and manifest into a folder that holds everything else."""
     (folder / PROGRAMS).mkdir()
-    for name, blob in record.programs.lowered(record.spec.platforms):
-        (folder / program_file(name)).write_bytes(blob)
+    for name, platform, blob in record.programs.lowered(record.spec.platforms, record.apart):
+        (folder / program_file(name, platform)).write_bytes(blob)
     described = record.as_json()
     (folder / SPEC).write_text(json.dumps(described) + "\n")
     release.write(folder)

@@ -29,9 +29,9 @@ WRITTEN_PIECES = "written_pieces.json"
 SAMPLING_PARAMS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 
 
-def program_file(name: str) -> str:
-    """Where a program lies in the folder."""
-    return f"{PROGRAMS}/{name}.stablehlo"
+def program_file(name: str, platform: str = "") -> str:
+    """Where a program lies in the folder; '' is one for all platforms."""
+    return f"{PROGRAMS}/{name}{platform and '.' + platform}.stablehlo"
 
 
 def describe_layout(layout: Layout) -> list[dict[str, Any]]:

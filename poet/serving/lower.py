@@ -198,10 +198,12 @@ class Programs:
             self.programs[self._names[key]] = make()
         return self._names[key]
 
-    def lowered(self, platforms: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """(name, StableHLO) of every program."""
+    def lowered(self, platforms: Sequence[str], apart: bool) -> Iterator[tuple[str, str, bytes]]:
+        """(name, platform, StableHLO) of every program: one for all platforms (''), or one for each."""
+        sets = {platform: [platform] for platform in platforms} if apart else {"": platforms}
         for name, program in self.programs.items():
-            yield name, serialized(program, self.weights[program.weights], platforms)
+            for platform, chosen in sets.items():
+                yield name, platform, serialized(program, self.weights[program.weights], chosen)
 
 
 def text_program(encoder: Any) -> tuple[Program, Arrays]:

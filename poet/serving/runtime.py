@@ -49,12 +49,16 @@ class Runtime(TaskSampler):
     def __init__(self, folder: Path, record: Mapping[str, Any]):
         self._folder, self._record = folder, record
         weights = Weights(folder)
+        platform = _platform() if record.get("apart") else ""
         self._programs = {
-            name: Program(name, signature, folder / signature.get("file", program_file(name)), functools.partial(
-                _group, weights, record["weights"][signature["weights"]]
-            ))
+            name: Program(
+                name,
+                signature,
+                folder / signature.get("file", program_file(name, platform)),
+                functools.partial(_group, weights, record["weights"][signature["weights"]]),
+            )
             for name, signature in record["programs"].items()
-        }  # fmt: skip
+        }
         resolved = Resolved(from_stored(Experiment, record["experiment"]))
         layouts = [layout_of(described, resolved.vocabulary) for described in record["layouts"]]
         self._entries = {
@@ -157,9 +161,14 @@ def _group(weights: Weights, names: Sequence[str]) -> list[jax.Array]:
     return [weights[name] for name in names]
 
 
+def _platform() -> str:
+    """What JAX runs on here, as exports name it."""
+    backend = jax.default_backend()
+    return "cuda" if backend == "gpu" else backend
+
+
 def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
-    platform = jax.default_backend()
-    platform = "cuda" if platform == "gpu" else platform
+    platform = _platform()
     if platform not in platforms:
         raise UserError(
             f"{folder} runs on {', '.join(platforms)}, this machine has {platform}: export again with "

@@ -72,7 +72,9 @@ def test_two_tasks_give_the_same_where_only_a_few_packages_are(exported, tmp_pat
 
 def test_in_bfloat16_too(tmp_path):
     made = exports.generator(SampleSpec(seed=3), dtype="bfloat16")
-    found = Runtime.load(exports.export(made, tmp_path / "export", "unconditional"))
+    folder = exports.export(made, tmp_path / "export", "unconditional", platforms=("cpu", "tpu"))
+    found = Runtime.load(folder)
+    assert {file.suffixes[0] for file in folder.glob("programs/*")} == {".cpu", ".tpu"}
     assert found.resolved.spec.model.dtype == "bfloat16"
     wanted = made.ask("unconditional", count=3)
     assert_same(found.unconditional(count=3), wanted)
