@@ -170,10 +170,10 @@ def film(work: Work, maker: CheckpointMaker) -> dict[str, Any]:
     resolved = Resolved(backend.resolved.spec.replace(sample=sample))
     studio = Studio(backend.run, resolved, backend.settings, request["ways"], maker.generator)
     files = studio.make(request["film"], absolute(request["request"], work.folder), work.place)
-    return made(_shown(files, work.place), seconds=request["seconds"], weights=backend.run.checkpoint.fingerprint)
+    return made(shown(files, work.place), seconds=request["seconds"], weights=backend.run.checkpoint.fingerprint)
 
 
-def _shown(files: list[Path], place: Path) -> list[Path]:
+def shown(files: list[Path], place: Path) -> list[Path]:
     """The files of a film that a client may have, below one folder: the film first."""
     found = []
     for path in files:
@@ -183,7 +183,8 @@ def _shown(files: list[Path], place: Path) -> list[Path]:
                 flat.unlink(missing_ok=True)
                 flat.hardlink_to(path)
             found.append(flat)
-    return sorted(found, key=lambda path: (path.suffix != ".mp4", path.suffix != ".wav"))
+    # Of a chain the last job's come first: they are its result.
+    return sorted(reversed(found), key=lambda path: (path.suffix != ".mp4", path.suffix != ".wav"))
 
 
 class ServedJob(jobs.Job):
@@ -202,9 +203,9 @@ def job_of(work: Work, resolved: Resolved) -> jobs.Job:
 def write(work: Work, job: jobs.Job, sampled: Any, maker: CheckpointMaker, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Writes the files of sampled media, and the record that repeats them; the result of the job."""
     backend = maker.backend
-    shown = jobs.shown(job, sampled)
+    media = jobs.shown(job, sampled)
     details = record.describe(job, backend.run, maker.generator.networks.used, inputs, backend.settings)
-    files = write_outputs(shown, job, work.place, details)
+    files = write_outputs(media, job, work.place, details)
     return made(
         [path for path in files if path.name != record.NAME],
         seconds=work.request["seconds"],

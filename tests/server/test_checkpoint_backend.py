@@ -25,7 +25,7 @@ from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
 from poet.server.checkpoint import CheckpointBackend  # noqa: E402
-from poet.server.making import CheckpointMaker, OneSession, Watched  # noqa: E402
+from poet.server.making import CheckpointMaker, OneSession, Watched, shown  # noqa: E402
 from poet.server.settings import ServeSpec  # noqa: E402
 from poet.server.store import new_id  # noqa: E402
 from poet.spec import DataSpec, SampleSpec, UserError  # noqa: E402
@@ -117,6 +117,15 @@ def test_clips_are_made_larger_and_told_of(tmp_path):
     assert [news.fraction for news in told] == [0.5, 1.0]
     strip = np.asarray(Image.open(place / "work/000.png").convert("RGB"))
     np.testing.assert_array_equal(strip[:64, :64], frames[0].repeat(4, 0).repeat(4, 1))
+
+
+def test_the_last_result_of_a_chain_comes_first(tmp_path):
+    files = [tmp_path / name for name in ("1/made.png", "1/made.mp4", "2/made.png", "2/made.mp4", "2/made.wav")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(str(file))
+    found = [path.name for path in shown([*files, tmp_path / "film.json"], tmp_path)]
+    assert found == ["2_made.mp4", "1_made.mp4", "2_made.wav", "2_made.png", "1_made.png"]
 
 
 def test_only_equal_programs_and_settings_share_a_batch():
