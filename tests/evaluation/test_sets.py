@@ -177,6 +177,16 @@ def test_dependent_clips_are_resampled_together() -> None:
     assert together.error > 1.3 * loose.error
 
 
+def test_the_interval_of_few_films_holds_the_value() -> None:
+    """Clips of a film are alike, so that a resample with a film twice is farther from the reference."""
+    rng, films = np.random.default_rng(0), np.arange(CLIPS) // 6
+    rows = [x + 3 * shift.astype(np.float32) for x, shift in zip(vectors(0), rng.normal(size=(4, 1, DIM))[films])]
+    one = samples.Samples.of({GROUPS: films, PLACES: np.arange(CLIPS)}, rows).set_of(SUBMISSION)
+    for finish in (kernels.kid, kernels.kad):
+        summary = finish(one, one)
+        assert summary.low < summary.value < summary.high
+
+
 def rows_of(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [row for row in rows for _ in range(4)]
 

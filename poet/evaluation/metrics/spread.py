@@ -25,7 +25,7 @@ def diversity(one: Set, _: Set) -> Summary:
         return samples.refused(f"{one.clips} clips: at least {LEAST_CLIPS} are needed", one.clips)
     means = Set(rows_MxD=one.means(), clips_M=np.arange(one.clips), groups_M=one.first_of_clips())
     value, *resampled = within(_distances, means, weights_of(means, intervals.SEED))
-    return samples.percentiles(float(value), np.array(resampled), one.clips)
+    return samples.around(float(value), np.array(resampled), one.clips)
 
 
 def _distances(a_BxD: np.ndarray, b_MxD: np.ndarray) -> np.ndarray:
