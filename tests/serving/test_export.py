@@ -81,6 +81,8 @@ def test_in_bfloat16_too(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_task_gives_the_same(tmp_path, dtype):
     made = exports.generator(SAMPLE.replace(top_k=24, top_p=0.95), dtype)
