@@ -69,7 +69,7 @@ class CheckpointBackend:
         del sample["seed"]["default"]  # A request without one has a random one.
         of_samples = schemas(Request, REQUEST)
         of_samples["num"] |= {"maximum": self.limits.max_samples}
-        of_films = films.requests(sample) if self.makes_films else {}
+        of_films = films.requests(sample, self.resolved.spec.prompt.camera) if self.makes_films else {}
         found = {name: {**of_samples, **sample} for name in self.tasks} | of_films
         if self.upscalers:
             named = {name: schemas(Request, [name])[name] for name in ("prompt", "clip")}

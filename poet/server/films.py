@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from poet.films import chain
+from poet.films.camera import MOVES
 from poet.films.long import LongFilm
 from poet.films.prompts import Schedule
 from poet.films.sampler import Wish, check_trained, check_wish
@@ -45,19 +46,26 @@ class Film:
     clips: int
 
 
-def requests(sample: Mapping[str, Schema]) -> dict[str, dict[str, Schema]]:
-    """Kind of film -> schemas of the fields of its request."""
+def requests(sample: Mapping[str, Schema], words: Mapping[str, str] | None = None) -> dict[str, dict[str, Schema]]:
+    """Kind of film -> schemas of the fields of its request.
+
+    Args:
+      words: a model's own for movements of the camera (`PROMPT.camera`).
+    """
+    camera = {**_TEXT, "enum": [*dict.fromkeys(("", *MOVES, *(words or {})))]}
     timed = {"type": "array", "items": {"type": "string"}}
     long = {
         "prompt": {"anyOf": [{"type": "string"}, timed], "description": "texts, later ones as `3: it begins to rain`"},
         "seconds": {"type": "number", "exclusiveMinimum": 0, "default": LongFilm.seconds},
         "clip": {**_TEXT, "description": "an upload or a job whose result opens the film"},
-        **{name: _TEXT for name in ("camera", "sound_prompt", "negative_prompt")},
+        "camera": camera,
+        **{name: _TEXT for name in ("sound_prompt", "negative_prompt")},
         "sound": {"type": "boolean", "default": False},
     }
     seed = {"seed": {"type": "integer", "minimum": 0, "maximum": MOST_SEED}}
     board, jobs = schemas(Storyboard), schemas(chain.Job)
     scenes = {"type": "array", "minItems": 1, "items": board["scenes"]["items"]}
+    scenes["items"]["properties"]["camera"] = camera
     listed = {"type": "array", "minItems": 1, "items": _object(jobs, ["task"])}
     others = {name: schema for name, schema in sample.items() if name != "seed"}
     return {
