@@ -41,14 +41,15 @@ class StudioStandIn(StandIn):
 
     @property
     def requests(self) -> dict[str, Any]:
-        return dict.fromkeys(TASKS, _TASK) | films.requests(schemas(SampleSpec, SAMPLE))
+        upscale = {name: _TASK[name] for name in ("prompt", "clip", "seed")}
+        return dict.fromkeys(TASKS, _TASK) | films.requests(schemas(SampleSpec, SAMPLE)) | {"upscale": upscale}
 
     def card(self) -> dict[str, Any]:
         tasks = [{"name": name, **_NOTHING, **facts} for name, facts in TASKS.items()]
         kinds = ["long", "storyboard", "chain"]
         return super().card() | {"tasks": tasks, "films": kinds, "limits": {"max_film_seconds": 60.0}}
 
-    def admit(self, asked: dict[str, Any]) -> Accepted:
+    def admit(self, asked: dict[str, Any], media: dict[str, Any]) -> Accepted:
         own = {name: value for name, value in asked.items() if name != "task"}
         check_names(own, self.requests[asked["task"]], f"a request for {asked['task']}")
         from_dict(SampleSpec, {name: value for name, value in own.items() if name in SAMPLE})

@@ -13,7 +13,17 @@ export function formOf(name, model, api) {
   if (name === "long") return new LongForm(model, api);
   if (name === "storyboard") return new StoryboardForm(model, api);
   if (name === "chain") return new ChainForm(model, api);
-  return new TaskForm(model.tasks.find((task) => task.name === name), model, api);
+  return new TaskForm(factsOf(name, model), model, api);
+}
+
+// What a job takes; of one that is no task, such as upscaling, its fields say it.
+function factsOf(name, model) {
+  const fields = model.requests[name];
+  const plain = {
+    name, text: "prompt" in fields, clip: "clip" in fields, clip_needed: true, clip_medium: "video",
+    conditioning_frames: [], end: false, regions: [], mask: false, depth: false, outputs: ["video"],
+  };
+  return model.tasks.find((task) => task.name === name) ?? plain;
 }
 
 const WORDS = { text: "a text", clip: "a clip", sound: "a sound", picture: "a picture" };
@@ -26,7 +36,7 @@ export function about(name, model) {
     chain: "Jobs in a row: each takes the result of the one before.",
   };
   if (films[name]) return films[name];
-  const task = model.tasks.find((one) => one.name === name);
+  const task = factsOf(name, model);
   const medium = task.clip_medium === "audio" ? "sound" : task.conditioning_frames.join() === "1" ? "picture" : "clip";
   const takes = [task.text && WORDS.text, task.clip && WORDS[medium]].filter(Boolean);
   const makes = task.outputs.map((one) => ({ video: name.endsWith("image") ? "a picture" : "a clip", audio: "sound", text: "a text" })[one] ?? one);
@@ -54,25 +64,27 @@ export class TaskForm {
     this.api = api;
     const schemas = model.requests[task.name];
     const parts = [];
-    if (task.text) parts.push(...this.#texts());
+    if (task.text) parts.push(...this.#texts(schemas));
     if (task.clip) parts.push(this.#clip(task));
     if (task.conditioning_frames.length > 1) parts.push(this.#frames(task));
     if (task.end) parts.push((this.end = new MediaInput(api, "Last frames", { accept: "image/*,video/*", note: "a picture or clip that it ends with; empty takes the end of the clip" })).element);
     if (task.regions.length) parts.push(this.#region(task));
     if (this.painter) parts.push(this.painter.element);
     if (task.depth) parts.push((this.depth = new MediaInput(api, "Depth", { accept: "image/*,video/*", note: "a depth video of the clip, if there is one" })).element);
-    this.num = control("num", { ...schemas.num, default: 1 }, "samples to choose from");
-    this.num.element.firstChild.textContent = "Candidates";
+    this.num = schemas.num && control("num", { ...schemas.num, default: 1 }, "samples to choose from");
+    if (this.num) this.num.element.firstChild.textContent = "Candidates";
     this.seed = seedField();
     this.settings = settingsOf(schemas, OWN);
-    parts.push(make("div", { className: "row" }, this.num.element, this.seed.element), this.settings.element);
+    parts.push(make("div", { className: "row" }, this.num?.element, this.seed.element), this.settings.element);
     this.element = make("div", { className: "fields" }, ...parts);
   }
 
-  #texts() {
+  #texts(schemas) {
     this.prompt = area();
+    const fields = [field("Prompt", this.prompt)];
+    if (!schemas.negative_prompt) return fields;
     this.negative = area(1);
-    return [field("Prompt", this.prompt), field("Negative prompt", this.negative, "what to steer away from")];
+    return [...fields, field("Negative prompt", this.negative, "what to steer away from")];
   }
 
   #clip(task) {
@@ -110,7 +122,7 @@ export class TaskForm {
       mask: mask ? (await this.api.upload(mask, "mask.png")).id : "",
       region: mask ? "" : this.region?.value,
       conditioning_frames: this.frames?.value ? Number(this.frames.value) : "",
-      num: this.num.value(),
+      num: this.num?.value(),
       seed: this.seed.value(),
       ...this.settings.values(),
     });

@@ -29,10 +29,11 @@ async function start() {
 
 function chooseFrom(model) {
   const options = (names) => names.map((name) => make("option", { value: name }, title(name)));
-  const groups = { Clips: model.tasks.map((task) => task.name), Films: model.films };
+  const tasks = model.tasks.map((task) => task.name);
+  const groups = { Clips: tasks, More: Object.keys(model.requests).filter((name) => !tasks.includes(name)) };
   by("task").replaceChildren(...Object.entries(groups).filter(([, names]) => names.length).map(([label, names]) => make("optgroup", { label }, ...options(names))));
   const wanted = decodeURIComponent(location.hash.slice(1));
-  by("task").value = [...model.tasks.map((task) => task.name), ...model.films].includes(wanted) ? wanted : "text_to_video";
+  by("task").value = Object.hasOwn(model.requests, wanted) ? wanted : "text_to_video";
   if (!by("task").value) by("task").selectedIndex = 0;
   choose();
 }
