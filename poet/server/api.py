@@ -30,7 +30,7 @@ STUDIO = Path(__file__).parent / "studio"
 _MOST_KEY = 200
 _PING_S = 15
 
-Once = Annotated[str | None, Header(alias="Idempotency-Key", max_length=_MOST_KEY, min_length=1)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=_MOST_KEY, min_length=1)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 Order = Annotated[str, Query(pattern="^(asc|desc)$")]
 After = Annotated[str, Query(max_length=64)]
@@ -169,10 +169,10 @@ def _files(app: FastAPI, service: Service) -> None:
 
 def _jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", tags=["jobs"], summary="Make something", status_code=201)
-    async def create_job(request: Request, owner: Maker, once: Once = None) -> views.JobObject:
+    async def create_job(request: Request, owner: Maker, idempotency_key: IdempotencyKey = None) -> views.JobObject:
         every = {name: one for fields in service.backend.requests.values() for name, one in fields.items()}
         async with body_of(request, service, owner, every) as sent:
-            job = await run_in_threadpool(service.create, sent, owner, "job", once)
+            job = await run_in_threadpool(service.create, sent, owner, "job", idempotency_key)
         return views.job_object(job, service)
 
     @app.get("/v1/jobs", tags=["jobs"], summary="Jobs, videos among them")
@@ -214,10 +214,10 @@ def _jobs(app: FastAPI, service: Service) -> None:
 
 def _videos(app: FastAPI, service: Service) -> None:
     @app.post("/v1/videos", tags=["videos"], summary="Make a video", status_code=200)
-    async def create_video(request: Request, owner: Maker, once: Once = None) -> views.VideoObject:
+    async def create_video(request: Request, owner: Maker, idempotency_key: IdempotencyKey = None) -> views.VideoObject:
         async with body_of(request, service, owner, videos.FIELDS) as sent:
             fields = lambda: videos.as_job(sent.asked, service.card)
-            job = await run_in_threadpool(service.create, sent, owner, "video", once, fields)
+            job = await run_in_threadpool(service.create, sent, owner, "video", idempotency_key, fields)
         return views.video_object(job, service)
 
     @app.get("/v1/videos", tags=["videos"], summary="Videos")

@@ -28,14 +28,14 @@ class Accepted:
     Attributes:
       task: its name for people and metrics.
       request: what `Session.add` takes, as JSON; files are named relative to the job's folder.
-      company: jobs of equal values may share a session; '' makes each alone.
+      batch_key: jobs of equal values may share a session; '' makes each alone.
       samples: places of a session that it takes.
       seconds: of the media that it makes, all samples together.
     """
 
     task: str
     request: Mapping[str, Any]
-    company: str = ""
+    batch_key: str = ""
     samples: int = 1
     seconds: float = 0.0
 
@@ -81,7 +81,7 @@ class News:
 
 
 class Session(Protocol):
-    """Jobs of one company that are being made together.
+    """Jobs of one batch key that are being made together.
 
     Attributes:
       names: ids of those in it.
@@ -109,8 +109,8 @@ Watch = Callable[[News], None]
 class Maker(Protocol):
     """A loaded backend."""
 
-    def session(self, company: str, watch: Watch) -> Session:
-        """A new session, for jobs of a company."""
+    def session(self, batch_key: str, watch: Watch) -> Session:
+        """A new session, for jobs of a batch key."""
 
 
 class Backend(Protocol):

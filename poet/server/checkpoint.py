@@ -171,7 +171,7 @@ class CheckpointBackend:
         return Accepted(
             task=task,
             request={"request": to_dict(request), "sample": to_dict(sample), "seconds": seconds},
-            company=hashlib.sha256(shared.encode()).hexdigest()[:16],
+            batch_key=hashlib.sha256(shared.encode()).hexdigest()[:16],
             samples=min(job.count, self.size),
             seconds=seconds,
         )

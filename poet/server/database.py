@@ -13,11 +13,11 @@ FORMAT = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, object TEXT NOT NULL, owner TEXT NOT NULL,
-  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, company TEXT NOT NULL,
-  samples INTEGER NOT NULL, once TEXT,
+  task TEXT NOT NULL, request TEXT NOT NULL, seed INTEGER NOT NULL, batch_key TEXT NOT NULL,
+  samples INTEGER NOT NULL, idempotency_key TEXT,
   digest TEXT NOT NULL, state TEXT NOT NULL, cancelling INTEGER NOT NULL DEFAULT 0, deleted INTEGER NOT NULL DEFAULT 0,
   deaths INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, started REAL, finished REAL,
-  error TEXT, result TEXT, size_bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (owner, once));
+  error TEXT, result TEXT, size_bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (owner, idempotency_key));
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
 CREATE TABLE IF NOT EXISTS uploads (
   id TEXT PRIMARY KEY, owner TEXT NOT NULL, file TEXT NOT NULL, about TEXT NOT NULL, created REAL NOT NULL,

@@ -225,15 +225,15 @@ class Dispatcher(threading.Thread):
         if self._running and not self._may_join():
             return
         queue = self._store.queue(limit=4 * self._backend.size)
-        company = self._company
+        batch_key = self._batch_key
         free = self._backend.size - sum(job.samples for job in self._running.values())
         for job in queue:
             if not self._running:
                 self._give(job)
-                company, free = self._company, self._backend.size - job.samples
-                if not company:
+                batch_key, free = self._batch_key, self._backend.size - job.samples
+                if not batch_key:
                     break
-            elif company and job.company == company and not job.deaths and job.samples <= free:
+            elif batch_key and job.batch_key == batch_key and not job.deaths and job.samples <= free:
                 self._give(job)
                 free -= job.samples
             elif self._fractions:  # Who joins what has begun keeps its turn.
@@ -241,11 +241,11 @@ class Dispatcher(threading.Thread):
         self._note_load()
 
     @property
-    def _company(self) -> str:
-        return next((job.company for job in self._running.values() if not job.deaths), "")
+    def _batch_key(self) -> str:
+        return next((job.batch_key for job in self._running.values() if not job.deaths), "")
 
     def _may_join(self) -> bool:
-        return bool(self._company) and max(self._fractions.values(), default=0.0) < _JOIN_UNTIL
+        return bool(self._batch_key) and max(self._fractions.values(), default=0.0) < _JOIN_UNTIL
 
     def _give(self, job: Job) -> None:
         if not self._store.start(job.id):
@@ -253,8 +253,8 @@ class Dispatcher(threading.Thread):
         job = self._store.get(job.id) or job
         self._running[job.id] = job
         self._metrics.wait.labels(job.task).observe(max((job.started or job.created) - job.created, 0))
-        company = job.company and (job.id if job.deaths else job.company)
-        self._send("make", Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), company)
+        batch_key = job.batch_key and (job.id if job.deaths else job.batch_key)
+        self._send("make", Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), batch_key)
         if self._settings.previews and self._hub.listeners(job.id):
             self._send("watch", job.id)
         self._hub.say(job.id, {"state": "running", "fraction": 0.0, "latents": 0, "left_s": None})

@@ -40,9 +40,9 @@ class CheckpointMaker:
         self.generator = Watched.from_checkpoint(backend.run, backend.resolved)
         self.upscalers = [Upscaler.from_checkpoint(run) for run in backend.upscalers]
 
-    def session(self, company: str, watch: Watch) -> Session:
-        """Of a company: one batch of samples; of none: a film, or a clip that is made larger."""
-        return SamplesSession(self) if company else OneSession(self, watch)
+    def session(self, batch_key: str, watch: Watch) -> Session:
+        """With a batch key: one batch of samples; without one: a film, or a clip that is made larger."""
+        return SamplesSession(self) if batch_key else OneSession(self, watch)
 
 
 class _Ready(NamedTuple):

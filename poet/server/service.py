@@ -122,20 +122,20 @@ class Service:
         sent: Sent,
         owner: str,
         object: str = "job",
-        once: str | None = None,
+        idempotency_key: str | None = None,
         asked: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Job:
         """Accepts a request: it is checked, stored and queued.
 
         Args:
-          once: an idempotency key: the same request with it makes nothing new.
+          idempotency_key: the same request with it makes nothing new.
           asked: gives the fields in the form that the backend takes, if they came in another.
 
         Raises Refused: says what is wrong, and what to do.
         """
         digest = f"{object} {sent.digest}"
         with self._creation:
-            if once is not None and (before := self._before(owner, once, digest)):
+            if idempotency_key is not None and (before := self._before(owner, idempotency_key, digest)):
                 return before
             self._check_queue(owner)
             asked = dict(asked() if asked else sent.asked)
@@ -156,9 +156,9 @@ class Service:
                 {"asked": dict(sent.asked), **accepted.request},
                 seed=int(asked["seed"]),
                 owner=owner,
-                company=accepted.company,
+                batch_key=accepted.batch_key,
                 samples=accepted.samples,
-                once=once,
+                idempotency_key=idempotency_key,
                 digest=digest,
                 inputs={Path(name).name: path for name, path in inputs.items()},
             )
@@ -167,9 +167,9 @@ class Service:
         self.dispatcher.wake()
         return job
 
-    def _before(self, owner: str, once: str, digest: str) -> Job | None:
+    def _before(self, owner: str, idempotency_key: str, digest: str) -> Job | None:
         try:
-            return self.store.find_once(owner, once, digest)
+            return self.store.find_idempotent(owner, idempotency_key, digest)
         except Conflict as error:
             raise Refused(str(error), 409, "idempotency_conflict") from None
 

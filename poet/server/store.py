@@ -48,9 +48,9 @@ class Job:
       owner: of the API key that made it; '' without keys.
       request: as JSON, checked and complete; files by their names in `inputs/`.
       seed: of its noise, fixed when the job was accepted.
-      company: jobs of equal values may be sampled together; '' is none.
+      batch_key: jobs of equal values may be sampled together; '' is none.
       samples: places of a batch that it takes.
-      once: the client's idempotency key, None without one; digest: of what was sent with it.
+      idempotency_key: the client's idempotency key, None without one; digest: of what was sent with it.
       cancelling: it runs, and shall stop.  deleted: its files and row go as soon as it has stopped.
       deaths: worker processes that ended while they had it.
       created, started, finished: Unix seconds; None where that has not come.
@@ -64,9 +64,9 @@ class Job:
     task: str
     request: Mapping[str, Any]
     seed: int
-    company: str
+    batch_key: str
     samples: int
-    once: str | None
+    idempotency_key: str | None
     digest: str
     state: str
     cancelling: bool
@@ -138,14 +138,18 @@ class Store:
 
     # ------------------------------------------------------------------------------- new jobs
 
-    def find_once(self, owner: str, once: str, digest: str) -> Job | None:
+    def find_idempotent(self, owner: str, idempotency_key: str, digest: str) -> Job | None:
         """The job that an owner made with this idempotency key; None if there is none.
 
         Raises Conflict where it was made of another request.
         """
-        found = self._one("SELECT * FROM jobs WHERE owner = ? AND once = ? AND deleted = 0", owner, once)
+        found = self._one(
+            "SELECT * FROM jobs WHERE owner = ? AND idempotency_key = ? AND deleted = 0", owner, idempotency_key
+        )
         if found is not None and found.digest != digest:
-            raise Conflict(f"idempotency key {once!r} was used for another request: use a new key for a new request")
+            raise Conflict(
+                f"idempotency key {idempotency_key!r} was used for another request: use a new key for a new request"
+            )
         return found
 
     def add(
@@ -156,9 +160,9 @@ class Store:
         *,
         seed: int,
         owner: str = "",
-        company: str = "",
+        batch_key: str = "",
         samples: int = 1,
-        once: str | None = None,
+        idempotency_key: str | None = None,
         digest: str = "",
         inputs: Mapping[str, Path] | None = None,
     ) -> Job:
@@ -167,22 +171,31 @@ class Store:
         Args:
           inputs: name in the job's `inputs/` -> the file that is linked there.
 
-        Raises Conflict: as `find_once`.
+        Raises Conflict: as `find_idempotent`.
         """
         with self._lock:
-            if once is not None and (before := self.find_once(owner, once, digest)):
+            if idempotency_key is not None and (before := self.find_idempotent(owner, idempotency_key, digest)):
                 return before
             job_id = new_id(object)
             self._link(job_id, inputs or {})
             values = {
                 **{"id": job_id, "object": object, "owner": owner, "task": task, "request": _json(request)},
-                **{"seed": seed, "company": company, "samples": samples, "once": once, "digest": digest},
+                **{
+                    "seed": seed,
+                    "batch_key": batch_key,
+                    "samples": samples,
+                    "idempotency_key": idempotency_key,
+                    "digest": digest,
+                },
                 **{"state": QUEUED, "created": self._now()},
             }
             names, marks = ", ".join(values), ", ".join("?" * len(values))
             with self._changes() as database:
                 # A deleted job gives its key free.
-                database.execute("UPDATE jobs SET once = NULL WHERE owner = ? AND once = ? AND deleted", (owner, once))
+                database.execute(
+                    "UPDATE jobs SET idempotency_key = NULL WHERE owner = ? AND idempotency_key = ? AND deleted",
+                    (owner, idempotency_key),
+                )
                 database.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", [*values.values()])
             return self.get(job_id)
 

@@ -1,7 +1,7 @@
 """The process that makes what was asked for: it has the model, and dies without taking the service along.
 
-It is told over a pipe ('make', Work, company), ('cancel', id), ('watch', id): somebody wants to see it come, ('stop',);
-and tells ('ready',) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind, message),
+Its pipe brings ('make', Work, batch_key), ('cancel', id), ('watch', id): somebody wants previews, ('stop',).  It
+answers ('ready',) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind, message),
 ('cancelled', id).
 """
 
@@ -61,7 +61,7 @@ class Worker:
         self._watched: set[str] = set()
         self._works: dict[str, Work] = {}
         self._session: Session | None = None
-        self._company = ""
+        self._batch_key = ""
         self._stopping = False
 
     def run(self) -> None:
@@ -98,13 +98,15 @@ class Worker:
                     self._waiting.remove(entry)
                 self._end(job_id, ("cancelled", job_id))
         while self._waiting:
-            work, company = self._waiting[0]
-            alone = self._session is not None and self._session.names and not (company and company == self._company)
+            work, batch_key = self._waiting[0]
+            alone = (
+                self._session is not None and self._session.names and not (batch_key and batch_key == self._batch_key)
+            )
             if alone:
                 return
             self._waiting.popleft()
             if self._session is None or not self._session.names:
-                self._session, self._company = self._maker.session(company, self._watch), company
+                self._session, self._batch_key = self._maker.session(batch_key, self._watch), batch_key
             self._add(work)
 
     def _add(self, work: Work) -> None:

@@ -75,8 +75,8 @@ class StandIn:
             raise UserError(f"fault {request['fault']!r}: one of {FIELDS['fault']['enum']}")
         if request["prompt"] == "break the service":
             raise RuntimeError("a secret of the service")
-        company = "" if task == "long" else f"{task} of {request['steps']}"
-        return Accepted(task=task, request={**request, "seconds": 1.0}, company=company, seconds=1.0)
+        batch_key = "" if task == "long" else f"{task} of {request['steps']}"
+        return Accepted(task=task, request={**request, "seconds": 1.0}, batch_key=batch_key, seconds=1.0)
 
     def load(self) -> Maker:
         return Maker(self.step_s)
@@ -95,8 +95,8 @@ class Maker:
 
     step_s: float
 
-    def session(self, company: str, watch: Watch) -> Session:
-        return Session(self.step_s, None if company else watch)
+    def session(self, batch_key: str, watch: Watch) -> Session:
+        return Session(self.step_s, None if batch_key else watch)
 
 
 class Session:

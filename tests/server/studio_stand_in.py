@@ -55,4 +55,4 @@ class StudioStandIn(StandIn):
         from_dict(SampleSpec, {name: value for name, value in own.items() if name in SAMPLE})
         prompt = own.get("prompt", "")
         request = {"prompt": str(prompt), "steps": self.steps, "fault": "", "clip": "", "seconds": 1.0}
-        return Accepted(task=asked["task"], request=request, company="", seconds=1.0)
+        return Accepted(task=asked["task"], request=request, batch_key="", seconds=1.0)

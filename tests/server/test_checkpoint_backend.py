@@ -51,7 +51,7 @@ def refused(asked: dict, said: str, **limits) -> None:
 
 def test_requests_are_checked_without_a_model():
     accepted = backend().admit({"task": "text_to_video", "prompt": ["a door", "a hall"], "num": 2, "seed": 1})
-    assert accepted.samples == 3 and accepted.seconds == pytest.approx(4 * 9 / 25) and accepted.company
+    assert accepted.samples == 3 and accepted.seconds == pytest.approx(4 * 9 / 25) and accepted.batch_key
     refused({"task": "text_to_vide"}, "did you mean text_to_video")
     refused({"task": "video_to_audio"}, "is no task of this model")
     refused({"task": "text_to_video", "prompt": "x", "batch": 2}, "has no field 'batch'")
@@ -102,7 +102,7 @@ def test_clips_are_made_larger_and_told_of(tmp_path):
     asked = {"task": "upscale", "clip": "inputs/0.mov", "seed": 1}
     about = {"kind": "video", "has_sound": False, "seconds": 0.36}
     accepted = one.admit(asked, {"inputs/0.mov": about})
-    assert accepted.seconds == 0.36 and accepted.company == "" and "clip" in one.requests["upscale"]
+    assert accepted.seconds == 0.36 and accepted.batch_key == "" and "clip" in one.requests["upscale"]
     with pytest.raises(UserError, match="takes one clip"):
         one.admit({"task": "upscale", "seed": 1})
     place, told = tmp_path / "job", []
@@ -129,11 +129,14 @@ def test_the_last_result_of_a_chain_comes_first(tmp_path):
 
 
 def test_only_equal_programs_and_settings_share_a_batch():
-    company = lambda **asked: backend().admit({"task": "text_to_video", "prompt": "x", **asked}).company
-    same = company(seed=1)
-    assert company(seed=2) == same and company(seed=1, prompt="y", num=2) == same
-    assert len({same, company(seed=1, temperature=0.5), company(seed=1, top_k=5), company(seed=1, guidance=2.0)}) == 4
-    assert backend().admit({"task": "long", "seconds": 1, "seed": 1}).company == ""
+    batch_key = lambda **asked: backend().admit({"task": "text_to_video", "prompt": "x", **asked}).batch_key
+    same = batch_key(seed=1)
+    assert batch_key(seed=2) == same and batch_key(seed=1, prompt="y", num=2) == same
+    assert (
+        len({same, batch_key(seed=1, temperature=0.5), batch_key(seed=1, top_k=5), batch_key(seed=1, guidance=2.0)})
+        == 4
+    )
+    assert backend().admit({"task": "long", "seconds": 1, "seed": 1}).batch_key == ""
 
 
 def test_the_card_is_enough_for_a_form():
@@ -191,12 +194,12 @@ def test_files_are_the_same_alone_in_company_and_by_a_replay(maker, tmp_path):
     media.write_png_strip(still, np.random.default_rng(0).integers(0, 256, (1, 20, 16, 3), np.uint8))
     asked = lambda seed: {"task": "image_to_video", "prompt": f"door {seed}", "seed": seed, "format": ["apng"]}
     alone = work_of(maker.backend, tmp_path, still, **asked(1))
-    session = maker.session("company", None)
+    session = maker.session("key", None)
     session.add(alone)
     names = end(session)[alone.id]["files"]
     assert names == ["000.apng"]
     works = [work_of(maker.backend, tmp_path, still, **asked(seed)) for seed in (3, 1, 2)]
-    session = maker.session("company", None)
+    session = maker.session("key", None)
     session.add(works[0])
     session.step()
     for work in works[1:]:

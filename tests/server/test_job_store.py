@@ -149,13 +149,13 @@ def store(tmp_path):
 
 
 def test_a_key_gives_the_same_job_and_refuses_another_request(store):
-    first = made(store, 1, once="k", digest="a", owner="me")
-    assert made(store, 2, once="k", digest="a", owner="me") == first
-    assert made(store, 2, once="k", digest="a", owner="you").id != first.id
+    first = made(store, 1, idempotency_key="k", digest="a", owner="me")
+    assert made(store, 2, idempotency_key="k", digest="a", owner="me") == first
+    assert made(store, 2, idempotency_key="k", digest="a", owner="you").id != first.id
     with pytest.raises(Conflict, match="'k' was used for another request"):
-        made(store, 3, once="k", digest="b", owner="me")
+        made(store, 3, idempotency_key="k", digest="b", owner="me")
     store.delete(first.id)
-    assert made(store, 4, once="k", digest="b", owner="me").id != first.id
+    assert made(store, 4, idempotency_key="k", digest="b", owner="me").id != first.id
 
 
 def test_jobs_of_another_owner_are_not_there(store):
