@@ -23,6 +23,8 @@ from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
 from poet.server.backend import Cancelled, News, Session, Watch, Work, made
 from poet.server.checkpoint import CheckpointBackend, absolute
+from poet.server.exported import ExportBackend
+from poet.serving.runtime import Runtime
 from poet.spec import SampleSpec, from_dict
 from poet.tasks.resolved import Resolved
 
@@ -43,6 +45,16 @@ class CheckpointMaker:
     def session(self, batch_key: str, watch: Watch) -> Session:
         """With a batch key: one batch of samples; without one: a film, or a clip that is made larger."""
         return SamplesSession(self) if batch_key else OneSession(self, watch)
+
+
+class ExportMaker(CheckpointMaker):
+    """`poet.server.backend.Maker` of an export, with its programs loaded."""
+
+    def __init__(self, backend: ExportBackend):
+        compile_cache.use()
+        self.backend = backend
+        self.generator = Runtime.load(backend.run.folder)
+        self.upscalers = []
 
 
 class _Ready(NamedTuple):

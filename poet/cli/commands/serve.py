@@ -1,4 +1,4 @@
-"""`poet serve`: an HTTP service over a checkpoint."""
+"""`poet serve`: an HTTP service over a checkpoint or an export."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from poet.cli import command
 from poet.runs.run import Run
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
+
+if TYPE_CHECKING:
+    from poet.server.checkpoint import CheckpointBackend
 from poet.tasks.registry import SUPER_RESOLUTION
 
 _HELP = {
@@ -36,8 +40,8 @@ _HELP = {
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    command.checkpoint_arguments(parser)
     add = parser.add_argument
+    add("--checkpoint", required=True, help="a work dir, a checkpoint, a folder of released weights, or an export")
     add(
         "--store",
         required=True,
@@ -96,11 +100,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet import networks
     from poet.server.access import LOOPBACK, Keys
-    from poet.server.checkpoint import CheckpointBackend
     from poet.server.run import serve
-    from poet.spec import config
 
     keys = Keys.read(args.api_keys)
     if args.host not in LOOPBACK and not keys:
@@ -108,25 +109,42 @@ def _run(args: argparse.Namespace) -> None:
             f"--host={args.host} lets other machines use this service: give --api_keys=FILE, or listen on 127.0.0.1"
         )
     settings = ServeSpec(**{field.name: getattr(args, field.name) for field in dataclasses.fields(ServeSpec)})
-    bindings = [*(config.style(args.style) if args.style else []), *args.bindings, f"SAMPLE.block={args.batch}"]
-    run, resolved = command.open_checkpoint(args, bindings)
-    upscalers = tuple(Run.open(path) for path in args.upscale)
-    for one in upscalers:
-        networks.expect(one.checkpoint, SUPER_RESOLUTION)
+    backend = _backend(args, settings)
     serve(
-        CheckpointBackend(run, resolved, tuple(bindings), settings, upscalers),
+        backend,
         Path(args.store).expanduser(),
         host=args.host,
         port=args.port,
         keys=keys,
         settings=settings,
-        sample_rate_hz=resolved.spec.clip.sample_rate_hz,
+        sample_rate_hz=backend.resolved.spec.clip.sample_rate_hz,
         level=logging.DEBUG if args.verbose else logging.INFO,
     )
 
 
+def _backend(args: argparse.Namespace, settings: ServeSpec) -> CheckpointBackend:
+    from poet import networks
+    from poet.server.checkpoint import CheckpointBackend
+    from poet.server.exported import ExportBackend, is_export
+    from poet.spec import config
+
+    if is_export(args.checkpoint):
+        if args.bindings or args.style or args.upscale:
+            raise UserError(
+                f"{args.checkpoint} is an export, whose settings are fixed: leave out --gin, --style and --upscale, or "
+                "serve its checkpoint"
+            )
+        return ExportBackend.of(args.checkpoint, args.batch, settings)
+    bindings = [*(config.style(args.style) if args.style else []), *args.bindings, f"SAMPLE.block={args.batch}"]
+    run, resolved = command.open_checkpoint(args, bindings)
+    upscalers = tuple(Run.open(path) for path in args.upscale)
+    for one in upscalers:
+        networks.expect(one.checkpoint, SUPER_RESOLUTION)
+    return CheckpointBackend(run, resolved, tuple(bindings), settings, upscalers)
+
+
 COMMAND = command.Command(
-    summary="Serve a checkpoint over HTTP.",
+    summary="Serve a checkpoint or an export over HTTP.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,
