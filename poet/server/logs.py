@@ -29,9 +29,19 @@ class Lines(logging.Formatter):
         return json.dumps(found, ensure_ascii=False, default=str)
 
 
+class _StandardError(logging.Handler):
+    """Writes to standard error as it is when a record comes: what replaces it may be closed again."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def configure(level: int = logging.INFO) -> None:
     """All logs of this process, from this level on, become lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
