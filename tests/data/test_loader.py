@@ -194,8 +194,14 @@ SHARES = {
 }
 
 
-@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES.keys())
-@pytest.mark.parametrize("group", ["video", "text-to-video"])
+@pytest.mark.parametrize(
+    ("shares", "group"),
+    [
+        pytest.param(shares, group, id=f"{group}-{name}", marks=[pytest.mark.slow] * (group == "text-to-video"))
+        for name, shares in SHARES.items()
+        for group in ("video", "text-to-video")
+    ],
+)
 def test_processes_hold_the_rows_of_one_without_overlap_or_gap(store, shares, group):
     """From the start over two epochs, and resumed where a block of the mixture ends."""
     experiment = make_experiment(store.path, batch=12, equal_tokens=False)

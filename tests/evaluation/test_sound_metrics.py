@@ -117,7 +117,7 @@ def test_full_scale_sine_is_near_0_db() -> None:
         # P.862.2's map of the raw score 4.5: 0.999 + 4 / (1 + exp(-1.3669 * 4.5 + 3.8224)).
         pytest.param("PESQ-wb", 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224)), 1e-3, marks=needs["PESQ-wb"]),
         pytest.param("STOI", 1.0, 1e-9, marks=needs["STOI"]),
-        pytest.param("ViSQOL", 4.732, 1e-3, marks=needs["ViSQOL"]),
+        pytest.param("ViSQOL", 4.732, 1e-3, marks=[needs["ViSQOL"], pytest.mark.slow]),
     ],
 )
 def test_equal_sounds_reach_the_ceiling(name: str, ceiling: float, tolerance: float) -> None:
