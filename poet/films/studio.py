@@ -85,8 +85,8 @@ class Studio:
     def recorded(self, kind: str, request: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> list[Path]:
         """Writes the record of a film that was made of a request; `files` and the record."""
         unmarked = watermark.NO_PICTURE if kind == DUB else ""
-        request, inputs = _absolute(json.loads(json.dumps(request))), []
-        request = _changed(request, lambda path: inputs.append(path) or path)
+        request, inputs = with_files(json.loads(json.dumps(request)), _absolute), []
+        with_files(request, lambda path: inputs.append(path) or path)
         used, sample, clip = self.sampler.generator.networks.used, self.sample, self.resolved.spec.clip
         found = {
             "format": record.FORMAT,
@@ -101,16 +101,16 @@ class Studio:
         return [*files, folder / record.NAME]
 
 
-def _absolute(request: Any) -> Any:
-    return _changed(request, lambda path: str(Path(path).expanduser().absolute()))
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
-def _changed(value: Any, change: Callable[[str], str], name: str = "") -> Any:
-    """A request with the paths of its files changed."""
+def with_files(value: Any, change: Callable[[str], str], name: str = "") -> Any:
+    """The request of a film with the paths of its files changed."""
     if isinstance(value, dict):
-        return {key: _changed(inner, change, key) for key, inner in value.items()}
+        return {key: with_files(inner, change, key) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_changed(inner, change) for inner in value]
+        return [with_files(inner, change) for inner in value]
     return change(value) if value and name in _FILES else value
 
 

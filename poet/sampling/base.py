@@ -23,7 +23,7 @@ from poet.runs import networks
 from poet.sampling.engine import Codecs, Engine, Inputs, Media, Programs, Sampled
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text
-from poet.sampling.progress import Progress, Sampling
+from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.requests import check_all, check_depth, choose_condition, default_conditioning_frames, make_plan
 from poet.spec import SampleSpec, UserError, near_names
 from poet.tasks.registry import Task, get_task
@@ -38,10 +38,12 @@ class TaskSampler(abc.ABC):
     Attributes:
       resolved: the model's experiment.
       networks: its frozen networks.
+      on_step: called after each step of every sampling, also of one that films start; what it raises ends it.
     """
 
     resolved: Resolved
     networks: FrozenNetworks
+    on_step: OnStep | None = None
 
     @property
     @abc.abstractmethod
@@ -252,7 +254,7 @@ class TaskSampler(abc.ABC):
         """
         sample = sample or self.resolved.spec.sample
         plan = make_plan(self.resolved, self.declared(task), sample, latents)
-        return Engine(self.programs(task, plan, sample), self.codecs(task, latents), task)
+        return Engine(self.programs(task, plan, sample), self.codecs(task, latents), task, self.on_step)
 
     def media(self, task: str, latents: int = 0) -> Media:
         """From media to codes and back, for a task whose output opens with so many latent frames."""

@@ -21,7 +21,7 @@ import numpy as np
 from poet import streams
 from poet.sampling import collapse
 from poet.sampling.plans import DEFAULT_BATCH, Plan, Text, given_tokens
-from poet.sampling.progress import Progress, Sampling
+from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import SOURCES
@@ -167,18 +167,18 @@ class Media:
         layout = self.plan.layout
         codes = layout.parse(tokens_NxS)
         names = layout.output_streams
-        drawn = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
-        drawn.findings = collapse.findings(layout, tokens_NxS)
-        drawn.codes, drawn.tokens = {name: codes[name] for name in names}, tokens_NxS
-        return drawn
+        sampled = Sampled({streams.in_layout(n).medium: self.codecs.detokenize(n, codes[n]) for n in names})
+        sampled.findings = collapse.findings(layout, tokens_NxS)
+        sampled.codes, sampled.tokens = {name: codes[name] for name in names}, tokens_NxS
+        return sampled
 
 
 class Engine(Media):
-    """Samples from programs of one plan."""
+    """Samples from programs of one plan; `on_step` is that of each `Sampling` that it starts."""
 
-    def __init__(self, programs: Programs, codecs: Codecs, task: str):
+    def __init__(self, programs: Programs, codecs: Codecs, task: str, on_step: OnStep | None = None):
         super().__init__(programs.plan, codecs, task)
-        self.programs = programs
+        self.programs, self._on_step = programs, on_step
 
     def sample(
         self,
@@ -220,7 +220,7 @@ class Engine(Media):
             batch,
         )
         parts = self._parts(inputs, given_NxG, sample, batch)
-        return Sampling(self.plan.layout, count, parts, self.codecs.detokenize)
+        return Sampling(self.plan.layout, count, parts, self.codecs.detokenize, self._on_step)
 
     def rows(self, inputs: Inputs, count: int) -> list[Row]:
         """What each of N samples is given, for a batch with samples of other requests (`poet.sampling.together`).

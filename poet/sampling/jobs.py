@@ -198,7 +198,8 @@ def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], Non
       job: with its files, see `read`.
     """
     asked, batch = asked_of(job), job.request.batch
-    return shown(job, generator.generate(job.request.task, job.texts, batch=batch, on_progress=on_progress, **asked))
+    sampled = generator.generate(job.request.task, job.texts, batch=batch, on_progress=on_progress, **asked)
+    return with_conditions(job, sampled)
 
 
 def asked_of(job: Job) -> dict[str, Any]:
@@ -213,15 +214,15 @@ def asked_of(job: Job) -> dict[str, Any]:
     }
 
 
-def shown(job: Job, sampled: Sampled) -> Sampled:
+def with_conditions(job: Job, sampled: Sampled) -> Sampled:
     """What was sampled, with the media of its conditions."""
     task, index = job.task, places(len(job.request.clip), job.items, job.request.num)
     if job.keeps_given:
         sampled["video"] = _kept(job, sampled["video"], index)
         sampled.codes = {}
-    shown = Sampled({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
-    shown.findings, shown.codes = sampled.findings, sampled.codes
-    return shown
+    whole = Sampled({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
+    whole.findings, whole.codes = sampled.findings, sampled.codes
+    return whole
 
 
 def enlarge(job: Job, shown: Sampled, by: Sequence[Upscaler], generator: Generator) -> Sampled:

@@ -49,13 +49,17 @@ class Sampling:
         count: int,
         parts: Generator[tuple[np.ndarray, int, np.ndarray]],
         detokenize: Callable[[str, np.ndarray], np.ndarray],
+        on_step: OnStep | None = None,
     ):
-        """`parts` gives (rows [n], start, tokens [n, q]): what is given of each batch, then what is sampled."""
+        """`parts` gives (rows [n], start, tokens [n, q]): what is given of each batch, then what is sampled.
+
+        `on_step` is called after each step; what it raises ends the iteration.
+        """
         lowest_S = np.concatenate([np.full(s.length, s.ids.low) for s in layout.segments])
         self.tokens = np.tile(lowest_S.astype(np.int32), (count, 1))
-        self._layout, self._parts, self._detokenize = layout, parts, detokenize
+        self._layout, self._parts, self._detokenize, self._on_step = layout, parts, detokenize, on_step
         self._pictures = next((span for span in layout.loss_spans if span.segment.frame), None)
-        self._begun, self._first, self._done, self._told = 0.0, 0, 0, 0
+        self._begun, self._first, self._done, self._whole = 0.0, 0, 0, 0
 
     def __iter__(self) -> Sampling:
         return self
@@ -65,10 +69,13 @@ class Sampling:
         self.tokens[rows, start : start + tokens.shape[1]] = tokens
         self._done += tokens.size
         if start == 0:  # What is given, and no news.
-            self._told = 0
+            self._whole = 0
             return next(self)
-        before, self._told = self._told, self._latents(start + tokens.shape[1])
-        return Progress(rows, start, tokens, (before, self._told), self._done / self.tokens.size, self._left_s())
+        before, self._whole = self._whole, self._latents(start + tokens.shape[1])
+        progress = Progress(rows, start, tokens, (before, self._whole), self._done / self.tokens.size, self._left_s())
+        if self._on_step is not None:
+            self._on_step(self, progress)
+        return progress
 
     def close(self) -> None:
         """Ends it; what was sampled stays in `tokens`."""
@@ -103,3 +110,7 @@ class Sampling:
             self._begun, self._first = now, self._done
             return None
         return (now - self._begun) / (self._done - self._first) * (self.tokens.size - self._done)
+
+
+# Called after each step of a sampling.
+OnStep = Callable[[Sampling, Progress], None]

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from poet import streams
@@ -206,12 +205,3 @@ def _check_kind(task: str, medium: str, name: str, about: Mapping[str, Any] | No
         raise UserError(f"{name} has no sound, which task {task} takes")
     if medium == "video" and about["kind"] == SOUND:
         raise UserError(f"{name} is a sound, and task {task} takes a picture or a video")
-
-
-def absolute(request: Any, folder: Path, name: str = "") -> Any:
-    """A film's request with the files of a job's folder."""
-    if isinstance(request, Mapping):
-        return {key: absolute(value, folder, key) for key, value in request.items()}
-    if isinstance(request, list):
-        return [absolute(value, folder) for value in request]
-    return str(folder / request) if request and name in ("opening", "frame", "clip") else request

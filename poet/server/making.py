@@ -10,27 +10,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poet.films.studio import Studio
+from poet.films.studio import Studio, with_files
 from poet.runs import compile_cache
 from poet.sampling import jobs, record, upscaling
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Generator
 from poet.sampling.outputs import write_outputs
-from poet.sampling.plans import DEFAULT_BATCH
 from poet.sampling.progress import Progress, Sampling
 from poet.sampling.requests import Request
 from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
 from poet.server.backend import Cancelled, News, Session, Watch, Work, made
-from poet.server.checkpoint import CheckpointBackend, absolute
+from poet.server.checkpoint import CheckpointBackend
 from poet.server.exported import ExportBackend
 from poet.serving.runtime import Runtime
-from poet.spec import SampleSpec, from_dict
+from poet.spec import SampleSpec, UserError, from_dict
 from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
-
-OnProgress = Callable[[Sampling, Progress], None]
 
 
 class CheckpointMaker:
@@ -39,7 +36,7 @@ class CheckpointMaker:
     def __init__(self, backend: CheckpointBackend):
         compile_cache.use()
         self.backend = backend
-        self.generator = Watched.from_checkpoint(backend.run, backend.resolved)
+        self.generator = Generator.from_checkpoint(backend.run, backend.resolved)
         self.upscalers = [Upscaler.from_checkpoint(run) for run in backend.upscalers]
 
     def session(self, batch_key: str, watch: Watch) -> Session:
@@ -117,7 +114,7 @@ class SamplesSession:
 
 
 class OneSession:
-    """One film or larger clip, made in one step that its watch is told of."""
+    """One film or larger clip, made in one step that reports to its watch."""
 
     def __init__(self, maker: CheckpointMaker, watch: Watch):
         self._maker, self._watch, self._work = maker, watch, dict[str, Work]()
@@ -128,7 +125,9 @@ class OneSession:
         return [*self._work]
 
     def add(self, work: Work) -> None:
-        """Takes the job in."""
+        """Takes the job in.  UserError for one that the store has of another model."""
+        if work.task not in self._maker.backend.requests:
+            raise UserError(f"this model does not make {work.task!r}: the job was accepted for another one")
         self._work[work.id] = work
 
     def drop(self, job_id: str) -> None:
@@ -140,14 +139,14 @@ class OneSession:
         (work,) = self._work.values()
         clips, before = work.request.get("clips", 1), 0
 
-        def told(sampling: Sampling, progress: Progress) -> None:
+        def report(sampling: Sampling, progress: Progress) -> None:
             nonlocal before
             frames = first_frames(sampling, progress)
             fraction = min((before + progress.done) / clips, 1.0)
             before += progress.done == 1
             self._watch(News(id=work.id, fraction=fraction, latents=progress.latents[1], frames=frames))
 
-        self._maker.generator.on_progress = told
+        self._maker.generator.on_step = report
         try:
             if "upscale" in work.request:
                 result = larger(work, self._maker, lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0))))
@@ -159,15 +158,15 @@ class OneSession:
         except Exception as error:
             return [News(id=work.id, error=error)]
         finally:
-            self._maker.generator.on_progress = None
+            self._maker.generator.on_step = None
             self._work.clear()
 
 
-def larger(work: Work, maker: CheckpointMaker, told: Callable[[float], None]) -> dict[str, Any]:
+def larger(work: Work, maker: CheckpointMaker, report: Callable[[float], None]) -> dict[str, Any]:
     """Makes a clip larger."""
     request, count = work.request, len(maker.upscalers)
     for number, upscaler in enumerate(maker.upscalers):
-        upscaler.on_part = lambda part, number=number: told((number + part) / count)
+        upscaler.on_part = lambda part, number=number: report((number + part) / count)
     clip, unmarked = str(work.folder / request["upscale"]), maker.backend.resolved.spec.sample.unmarked
     names = [str(run.checkpoint.path) for run in maker.backend.upscalers]
     fixed = {"prompts": request["prompt"], "seed": request["seed"], "names": names, "unmarked": unmarked}
@@ -181,11 +180,12 @@ def film(work: Work, maker: CheckpointMaker) -> dict[str, Any]:
     sample = from_dict(SampleSpec, request["sample"])
     resolved = Resolved(backend.resolved.spec.replace(sample=sample))
     studio = Studio(backend.run, resolved, backend.settings, request["ways"], maker.generator)
-    files = studio.make(request["film"], absolute(request["request"], work.folder), work.place)
-    return made(shown(files, work.place), seconds=request["seconds"], weights=backend.run.checkpoint.fingerprint)
+    wanted = with_files(request["request"], lambda file: str(work.folder / file))
+    files = studio.make(request["film"], wanted, work.place)
+    return made(flattened(files, work.place), seconds=request["seconds"], weights=backend.run.checkpoint.fingerprint)
 
 
-def shown(files: list[Path], place: Path) -> list[Path]:
+def flattened(files: list[Path], place: Path) -> list[Path]:
     """The files of a film that a client may have, below one folder: the film first."""
     found = []
     for path in files:
@@ -215,7 +215,7 @@ def job_of(work: Work, resolved: Resolved) -> jobs.Job:
 def write(work: Work, job: jobs.Job, sampled: Any, maker: CheckpointMaker, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Writes the files of sampled media, and the record that repeats them; the result of the job."""
     backend = maker.backend
-    media = jobs.shown(job, sampled)
+    media = jobs.with_conditions(job, sampled)
     details = record.describe(job, backend.run, maker.generator.networks.used, inputs, backend.settings)
     files = write_outputs(media, job, work.place, details)
     return made(
@@ -231,46 +231,3 @@ def first_frames(sampling: Sampling, progress: Progress) -> Callable[[], np.ndar
     """Decodes uint8 [F, H, W, 3], what a step has added to the pictures of its first sample; None for nothing."""
     low, high = progress.latents
     return (lambda: sampling.frames(progress._replace(rows=progress.rows[:1]))[0]) if low < high else None
-
-
-class Watched(Generator):
-    """A generator whose sampling is told of, latent frame by latent frame, whoever asked for it.
-
-    Attributes:
-      on_progress: is told; what it raises ends the sampling.
-    """
-
-    on_progress: OnProgress | None = None
-
-    def engine(self, task: str, sample: SampleSpec | None = None, latents: int = 0) -> Engine:
-        """That of `Generator`, watched."""
-        found = super().engine(task, sample, latents)
-        return _WatchedEngine(found, self)
-
-
-class _WatchedEngine(Engine):
-    def __init__(self, engine: Engine, generator: Watched):
-        super().__init__(engine.programs, engine.codecs, engine.task)
-        self._generator = generator
-
-    def start(self, inputs: Any, count: int, sample: SampleSpec, *, batch: int = DEFAULT_BATCH) -> Any:
-        return _WatchedSampling(super().start(inputs, count, sample, batch=batch), self._generator)
-
-
-class _WatchedSampling:
-    """A `Sampling` that is told of at each step."""
-
-    def __init__(self, sampling: Sampling, generator: Watched):
-        self._sampling, self._generator = sampling, generator
-
-    def __iter__(self) -> _WatchedSampling:
-        return self
-
-    def __next__(self) -> Progress:
-        progress = next(self._sampling)
-        if self._generator.on_progress is not None:
-            self._generator.on_progress(self._sampling, progress)
-        return progress
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sampling, name)

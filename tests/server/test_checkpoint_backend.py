@@ -25,7 +25,7 @@ from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
 from poet.server.checkpoint import CheckpointBackend  # noqa: E402
-from poet.server.making import CheckpointMaker, OneSession, Watched, shown  # noqa: E402
+from poet.server.making import CheckpointMaker, OneSession, flattened  # noqa: E402
 from poet.server.settings import ServeSpec  # noqa: E402
 from poet.server.store import new_id  # noqa: E402
 from poet.spec import DataSpec, SampleSpec, UserError  # noqa: E402
@@ -82,7 +82,7 @@ def test_uploads_that_lack_what_a_task_takes_are_refused():
     refused({"task": "upscale", "clip": "inputs/0.mov"}, "is no task of this model")
 
 
-def test_clips_are_made_larger_and_told_of(tmp_path):
+def test_clips_are_made_larger_with_reports(tmp_path):
     """The network repeats pixels: what is tested is the way there."""
 
     class Nearest:
@@ -105,18 +105,28 @@ def test_clips_are_made_larger_and_told_of(tmp_path):
     assert accepted.seconds == 0.36 and accepted.batch_key == "" and "clip" in one.requests["upscale"]
     with pytest.raises(UserError, match="takes one clip"):
         one.admit({"task": "upscale", "seed": 1})
-    place, told = tmp_path / "job", []
+    place, reports = tmp_path / "job", []
     (place / "inputs").mkdir(parents=True)
     (place / "work").mkdir()
     frames = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     write_mov(place / "inputs/0.mov", [Shown(frame, n / 25, 1 / 25) for n, frame in enumerate(frames)])
-    maker = types.SimpleNamespace(backend=one, upscalers=nets, generator=types.SimpleNamespace(on_progress=None))
-    session = OneSession(maker, told.append)
+    maker = types.SimpleNamespace(backend=one, upscalers=nets, generator=types.SimpleNamespace(on_step=None))
+    session = OneSession(maker, reports.append)
     session.add(Work("job", accepted.task, accepted.request, 1, place))
     assert end(session)["job"]["files"] == ["000.mp4", "000.png"]
-    assert [news.fraction for news in told] == [0.5, 1.0]
+    assert [news.fraction for news in reports] == [0.5, 1.0]
     strip = np.asarray(Image.open(place / "work/000.png").convert("RGB"))
     np.testing.assert_array_equal(strip[:64, :64], frames[0].repeat(4, 0).repeat(4, 1))
+
+
+def test_a_job_that_another_model_accepted_is_refused(tmp_path):
+    """A store may be served by another checkpoint than before, or by an export, which makes no films."""
+    one = backend()
+    maker = types.SimpleNamespace(backend=one, upscalers=[], generator=types.SimpleNamespace(on_step=None))
+    session = OneSession(maker, lambda news: None)
+    with pytest.raises(UserError, match="does not make 'upscale'"):
+        session.add(Work("job", "upscale", {"upscale": "inputs/0.mov"}, 1, tmp_path))
+    assert session.names == []
 
 
 def test_the_last_result_of_a_chain_comes_first(tmp_path):
@@ -124,7 +134,7 @@ def test_the_last_result_of_a_chain_comes_first(tmp_path):
     for file in files:
         file.parent.mkdir(exist_ok=True)
         file.write_text(str(file))
-    found = [path.name for path in shown([*files, tmp_path / "film.json"], tmp_path)]
+    found = [path.name for path in flattened([*files, tmp_path / "film.json"], tmp_path)]
     assert found == ["2_made.mp4", "1_made.mp4", "2_made.wav", "2_made.png", "1_made.png"]
 
 
@@ -172,7 +182,7 @@ def digests(work: Work, names) -> list[str]:
 def maker(monkeypatch):
     one = backend()
     loaded = {"video": tiny.video_tokenizer(), "text": film_fakes.Words()}
-    generator = Watched(one.resolved, tiny.params(), loaded)
+    generator = Generator(one.resolved, tiny.params(), loaded)
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
     monkeypatch.setattr("poet.films.studio.Studio.made_by", {"checkpoint": "tiny"})
     return CheckpointMaker(one)
@@ -189,7 +199,7 @@ def end(session) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_files_are_the_same_alone_in_company_and_by_a_replay(maker, tmp_path):
+def test_files_are_the_same_alone_in_a_batch_and_by_a_replay(maker, tmp_path):
     still = tmp_path / "still.png"
     media.write_png_strip(still, np.random.default_rng(0).integers(0, 256, (1, 20, 16, 3), np.uint8))
     asked = lambda seed: {"task": "image_to_video", "prompt": f"door {seed}", "seed": seed, "format": ["apng"]}
@@ -213,16 +223,16 @@ def test_files_are_the_same_alone_in_company_and_by_a_replay(maker, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_film_is_told_of_cancelled_and_gone_on_with(maker, tmp_path):
+def test_a_film_is_reported_cancelled_and_continued(maker, tmp_path):
     asked = {"task": "long", "prompt": "a door", "seconds": 0.6, "seed": 4}
     whole, broken = (work_of(maker.backend, tmp_path, **asked) for _ in range(2))
-    told = []
-    session = maker.session("", told.append)
+    reports = []
+    session = maker.session("", reports.append)
     session.add(whole)
     names = end(session)[whole.id]["files"]
-    fractions = [news.fraction for news in told]
+    fractions = [news.fraction for news in reports]
     assert names == ["film.mp4", "film.png"] and fractions == sorted(fractions) and fractions[-1] == 1
-    assert told[0].frames().dtype == np.uint8
+    assert reports[0].frames().dtype == np.uint8
 
     def stop(news):
         if news.fraction > 0.5:
@@ -233,7 +243,7 @@ def test_a_film_is_told_of_cancelled_and_gone_on_with(maker, tmp_path):
     with pytest.raises(Cancelled):
         session.step()
     assert session.names == [] and (broken.place / "clips/00001.npz").exists()
-    session = maker.session("", told.append)
+    session = maker.session("", reports.append)
     session.add(broken)
     end(session)
     assert digests(broken, names) == digests(whole, names)

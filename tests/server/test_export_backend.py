@@ -52,7 +52,7 @@ def test_it_offers_the_tasks_of_the_folder_and_no_films(backend, folder):
     assert is_export(folder) and not is_export(ROOT / "data/pretrained/lm_arenas") and not is_export(ROOT)
 
 
-def test_jobs_in_company_have_the_frames_of_the_runtime(backend, folder, tmp_path):
+def test_jobs_of_one_batch_have_the_frames_of_the_runtime(backend, folder, tmp_path):
     session = ExportMaker(backend).session("key", lambda news: None)
     works = {}
     for seed in (4, 5):
