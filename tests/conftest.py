@@ -13,6 +13,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_force_host_platform_device_count=8",
@@ -45,8 +47,27 @@ LONGEST = (
     "test_processes.py",
 )
 
+# Without these flags Chromium asks for services outside this machine, and does not start as root.
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync "
+    "--disable-component-update"
+).split()
+
 
 def pytest_collection_modifyitems(items):
     """Tests of the longest files first; the others stay in their order."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium of playwright.  Its event loop runs in this thread, so that no other file may see it."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as running:
+        found = running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield found
+        found.close()

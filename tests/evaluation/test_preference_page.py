@@ -18,23 +18,7 @@ from poet.evaluation.preference import answers, making, server, study
 from poet.evaluation.preference.questions import QUESTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-# Without them Chromium asks for services outside this machine, and does not start as root.
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
-)
 OPEN = ".choices button:not([disabled])"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as running:
-        found = running.chromium.launch(executable_path=chromium, args=[*FLAGS, "--disable-component-update"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

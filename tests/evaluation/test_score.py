@@ -16,6 +16,7 @@ from poet.evaluation.features import Features, Network, base
 from poet.evaluation.score import sides
 from poet.evaluation.score.sides import Format
 from poet.spec import UserError
+from poet.store.folders import NoSplit
 
 FRAMES, SIDE, RATE_HZ, CLIPS = 9, 32, 8.0, 7
 CALLS: list[str] = []
@@ -166,6 +167,8 @@ def test_clips_that_cannot_be_read_are_counted_and_named(tmp_path: Path, folders
     assert list(result["submission"]["unreadable"]) == ["003.mp4"]
     assert result["submission"]["clips"] == CLIPS - 1 == rows(result, "sets")["frame_frechet"]["clips"]
     assert "003.mp4" in (tmp_path / "out" / "report.html").read_text()
+    text = (tmp_path / "out" / "scores.txt").read_text()
+    assert "1 cannot be read\n  003.mp4: " in text and text.count("cannot be read") == 1
 
 
 def test_sets_that_differ_are_refused_or_fitted(
@@ -230,6 +233,18 @@ def test_formats_fit_where_their_rates_nearly_do() -> None:
     assert clip.rate_hz == 8 and "states no rate" in done[0]
 
 
+@pytest.mark.parametrize(("flag", "option"), [("CLIPS", "--split"), ("--training", "--training_split")])
+def test_a_set_of_several_splits_names_the_option_that_chooses_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, option: str
+) -> None:
+    def many(*_):
+        raise NoSplit("of the loader", ("train", "test"))
+
+    monkeypatch.setattr(sides, "open_source", many)
+    with pytest.raises(UserError, match=f"has the splits train, test: give one by {option}$"):
+        sides.open_side(flag, str(tmp_path), "")
+
+
 def test_names_without_their_suffix_make_pairs() -> None:
     assert sides.stem("a/b.mp4") == sides.stem("a/b.webm") == sides.stem("a/b") == "a/b"
     assert sides.stem("test/arena/00003") == "test/arena/00003" and sides.stem("v1.2#17") == "v1.2"
@@ -245,6 +260,8 @@ def test_a_folder_that_poet_generate_wrote_has_its_prompts_and_each_sample_once(
     clip, _ = sides.clip_of([side], Format(frames=0, height=0, width=0, rate_hz=0), fit=False)
     items = list(sides.Clips(side, clip))
     assert [(item.key, item.caption) for item in items] == [("000.mp4", "prompt 0"), ("001.mp4", "prompt 1")]
+    (made / "generation.json").write_text(json.dumps({"film": "long", "files": {"000.mp4": ""}}))
+    assert not sides.Clips(side, clip).prompts
     (made / "generation.json").write_text("[]")
     with pytest.raises(UserError, match="not a record of poet generate"):
         sides.Clips(side, clip)

@@ -21,7 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--conditioning_frames",
         type=command.number(int, at_least=1, at_most=MOST_FRAMES),
         default=1,
-        help="frames of a clip that a model is given",
+        help="frames of a clip that condition a model",
     )
     add("--rate_hz", type=command.number(float, at_least=0, at_most=1000), default=0.0, help="where no file states it")
     add("--seed", type=command.number(int, at_least=0, at_most=MOST_SEED), default=0, help="of what is random")

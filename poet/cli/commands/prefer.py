@@ -105,8 +105,8 @@ def _make(args: argparse.Namespace) -> None:
 
     if not args.out:
         raise UserError("--out=STUDY is needed: a new folder for the study")
-    given = {name: value for name in _WANTED if (value := getattr(args, name)) is not None}
-    wanted = making.Wanted(**given)
+    chosen = {name: value for name in _WANTED if (value := getattr(args, name)) is not None}
+    wanted = making.Wanted(**chosen)
     output = making.claim(args.out, args.folders, args.overwrite)
     study = making.make(args.folders, wanted, output)
     print("\n".join(_said(study, args.out)))

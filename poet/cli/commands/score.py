@@ -8,7 +8,7 @@ from pathlib import Path
 
 from poet.cli import command
 from poet.runs import outputs
-from poet.spec import UserError, choose, near_names
+from poet.spec import UserError, choose
 
 # Below --out unless --features names another folder.
 FEATURES = "features"
@@ -90,10 +90,9 @@ def _setup(args: argparse.Namespace, rate_hz: float):
         chosen=args.metrics,
         pairs=args.pairs,
     )
-    known = sorted({m.name for found in Setup(networks=networks, extra=extra).tables().values() for m in found})
+    known = {m.name: m for found in Setup(networks=networks, extra=extra).tables().values() for m in found}
     for name in args.metrics:
-        if name not in known:
-            raise UserError(f"--metric={name}: no such metric{near_names(name, known)}; there are {', '.join(known)}")
+        choose(name, known, "--metric")
     return setup
 
 

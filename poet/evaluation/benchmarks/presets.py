@@ -236,7 +236,7 @@ PRESETS = {
                 Published(system="VideoPoet", measure="CLIPSIM", value=0.3417, source="VideoPoet, table 3 [2]"),
                 Published(system="Control-A-Video", measure="CLIPSIM", value=0.3246, source="VideoPoet, table 3 [2]"),
             ),
-            facts="16 frames from a given start frame, central square crop, 256x256, CLIP-B/16 of each frame [P]",
+            facts="16 frames from a start frame, central square crop, 256x256, CLIP-B/16 of each frame [P]",
             takes_depth=True,
         ),
         Preset(

@@ -32,7 +32,7 @@ def check_networks(preset: Preset, networks: Sequence[Features]) -> list[Feature
     if len(networks) != len(preset.measures):
         needs = "; ".join(asked) or "none"
         raise UserError(
-            f"{preset.name} needs {len(preset.measures)} networks, {len(networks)} were given: {needs}. Give each as "
+            f"{preset.name} needs {len(preset.measures)} networks, got {len(networks)}: {needs}. Give each as "
             "--features=FILE.json, in this order (poet/evaluation/features/own.py says what the file holds)"
         )
     for measure, network in zip(preset.measures, networks):

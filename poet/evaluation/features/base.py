@@ -5,11 +5,12 @@ Shape suffixes: K vectors of a clip, D their width, C classes, T frames, H heigh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +123,17 @@ def find_file(package: str, name: str, install: str) -> Path:
     if path is None or not path.is_file():
         raise UserError(f"there is no {name} of the package {package.replace('_', '-')}: {install}")
     return path
+
+
+@contextlib.contextmanager
+def reading(path: Path, install: str) -> Iterator[None]:
+    """What reads the weights of a package runs in it: errors of another file than the known one are UserErrors."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Damaged files raise errors of any kind.
+        raise UserError(f"{path} cannot be read: {error}; known to work: {install}") from error
 
 
 def fingerprint(*parts: bytes) -> str:

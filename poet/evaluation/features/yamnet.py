@@ -40,12 +40,8 @@ PATCH, PATCH_HOP = 96, 48
 def load() -> Features:
     """Raises UserError for a missing package or another file."""
     path = base.find_file(PACKAGE, WEIGHTS_FILE, INSTALL)
-    try:
+    with base.reading(path, INSTALL):
         session, scale, zero = _opened(path)
-    except UserError:
-        raise
-    except Exception as error:  # Damaged files raise errors of any kind.
-        raise UserError(f"{path} cannot be read: {error}; known to work: {INSTALL}") from error
     return Features(
         name=NAME,
         prefix="sound",

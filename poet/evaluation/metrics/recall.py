@@ -50,10 +50,10 @@ def ranks(clips: Set, reference: Set) -> np.ndarray:
     """
     (visual, folds, texts), (seen, seen_folds, seen_texts) = _split(clips), _split(reference)
     found = np.full(len(visual), np.nan)
-    told = np.abs(texts).sum(axis=1) > 0
+    has_text = np.abs(texts).sum(axis=1) > 0
     for fold in range(FOLDS):
         fit = (seen_folds != fold) & (np.abs(seen_texts).sum(axis=1) > 0)
-        asked = (folds == fold) & told
+        asked = (folds == fold) & has_text
         if fit.sum() < 2 or not asked.any():
             continue
         scores, own = _scores(visual[asked], texts[asked], _ridge(seen[fit], seen_texts[fit]))
@@ -107,9 +107,9 @@ def _finish(at: int) -> Callable[[Set, Set], Summary]:
 def chance(clips: Set, at: int) -> float:
     """The recall of random ranks, of the clips that have a text."""
     _, folds, texts = _split(clips)
-    told = np.abs(texts).sum(axis=1) > 0
-    sizes = {fold: len(np.unique(texts[told & (folds == fold)], axis=0)) for fold in range(FOLDS)}
-    return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[told]]))
+    has_text = np.abs(texts).sum(axis=1) > 0
+    sizes = {fold: len(np.unique(texts[has_text & (folds == fold)], axis=0)) for fold in range(FOLDS)}
+    return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[has_text]]))
 
 
 for _at in (1, 5, 10):

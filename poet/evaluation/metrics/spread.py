@@ -23,7 +23,7 @@ def diversity(one: Set, _: Set) -> Summary:
     """Mean Euclidean distance between the mean vectors of two clips."""
     if one.clips < LEAST_CLIPS:
         return samples.refused(f"{one.clips} clips: at least {LEAST_CLIPS} are needed", one.clips)
-    means = Set(rows_MxD=one.means(), clips_M=np.arange(one.clips), groups_M=one.first_of_clips())
+    means = Set(rows_MxD=one.means(), clips_M=np.arange(one.clips), groups_M=one.groups_of_clips())
     value, *resampled = within(_distances, means, weights_of(means, intervals.SEED))
     return samples.around(float(value), np.array(resampled), one.clips)
 

@@ -76,13 +76,15 @@ def votes_of(study: Study, book: Book, question: str, raters: Iterable[int]) -> 
 
 def _rater(study: Study, book: Book, rater: int, least_passed: float) -> dict[str, Any]:
     """What a rater answered, and which checks were passed: every question that a ruin decides names the intact clip."""
-    given: dict[str, dict[str, str]] = {}
+    of_trial: dict[str, dict[str, str]] = {}
     for (who, number, question), answer in book.answers.items():
         if who == rater:
-            given.setdefault(number, {})[question] = answer
-    checks = [_is_passed(study, number, said) for number, said in given.items() if study.trials[number].kind == CHECK]
+            of_trial.setdefault(number, {})[question] = answer
+    checks = [
+        _is_passed(study, number, said) for number, said in of_trial.items() if study.trials[number].kind == CHECK
+    ]
     checks = [passed for passed in checks if passed is not None]
-    pairs = sum(study.trials[number].kind == PAIR for number in given)
+    pairs = sum(study.trials[number].kind == PAIR for number in of_trial)
     return {
         "pairs": pairs,
         "checks": len(checks),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 from poet import media
 from poet.media.film import open_film
 from poet.media.suffixes import ANIMATION_SUFFIXES
+from poet.sampling import record as generation
 from poet.spec import ClipSpec, UserError
 from poet.store import captions
 
 SUFFIXES = media.VIDEO_SUFFIXES + ANIMATION_SUFFIXES
-# `poet generate` writes it beside its samples.
-_RECORD = "generation.json"
 NAME, PROMPT = "name", "prompt"
 
 
@@ -92,21 +90,12 @@ def _system(name: str, folder: Path) -> System:
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    found = _recorded(folder / _RECORD) if (folder / _RECORD).is_file() else {}
+    found = generation.prompts(folder)
     file = folder / captions.CAPTIONS_FILE
     if file.is_file():
         size = lambda name: path.stat().st_size if (path := folder / name).is_file() else -1
         found |= {line.file: line.caption for line in captions.parse(str(file), file.read_bytes(), size)}
     return {Path(file).with_suffix("").as_posix(): text for file, text in found.items() if text}
-
-
-def _recorded(record: Path) -> dict[str, str]:
-    """File -> prompt of what `poet generate` wrote; {} of a record that says nothing of it."""
-    try:
-        samples = json.loads(record.read_text()).get("samples", [])
-        return {file: sample["prompt"] for sample in samples for file in sample["files"] if sample.get("prompt")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def shared(systems: Sequence[System], by: str = NAME) -> tuple[list[System], list[str], dict[str, list[str]]]:

@@ -35,6 +35,8 @@ SOUND_SCORES = ("log-mel_db", "SI-SDR_db")
 # Packages whose versions may change a number.
 PACKAGES = ("numpy", "jax", "av", "pillow", "opencv-python-headless", "onnxruntime")
 LOGGED_EVERY = 50
+# Clips that cannot be read whose names and reasons the text has; JSON and page have all.
+NAMED = 10
 # Of the reference's clips that are kept for their pairs; others are read again.
 KEPT_BYTES = 2**30
 # Fields of clips -> what brings them.
@@ -281,10 +283,13 @@ def _lacks(each: Measured, summary: Summary) -> str:
 
 def summary(result: Mapping[str, Any]) -> str:
     """The result as text."""
-    sides = [result[side] for side in (SUBMISSION, REFERENCE)]
-    heading = "\n".join(
-        f"{name}: {side['clips']} clips of {side['path']}"
-        + (f", {len(side['unreadable'])} unreadable" if side["unreadable"] else "")
-        for name, side in zip((SUBMISSION, REFERENCE), sides)
-    )
+    heading = "\n".join(_heading(name, result[name]) for name in (SUBMISSION, REFERENCE))
     return "\n".join([record.text(result, heading, notes=True), *result["fitted"]])
+
+
+def _heading(name: str, side: Mapping[str, Any]) -> str:
+    """How many clips a side has, and those of it that cannot be read."""
+    unreadable = [f"  {key}: {why}" for key, why in side["unreadable"].items()]
+    counted = f", {len(unreadable)} cannot be read" if unreadable else ""
+    more = [f"  and {len(unreadable) - NAMED} others"] if len(unreadable) > NAMED else []
+    return "\n".join([f"{name}: {side['clips']} clips of {side['path']}{counted}", *unreadable[:NAMED], *more])

@@ -9,10 +9,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from poet import media
@@ -96,6 +95,7 @@ def open_side(flag: str, path: str, split: str, frames: int = 0) -> Side:
     """Looks at all items of a set.
 
     Args:
+      flag: an option, whose split is that of FLAG_split, or the name of what the command is about: --split.
       split: '' for its only one.
       frames: 1 for stills.
 
@@ -132,7 +132,7 @@ def _opened(flag: str, path: str, split: str, clip: ClipSpec) -> tuple[Source, s
             return _single(open_source(path, error.known[0], clip)), error.known[0]
         if not error.known:
             raise
-        option = "--split" if flag == "SUBMISSION" else "--against_split"
+        option = f"{flag}_split" if flag.startswith("--") else "--split"
         asked = f"has no split {split!r}; it has" if split else "has the splits"
         raise UserError(f"{flag} {path} {asked} {', '.join(error.known)}: give one by {option}") from None
 
@@ -149,20 +149,6 @@ def _single(source: Source) -> Source:
 
 def _suffix(file: str) -> str:
     return PurePosixPath(file).suffix.lower()
-
-
-def prompts(path: str) -> dict[str, str]:
-    """File -> its prompt, of a folder that `poet generate` wrote; {} of any other."""
-    record = Path(path) / generation.NAME
-    if not record.is_file():
-        return {}
-    try:
-        samples = json.loads(record.read_text())["samples"]
-        return {file: sample["prompt"] or "" for sample in samples for file in sample["files"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{record} is not a record of poet generate: {error!r}; remove it, or give another folder"
-        ) from None
 
 
 def _of_files(source: MediaSource) -> dict[str, Format | str]:
@@ -295,7 +281,7 @@ class Clips:
         self.side, self.clip = side, clip
         self.source = _opened(side.flag, side.path, side.split, clip)[0]
         self.unreadable: dict[str, str] = dict(side.unreadable)
-        self.prompts = prompts(side.path)
+        self.prompts = generation.prompts(side.path)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -153,7 +153,7 @@
   }
 
   function drawQuestions() {
-    const given = answers[number()] || {};
+    const known = answers[number()] || {};
     const items = study.questions.map((question, place) => {
       const item = document.createElement("li");
       const isNow = place === at.question && byId("hint").hidden;
@@ -165,7 +165,7 @@
       choices.className = "choices";
       choices.setAttribute("role", "group");
       choices.setAttribute("aria-labelledby", text.id);
-      for (const side of SIDES) choices.append(choice(question, place, side, given[question.name] === side));
+      for (const side of SIDES) choices.append(choice(question, place, side, known[question.name] === side));
       item.append(text, choices);
       return item;
     });
@@ -206,8 +206,8 @@
   function finishTrial() {
     const { hint, expected } = trial();
     if (!hint) return next();
-    const given = answers[number()];
-    const isRight = Object.entries(expected).every(([question, side]) => !(question in given) || given[question] === side);
+    const known = answers[number()];
+    const isRight = Object.entries(expected).every(([question, side]) => !(question in known) || known[question] === side);
     byId("hint-text").textContent = `${isRight ? "Yes." : "Look again."} ${hint}`;
     byId("hint").hidden = false;
     drawQuestions();
@@ -248,7 +248,7 @@
   async function begin(text) {
     const found = Number(text);
     if (!Number.isInteger(found) || found < 1 || found > study.raters.length) {
-      byId("who-problem").textContent = `A number from 1 to ${study.raters.length} is needed, ${text || "nothing"} was given.`;
+      byId("who-problem").textContent = `A number from 1 to ${study.raters.length} is needed, ${text || "nothing"} was entered.`;
       return showStart();
     }
     rater = found;
