@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poet import media
 from poet.media.film import open_film
-from poet.media.lossless import Shown, write_mov
+from poet.media.lossless import TimedFrame, write_mov
 
 STEPS = st.lists(st.integers(900, 20_000), min_size=1, max_size=5)
 
@@ -24,7 +24,7 @@ def test_a_film_comes_back(steps, aspect, seed):
     times = np.cumsum([0, *steps[:-1]]) / 90_000
     frames = rng.integers(0, 256, (len(steps), 6, 10, 3), np.uint8)
     sound = rng.integers(-3000, 3000, 8000).astype(np.int16)
-    given_ = [Shown(f, t, s / 90_000, aspect) for f, t, s in zip(frames, times, steps)]
+    given_ = [TimedFrame(f, t, s / 90_000, aspect) for f, t, s in zip(frames, times, steps)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.mov"
         seconds = write_mov(file, given_, sound, 8000)

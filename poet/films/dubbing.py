@@ -86,16 +86,16 @@ def sound_of(
     check(sampler)
     sounds, windows, parts = sampler.sounds, sampler.windows, []
     sample = sample or sampler.generator.resolved.spec.sample
-    end, shown = sounds.begin(None, 0).end, windows.clip_frames
+    end, covered = sounds.begin(None, 0).end, windows.clip_frames
     for number, clip in enumerate(clips_of(frames, windows)):
         own = sample.replace(seed=seed_of(seed, number))
         codes = kept(number, lambda: _codes(sampler, clip, end.given, own))  # noqa: B023 (called at once)
-        added = sounds.add(end, codes, shown)
+        added = sounds.add(end, codes, covered)
         parts.append(added.samples)
-        end, shown = added.end, shown + windows.new_frames(windows.context)
+        end, covered = added.end, covered + windows.new_frames(windows.context)
     if not parts:
         raise UserError("the film has no frame: give one with pictures")
-    return np.concatenate([*parts, sounds.rest(end, shown - windows.new_frames(windows.context))])
+    return np.concatenate([*parts, sounds.rest(end, covered - windows.new_frames(windows.context))])
 
 
 def check(sampler: FilmSampler) -> None:

@@ -16,7 +16,7 @@ from poet.media.files import PathLike, replacing
 _TICKS = 90_000
 
 
-class Shown(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame: uint8 [H, W, 3], when it is displayed, for how long, and the width of a pixel over its height."""
 
     pixels: np.ndarray
@@ -26,7 +26,7 @@ class Shown(NamedTuple):
 
 
 def write_mov(
-    path: PathLike, frames: Iterable[Shown], audio_S: np.ndarray | None = None, sample_rate_hz: int = 16_000
+    path: PathLike, frames: Iterable[TimedFrame], audio_S: np.ndarray | None = None, sample_rate_hz: int = 16_000
 ) -> float:
     """Writes a mov of PNG frames of one size, and int16 samples; returns the seconds of its frames.
 
@@ -50,7 +50,7 @@ def write_mov(
     return end_s
 
 
-def _film(container: Any, first: Shown) -> Any:
+def _film(container: Any, first: TimedFrame) -> Any:
     stream = container.add_stream("png", rate=30, options={"compression_level": "1"})
     stream.height, stream.width = first.pixels.shape[:2]
     stream.pix_fmt = "rgb24"

@@ -327,21 +327,6 @@ class ModelPrograms:
         return self.decoder.merge(state, other, jnp.asarray(taken_B))
 
 
-class BatchPrograms(ModelPrograms):
-    """The programs that an export holds: one prefill of a whole batch, and one loop for all that follows."""
-
-    loops = 1
-
-    def prefill(self, tokens_BxN: np.ndarray, *text: np.ndarray) -> State:
-        return self.decoder.prefill(self.params, tokens_BxN, *text)
-
-    def decode(
-        self, loop: int, state: State, rows_B: np.ndarray, sampling_params: SamplingParams, forced_BxK: np.ndarray
-    ) -> tuple[jax.Array, Cache]:
-        forced = (forced_BxK,) if self.plan.forced else ()
-        return self.decoder.decode(self.params, *state, jnp.asarray(rows_B), sampling_params, *forced)
-
-
 class SpreadPrograms:
     """The same programs on several devices, a block of samples on each: a sample is that of one device to the byte."""
 

@@ -21,7 +21,7 @@ from poet.server import schema, videos, views
 from poet.server.access import Keys, Rates
 from poet.server.around import Around, error_response, refusal
 from poet.server.forms import body_of, saved
-from poet.server.service import Refused, Service
+from poet.server.service import Refused, Service, not_found
 from poet.server.store import ENDED, Job
 from poet.spec import UserError
 
@@ -157,7 +157,7 @@ def _files(app: FastAPI, service: Service) -> None:
     def get_file(file_id: str, owner: Owner) -> views.FileObject:
         found = service.store.upload(file_id, owner)
         if found is None:
-            raise Refused(f"there is no file {file_id!r}", 404, "not_found")
+            raise not_found("file", file_id)
         return views.file_object(found)
 
     @app.delete("/v1/files/{file_id}", tags=["files"], summary="Remove an upload; jobs keep theirs")
@@ -168,9 +168,10 @@ def _files(app: FastAPI, service: Service) -> None:
 
 
 def _jobs(app: FastAPI, service: Service) -> None:
+    every = {name: one for fields in service.backend.requests.values() for name, one in fields.items()}
+
     @app.post("/v1/jobs", tags=["jobs"], summary="Make something", status_code=201)
     async def create_job(request: Request, owner: Maker, idempotency_key: IdempotencyKey = None) -> views.JobObject:
-        every = {name: one for fields in service.backend.requests.values() for name, one in fields.items()}
         async with body_of(request, service, owner, every) as sent:
             job = await run_in_threadpool(service.create, sent, owner, "job", idempotency_key)
         return views.job_object(job, service)

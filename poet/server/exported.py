@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class ExportBackend(CheckpointBackend):
         run = Run(folder, Checkpoint(folder))
         return cls(run, Resolved(spec), (f"SAMPLE.block={block}",), limits, exported=tuple(record["tasks"]))
 
-    @property
-    def tasks(self) -> Mapping[str, Task]:
+    @functools.cached_property
+    def tasks(self) -> dict[str, Task]:
         """Tasks that the folder has, by name."""
         return {name: get_task(name) for name in self.exported}
 

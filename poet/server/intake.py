@@ -96,11 +96,11 @@ def _said(text: str) -> dict[str, Any] | None:
 
 def main(arguments: list[str]) -> None:
     """The body of the process."""
-    source, stem, given = Path(arguments[0]), Path(arguments[1]), json.loads(arguments[2])
-    settings = from_dict(ServeSpec, given["settings"])
+    source, stem, limits = Path(arguments[0]), Path(arguments[1]), json.loads(arguments[2])
+    settings = from_dict(ServeSpec, limits["settings"])
     restrict(settings)
     try:
-        found = convert(source, stem, settings, given["sample_rate_hz"])
+        found = convert(source, stem, settings, limits["sample_rate_hz"])
         print(json.dumps({**vars(found), "file": str(found.file)}))
     except UserError as error:
         print(json.dumps({"error": str(error).replace(f"{source}: ", "").replace(str(source), "the file")}))
@@ -198,20 +198,20 @@ def _film(
     source: Path, frames: Iterator[tuple[Any, float]], stem: Path, settings: ServeSpec, sample_rate_hz: int
 ) -> Media:
     from poet import media
-    from poet.media.lossless import Shown, write_mov
+    from poet.media.lossless import TimedFrame, write_mov
 
     (first, _), count, sides = next(frames), 0, (0, 0)
     track = media.read_track(source, sample_rate_hz, round(settings.max_media_seconds * sample_rate_hz), first.time_s)
 
-    def shown() -> Iterator[Shown]:
+    def timed() -> Iterator[TimedFrame]:
         nonlocal count, sides
         for frame, at_s in itertools.chain([(first, 0.0)], frames):
             pixels, count = frame.pixels(), count + 1
             sides = pixels.shape[:2]
-            yield Shown(pixels, at_s, frame.duration_s, frame.aspect)
+            yield TimedFrame(pixels, at_s, frame.duration_s, frame.aspect)
 
     file = stem.with_suffix(".mov")
-    seconds = write_mov(file, shown(), track, sample_rate_hz)
+    seconds = write_mov(file, timed(), track, sample_rate_hz)
     height, width = sides
     facts = {"frames": count, "height": height, "width": width, "seconds": seconds, "has_sound": track is not None}
     return Media(kind=VIDEO, file=file, **facts)

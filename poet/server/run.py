@@ -1,4 +1,4 @@
-"""Runs a service until it is told to stop."""
+"""Runs a service until it is stopped."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _shown(host: str) -> str:
 
 
 def _Server(config: Any, service: Any) -> Any:
-    """A server that ends open streams when it is told to stop, so that they do not hold it."""
+    """A server that ends open streams when it is stopped, so that they do not hold it."""
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -65,7 +65,7 @@ class Worker:
         self._stopping = False
 
     def run(self) -> None:
-        """Until it is told to stop, or the service is gone."""
+        """Until ('stop',) comes, or the service is gone."""
         while not self._stopping:
             busy = self._session is not None and bool(self._session.names)
             self._hear(wait=not (busy or self._waiting or self._cancelled))

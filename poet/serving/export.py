@@ -35,10 +35,12 @@ from poet.serving.format import (
     WRITTEN_PIECES,
     describe,
     describe_layout,
+    open_folder,
     program_file,
 )
+from poet.serving.loaded import Weights
 from poet.serving.lower import Arrays, Programs
-from poet.spec import ExportSpec, SampleSpec, UserError, compat
+from poet.spec import Experiment, ExportSpec, SampleSpec, UserError, compat, from_stored
 from poet.tasks.layout import Layout
 from poet.tasks.registry import LANGUAGE_MODEL, TASKS, Task, get_task
 from poet.tasks.resolved import Resolved
@@ -311,10 +313,6 @@ def refresh(run: Run, folder: str | Path) -> Path:
 
     Raises UserError unless the checkpoint is the one that was exported.
     """
-    from poet.serving.format import open_folder
-    from poet.serving.loaded import Weights
-    from poet.spec import Experiment, from_stored
-
     folder = Path(folder).expanduser()
     before = open_folder(folder)
     if before["format"] != FORMAT:
@@ -333,7 +331,7 @@ def refresh(run: Run, folder: str | Path) -> Path:
     return output.final
 
 
-def _check_same(folder: Path, stored: Any, groups: Mapping[str, Arrays], run: Run) -> None:
+def _check_same(folder: Path, stored: Weights, groups: Mapping[str, Arrays], run: Run) -> None:
     for name, array in ((n, a) for group in groups.values() for n, a in group.items()):
         if name not in stored or not (stored[name].dtype == array.dtype and bool((stored[name] == array).all())):
             raise UserError(f"{folder} holds other weights than {run.folder}: {name} differs; export it again")

@@ -76,7 +76,7 @@ class Programs:
         """`kind`: how the blocks' weights are stored, of `SampleSpec.weights`."""
         self.programs: dict[str, Program] = {}
         self.weights: dict[str, Arrays] = {}
-        self._generator, self._names = generator, dict[Hashable, str]()
+        self._generator, self._names, self._states = generator, dict[Hashable, str](), dict[Hashable, _State]()
         params = jax.jit(stored, static_argnums=1)(generator.params, kind)
         self._params = jax.tree.structure(params)
         self.weights[LM] = _named(LM, params)
@@ -86,7 +86,9 @@ class Programs:
     def of_plan(self, plan: Plan) -> dict[str, Any]:
         """Names of the programs of a plan: its prefill, and one for each of its chunks."""
         before = (plan.layout, plan.known, plan.guided, plan.dropped)
-        state = self._state(plan)
+        if before not in self._states:
+            self._states[before] = self._state(plan)
+        state = self._states[before]
         return {
             "prefill": self._named_once("prefill", before, lambda: self._prefill(plan, state)),
             "decode": [self._decode(plan, chunk, state) for chunk in plan.chunks],

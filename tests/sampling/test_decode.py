@@ -12,7 +12,7 @@ import tiny
 
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import batch_sharding
-from poet.sampling.decode import BatchPrograms, Decoder, ModelPrograms
+from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import sample_tokens
 from poet.sampling.plans import Plan, given_tokens
 from poet.sampling.samplers import SamplingParams, Truncation
@@ -124,9 +124,8 @@ def test_adaptive_guidance_remembers_within_a_latent_frame(head):
     _, alone = run("text_to_video", sample, batch=1, rows=[2], guided=True, text=tuple(x[4:] for x in text), head=head)
     np.testing.assert_array_equal(alone[0], tokens[2])
     decoder, params = Decoder(tiny.model(head), plan), tiny.params(head)
-    whole = BatchPrograms(decoder, params).decode(
-        0, decoder.prefill(params, tokens[:, : plan.prefilled], *text), np.arange(3), SamplingParams.of(sample), None
-    )
+    state = decoder.prefill(params, tokens[:, : plan.prefilled], *text)
+    whole = decoder.decode(params, *state, np.arange(3), SamplingParams.of(sample))
     np.testing.assert_array_equal(whole[0], tokens[:, plan.prefilled :])
     _, others = run("text_to_video", GREEDY.replace(guidance=3.0), batch=3, guided=True, text=text, head=head)
     assert np.any(others != tokens)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 from attention_oracle import dense
 
 from poet.models.layers import NORM_EPSILON
-from poet.sampling.decode import BatchPrograms, Decoder, ModelPrograms
+from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import sample_tokens
 from poet.sampling.fronts import fronts
 from poet.sampling.plans import Plan, given_tokens
@@ -105,6 +105,19 @@ def test_aligned_conditions_are_those_of_the_code_that_is_predicted():
     np.testing.assert_array_equal(found[4, 0], found[0, 0])
     np.testing.assert_array_equal(found[2, 0][:, :4], found[0, 0][:, :4])
     assert np.any(found[2, 0] != found[0, 0])
+
+
+class BatchPrograms(ModelPrograms):
+    """One prefill of a whole batch, and one loop for all that follows."""
+
+    loops = 1
+
+    def prefill(self, tokens_BxN, *text):
+        return self.decoder.prefill(self.params, tokens_BxN, *text)
+
+    def decode(self, loop, state, rows_B, sampling_params, forced_BxK):
+        forced = (forced_BxK,) if self.plan.forced else ()
+        return self.decoder.decode(self.params, *state, rows_B, sampling_params, *forced)
 
 
 def test_frames_by_themselves_and_all_in_one_program_are_the_same():

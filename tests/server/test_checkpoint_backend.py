@@ -20,7 +20,7 @@ import film_fakes  # noqa: E402
 import tiny  # noqa: E402
 
 from poet import media  # noqa: E402
-from poet.media.lossless import Shown, write_mov  # noqa: E402
+from poet.media.lossless import TimedFrame, write_mov  # noqa: E402
 from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
@@ -109,7 +109,7 @@ def test_clips_are_made_larger_with_reports(tmp_path):
     (place / "inputs").mkdir(parents=True)
     (place / "work").mkdir()
     frames = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
-    write_mov(place / "inputs/0.mov", [Shown(frame, n / 25, 1 / 25) for n, frame in enumerate(frames)])
+    write_mov(place / "inputs/0.mov", [TimedFrame(frame, n / 25, 1 / 25) for n, frame in enumerate(frames)])
     maker = types.SimpleNamespace(backend=one, upscalers=nets, generator=types.SimpleNamespace(on_step=None))
     session = OneSession(maker, reports.append)
     session.add(Work("job", accepted.task, accepted.request, 1, place))

@@ -201,7 +201,7 @@ def _single(
     return _printed(output, *written)
 
 
-# What may be given beside --whole; sampling and settings aside.
+# Flags of a request that --whole takes; sampling and settings aside.
 _WITH_WHOLE = {"named", "task", "clip", "batch"}
 
 

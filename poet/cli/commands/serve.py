@@ -13,10 +13,10 @@ from poet.runs.run import Run
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
+from poet.tasks.registry import SUPER_RESOLUTION
 
 if TYPE_CHECKING:
     from poet.server.checkpoint import CheckpointBackend
-from poet.tasks.registry import SUPER_RESOLUTION
 
 _HELP = {
     "max_queue": "jobs that wait at once",
@@ -33,7 +33,7 @@ _HELP = {
     "max_film_seconds": "seconds of a film",
     "max_prompt": "characters of a text",
     "max_deaths": "worker processes that may die of a job before it fails",
-    "grace_seconds": "time for what runs when the service is told to stop; then it is queued again",
+    "grace_seconds": "time for what runs when the service is stopped; then it is queued again",
     "keep_hours": "age at which ended jobs and uploads are removed",
     "keep_mib": "size of all files at which the oldest ended jobs are removed",
 }
