@@ -178,6 +178,9 @@ def test_mistakes_say_what_to_prepare(tmp_path: Path, capsys):
     assert cli.main(["benchmark", "msrvtt"]) == cli.EXIT_USER and "msrvtt_fvd" in capsys.readouterr().err
     assert cli.main(["benchmark", "msrvtt_fvd", f"--out={tmp_path}", "--dry_run"]) == cli.EXIT_USER
     assert "not empty" in capsys.readouterr().err
+    (tmp_path / "about.json").write_text("{")
+    assert cli.main(["benchmark", "msrvtt_fvd", f"--out={tmp_path}", "--dry_run"]) == cli.EXIT_USER
+    assert "about.json is damaged" in capsys.readouterr().err
     assert cli.main(["benchmark", "physics_iq", "--describe"]) == 0 and "198 lines" in capsys.readouterr().out
 
 

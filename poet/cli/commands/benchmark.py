@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from poet.cli import command
-from poet.spec import UserError, choose
+from poet.spec import UserError, choose, read_object
 from poet.spec.base import MOST_BATCH
 
 RESULT, TEXT, CLIPS, ABOUT = "benchmark.json", "benchmark.txt", "clips", "about.json"
@@ -72,7 +72,7 @@ def _folder(path: str, about: dict[str, Any]) -> Path:
 
     folder = Path(path).expanduser().absolute()
     note = folder / ABOUT
-    if note.is_file() and json.loads(note.read_text()) != about:
+    if note.is_file() and read_object(note) != about:
         raise UserError(f"--out={path} holds another run ({note.read_text().strip()}): give another folder")
     if not note.is_file() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={path} is not empty and holds no run of this command: give another folder")

@@ -89,7 +89,8 @@ def _set(
     cache: Cache,
 ) -> dict[str, Any]:
     """The scores of the samples at these places."""
-    names = [list(samples)[place] for place in places]
+    order = list(samples)
+    names = [order[place] for place in places]
     seconds = preset.sampled.frames / preset.sampled.rate_hz if is_sound(preset) else 0.0
     made = Cut(path="samples", files={n: samples[n] for n in names}, form=preset.scored, cut=FIRST, seconds=seconds)
     real = Cut(path="real", files={str(p): p for p in data.real}, form=preset.scored, cut=preset.cut, seconds=seconds)

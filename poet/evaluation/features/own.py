@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ import numpy as np
 from poet.conditioning import networks
 from poet.evaluation.features import base
 from poet.evaluation.features.base import SOUND_RATE_HZ, Features
-from poet.spec import UserError
+from poet.spec import Spec, UserError, from_dict, read_object
 
 LAYOUTS = {"frames": ("NCHW", "NHWC"), "video": ("NCTHW", "NTHWC", "NTCHW"), "sound": ("NS",)}
 RESIZES = ("bicubic", "bilinear", "lanczos")
@@ -49,15 +48,15 @@ _TAKEN = ("fid", "fvd", "fad", "kid", "kvd", "kad")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reads:
+class Reads(Spec):
     """The JSON file; see the head of this module."""
 
-    name: str
-    medium: str
-    onnx: str
+    name: str = ""
+    medium: str = ""
+    onnx: str = ""
     layout: str = ""
-    size: tuple[int, int] = (0, 0)
-    range: tuple[float, float] = (0.0, 0.0)
+    size: tuple[int, ...] = ()
+    range: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     resize: str = "bicubic"
@@ -67,48 +66,38 @@ class Reads:
     samples: int = 0
     output: str = ""
 
+    def validate(self) -> None:
+        for field, least in {"frames": 0, "rate_hz": 0, "samples": 0, "every": 1}.items():
+            self.require(getattr(self, field) >= least, field, f"at least {least}")
+        name = f"letters in lower case and digits, such as i3d; not {', '.join(_TAKEN)}"
+        self.require(bool(_NAME.fullmatch(self.name)) and self.name not in _TAKEN, "name", name)
+        self.require(self.medium in LAYOUTS, "medium", f"one of {', '.join(LAYOUTS)}")
+        self.require(bool(self.onnx), "onnx", "the network's file, beside the JSON file")
+        layouts = LAYOUTS[self.medium]
+        self.require(self.layout in ("", *layouts), "layout", f"of {self.medium} one of {', '.join(layouts)}")
+        sized = len(self.size) == 2 and min(self.size) > 0
+        self.require(sized or self.medium == "sound", "size", "height and width in pixels, such as [224, 224]")
+        self.require(self.resize in RESIZES, "resize", f"one of {', '.join(RESIZES)}")
+        self.require(not self.range or len(self.range) == 2 and len({*self.range}) == 2, "range", "two numbers")
+        self.require(len(self.mean) in (0, 3), "mean", "three numbers")
+        self.require(len(self.deviation) in (0, 3) and 0 not in self.deviation, "deviation", "three numbers, none 0")
+
+    def completed(self) -> Reads:
+        """The same with the defaults of its medium."""
+        standard = (-1.0, 1.0) if self.medium == "sound" else (0.0, 1.0)
+        return self.replace(layout=self.layout or LAYOUTS[self.medium][0], range=self.range or standard)
+
 
 def read(path: str | Path) -> Reads:
     """The JSON file; UserError names what is wrong in it."""
-    try:
-        fields = json.loads(Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"the feature network {path} cannot be read as JSON: {error}") from None
+    fields = read_object(Path(path).expanduser())
     known = {field.name for field in dataclasses.fields(Reads)}
-    if not isinstance(fields, dict) or set(fields) - known:
-        extra = ", ".join(sorted(set(fields) - known)) if isinstance(fields, dict) else "no object"
-        raise UserError(f"{path}: {extra}: the keys are {', '.join(sorted(known))}")
+    if unknown := sorted(set(fields) - known):
+        raise UserError(f"{path}: {', '.join(unknown)}: the keys are {', '.join(sorted(known))}")
     try:
-        found = Reads(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except TypeError as error:
-        raise UserError(f"{path}: name, medium and onnx are required ({error})") from None
-    return _checked(path, found)
-
-
-def _checked(path: str | Path, found: Reads) -> Reads:
-    """The same with the defaults of its medium."""
-
-    def refuse(what: str) -> None:
-        raise UserError(f"{path}: {what}")
-
-    if not _NAME.fullmatch(str(found.name)) or found.name in _TAKEN:
-        refuse(f"name = {found.name!r}: letters in lower case and digits, such as i3d; not {', '.join(_TAKEN)}")
-    if found.medium not in LAYOUTS:
-        refuse(f"medium = {found.medium!r}: one of {', '.join(LAYOUTS)}")
-    layout = found.layout or LAYOUTS[found.medium][0]
-    if layout not in LAYOUTS[found.medium]:
-        refuse(f"layout = {layout!r}: of {found.medium} one of {', '.join(LAYOUTS[found.medium])}")
-    if found.medium != "sound" and (len(found.size) != 2 or min(found.size) < 1):
-        refuse(f"size = {list(found.size)}: height and width in pixels, such as [224, 224]")
-    if found.resize not in RESIZES:
-        refuse(f"resize = {found.resize!r}: one of {', '.join(RESIZES)}")
-    if len(found.range) != 2 or len(found.mean) not in (0, 3) or len(found.deviation) not in (0, 3):
-        refuse("range takes two numbers; mean and deviation take three each")
-    if min(found.frames, found.samples, found.rate_hz) < 0 or found.every < 1:
-        refuse("frames, samples and rate_hz are at least 0, every at least 1")
-    standard = (-1.0, 1.0) if found.medium == "sound" else (0.0, 1.0)
-    chosen = found.range if found.range[0] != found.range[1] else standard
-    return dataclasses.replace(found, layout=layout, range=chosen)
+        return from_dict(Reads, fields).completed()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def load(path: str | Path, rate_hz: float) -> Features:

@@ -112,18 +112,14 @@ def _left_share(study: Study, book: Book, raters: Iterable[int]) -> float | None
 def _question(study: Study, votes: Sequence[Vote]) -> dict[str, Any]:
     count = len(study.systems)
     values_S = strengths.fit(strengths.wins(votes, count))
-    low_S, high_S = np.quantile(strengths.bootstrap(votes, count), _tails(), axis=0)
+    bounds_S = map(intervals.bounds, strengths.bootstrap(votes, count).T)
     pairs = [_between(study, votes, a, b) for a, b in itertools.combinations(range(count), 2)]
-    rows = zip(study.systems, values_S, low_S, high_S)
+    rows = zip(study.systems, values_S, bounds_S)
     return {
-        "strengths": {name: {"value": float(v), "low": float(a), "high": float(b)} for name, v, a, b in rows},
+        "strengths": {name: {"value": float(v), "low": a, "high": b} for name, v, (a, b) in rows},
         "pairs": [pair for pair in pairs if pair],
         "agreement": agreement.summary(votes),
     }
-
-
-def _tails() -> list[float]:
-    return [(1 - intervals.LEVEL) / 2, (1 + intervals.LEVEL) / 2]
 
 
 def _between(study: Study, votes: Sequence[Vote], first: int, second: int) -> dict[str, Any] | None:
