@@ -16,7 +16,7 @@ from poet.sampling import jobs, record, upscaling
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Generator
 from poet.sampling.outputs import write_outputs
-from poet.sampling.progress import Progress, Sampling
+from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.requests import Request
 from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
@@ -135,8 +135,27 @@ class OneSession:
         self._work.pop(job_id, None)
 
     def step(self) -> list[News]:
-        """Makes the job.  Raises Cancelled where the watch does."""
-        (work,) = self._work.values()
+        """Makes the job; [] where there is none.  Raises Cancelled where the watch does."""
+        return [self._make(work) for work in [*self._work.values()]]
+
+    def _make(self, work: Work) -> News:
+        self._maker.generator.on_step = self._reporter(work)
+        try:
+            if "upscale" in work.request:
+                result = larger(work, self._maker, lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0))))
+            else:
+                result = film(work, self._maker)
+            return News(id=work.id, fraction=1.0, result=result)
+        except Cancelled:
+            raise
+        except Exception as error:
+            return News(id=work.id, error=error)
+        finally:
+            self._maker.generator.on_step = None
+            self._work.clear()
+
+    def _reporter(self, work: Work) -> OnStep:
+        """Reports each step to the watch, as a part of all clips of the job."""
         clips, before = work.request.get("clips", 1), 0
 
         def report(sampling: Sampling, progress: Progress) -> None:
@@ -146,20 +165,7 @@ class OneSession:
             before += progress.done == 1
             self._watch(News(id=work.id, fraction=fraction, latents=progress.latents[1], frames=frames))
 
-        self._maker.generator.on_step = report
-        try:
-            if "upscale" in work.request:
-                result = larger(work, self._maker, lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0))))
-            else:
-                result = film(work, self._maker)
-            return [News(id=work.id, fraction=1.0, result=result)]
-        except Cancelled:
-            raise
-        except Exception as error:
-            return [News(id=work.id, error=error)]
-        finally:
-            self._maker.generator.on_step = None
-            self._work.clear()
+        return report
 
 
 def larger(work: Work, maker: CheckpointMaker, report: Callable[[float], None]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_job_that_another_model_accepted_is_refused(tmp_path):
     session = OneSession(maker, lambda news: None)
     with pytest.raises(UserError, match="does not make 'upscale'"):
         session.add(Work("job", "upscale", {"upscale": "inputs/0.mov"}, 1, tmp_path))
-    assert session.names == []
+    assert session.names == [] and session.step() == []
 
 
 def test_the_last_result_of_a_chain_comes_first(tmp_path):
