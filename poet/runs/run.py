@@ -61,6 +61,16 @@ class Checkpoint:
             return True  # Reading it will say so.
 
     @property
+    def exported(self) -> bool:
+        """Whether it is an export with its programs, whose weights the programs alone read."""
+        if self.released or not (self.path / manifest.NAME).is_file():
+            return False
+        try:
+            return outputs.kind_of(manifest.read(self.path)) == outputs.EXPORT
+        except manifest.Corrupt:
+            return False
+
+    @property
     def step(self) -> int:
         """Training steps behind the weights."""
         if not self.released:
@@ -260,6 +270,10 @@ def _checkpoint_in(folder: Path) -> Checkpoint:
     for directory in (folder / CHECKPOINTS, folder):
         if found := _steps(directory):
             return _at(directory, found[-1])
+    if itself.exported:
+        raise UserError(
+            f"{folder} is an export, for `poet serve` and `poet.serving.runtime.Runtime`: give its checkpoint here"
+        )
     raise UserError(
         f"{folder} is not a checkpoint: "
         + ("it holds no step folder such as 00000200" if folder.is_dir() else "no such folder")

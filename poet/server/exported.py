@@ -7,7 +7,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from poet.runs import manifest, outputs
 from poet.runs.run import Checkpoint, Run
 from poet.server.backend import Maker
 from poet.server.checkpoint import CheckpointBackend
@@ -17,17 +16,6 @@ from poet.spec import Experiment, UserError, from_stored
 from poet.streams.base import reach
 from poet.tasks.registry import Task, get_task
 from poet.tasks.resolved import Resolved
-
-
-def is_export(path: str | Path) -> bool:
-    """Whether a path is a folder that `poet export` wrote with its programs."""
-    folder = Path(path).expanduser()
-    if not (folder / manifest.NAME).is_file() or Checkpoint(folder).released:
-        return False
-    try:
-        return outputs.kind_of(manifest.read(folder)) == outputs.EXPORT
-    except manifest.Corrupt:
-        return False
 
 
 @dataclasses.dataclass(frozen=True)

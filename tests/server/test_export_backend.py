@@ -14,8 +14,9 @@ sys.path[:0] = [str(ROOT / "tests/serving")]
 import exports  # noqa: E402
 
 from poet import media  # noqa: E402
+from poet.runs.run import Checkpoint, Run  # noqa: E402
 from poet.server.backend import Work  # noqa: E402
-from poet.server.exported import ExportBackend, is_export  # noqa: E402
+from poet.server.exported import ExportBackend  # noqa: E402
 from poet.server.making import ExportMaker  # noqa: E402
 from poet.server.store import new_id  # noqa: E402
 from poet.serving.runtime import Runtime  # noqa: E402
@@ -49,7 +50,10 @@ def test_it_offers_the_tasks_of_the_folder_and_no_films(backend, folder):
     assert [*backend.requests] == ["text_to_video"] and card["batch"] == 3
     with pytest.raises(UserError, match="is no task of this model"):
         backend.admit({"task": "long", "prompt": "a door", "seed": 1})
-    assert is_export(folder) and not is_export(ROOT / "data/pretrained/lm_arenas") and not is_export(ROOT)
+    assert Checkpoint(folder).exported
+    assert not Checkpoint(ROOT / "data/pretrained/lm_arenas").exported and not Checkpoint(ROOT).exported
+    with pytest.raises(UserError, match="is an export, for `poet serve`"):
+        Run.open(folder)
 
 
 def test_jobs_of_one_batch_have_the_frames_of_the_runtime(backend, folder, tmp_path):

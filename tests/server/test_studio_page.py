@@ -10,6 +10,7 @@ from PIL import Image
 from running import served
 from studio_stand_in import StudioStandIn
 
+from poet import media
 from poet.server.access import Keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -128,6 +129,18 @@ def test_a_box_can_be_marked_without_a_pointer(page, client, picture):
     store = client.service.store
     white = np.asarray(Image.open(store.folder / store.upload(job["request"]["mask"]).file))[..., 0] > 127
     np.testing.assert_array_equal(white, np.arange(60)[None].repeat(40, 0) < 30)
+
+
+def test_a_mask_is_painted_over_the_first_frame_of_a_clip(page, client, tmp_path):
+    video = np.full((9, 48, 64, 3), 40, np.uint8)
+    video[0] = 200
+    media.write_mp4(tmp_path / "clip.mp4", video, 8.0)
+    choose(page, "inpainting")
+    page.get_by_label("Clip").set_input_files(tmp_path / "clip.mp4")
+    page.locator(".painter canvas").wait_for()
+    look = "canvas => [canvas.width, canvas.height, canvas.getContext('2d').getImageData(5, 5, 1, 1).data[0]]"
+    width, height, level = page.locator(".painter canvas").evaluate(look)
+    assert (width, height) == (64, 48) and level > 150
 
 
 def test_a_result_opens_the_next_job(page, client):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poet.cli import command
-from poet.runs.run import Run
+from poet.runs.run import Checkpoint, Run
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
@@ -125,10 +125,10 @@ def _run(args: argparse.Namespace) -> None:
 def _backend(args: argparse.Namespace, settings: ServeSpec) -> CheckpointBackend:
     from poet import networks
     from poet.server.checkpoint import CheckpointBackend
-    from poet.server.exported import ExportBackend, is_export
+    from poet.server.exported import ExportBackend
     from poet.spec import config
 
-    if is_export(args.checkpoint):
+    if Checkpoint(Path(args.checkpoint).expanduser()).exported:
         if args.bindings or args.style or args.upscale:
             raise UserError(
                 f"{args.checkpoint} is an export, whose settings are fixed: leave out --gin, --style and --upscale, or "

@@ -28,6 +28,7 @@ export class History {
   add(job) {
     this.#show(job, true);
     this.#count();
+    this.cards.get(job.id).element.scrollIntoView({ block: "nearest" });
   }
 
   #show(job, first) {

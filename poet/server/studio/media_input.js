@@ -38,7 +38,7 @@ export class MediaInput {
     this.#show(blob);
     this.status.textContent = blob ? "uploading …" : "";
     if (!blob) this.chooser.value = "";
-    this.onFile(blob ?? null);
+    Promise.resolve(this.onFile(blob ?? null)).catch((error) => { this.status.textContent = error.message; });
     return this.busy;
   }
 

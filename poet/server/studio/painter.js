@@ -126,10 +126,16 @@ export class Painter {
 
 async function firstFrame(blob) {
   if (blob.type.startsWith("image")) return createImageBitmap(blob);
-  const video = make("video", { src: URL.createObjectURL(blob), muted: true });
-  await new Promise((done, fail) => {
-    video.onloadeddata = done;
-    video.onerror = () => fail(new Error("this browser cannot play the clip, so no mask can be painted: choose a region"));
+  const video = make("video", { src: URL.createObjectURL(blob), muted: true, preload: "auto" });
+  const event = (name) => new Promise((done, fail) => {
+    video.addEventListener(name, done, { once: true });
+    video.addEventListener("error", () => fail(new Error("this browser cannot play the clip, so no mask can be painted: choose a region")), { once: true });
   });
-  return createImageBitmap(video);
+  await event("loadeddata");
+  const sought = event("seeked");
+  video.currentTime = 0; // Some browsers have no picture of a clip that was never sought.
+  await sought;
+  const still = make("canvas", { width: video.videoWidth, height: video.videoHeight });
+  still.getContext("2d").drawImage(video, 0, 0);
+  return still;
 }
