@@ -277,3 +277,10 @@ def test_native_code_speaks_to_the_file_and_python_to_the_terminal(tmp_path: Pat
         [sys.executable, "-c", program, str(tmp_path / "log")], capture_output=True, text=True, check=True
     )
     assert done.stderr == "ours\n" and (tmp_path / "log").read_text() == "chatter\n"
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly():
+    command_line = [sys.executable, "-m", "poet.cli", "describe", "--gin_file=gin/experiments/arenas_small.gin"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()
+        assert running.stderr.read() == "" and running.wait() == cli.EXIT_FAILED

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -64,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"poet {args.command}: error: {error}", file=sys.stderr)
         return EXIT_USER
@@ -77,6 +81,8 @@ def _run(args: argparse.Namespace) -> int:
         print(f"poet {args.command}: failed: {error}{_log_of(args)}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return EXIT_FAILED
         if error.errno not in _OF_THE_PLACE:
             return _crash(args, error)
         where = f"{error.filename}: " if error.filename else ""
@@ -87,6 +93,16 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_FAILED
     except Exception as error:
         return _crash(args, error)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more, as behind `| head`; the rest of it then goes nowhere."""
+    output, poll = sys.stdout.fileno(), select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _crash(args: argparse.Namespace, error: Exception) -> int:
