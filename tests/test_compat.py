@@ -198,7 +198,7 @@ def test_a_model_from_before_is_read_as_it_was_made_and_refused_with_what_differ
         "MODEL.axes = 'separate'",
         "MODEL.query_place = 'own'",
         "CONDITIONING.hide_cells = False",
-        "CONDITIONING.given_sound = 'output'",
+        "CONDITIONING.sound_place = 'output'",
     ):
         assert told in message, told
     # What is written in full is taken as it is written.

@@ -139,6 +139,6 @@ def networks_of(resolved: Resolved, manifest: Manifest) -> dict[str, str]:
     """
     tasks = resolved.mixture
     used = {networks.VIDEO, *(name for task in tasks for name in task.frozen_networks)}
-    used |= {stream.stored for task in tasks for stream in (*task.given, *task.predicted)}
+    used |= {stream.stored for task in tasks for stream in (*task.conditions, *task.predicted)}
     found = {name: value for name, value in manifest.networks.items() if name in used}
     return found | {networks.STORE: manifest.identity(TRAIN_SPLIT)}

@@ -35,7 +35,7 @@ def stored_features(task: Task, layout: Layout) -> tuple[str, ...]:
 
 def flags(task: Task) -> tuple[str, ...]:
     """Features of a store that say whether a clip has the streams of a task."""
-    return tuple(sorted({stream.flag for stream in (*task.given, *task.predicted) if stream.flag}))
+    return tuple(sorted({stream.flag for stream in (*task.conditions, *task.predicted) if stream.flag}))
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def kinds(resolved: Resolved, task: Task) -> tuple[Kind, ...]:
     layout = resolved.layout(task)
     found = [Kind(name=streams.get("text").title, text=True)] if layout.text_span else []
     openings = _openings(resolved, task, layout)
-    named = {stream.called(CONDITION): stream for stream in (*task.given, *task.openings)}
+    named = {stream.called(CONDITION): stream for stream in (*task.conditions, *task.openings)}
     for name in layout.condition_streams:
         stream = named.get(name)
         if stream is None:  # The source, which does not depend on the clip.

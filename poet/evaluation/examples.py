@@ -66,7 +66,7 @@ def _files(r: Resources, task: Task, clip: RawClip, region: str) -> tuple[dict[s
 
 def _takes(task: Task, medium: str) -> bool:
     """Whether its condition has a stream of this medium."""
-    return any(stream.medium == medium for stream in task.given)
+    return any(stream.medium == medium for stream in task.conditions)
 
 
 def _sound(r: Resources, clip: RawClip) -> np.ndarray:
@@ -82,7 +82,7 @@ def _condition(
     if _takes(task, "audio"):
         return Sampled(audio=sound)
     if _takes(task, "video"):
-        latents, *_ = task.given[0].grid(r.resolved.format)
+        latents, *_ = task.conditions[0].grid(r.resolved.format)
         derived = r.generator.make_condition(task.name, video, depth, region=region).video
         return Sampled(video=derived[:, : r.resolved.frames_of(latents)])
     return Sampled(video=video[:, :frames]) if frames else Sampled()
@@ -122,6 +122,6 @@ def _write(r: Resources, stem: str, what: Sampled) -> str | None:
 def _words(task: Task, clip: RawClip, frames: int) -> str:
     """'the text “...”; 5 frames', 'clip with a hole', 'nothing'."""
     parts = [f"the text “{clip.caption}”"] if task.text else []
-    parts += [stream.title for stream in task.given]
+    parts += [stream.title for stream in task.conditions]
     parts += [f"{frames} frame{'s' if frames > 1 else ''}"] if frames else []
     return "; ".join(parts) or "nothing"

@@ -25,7 +25,7 @@ from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.samplers import SamplingParams
 from poet.spec import SampleSpec, UserError
 from poet.spec.vocabulary import SOURCES
-from poet.tasks import given
+from poet.tasks import arrays
 from poet.tasks.layout import HIDDEN, TEXT_STREAM, Layout
 
 _LOG = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Media:
         if not wanted:
             raise UserError(f"task {self.task} was compiled without conditioning frames: drop them")
         codes = {stream: self._tokenize(stream, media) for stream in wanted}
-        given.rows(codes)
+        arrays.rows(codes)
         return np.concatenate(list(codes.values()), axis=1)
 
     def condition_codes(
@@ -258,7 +258,7 @@ class Engine(Media):
         texts = {"text": inputs.text, "negative": inputs.negative}
         texts = {name: text for name, text in texts.items() if text is not None}
         states = {name: text.states for name, text in texts.items()}
-        given.rows({**states, **inputs.condition, "known": inputs.known}, count)
+        arrays.rows({**states, **inputs.condition, "known": inputs.known}, count)
         for name, text in texts.items():
             self._check_text(name, text)
         self._check_codes(inputs)
@@ -267,9 +267,9 @@ class Engine(Media):
         span = self.plan.layout.text_span
         if span is None:
             raise UserError(f"task {self.task} takes no text")
-        given.rows({"states": text.states, "lengths": text.lengths})
+        arrays.rows({"states": text.states, "lengths": text.lengths})
         positions = span.stop - span.start
-        given.check_text(name, text.states, text.lengths, positions)
+        arrays.check_text(name, text.states, text.lengths, positions)
         expected = (len(text.lengths), positions, self.programs.text_width)
         if np.shape(text.states) != expected:
             raise UserError(f"the states of {name} have shape {np.shape(text.states)}, expected {expected}")
@@ -278,11 +278,11 @@ class Engine(Media):
         for segment in self.plan.layout.segments:
             if segment.stream in inputs.condition and not segment.forced:
                 least = HIDDEN if segment.may_hide else 0
-                given.check_codes(segment.stream, inputs.condition[segment.stream], segment.ids.size, least)
+                arrays.check_codes(segment.stream, inputs.condition[segment.stream], segment.ids.size, least)
         if inputs.known is not None:
-            given.check_codes("known", inputs.known, np.iinfo(np.int32).max)
+            arrays.check_codes("known", inputs.known, np.iinfo(np.int32).max)
             for span, codes in self.plan.split(np.asarray(inputs.known)):
-                given.check_codes("known", codes, span.segment.ids.size)
+                arrays.check_codes("known", codes, span.segment.ids.size)
 
     def _text_rows(self, inputs: Inputs, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """States and lengths of a batch; if guided, a conditional and an unconditional row per sample."""

@@ -78,7 +78,7 @@ def read_given(
     if not ends and task.derived and task.derived.ends:
         frames = 0
     opened = (s for s in task.predicted if s.known(resolved.format, admitted.latents))
-    wanted = {s.medium: (s, opening) for s in opened} | {s.medium: (s, frames) for s in task.given}
+    wanted = {s.medium: (s, opening) for s in opened} | {s.medium: (s, frames) for s in task.conditions}
     return Given(
         media={m: np.stack([s.read_file(p, clip, n) for p in paths]) for m, (s, n) in wanted.items() if paths},
         ends=np.stack([task.derived.read_file(path, clip, frames) for path in ends]) if ends else None,

@@ -100,19 +100,19 @@ class Job:
     @property
     def streams(self) -> list[Stream]:
         """The files to write: samples with their conditions."""
-        return list({stream.medium: stream for stream in (*self.task.given, *self.task.predicted)}.values())
+        return list({stream.medium: stream for stream in (*self.task.conditions, *self.task.predicted)}.values())
 
     @property
     def originals(self) -> list[str]:
         """For each sample the file whose frames come back with another sound; '' where pictures are sampled."""
-        shown = any(stream.shows and not self.task.derived for stream in self.task.given)
+        shown = any(stream.shows and not self.task.derived for stream in self.task.conditions)
         painted = any(stream.shows for stream in self.task.predicted)
         return [self.of(self.request.clip if shown and not painted else (), row) for row in range(self.count)]
 
     @property
     def keeps_given(self) -> bool:
         """Whether what is given of its pictures comes back bit by bit."""
-        return bool(self.request.keep_given and self.task.derived and self.task.derived.region_is)
+        return bool(self.request.keep_original and self.task.derived and self.task.derived.region_is)
 
     @property
     def unmarked(self) -> str:
@@ -220,7 +220,7 @@ def with_conditions(job: Job, sampled: Sampled) -> Sampled:
     if job.keeps_given:
         sampled["video"] = _kept(job, sampled["video"], index)
         sampled.codes = {}
-    whole = Sampled({s.medium: job.given.media[s.medium][index] for s in task.given} | sampled)
+    whole = Sampled({s.medium: job.given.media[s.medium][index] for s in task.conditions} | sampled)
     whole.findings, whole.codes = sampled.findings, sampled.codes
     return whole
 

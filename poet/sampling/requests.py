@@ -43,13 +43,14 @@ class Request(Spec):
     end: tuple[str, ...] = ()
     region: str = ""
     mask: tuple[str, ...] = ()
-    keep_given: bool = True
+    keep_original: bool = True
     depth: tuple[str, ...] = ()
     num: int = setting(1, changes="nothing", at_least=1, at_most=10**6)
     batch: int = setting(DEFAULT_BATCH, changes="nothing", at_least=1, at_most=MOST_BATCH)
     upscale: tuple[str, ...] = ()
     format: tuple[str, ...] = ()
 
+    RENAMED = {"keep_given": "keep_original"}
     # Fields that name files.
     FILES: ClassVar[tuple[str, ...]] = ("prompt_file", "clip", "end", "mask", "depth", "upscale")
 
@@ -309,7 +310,7 @@ def check_negative(task: Task, sample: SampleSpec, negative_prompt: str) -> None
 
 def check_formats(task: Task, formats: Sequence[str], clip: ClipSpec) -> None:
     """Raises UserError for a format that nothing of the task's media is written in."""
-    media = {stream.medium: stream for stream in (*task.given, *task.predicted)}
+    media = {stream.medium: stream for stream in (*task.conditions, *task.predicted)}
     known = [name for stream in media.values() for name in stream.formats]
     for name in formats:
         if name not in known:
@@ -374,7 +375,7 @@ def dropped_streams(resolved: Resolved, task: Task, sample: SampleSpec) -> tuple
     if not sample.guides or sample.one_pass:
         return ()
     data, text = resolved.spec.data, {TEXT_STREAM: TEXT_STREAM} if task.text else {}
-    allowed = text | {name: stream.called(CONDITION) for name, stream in zip(task.condition, task.given)}
+    allowed = text | {name: stream.called(CONDITION) for name, stream in zip(task.condition, task.conditions)}
     names = sample.guided_by or tuple(text)
     for name in names:
         if name not in allowed:

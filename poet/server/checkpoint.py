@@ -26,7 +26,17 @@ from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
 
 # Fields of requests for samples that are the client's; the others name paths of this machine.
-REQUEST = ("prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "keep_given", "depth")
+REQUEST = (
+    "prompt",
+    "negative_prompt",
+    "clip",
+    "conditioning_frames",
+    "end",
+    "region",
+    "mask",
+    "keep_original",
+    "depth",
+)
 REQUEST += ("num", "format")
 UPSCALE = "upscale"
 
@@ -112,14 +122,14 @@ class CheckpointBackend:
             "text": task.text,
             "clip": bool(task.condition) or task.conditioning_latents[1] > 0,
             "clip_needed": bool(task.condition) or task.conditioning_latents[0] > 0,
-            "clip_medium": next((stream.medium for stream in task.given), "video" if opens else ""),
+            "clip_medium": next((stream.medium for stream in task.conditions), "video" if opens else ""),
             "conditioning_frames": list(within) or opens,
             "end": bool(derived and derived.ends),
             "regions": list(derived.regions(spec.conditioning)) if derived else [],
             "mask": bool(derived and derived.region_is),
             "depth": bool(derived and derived.takes_depth),
             "outputs": [stream.medium for stream in map(streams.get, task.output)],
-            "formats": [*dict.fromkeys(f for stream in (*task.given, *task.predicted) for f in stream.formats)],
+            "formats": [*dict.fromkeys(f for stream in (*task.conditions, *task.predicted) for f in stream.formats)],
         }
 
     # ------------------------------------------------------------------------------------ requests

@@ -108,7 +108,7 @@ def _tasks(record: Mapping[str, Any]) -> list[str]:
 
 
 def _row(task: Task, entries: Any) -> str:
-    takes = [*(["text"] if task.text else []), *(stream.title for stream in task.given)]
+    takes = [*(["text"] if task.text else []), *(stream.title for stream in task.conditions)]
     makes = [stream.title for stream in task.predicted]
     latents = ", ".join(str(entry["latents"]) for entry in entries)
     return f"| `{task.name}` | {', '.join(takes) or '–'} | {', '.join(makes)} | {latents} |"

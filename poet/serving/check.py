@@ -50,7 +50,7 @@ def request(resolved: Resolved, task: str) -> dict[str, Any]:
     if declared.text:
         arguments["prompts"] = [PROMPT]
     opens = declared.predicted if declared.conditioning_latents[0] else ()
-    taken = {stream.medium for stream in (*declared.given, *opens)}
+    taken = {stream.medium for stream in (*declared.conditions, *opens)}
     if "video" in taken:
         shape = (1, clip.frames, clip.height, clip.width, 3)
         arguments["video"] = rng.integers(0, 256, shape, np.uint8)

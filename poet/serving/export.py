@@ -133,7 +133,7 @@ def _check_task(resolved: Resolved, task: Task) -> None:
         raise UserError(f"task {task.name} is one of the network {task.network}, which is not exported")
     resolved.layout(task)
     resolved.conditioning_range(task)
-    coded = [*task.given, *(stream for stream in task.predicted if stream.network != networks.PIECES)]
+    coded = [*task.conditions, *(stream for stream in task.predicted if stream.network != networks.PIECES)]
     if apart := [stream.title for stream in coded if not stream.exports]:
         raise UserError(f"task {task.name} needs a {apart[0]}, which an export cannot code; use poet generate")
 

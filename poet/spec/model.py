@@ -76,12 +76,13 @@ class ConditioningSpec(Spec):
     `flow_scale` is the motion that saturates, as a fraction of the width.  `depth` is 'dataset' (the
     source's own), 'flat', or the ONNX file of a network such as MiDaS.
     `fill` is the filling of holes; with `hide_cells` latents with filling are hidden from the model.
-    `given_sound` is the place of conditioning sound in a task that generates frames and sound: 'prefix', so that
+    `sound_place` is the place of conditioning sound in a task that generates frames and sound: 'prefix', so that
     generated frames attend to it, and again at the start of the output; or only 'output', after the frames.
     """
 
-    BEFORE: ClassVar[Mapping[str, Any]] = {"given_sound": "output", "fill": "black", "hide_cells": False}
+    BEFORE: ClassVar[Mapping[str, Any]] = {"sound_place": "output", "fill": "black", "hide_cells": False}
     BUILT_IN: ClassVar[tuple[str, ...]] = ("dis", "dataset", "flat")
+    RENAMED = {"given_sound": "sound_place"}
 
     outpainting: tuple[str, ...] = setting(OUTPAINTING, changes="course", one_of=OUTPAINTING)
     inpainting: tuple[str, ...] = setting(INPAINTING, changes="course", one_of=INPAINTING)
@@ -94,7 +95,7 @@ class ConditioningSpec(Spec):
     seed: int = setting(0, changes="course", at_least=0, at_most=MOST_SEED)
     fill: str = setting("edge", changes="course", one_of=("black", "grey", "mean", "edge", "noise"))
     hide_cells: bool = setting(True, changes="meaning")
-    given_sound: str = setting("prefix", changes="meaning", one_of=("prefix", "output"))
+    sound_place: str = setting("prefix", changes="meaning", one_of=("prefix", "output"))
 
     def validate(self) -> None:
         for field in ("outpainting", "inpainting"):

@@ -49,7 +49,7 @@ class Task:
     network: str = LANGUAGE_MODEL
 
     @property
-    def given(self) -> tuple[Stream, ...]:
+    def conditions(self) -> tuple[Stream, ...]:
         """The streams of its condition, text apart."""
         made = streams.get(self.made) if self.made else None
         return tuple(made if made and made.slot == name else streams.get(name) for name in self.condition)
@@ -57,7 +57,7 @@ class Task:
     @property
     def derived(self) -> Derived | None:
         """The stream of its condition that is derived from pixels, if there is one."""
-        return next((stream for stream in self.given if isinstance(stream, Derived)), None)
+        return next((stream for stream in self.conditions if isinstance(stream, Derived)), None)
 
     @property
     def predicted(self) -> tuple[Stream, ...]:
@@ -74,7 +74,7 @@ class Task:
     @property
     def frozen_networks(self) -> tuple[str, ...]:
         """Names of the frozen networks of its codes and texts (`poet.runs.networks`)."""
-        names = {stream.network for stream in (*self.given, *self.predicted) if stream.network}
+        names = {stream.network for stream in (*self.conditions, *self.predicted) if stream.network}
         return tuple(sorted(names | ({networks.TEXT} if self.text else set())))
 
     @property
@@ -92,7 +92,7 @@ class Task:
 
         None for one that is not stored (`source`) and filled with code 0.
         """
-        named = {s.called(CONDITION): s for s in self.given} | {s.called(OUTPUT): s for s in self.predicted}
+        named = {s.called(CONDITION): s for s in self.conditions} | {s.called(OUTPUT): s for s in self.predicted}
         found = named.get(stream) or streams.in_layout(stream)
         return found.stored if found else None
 
@@ -197,7 +197,7 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
 
     Raises UserError for a task with sound, or one that writes, in a run without it.
     """
-    for stream in (*task.given, *task.predicted):
+    for stream in (*task.conditions, *task.predicted):
         if lacking := stream.lacking(fmt):
             raise UserError(f"task {task.name} {lacking}")
     known = task.conditioning_latents[1]
@@ -205,7 +205,7 @@ def task_layout(task: Task, fmt: Format, vocabulary: Vocabulary) -> Layout:
     return build_layout(
         task_token=task.token,
         text=task.text,
-        condition=(*(stream.name for stream in task.given), *openings),
+        condition=(*(stream.name for stream in task.conditions), *openings),
         output=task.output,
         fmt=fmt,
         vocabulary=vocabulary,

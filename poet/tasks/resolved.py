@@ -60,7 +60,7 @@ class Resolved:
             pieces_length=text.length if text.pieces else 0,
             audio_time=time_of_frames(audio, clip, factor),
             known_audio=tuple(known) if audio.path else (),
-            opening_audio=self.spec.conditioning.given_sound == "prefix",
+            opening_audio=self.spec.conditioning.sound_place == "prefix",
             clip=clip,
         )
 
@@ -190,7 +190,7 @@ class Resolved:
     def stored_streams(self) -> tuple[Stream, ...]:
         """The streams of a token store for the mixture: every base stream of the run, and those of its tasks."""
         base = [s for s in streams.STREAMS.values() if s.base and not s.lacking(self.format)]
-        named = {s.stored for task in self.mixture for s in (*task.given, *task.predicted) if s.stored}
+        named = {s.stored for task in self.mixture for s in (*task.conditions, *task.predicted) if s.stored}
         others = sorted(named - {stream.stored for stream in base})
         return (*base, *map(streams.in_store, others))
 
@@ -234,7 +234,7 @@ class Resolved:
         """
         low, high = task.conditioning_latents
         latents = self.format.video[0]
-        shown = max(low, *(stream.shows_latents for stream in task.given), 0)
+        shown = max(low, *(stream.shows_latents for stream in task.conditions), 0)
         if shown >= latents and any(s.shows and s.grid(self.format)[0] == latents for s in task.predicted):
             raise UserError(
                 f"task {task.name} is given {self.frames_of(shown)} of the {self.spec.clip.frames} "

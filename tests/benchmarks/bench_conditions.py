@@ -47,7 +47,7 @@ OLD = (
     "MODEL.query_place='own'",
     "MODEL.condition_marker=False",
     "MODEL.rope_base=10000.0",
-    "CONDITIONING.given_sound='output'",
+    "CONDITIONING.sound_place='output'",
 )
 # What differs from the defaults, by the name of the row.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "queries at their own place": ("MODEL.query_place='own'",),
     "no markers": ("MODEL.condition_marker=False",),
     "conditions where they are predicted": ("MODEL.aligned_conditions=True",),
-    "given sound in the output alone": ("CONDITIONING.given_sound='output'",),
+    "conditioning sound in the output alone": ("CONDITIONING.sound_place='output'",),
     "steps weigh by tokens": ("TRAIN.step_weight='tokens'",),
 }
 COLUMNS = (
@@ -185,7 +185,7 @@ ABOUT = (
     "so that 'the same place of the condition' is distance 0 ([layout.py](../tasks/layout.py), [transformer.py](transformer.py)).",
     "* `MODEL.condition_marker`: a learnt vector is added to given codes, another stands where a cell is not given.",
     "* `MODEL.aligned_conditions`: a condition's code is added, through a learnt matrix, where the code of its place is predicted.",
-    "* `CONDITIONING.given_sound`: where a task draws picture and sound, the sound that is given stands in the prefix too, so that the drawn "
+    "* `CONDITIONING.sound_place`: where a task generates picture and sound, conditioning sound stands in the prefix too, so that the generated "
     "picture sees it.",
     "* `TRAIN.step_weight`: whether a step counts by the tokens that it predicts.",
     "",

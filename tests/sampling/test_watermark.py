@@ -92,7 +92,7 @@ def test_given_pixels_come_before_the_mark(tmp_path: Path, generator: Generator)
     assert run(asked, tmp_path / "kept", generator) == "none: given pixels come back bit by bit"
     kept = pixels(tmp_path / "kept/000.apng")
     np.testing.assert_array_equal(kept[:, :2], pixels(tmp_path / "given.apng")[:, :2])
-    assert "32 bits" in run(asked.replace(keep_given=False), tmp_path / "whole", generator)
+    assert "32 bits" in run(asked.replace(keep_original=False), tmp_path / "whole", generator)
     assert watermark.check(tmp_path / "whole/000.apng").is_marked
 
 

@@ -86,12 +86,12 @@ def test_vocabulary_ranges_tile_the_id_space(bits: int, levels: int, codes: int,
     ],
 )
 def test_sequence_lengths_of_the_paper(name: str, square: int, portrait: int) -> None:
-    given = ConditioningSpec(given_sound="output")
+    given = ConditioningSpec(sound_place="output")
     assert Resolved(experiment(SQUARE).replace(conditioning=given)).layouts[name].length == square
     assert Resolved(experiment(PORTRAIT).replace(conditioning=given)).layouts[name].length == portrait
 
 
-def test_given_sound_stands_before_the_drawn_picture() -> None:
+def test_conditioning_sound_stands_before_the_generated_picture() -> None:
     layout = Resolved(experiment()).layouts["audio_video_continuation"]
     # Of 9 frames, 1.125 s: 56 frames of 20 ms at 4 levels, between two boundary tokens.
     assert layout.length == 1712 + 4 * 56 + 2 and layout.streams["opening_audio_in"] == 4 * 56

@@ -108,6 +108,7 @@ def _region_arguments(parser: argparse.ArgumentParser) -> None:
         "colon between them, for one that moves from the first to the second",
     )
     add(
+        "--keep_original",
         "--keep_given",
         action=argparse.BooleanOptionalAction,
         default=True,

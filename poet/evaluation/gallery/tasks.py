@@ -69,7 +69,7 @@ class TaskSection:
         task, clip = get_task(self.task), studio.resolved.spec.clip
         prompts = [*studio.prompts] if task.text else []
         frames, mask = conditioning_frames(studio, task), ""
-        clips = studio.clips if frames or any(stream.medium for stream in task.given) else ()
+        clips = studio.clips if frames or any(stream.medium for stream in task.conditions) else ()
         depths = task.derived and task.derived.needs_depth(studio.resolved.spec.conditioning)
         if self.marked:
             sides = (clip.width, clip.height) * 2

@@ -14,7 +14,7 @@ from poet.sampling.generate import Generator
 from poet.sampling.plans import Text
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
-from poet.tasks import given
+from poet.tasks import arrays
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import encode_pieces
 
@@ -60,10 +60,10 @@ def test_conditions_and_texts_are_checked_too(generator):
 
 def test_rows_that_go_together_are_counted():
     a, b = np.zeros((3, 2)), np.zeros((5, 2))
-    assert given.rows({"a": a, "b": None}) == 3 and given.rows({}) == 1 and given.rows({}, 4) == 4
-    for arrays, count in (({"a": a, "b": b}, None), ({"a": a}, 4), ({"a": a[:0]}, None), ({"a": 3}, None)):
+    assert arrays.rows({"a": a, "b": None}) == 3 and arrays.rows({}) == 1 and arrays.rows({}, 4) == 4
+    for given, count in (({"a": a, "b": b}, None), ({"a": a}, 4), ({"a": a[:0]}, None), ({"a": 3}, None)):
         with pytest.raises(UserError, match="a row for each|needs a row for each sample"):
-            given.rows(arrays, count)
+            arrays.rows(given, count)
 
 
 # ------------------------------------------------------------------------------------- requests
