@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from poet.checkpoints import checkpoint, weights
 from poet.distributed import mesh
-from poet.runs import manifest
+from poet.runs import exits, manifest
 from poet.runs.run import Checkpoint, Run
 from poet.spec import CheckpointSpec, Experiment, MeshSpec, ModelSpec, UserError
 
@@ -230,9 +230,11 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path: Path, ca
 
 
 def test_nothing_but_damage_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    """At the next start too, when the damaged ones are set aside."""
     (save(tmp_path, 1) / manifest.NAME).unlink()
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
-        checkpoint.restore(Run(tmp_path), abstract(make_state()))
+    for _ in range(2):
+        with pytest.raises(exits.Permanent, match="every checkpoint in .* is damaged .steps 1, set aside"):
+            checkpoint.restore(Run(tmp_path), abstract(make_state()))
 
 
 def test_another_model_size_names_the_leaf_and_the_settings(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from poet import cli
 from poet.cli import command, commands, logs
-from poet.runs import assets
+from poet.runs import assets, exits
 
 QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
 
@@ -244,7 +244,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "clips/000.mp4")
 
     monkeypatch.setattr("poet.planning.describe.run", full)
-    assert cli.main(["describe", QUICKSTART]) == cli.EXIT_USER
+    assert cli.main(["describe", QUICKSTART]) == exits.PERMANENT
     assert capsys.readouterr().err == "poet describe: error: clips/000.mp4: No space left on device\n"
 
 

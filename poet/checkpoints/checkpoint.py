@@ -40,6 +40,7 @@ from orbax.checkpoint import v1 as ocp
 from poet import spec as specs
 from poet.checkpoints import stored_arrays, weights
 from poet.distributed import processes
+from poet.runs import exits
 from poet.runs import manifest as manifests
 from poet.runs import run as runs
 from poet.runs.run import Checkpoint, Run
@@ -253,15 +254,15 @@ def restore(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment 
       experiment: the current one, to say what differs when the model does not fit.
 
     Raises:
-      UserError: all checkpoints are damaged, or the newest is of another model.
+      exits.Permanent: all checkpoints are damaged.
+      UserError: the newest is of another model.
     """
     step = processes.from_first(lambda: _newest_usable(run, abstract_state, experiment))
     return None if step is None else _read(run.at(step), abstract_state)
 
 
 def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None) -> int | None:
-    found = run.steps()
-    for step in reversed(found):
+    for step in reversed(run.steps()):
         checkpoint = run.at(step)
         try:
             stored = checkpoint.verify()["arrays"]
@@ -271,16 +272,16 @@ def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Expe
             continue
         stored_arrays.check(checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True)
         return step
-    if found:
-        raise UserError(
-            f"every checkpoint in {run.checkpoints} is damaged (steps {_names(found)}); restore the "
-            "folder from a copy, or delete it to start from step 0"
+    if damaged := run.set_aside():
+        raise exits.Permanent(
+            f"every checkpoint in {run.checkpoints} is damaged (steps {_names(damaged)}, set aside as "
+            f"*{runs.DAMAGED}); restore one from a copy, or delete the folder to start from step 0"
         )
     return None
 
 
 def _set_aside(path: Path) -> None:
-    target = path.with_suffix(".corrupt")
+    target = path.with_suffix(runs.DAMAGED)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(path, target)
 

@@ -1,13 +1,11 @@
 """`poet COMMAND`: arguments in, one command called, errors as one clear message.
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake of the user, 75 stopped by a signal after
-saving (run the same command again to resume).
+Exit codes are those of `poet.runs.exits`.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import re
@@ -20,25 +18,10 @@ from poet import __version__
 from poet.cli import logs
 from poet.cli.command import NONE, SETTINGS
 from poet.cli.commands import COMMANDS
-from poet.runs import compile_cache
+from poet.runs import compile_cache, exits
 from poet.spec import Failure, UserError, near_names
 
-EXIT_FAILED, EXIT_USER = 1, 2
-# Errors of the user's disks and folders, wherever they occur.
-_OF_THE_PLACE = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOSPC,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ELOOP,
-    }
-)
+EXIT_FAILED, EXIT_USER = exits.FAILED, exits.USER
 GIN_PREFIX = "--gin."
 
 
@@ -59,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.set_up(args.log, level=level, verbose=args.verbose)
     compile_cache.use()
     code = _run(args)
-    if code in (EXIT_FAILED, EXIT_USER) and "poet.distributed.processes" in sys.modules:
+    if code not in (exits.FINISHED, exits.RESTART) and "poet.distributed.processes" in sys.modules:
         sys.modules["poet.distributed.processes"].leave(code)
     return code
 
@@ -71,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         return code
     except UserError as error:
         print(f"poet {args.command}: error: {error}", file=sys.stderr)
-        return EXIT_USER
+        return exits.of(error)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "poet":
             raise
@@ -79,18 +62,19 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_USER
     except Failure as error:
         print(f"poet {args.command}: failed: {error}{_log_of(args)}", file=sys.stderr)
-        return EXIT_FAILED
+        return exits.of(error)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return EXIT_FAILED
-        if error.errno not in _OF_THE_PLACE:
+        code = exits.of(error)
+        if code == exits.FAILED:
             return _crash(args, error)
         where = f"{error.filename}: " if error.filename else ""
         print(f"poet {args.command}: error: {where}{error.strerror}", file=sys.stderr)
-        return EXIT_USER
+        return code
     except KeyboardInterrupt:
         print(f"poet {args.command}: interrupted", file=sys.stderr)
-        return EXIT_FAILED
+        return exits.INTERRUPTED
     except Exception as error:
         return _crash(args, error)
 
@@ -110,7 +94,7 @@ def _crash(args: argparse.Namespace, error: Exception) -> int:
     logging.getLogger("poet").exception("%s failed", args.command)
     cause = f"{type(error).__name__}: {error}{_log_of(args)}"
     print(f"poet {args.command}: failed: {cause}", file=sys.stderr)
-    return EXIT_FAILED
+    return exits.of(error)
 
 
 def _log_of(args: argparse.Namespace) -> str:

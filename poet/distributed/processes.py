@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from poet.distributed import mesh as mesh_lib
+from poet.runs import exits
 from poet.spec import Failure, MeshSpec, UserError
 
 T = TypeVar("T")
@@ -277,13 +278,15 @@ def from_first(decide: Callable[[], Any]) -> Any:
         try:
             answer = {"value": decide()}
         except Exception as error:
-            answer = {"error": str(error), "user": isinstance(error, UserError)}
+            answer = {"error": str(error), "user": isinstance(error, UserError), "code": exits.of(error)}
             caught = error
     answer = json.loads(_broadcast(json.dumps(answer).encode()))
     if caught:
         raise caught
     if "error" in answer:
-        raise (UserError if answer["user"] else RuntimeError)(answer["error"])
+        error = (UserError if answer["user"] else RuntimeError)(answer["error"])
+        error.exit_code = answer["code"]
+        raise error
     return answer["value"]
 
 

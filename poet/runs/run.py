@@ -36,6 +36,8 @@ _OTHERS = {
 }
 # What the root of a disk holds.
 _OF_DISKS = "lost+found"
+# What the name of a damaged checkpoint ends in, once a restore has met it.
+DAMAGED = ".corrupt"
 _STEP = re.compile(r"[0-9]{8,}")
 _PARTS = ("state", "iterators", "clock.json", manifest.NAME)
 
@@ -187,6 +189,11 @@ class Run:
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending; [] if there is no folder of them."""
         return _steps(self.checkpoints)
+
+    def set_aside(self) -> list[int]:
+        """Steps of checkpoints that a restore found damaged and renamed, ascending."""
+        named = (path for path in self.checkpoints.glob(f"*{DAMAGED}") if _STEP.fullmatch(path.stem))
+        return sorted(int(path.stem) for path in named)
 
     def newest(self) -> Checkpoint | None:
         """The newest committed checkpoint."""

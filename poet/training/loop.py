@@ -16,7 +16,6 @@ import functools
 import json
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -32,15 +31,12 @@ from poet import spec as specs
 from poet.checkpoints import checkpoint
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
-from poet.runs import manifest, networks
+from poet.runs import exits, manifest, networks
 from poet.runs.run import Run
 from poet.spec import Experiment, Failure, UserError, compat
 from poet.training import compiled, optimizer, reporting
 from poet.training.saving import Saver
 from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
-
-# Exit code of a command whose training was stopped by a signal after saving: run it again to go on.
-EXIT_PREEMPTED = os.EX_TEMPFAIL
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,11 +50,13 @@ class Outcome(enum.Enum):
     @property
     def exit_code(self) -> int:
         """The exit code of the command."""
-        return EXIT_PREEMPTED if self is Outcome.PREEMPTED else 0
+        return exits.RESTART if self is Outcome.PREEMPTED else exits.FINISHED
 
 
 class TrainingDiverged(Failure):
     """A loss or a parameter is not finite; the newest checkpoint is from before that."""
+
+    exit_code = exits.PERMANENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import pytest
 
 from poet import cli
 from poet.distributed import processes
+from poet.runs import exits
 from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import loop, reporting
@@ -61,7 +62,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes, of which the second one gets SIGTERM at step 5; started again, they go on to 8."""
     workdir = tmp_path_factory.mktemp("pair")
     codes, output = process_runs.finish(train(workdir, 2, 12, signal_at=5))
-    assert codes == [loop.EXIT_PREEMPTED] * 2, output
+    assert codes == [exits.RESTART] * 2, output
     stopped = Run(workdir).steps()[-1]
     assert 5 <= stopped <= 7, "within two steps of the signal"
     assert max(losses(workdir)) == stopped
@@ -227,6 +228,6 @@ def test_the_other_process_ends_soon_after_one_was_killed(tmp_path: Path) -> Non
     finally:
         process_runs.kill(pair)
     assert time.monotonic() - begin < processes.HEARTBEAT_S + 5
-    assert codes[0] not in (0, loop.EXIT_PREEMPTED), output
+    assert codes[0] not in (0, exits.RESTART), output
     codes, output = process_runs.finish(train(tmp_path, 2, max(losses(tmp_path)) + 4))
     assert codes == [0, 0], output
