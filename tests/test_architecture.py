@@ -80,7 +80,7 @@ FLOORS |= {f"poet.networks.{path.stem}": 4 for path in (PACKAGE / "networks").gl
 # Third-party package -> the only modules that may import it.
 OWNERS = {
     "gin": {"poet.spec.config"},
-    "orbax": {"poet.checkpoints.checkpoint"},
+    "orbax": {"poet.checkpoints.checkpoint", "poet.checkpoints.contents"},
     "clu": {"poet.training.reporting"},
     "seqio": {"poet.data"},
     "tensorflow": {"poet.data", "poet.store"},

@@ -85,6 +85,12 @@ def differences(
     ]
 
 
+def every_difference(theirs: Experiment, ours: Experiment) -> list[Difference]:
+    """All settings in which two experiments differ, of any section, in order of declaration."""
+    names = [field.name for field in dataclasses.fields(Experiment)]
+    return [d for name in names for d in _of_section(getattr(theirs, name), getattr(ours, name))]
+
+
 def added(theirs: Experiment, ours: Experiment) -> list[str]:
     """Dotted names of the arrays that a model of ours has and theirs lacks, and which begin at 0."""
     return [

@@ -1,0 +1,178 @@
+"""`poet checkpoint`: checkpoints listed, verified, compared, and converted to released weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poet.cli import command
+from poet.runs.run import Run
+from poet.spec import Failure, UserError
+from poet.spec.base import DTYPES
+
+if TYPE_CHECKING:
+    from poet.checkpoints.comparison import Comparison
+    from poet.checkpoints.listing import Entry
+
+# Arrays that the table of `diff` has lines for; --json has all.
+_LINES = 20
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "action",
+        choices=tuple(_ACTIONS),
+        help="list: each checkpoint with its step, size, age, state and what was measured at it; verify: compare "
+        "every byte with its hash (exit code 1 if any is damaged); diff: settings and arrays in which two differ; "
+        "convert: write the parameters as released weights",
+    )
+    add("paths", nargs="+", metavar="PATH", help="a work dir, a checkpoint or released weights; diff takes two")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--quick", action="store_true", help="list: look for files, do not compare them with their hashes")
+    add("--dtype", default="", choices=("", *DTYPES), help="convert: of the weights (default: as they are)")
+    add("--part", default="params", help="convert: the part of the training state to write, such as ema")
+    command.out_argument(parser, required=False)
+
+
+def _run(args: argparse.Namespace) -> None:
+    _check(args)
+    _ACTIONS[args.action](args, [_open(path) for path in args.paths])
+
+
+def _open(path: str) -> Run:
+    """A run also where none of its checkpoints is whole."""
+    run = Run(Path(path).expanduser())
+    return run if run.checkpoints.is_dir() else Run.open(path)
+
+
+def _check(args: argparse.Namespace) -> None:
+    wanted = 2 if args.action == "diff" else 1
+    if len(args.paths) != wanted:
+        raise UserError(f"{args.action} takes {wanted} path{'s' * (wanted > 1)}, got {len(args.paths)}")
+    if (args.action == "convert") != bool(args.out):
+        raise UserError("convert writes to --out=FOLDER, which the other actions do not take")
+    if args.action != "convert" and (args.dtype or args.part != "params" or args.overwrite):
+        raise UserError("--dtype, --part and --overwrite belong to convert")
+    if args.quick and args.action != "list":
+        raise UserError("--quick belongs to list")
+
+
+# ---------------------------------------------------------------------------------------------- actions
+
+
+def _list(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    from poet.checkpoints import listing
+
+    found = listing.entries(runs[0], hashes=not args.quick)
+    _print(args, {"checkpoints": [entry.as_json() for entry in found]}, _table([_row(entry) for entry in found]))
+
+
+def _verify(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    from poet.checkpoints import listing
+
+    found = [entry for entry in listing.entries(runs[0]) if entry.state not in listing.ENDINGS.values()]
+    if not found:
+        raise UserError(f"{args.paths[0]} holds no checkpoint to verify")
+    bad = [entry for entry in found if not entry.whole]
+    lines = [f"{entry.path}: {entry.problem or entry.state}" for entry in found]
+    _print(args, {"whole": not bad, "checkpoints": [entry.as_json() for entry in found]}, "\n".join(lines))
+    if bad:
+        raise Failure(f"{len(bad)} of {len(found)} are not whole")
+
+
+def _diff(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    from poet.checkpoints import comparison
+
+    found = comparison.compare(*(run.checkpoint for run in runs))
+    _print(args, found.as_json(), _differences(found))
+
+
+def _convert(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    from poet.checkpoints import conversion
+
+    source, dtype = runs[0].checkpoint, args.dtype or None
+    folder = conversion.convert(source, args.out, dtype=dtype, part=args.part, overwrite=args.overwrite)
+    _print(args, {"written": str(folder)}, str(folder))
+
+
+_ACTIONS = {"list": _list, "verify": _verify, "diff": _diff, "convert": _convert}
+
+
+# ----------------------------------------------------------------------------------------------- output
+
+
+def _print(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False) if args.json else text)
+
+
+def _row(entry: Entry) -> dict[str, str]:
+    losses = {name: value for name, value in entry.metrics.items() if name.split("/")[-1].startswith("loss")}
+    name = next(iter(sorted(losses, key=len)), "")
+    return {
+        "step": "?" if entry.step is None else str(entry.step),
+        "MiB": f"{entry.size_bytes / 2**20:,.1f}",
+        "age": age(time.time() - entry.written),
+        "measured": f"{name} {losses[name]:.4g}" if name else "",
+        "state": entry.problem or entry.state,
+    }
+
+
+def age(seconds: float) -> str:
+    """'42 s', '12 min', '7.5 h', '3.2 days'."""
+    for unit, length in (("days", 86_400), ("h", 3600)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(seconds, 0):.0f} s"
+
+
+def _differences(found: Comparison) -> str:
+    if found.equal:
+        return "settings and arrays are equal"
+    settings = [
+        {
+            "setting": d.name,
+            "first": repr(d.theirs),
+            "second": repr(d.ours),
+            "changes": d.changes + (" (a resume refuses it)" if d.name in found.refused else ""),
+        }
+        for d in found.settings
+    ]
+    differing = [array for array in found.arrays if not array.equal]
+    ordered = sorted(differing, key=lambda a: (a.largest is not None, -(a.relative or 0.0), a.name))
+    arrays = [
+        {
+            "array": a.name,
+            "first": a.one,
+            "second": "the same" if a.two == a.one else a.two,
+            "largest": "" if a.largest is None else f"{a.largest:.3g}",
+            "relative": "" if a.relative is None else f"{a.relative:.3g}",
+        }
+        for a in ordered[:_LINES]
+    ]
+    counted = f"{len(differing)} of {len(found.arrays)} arrays differ"
+    more = f"; the {_LINES} that differ most:" if len(differing) > _LINES else ""
+    return "\n\n".join(filter(None, (_table(settings), counted + more, _table(arrays))))
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    """Columns of text, as wide as they must be; '' for no rows."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+COMMAND = command.Command(
+    summary="List, verify, compare or convert checkpoints.",
+    run=_run,
+    arguments=_arguments,
+    settings=command.NONE,
+    example="list runs/mine",
+    place=75,
+)
