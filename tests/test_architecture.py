@@ -36,6 +36,7 @@ FLOORS = {
     "poet.serving.format": 1,
     "poet.serving.runtime": 1,
     "poet.serving.loaded": 1,
+    "poet.serving.steps": 1,
     "poet.serving.single": 1,
     "poet.serving.written": 1,
     "poet.runs.compile_cache": 1,

@@ -6,12 +6,11 @@ c conditioning latent frames, t h w latents, n T frames, H W pixels.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from poet.films.windows import Windows
-from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.streaming import StreamDecoder
 
 
@@ -47,13 +46,14 @@ class Pictures:
     """The continuation of the frames of films.
 
     Attributes:
+      tokenizer: a `VideoTokenizer`, or that of an export.
       recode: all conditioning latent frames are encoded from the film's frames, and each clip is decoded by itself;
         else codes are carried over and the film is decoded as one stream.
       sink: the first conditioning latent frame encodes the film's first frame.
     """
 
     windows: Windows
-    tokenizer: VideoTokenizer
+    tokenizer: Any
     recode: bool = False
     sink: bool = False
 

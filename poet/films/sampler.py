@@ -25,7 +25,7 @@ from poet.films.pieces import Piece
 from poet.films.sounds import Sounds
 from poet.films.windows import Windows
 from poet.runs import networks
-from poet.sampling.generate import Generator
+from poet.sampling.base import TaskSampler
 from poet.sampling.plans import DEFAULT_BATCH
 from poet.sampling.requests import check_negative
 from poet.spec import SampleSpec, UserError
@@ -60,7 +60,7 @@ class FilmSampler:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: TaskSampler,
         *,
         has_audio: bool = False,
         recode: bool = False,
@@ -68,7 +68,9 @@ class FilmSampler:
         context: int = 0,
         batch: int = DEFAULT_BATCH,
     ):
-        """`recode`, `sink`: see the module.  `context`: conditioning latent frames, see `Windows.of`.
+        """`generator`: of a checkpoint, or of an export with films.  `recode`, `sink`: see the module.
+
+        `context`: conditioning latent frames, see `Windows.of`.
 
         Raises UserError for sound in a run without it, or a context longer than a clip allows.
         """
@@ -242,6 +244,10 @@ def task_for(text: bool, has_audio: bool, latents: int) -> str:
     if not latents and has_audio:
         raise UserError("a film with sound needs a prompt, a picture or a clip: give one, or make a silent film")
     return "audio_video_continuation" if has_audio else "frame_prediction" if latents else "unconditional"
+
+
+# Tasks that continue films, whatever may open their output otherwise.
+CONTINUING = frozenset(task_for(text, has_audio, 1) for text in (False, True) for has_audio in (False, True))
 
 
 def check_trained(resolved: Resolved, task: str) -> None:

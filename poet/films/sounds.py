@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from poet.films.windows import Windows
 from poet.media import to_int16
-from poet.tokenizers.audio.base import AudioTokenizer
 from poet.tokenizers.audio.streaming import StreamDecoder
 
 FADE_S = 0.02
@@ -59,6 +58,7 @@ class Sounds:
     """The continuation of the sound of films.
 
     Attributes:
+      tokenizer: an `AudioTokenizer`, or that of an export.
       levels: number of levels of the codes.
       clip_samples: samples of a clip.
       recode: codes are encoded anew from samples, and each clip is decoded by itself; also if the step between
@@ -66,7 +66,7 @@ class Sounds:
     """
 
     windows: Windows
-    tokenizer: AudioTokenizer
+    tokenizer: Any
     levels: int
     clip_samples: int
     recode: bool = False

@@ -20,6 +20,7 @@ from poet.films.storyboard import Storyboard
 from poet.media import watermark
 from poet.runs.run import Run
 from poet.sampling import record
+from poet.sampling.base import TaskSampler
 from poet.sampling.generate import Generator
 from poet.spec import PromptSpec, SampleSpec, from_dict
 from poet.tasks.resolved import Resolved
@@ -44,7 +45,7 @@ class Studio:
     resolved: Resolved
     settings: Sequence[str] = ()
     ways: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    generator: Generator | None = None
+    generator: TaskSampler | None = None
 
     @functools.cached_property
     def sampler(self) -> FilmSampler:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poet.films.windows import Windows
 from poet.runs.run import Checkpoint, Run
-from poet.server.backend import Maker
+from poet.server.backend import Accepted, Maker
 from poet.server.checkpoint import CheckpointBackend
 from poet.server.settings import ServeSpec
 from poet.serving.format import SINGLE, open_folder
@@ -20,13 +22,15 @@ from poet.tasks.resolved import Resolved
 
 @dataclasses.dataclass(frozen=True)
 class ExportBackend(CheckpointBackend):
-    """`poet.server.backend.Backend` of an export: its tasks, and no films.
+    """`poet.server.backend.Backend` of an export: its tasks, and films where it has programs for them.
 
     Attributes:
       exported: names of the tasks that the folder has.
+      films: whether it has programs that continue films.
     """
 
     exported: tuple[str, ...] = ()
+    films: bool = False
 
     @classmethod
     def of(cls, path: str | Path, block: int, limits: ServeSpec = ServeSpec()) -> ExportBackend:
@@ -42,9 +46,12 @@ class ExportBackend(CheckpointBackend):
         if record["format"] in SINGLE:
             raise UserError(f"{folder} has one task at one batch, by an earlier version: export the checkpoint again")
         spec = from_stored(Experiment, record["experiment"])
-        spec = spec.replace(sample=spec.sample.replace(block=block, devices=1))
-        run = Run(folder, Checkpoint(folder))
-        return cls(run, Resolved(spec), (f"SAMPLE.block={block}",), limits, exported=tuple(record["tasks"]))
+        # Films are of the tasks of the mixture.
+        rates = {name: rate for name, rate in spec.data.mixture_rates.items() if name in record["tasks"]}
+        data, sample = spec.data.replace(mixture_rates=rates), spec.sample.replace(block=block, devices=1)
+        resolved, run = Resolved(spec.replace(data=data, sample=sample)), Run(folder, Checkpoint(folder))
+        exported, films = tuple(record["tasks"]), bool(record.get("films"))
+        return cls(run, resolved, (f"SAMPLE.block={block}",), limits, exported=exported, films=films)
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:
@@ -53,8 +60,14 @@ class ExportBackend(CheckpointBackend):
 
     @property
     def makes_films(self) -> bool:
-        """No: films re-encode what they continue by the checkpoint's own networks."""
-        return False
+        """Whether the folder has programs that continue films."""
+        return self.films
+
+    def _film(self, kind: str, asked: Mapping[str, Any]) -> Accepted:
+        context, most = asked.get("context", 0), Windows.of(self.resolved).context
+        if isinstance(context, int) and context > most:
+            raise UserError(f"context = {context}: this export continues films by at most {most} latent frames")
+        return super()._film(kind, asked)
 
     def load(self) -> Maker:
         """Loads the programs, in the worker."""

@@ -19,6 +19,8 @@ from poet import networks as trained_networks
 from poet import spec as specs
 from poet.checkpoints import checkpoint as checkpoints
 from poet.checkpoints import weights as weights_lib
+from poet.films.sampler import CONTINUING
+from poet.films.windows import Windows
 from poet.runs import manifest, networks, outputs
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
@@ -150,11 +152,15 @@ class Record:
         self.programs = Programs(generator, self.resolved.spec.sample.weights)
         self.layouts: list[Layout] = []
         self.tasks: dict[str, list[dict[str, Any]]] = {}
+        self.films: dict[str, dict[str, list[str]]] = {}
         self.text = self._text_encoder()
 
     def add(self, task: Task) -> None:
-        """A task, at every number of latent frames that may open its output."""
+        """A task, at every number of latent frames that may open its output, in a film too."""
         low, high = self.resolved.conditioning_range(task)
+        if self.spec.films and task.name in CONTINUING:
+            high = max(high, Windows.of(self.resolved).context)
+            self.films = self.films or self.programs.of_steps()
         self.tasks[task.name] = [self._entry(task, latents) for latents in range(low, high + 1)]
 
     def _entry(self, task: Task, latents: int) -> dict[str, Any]:
@@ -210,6 +216,7 @@ class Record:
             "networks": used,
             "text": self.text,
             "writes": self.writes,
+            "films": self.films,
             "experiment": specs.to_dict(self.resolved.spec.replace(export=self.spec)),
         }
 

@@ -249,6 +249,9 @@ class ExportedCodecs:
         return program.in_batches(codes_NxM.astype(np.int32).reshape(-1, *program.inputs[0]["shape"][1:]))
 
 
+_NO_FILMS = "this export continues no films: export the checkpoint again with EXPORT.films = True"
+
+
 class ExportedNetworks(FrozenNetworks):
     """The frozen networks of an export, those that no program holds.
 
@@ -270,6 +273,15 @@ class _Coded:
 
     def __init__(self, fingerprint: str):
         self.fingerprint = fingerprint
+
+    def encode(self, *media: Any) -> np.ndarray:
+        raise UserError(_NO_FILMS)
+
+    def decode_step(self, *codes: Any) -> Any:
+        raise UserError(_NO_FILMS)
+
+    def stepper(self, part: str, levels: int) -> Any:
+        raise UserError(_NO_FILMS)
 
 
 class ExportedText:

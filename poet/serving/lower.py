@@ -25,6 +25,7 @@ from poet.sampling.plans import Chunk, Plan
 from poet.sampling.samplers import SamplingParams
 from poet.serving.format import SAMPLING_PARAMS
 from poet.spec import SampleSpec, UserError
+from poet.tokenizers.frozen import Steps
 
 Arrays = dict[str, jax.Array]
 # What all weights of a language model are called together.
@@ -186,6 +187,36 @@ class Programs:
             inputs=((given, _struct(shape, traced.dtype)),),
             outputs=((made, 0),),
         )
+
+    def of_steps(self) -> dict[str, dict[str, list[str]]]:
+        """Names of the programs that code clips and sounds in chunks, which films need: the first, and every other."""
+        spec, found = self._generator.resolved.spec, {}
+        sizes = {networks.VIDEO: (spec.clip.height, spec.clip.width)}
+        if self._generator.resolved.format.audio_frames:
+            sizes[networks.AUDIO] = (spec.vocabulary.audio_levels,)
+        for network, size in sizes.items():
+            tokenizer = self._generator.networks[network]
+            parts = {"encode": "encoder", "decode": "decoder"}
+            found[network] = {what: self._steps(network, what, tokenizer.steps(p, *size)) for what, p in parts.items()}
+        return found
+
+    def _steps(self, network: str, what: str, steps: Steps) -> list[str]:
+        group, structure = f"{network}_{what}", jax.tree.structure(steps.weights)
+        self.weights.setdefault(group, _named(f"{network}_tokenizer", steps.weights))
+        chunks = [_struct(shape, steps.dtype) for shape in (steps.first, steps.following)]
+        _, state = jax.eval_shape(steps.run, steps.weights, chunks[0], None)
+        leaves, after = jax.tree.flatten(state)
+
+        def run(weights: Sequence[jax.Array], chunk: jax.Array, *stored: jax.Array) -> tuple[jax.Array, ...]:
+            before = jax.tree.unflatten(after, stored) if stored else None
+            output, handed_on = steps.run(jax.tree.unflatten(structure, weights), chunk, before)
+            return (output, *jax.tree.leaves(handed_on))
+
+        named = [(f"state.{i}", leaf) for i, leaf in enumerate(leaves)]
+        outputs = (("output", 0), *((name, 0) for name, _ in named))
+        inputs = [(("chunk", chunks[0]),), (("chunk", chunks[1]), *named)]
+        programs = [Program(run=run, weights=group, inputs=given, outputs=outputs) for given in inputs]
+        return [self._named_once(f"{group}_step", n, lambda: program) for n, program in enumerate(programs)]
 
     def of_text(self) -> str:
         """Name of the program from ids of pieces to states; UserError as `text_program`."""

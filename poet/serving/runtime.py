@@ -38,6 +38,7 @@ from poet.serving.loaded import (
     text_encoder,
     written_pieces,
 )
+from poet.serving.steps import ExportedAudio, ExportedVideo, Steps
 from poet.spec import Experiment, SampleSpec, UserError, from_stored, near_names
 from poet.tasks.registry import Task, get_task
 from poet.tasks.resolved import Resolved
@@ -88,10 +89,25 @@ class Runtime(TaskSampler):
         """The networks that no task's programs are."""
         found, known = {}, self._record["networks"]
         if networks.TEXT in known:
-            described = self._record.get("text", {"fingerprint": known[networks.TEXT]})
+            described = self._record.get("text") or {"fingerprint": known[networks.TEXT]}
             found[networks.TEXT] = text_encoder(self._folder, described, self._programs)
         if self._record.get("writes"):
             found[networks.PIECES] = written_pieces(self._folder, known[networks.PIECES])
+        return found | self._of_films()
+
+    def _of_films(self) -> dict[str, Any]:
+        """Tokenizers that work in chunks, where the export continues films."""
+        spec, found = from_stored(Experiment, self._record["experiment"]), {}
+        kinds = {
+            networks.VIDEO: (ExportedVideo, spec.video_tokenizer),
+            networks.AUDIO: (ExportedAudio, spec.audio_tokenizer),
+        }
+        for name, parts in self._record.get("films", {}).items():
+            (kind, own), fingerprint = kinds[name], self._record["networks"][name]
+            steps = {
+                what: Steps(*(self._programs[program] for program in programs)) for what, programs in parts.items()
+            }
+            found[name] = kind(own, fingerprint, steps["encode"], steps["decode"])
         return found
 
     # -------------------------------------------------------------------------- of `TaskSampler`

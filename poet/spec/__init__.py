@@ -251,7 +251,8 @@ class ExportSpec(Spec):
 
     `tasks`: names, or 'all' for those that the checkpoint was trained on.  `dtype` is that of the model's
     arithmetic, or of the released weights; '' keeps that of the training.  `text_encoder`: whether the
-    text encoder goes with it.  Every export starts with these defaults, not with values of the checkpoint.
+    text encoder goes with it.  `films`: whether it continues films too, by a few more programs.  Every export starts
+    with these defaults, not with values of the checkpoint.
     """
 
     RENAMED = {"task": "tasks"}
@@ -261,6 +262,7 @@ class ExportSpec(Spec):
     platforms: tuple[str, ...] = setting(("cpu", "cuda", "tpu"), changes="nothing")
     dtype: str = setting("", changes="nothing", one_of=("", *DTYPES))
     text_encoder: bool = setting(True, changes="nothing")
+    films: bool = setting(True, changes="nothing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import pathlib
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -31,6 +32,23 @@ _KINDS = {
     "a language model": Experiment,
 }
 _NAMES = {cls: name for name, cls in _KINDS.items()}
+
+
+class Steps(NamedTuple):
+    """Coding of one clip or sound in chunks, as a pure function.
+
+    Attributes:
+      run: (weights, chunk, what the chunk before handed on) -> (output, what this one hands on); None before the first.
+      weights: what it reads.
+      first, following: shapes of the first chunk and of every other.
+      dtype: of chunks.
+    """
+
+    run: Callable[[Tree, jax.Array, Any], tuple[jax.Array, Any]]
+    weights: Tree
+    first: tuple[int, ...]
+    following: tuple[int, ...]
+    dtype: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT / "tests/serving")]
 import exports  # noqa: E402
 
 from poet import media  # noqa: E402
+from poet.films.sampler import FilmSampler, Wish  # noqa: E402
 from poet.runs.run import Checkpoint, Run  # noqa: E402
 from poet.server.backend import Work  # noqa: E402
 from poet.server.exported import ExportBackend  # noqa: E402
@@ -71,3 +72,28 @@ def test_jobs_of_one_batch_have_the_frames_of_the_runtime(backend, folder, tmp_p
         (name,) = results[work.id]["files"]
         wanted = runtime.text_to_video("a red door", seed=seed, block=3).video[0]
         np.testing.assert_array_equal(media.read_clip(work.place / name, backend.resolved.spec.clip).video, wanted)
+
+
+def test_it_makes_films_where_the_folder_has_their_programs(tmp_path):
+    """The frames are those of the film that the runtime continues by itself."""
+    made = exports.generator(SampleSpec(temperature=0.9))
+    folder = exports.export(made, tmp_path / "export", "text_to_video", "image_to_video")
+    backend = ExportBackend.of(folder, 3)
+    assert backend.card()["films"] == ["long", "storyboard", "chain"]
+    with pytest.raises(UserError, match="continues films by at most 2 latent frames"):
+        backend.admit({"task": "long", "prompt": "a red door", "seed": 1, "context": 3})
+    with pytest.raises(UserError, match="needs the task text_to_video_with_audio"):
+        backend.admit({"task": "long", "prompt": "a red door", "seed": 1, "sound": True})
+    work = work_of(backend, tmp_path, task="long", prompt="a red door", seed=4, seconds=1.0)
+    session = ExportMaker(backend).session("", lambda news: None)
+    session.add(work)
+    (news,) = session.step()
+    assert news.error is None and news.result["files"][0].endswith(".mp4")
+    sampler = FilmSampler(Runtime.load(folder))
+    pieces = [sampler.begin()]
+    sample = backend.resolved.spec.sample
+    for number in range(2):
+        pieces += sampler.go_on(pieces[-1], [Wish(prompt="a red door")], seed=4, number=number, sample=sample)
+    found = media.read_clip(work.place / news.result["files"][0], backend.resolved.spec.clip).video
+    wanted = np.concatenate([piece.frames for piece in pieces])[: len(found)]
+    assert np.abs(found.astype(int) - wanted).mean() < 12  # mp4 loses some

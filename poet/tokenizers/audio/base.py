@@ -73,6 +73,11 @@ def _decoder(spec: AudioTokenizerSpec) -> Callable[..., Any]:
     return functools.partial(decode_chunk, spec)
 
 
+# Shared by all streams, so that a new one compiles nothing that another has compiled.
+_ENCODE = jax.jit(encode_chunk, static_argnums=(0, 1))
+_DECODE = jax.jit(decode_chunk, static_argnums=0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioTokenizer(frozen.FrozenTokenizer):
     """Encodes and decodes sounds of any length, all levels of codes or the first few.
@@ -158,6 +163,33 @@ class AudioTokenizer(frozen.FrozenTokenizer):
             return decode_chunk(self.spec, params, ids_BxLxF, self._traced_switch(ids_BxLxF), None)[0][:, :samples]
 
         return run, self._read_by("decoder")
+
+    def stepper(self, part: str, levels: int) -> tuple[Callable[[np.ndarray, Stored], tuple[Any, Stored]], Stored]:
+        """Runs one sound in chunks: (chunk, what was handed on) -> (output, what it hands on), and the start.
+
+        Args:
+          part: 'encoder', of int16 (1, whole frames), or 'decoder', of int32 (1, levels, frames).
+        """
+        if part == "encoder":
+            step, example = functools.partial(_ENCODE, self.spec, levels), ((1, self.spec.hop), np.int16)
+        else:
+            step, example = functools.partial(_DECODE, self.spec), ((1, levels, 1), np.int32)
+        switch = self.switch(1)
+        _, stored = jax.eval_shape(step, self.weights, jax.ShapeDtypeStruct(*example), switch, None)
+        start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), stored)
+        return lambda chunk, stored: step(self.weights, chunk, switch, stored), start
+
+    def steps(self, part: str, levels: int) -> frozen.Steps:
+        """One frame of codes at a time as a pure function, `part` as in `stepper`."""
+
+        def run(params: Tree, chunk: jax.Array, stored: Stored) -> tuple[jax.Array, Stored]:
+            switch = self._traced_switch(chunk)
+            if part == "encoder":
+                return encode_chunk(self.spec, levels, params, chunk, switch, stored)
+            return decode_chunk(self.spec, params, chunk, switch, stored)
+
+        shape, dtype = ((1, self.spec.hop), "int16") if part == "encoder" else ((1, levels, 1), "int32")
+        return frozen.Steps(run, self._read_by(part), shape, shape, dtype)
 
     def _traced_switch(self, batch: jax.Array) -> jax.Array | None:
         """`switch` for the rows of a traced batch, whose number need not be known."""

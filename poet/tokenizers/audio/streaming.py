@@ -7,30 +7,30 @@ of `chunk_frames` frames, one compiled program, and keeps what does not fill a c
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from poet.spec import UserError
-from poet.tokenizers.audio.base import AudioTokenizer, decode_chunk, encode_chunk
+from poet.spec import AudioTokenizerSpec, UserError
 
-# Shared by all streams, so that a new one compiles nothing that another has compiled.
-_ENCODE = jax.jit(encode_chunk, static_argnums=(0, 1))
-_DECODE = jax.jit(decode_chunk, static_argnums=0)
+Step = Callable[[np.ndarray, Any], tuple[Any, Any]]
+
+
+class Steps(Protocol):
+    """A tokenizer that works in chunks (`poet.tokenizers.audio.base.AudioTokenizer`)."""
+
+    spec: AudioTokenizerSpec
+
+    def stepper(self, part: str, levels: int) -> tuple[Step, Any]: ...
 
 
 class _Stream(abc.ABC):
     """Runs a chunk function over buffered input, carrying what it hands on."""
 
-    def __init__(self, tokenizer: AudioTokenizer, step: Callable[..., Any], empty: np.ndarray) -> None:
-        self._tokenizer, self._step, self._buffer = tokenizer, step, empty
-        self._switch = tokenizer.switch(1)
-        example = jax.ShapeDtypeStruct((1, *empty.shape[:-1], self._width(1)), empty.dtype)
-        _, stored = jax.eval_shape(step, tokenizer.weights, example, self._switch, None)
-        self._stored = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), stored)
+    def __init__(self, tokenizer: Steps, part: str, levels: int, empty: np.ndarray) -> None:
+        self._buffer = empty
+        self._step, self._stored = tokenizer.stepper(part, levels)
 
     @abc.abstractmethod
     def _width(self, frames: int) -> int:
@@ -42,7 +42,7 @@ class _Stream(abc.ABC):
         outputs, width = [], self._width(chunk_frames)
         while self._buffer.shape[-1] >= width:
             part, self._buffer = self._buffer[..., :width], self._buffer[..., width:]
-            output, self._stored = self._step(self._tokenizer.weights, part[None], self._switch, self._stored)
+            output, self._stored = self._step(part[None], self._stored)
             outputs.append(np.asarray(output[0]))
         return outputs
 
@@ -50,13 +50,12 @@ class _Stream(abc.ABC):
 class StreamEncoder(_Stream):
     """Samples in, codes out."""
 
-    def __init__(self, tokenizer: AudioTokenizer, levels: int = 0, chunk_frames: int = 1) -> None:
+    def __init__(self, tokenizer: Steps, levels: int = 0, chunk_frames: int = 1) -> None:
         """`levels` as in `AudioTokenizer.encode`; `chunk_frames` frames are coded at a time."""
         _check_chunk(chunk_frames)
         self._levels, self._frames = levels or tokenizer.spec.levels, chunk_frames
         self._hop = tokenizer.spec.hop
-        step = functools.partial(_ENCODE, tokenizer.spec, self._levels)
-        super().__init__(tokenizer, step, np.empty(0, np.int16))
+        super().__init__(tokenizer, "encoder", self._levels, np.empty(0, np.int16))
 
     def _width(self, frames: int) -> int:
         return frames * self._hop
@@ -78,12 +77,12 @@ class StreamEncoder(_Stream):
 class StreamDecoder(_Stream):
     """Codes in, samples out."""
 
-    def __init__(self, tokenizer: AudioTokenizer, levels: int = 0, chunk_frames: int = 1) -> None:
+    def __init__(self, tokenizer: Steps, levels: int = 0, chunk_frames: int = 1) -> None:
         """`levels` is how many the codes have, 0: all."""
         _check_chunk(chunk_frames)
         self._frames = chunk_frames
-        empty = np.empty((levels or tokenizer.spec.levels, 0), np.int32)
-        super().__init__(tokenizer, functools.partial(_DECODE, tokenizer.spec), empty)
+        levels = levels or tokenizer.spec.levels
+        super().__init__(tokenizer, "decoder", levels, np.empty((levels, 0), np.int32))
 
     def _width(self, frames: int) -> int:
         return frames

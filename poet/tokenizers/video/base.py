@@ -54,6 +54,10 @@ def decode_chunk(
     return jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0).astype(jnp.uint8), frames
 
 
+# Shared by all streams, so that a new one compiles nothing that another has compiled.
+_DECODE = jax.jit(decode_chunk, static_argnums=0)
+
+
 @functools.cache
 def _compiled(step: Step, spec: VideoTokenizerSpec, mesh: Mesh | None) -> Step:
     """(weights, block, frames of the chunk before) -> (output, frames), jitted.
@@ -164,6 +168,24 @@ class VideoTokenizer(frozen.FrozenTokenizer):
         """
         step = {"encoder": encode_chunk, "decoder": decode_chunk}[part]
         return lambda params, block: step(self.spec, params, block, None)[0], {part: self.params[part]}
+
+    def decode_step(self, ids_1xtxhxw: np.ndarray, frames: Frames) -> tuple[jax.Array, Frames]:
+        """New latents of one clip -> (uint8 frames (1, T, H, W, 3), what the next chunk needs).
+
+        `frames` is what the chunk before handed on; None: these are the first.
+        """
+        return _DECODE(self.spec, self.weights, ids_1xtxhxw, frames)
+
+    def steps(self, part: str, height: int, width: int) -> frozen.Steps:
+        """One latent frame at a time as a pure function, `part` as in `traced`."""
+        step = {"encoder": encode_chunk, "decoder": decode_chunk}[part]
+        factor, fh, fw = self.spec.factor
+        latent = (1, 1, height // fh, width // fw)
+        first, following = ((1, frames, height, width, magvit.RGB) for frames in (1, factor))
+        run, weights = functools.partial(step, self.spec), {part: self.params[part]}
+        if part == "encoder":
+            return frozen.Steps(run, weights, first, following, "uint8")
+        return frozen.Steps(run, weights, latent, latent, "int32")
 
     def _check_video(self, video: np.ndarray, names: Sequence[str]) -> None:
         prefix = f"{', '.join(names)}: " if names else ""

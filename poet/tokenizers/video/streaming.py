@@ -7,16 +7,20 @@ from one.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from poet.spec import UserError
-from poet.tokenizers.video.base import VideoTokenizer, decode_chunk
-from poet.tokenizers.video.magvit import Frames
 
-# Shared by all streams, so that a new one compiles nothing that another has compiled.
-_DECODE = jax.jit(decode_chunk, static_argnums=0)
+
+class Steps(Protocol):
+    """A tokenizer that decodes in chunks (`poet.tokenizers.video.base.VideoTokenizer`)."""
+
+    @property
+    def codes(self) -> int: ...
+
+    def decode_step(self, ids_1xtxhxw: np.ndarray, frames: Any) -> tuple[Any, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,8 +32,8 @@ class StreamDecoder:
       frames: what the chunks before handed on; None in front of a clip.
     """
 
-    tokenizer: VideoTokenizer
-    frames: Frames = None
+    tokenizer: Steps
+    frames: Any = None
 
     def push(self, ids_txhxw: np.ndarray) -> tuple[np.ndarray, StreamDecoder]:
         """Ids of new latent frames -> uint8 frames (T, H, W, 3), and the stream behind them.
@@ -44,5 +48,5 @@ class StreamDecoder:
                 f"a stream takes codes (t, h, w) in 0..{self.tokenizer.codes - 1}, got shape {ids.shape}"
                 + (f" with {ids.min()}..{ids.max()}" if ids.size else "")
             )
-        video, frames = _DECODE(self.tokenizer.spec, self.tokenizer.weights, ids[None].astype(np.int32), self.frames)
+        video, frames = self.tokenizer.decode_step(ids[None].astype(np.int32), self.frames)
         return np.asarray(video)[0], dataclasses.replace(self, frames=frames)
