@@ -31,6 +31,7 @@ from poet.spec.base import (
     to_dict,
     type_hints,
 )
+from poet.spec.faults import FaultsSpec
 from poet.spec.ingest import IngestSpec
 from poet.spec.model import ClipSpec, ConditioningSpec, ModelSpec, TextSpec, VocabularySpec
 from poet.spec.run import CheckpointSpec, DataSpec, MeshSpec, OptimizerSpec, TrainSpec
@@ -53,6 +54,7 @@ __all__ = [
     "DataSpec",
     "DiscriminatorSpec",
     "Failure",
+    "FaultsSpec",
     "IngestSpec",
     "MeshSpec",
     "ModelSpec",
@@ -281,6 +283,7 @@ class Experiment(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec = TrainSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    faults: FaultsSpec = FaultsSpec()
     data: DataSpec = DataSpec()
     store: StoreSpec = StoreSpec()
     ingest: IngestSpec = IngestSpec()

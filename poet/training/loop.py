@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -33,8 +32,9 @@ from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
 from poet.runs import exits, manifest, networks
 from poet.runs.run import Run
-from poet.spec import Experiment, Failure, UserError, compat
-from poet.training import compiled, optimizer, reporting
+from poet.spec import Experiment, UserError, compat
+from poet.training import compiled, nonfinite, optimizer, reporting
+from poet.training.nonfinite import TrainingDiverged
 from poet.training.saving import Saver
 from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
 
@@ -51,12 +51,6 @@ class Outcome(enum.Enum):
     def exit_code(self) -> int:
         """The exit code of the command."""
         return exits.RESTART if self is Outcome.PREEMPTED else exits.FINISHED
-
-
-class TrainingDiverged(Failure):
-    """A loss or a parameter is not finite; the newest checkpoint is from before that."""
-
-    exit_code = exits.PERMANENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,14 +101,17 @@ def train(
             return Outcome.FINISHED
         abstract = compiled.abstract(trainable, mesh, rules)
         programs = training.compile(abstract)
-        state, reporter = training.restore_or_init(abstract)
-        try:
-            return training.loop(state, programs, reporter, stop)
-        except Exception:  # Not an interrupt, which ends the run at once.
-            training.saver.close()
-            raise
-        finally:
-            reporter.close()
+        while True:
+            state, reporter = training.restore_or_init(abstract)
+            try:
+                return training.loop(state, programs, reporter, stop)
+            except TrainingDiverged as error:
+                training.rewind(error, reporter)
+            except Exception:  # Not an interrupt, which ends the run at once.
+                training.saver.close()
+                raise
+            finally:
+                reporter.close()
 
 
 class _StopSignals:
@@ -163,12 +160,21 @@ class _Training:
     begun: float = dataclasses.field(default_factory=time.perf_counter)
     # Hooks of the start step were not run before its checkpoint was written (stopped by a signal).
     hooks_owed: bool = False
+    judge: nonfinite.Judge = dataclasses.field(init=False)
+    # Rewinds of the run so far; the batches of the steps before `skip_to` are left out after the next restore.
+    rewinds: int = 0
+    skip_to: int = 0
+    first_positions: dict[str, bytes] = dataclasses.field(init=False)
+    # Seconds that the reporter of this process counted before a rewind.
+    counted_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
         self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
+        self.judge = nonfinite.Judge(self.experiment.faults.skips)
+        self.first_positions = {name: self.batches[name].get_state() for name in self.trainable.groups}
         for name, group in self.trainable.groups.items():
             for key, array in group.batch.items():
                 check_batch(self.mesh, array.shape[0], f"{name}/{key}")
@@ -209,7 +215,10 @@ class _Training:
 
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
         """One program per group, before step 0; refuses what cannot fit."""
-        return compiled.compile_steps(self.trainable.groups, abstract, self.mesh)
+        groups = self.trainable.groups
+        if self.judge.most:
+            groups = {name: nonfinite.guarded(group) for name, group in groups.items()}
+        return compiled.compile_steps(groups, abstract, self.mesh)
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         found = checkpoint.restore(self.run, abstract, self.experiment)
@@ -224,6 +233,9 @@ class _Training:
         processes.from_first(self._accepted)
         clock = dict(found.clock) if found else {}
         self.hooks_owed = bool(clock.get("hooks_owed", False))
+        self.judge.in_a_row = int(clock.get("skipped_in_a_row", 0))
+        self.rewinds = max(self.rewinds, int(clock.get("rewinds", 0)))
+        self._leave_out()
         _LOG.info("parameters:\n%s", reporting.parameter_overview(state["params"]))
         device = self.mesh.devices.flat[0]
         return state, reporting.Reporter(
@@ -235,9 +247,34 @@ class _Training:
             devices=self.mesh.size,
             start=self.start,
             clock=clock,
-            setup_s=time.perf_counter() - self.begun,
+            setup_s=time.perf_counter() - self.begun + max(self.counted_s - float(clock.get("seconds", 0)), 0),
             writes=processes.first(),
         )
+
+    def rewind(self, error: TrainingDiverged, reporter: reporting.Reporter) -> None:
+        """Prepares a restore that leaves out the batches up to the step of an error; raises it where none is left."""
+        self.saver.settle(reporter)
+        faults = self.experiment.faults
+        if self.rewinds >= faults.rewinds:
+            raise error
+        self.rewinds += 1
+        self.skip_to = error.step + faults.rewind_steps
+        self.begun, self.counted_s = time.perf_counter(), reporter.seconds()
+        _LOG.error("%s; rewind %d of at most %d", error, self.rewinds, faults.rewinds)
+
+    def _leave_out(self) -> None:
+        """After a rewind: the batches of the steps from the restored one to `skip_to` are taken and dropped."""
+        if not self.skip_to:
+            return
+        if self.saved is None:
+            for name in self.trainable.groups:
+                self.batches[name].set_state(self.first_positions[name])
+        for step in range(self.start, self.skip_to):
+            next(self.batches[self.schedule(step)])
+        _LOG.warning(
+            "going on from step %d, without the batches of steps %d to %d", self.start, self.start, self.skip_to
+        )
+        self.skip_to = 0
 
     def _start(self, abstract: State) -> State:
         """Parameters to begin with, where the run does not begin with random ones."""
@@ -300,7 +337,7 @@ class _Training:
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
             if due or leaving or self._save_due(step):
-                _settle(pending, reporter)
+                self._settle(pending, reporter)
                 pending = None
                 self._run_hooks(due, state, step, reporter)
                 self._maybe_save(state, step, reporter, leaving=leaving, hooks_owed=stopping)
@@ -319,7 +356,17 @@ class _Training:
                 jax.block_until_ready(metrics)
                 _LOG.info("first step after %.1f s", time.perf_counter() - self.begun)
             previous, pending = pending, _Pending(step=step, group=group, metrics=metrics, waited_s=waited_s)
-            _settle(previous, reporter)
+            self._settle(previous, reporter)
+
+    def _settle(self, pending: _Pending | None, reporter: reporting.Reporter) -> None:
+        """Waits for a step's metrics, stops at a non-finite loss term, and hands them on."""
+        if pending is None:
+            return
+        found = {name: each(value) for name, value in pending.metrics.items()}
+        sums = {n: (float(m.total), float(m.weight)) for n, m in jax.device_get(found).items()}
+        if self.judge.skips(pending.step, pending.group, sums):
+            sums = {}
+        reporter.step(pending.step, pending.group, sums, waited_s=pending.waited_s)
 
     def _moment(self, step: int) -> compiled.Moment:
         seed, rate = self.experiment.train.seed, self.trainable.rate(step)
@@ -349,7 +396,7 @@ class _Training:
         begin = time.perf_counter()
         self.saver.settle(reporter)
         if due:
-            _check_finite(state, step)
+            nonfinite.check_state(state, step)
             try:
                 self._save(state, step, reporter, hooks_owed)
                 if leaving:
@@ -367,7 +414,8 @@ class _Training:
             raise ValueError(f"state['step'] is {int(state['step'])} after {step} updates")
         reporter.flush()
         iterators = {name: self.batches[name].get_state() for name in self.trainable.groups}
-        self.saver.start(step, state, iterators, reporter.clock() | {"hooks_owed": hooks_owed})
+        own = {"hooks_owed": hooks_owed, "skipped_in_a_row": self.judge.in_a_row, "rewinds": self.rewinds}
+        self.saver.start(step, state, iterators, reporter.clock() | own)
         self.saved = step
 
     def _next_batch(self, group: str) -> Batch:
@@ -383,37 +431,3 @@ class _Training:
                 raise ValueError(f"group {group}: {name} is {local.dtype}{local.shape}, needs {want.dtype}{shape}")
             placed[name] = processes.global_array(local, sharding, self.share)
         return placed
-
-
-def _settle(pending: _Pending | None, reporter: reporting.Reporter) -> None:
-    """Waits for a step's metrics, stops at a non-finite loss term, and hands them on."""
-    if pending is None:
-        return
-    found = {name: each(value) for name, value in pending.metrics.items()}
-    sums = {n: (float(m.total), float(m.weight)) for n, m in jax.device_get(found).items()}
-    if bad := [n for n, (value, _) in sums.items() if "loss" in n and not math.isfinite(value)]:
-        means = {name: value / weight for name, (value, weight) in sums.items() if weight}
-        raise TrainingDiverged(
-            f"{', '.join(f'{name} is {sums[name][0]}' for name in bad)} at step {pending.step}, group "
-            f"{pending.group} ({means}); nothing was saved since. Lower OPTIMIZER.learning_rate or "
-            "look at the data, and resume"
-        )
-    reporter.step(pending.step, pending.group, sums, waited_s=pending.waited_s)
-
-
-@jax.jit
-def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.isfinite(leaf).all() for leaf in leaves]
-
-
-def _check_finite(state: State, step: int) -> None:
-    """No checkpoint holds a non-finite value: the loss shows a bad update one step too late."""
-    found = jax.tree_util.tree_leaves_with_path(state)
-    floats = [(p, x) for p, x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
-    finite = jax.device_get(_all_finite([x for _, x in floats]))
-    for (path, _), good in zip(floats, finite, strict=True):
-        if not good:
-            raise TrainingDiverged(
-                f"{jax.tree_util.keystr(path)} is not finite after {step} steps; not saved. Lower "
-                "OPTIMIZER.learning_rate or look at the data, and resume"
-            )

@@ -30,12 +30,14 @@ import numpy as np
 
 from poet.planning.topologies import peak_flops
 from poet.runs.run import Run
+from poet.training import nonfinite
 from poet.training.trainable import Group, Report
 
 _LOG = logging.getLogger(__name__)
 
-# Steps of a line that had no token to learn from; in lines that have some.
-UNFED = "steps_without_tokens"
+# Counts of a line, in lines where they are not 0: steps that had no token to learn from, and steps whose update was
+# skipped because it was not finite.
+UNFED, SKIPPED = "steps_without_tokens", nonfinite.SKIPPED
 
 
 class Reporter:
@@ -100,15 +102,12 @@ class Reporter:
     def step(self, step: int, group: str, metrics: Mapping[str, tuple[float, float]], *, waited_s: float = 0.0) -> None:
         """Takes the metrics of the step that made the state number `step` (1 is the first).
 
-        A metric is a sum and its weight; see `trainable.Mean`.
+        A metric is a sum and its weight; see `trainable.Mean`.  None at all: the update was skipped.
         """
-        many = len(self._groups) > 1
-        for name, (total, weight) in metrics.items():
-            self._add(f"{group}/{name}" if many else name, total, weight)
-        if many:
-            self._add("loss", *metrics["loss"])
-        if not metrics["loss"][1]:
-            self._add(UNFED, 1, 1)
+        if metrics:
+            self._collect(group, metrics)
+        else:
+            self._add(SKIPPED, 1, 1)
         self._work.update(  # type: ignore[call-overload]  # seconds are no integers
             steps=1,
             clips=self._groups[group].clips,
@@ -119,15 +118,24 @@ class Reporter:
         if step % self._log_every == 0 or step == self._steps:
             self._write_window(step)
 
+    def _collect(self, group: str, metrics: Mapping[str, tuple[float, float]]) -> None:
+        many = len(self._groups) > 1
+        for name, (total, weight) in metrics.items():
+            self._add(f"{group}/{name}" if many else name, total, weight)
+        if many:
+            self._add("loss", *metrics["loss"])
+        if not metrics["loss"][1]:
+            self._add(UNFED, 1, 1)
+
     def _add(self, name: str, total: float, weight: float) -> None:
         entry = self._window.setdefault(name, [0.0, 0.0])
         entry[0] += total
         entry[1] += weight
 
     def _write_window(self, step: int) -> None:
-        unfed = {UNFED: self._window.pop(UNFED)[0]} if UNFED in self._window else {}
+        counts = {name: self._window.pop(name)[0] for name in (UNFED, SKIPPED) if name in self._window}
         sums = sorted(self._window.items())
-        means = {name: total / weight for name, (total, weight) in sums if weight} | unfed
+        means = {name: total / weight for name, (total, weight) in sums if weight} | counts
         speed = self._speed(step)
         self.write(step, "train", means | speed)
         if self._file is not None:
