@@ -246,11 +246,16 @@ def open_checkpoint(
 
     Raises UserError for a checkpoint of another network.
     """
+    return open_run(args.checkpoint, bindings, network)
+
+
+def open_run(path: str, bindings: Sequence[str], network: str = LANGUAGE_MODEL) -> tuple[Run, Resolved]:
+    """`open_checkpoint` of a path."""
     from poet import networks
     from poet.spec import config
     from poet.tasks.resolved import Resolved
 
-    run = Run.open(args.checkpoint)
+    run = Run.open(path)
     if network:
         networks.expect(run.checkpoint, network)
     return run, Resolved(config.override(run.checkpoint.spec.replace(export=ExportSpec()), bindings))

@@ -50,7 +50,7 @@ class Source:
 
 def measure_likelihood(r: Resources) -> Table:
     """Loss and accuracy of every task and stream, beside the unigram of the training split."""
-    e, rows = r.experiment, []
+    e, rows, every = r.experiment, [], []
     metrics = select("likelihood")[0]
     with jax.set_mesh(r.mesh):
         params = r.load_params()
@@ -61,13 +61,14 @@ def measure_likelihood(r: Resources) -> Table:
             for stream, found in metric.walk(steps, metrics).items():
                 tokens = round(found["loss_nats"].state.counts_N.sum())
                 rows.append({"task": task, "stream": stream, **metric.columns(found), "tokens": tokens})
+                every.append(found)
     note = (
         f"Means over tokens of split {e.eval.split}, ± the standard error over batches; conditioning frames, "
         "boundary tokens and padding do not count. The unigram is the cross-entropy of the same tokens "
         f"under the frequencies of ids in the first {TRAINING_CLIPS:,} clips of the training split, "
         "plus one."
     )
-    return Table(rows=rows, metrics=metrics, notes=[note])
+    return Table(rows=rows, metrics=metrics, notes=[note], found=every, examples=r.examples_of_store)
 
 
 # -------------------------------------------------------------------------------- condition gain
@@ -75,22 +76,26 @@ def measure_likelihood(r: Resources) -> Table:
 
 def measure_condition_gain(r: Resources) -> Table:
     """The gain of each kind of condition: the loss with another clip's, less the loss with the right one."""
-    e, rows = r.experiment, []
+    e, gains = r.experiment, []
     with jax.set_mesh(r.mesh):
         params = r.load_params()
         for task in r.resolved.mixture:
             given = condition_gain.kinds(r.resolved, task)
-            rows += _gain_rows(r, task, given, params) if given else []
+            gains += _gains(r, task, given, params) if given else []
+    rows, found = [row for row, _ in gains], [each for _, each in gains]
     note = (
         "The added loss of the true clip when one kind of condition is another clip's: 0 for a "
         f"condition that the model ignores. Means over clips of split {e.eval.split}, with the interval of "
         "95 % of bootstrap resamples of these clips. Copyable tokens have the code of the same "
         "place of the right condition (for opening frames: of the last one)."
     )
-    return Table(rows=rows, metrics=select("condition_gain")[0], notes=[note])
+    metrics = select("condition_gain")[0]
+    return Table(rows=rows, metrics=metrics, notes=[note], found=found, examples=r.examples_of_store)
 
 
-def _gain_rows(r: Resources, task: Task, given: Sequence[condition_gain.Kind], params: Params) -> list[Row]:
+def _gains(
+    r: Resources, task: Task, given: Sequence[condition_gain.Kind], params: Params
+) -> list[tuple[Row, metric.Found]]:
     spec, layout = r.experiment, r.resolved.layout(task)
     taken = list(split_batches(r.resolved, task.name, r.gain_batches))
     batch = {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
@@ -123,7 +128,7 @@ def measure_reconstruction(r: Resources) -> Table:
     media = _write(r, "reconstruction", shown, [f"PSNR {psnr_db:.2f} dB" for psnr_db in psnr_db_N])
     row = {"frames": "reconstruction", **metric.columns(found), "clips": len(r.clips)}
     note = f"All frames of {_counted(r)}. {pixels.NOTE}"
-    return Table(rows=[row], metrics=metrics, notes=[note], media=media)
+    return Table(rows=[row], metrics=metrics, notes=[note], media=media, found=[found], examples=r.examples_of_source)
 
 
 def _counted(r: Resources) -> str:
@@ -163,6 +168,7 @@ def measure_frame_prediction(r: Resources) -> Table:
     shown = {"true": r.videos, "generated": videos["generated"], "repeat the last frame": videos[REPEAT]}
     return dataclasses.replace(
         result,
+        examples=f"{r.examples_of_source} after {known}",
         notes=[
             f"{known} conditioning frames, {r.videos.shape[1] - known} sampled at temperature "
             f"{spec.temperature:g}; {_counted(r)}. The gain is the PSNR less that of the best way to "
@@ -220,15 +226,16 @@ def compare(videos: Mapping[str, np.ndarray], known: int, origins: Sequence[str]
     found = metric.walk([batches], metrics)
     psnr_db = {name: each["psnr_db"].state.ratios_N for name, each in found.items()}
     best = max((name for name in psnr_db if name.startswith(REPEAT)), key=lambda name: psnr_db[name].mean())
-    rows = []
+    rows, every = [], []
     for name, each in found.items():
         wins = {} if name == best else {"wins": psnr_db[name] > psnr_db[best]}
         gained = metric.measure({"gains_db": psnr_db[name] - psnr_db[best], **wins, **groups}, against)
-        rows.append({"frames": name, **metric.columns(each | gained), "clips": len(truth)})
+        every.append(each | gained)
+        rows.append({"frames": name, **metric.columns(every[-1]), "clips": len(truth)})
     curves = {
         name: [None] * known + pixels.frame_psnr(truth, video).mean(axis=0).tolist() for name, video in unknown.items()
     }
-    return Table(rows=rows, metrics=[*metrics, *against], curves=curves)
+    return Table(rows=rows, metrics=[*metrics, *against], curves=curves, found=every)
 
 
 # ------------------------------------------------------------------------------ every task once

@@ -209,8 +209,8 @@ def gains(
     return found
 
 
-def row(task: str, condition: str, stream: str, tokens: Batch) -> Row:
-    """The measurements of what `gains` found; those that do not exist are None.
+def row(task: str, condition: str, stream: str, tokens: Batch) -> tuple[Row, metric.Found]:
+    """The measurements of what `gains` found, and what they come from; those that do not exist are None.
 
     `<key>_low` and `<key>_high` bound <key> in 95 % of bootstrap resamples over clips.  `copyable` is the
     fraction of predicted tokens that could be copied; `copyable_...` and `rest_...` are per token of these
@@ -218,4 +218,4 @@ def row(task: str, condition: str, stream: str, tokens: Batch) -> Row:
     """
     found = metric.measure(tokens, select("condition_gain")[0])
     names = {"task": task, "condition": condition, "stream": stream}
-    return {**names, **metric.columns(found), "clips": found["nats_per_clip"].summary.n}
+    return {**names, **metric.columns(found), "clips": found["nats_per_clip"].summary.n}, found

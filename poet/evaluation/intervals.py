@@ -38,6 +38,33 @@ def ratio_interval(
     return bounds(ratios_R, level)
 
 
+def difference_interval(
+    one: tuple[np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray],
+    finish: Callable[[float], float] | None = None,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float] | None:
+    """Percentile interval of `finish(other) - finish(one)`, each a sum over a count of the same groups.
+
+    Every resample takes the same groups of both, so that what is hard in a group for both cancels.
+
+    Args:
+      one, other: (sums_G, counts_G), the counts above 0.
+
+    None of fewer than two groups.
+    """
+    groups = len(one[0])
+    if groups < 2:
+        return None
+    times_RxG = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
+    ratios = [(times_RxG @ sums_G) / (times_RxG @ counts_G) for sums_G, counts_G in (one, other)]
+    first_R, second_R = ratios if finish is None else (np.array([finish(x) for x in r]) for r in ratios)
+    return bounds(second_R - first_R, level)
+
+
 def resampled(
     value: Callable[[np.ndarray], float | None], there_G: np.ndarray, *, level: float = LEVEL, seed: int = SEED
 ) -> tuple[float, float] | None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 import logging
 import os
 from pathlib import Path
@@ -227,6 +229,28 @@ class Resources:
         """uint8 [N, T, H, W, 3]: `videos` as codes and back."""
         return self.tokenizer.decode(self.tokenizer.encode(self.videos))
 
+    # ---------------------------------------------------------------------------- what is measured
+
+    @property
+    def examples_of_store(self) -> str:
+        """Fingerprint of the codes that likelihoods are of: equal where checkpoints score the same examples."""
+        e = self.experiment
+        codes = {name: self.manifest.networks.get(name) for name in networks.MODEL}
+        clips = self.manifest.identity(e.eval.split)
+        return _fingerprint([clips, codes, e.eval.batch, e.eval.conditioning_frames, e.train.loss_vocabulary])
+
+    @property
+    def examples_of_source(self) -> str:
+        """Fingerprint of `clips`."""
+        return _fingerprint([self.source.fingerprint, [clip.key for clip in self.clips], repr(self.experiment.clip)])
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Fingerprints of the data and of the tokenizers that are configured, opened by `check`."""
+        found = {} if self.lacks(STORE) else {STORE: self.manifest.identity(self.experiment.eval.split)}
+        found |= {} if self.lacks(SOURCE) else {SOURCE: self.source.fingerprint}
+        return found | self._fingerprints()
+
     # ------------------------------------------------------------------------------------- model
 
     @functools.cached_property
@@ -272,6 +296,10 @@ class Resources:
             count=e.eval.samples,
         ).video
         return sampled.reshape(-1, e.eval.samples, *sampled.shape[1:])
+
+
+def _fingerprint(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def _same(one: str, other: str) -> bool:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import poet
 from poet import spec as specs
 from poet.runs import networks
 from poet.runs.run import Run
+from poet.runs.versions import installed
 from poet.sampling.jobs import Job
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
@@ -30,9 +28,7 @@ def versions() -> dict[str, str]:
     """The environment that determines the bytes of a sample and of its files."""
     import jax
 
-    device = jax.devices()[0]
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    return {"poet": poet.__version__, "python": platform.python_version(), **found, "device": device.device_kind}
+    return {**installed(_PACKAGES), "device": jax.devices()[0].device_kind}
 
 
 def hashes(paths: Iterable[str]) -> dict[str, str]:

@@ -136,7 +136,7 @@ def gains(spec: Any, mesh: Any, params: Any) -> Iterator[dict[str, Any]]:
         for names_and_tokens in found:
             tokens = names_and_tokens[-1]
             loss = tokens["loss"].sum() / tokens["count"].sum()
-            yield {**condition_gain.row(task.name, *names_and_tokens), "loss": float(loss)}
+            yield {**condition_gain.row(task.name, *names_and_tokens)[0], "loss": float(loss)}
 
 
 def page() -> str:

@@ -202,7 +202,7 @@ def test_one_and_eight_devices_and_other_batches_agree() -> None:
 
 def test_rows_add_up_and_fit_the_terminal() -> None:
     found = measured("stylization", make_params())
-    rows = [condition_gain.row("stylization", *names, gain) for names, gain in found.items()]
+    rows = [condition_gain.row("stylization", *names, gain)[0] for names, gain in found.items()]
     for row in rows:
         codes = 16 * (3 if "alone" in row["condition"] else 2)
         assert row["nats_per_clip"] == pytest.approx(codes * row["nats_per_token"]), "latents of 16 codes"
@@ -248,7 +248,7 @@ def test_clips_without_a_token_do_not_count_and_one_clip_has_no_interval() -> No
 
 def test_scores_hold_what_was_measured_or_are_refused() -> None:
     gain = measured("stylization", make_params())["flow and depth", "video"]
-    row = condition_gain.row("stylization", "flow and depth", "video", gain)
+    row, _ = condition_gain.row("stylization", "flow and depth", "video", gain)
     report = {
         "checkpoint": "/somewhere/lm_arenas",
         "step": 7,

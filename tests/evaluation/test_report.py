@@ -303,7 +303,7 @@ def test_every_headline_says_what_it_means(page: Page):
     for said in (
         "5 min 15 s from the first rendered frame to this page",
         r"\+1\.25 dB of PSNR: how much nearer the video tokenizer comes .* 80 steps .*22\.5 dB before, 23\.8 dB after",
-        r"6\.30 nats is the loss per code of validation clips.*1,500 steps \(text to video\).*unigram is 7\.91",
+        r"6\.30 nats is the loss per code of validation clips.* 1,500 steps .*\(text to video\).*unigram is 7\.91",
         r"\+0\.8 dB of PSNR: .* nearer to the true ones than the last conditioning frame",
     ):
         assert re.search(said, text), said

@@ -1,4 +1,4 @@
-"""`poet eval`: evaluates a checkpoint."""
+"""`poet eval`: evaluates checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from pathlib import Path
 
 from poet.cli import command
 from poet.runs import outputs
-from poet.spec import choose
+from poet.spec import UserError, choose
 
 _LOG = logging.getLogger(__name__)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    command.checkpoint_arguments(parser)
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="a work dir, a checkpoint, or a folder of released weights; several are put side by side, and compared "
+        "with the first",
+    )
+    command.checkpoint_arguments(parser, required=False)
     command.out_argument(parser)
     parser.add_argument(
         "--scores",
@@ -32,10 +39,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="measure only this one (repeatable; default: all that the run and its files allow)",
     )
+    parser.add_argument(
+        "--parts",
+        default="",
+        metavar="FOLDER",
+        help="where finished tables are kept: what was measured there before is read; default: OUT/parts",
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Writes OUT/eval.json and prints the tables."""
+    """Writes OUT/eval.json, eval.csv and report.html, and prints the tables."""
     command.start_processes(args)
     from poet.cli import built_in, stores
     from poet.distributed import processes
@@ -43,26 +56,47 @@ def _run(args: argparse.Namespace) -> None:
 
     for name in args.metrics:
         choose(name, runner.TABLES, "--metric")
-    run, resolved = command.open_checkpoint(args, args.bindings)
-    inputs = [run.folder, resolved.spec.data.store, resolved.spec.eval.source]
-    processes.from_first(lambda: outputs.claim_of(args, outputs.EVALUATION, inputs) and None)
+    opened = [command.open_run(path, args.bindings) for path in _paths(args)]
+    chosen = runner.subjects(opened)
+    processes.from_first(lambda: _claimed(args, chosen) and None)
     scores = args.scores and processes.from_first(
         lambda: str(outputs.claim_file(args.scores, overwrite=args.overwrite, flag="--scores"))
     )
-    resolved = built_in.supply(run, resolved, lambda r: stores.write(r, stores.load_encoders(r), None, _LOG.info))
-    with (
-        outputs.claim_of(args, outputs.EVALUATION, inputs) if processes.first() else contextlib.nullcontext() as output
-    ):
+    write = lambda resolved: stores.write(resolved, stores.load_encoders(resolved), None, _LOG.info)
+    chosen = runner.subjects([(run, built_in.supply(run, resolved, write)) for run, resolved in opened])
+    with _claimed(args, chosen) if processes.first() else contextlib.nullcontext() as output:
         out = output.folder if output else args.out
-        runner.evaluate(run, resolved, out, args.metrics or None, Path(scores) if scores else None)
+        kept = Path(args.parts or f"{args.out}/{runner.PARTS}").expanduser().absolute()
+        runner.evaluate_all(chosen, out, kept, args.metrics or None, Path(scores) if scores else None)
+
+
+def _paths(args: argparse.Namespace) -> list[str]:
+    paths = [*([args.checkpoint] if args.checkpoint else []), *args.checkpoints]
+    if not paths:
+        raise UserError("no checkpoint was named: give a work dir, a checkpoint, or a folder of released weights")
+    if args.scores and len(paths) > 1:
+        raise UserError(f"--scores is of one checkpoint, {len(paths)} were named")
+    return paths
+
+
+def _claimed(args: argparse.Namespace, chosen: list) -> outputs.Output:
+    """The output folder; UserError also where it holds finished tables of another checkpoint alone."""
+    from poet.evaluation import runner
+
+    used = [[s.run.folder, s.resolved.spec.data.store, s.resolved.spec.eval.source] for s in chosen]
+    inputs = [path for paths in used for path in paths]
+    claimed = outputs.claim(args.out, outputs.EVALUATION, overwrite=args.overwrite, inputs=inputs, resumed=runner.PARTS)
+    if not args.parts and not args.overwrite:
+        runner.check_parts(claimed.final / runner.PARTS, chosen)
+    return claimed
 
 
 COMMAND = command.Command(
-    summary="Evaluate a checkpoint.",
+    summary="Evaluate checkpoints, side by side.",
     run=_run,
     arguments=_arguments,
     settings=command.OVERRIDES,
-    example="--checkpoint=runs/mine --out=scores",
+    example="runs/mine --out=scores",
     place=80,
     log_level=logging.INFO,
 )

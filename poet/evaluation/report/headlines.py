@@ -14,7 +14,19 @@ Figure = tuple[str, str]
 def figures(stages: Sequence[Json], tokenizer_metrics: Path, evaluation: Evaluation) -> list[Figure]:
     """(number, what it means), as far as they exist."""
     found = [_time(stages)] if stages else []
-    return [*found, *_tokenizer_gain(tokenizer_metrics), *_learnt(evaluation), *_predicted(evaluation)]
+    return [*found, *_tokenizer_gain(tokenizer_metrics), *of_evaluation(evaluation)]
+
+
+def of_evaluation(evaluation: Evaluation) -> list[Figure]:
+    """What matters of `poet eval`, at most five: (number, what it means)."""
+    parts = (_learnt, _conditions, _ceiling, _predicted, _sampled)
+    return [figure for part in parts for figure in part(evaluation)]
+
+
+def text(evaluation: Evaluation, heading: str = "") -> str:
+    """`of_evaluation` in lines."""
+    lines = [f"  {number:>12s}  {meaning}." for number, meaning in of_evaluation(evaluation)]
+    return "\n".join([heading, *lines] if heading else lines)
 
 
 def _time(stages: Sequence[Json]) -> Figure:
@@ -46,12 +58,43 @@ def _learnt(evaluation: Evaluation) -> Iterator[Figure]:
     best = min(rows, key=lambda row: row["loss_nats"])
     yield (
         f"{best['loss_nats']:.2f} nats",
-        "is the loss per code of validation clips, of the model trained here for "
-        f"{evaluation.content['step']:,} steps "
-        f"({best['task'].replace('_', ' ')}); that of the unigram is "
-        f"{best['unigram_nats']:.2f}. "
-        "Less is better",
+        f"is the loss per code of {evaluation.content.get('split', 'validation')} clips after "
+        f"{evaluation.content['step']:,} steps of training ({best['task'].replace('_', ' ')}); that of the unigram is "
+        f"{best['unigram_nats']:.2f}. Less is better",
     )
+
+
+def _conditions(evaluation: Evaluation) -> Iterator[Figure]:
+    """How many conditions the model uses, and the ones that it uses most and least."""
+    rows = [r for r in evaluation.rows("condition_gain") if r.get("nats_per_clip_low") is not None]
+    if not rows:
+        return
+    used = [r for r in rows if r["nats_per_clip_low"] > 0]
+    most, least = (pick(rows, key=lambda r: r["nats_per_clip"]) for pick in (max, min))
+    yield (
+        f"{len(used)} of {len(rows)}",
+        "conditions lower the loss of their own clip for sure (95 % interval above 0): most "
+        f"{_gain(most)}, least {_gain(least)}",
+    )
+
+
+def _gain(row: Json) -> str:
+    return f"{row['condition']} in {row['task'].replace('_', ' ')} ({row['nats_per_clip']:.1f} nats a clip)"
+
+
+def _ceiling(evaluation: Evaluation) -> Iterator[Figure]:
+    for row in evaluation.rows("reconstruction")[:1]:
+        yield (
+            f"{row['psnr_db']:.1f} dB",
+            f"of PSNR: {row['clips']} real clips after the tokenizer's encoding and decoding; no sampled clip can be "
+            "sharper",
+        )
+
+
+def _sampled(evaluation: Evaluation) -> Iterator[Figure]:
+    if tasks := evaluation.rows("examples"):
+        names = ", ".join(row["task"].replace("_", " ") for row in tasks)
+        yield f"{len(tasks)} tasks", f"were sampled once each, to look at and to listen to: {names}"
 
 
 def _predicted(evaluation: Evaluation) -> Iterator[Figure]:

@@ -214,7 +214,7 @@ def clips(shipped: Evaluation, ours: Evaluation) -> str:
         "condition. Clips with controls have sound."
     )
     headings = {"Shipped weights": shipped, "The model trained here": ours}
-    rows = {heading: _rows(found, "example") for heading, found in headings.items()}
+    rows = {heading: media_rows(found, "example") for heading, found in headings.items()}
     shown = [f"<h3>{heading}</h3>{found}" for heading, found in rows.items() if found]
     return lead + "".join(shown) if shown else ""
 
@@ -224,12 +224,12 @@ def reconstructions(evaluation: Evaluation) -> str:
         "Frames of real clips, and the same clips encoded and decoded by the tokenizer. "
         "No generated clip can be sharper than this."
     )
-    rows = _rows(evaluation, "reconstruction")
+    rows = media_rows(evaluation, "reconstruction")
     return lead + rows if rows else ""
 
 
 def predictions(evaluation: Evaluation) -> str:
-    rows = _rows(evaluation, "frame_prediction")
+    rows = media_rows(evaluation, "frame_prediction")
     if not rows:
         return ""
     lead = page.soft(
@@ -243,7 +243,7 @@ def predictions(evaluation: Evaluation) -> str:
     return lead + page.charts([charts.line_chart(lines, title=title, x_label="frame", y_label="dB")]) + rows
 
 
-def _rows(evaluation: Evaluation, kind: str) -> str:
+def media_rows(evaluation: Evaluation, kind: str) -> str:
     """A row for each clip: strips of frames of a reconstruction one below the other, else clips side by side."""
     rows = []
     for entry in evaluation.media(kind):

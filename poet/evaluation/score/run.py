@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-import poet
 from poet.evaluation import metric, metrics, record
 from poet.evaluation.features import Features
 from poet.evaluation.metric import GROUPS, PLACES, Batch, Found, Measured, Metric, Summary
@@ -24,6 +22,7 @@ from poet.evaluation.record import Table
 from poet.evaluation.samples import REFERENCE, SIDE, SUBMISSION, field_of
 from poet.evaluation.score.sides import Clips, Item
 from poet.evaluation.score.vectors import Cache
+from poet.runs.versions import installed
 from poet.tokenizers.video.base import VideoTokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -200,15 +199,8 @@ def _subject(one: Pass, done: Sequence[str]) -> dict[str, Any]:
         "fitted": list(done),
         "networks": {n.name: n.manifest for n in one.setup.used},
         "tokenizer": one.setup.tokenizer.fingerprint if one.setup.tokenizer else None,
-        "versions": {"poet": poet.__version__} | {name: _version(name) for name in PACKAGES},
+        "versions": installed(PACKAGES),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _bounds(summary: Summary) -> dict[str, Any]:

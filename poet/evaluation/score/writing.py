@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,17 +41,19 @@ def write(folder: Path, result: Mapping[str, Any], sides: Mapping[str, Clips]) -
 
 def table(result: Mapping[str, Any]) -> str:
     """CSV: a row for each number, with all that it depends on."""
-    stream = io.StringIO()
     depends = _depends(result)
-    names = [*COLUMNS, "networks", *depends]
-    writer = csv.DictWriter(stream, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for name, found in result["metrics"].items():
-        for row in found["rows"]:
-            networks = found["manifests"].get(row["metric"], {}).get("networks", {})
-            used = " ".join(f"{network}:{weights}" for network, weights in networks.items())
-            writer.writerow({"table": name, **row, "networks": used, **depends})
-    return stream.getvalue()
+    rows = [
+        {"table": name, **row, "networks": _used(found, row["metric"]), **depends}
+        for name, found in result["metrics"].items()
+        for row in found["rows"]
+    ]
+    return record.csv_text([*COLUMNS, "networks", *depends], rows)
+
+
+def _used(table: Mapping[str, Any], name: str) -> str:
+    """The networks of a number, and their weights."""
+    networks = table["manifests"].get(name, {}).get("networks", {})
+    return " ".join(f"{network}:{weights}" for network, weights in networks.items())
 
 
 def _depends(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +62,7 @@ def _depends(result: Mapping[str, Any]) -> dict[str, Any]:
     for side in (SUBMISSION, REFERENCE):
         found |= {f"{side} {part}": result[side][part] for part in ("path", "split", "fingerprint", "clips")}
         found[f"{side} unreadable"] = len(result[side]["unreadable"])
-    versions = " ".join(f"{name}:{version}" for name, version in result["versions"].items() if version)
-    return found | {"versions": versions}
+    return found | {"versions": " ".join(f"{name}:{version}" for name, version in result["versions"].items())}
 
 
 # ------------------------------------------------------------------------------------------ the page
