@@ -24,6 +24,8 @@ FLOORS = {
     "poet.media": 1,
     "poet.conditioning": 1,
     "poet.planning": 1,
+    "poet.launching": 1,
+    "poet.launching.fit": 4,
     "poet.sampling.samplers": 1,
     "poet.sampling.fronts": 1,
     "poet.sampling.plans": 1,

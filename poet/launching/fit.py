@@ -1,0 +1,130 @@
+"""Whether a training fits its hardware, by the compilers' word, before anything is rented.
+
+Where it does not, changes are tried in the order of what they cost: those that leave every result as it is, more
+hardware, and a smaller batch, which makes another training.  The first one that the forecast accepts is named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import jax
+
+from poet.distributed import mesh as mesh_lib
+from poet.planning import forecast, topologies
+from poet.planning.forecast import Forecast
+from poet.planning.topologies import GIB, GRIDS, Topology
+from poet.spec import Experiment, UserError
+from poet.tasks.resolved import Resolved
+
+_LOG = logging.getLogger(__name__)
+# A change: how it is written, the experiment with it, and the hardware.
+Change = tuple[str, Experiment, Topology]
+Forecaster = Callable[[Experiment, Topology, tuple[str, ...]], Iterator[Forecast]]
+
+
+def check(resolved: Resolved, topology: Topology) -> None:
+    """Raises UserError for a training whose programs do not fit, with the smallest change that would.
+
+    Compiles the step of every group, which takes minutes for large models; logs each.  On devices whose memory is
+    not known nothing is compiled.
+    """
+    if not topology.chip.memory:
+        return
+    jax.config.update("jax_platforms", "cpu")  # Nothing runs, so no accelerator of this machine need be claimed.
+    try:
+        topologies.devices(topology)
+    except UserError as error:
+        raise UserError(f"{error}; or launch without the check, by --no_fit_check") from None
+    refused = refusals(resolved.spec, topology, forecaster)
+    if not refused:
+        return
+    first = refused[0]
+    said = f"{topology.name}: {first.program} does not fit: it needs {_sizes(first)} on each device"
+    remedy = smallest(resolved.spec, topology, _groups(refused), forecaster)
+    raise UserError(f"{said}. {remedy}")
+
+
+def forecaster(spec: Experiment, topology: Topology, groups: tuple[str, ...]) -> Iterator[Forecast]:
+    """Forecasts of the steps of a training's groups (none: of all), the longest first."""
+    return forecast.forecasts(Resolved(spec), topology, topologies.devices(topology), groups, decode=False)
+
+
+def refusals(spec: Experiment, topology: Topology, forecasts: Forecaster) -> list[Forecast]:
+    """The first program that does not fit, if there is one: the others need not be compiled."""
+    for found in forecasts(spec, topology, ()):
+        _LOG.info("%s on %s: %s", found.program, topology.name, _sizes(found))
+        if found.fits is False:
+            return [found]
+    return []
+
+
+def _sizes(found: Forecast) -> str:
+    return f"{found.needed / GIB:.2f} of {found.available / GIB:.2f} GiB"
+
+
+def _groups(refused: list[Forecast]) -> tuple[str, ...]:
+    return tuple(found.program.removeprefix("train ") for found in refused)
+
+
+def smallest(spec: Experiment, topology: Topology, groups: tuple[str, ...], forecasts: Forecaster) -> str:
+    """The first change that the forecast accepts, as a sentence with what it needs; what was tried, if none is."""
+    tried = []
+    for text, changed, target in changes(spec, topology):
+        try:
+            found = list(forecasts(changed, target, groups))
+        except UserError as error:  # The mesh does not divide what it must: no change at all.
+            _LOG.info("%s: %s", text, error)
+            continue
+        _LOG.info("with %s: %s", text, ", ".join(map(_sizes, found)))
+        if all(each.fits for each in found):
+            return f"The smallest change that fits: {text} ({_sizes(found[0])})"
+        tried.append(text)
+    return f"Nothing that was tried fits: {'; '.join(tried) or 'there is no larger topology of this chip'}"
+
+
+def changes(spec: Experiment, topology: Topology) -> Iterator[Change]:
+    """Changes for a training that does not fit, the smallest first."""
+    remat = [("MODEL.remat=full", spec.replace(model=spec.model.replace(remat="full")))]
+    steps = [("", spec), *(remat if spec.model.remat != "full" else [])]
+    for text, changed in steps[1:]:
+        yield text, changed, topology
+    text, changed = steps[-1]
+    for parts in _microbatches(spec, topology):
+        smaller = changed.replace(train=changed.train.replace(microbatches=parts))
+        yield ", ".join(filter(None, [text, f"TRAIN.microbatches={parts}"])), smaller, topology
+    for larger in _larger(topology):
+        yield f"topology: {larger.name}", spec, larger
+    for batch in _batches(spec, topology):
+        smaller = changed.replace(data=changed.data.replace(batch=batch))
+        yield ", ".join(filter(None, [text, f"DATA.batch={batch}"])), smaller, topology
+
+
+def _ways(spec: Experiment, topology: Topology) -> int:
+    return mesh_lib.batch_ways(mesh_lib.abstract(spec.mesh, topology.size))
+
+
+def _microbatches(spec: Experiment, topology: Topology) -> Iterator[int]:
+    """More parts of a batch, doubling, as far as each device has a clip in every part."""
+    parts, batch, ways = 2 * spec.train.microbatches, spec.data.batch, _ways(spec, topology)
+    while batch // parts >= ways and batch % (parts * ways) == 0:
+        yield parts
+        parts *= 2
+
+
+def _batches(spec: Experiment, topology: Topology) -> Iterator[int]:
+    """Smaller batches, halving, that the mesh and the multiples of the data still divide."""
+    ways, batch = _ways(spec, topology) * spec.train.microbatches, spec.data.batch // 2
+    while batch >= ways and batch % ways == 0 and batch % (spec.data.batch_multiple or 1) == 0:
+        yield batch
+        batch //= 2
+
+
+def _larger(topology: Topology) -> Iterator[Topology]:
+    """Topologies of the same chip with more devices, the smallest first."""
+    several, chip = topology.slices, topology.name.split("x")[-1].partition("-")[0]
+    prefix = f"{several}x" if several > 1 else ""
+    for count in sorted(GRIDS[chip]):
+        if count * several > topology.size:
+            yield topologies.parse(f"{prefix}{chip}-{count * topology.chip.counts}")
