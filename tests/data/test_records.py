@@ -135,6 +135,7 @@ def test_a_process_reads_its_own_records_alone(store, monkeypatch):
     assert sorted(read) == [1, 5, 9, 13]
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_records_are_being_read(store):
     """TensorFlow reads ahead by calling Python, which is not there any more when a process ends."""
     code = f"""

@@ -7,8 +7,7 @@ It writes into `expected/`
     <machine>.json        stores, losses, parameters, samples, exports and scores, for this kind of machine and
                           these versions of libraries: one file for each
 
-`--compare` writes nothing and prints what differs from what is recorded; `--few` keeps to three tasks, `--integers`
-to what is the same on any machine.
+`--compare` writes nothing and prints what differs from what is recorded; `--few` keeps to three tasks.
 """
 
 from __future__ import annotations
@@ -102,9 +101,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="write nothing, print what differs")
     parser.add_argument("--few", action="store_const", dest="parts", const=PARTS[:2], help="three tasks alone")
-    parser.add_argument(
-        "--integers", action="store_const", dest="parts", const=PARTS[:1], help="layouts and batches alone"
-    )
     parser.add_argument("--out", default="", metavar="FILE", help="write all that was measured to this file instead")
     args = parser.parse_args()
     prepare()

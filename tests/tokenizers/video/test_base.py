@@ -97,6 +97,7 @@ def test_the_dtype_of_a_run_is_that_of_its_configuration(tiny: VideoTokenizer, t
 # ------------------------------------------------------------------------------- chunks and tiles
 
 
+@pytest.mark.slow
 def test_chunks_of_the_shipped_network_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the level, of programs that are optimised."""
     monkeypatch.setattr(jax, "jit", optimised.jit)

@@ -120,6 +120,7 @@ def test_every_term_is_logged_by_name(finished) -> None:
     } <= names
 
 
+@pytest.mark.slow
 def test_a_video_tokenizer_starts_from_its_image_tokenizer(clips, tmp_path) -> None:
     """With a learning rate of nearly zero the first step shows what the run started from."""
     exp = experiment(clips, adversarial_weight=0.0, frames=1)

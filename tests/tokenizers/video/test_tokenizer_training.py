@@ -129,6 +129,7 @@ def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> 
     assert float(total - without) == pytest.approx(float(metrics["loss/round_trip"]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_round_trips_rest_before_their_start(initial: dict) -> None:
     """Loss and gradients are those of a run without them; from the start on they are not."""
     video, params = moving_square(2), initial["params"]
@@ -282,6 +283,7 @@ def test_the_perceptual_term_joins_on_one_device_and_on_a_mesh(initial, gray_net
         np.testing.assert_allclose(metrics[name], alone[name], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_whole_batch_its_gradient(initial: dict) -> None:
     """All terms but the batch entropy are means over clips, so only that weight is off."""
     video, exp = moving_square(4), experiment(entropy_weight=0.0, batch=4)
@@ -347,6 +349,7 @@ def test_axes_mirror_the_state() -> None:
     jax.tree.map(lambda leaf, axes: pytest.fail(f"{axes}") if len(axes) != leaf.ndim else None, state, trainable.axes)
 
 
+@pytest.mark.slow
 def test_remat_stores_less_and_changes_no_gradient() -> None:
     spec = SPEC.replace(blocks=4)
     shapes = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))

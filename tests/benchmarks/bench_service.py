@@ -1,0 +1,116 @@
+"""What a service gains from making jobs together: the same jobs by `poet serve --batch=1` and by larger batches.
+
+    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --jobs=8 --batch=1 --batch=8 --rounds=3
+
+For each size of the batch a service is started, one job compiles its programs, and then all jobs are sent at once, in
+each round.  The columns: seconds until the last job is done, CPU seconds of the service's processes, the mean seconds of
+a job, the part of a job after which its first frame is there, and how much larger the throughput is than at the first
+size (the median of the rounds; least and greatest).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from poet.client import Client
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Round(NamedTuple):
+    """One round: all jobs, sent at once."""
+
+    seconds: float
+    cpu_s: float
+    latency_s: float
+    first: float
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU seconds of a process and of those that it started and that still run."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / TICKS
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
+
+
+def serve(checkpoint: str, batch: int, store: Path) -> tuple[subprocess.Popen, str]:
+    """A service, and its address."""
+    words = ["serve", f"--checkpoint={checkpoint}", f"--store={store}", "--port=0", f"--batch={batch}"]
+    log = (store.parent / "log").open("w")
+    started = subprocess.Popen(
+        [sys.executable, "-m", "poet.cli", *words], stdout=subprocess.PIPE, stderr=log, text=True
+    )
+    url = started.stdout.readline().strip()
+    while url and not Client(url).ready:
+        time.sleep(0.2)
+    if not url:
+        raise SystemExit(f"the service ended with code {started.wait()}")
+    return started, url
+
+
+def measured(client: Client, process: int, jobs: int, number: int) -> Round:
+    """One round of jobs."""
+    began, cpu = time.monotonic(), cpu_seconds(process)
+    ids = [
+        client.submit("text_to_video", prompt="the player walks forward", seed=1000 * number + n).id
+        for n in range(jobs)
+    ]
+    waits, firsts = [], []
+    for name in ids:
+        seen: list[float] = []
+        client.wait(name, on_progress=lambda job: seen.append(time.monotonic()) if job.latents else None)
+        waits.append(time.monotonic() - began)
+        firsts.append((seen[0] - began) / waits[-1] if seen else 1.0)
+    return Round(waits[-1], cpu_seconds(process) - cpu, statistics.mean(waits), firsts[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--batch", type=int, action="append", default=[])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args(arguments)
+    found: dict[int, list[Round]] = {}
+    for batch in args.batch or (1, args.jobs):
+        with tempfile.TemporaryDirectory() as folder:
+            service, url = serve(args.checkpoint, batch, Path(folder) / "store")
+            try:
+                client = Client(url)
+                client.wait(client.submit("text_to_video", prompt="a door", seed=0))
+                found[batch] = [measured(client, service.pid, args.jobs, n + 1) for n in range(args.rounds)]
+            finally:
+                service.terminate()
+                service.wait()
+    first = next(iter(found.values()))
+    print(
+        "| batch | seconds | CPU s | s a job | first frame | throughput by clock | by CPU |\n|---|---|---|---|---|---|---|"
+    )
+    for batch, rounds in found.items():
+        middle = [statistics.median(values) for values in zip(*rounds)]
+        gains = [
+            _ratio([getattr(r, name) for r in first], [getattr(r, name) for r in rounds])
+            for name in ("seconds", "cpu_s")
+        ]
+        print(
+            f"| {batch} | {middle[0]:.2f} | {middle[1]:.2f} | {middle[2]:.2f} | {middle[3]:.0%} | {' | '.join(gains)} |"
+        )
+
+
+def _ratio(before: Sequence[float], after: Sequence[float]) -> str:
+    ratios = [b / a for b, a in zip(before, after)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    main()
