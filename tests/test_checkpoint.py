@@ -57,7 +57,7 @@ def start(folder: Path, step: int, *, keep: int = 5, state: Any = None) -> check
         iterators={"text/to video": bytes([step, 0, 255])},
         experiment=EXPERIMENT,
         clock={"seconds": 0.1 * step},
-        keep=keep,
+        policy=CheckpointSpec(keep=keep),
     )
 
 

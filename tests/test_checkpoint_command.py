@@ -37,7 +37,14 @@ def make_state(seed: int) -> dict[str, Any]:
 
 def save(folder: Path, step: int, *, state: Any = None, experiment: Experiment = EXPERIMENT) -> Path:
     return checkpoint.save(
-        Run(folder), step=step, state=state or make_state(step), iterators={}, experiment=experiment, clock={}, keep=9
+        Run(folder),
+        step=step,
+        state=state or make_state(step),
+        iterators={},
+        experiment=experiment,
+        clock={},
+        policy=CheckpointSpec(keep=9),
+        metrics={"validation/loss": 1 / step},
     )
 
 

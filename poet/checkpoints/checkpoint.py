@@ -24,6 +24,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -38,13 +39,14 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from poet import spec as specs
+from poet.checkpoints import policy as policies
 from poet.checkpoints import stored_arrays, weights
 from poet.distributed import processes
 from poet.runs import exits
 from poet.runs import manifest as manifests
 from poet.runs import run as runs
 from poet.runs.run import Checkpoint, Run
-from poet.spec import Experiment, Failure, UserError
+from poet.spec import CheckpointSpec, Experiment, Failure, UserError
 
 # What the names of iterator files end in: the process that wrote them.
 _ITERATOR = ".0"
@@ -130,12 +132,14 @@ def start_save(
     iterators: Mapping[str, bytes],
     experiment: Experiment,
     clock: Mapping[str, Any],
-    keep: int,
+    policy: CheckpointSpec,
     networks: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Saving:
-    """Begins to write `run.at(step)`; all but the newest `keep` checkpoints are deleted after it.
+    """Begins to write `run.at(step)`; the checkpoints that `policy` does not keep are deleted after it.
 
-    `networks` are the fingerprints of what the run's codes come from; None does not say.
+    `networks` are the fingerprints of what the run's codes come from, `metrics` what was measured at this
+    step, by name in the log; None does not say.
 
     Returns as soon as `state` is copied and may be donated.  Every process of a run calls it, and
     waits for a save before it begins the next one.
@@ -149,6 +153,8 @@ def start_save(
     fields["arrays"] = stored_arrays.describe(state)
     if networks is not None:
         fields["networks"] = dict(networks)
+    if metrics:
+        fields["metrics"] = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def finish() -> None:
         arrays.result()
@@ -159,7 +165,7 @@ def start_save(
         _write_json(temporary / "clock.json", dict(clock))
         manifests.write(temporary, fields)
         _commit(temporary, final)
-        _delete_old(run, keep)
+        _delete_old(run, policy)
 
     try:
         processes.from_first(lambda: _prepare(run, temporary))
@@ -223,12 +229,20 @@ def _commit(temporary: Path, final: Path) -> None:
     manifests.sync_folder(final.parent)
 
 
-def _delete_old(run: Run, keep: int) -> None:
-    for step in run.steps()[:-keep]:
+def _delete_old(run: Run, policy: CheckpointSpec) -> None:
+    measured = {step: _measured(run.at(step)) for step in run.steps()}
+    for step in measured.keys() - policies.kept(measured, policy):
         try:
             _delete(run.at(step).path)
         except OSError as error:
             _LOG.warning("old checkpoint %08d could not be deleted: %s", step, error)
+
+
+def _measured(found: Checkpoint) -> Mapping[str, float]:
+    try:
+        return found.metrics
+    except manifests.Corrupt:
+        return {}
 
 
 def _delete(path: Path) -> None:

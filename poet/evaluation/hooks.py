@@ -39,7 +39,8 @@ STRIP_EVERY = 2
 def validation_hook(resolved: Resolved) -> Hook:
     """Loss and accuracy per task and stream on TRAIN.eval_batches batches of EVAL.split.
 
-    Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`, where any token was scored.
+    Scalars `<task>/loss/<stream>` and `<task>/accuracy/<stream>`, where any token was scored; `loss` is the mean
+    of the former.
 
     Raises:
       UserError: the store or its split cannot feed it, or EVAL.conditioning_frames does not fit a task.
@@ -67,7 +68,12 @@ def validation(resolved: Resolved, validate: Callable[[Params], dict[str, float]
     every = resolved.spec.train.eval_every
     if every:
         check_feeds(resolved, load_manifest(resolved.spec.data.store), _mesh())
-    return Hook(name="validation", every=every, fn=lambda state, step: Report(scalars=validate(state["params"])))
+    return Hook(name="validation", every=every, fn=lambda state, step: Report(_with_mean(validate(state["params"]))))
+
+
+def _with_mean(scalars: dict[str, float]) -> dict[str, float]:
+    losses = [value for name, value in scalars.items() if "/loss/" in name]
+    return scalars | ({"loss": float(np.mean(losses))} if losses else {})
 
 
 def sample_hook(resolved: Resolved) -> Hook:

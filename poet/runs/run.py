@@ -99,6 +99,11 @@ class Checkpoint:
         """
         return manifest.read(self.path).get("networks")
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured at this step, by name in the log; {} where it does not say."""
+        return manifest.read(self.path).get("metrics", {})
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """16 hex characters that depend on every file of it."""

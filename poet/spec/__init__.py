@@ -8,6 +8,7 @@ A wrong name, type or value raises `UserError` at construction, before any devic
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 from poet.spec.base import (
@@ -308,10 +309,23 @@ class Experiment(Spec):
                 "MODEL.guidance_input needs a model that also knows clips without their text: set DATA.text_dropout, "
                 "such as 0.1, or MODEL.guidance_input = False"
             )
+        self._check_best()
         if self.model.visual_head == "factorised":
             self._check_factors()
         if self.audio_tokenizer.path:
             self._check_audio()
+
+    def _check_best(self) -> None:
+        """What decides between checkpoints is measured at some of them."""
+        every, evaluated = self.checkpoint.every, self.train.eval_every
+        if not self.checkpoint.best.startswith("validation/"):
+            return
+        if not evaluated or math.lcm(every, evaluated) > self.train.steps:
+            raise UserError(
+                f"CHECKPOINT.best = {self.checkpoint.best!r} is never measured at a checkpoint: "
+                f"TRAIN.eval_every = {evaluated} and CHECKPOINT.every = {every} meet at no step up to TRAIN.steps = "
+                f"{self.train.steps}; set TRAIN.eval_every to a multiple of CHECKPOINT.every"
+            )
 
     def _check_factors(self) -> None:
         """Both factors of a visual code have bits, and nothing asks for a row of a whole code."""

@@ -95,10 +95,31 @@ class TrainSpec(Spec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSpec(Spec):
-    """A checkpoint every `every` steps and at the end; the newest `keep` stay."""
+    """A checkpoint every `every` steps, or after `every_minutes` without one, and at the end; 0 is never.
 
-    every: int = setting(200, changes="nothing", at_least=1, at_most=MOST_STEPS)
+    These stay: the newest `keep`, those of steps that `keep_every` divides (0: none), and the one at whose step
+    the metric `best` was best: its name in the log, such as 'validation/loss'.  `best_is` says which values are
+    good.  Only what was measured at the very step of a checkpoint counts, so `every` and `TRAIN.eval_every` must
+    meet.
+    """
+
+    every: int = setting(200, changes="nothing", at_least=0, at_most=MOST_STEPS)
+    every_minutes: float = setting(0.0, changes="nothing", at_least=0, at_most=1e6)
     keep: int = setting(2, changes="nothing", at_least=1, at_most=MOST_STEPS)
+    keep_every: int = setting(0, changes="nothing", at_least=0, at_most=MOST_STEPS)
+    best: str = setting("", changes="nothing")
+    best_is: str = setting("lowest", changes="nothing", one_of=("lowest", "highest"))
+
+    def validate(self) -> None:
+        self.require(bool(self.every or self.every_minutes), "every", "or CHECKPOINT.every_minutes must be positive")
+        self.require(
+            not self.every or self.keep_every % self.every == 0,
+            "keep_every",
+            f"must be a multiple of CHECKPOINT.every = {self.every}, or no checkpoint of these steps is written",
+        )
+        self.require(
+            bool(self.every or not self.best), "best", "needs CHECKPOINT.every: a metric is measured at fixed steps"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -336,11 +336,12 @@ class _Training:
             stopping = stop_now(stop.requested) and step < self.steps
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
-            if due or leaving or self._save_due(step):
+            save_due = self.saver.due(step) and step > self.start
+            if due or leaving or save_due:
                 self._settle(pending, reporter)
                 pending = None
                 self._run_hooks(due, state, step, reporter)
-                self._maybe_save(state, step, reporter, leaving=leaving, hooks_owed=stopping)
+                self._maybe_save(state, step, reporter, due=save_due, leaving=leaving, hooks_owed=stopping)
             if leaving:
                 _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
                 return Outcome.PREEMPTED if stopping else Outcome.FINISHED
@@ -377,9 +378,6 @@ class _Training:
             return []
         return [hook for hook in self.hooks if hook.due(step, self.steps)]
 
-    def _save_due(self, step: int) -> bool:
-        return step > self.start and step % self.experiment.checkpoint.every == 0
-
     def _run_hooks(self, due: Sequence[Hook], state: State, step: int, reporter: reporting.Reporter) -> None:
         begin = time.perf_counter()
         for hook in due:
@@ -387,10 +385,10 @@ class _Training:
         reporter.pause(time.perf_counter() - begin)
 
     def _maybe_save(
-        self, state: State, step: int, reporter: reporting.Reporter, *, leaving: bool, hooks_owed: bool
+        self, state: State, step: int, reporter: reporting.Reporter, *, due: bool, leaving: bool, hooks_owed: bool
     ) -> None:
         """Begins a save if it is time; only a failure of the last one, which it waits for, is an error."""
-        due = self.saved != step and (leaving or self._save_due(step))
+        due = self.saved != step and (leaving or due)
         if not (due or leaving):
             return
         begin = time.perf_counter()
@@ -415,7 +413,7 @@ class _Training:
         reporter.flush()
         iterators = {name: self.batches[name].get_state() for name in self.trainable.groups}
         own = {"hooks_owed": hooks_owed, "skipped_in_a_row": self.judge.in_a_row, "rewinds": self.rewinds}
-        self.saver.start(step, state, iterators, reporter.clock() | own)
+        self.saver.start(step, state, iterators, reporter.clock() | own, reporter.measured(step))
         self.saved = step
 
     def _next_batch(self, group: str) -> Batch:

@@ -88,6 +88,8 @@ class Reporter:
             self._open(start)
         self._begin = self._window_begin = now()
         self._paused = 0.0
+        self._measured: dict[str, float] = {}
+        self._measured_at = start
 
     def _open(self, start: int) -> None:
         path = self._run.metrics
@@ -137,6 +139,7 @@ class Reporter:
         sums = sorted(self._window.items())
         means = {name: total / weight for name, (total, weight) in sums if weight} | counts
         speed = self._speed(step)
+        self._note(step, means)
         self.write(step, "train", means | speed)
         if self._file is not None:
             _LOG.info("%s", _line(step, self._steps, means, speed))
@@ -182,6 +185,7 @@ class Reporter:
     def report(self, step: int, name: str, report: Report) -> None:
         """Writes what a hook returned under `<name>/`; images also as PNG files in samples/."""
         scalars = {f"{name}/{k}": float(v) for k, v in report.scalars.items()}
+        self._note(step, scalars)
         self.write(step, name, scalars, {f"{name}/{k}": v for k, v in report.texts.items()})
         if self._file is None:
             return
@@ -209,6 +213,15 @@ class Reporter:
             self._guard(lambda: self._board.write_scalars(step, dict(scalars)))
             if texts:
                 self._guard(lambda: self._board.write_texts(step, dict(texts)))
+
+    def _note(self, step: int, scalars: Mapping[str, float]) -> None:
+        if step != self._measured_at:
+            self._measured, self._measured_at = {}, step
+        self._measured |= scalars
+
+    def measured(self, step: int) -> dict[str, float]:
+        """What was measured at this very step so far, by name in the log; no speeds."""
+        return dict(self._measured) if step == self._measured_at else {}
 
     def _guard(self, write: Callable[[], Any]) -> None:
         """A log that cannot be written must not end the training."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from poet.checkpoints import checkpoint
 from poet.distributed import processes
 from poet.runs.run import Run
-from poet.spec import Experiment
+from poet.spec import Experiment, near_names
 from poet.training.reporting import Reporter
 from poet.training.trainable import State
 
@@ -25,18 +26,45 @@ class Saver:
     methods at the same steps, but `close`.
     """
 
-    def __init__(self, run: Run, experiment: Experiment, mesh: Mesh, made_with: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        run: Run,
+        experiment: Experiment,
+        mesh: Mesh,
+        made_with: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self._run, self._experiment, self._mesh = run, experiment, mesh
-        self._made_with = made_with
+        self._made_with, self._policy, self._now = made_with, experiment.checkpoint, now
         self._under_way: checkpoint.Saving | None = None
-        self._over = processes.Vote(mesh)
+        self._over = self._late = processes.Vote(mesh)
+        self._last, self._warned = now(), False
 
-    def start(self, step: int, state: State, iterators: Mapping[str, bytes], clock: Mapping[str, Any]) -> None:
+    def due(self, step: int) -> bool:
+        """Whether CHECKPOINT asks for a save at this step; asked once at each step, and answered alike everywhere.
+
+        Minutes are those of the process that waits longest.
+        """
+        by_steps = bool(self._policy.every) and step % self._policy.every == 0
+        if not self._policy.every_minutes:
+            return by_steps
+        return self._late(self._now() - self._last >= 60 * self._policy.every_minutes) or by_steps
+
+    def start(
+        self,
+        step: int,
+        state: State,
+        iterators: Mapping[str, bytes],
+        clock: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Begins a save, after `settle`; `state` may be donated as soon as this returns.
 
         Raises:
           checkpoint.SaveError: it could not be begun.
         """
+        self._check_best(step, metrics or {})
+        self._last, self._late = self._now(), processes.Vote(self._mesh)  # An answer on its way speaks of before.
         self._under_way = checkpoint.start_save(
             self._run,
             step=step,
@@ -44,10 +72,19 @@ class Saver:
             iterators=iterators,
             experiment=self._experiment,
             clock=clock,
-            keep=self._experiment.checkpoint.keep,
+            policy=self._policy,
             networks=self._made_with,
+            metrics=metrics,
         )
         self._over = processes.Vote(self._mesh)
+
+    def _check_best(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Says once that a checkpoint has no value of CHECKPOINT.best, so that it cannot be the best one."""
+        best = self._policy.best
+        if best and best not in metrics and not self._warned:
+            self._warned = True
+            near = near_names(best, sorted(metrics))
+            _LOG.warning("CHECKPOINT.best = %r was not measured at step %d%s", best, step, near)
 
     def poll(self, reporter: Reporter) -> None:
         """Settles the save under way if it is over; costs next to nothing, for every step."""

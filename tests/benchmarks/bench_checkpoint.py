@@ -64,7 +64,13 @@ def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
 
     def start() -> Callable[[], Any]:
         return checkpoint.start_save(
-            Run(folder), step=1, state=state, iterators={}, experiment=experiment, clock={}, keep=1
+            Run(folder),
+            step=1,
+            state=state,
+            iterators={},
+            experiment=experiment,
+            clock={},
+            policy=experiment.checkpoint,
         ).wait
 
     def load() -> None:

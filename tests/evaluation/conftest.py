@@ -149,7 +149,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         iterators={},
         experiment=experiment,
         clock={},
-        keep=1,
+        policy=CheckpointSpec(keep=1),
         networks={"video": tokenizer.fingerprint, "text": LetterEncoder.fingerprint},
     )
     return TinyRun(experiment, disk, jax.device_get(params))

@@ -108,10 +108,12 @@ def _group(name: str, batch: int, step: Callable[..., Any]) -> Group:
     )
 
 
-def experiment(steps: int, *, every: int = 4, keep: int = 2, width: int = 128) -> specs.Experiment:
+def experiment(
+    steps: int, *, every: int = 4, keep: int = 2, width: int = 128, checkpoint: specs.CheckpointSpec | None = None
+) -> specs.Experiment:
     return specs.Experiment(
         train=specs.TrainSpec(steps=steps, log_every=1, seed=3),
-        checkpoint=specs.CheckpointSpec(every=every, keep=keep),
+        checkpoint=checkpoint or specs.CheckpointSpec(every=every, keep=keep),
         optimizer=OPTIMIZER,
         model=specs.ModelSpec(width=width),
     )
