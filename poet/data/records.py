@@ -21,6 +21,7 @@ import numpy as np
 
 from poet.data.backend import tensorflow
 from poet.data.permutation import permuted
+from poet.runs import retries
 from poet.spec import UserError
 from poet.store.framing import FOOTER, HEADER, masked_checksum
 
@@ -78,7 +79,7 @@ def list_files(builder: Any, split: str) -> Files:
         raise UserError(f"split {split!r} of {folder} is empty")
     paths = tuple(str(i.filename) for i in instructions)
     try:
-        found = [os.stat(path) for path in paths]
+        found = [retries.reading(path, functools.partial(os.stat, path)) for path in paths]
     except OSError as error:
         raise UserError(f"the shard {error.filename} cannot be read: {error.strerror}") from None
     return Files(
@@ -108,7 +109,12 @@ class Records:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> bytes:
-        """The bytes of a record; UserError, naming file and record, where they are damaged."""
+        """The bytes of a record.
+
+        Raises:
+          UserError: they are damaged, which names file and record, or the file is not there.
+          retries.ReadFailed: see `poet.runs.retries`.
+        """
         number = int(np.searchsorted(self._ends, index, side="right"))
         place = index - int(self._ends[number]) + self._files.lengths[number]
         path = self._files.paths[number]
@@ -141,11 +147,12 @@ class _File:
     """A file that is read at any place by any thread, and closed when nobody holds it any more."""
 
     def __init__(self, path: str):
-        self.path, self._number = path, os.open(path, os.O_RDONLY)
+        self.path = path
+        self._number = retries.reading(path, lambda: os.open(path, os.O_RDONLY))
         weakref.finalize(self, os.close, self._number)
 
     def read(self, start: int, length: int) -> bytes:
-        data = os.pread(self._number, length, start)
+        data = retries.reading(self.path, lambda: os.pread(self._number, length, start))
         if len(data) != length:
             raise damaged(self.path, f"it ends at byte {start + len(data)}, within a record")
         return data
@@ -249,7 +256,7 @@ def _read(files: Files, positions: Any, order: Order, kept: Any) -> Any:
 def batches_of(dataset: Any) -> Iterator[Any]:
     """The NumPy elements of a dataset that reads `Records`.
 
-    Their UserErrors inside TensorFlow are raised as they are, and reading ends before Python does.
+    Their own errors inside TensorFlow are raised as they are, and reading ends before Python does.
     """
     batches = _named_errors(dataset.as_numpy_iterator())
     _LIVE.add(batches)
@@ -272,10 +279,16 @@ def _named_errors(batches: Iterator[Any]) -> Iterator[Any]:
         try:
             batch = next(batches, None)
         except tf.errors.OpError as error:
-            _, found, rest = error.message.partition(f"{UserError.__name__}: ")
-            if not found:
-                raise
-            raise UserError(rest.partition("\nTraceback")[0].strip()) from None
+            raise _as_raised(error) from None
         if batch is None:
             return
         yield batch
+
+
+def _as_raised(error: Any) -> Exception:
+    """The error of this package that TensorFlow wrapped, else the one that it raised."""
+    for kind in (UserError, retries.ReadFailed):
+        _, found, rest = error.message.partition(f"{kind.__name__}: ")
+        if found:
+            return kind(rest.partition("\nTraceback")[0].strip())
+    return error

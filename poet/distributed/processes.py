@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -39,6 +40,8 @@ _END_S = 24 * 3600
 _ABORT_S = 60
 # What process 0, where the others' coordinator lives, leaves them to say why they end.
 _LAST_WORDS_S = 3.0
+# How long a process that ends a hung run waits for the others to say that they live.
+_ABSENT_S = 10.0
 _LOG = logging.getLogger(__name__)
 # Whether `start` found the others.
 _joined = False
@@ -187,6 +190,23 @@ def leave(code: int) -> None:
     if _joined and first():
         time.sleep(_LAST_WORDS_S)
     os._exit(code)
+
+
+def absent(wait_s: float = _ABSENT_S) -> list[int]:
+    """Processes that do not come to this call within `wait_s` seconds: they are dead, or stand still.
+
+    Every process that works calls it, from any thread and at most once.
+    """
+    from jax._src import distributed  # JAX has no public barrier that ends.
+
+    client = distributed.global_state.client
+    if client is None:
+        return []
+    try:
+        client.wait_at_barrier("absent", round(wait_s * 1000))
+    except Exception as error:  # JAX's own types.
+        return sorted(map(int, re.findall(r"^(?:.*/task:)?(\d+)$", str(error), re.M)))
+    return []
 
 
 # --------------------------------------------------------------------------------- slices of the data

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from poet.runs import retries
 from poet.spec import UserError
 
 NAME = "MANIFEST"
@@ -52,7 +53,7 @@ def read(folder: Path) -> dict[str, Any]:
       Corrupt: it is missing or altered.
     """
     try:
-        body, digest, end = (folder / NAME).read_bytes().split(b"\n")
+        body, digest, end = retries.reading(folder / NAME, (folder / NAME).read_bytes).split(b"\n")
     except FileNotFoundError:
         raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
     except OSError as error:
@@ -130,6 +131,11 @@ def _each(work: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
 
 
 def _digest(path: Path, *, sync: bool = False) -> str:
+    """SHA-256 of a file: a disk that fails for a moment must not cost a checkpoint."""
+    return retries.reading(path, functools.partial(_hash, path, sync))
+
+
+def _hash(path: Path, sync: bool) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):

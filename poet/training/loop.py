@@ -37,6 +37,7 @@ from poet.training import compiled, nonfinite, optimizer, reporting
 from poet.training.nonfinite import TrainingDiverged
 from poet.training.saving import Saver
 from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
+from poet.training.watchdog import Watchdog
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def train(
         while True:
             state, reporter = training.restore_or_init(abstract)
             try:
-                return training.loop(state, programs, reporter, stop)
+                with training.watchdog:
+                    return training.loop(state, programs, reporter, stop)
             except TrainingDiverged as error:
                 training.rewind(error, reporter)
             except Exception:  # Not an interrupt, which ends the run at once.
@@ -161,6 +163,7 @@ class _Training:
     # Hooks of the start step were not run before its checkpoint was written (stopped by a signal).
     hooks_owed: bool = False
     judge: nonfinite.Judge = dataclasses.field(init=False)
+    watchdog: Watchdog = dataclasses.field(init=False)
     # Rewinds of the run so far; the batches of the steps before `skip_to` are left out after the next restore.
     rewinds: int = 0
     skip_to: int = 0
@@ -173,6 +176,7 @@ class _Training:
         self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
+        self.watchdog = Watchdog(self.experiment.faults)
         self.judge = nonfinite.Judge(self.experiment.faults.skips)
         self.first_positions = {name: self.batches[name].get_state() for name in self.trainable.groups}
         for name, group in self.trainable.groups.items():
@@ -271,9 +275,8 @@ class _Training:
                 self.batches[name].set_state(self.first_positions[name])
         for step in range(self.start, self.skip_to):
             next(self.batches[self.schedule(step)])
-        _LOG.warning(
-            "going on from step %d, without the batches of steps %d to %d", self.start, self.start, self.skip_to
-        )
+        left_out = f"{self.start + 1} to {self.skip_to}"
+        _LOG.warning("going on from step %d, without the batches of steps %s", self.start, left_out)
         self.skip_to = 0
 
     def _start(self, abstract: State) -> State:
@@ -338,6 +341,7 @@ class _Training:
             due = [] if stopping else self._hooks_due(step)
             save_due = self.saver.due(step) and step > self.start
             if due or leaving or save_due:
+                self.watchdog.pause(f"what is between steps {step} and {step + 1} (evaluation, samples, a save)")
                 self._settle(pending, reporter)
                 pending = None
                 self._run_hooks(due, state, step, reporter)
@@ -346,6 +350,7 @@ class _Training:
                 _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
                 return Outcome.PREEMPTED if stopping else Outcome.FINISHED
             group = self.schedule(step)
+            self.watchdog.step(step + 1, group)
             begin = time.perf_counter()
             batch = self._next_batch(group)
             waited_s = time.perf_counter() - begin

@@ -121,7 +121,7 @@ def test_a_rewind_trains_on_what_follows_the_bad_batches(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING):
         assert run(tmp_path, 12, data, rewinds=1, rewind_steps=2) is loop.Outcome.FINISHED
     assert "loss is nan at step 7" in caplog.text and "rewind 1 of at most 1" in caplog.text
-    assert "going on from step 4, without the batches of steps 4 to 9" in caplog.text
+    assert "going on from step 4, without the batches of steps 5 to 9" in caplog.text
     counts = [positions(step) for step in range(12)]
     for name, batches in data.items():
         left_out = sum(group == name for group, _ in counts[4:9])
