@@ -31,7 +31,7 @@ from poet.films.sounds import fitted
 from poet.films.storyboard import check_names, read_text
 from poet.media import watermark
 from poet.media.files import write_text
-from poet.sampling.requests import default_conditioning_frames
+from poet.sampling.requests import FLAT, default_conditioning_frames
 from poet.spec import (
     MOST_FRAMES,
     MOST_SEED,
@@ -47,7 +47,7 @@ from poet.spec import (
 from poet.tasks.registry import TASKS, Task
 
 _LOG = logging.getLogger(__name__)
-LONG, FLAT = "long", "flat"
+LONG = "long"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

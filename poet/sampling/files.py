@@ -13,7 +13,7 @@ import numpy as np
 from poet import media
 from poet.media.suffixes import STILL_SUFFIXES
 from poet.sampling.masks import read_masks
-from poet.sampling.requests import Admitted
+from poet.sampling.requests import FLAT, Admitted
 from poet.spec import ClipSpec, UserError
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
@@ -69,7 +69,7 @@ def read_given(
 
     Args:
       ends: files whose first frames end the clips.
-      depths: videos or pictures in which near is bright.
+      depths: videos or pictures in which near is bright, or `FLAT`.
       masks: as of `read_masks`.
 
     Raises UserError (MediaError) for a file without them.
@@ -88,7 +88,9 @@ def read_given(
 
 
 def _read_depth(path: str, clip: ClipSpec) -> np.ndarray:
-    """Distances float32 (T, H, W), larger is farther, of a film or a picture in which near is bright."""
+    """Distances float32 (T, H, W), larger is farther, of a film or a picture in which near is bright, or of `FLAT`."""
+    if path == FLAT:
+        return np.zeros((clip.frames, clip.height, clip.width), np.float32)
     most = 1 if Path(path).suffix.lower() in STILL_SUFFIXES else clip.frames
     frames = [frame for frame, _ in itertools.islice(media.read_frames(path, clip), most)]
     if len(frames) not in (1, clip.frames):

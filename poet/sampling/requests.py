@@ -22,6 +22,8 @@ from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import check_texts
 
 # A box of `poet.sampling.masks`, or one that moves.
+# In the place of a file of depth: everything is equally far, so that motion alone is the condition.
+FLAT = "flat"
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 _BOX = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
 _BOXES = re.compile(rf"{_BOX}(?::{_BOX})?")
@@ -58,17 +60,21 @@ class Request(Spec):
         """All files and folders that it names."""
         named = [getattr(self, field) for field in self.FILES]
         paths = [path for value in named for path in ([value] if isinstance(value, str) else value)]
-        return [path for path in paths if path and not is_box(path)]
+        return [path for path in paths if _is_file(path)]
 
     def below(self, folder: Path) -> Request:
         """The same with paths that are relative to `folder` made absolute."""
 
         def absolute(path: str) -> str:
-            return path if not path or is_box(path) else str(Path(folder, Path(path).expanduser()))
+            return str(Path(folder, Path(path).expanduser())) if _is_file(path) else path
 
         values = {field: getattr(self, field) for field in self.FILES if field != "upscale"}
         changed = {f: absolute(v) if isinstance(v, str) else tuple(map(absolute, v)) for f, v in values.items()}
         return self.replace(**changed)
+
+
+def _is_file(value: str) -> bool:
+    return bool(value) and value != FLAT and not is_box(value)
 
 
 def is_box(text: str) -> bool:
@@ -180,7 +186,7 @@ def _check_condition(resolved: Resolved, task: Task, derived: Derived, has_depth
         raise UserError(
             f"task {task.name} takes the depth of a clip, and this one comes without depth: give a video or a "
             "picture of it, near is bright, as --depth=FILE, or the ONNX file of a depth network (MiDaS, "
-            "Depth-Anything) as --gin.CONDITIONING.depth=FILE"
+            f"Depth-Anything) as --gin.CONDITIONING.depth=FILE; with --depth={FLAT} motion alone counts"
         )
     conditioning.check(derived.name, spec, resolved.spec.clip.frames, has_depth=has_depth)
 

@@ -128,6 +128,7 @@ class CheckpointBackend:
             "regions": list(derived.regions(spec.conditioning)) if derived else [],
             "mask": bool(derived and derived.region_is),
             "depth": bool(derived and derived.takes_depth),
+            "depth_needed": bool(derived and derived.needs_depth(spec.conditioning)),
             "outputs": [stream.medium for stream in map(streams.get, task.output)],
             "formats": [*dict.fromkeys(f for stream in (*task.conditions, *task.predicted) for f in stream.formats)],
         }

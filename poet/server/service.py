@@ -186,10 +186,10 @@ class Service:
         self, field: str, value: str, owner: str, inputs: dict[str, Path], about: dict[str, Mapping[str, Any]]
     ) -> str:
         """The name in a job's folder of an upload or a result that a request names; what is known of it is noted."""
-        from poet.sampling.masks import is_box
+        from poet.sampling.requests import FLAT, is_box
 
         if not MEDIA_ID.fullmatch(value):
-            if (field == "mask" and is_box(value)) or (field == "depth" and value == "flat"):
+            if (field == "mask" and is_box(value)) or (field == "depth" and value == FLAT):
                 return value
             raise Refused(
                 f"{field} = {value[:80]!r}: expected the id of an upload (POST /v1/files) or of a job whose result it "

@@ -149,6 +149,7 @@ class TaskFacts(BaseModel):
     regions: list[str]
     mask: bool
     depth: bool
+    depth_needed: bool
     outputs: list[str]
     formats: list[str]
 

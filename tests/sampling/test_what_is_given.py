@@ -15,7 +15,7 @@ from poet.sampling import command, jobs, requests
 from poet.sampling.engine import Sampled
 from poet.sampling.frozen import FrozenNetworks
 from poet.sampling.generate import Generator
-from poet.sampling.requests import Request
+from poet.sampling.requests import FLAT, Request
 from poet.spec import SampleSpec, UserError
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
@@ -178,7 +178,7 @@ def files(tmp_path_factory):
 def ask(files, tmp_path, task, clip, **changes) -> dict:
     """What the generator is asked for by the command."""
     for name in ("end", "depth"):
-        changes[name] = [str(files / file) for file in changes.get(name, ())]
+        changes[name] = [file if file == FLAT else str(files / file) for file in changes.get(name, ())]
     request = Request(task=task, clip=[str(files / clip)], **changes)
     asked = {}
 
@@ -225,6 +225,14 @@ def test_near_is_bright_in_a_depth_file_and_in_what_the_model_sees(files, tmp_pa
     # No more detail than twice the latent grid has.
     assert np.abs(near - np.linspace(0, 1, 16)).max() < 0.1 and (np.diff(near) > -0.02).all()
     assert asked["record"]["depth"] == [str(files / name)]
+
+
+def test_a_clip_without_depth_has_motion_alone(files, tmp_path, generator):
+    asked = ask(files, tmp_path, "stylization", "clip.mp4", depth=[FLAT], prompt=["a hall"])
+    assert asked["depths"].shape == (1, 5, 16, 16) and not asked["depths"].any()
+    shown = generator.make_condition("stylization", asked["media"]["video"], asked["depths"]).video[0]
+    assert np.ptp(structure.read(shown, SPEC.flow_scale)[1]) < 0.02
+    assert asked["record"]["depth"] == [FLAT]
 
 
 def test_a_depth_of_fewer_frames_is_refused(files, tmp_path):

@@ -21,7 +21,8 @@ _TASK = {
     **schemas(SampleSpec, SAMPLE),
 }
 _NOTHING = {"text": False, "clip": False, "clip_needed": False, "clip_medium": "", "conditioning_frames": []}
-_NOTHING |= {"end": False, "regions": [], "mask": False, "depth": False, "outputs": ["video"], "formats": ["png"]}
+_NOTHING |= {"end": False, "regions": [], "mask": False, "depth": False, "depth_needed": False}
+_NOTHING |= {"outputs": ["video"], "formats": ["png"]}
 _CLIP = {"clip": True, "clip_needed": True, "clip_medium": "video"}
 TASKS = {
     "text_to_video": {"text": True},

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from shipped import poet, serve, wait_ready
 
 from poet import media
-from poet.client import Client
-
-ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ROOT / "data/pretrained/lm_arenas"
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
-
-
-def poet(*words: str, **more) -> subprocess.Popen:
-    command = [sys.executable, "-m", "poet.cli", *words]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}, text=True, **more)
-
-
-def serve(store: Path, log: Path) -> tuple[subprocess.Popen, Client]:
-    words = ["serve", f"--checkpoint={WEIGHTS}", f"--store={store}", "--port=0", "--batch=2"]
-    process = poet(*words, stdout=subprocess.PIPE, stderr=log.open("a"), cwd=store.parent)
-    return process, Client(process.stdout.readline().strip())
-
-
-def wait_ready(client: Client) -> None:
-    while not client.ready:
-        time.sleep(0.5)
 
 
 def test_jobs_outlive_a_kill_and_repeat_by_generate(tmp_path):

@@ -75,7 +75,8 @@ def _clip_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="depth of --clip for stylization (repeatable): a video or picture in which near is bright",
+        help="depth of --clip for stylization (repeatable): a video or picture in which near is bright; 'flat': "
+        "none, so that motion alone counts",
     )
 
 

@@ -8,6 +8,8 @@ import { collect, control, group } from "./settings.js";
 // Fields that have a control of their own; all others of a request are settings.
 const OWN = ["prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "depth", "num", "format", "seed"];
 const LINE_SECONDS = 5;
+// In the place of a file of depth (poet.sampling.requests.FLAT).
+const FLAT = "flat";
 
 export function formOf(name, model, api) {
   if (name === "long") return new LongForm(model, api);
@@ -21,7 +23,7 @@ function factsOf(name, model) {
   const fields = model.requests[name];
   const plain = {
     name, text: "prompt" in fields, clip: "clip" in fields, clip_needed: true, clip_medium: "video",
-    conditioning_frames: [], end: false, regions: [], mask: false, depth: false, outputs: ["video"],
+    conditioning_frames: [], end: false, regions: [], mask: false, depth: false, depth_needed: false, outputs: ["video"],
   };
   return model.tasks.find((task) => task.name === name) ?? plain;
 }
@@ -70,7 +72,7 @@ export class TaskForm {
     if (task.end) parts.push((this.end = new MediaInput(api, "Last frames", { accept: "image/*,video/*", note: "a picture or clip that it ends with; empty takes the end of the clip" })).element);
     if (task.regions.length) parts.push(this.#region(task));
     if (this.painter) parts.push(this.painter.element);
-    if (task.depth) parts.push((this.depth = new MediaInput(api, "Depth", { accept: "image/*,video/*", note: "a depth video of the clip, if there is one" })).element);
+    if (task.depth) parts.push((this.depth = new MediaInput(api, "Depth", { accept: "image/*,video/*", note: "optional: a picture or video of the clip's depth, in which near is bright; without it motion alone counts" })).element);
     this.num = schemas.num && control("num", { ...schemas.num, default: 1 }, "samples to choose from");
     if (this.num) this.num.element.firstChild.textContent = "Candidates";
     this.seed = seedField();
@@ -118,7 +120,7 @@ export class TaskForm {
       negative_prompt: this.negative?.value.trim(),
       clip: await this.clip?.value(),
       end: await this.end?.value(),
-      depth: await this.depth?.value(),
+      depth: (await this.depth?.value()) || (this.task.depth_needed ? FLAT : ""),
       mask: mask ? (await this.api.upload(mask, "mask.png")).id : "",
       region: mask ? "" : this.region?.value,
       conditioning_frames: this.frames?.value ? Number(this.frames.value) : "",
