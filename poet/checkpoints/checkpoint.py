@@ -323,21 +323,20 @@ def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     return {key: loaded[key]["value"] for key in abstract}
 
 
-def load_params(run: Run, abstract_params: Any, key: str = "params", zeros: Collection[str] = ()) -> Any:
+def load_params(run: Run, abstract_params: Any, key: str = "params", new: Mapping[str, jax.Array] | None = None) -> Any:
     """One top-level subtree of the state (`params`, `ema`), for evaluation, sampling and export.
 
     Args:
       run: its `checkpoint` is read; of released weights `params` alone.
       abstract_params: ShapeDtypeStructs; a leaf without a sharding goes to the first local device,
         and a leaf of another dtype is cast.
-      zeros: dotted names of leaves that are not read: they are 0.
+      new: dotted name -> array of the leaves that are not read, but these.
 
     Raises:
       UserError: not a checkpoint, damaged, no such subtree, or another model size.
     """
-    if zeros:
-        added = {name: leaf for name, leaf in weights.flatten(abstract_params).items() if name in zeros}
-        return _with_zeros(load_params(run, _without(abstract_params, added), key), added)
+    if new:
+        return _with(load_params(run, _without(abstract_params, new), key), new)
     checkpoint = run.checkpoint
     path = checkpoint.path
     if checkpoint.released:
@@ -357,15 +356,16 @@ def _without(tree: Any, names: Collection[str], above: str = "") -> Any:
     """Nested dicts without the leaves of these dotted names."""
     if not isinstance(tree, Mapping):
         return tree
-    return {k: _without(v, names, f"{above}{k}.") for k, v in tree.items() if f"{above}{k}" not in names}
+    kept = {k: _without(v, names, f"{above}{k}.") for k, v in tree.items() if f"{above}{k}" not in names}
+    return {k: v for k, v in kept.items() if v != {}}
 
 
-def _with_zeros(tree: dict[str, Any], leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Nested dicts, with zeros at these dotted names."""
+def _with(tree: dict[str, Any], leaves: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """Nested dicts, with these arrays at their dotted names."""
     for name, leaf in leaves.items():
         *path, last = name.split(".")
-        node = functools.reduce(dict.__getitem__, path, tree)
-        node[last] = jnp.zeros(leaf.shape, leaf.dtype, device=_placed(leaf).sharding)
+        node = functools.reduce(lambda above, part: above.setdefault(part, {}), path, tree)
+        node[last] = leaf
     return tree
 
 

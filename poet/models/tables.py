@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from poet.models import guidance, layers
+from poet.models import condition_encoder, guidance, layers
 from poet.models.declaration import Initializer, Normal, Tree, Weight, fan_in, zeros
 from poet.models.lookup import lookup
 from poet.spec import ModelSpec
@@ -86,8 +86,8 @@ def factors(spec: ModelSpec, vocabulary: Vocabulary, ids: Range) -> Factors:
 def declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Tree:
     """Rows of every range, the linear layer into the width for text states, and the markers [2, D] of
     conditions: the first is added to given codes, the second stands where a code is not given.  `aligned` [D, D]
-    takes an embedded condition to where its place is predicted; it begins as if it were not there, and so does
-    `guidance` [F, D]."""
+    takes an embedded condition to where its place is predicted; it begins as if it were not there, and so do
+    `guidance` [F, D] and `conditions`, the condition encoder."""
     dtype = spec.param_dtype
     tree: Tree = {"tables": _declare_tables(spec, _sizes(spec, vocabulary))}
     if spec.condition_marker:
@@ -97,7 +97,10 @@ def declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) 
     if spec.guidance_input:
         tree["guidance"] = guidance.declare(spec.width, dtype)
     text = Weight((text_width, spec.width), ("text", "table_embed"), fan_in(text_width), dtype)
-    return {**tree, "text_states": text}
+    tree["text_states"] = text
+    if spec.condition_encoder:
+        tree["conditions"] = condition_encoder.declare(spec, vocabulary)
+    return tree
 
 
 def declare_head(spec: ModelSpec, vocabulary: Vocabulary) -> Tree:

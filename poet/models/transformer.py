@@ -13,14 +13,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet.models import attention, declaration, guidance, kernels, layers, sequence, tables
+from poet.models import attention, condition_encoder, declaration, guidance, kernels, layers, sequence, tables
 from poet.models import cache as cache_lib
 from poet.models.cache import Cache, Places
 from poet.models.declaration import Tree
@@ -144,7 +144,7 @@ class Model:
     ) -> tuple[jax.Array, jax.Array | None]:
         """What the first block takes of N leading positions; and `Cache.aligned` of outputs below `stop` > N."""
         x_BxNxD, first = self._embed(params, tokens_BxN, layout, text), layout.prefix_length
-        aligned_BxOxD = self._aligned(params, x_BxNxD, layout, stop)
+        aligned_BxOxD = self._aligned(params, tokens_BxN, x_BxNxD, layout, stop)
         if aligned_BxOxD is not None:
             predicting_BxMxD = aligned_BxOxD[:, : x_BxNxD.shape[1] + 1 - first]
             x_BxNxD += jnp.pad(predicting_BxMxD, ((0, 0), (first - 1, 0), (0, 0)))
@@ -154,19 +154,29 @@ class Model:
             x_BxNxD += jnp.where(jnp.arange(x_BxNxD.shape[1])[:, None] < first, read_Bx1xD, 0)
         return x_BxNxD, aligned_BxOxD
 
-    def _aligned(self, params: Params, x_BxNxD: jax.Array, layout: Layout, stop: int) -> jax.Array | None:
-        """Embedded conditions where their places are predicted, [B, stop - prefix, D]; None where there are none."""
-        if not self.spec.aligned_conditions or not layout.aligned:
-            return None
-        kernel_DxD, first = params["embedding"]["aligned"], layout.prefix_length
-        pieces: list[jax.Array] = []
-        for given, output in layout.aligned:
+    def _aligned(
+        self, params: Params, tokens_BxN: jax.Array, x_BxNxD: jax.Array, layout: Layout, stop: int
+    ) -> jax.Array | None:
+        """What conditions add where their places are predicted, [B, stop - prefix, D]; None where nothing."""
+        first, pieces = layout.prefix_length, []
+        for output, x_BxLxE, kernel_ExD in self._conditions(params, tokens_BxN, x_BxNxD, layout):
             length = min(output.stop, stop) - output.start
             if length > 0:
-                x_BxLxD = constrain(x_BxNxD[:, given.start : given.start + length], "batch", None, None)
-                room = (output.start - first, stop - output.start - length)
-                pieces.append(jnp.pad(project_in(x_BxLxD, kernel_DxD), ((0, 0), room, (0, 0))))
+                room = ((0, 0), (output.start - first, stop - output.start - length), (0, 0))
+                pieces.append(jnp.pad(project_in(x_BxLxE[:, :length], kernel_ExD), room))
         return functools.reduce(jnp.add, pieces) if pieces else None
+
+    def _conditions(
+        self, params: Params, tokens_BxN: jax.Array, x_BxNxD: jax.Array, layout: Layout
+    ) -> Iterator[tuple[Span, jax.Array, jax.Array]]:
+        """(Output span, what conditions it [B, L, E], the product [E, D] that adds this), several times for some."""
+        if self.spec.aligned_conditions:
+            for given, output in layout.aligned:
+                x_BxLxD = constrain(x_BxNxD[:, given.start : given.stop], "batch", None, None)
+                yield output, x_BxLxD, params["embedding"]["aligned"]
+        if self.spec.condition_encoder:
+            weights, bits = params["embedding"]["conditions"], self.vocabulary.spec.visual_bits
+            yield from condition_encoder.encode(weights, tokens_BxN, layout, bits, self.dtype)
 
     def _embed(self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None) -> jax.Array:
         """Each run of positions through its own table; text positions through the linear layer."""

@@ -166,8 +166,9 @@ def setting(
         `poet.spec.compat` says which of these may differ for what.
       at_least, above, at_most, below: the range of a number, or of every number in a tuple or dict.
       one_of: the strings that are allowed, for every string in a tuple.
-      adds: the dotted name of the array that a model has where the field is True.  It begins at 0, where it does
-        nothing, so that a model which was trained without it can start a training with it.
+      adds: the dotted name of the array, or dict of arrays, that a model has where the field is neither False nor 0.
+        With its initial values it does nothing, so that a model which was trained without it can start a training
+        with it.
 
     Raises:
       ValueError: another word for `changes`.

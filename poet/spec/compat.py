@@ -47,7 +47,7 @@ PURPOSES: dict[str, Purpose] = {
 class Difference:
     """A setting, by its gin name, that two experiments do not share, and what that changes.
 
-    `adds`: the array that ours has and theirs lacks, where nothing else differs; '' is none.
+    `adds`: the arrays that ours has and theirs lacks, where nothing else differs; '' is none.
     """
 
     name: str
@@ -92,7 +92,8 @@ def every_difference(theirs: Experiment, ours: Experiment) -> list[Difference]:
 
 
 def added(theirs: Experiment, ours: Experiment) -> list[str]:
-    """Dotted names of the arrays that a model of ours has and theirs lacks, and which begin at 0."""
+    """Dotted names of the arrays, or of dicts of arrays, that a model of ours has and theirs lacks; at first they do
+    nothing."""
     return [
         d.adds for section in _MODEL for d in _of_section(getattr(theirs, section), getattr(ours, section)) if d.adds
     ]
@@ -117,7 +118,7 @@ def _of_section(theirs: Spec, ours: Spec) -> list[Difference]:
             theirs=getattr(theirs, field.name),
             ours=getattr(ours, field.name),
             changes=declared.changes,
-            adds=declared.adds if getattr(ours, field.name) else "",
+            adds=declared.adds if getattr(ours, field.name) and not getattr(theirs, field.name) else "",
         )
         for field in dataclasses.fields(ours)
         if (declared := setting_of(field)) and getattr(theirs, field.name) != getattr(ours, field.name)

@@ -126,6 +126,8 @@ class ModelSpec(Spec):
     `condition_marker`: learnt vectors mark conditioning codes and hidden cells.
     `aligned_conditions`: a condition's code is also added, through a learnt matrix, where the code of the same place
     is predicted, so that attention need not find it (the conditional decoding of ControlAR, 2410.02705).
+    `condition_encoder`: features of an encoder that reads the bits of conditioning pictures around a cell and adds what
+    it finds where that cell is predicted, and to the sound of that time (`poet/models/condition_encoder.py`); 0: none.
     `guidance_input`: the scale of guidance by text is an input, so that `SAMPLE.one_pass` guides without a second pass
     (guidance-free training, 2501.15420); a training step then costs a second forward pass of the layouts with text.
     The defaults are measured: `poet/models/conditions.md`.
@@ -153,6 +155,7 @@ class ModelSpec(Spec):
     embedding_scale: float = setting(0.0, changes="meaning", at_least=0, at_most=1e4)
     condition_marker: bool = setting(True, changes="arrays")
     aligned_conditions: bool = setting(False, changes="arrays", adds="embedding.aligned")
+    condition_encoder: int = setting(0, changes="arrays", at_least=0, at_most=2**14, adds="embedding.conditions")
     guidance_input: bool = setting(False, changes="arrays", adds="embedding.guidance")
     code_rows: str = setting("bits", changes="nothing", one_of=("bits", "random"))
     dtype: str = setting("bfloat16", changes="nothing", one_of=DTYPES)

@@ -172,6 +172,13 @@ class Layout:
         return tuple(pairs)
 
     @functools.cached_property
+    def accompanied(self) -> tuple[tuple[Span, Span], ...]:
+        """The conditioning pictures and the sound of the output that belongs to them, level by level."""
+        pictures = [s for s in self.spans if s.segment.frame and s.segment.role == CONDITION]
+        sounds = [s for s in self.spans if s.segment.time is not None and s.segment.role == OUTPUT]
+        return tuple((pictures[0], sound) for sound in sounds) if pictures else ()
+
+    @functools.cached_property
     def latents(self) -> np.ndarray:
         """int32 [length]: the latent frame in whose time each output position lies; 0 elsewhere."""
         return np.concatenate([_latents(s) for s in self.segments]).astype(np.int32)

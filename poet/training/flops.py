@@ -5,7 +5,7 @@ prefix LM: what its layout needs.
 
 A product of [m, k] and [k, n] counts 2 m k n.  Counted: the projections and the MLP at every
 position that is read (all but the last), text states and aligned conditions through their linear
-layers, attention as the layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output
+layers, conditions through their encoder, attention as the layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output
 keys, so the causal square counts half), the head over the ids of each loss position.  Not counted:
 embedding lookups, norms, softmax, the optimizer, rematerialisation.  The backward pass counts twice
 the forward pass, so a step is three times it.
@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.extend.core as jax_core
 
+from poet.models import condition_encoder
 from poet.models.transformer import Model
 from poet.spec import ModelSpec
 from poet.tasks.layout import Layout
@@ -42,6 +43,8 @@ def forward_flops(model: Model, layout: Layout, *, loss_vocabulary: str = "legal
     embed = 2 * text * model.text_width * spec.width
     if spec.aligned_conditions:
         embed += 2 * spec.width**2 * sum(output.stop - output.start for _, output in layout.aligned)
+    if spec.condition_encoder:
+        embed += condition_encoder.flops(model.declared["embedding"]["conditions"], layout)
     return spec.layers * per_layer + embed + head_flops(model, layout, loss_vocabulary)
 
 

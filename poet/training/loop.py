@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poet import spec as specs
-from poet.checkpoints import checkpoint
+from poet.checkpoints import checkpoint, weights
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
 from poet.runs import exits, manifest, networks
@@ -230,7 +230,7 @@ class _Training:
             init = functools.partial(compiled.init, self.trainable)
             key = jax.random.key(self.experiment.train.seed)
             state = jax.jit(init, out_shardings=compiled.shardings_of(abstract))(key)
-            state |= self._start(abstract)
+            state |= self._start(abstract, state["params"])
         else:
             state = found.state
             self._resume(found)
@@ -279,15 +279,16 @@ class _Training:
         _LOG.warning("going on from step %d, without the batches of steps %s", self.start, left_out)
         self.skip_to = 0
 
-    def _start(self, abstract: State) -> State:
-        """Parameters to begin with, where the run does not begin with random ones."""
+    def _start(self, abstract: State, initial: Any) -> State:
+        """Parameters to begin with, where the run does not begin with the initial ones."""
         source = self.experiment.train.init_from
         if not source:
             return {}
         _LOG.info("starting from the parameters of %s", source)
         run = Run.open(source)
-        added = compat.added(run.checkpoint.spec, self.experiment)
-        return {"params": checkpoint.load_params(run, abstract["params"], zeros=added)}
+        added = tuple(f"{name}." for name in compat.added(run.checkpoint.spec, self.experiment))
+        new = {name: leaf for name, leaf in weights.flatten(initial).items() if f"{name}.".startswith(added)}
+        return {"params": checkpoint.load_params(run, abstract["params"], new=new)}
 
     def _accepted(self) -> None:
         """Only now does the work dir describe this run: nothing can refuse it any more."""

@@ -34,6 +34,8 @@ from poet.store.reader import dataset, load_manifest
 WIDTH, BATCH, LEARNING_RATE, CHECKS = 256, 256, 1e-3, 12
 CHECKED_ROWS = 8192
 PAST_CODES, EMBEDDED = 4, 32
+# Cells in the 3x3 neighbourhood (0..2, 0..2) that stand before its middle in the order of codes.
+PRECEDING = ((0, 0), (0, 1), (0, 2), (1, 0))
 # Rows -> features: codes int [R, C] that are embedded, known float [R, F], told float [R, G].
 Features = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -106,9 +108,10 @@ def sound(data: dict[str, np.ndarray], bits: int, codes: int, event: bool = Fals
     return Question(clips=clips, features=features, labels_Rx=labels, classes=2 if event else codes, embedded=codes + 1)
 
 
-def cells(data: dict[str, np.ndarray], bits: int, told: str, past: bool) -> Question:
-    """Bits of a video code from those of another stream around the same cell, and, where `past`, from the
-    codes around it one latent before."""
+def cells(data: dict[str, np.ndarray], bits: int, told: str, past: bool, preceding: bool = False) -> Question:
+    """Bits of a video code from those of another stream around the same cell; where `past`, also from the
+    codes around it one latent before, and where `preceding` from the codes beside it that precede it in its
+    own frame, as a language model sees them."""
     video_NxTxHxW = data["video"]
     clips, latents, height, width = video_NxTxHxW.shape
     own, other = (_surrounded(bits_of(data[name], bits)) for name in ("video", told))
@@ -121,6 +124,9 @@ def cells(data: dict[str, np.ndarray], bits: int, told: str, past: bool) -> Ques
         known = np.stack([t == 0, y / height, x / width], axis=1).astype(np.float32)
         if past:
             known = np.concatenate([known, around(own, clip, t, y, x)], axis=1)
+        if preceding:
+            beside = [own[clip, t + 1, y + i, x + j] for i, j in PRECEDING]
+            known = np.concatenate([known, *beside], axis=1)
         cell = (y * width + x)[:, None]
         return cell, known, around(other, clip, t + 1, y, x)
 
@@ -174,6 +180,8 @@ def questions(data: dict[str, np.ndarray], streams: Any) -> dict[str, Question]:
         if name in data:
             found[f"video, from {name}"] = cells(data, bits, name, past=False)
             found[f"video, from {name} and the latent before"] = cells(data, bits, name, past=True)
+            every = cells(data, bits, name, past=True, preceding=True)
+            found[f"video, from {name}, the latent before and the codes before it"] = every
     return found
 
 

@@ -27,6 +27,7 @@ SPEC = ModelSpec(
     dtype="float32",
     remat="none",
     aligned_conditions=True,
+    condition_encoder=6,
 )
 TEXT_WIDTH = 12
 MODEL = transformer.build(SPEC, VOCABULARY, TEXT_WIDTH)
@@ -57,7 +58,10 @@ def params():
         made = jax.device_get(jax.jit(MODEL.init)(jax.random.key(0)))
     tables = jax.tree.map(lambda t: 20 * t, made["embedding"]["tables"])
     made["embedding"]["tables"] = tables
-    made["embedding"]["aligned"] = np.random.default_rng(4).normal(size=(SPEC.width, SPEC.width)).astype(np.float32)
+    rng, conditions = np.random.default_rng(4), made["embedding"]["conditions"]
+    made["embedding"]["aligned"] = rng.normal(size=(SPEC.width, SPEC.width)).astype(np.float32)
+    for name in ("picture", "sound"):
+        conditions[name] = rng.normal(size=conditions[name].shape).astype(np.float32)
     return made
 
 
@@ -136,7 +140,8 @@ def test_a_query_stands_at_the_place_of_the_token_that_it_predicts():
 def test_a_condition_is_added_where_its_place_is_predicted():
     layout, (tokens, _) = LAYOUTS["video_to_video_and_audio"], make_inputs(LAYOUTS["video_to_video_and_audio"])
     embedded = np.asarray(MODEL._embed(params(), tokens, layout, None), np.float64)
-    inputs, _ = MODEL._residual(params(), tokens[:, :-1], layout, None, layout.length)
+    model = transformer.build(SPEC.replace(condition_encoder=0), VOCABULARY, TEXT_WIDTH)
+    inputs, _ = model._residual(params(), tokens[:, :-1], layout, None, layout.length)
     places, expected = layout.positions(), embedded.copy()
     condition, output = (next(s for s in layout.spans if s.segment.stream == n) for n in ("video_in", "video"))
     for position in range(output.start, output.stop):
@@ -145,11 +150,12 @@ def test_a_condition_is_added_where_its_place_is_predicted():
     np.testing.assert_allclose(inputs, expected[:, :-1], atol=1e-3)
 
 
-def test_an_aligned_condition_changes_nothing_at_first():
+@pytest.mark.parametrize("field, name", [("aligned_conditions", "aligned"), ("condition_encoder", "conditions")])
+def test_an_added_condition_changes_nothing_at_first(field, name):
     layout, (tokens, _) = LAYOUTS["video_to_video_and_audio"], make_inputs(LAYOUTS["video_to_video_and_audio"])
     weights = MODEL.init(jax.random.key(1))
-    without = transformer.build(SPEC.replace(aligned_conditions=False), VOCABULARY, TEXT_WIDTH)
-    plain = {**weights, "embedding": {k: v for k, v in weights["embedding"].items() if k != "aligned"}}
+    without = transformer.build(SPEC.replace(**{field: type(getattr(SPEC, field))()}), VOCABULARY, TEXT_WIDTH)
+    plain = {**weights, "embedding": {k: v for k, v in weights["embedding"].items() if k != name}}
     jax.tree.map(np.testing.assert_array_equal, without.init(jax.random.key(1)), plain)
     hidden = MODEL.hidden(weights, tokens, layout), without.hidden(plain, tokens, layout)
     np.testing.assert_array_equal(*hidden)
