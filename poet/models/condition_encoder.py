@@ -107,6 +107,7 @@ def _cells(weights: Tree, tokens_BxN: jax.Array, given: Span, bits: int) -> jax.
     around = [x[:, :, y : y + height, z : z + width] for y in range(SIDE) for z in range(SIDE)]
     place_YxXx2 = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in (height, width)), indexing="ij"), axis=-1)
     place = jnp.broadcast_to(jnp.asarray(place_YxXx2, x.dtype), (*around[0].shape[:-1], 2))
+    place = constrain(place, "batch", None, None, None, None)
     x_BxCxI = jnp.concatenate([*around, place], axis=-1).reshape(len(ids_BxCx1), segment.length, -1)
     z_BxCxF = jax.nn.gelu(jnp.einsum("bci,if->bcf", x_BxCxI, weights["first"]))
     return jax.nn.gelu(jnp.einsum("bcf,fg->bcg", z_BxCxF, weights["second"]))
