@@ -280,18 +280,19 @@ def test_parameters_load_alone_from_any_path_to_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("released", [False, True])
-def test_arrays_that_a_model_was_trained_without_begin_at_zero(tmp_path: Path, released: bool) -> None:
-    """Where the model of now places them; those that are not named must be there."""
+def test_arrays_that_a_model_was_trained_without_are_the_initial_ones(tmp_path: Path, released: bool) -> None:
+    """Those that are not named must be there."""
     params = make_state(1)["params"]
     if released:
         weights.save(tmp_path / "run", EXPERIMENT, params, None, 1)
     else:
         save(tmp_path / "run", 1)
     new = jax.ShapeDtypeStruct((4, 2), jnp.float32, sharding=sharding(8, "fsdp"))
-    wanted = {**abstract(params), "new": new}
-    loaded = checkpoint.load_params(Run.open(tmp_path / "run"), wanted, new={"new": np.zeros(wanted["new"].shape, np.float32)})
-    assert loaded["new"].sharding == new.sharding
-    assert_equal(loaded, {**params, "new": np.zeros((4, 2), np.float32)})
+    wanted = {**abstract(params), "new": {"first": new}}
+    initial = jax.device_put(np.arange(8, dtype=np.float32).reshape(4, 2), new.sharding)
+    loaded = checkpoint.load_params(Run.open(tmp_path / "run"), wanted, new={"new.first": initial})
+    assert loaded["new"]["first"] is initial
+    assert_equal(loaded, {**params, "new": {"first": initial}})
     with pytest.raises(UserError, match="new"):
         checkpoint.load_params(Run.open(tmp_path / "run"), wanted)
 

@@ -35,7 +35,6 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from poet import spec as specs

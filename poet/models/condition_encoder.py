@@ -1,15 +1,15 @@
 """What a conditioning picture tells of the places around a cell, added to the states that predict there.
 
-`MODEL.aligned_conditions` takes the row of one code to the state that predicts the same place.  What flow and depth say
-of a place needs the bits of a neighbourhood, and products of them: two layers read the bits of the 3x3 codes around each
-cell.  The last product of each use begins at 0, where the encoder does nothing:
+`MODEL.aligned_conditions` takes the row of one code to the state that predicts the same place.  What flow and depth
+say of a place needs the bits of a neighbourhood, and products of them: two layers read the bits of the 3x3 codes around
+each cell.  The last product of each use begins at 0, where the encoder does nothing:
 
 * a picture's cell is added where the cell of that place is predicted (as by ControlAR's encoder, 2410.02705);
 * the cells of a latent frame, pooled by learnt attention, and those of the frames before and after it, are added to all
   sound of that time, by its time within the latent frame and its level.
 
-Shape suffixes: B batch, N prefix positions, C cells of a picture, K bits, I inputs, F features, H pooling heads, T latent
-frames, Y rows, X columns, S positions of an output, D width.
+Shape suffixes: B batch, N prefix positions, C cells of a picture, K bits, I inputs, F features, H pooling heads, T
+latent frames, Y rows, X columns, S positions of an output, W waves, L levels, D width.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _by_picture(layout: Layout) -> list[tuple[Span, list[Span]]]:
 
 
 def _cells(weights: Tree, tokens_BxN: jax.Array, given: Span, bits: int) -> jax.Array:
-    """Features [B, C, F] of the cells of a picture: of the bits around each, 0 where there are none, and of its place."""
+    """Features [B, C, F] of the cells of a picture: of the bits around each, 0 where there are none, and its place."""
     segment, (frames, height, width) = given.segment, given.segment.grid
     ids_BxCx1 = tokens_BxN[:, given.start : given.start + segment.length, None]
     bits_BxCxK = jnp.where(ids_BxCx1 == Special.HIDDEN, 0, (ids_BxCx1 - segment.ids.low >> np.arange(bits) & 1) * 2 - 1)
@@ -133,7 +133,7 @@ def _heard(weights: Tree, frames_BxTxF: jax.Array, output: Span) -> jax.Array:
 
 
 def _moments(weights: Tree, frames: int, output: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each code of sound: its latent frame and its level, one of each is 1, and waves of its time within the frame."""
+    """Of each code of sound: its latent frame, as 0 and 1, waves of its time within it, and its level, as 0 and 1."""
     segment: Any = output.segment
     first, step = segment.time
     # The middle of latent frame k is at time k.

@@ -48,7 +48,9 @@ class _Visual(Vocabulary):
 def _declare_embedding(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Tree:
     """Rows of codes, shared by both resolutions; what stands for a masked code and for no text."""
     shared = tables.declare_embedding(
-        spec.replace(condition_marker=True, aligned_conditions=False, condition_encoder=0, guidance_input=False), vocabulary, text_width
+        spec.replace(condition_marker=True, aligned_conditions=False, condition_encoder=0, guidance_input=False),
+        vocabulary,
+        text_width,
     )
     vector = Weight((1, spec.width), (None, None), Normal(STDDEV), spec.param_dtype)
     return {**shared, "masked": vector, "no_text": vector}

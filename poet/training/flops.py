@@ -5,10 +5,11 @@ prefix LM: what its layout needs.
 
 A product of [m, k] and [k, n] counts 2 m k n.  Counted: the projections and the MLP at every
 position that is read (all but the last), text states and aligned conditions through their linear
-layers, conditions through their encoder, attention as the layout needs it (prefix queries see the prefix; output query i sees the prefix and i + 1 output
-keys, so the causal square counts half), the head over the ids of each loss position.  Not counted:
-embedding lookups, norms, softmax, the optimizer, rematerialisation.  The backward pass counts twice
-the forward pass, so a step is three times it.
+layers, conditions through their encoder, attention as the layout needs it (prefix queries see the
+prefix; output query i sees the prefix and i + 1 output keys, so the causal square counts half), the
+head over the ids of each loss position.  Not counted: embedding lookups, norms, softmax, the
+optimizer, rematerialisation.  The backward pass counts twice the forward pass, so a step is three
+times it.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "queries at their own place": ("MODEL.query_place='own'",),
     "no markers": ("MODEL.condition_marker=False",),
     "conditions where they are predicted": ("MODEL.aligned_conditions=True",),
+    "conditions encoded where they are predicted": ("MODEL.aligned_conditions=True", "MODEL.condition_encoder=96"),
     "conditioning sound in the output alone": ("CONDITIONING.sound_place='output'",),
     "steps weigh by tokens": ("TRAIN.step_weight='tokens'",),
 }
@@ -185,6 +186,7 @@ ABOUT = (
     "so that 'the same place of the condition' is distance 0 ([layout.py](../tasks/layout.py), [transformer.py](transformer.py)).",
     "* `MODEL.condition_marker`: a learnt vector is added to given codes, another stands where a cell is not given.",
     "* `MODEL.aligned_conditions`: a condition's code is added, through a learnt matrix, where the code of its place is predicted.",
+    "* `MODEL.condition_encoder`: what an encoder finds in the bits around a conditioning cell is added there too, and to sound of that time.",
     "* `CONDITIONING.sound_place`: where a task generates picture and sound, conditioning sound stands in the prefix too, so that the generated "
     "picture sees it.",
     "* `TRAIN.step_weight`: whether a step counts by the tokens that it predicts.",

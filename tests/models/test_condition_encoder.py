@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from poet.distributed import mesh as mesh_lib
 from poet.models import condition_encoder
 from poet.models.declaration import axes, init, shapes
-from poet.spec import ModelSpec, VocabularySpec
+from poet.models.transformer import project_in
+from poet.spec import MeshSpec, ModelSpec, VocabularySpec
 from poet.spec.vocabulary import Special, Vocabulary
 from poet.tasks.layout import Format, Layout, Span, build_layout
 from poet.training import flops
@@ -49,10 +51,6 @@ def tokens_of(layout: Layout) -> np.ndarray:
 
 def given(layout: Layout) -> Span:
     return next(s for s in layout.spans if s.segment.stream == "video_in")
-
-
-def encoded_spans(layout: Layout) -> list[tuple[Span, Span]]:
-    return [(output, source) for source, output in layout.accompanied]
 
 
 def encoded(weights, layout: Layout, tokens: np.ndarray) -> list[tuple[Span, np.ndarray]]:
@@ -140,5 +138,21 @@ def test_its_flops_are_those_of_its_products(output) -> None:
     traced = flops.traced_flops(run, shapes(DECLARED), tokens)
     counted = condition_encoder.flops(DECLARED, layout)
     # Not counted: what depends on no input, and the choice of a latent frame.
-    small = sum(2 * (s.stop - s.start) * (12 + 2 + GRID[0]) * FEATURES for s, _ in encoded_spans(layout))
+    small = sum(2 * (s.stop - s.start) * (12 + 2 + GRID[0]) * FEATURES for _, s in layout.accompanied)
     assert traced - small <= counted <= traced
+
+
+@pytest.mark.parametrize("split", [{"tensor": 2}, {"sequence": 2}])
+def test_devices_share_it(weights, split) -> None:
+    layout = layout_of("video", "audio")
+    tokens, mesh = tokens_of(layout), mesh_lib.build(MeshSpec(data=1, fsdp=2, **split), jax.devices()[:4])
+
+    def total(weights, tokens):
+        found = condition_encoder.encode(weights, tokens, layout, BITS, np.dtype("float32"))
+        return sum((project_in(x, kernel) ** 2).sum() for _, x, kernel in found)
+
+    wanted = jax.jit(jax.value_and_grad(total))(weights, tokens)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(weights, mesh_lib.Rules().shardings(mesh, axes(DECLARED)))
+        found = jax.jit(jax.value_and_grad(total))(placed, jax.device_put(tokens, mesh_lib.batch_sharding(mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=0.1), found, wanted)

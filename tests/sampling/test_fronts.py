@@ -91,10 +91,12 @@ def test_without_overlap_it_is_one_code_after_the_other(task, options):
 
 def test_aligned_conditions_are_those_of_the_code_that_is_predicted():
     """Without overlap it is one code at a time; and a row that sees no more than before samples the same codes."""
-    spec = dataclasses.replace(tiny.model().spec, aligned_conditions=True)
-    model, params, rng = dataclasses.replace(tiny.model(), spec=spec), tiny.params(), np.random.default_rng(2)
-    kernel = 0.05 * rng.normal(size=(spec.width, spec.width)).astype(np.float32)
-    params = {**params, "embedding": {**params["embedding"], "aligned": kernel}}
+    spec = dataclasses.replace(tiny.model().spec, aligned_conditions=True, condition_encoder=6)
+    model, rng = dataclasses.replace(tiny.model(), spec=spec), np.random.default_rng(2)
+    # As large as what codes embed to, so that it matters what a row has seen.
+    params, few = tiny.params_of(model), {"aligned": 0.05 / 0.15, "conditions": 0.1}
+    scaled = {name: jax.tree.map(lambda x, f=f: f * x, params["embedding"][name]) for name, f in few.items()}
+    params = {**params, "embedding": {**params["embedding"], **scaled}}
     codes = {"source": np.zeros((2, 1), np.int32), "video_in": rng.integers(0, 64, (2, 48)).astype(np.int32)}
     found = {}
     for lags in ((0, 0), (4, 0), (2, 0)):

@@ -92,6 +92,12 @@ def model(visual_head: str = "full") -> transformer.Model:
 
 @functools.cache
 def params(visual_head: str = "full") -> dict:
+    """Those of `model`."""
+    return params_of(model(visual_head))
+
+
+@functools.cache
+def params_of(model: transformer.Model) -> dict:
     """Random parameters; rows of tables are long, so that logits differ by several units.
 
     NumPy draws them: compiling the initialisers would take longer than the tests.
@@ -105,7 +111,7 @@ def params(visual_head: str = "full") -> dict:
         scale = 0.8 if "tables" in name else 0.15
         return (scale * generator.normal(size=leaf.shape)).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, model(visual_head).abstract())
+    return jax.tree_util.tree_map_with_path(draw, model.abstract())
 
 
 def texts(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

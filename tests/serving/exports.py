@@ -19,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
+from poet.models import transformer  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.written import BLANK  # noqa: E402
@@ -107,14 +108,15 @@ def generator(sample: SampleSpec, dtype: str = "float32", **changes: Any) -> Gen
     """The tiny run with sound, texts and written texts, of which all can be exported."""
     base = tiny.WITH_SOUND.replace(sample=sample)
     experiment = base.replace(
-        model=base.model.replace(dtype=dtype),
+        model=base.model.replace(dtype=dtype, aligned_conditions=True, condition_encoder=6),
         text=base.text.replace(pieces="given to the generator"),
         conditioning=base.conditioning.replace(depth="flat"),
         **changes,
     )
     pieces = Pieces(size=64, fingerprint="letters", processor=Letters())
     loaded = {"video": tiny.video_tokenizer(), "audio": tiny.audio_tokenizer(), "text": TinyText(), "pieces": pieces}
-    return Generator(Resolved(experiment), tiny.params(), loaded)
+    resolved = Resolved(experiment)
+    return Generator(resolved, tiny.params_of(transformer.build_model(resolved)), loaded)
 
 
 def export(made: Generator, folder: pathlib.Path, *tasks: str, **spec: Any) -> pathlib.Path:

@@ -94,6 +94,15 @@ def test_every_task_gives_the_same(tmp_path, dtype):
 
 
 @pytest.mark.slow
+def test_conditions_are_encoded_alike(tmp_path):
+    made = exports.generator(SAMPLE)
+    folder = exports.export(made, tmp_path / "export", "inpainting", "video_to_audio")
+    asked = [check.request(made.resolved, task) for task in ("inpainting", "video_to_audio")]
+    for request, found in zip(asked, exports.ask_apart(folder, tmp_path, *asked, more=("cv2",))):
+        assert_equal(found, made.ask(**request))
+
+
+@pytest.mark.slow
 def test_stored_in_int8_it_gives_what_the_process_does(tmp_path):
     made = exports.generator(SAMPLE.replace(weights="int8"))
     folder = exports.export(made, tmp_path / "export", "text_to_video")

@@ -255,6 +255,15 @@ def test_tasks_from_picture_to_picture_have_aligned_conditions() -> None:
     }
 
 
+def test_sound_is_accompanied_by_the_picture_that_is_its_condition() -> None:
+    table = Resolved(experiment()).layouts
+    found = {name: layout.accompanied for name, layout in table.items() if layout.accompanied}
+    assert found.keys() == {"video_to_audio"}
+    for picture, sound in found["video_to_audio"]:
+        assert (picture.segment.stream, sound.segment.stream) == ("video_in", "audio")
+    assert [sound for _, sound in found["video_to_audio"]] == list(table["video_to_audio"].loss_spans)
+
+
 def test_separate_positions_never_collide_across_segments() -> None:
     layout = Resolved(experiment()).layouts["text_to_video"]
     span, positions = layout.loss_spans[0], layout.positions(shared=False)
