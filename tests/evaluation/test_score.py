@@ -150,7 +150,7 @@ def test_what_a_stopped_run_left_is_gone_on_with_and_nothing_else_is_touched(
 
     monkeypatch.setattr(run.Cache, "__call__", stopped)
     flags = [f"--against={folders[1]}", f"--out={tmp_path / 'out'}", "--metric=frame_diversity"]
-    assert cli.main(["score", str(folders[0]), *flags]) == 1
+    assert cli.main(["score", str(folders[0]), *flags]) == 130
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features"]
     monkeypatch.setattr(run.Cache, "__call__", real)
     score(*folders, tmp_path / "out", "--metric=frame_diversity")

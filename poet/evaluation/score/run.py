@@ -121,7 +121,8 @@ class Pass:
         self.with_sound[side] = self.with_sound.get(side, 0) + (item.sound is not None)
         shared = {PLACES: [item.place], GROUPS: [item.group]}
         found = {field_of(n.prefix): vectors for n in self.setup.used if (vectors := self._vectors(n, item))}
-        own = {"video": item.video[None], "sound": [item.sound], "rate_hz": self.submission.clip.rate_hz}
+        rate_hz = self.submission.clip.rate_hz
+        own = {"caption": [item.caption], "video": item.video[None], "sound": [item.sound], "rate_hz": rate_hz}
         if self.setup.tokenizer:
             own |= {"ids": self.setup.tokenizer.encode(item.video[None])}
         step: dict[Any, Batch] = {
