@@ -52,7 +52,7 @@ class StandIn:
     def card(self) -> dict[str, Any]:
         clip = {"frames": 4, "height": 16, "width": 16, "rate_hz": 4.0, "seconds": 1.0, "sample_rate_hz": 16_000}
         facts = {"clip_medium": "video", "conditioning_frames": [1], "regions": [], "outputs": ["video"]}
-        flags = dict.fromkeys(("text", "clip", "clip_needed", "end", "mask", "depth"), False)
+        flags = dict.fromkeys(("text", "clip", "clip_needed", "end", "mask", "depth", "depth_needed"), False)
         tasks = [{"name": "text_to_video", "formats": ["png"], **facts, **flags}]
         named = {"id": "stand_in", "fingerprint": "0" * 16, "films": ["long"], "sample": {}, "limits": {}}
         return {**named, "clip": clip, "tasks": tasks, "batch": self.size}
