@@ -45,7 +45,8 @@ def test_commands_are_found():
 @pytest.mark.parametrize("page, words", OF_POET, ids=[f"{p}-{' '.join(w)[:60]}" for p, w in OF_POET])
 def test_a_command_of_poet_parses(page: str, words: list[str]):
     plain = [re.sub(r"\$\w+", "1", word) for word in words if word != "..." and not word.startswith(cli.GIN_PREFIX)]
-    assert cli._parse(plain).command == words[0]
+    own, wrapped = cli._wrapped(plain)
+    assert cli._parse(own).command == words[0] and (not wrapped or cli._parse(wrapped).command == wrapped[0])
     for file in re.findall(r"\bgin/\S+\.gin\b", " ".join(words)):
         assert (ROOT / file).exists(), file
 

@@ -27,10 +27,10 @@ GIN_PREFIX = "--gin."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = _wrapped(list(sys.argv[1:] if argv is None else argv))
     bindings = [a[len(GIN_PREFIX) :] for a in arguments if a.startswith(GIN_PREFIX)]
     args = _parse([a for a in arguments if not a.startswith(GIN_PREFIX)])
-    args.bindings = bindings
+    args.bindings, args.rest = bindings, rest
     if bindings and COMMANDS[args.command].settings == NONE:
         flags = " ".join(GIN_PREFIX + binding for binding in bindings)
         print(f"poet {args.command}: error: it takes no settings, got {flags}", file=sys.stderr)
@@ -45,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code not in (exits.FINISHED, exits.RESTART) and "poet.distributed.processes" in sys.modules:
         sys.modules["poet.distributed.processes"].leave(code)
     return code
+
+
+def _wrapped(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The own arguments, and those of another command that stands behind `--` (`Command.wraps`)."""
+    if "--" not in arguments or arguments[0] not in COMMANDS or not COMMANDS[arguments[0]].wraps:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -39,6 +39,7 @@ class Command:
       example: arguments that run, for its help.
       place: the list of commands is in the order of these.
       log_level: the least of this package's log records that the terminal shows.
+      wraps: whether another command stands behind `--`; its words are `args.rest`.
     """
 
     summary: str
@@ -48,6 +49,7 @@ class Command:
     example: str
     place: int
     log_level: int = logging.WARNING
+    wraps: bool = False
 
 
 def number(kind: type, **limits: float) -> Callable[[str], float]:
