@@ -81,6 +81,8 @@ def test_a_task_is_made(page, client, clip, task):
     if facts["regions"]:
         page.get_by_label("Region").select_option(facts["regions"][0])
     send(page, client)
+    if "audio" in facts["outputs"]:
+        page.locator(f"{RESULTS} canvas.wave").wait_for()
 
 
 def test_a_long_film_with_sound_and_a_changing_text_is_made(page, client, clip):

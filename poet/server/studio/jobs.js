@@ -1,6 +1,7 @@
 // The list of jobs: their progress frame by frame, their results side by side, and what can be done with them.
 
 import { button, kind, make, title } from "./dom.js";
+import { addWave } from "./waveform.js";
 
 const ENDED = ["completed", "failed", "cancelled"];
 const PAGE = 12;
@@ -143,7 +144,9 @@ class Card {
     if (best) {
       const blob = await this.history.api.blob(best.url);
       const named = new File([blob], best.name, { type: best.media_type });
-      figure.append(player(named, `${label} of ${title(this.job.task)}`));
+      const shown = player(named, `${label} of ${title(this.job.task)}`);
+      figure.append(shown);
+      if (kind(named.type) !== "image") addWave(shown, named);
       const use = button("Use", async () => {
         try {
           await this.history.onUse(named);
