@@ -43,6 +43,8 @@ FLOORS = {
     "poet.serving.written": 1,
     "poet.runs.compile_cache": 1,
     "poet.checkpoints.weights": 1,
+    "poet.checkpoints.listing": 0,
+    "poet.checkpoints.policy": 0,
     "poet.models": 2,
     "poet.tokenizers": 2,
     "poet.tokenizers.text": 1,

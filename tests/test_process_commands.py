@@ -19,12 +19,12 @@ from poet import cli  # noqa: E402
 from poet.cli.commands import tokenize
 from poet.evaluation import runner  # noqa: E402
 from poet.runs import manifest  # noqa: E402
+from poet.runs.lines import read  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
 from poet.spec import UserError, VideoTokenizerSpec, config, to_dict  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers.video import magvit  # noqa: E402
 from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
-from poet.training import reporting  # noqa: E402
 
 TOKENIZER = VideoTokenizerSpec(
     base_channels=8,
@@ -104,7 +104,7 @@ def numbers(workdir: pathlib.Path, kind: str) -> dict[str, float]:
     clocks = ("_per_s", "data_wait", "goodput", "seconds", "eta_s")
     return {
         f"{line['step']} {key}": value
-        for line in reporting.read(workdir / "metrics.jsonl")
+        for line in read(workdir / "metrics.jsonl")
         for key, value in line.items()
         if line["kind"] == kind and isinstance(value, (int, float)) and not key.endswith(clocks)
     }

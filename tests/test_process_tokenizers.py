@@ -17,8 +17,8 @@ import test_sound_run  # noqa: E402
 import tiny  # noqa: E402
 
 from poet.media import write_wav  # noqa: E402
+from poet.runs.lines import read  # noqa: E402
 from poet.spec import AudioTokenizerSpec, to_dict  # noqa: E402
-from poet.training import reporting  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def sounds(folder: pathlib.Path) -> None:
 def losses(workdir: pathlib.Path) -> dict[str, float]:
     return {
         f"{line['step']} {key}": value
-        for line in reporting.read(workdir / "metrics.jsonl")
+        for line in read(workdir / "metrics.jsonl")
         for key, value in line.items()
         if "loss" in key
     }

@@ -57,7 +57,8 @@ def entries(run: Run, *, hashes: bool = True) -> list[Entry]:
     if run.opened and (run.opened.released or run.opened.path == run.folder.absolute()):
         return [entry(run.opened.path, hashes=hashes)]
     folder = run.opened.path.parent if run.opened else run.checkpoints
-    named = [path for path in folder.iterdir() if path.is_dir() and path.stem.isdigit()]
+    found = folder.iterdir() if folder.is_dir() else ()
+    named = [path for path in found if path.is_dir() and path.stem.isdigit()]
     return [entry(path, hashes=hashes) for path in sorted(named, key=lambda path: (int(path.stem), path.suffix))]
 
 

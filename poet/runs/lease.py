@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from poet.spec import UserError
 _LOG = logging.getLogger(__name__)
 
 FILE = "lease.json"
+# `struct flock` of 64-bit Linux: type, whence, start, length, pid.
+_FLOCK = "hhqqi4x"
 # Errors of a file system without locks: the run then goes on without a lease, with a warning.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -69,6 +73,30 @@ def _lock(file: IO[str], kind: int, folder: Path, what: str) -> None:
             f"the {what} {folder} is in use by another process ({_holder(file.read())}); stop it first, "
             f"or choose another {what}"
         ) from None
+
+
+def holder(folder: Path, name: str = FILE) -> tuple[str, bool | None]:
+    """(who holds a lease as it says itself, whether a process does); takes no lock, so that it is in nobody's way.
+
+    None instead of an answer: this machine or its file system cannot say.
+    """
+    try:
+        with open(folder / name, "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+            return (_holder(text) if text else "", _is_locked(file))
+    except FileNotFoundError:
+        return "", False
+    except OSError:
+        return "", None
+
+
+def _is_locked(file: IO[bytes]) -> bool | None:
+    """Asks the kernel for a lock that would keep this process from reading; those of this process never do."""
+    if not sys.platform.startswith("linux"):
+        return None
+    wanted = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+    kind = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wanted))[0]
+    return kind != fcntl.F_UNLCK
 
 
 def _holder(text: str) -> str:

@@ -5,6 +5,7 @@
       lease.json      who trains here
       checkpoints/    one folder per step (`poet.checkpoints.checkpoint`)
       metrics.jsonl, tensorboard/, samples/   what was logged
+      timeline.jsonl  what the time went on, over all restarts
       tokenizer/      what a tokenizer's training made
 
 `Run(folder)` is one to be trained; `Run.open(path)` one whose weights are read: of a work dir the newest checkpoint,
@@ -22,7 +23,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from poet.runs import assets, lease, manifest, outputs
+from poet.runs import assets, lease, manifest, outputs, timeline
 from poet.spec import Experiment, UserError, read_json, read_object
 
 SPEC, WEIGHTS, CHECKPOINTS = "spec.json", "model.safetensors", "checkpoints"
@@ -169,6 +170,11 @@ class Run:
     def metrics(self) -> Path:
         """One line of JSON for what was logged at a step."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def timeline(self) -> Path:
+        """What the wall time went on, over all restarts (`poet.runs.timeline`)."""
+        return self.folder / timeline.FILE
 
     @property
     def tensorboard(self) -> Path:

@@ -16,8 +16,6 @@ import functools
 import json
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,11 +29,13 @@ from poet.checkpoints import checkpoint, weights
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
 from poet.runs import exits, manifest, networks
+from poet.runs import timeline as timelines
 from poet.runs.run import Run
 from poet.spec import Experiment, UserError, compat
 from poet.training import compiled, nonfinite, optimizer, reporting
 from poet.training.nonfinite import TrainingDiverged
 from poet.training.saving import Saver
+from poet.training.signals import StopSignals
 from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
 from poet.training.watchdog import Watchdog
 
@@ -93,10 +93,11 @@ def train(
       TrainingDiverged: nothing was saved from the first non-finite value on.
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
     """
-    with contextlib.ExitStack() as leases, jax.set_mesh(mesh), _StopSignals() as stop:
+    with contextlib.ExitStack() as leases, jax.set_mesh(mesh), StopSignals() as stop:
         processes.from_first(run.check_place)
         processes.from_first(lambda: leases.enter_context(run.hold()))
         training = _Training(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose)
+        leases.enter_context(training.timeline)
         processes.from_first(training.check_earlier)
         if training.already_finished():
             return Outcome.FINISHED
@@ -114,32 +115,6 @@ def train(
                 raise
             finally:
                 reporter.close()
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT ask the loop to stop; a second SIGINT interrupts at once.
-
-    One process that gets the signal stops all of them, after the same step.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.requested = True
-        if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-
-    def __exit__(self, *exc: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 @dataclasses.dataclass
@@ -164,6 +139,7 @@ class _Training:
     hooks_owed: bool = False
     judge: nonfinite.Judge = dataclasses.field(init=False)
     watchdog: Watchdog = dataclasses.field(init=False)
+    timeline: timelines.Timeline = dataclasses.field(init=False)
     # Rewinds of the run so far; the batches of the steps before `skip_to` are left out after the next restore.
     rewinds: int = 0
     skip_to: int = 0
@@ -174,9 +150,10 @@ class _Training:
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
         self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with)
+        self.timeline = timelines.Timeline(self.run.timeline if processes.first() else None)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
-        self.watchdog = Watchdog(self.experiment.faults)
+        self.watchdog = Watchdog(self.experiment.faults, hung=self.timeline.hang)
         self.judge = nonfinite.Judge(self.experiment.faults.skips)
         self.first_positions = {name: self.batches[name].get_state() for name in self.trainable.groups}
         for name, group in self.trainable.groups.items():
@@ -222,9 +199,13 @@ class _Training:
         groups = self.trainable.groups
         if self.judge.most:
             groups = {name: nonfinite.guarded(group) for name, group in groups.items()}
-        return compiled.compile_steps(groups, abstract, self.mesh)
+        begin = time.perf_counter()
+        programs = compiled.compile_steps(groups, abstract, self.mesh)
+        self.timeline.spent("compile", time.perf_counter() - begin)
+        return programs
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
+        begin, rewound = time.perf_counter(), self.skip_to > 0
         found = checkpoint.restore(self.run, abstract, self.experiment)
         if found is None:
             init = functools.partial(compiled.init, self.trainable)
@@ -235,6 +216,7 @@ class _Training:
             state = found.state
             self._resume(found)
         processes.from_first(self._accepted)
+        self._mark(rewound, time.perf_counter() - begin)
         clock = dict(found.clock) if found else {}
         self.hooks_owed = bool(clock.get("hooks_owed", False))
         self.judge.in_a_row = int(clock.get("skipped_in_a_row", 0))
@@ -253,6 +235,7 @@ class _Training:
             clock=clock,
             setup_s=time.perf_counter() - self.begun + max(self.counted_s - float(clock.get("seconds", 0)), 0),
             writes=processes.first(),
+            timeline=self.timeline,
         )
 
     def rewind(self, error: TrainingDiverged, reporter: reporting.Reporter) -> None:
@@ -262,6 +245,7 @@ class _Training:
         if self.rewinds >= faults.rewinds:
             raise error
         self.rewinds += 1
+        self.timeline.progress(error.step, now=True)
         self.skip_to = error.step + faults.rewind_steps
         self.begun, self.counted_s = time.perf_counter(), reporter.seconds()
         _LOG.error("%s; rewind %d of at most %d", error, self.rewinds, faults.rewinds)
@@ -289,6 +273,14 @@ class _Training:
         added = tuple(f"{name}." for name in compat.added(run.checkpoint.spec, self.experiment))
         new = {name: leaf for name, leaf in weights.flatten(initial).items() if f"{name}.".startswith(added)}
         return {"params": checkpoint.load_params(run, abstract["params"], new=new)}
+
+    def _mark(self, rewound: bool, seconds: float) -> None:
+        """A line of the timeline: from here the steps begin."""
+        self.timeline.spent("restore", seconds)
+        if rewound:
+            self.timeline.note(timelines.REWIND, self.start)
+        else:
+            self.timeline.start(self.start, steps=self.steps, processes=jax.process_count())
 
     def _accepted(self) -> None:
         """Only now does the work dir describe this run: nothing can refuse it any more."""
@@ -331,7 +323,7 @@ class _Training:
     # --------------------------------------------------------------------------------------- steps
 
     def loop(
-        self, state: State, programs: Mapping[str, compiled.Program], reporter: reporting.Reporter, stop: _StopSignals
+        self, state: State, programs: Mapping[str, compiled.Program], reporter: reporting.Reporter, stop: StopSignals
     ) -> Outcome:
         step, pending = self.start, None
         stop_now = processes.Vote(self.mesh)
@@ -348,8 +340,10 @@ class _Training:
                 self._run_hooks(due, state, step, reporter)
                 self._maybe_save(state, step, reporter, due=save_due, leaving=leaving, hooks_owed=stopping)
             if leaving:
+                outcome = Outcome.PREEMPTED if stopping else Outcome.FINISHED
+                self.timeline.end(outcome.value)
                 _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
-                return Outcome.PREEMPTED if stopping else Outcome.FINISHED
+                return outcome
             group = self.schedule(step)
             self.watchdog.step(step + 1, group)
             begin = time.perf_counter()
@@ -388,7 +382,7 @@ class _Training:
         begin = time.perf_counter()
         for hook in due:
             reporter.report(step, hook.name, hook.fn(state, step))
-        reporter.pause(time.perf_counter() - begin)
+        reporter.pause(time.perf_counter() - begin, "evaluate")
 
     def _maybe_save(
         self, state: State, step: int, reporter: reporting.Reporter, *, due: bool, leaving: bool, hooks_owed: bool
@@ -410,7 +404,7 @@ class _Training:
                     raise
                 self.saver.failed(error, reporter)
         waited_s = time.perf_counter() - begin
-        reporter.pause(waited_s)
+        reporter.pause(waited_s, "save")
         _LOG.info("step %d | saving held training up for %.2f s", step, waited_s)
 
     def _save(self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool) -> None:

@@ -22,14 +22,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poet.planning.topologies import peak_flops
+from poet.runs import anomalies, lines
 from poet.runs.run import Run
+from poet.runs.timeline import Timeline
 from poet.training import nonfinite
 from poet.training.trainable import Group, Report
 
@@ -63,16 +65,19 @@ class Reporter:
         setup_s: float = 0.0,
         writes: bool = True,
         now: Callable[[], float] = time.perf_counter,
+        timeline: Timeline | None = None,
     ):
         """Args:
         start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
           run are dropped.
         setup_s: what this process spent before its first step.
         writes: False on all processes but the first: they log and write nothing.
+        timeline: where it says what the time of the loop goes on.
         """
         clock = clock or {}
         self._run, self._steps, self._groups = run, steps, groups
         self._log_every, self._now, self._start = log_every, now, start
+        self._timeline = timeline or Timeline(None)
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
         # Metric -> [sum, weight] over the steps since the last line.
@@ -88,6 +93,7 @@ class Reporter:
             self._open(start)
         self._begin = self._window_begin = now()
         self._paused = 0.0
+        self._watch = anomalies.Watch()
         self._measured: dict[str, float] = {}
         self._measured_at = start
 
@@ -117,6 +123,8 @@ class Reporter:
             flops=self._groups[group].flops,
             waited_s=waited_s,
         )
+        self._timeline.spent("data", waited_s)
+        self._timeline.progress(step, now=step == self._steps)
         if step % self._log_every == 0 or step == self._steps:
             self._write_window(step)
 
@@ -141,6 +149,9 @@ class Reporter:
         speed = self._speed(step)
         self._note(step, means)
         self.write(step, "train", means | speed)
+        for alert in self._watch.take(step, means | speed):
+            self._timeline.alert(step, alert.metric, alert.text)
+            _LOG.warning("alert: step %d: %s", step, alert.text)
         if self._file is not None:
             _LOG.info("%s", _line(step, self._steps, means, speed))
         self._window.clear()
@@ -178,9 +189,10 @@ class Reporter:
             "checkpoint_failures": self.checkpoint_failures,
         }
 
-    def pause(self, seconds: float) -> None:
-        """Takes time that was not spent on training steps out of the current window."""
+    def pause(self, seconds: float, cause: str) -> None:
+        """Takes time that was not spent on training steps out of the current window, for a cause of the timeline."""
         self._paused += seconds
+        self._timeline.spent(cause, seconds)
 
     def report(self, step: int, name: str, report: Report) -> None:
         """Writes what a hook returned under `<name>/`; images also as PNG files in samples/."""
@@ -273,37 +285,11 @@ def _tensorboard(directory: Path) -> Any:
         return None
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`; damaged ones, and the torn last line of a killed run, are skipped.
-
-    Every line that is given has a whole number as its `step`.
-    """
-    damaged = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            entry = _entry(line)
-            if entry is None:
-                damaged.append(number)
-            else:
-                yield entry
-    if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        _LOG.warning("%s: %d damaged lines are skipped (line %s)", path, len(damaged), shown)
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
-
-
 def _drop_lines_after(path: Path, step: int) -> None:
     """Keeps the lines up to a step: those after it will be written again."""
     if not path.exists():
         return
-    kept = [json.dumps(entry) + "\n" for entry in read(path) if entry["step"] <= step]
+    kept = [json.dumps(entry) + "\n" for entry in lines.read(path) if entry["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)

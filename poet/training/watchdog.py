@@ -71,11 +71,17 @@ class Watchdog:
     """
 
     def __init__(
-        self, faults: FaultsSpec, *, now: Callable[[], float] = time.monotonic, end: Callable[[str], Any] | None = None
+        self,
+        faults: FaultsSpec,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        hung: Callable[[], Any] = lambda: None,
+        end: Callable[[str], Any] | None = None,
     ):
+        """`hung` is called before a process is ended, from the watchdog's thread."""
         self._on, self._pause_s = faults.hang_factor > 0, faults.hang_pause_s
         self._pace = Pace(faults.hang_factor, faults.hang_least_s, faults.hang_pause_s)
-        self._now, self._end = now, end or _end
+        self._now, self._hung, self._end = now, hung, end or _end
         self._over, self._lock = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._doing, self._group, self._since, self._limit_s = "", "", 0.0, float("inf")
@@ -126,6 +132,7 @@ class Watchdog:
             hung = now - self._since > self._limit_s
             words = f"{self._doing} hangs: it has taken {now - self._since:.1f} s, and may take {self._limit_s:.1f} s"
         if hung:
+            self._hung()
             self._end(words)
         return now
 

@@ -23,9 +23,10 @@ import pytest
 
 from poet.checkpoints import checkpoint
 from poet.runs import exits, lease
+from poet.runs.lines import read
 from poet.runs.run import Run
 from poet.spec import UserError
-from poet.training import compiled, loop, reporting
+from poet.training import compiled, loop
 from poet.training.schedule import GroupSchedule
 from poet.training.trainable import Hook, Report
 
@@ -38,7 +39,7 @@ TIMINGS = {"data_wait", "goodput", "seconds", "eta_s"} | {
 
 def log(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without the fields that a clock decides."""
-    lines = reporting.read(workdir / "metrics.jsonl")
+    lines = read(workdir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from poet import spec as specs
+from poet.runs.lines import read
 from poet.runs.run import Run
-from poet.training import compiled, loop, nonfinite, reporting
+from poet.training import compiled, loop, nonfinite
 from poet.training.schedule import GroupSchedule
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -58,7 +59,7 @@ def run(workdir: Path, steps: int, data: dict, **faults: int) -> loop.Outcome:
 
 
 def lines(workdir: Path) -> list[dict]:
-    return list(reporting.read(workdir / "metrics.jsonl"))
+    return list(read(workdir / "metrics.jsonl"))
 
 
 def same(one: Path, two: Path) -> bool:

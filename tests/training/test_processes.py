@@ -16,9 +16,10 @@ import pytest
 from poet import cli
 from poet.distributed import processes
 from poet.runs import exits
+from poet.runs.lines import read
 from poet.runs.run import Run
 from poet.spec import UserError
-from poet.training import loop, reporting
+from poet.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
@@ -34,7 +35,7 @@ def train(workdir: Path, count: int, steps: int, signal_at: int = 0, delay_s: fl
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    lines = [line for line in reporting.read(workdir / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [line for line in read(workdir / "metrics.jsonl") if line["kind"] == "train"]
     assert len({line["step"] for line in lines}) == len(lines), "one process writes"
     return {line["step"]: line["loss"] for line in lines}
 

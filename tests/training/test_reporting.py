@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from poet.planning.topologies import peak_flops
+from poet.runs.lines import read
 from poet.runs.run import Run
 from poet.training import reporting
 from poet.training.reporting import Reporter
@@ -35,7 +36,7 @@ def make(workdir: Path, now: Clock, names: str = "ab", **options: object) -> Rep
 
 
 def lines(workdir: Path) -> list[dict]:
-    return list(reporting.read(workdir / "metrics.jsonl"))
+    return list(read(workdir / "metrics.jsonl"))
 
 
 @pytest.mark.usefixtures("no_tensorboard")
@@ -46,7 +47,7 @@ def test_a_line_holds_means_and_rates_of_its_window(tmp_path: Path) -> None:
         clock.now += 2.0
         reporter.step(step, name, {"loss": (float(step), 1), "norm": (1.0, 1)}, waited_s=0.5)
     clock.now += 100
-    reporter.pause(100)
+    reporter.pause(100, "save")
     for step, name in enumerate("bbbb", start=5):
         clock.now += 1.0
         reporter.step(step, name, {"loss": (0.0, 1)})

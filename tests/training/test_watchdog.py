@@ -50,11 +50,12 @@ def test_a_rare_slow_group_is_never_taken_for_hung(long: list[bool], late: bool)
 
 class Clock:
     def __init__(self) -> None:
-        self.now, self.said = 0.0, []
+        self.now, self.said, self.noted = 0.0, [], []
 
     def watchdog(self, **fields: float) -> Watchdog:
         spec = FaultsSpec(hang_factor=3.0, hang_least_s=1.0, hang_pause_s=50.0).replace(**fields)
-        return Watchdog(spec, now=lambda: self.now, end=self.said.append)
+        note = lambda: self.noted.append(len(self.said))
+        return Watchdog(spec, now=lambda: self.now, hung=note, end=self.said.append)
 
     def passes(self, dog: Watchdog, seconds: float) -> None:
         """With the looks of the thread in between."""
@@ -79,6 +80,7 @@ def test_a_hung_step_is_named_with_its_limit() -> None:
     assert not clock.said
     clock.passes(dog, 0.5)
     assert clock.said[0].startswith("step 11 of group video hangs") and "may take 6.0 s" in clock.said[0]
+    assert clock.noted[0] == 0, "it is noted before the process ends"
 
 
 def test_a_pause_has_its_own_limit_and_does_not_count_as_a_step() -> None:

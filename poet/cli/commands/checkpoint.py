@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poet.cli import command
+from poet.cli.tables import columns, duration
 from poet.runs.run import Run
 from poet.spec import Failure, UserError
 from poet.spec.base import DTYPES
@@ -69,7 +70,7 @@ def _list(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     from poet.checkpoints import listing
 
     found = listing.entries(runs[0], hashes=not args.quick)
-    _print(args, {"checkpoints": [entry.as_json() for entry in found]}, _table([_row(entry) for entry in found]))
+    _print(args, {"checkpoints": [entry.as_json() for entry in found]}, columns([_row(entry) for entry in found]))
 
 
 def _verify(args: argparse.Namespace, runs: Sequence[Run]) -> None:
@@ -116,18 +117,10 @@ def _row(entry: Entry) -> dict[str, str]:
     return {
         "step": "?" if entry.step is None else str(entry.step),
         "MiB": f"{entry.size_bytes / 2**20:,.1f}",
-        "age": age(time.time() - entry.written),
+        "age": duration(time.time() - entry.written),
         "measured": f"{name} {losses[name]:.4g}" if name else "",
         "state": entry.problem or entry.state,
     }
-
-
-def age(seconds: float) -> str:
-    """'42 s', '12 min', '7.5 h', '3.2 days'."""
-    for unit, length in (("days", 86_400), ("h", 3600)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(seconds, 0):.0f} s"
 
 
 def _differences(found: Comparison) -> str:
@@ -156,16 +149,7 @@ def _differences(found: Comparison) -> str:
     ]
     counted = f"{len(differing)} of {len(found.arrays)} arrays differ"
     more = f"; the {_LINES} that differ most:" if len(differing) > _LINES else ""
-    return "\n\n".join(filter(None, (_table(settings), counted + more, _table(arrays))))
-
-
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    """Columns of text, as wide as they must be; '' for no rows."""
-    if not rows:
-        return ""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n\n".join(filter(None, (columns(settings), counted + more, columns(arrays))))
 
 
 COMMAND = command.Command(

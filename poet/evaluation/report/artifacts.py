@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poet.runs import lines
 from poet.spec import UserError
-from poet.training import reporting
 
 Json = Mapping[str, Any]
 
@@ -59,4 +59,4 @@ def read_stages(path: Path) -> list[Json]:
 
 def read_metrics(path: Path) -> list[Json]:
     """Lines of a metrics.jsonl; damaged ones are skipped."""
-    return list(reporting.read(path)) if path.is_file() else []
+    return list(lines.read(path)) if path.is_file() else []
