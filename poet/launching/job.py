@@ -123,8 +123,13 @@ class Job(Spec):
     @property
     def variables(self) -> dict[str, str]:
         """The environment of one process: JAX fails at once where its devices are missing, instead of using CPUs."""
-        platform = {"JAX_PLATFORMS": f"{self.target.chip.platform},cpu"} if self.on_accelerators else {}
-        return platform | self.environment
+        if self.target is None:
+            return self.environment
+        if self.on_accelerators:
+            return {"JAX_PLATFORMS": f"{self.target.chip.platform},cpu"} | self.environment
+        own = self.target.size // self.process_count
+        virtual = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={own}", "JAX_PLATFORMS": "cpu"}
+        return virtual | self.environment
 
     @property
     def on_accelerators(self) -> bool:

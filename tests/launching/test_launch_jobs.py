@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from poet.launching import hardware, job, lint
 from poet.launching.backend import Launch
 from poet.launching.backends import BACKENDS
 from poet.planning import topologies
+from poet.runs import exits
 from poet.spec import UserError, config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +142,15 @@ def test_every_chip_has_the_names_of_its_clouds():
     assert set(hardware.NAMES) == set(topologies.CHIPS) - {"cpu"}
     with pytest.raises(UserError, match="accelerators"):
         hardware.names(topologies.parse("cpu-8"))
+
+
+def test_the_guide_says_what_to_do_at_every_exit_code():
+    page = (ROOT / "launch/operations.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)] == sorted(exits.MEANINGS)
+
+
+def test_the_page_of_launching_has_every_field_backend_and_rule():
+    page = (ROOT / "launch/README.md").read_text()
+    named = set(re.findall(r"`([\w]+)`", page))
+    assert {field.name for field in dataclasses.fields(job.Job)} | set(BACKENDS) <= named
+    assert set(lint.RULES) == set(re.findall(r"^\| ([a-z]+(?:-[a-z]+)+) \|", page, re.M))

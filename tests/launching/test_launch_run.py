@@ -282,4 +282,4 @@ def test_an_earlier_launch_is_stopped_by_its_name(tmp_path, programs):
     file = description(tmp_path, "gke")
     assert cli.main(["launch", file, "--stop=tiny-0101-aaaa"]) == 0
     (call,) = found.calls
-    assert "delete" in call and any("tiny-0101-aaaa/jobset.yaml" in word for word in call)
+    assert "delete" in call and "jobset/tiny-0101-aaaa" in call

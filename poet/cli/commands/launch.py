@@ -97,6 +97,6 @@ COMMAND = command.Command(
     arguments=_arguments,
     settings=command.NONE,
     example="launch/jobs/local.yaml --dry_run",
-    place=75,
+    place=76,
     log_level=logging.INFO,
 )

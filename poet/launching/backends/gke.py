@@ -72,16 +72,19 @@ def _plan(launch: Launch) -> Plan:
             does="asks where the job stands",
         ),
         read_state=by_word({"state:Completed": State.FINISHED, "state:Failed": State.FAILED}, absent=State.ENDED),
-        stop=tuple(
-            Step(
-                argv=(*kubectl, "delete", f"--filename={file}", "--ignore-not-found", "--wait=false"),
-                does="deletes what it says",
-            )
-            for file in reversed(files)
+        stop=(
+            Step(argv=(*kubectl, "delete", *_made(launch), "--ignore-not-found", "--wait=false"), does="deletes it"),
         ),
         log=f"{' '.join(kubectl)} logs --follow --selector=jobset.sigs.k8s.io/jobset-name={launch.name} "
         "--max-log-requests=64 --prefix",
     )
+
+
+def _made(launch: Launch) -> list[str]:
+    """What `start` creates, by name: the files need not be on the machine that deletes it."""
+    queue = launch.job.queue
+    queues = [f"localqueue/{queue}", f"clusterqueue/{queue}", f"resourceflavor/{queue}"]
+    return [f"jobset/{launch.name}", *(queues if launch.options.make_queue else [])]
 
 
 def _checks(launch: Launch, kubectl: tuple[str, ...]) -> tuple[Step, ...]:
@@ -121,7 +124,7 @@ def _jobset(launch: Launch) -> dict[str, Any]:
             "failurePolicy": {
                 "maxRestarts": job.restarts,
                 # What another start cannot mend ends the job; everything else starts all pods again.
-                "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+                "rules": [{"name": "lasting", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
             },
             "ttlSecondsAfterFinished": 86_400,
             "replicatedJobs": [{"name": _PODS, "replicas": job.target.slices, "template": {"spec": _job(launch)}}],

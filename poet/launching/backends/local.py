@@ -49,13 +49,11 @@ def _places(count: int) -> Iterator[tuple[str, ...]]:
 
 
 def _devices(launch: Launch, index: int) -> dict[str, str]:
-    """Each process has its own part of the devices."""
-    target, count = launch.job.target, launch.job.process_count
-    if target is None:
+    """Each process has its own GPUs."""
+    job = launch.job
+    if job.target is None or not job.on_accelerators:
         return {}
-    own = target.size // count
-    if target.chip.platform == "cpu":
-        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={own}", "JAX_PLATFORMS": "cpu"}
+    own = job.target.size // job.process_count
     return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(index * own, (index + 1) * own)))}
 
 

@@ -1,0 +1,175 @@
+"""`poet launch` on a real SLURM cluster: a job that is stopped and queued again ends as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cluster
+import jax
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+
+import token_stores  # noqa: E402
+
+from poet.checkpoints import checkpoint  # noqa: E402
+from poet.models.transformer import build_model  # noqa: E402
+from poet.runs.run import Run  # noqa: E402
+from poet.spec import VideoTokenizerSpec, to_dict  # noqa: E402
+from poet.tasks.resolved import Resolved  # noqa: E402
+from poet.tokenizers.video import magvit  # noqa: E402
+from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.timeout(3600),
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.skipif(bool(cluster.missing()), reason=f"no SLURM here: {cluster.missing()}"),
+]
+TOKENIZER = VideoTokenizerSpec(
+    base_channels=8,
+    multipliers=(1, 1),
+    blocks=1,
+    temporal_downsample=(True,),
+    stem=(2, 4, 4),
+    norm_groups=4,
+    bits=token_stores.BITS,
+)
+STEPS, EVERY = 160, 20
+SETTINGS = {
+    "VOCABULARY.visual_bits": token_stores.BITS,
+    "VOCABULARY.audio_codes": 16,
+    "VOCABULARY.text_pieces": 64,
+    "MODEL.layers": 1,
+    "MODEL.width": 32,
+    "MODEL.heads": 4,
+    "MODEL.kv_heads": 2,
+    "MODEL.head_dim": 8,
+    "MODEL.mlp_width": 64,
+    "MODEL.dtype": "float32",
+    "DATA.mixture_rates": {"text_to_video": 1.0},
+    "DATA.batch": 8,
+    "TRAIN.steps": STEPS,
+    "TRAIN.log_every": 20,
+    "TRAIN.eval_every": 0,
+    "CHECKPOINT.every": EVERY,
+}
+
+
+def write_gin(folder: Path) -> Path:
+    """A tiny run over a store of codes, with a tokenizer of random weights."""
+    shapes, rng = jax.eval_shape(lambda: magvit.init(TOKENIZER, jax.random.key(0))), np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    tokenizer = VideoTokenizer.from_params(TOKENIZER, weights)
+    tokenizer.save(folder / "tokenizer")
+    store = token_stores.write_store(folder / "store", fingerprint=tokenizer.fingerprint)
+    specs = {"VIDEO_TOKENIZER": TOKENIZER, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
+    settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()}
+    settings |= SETTINGS | {"VIDEO_TOKENIZER.path": str(folder / "tokenizer"), "DATA.store": store.path}
+    file = folder / "run.gin"
+    file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    return file
+
+
+def write_job(folder: Path, workdir: Path, gin: Path) -> Path:
+    python = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}"
+    values = {
+        "name": "tiny",
+        "gin_files": str(gin),
+        "workdir": str(workdir),
+        "topology": "cpu-2",
+        "processes": 2,
+        "grace_s": 60,
+        "queue": "long",
+        "slurm": {"setup": [python]},
+    }
+    file = folder / f"{workdir.name}.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def start(job: Path, backend: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "poet.cli", "launch", str(job), f"--backend={backend}"]
+    return subprocess.Popen(
+        [*command, f"--folder={job.parent}/launches"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def until(holds, seconds: float, what: str):
+    """The first true value of `holds()`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not happen within {seconds:g} s\n{slurm('squeue', '--states=all')}")
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def steps(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdigit())
+
+
+def queue(form: str) -> str:
+    return slurm("squeue", "--noheader", "--states=all", f"--format={form}").strip()
+
+
+def params(workdir: Path) -> dict[str, np.ndarray]:
+    run = Run.open(workdir)
+    loaded = checkpoint.load_params(run, build_model(Resolved(run.checkpoint.spec)).abstract())
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)}
+
+
+def test_a_job_survives_signals_and_requeues(tmp_path: Path, capfd) -> None:
+    gin = write_gin(tmp_path)
+    alone = start(write_job(tmp_path, tmp_path / "alone", gin), "local")
+    try:
+        said = alone.communicate(timeout=900)[0]
+    finally:
+        alone.terminate()
+    assert alone.returncode == 0, said
+    with cluster.running(tmp_path / "cluster"):
+        hurt = tmp_path / "hurt"
+        launch = start(write_job(tmp_path, hurt, gin), "slurm")
+        try:
+            until(lambda: steps(hurt), 600, "a first checkpoint")
+            # What SLURM does a minute before the time of a job ends, and at a preemption.
+            slurm("scancel", "--signal=TERM", f"--name={queue('%j')}")
+            before = until(lambda: "PENDING" in queue("%T") and steps(hurt), 300, "the second place in the queue")
+            slurm("scontrol", "update", f"JobId={queue('%i')}", "StartTime=now")
+            until(lambda: steps(hurt) and steps(hurt)[-1] > before[-1], 600, "a checkpoint of the second start")
+            # What an administrator does, or a node that fails.
+            slurm("scontrol", "requeue", queue("%i"))
+            until(lambda: "PENDING" in queue("%T"), 300, "the third place in the queue")
+            slurm("scontrol", "update", f"JobId={queue('%i')}", "StartTime=now")
+            said = launch.communicate(timeout=900)[0]
+        finally:
+            launch.terminate()
+        log = next((tmp_path / "launches").glob("tiny-*/log.txt")).read_text()
+        assert launch.returncode == 0, said + log
+        assert queue("%T") == "COMPLETED"
+    with capfd.disabled():
+        print(
+            "\n"
+            + "\n".join(line for line in log.splitlines() if re.search("resuming|saved after|stopped|finished", line))
+        )
+    assert log.count("resuming from step") >= 2 and "saved after a signal; queued again" in log
+    assert steps(hurt)[-1] == STEPS
+    expected = params(tmp_path / "alone")
+    for name, value in params(hurt).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
