@@ -6,7 +6,7 @@ Shape suffixes: T frames, H height, W width, N clips of the set.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +38,30 @@ def make(real: Clips, training: Clips, conditioning_frames: int, seed: int, fold
     items, rng = list(real), np.random.default_rng(seed)
     if len(items) < 2:
         raise UserError(f"{real.side.path} has {len(items)} clips that can be read: at least two are needed")
-    chosen = _of_training(items, training, rng)
-    turned = np.roll(rng.permutation(len(items)), 1)
-    partner = dict(zip(np.roll(turned, -1).tolist(), turned.tolist()))  # One circle through all: no clip is its own.
-    chosen["shuffled"] = [items[partner[i]].video for i in range(len(items))]
-    chosen["last_frame"] = [_held(item.video, conditioning_frames) for item in items]
+    chosen = of_training(items, training, rng)
+    if not chosen:
+        raise UserError(f"{training.side.path} has no clip that can be read")
+    chosen["shuffled"] = [items[partner].video for partner in partners(len(items), rng)]
+    chosen["last_frame"] = [held(item.video, conditioning_frames) for item in items]
     return {name: _write(folder / name, items, chosen[name], real.clip.rate_hz) for name in BASELINES}
 
 
-def _held(video_TxHxWx3: np.ndarray, known: int) -> np.ndarray:
+def partners(count: int, rng: np.random.Generator) -> list[int]:
+    """For each of two or more clips another one; one circle leads through all of them."""
+    turned = np.roll(rng.permutation(count), 1)
+    partner = dict(zip(np.roll(turned, -1).tolist(), turned.tolist()))
+    return [partner[place] for place in range(count)]
+
+
+def held(video_TxHxWx3: np.ndarray, known: int) -> np.ndarray:
     places = np.minimum(np.arange(len(video_TxHxWx3)), known - 1)
     return video_TxHxWx3[places]
 
 
-def _of_training(items: list[Item], training: Clips, rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
-    """The baselines that need the training set, in one pass over it."""
+def of_training(
+    items: Sequence[Item], training: Iterable[Item], rng: np.random.Generator
+) -> dict[str, list[np.ndarray]]:
+    """The baselines that need the training set, in one pass over it; {} of none."""
     firsts_NxD = np.concatenate([described(item.video[:1]) for item in items])
     likeness_N, nearest = np.full(len(items), -2.0), [items[0].video] * len(items)
     # A clip stays with chance 1 / (clips so far): each is as probable in the end.
@@ -66,7 +75,7 @@ def _of_training(items: list[Item], training: Clips, rng: np.random.Generator) -
         for place in np.flatnonzero(rng.random(len(items)) < 1 / count):
             random[place] = item.video
     if not count:
-        raise UserError(f"{training.side.path} has no clip that can be read")
+        return {}
     mean = np.rint(total / count).astype(np.uint8)
     return {"nearest_training": nearest, "random_training": random, "training_mean": [mean] * len(items)}
 

@@ -112,12 +112,12 @@ def search(submission: Clips, training: Clips, heldout: Clips) -> dict[str, Any]
     return {
         "format": FORMAT,
         **{name: clips.manifest for name, clips in sides.items()},
-        **_summary(samples.similarity_N, others.similarity_N, chance_N),
+        **summary(samples.similarity_N, others.similarity_N, chance_N),
         "clips": sorted(found, key=lambda row: -row["similarity"]),
     }
 
 
-def _summary(similarity_N: np.ndarray, heldout_K: np.ndarray, chance_N: np.ndarray) -> dict[str, Any]:
+def summary(similarity_N: np.ndarray, heldout_K: np.ndarray, chance_N: np.ndarray) -> dict[str, Any]:
     """`flagged` clips of `expected` if samples were as far from the training set as held-out clips are; `p` of the
     one-sided rank test that samples are nearer."""
     resolvable = RARE * (1 + len(heldout_K)) >= 1

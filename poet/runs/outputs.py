@@ -23,6 +23,7 @@ GENERATION, EVALUATION, TOKENIZER_EVALUATION = "generation", "evaluation", "toke
 RECONSTRUCTION, EXPORT, WEIGHTS, CHECKPOINT = "reconstruction", "export", "weights", "checkpoint"
 SCORE = "score"
 LEAKS, BASELINES = "search for leaks", "set of baselines"
+SUITE, CONDITIONS = "benchmark", "set of conditions"
 _ENDING = ".poet-partial"
 
 

@@ -112,6 +112,41 @@ def test_a_case_is_conditioned_on_the_frames_that_its_real_clip_begins_with(tmp_
     np.testing.assert_array_equal(given, clips.frames(tmp_path / "a.apng", preset.scored, CENTRE)[:5])
 
 
+def test_a_depth_is_cut_as_its_clip_is(tmp_path: Path):
+    """Consecutive frames of both, whatever the rates of the files."""
+    preset, clip = PRESETS["davis_stylization"], ClipSpec(frames=17, height=16, width=16, rate_hz=8.0)
+    counted(tmp_path / "a.apng")
+    case = Case(name="a", prompt="a cow", clip=str(tmp_path / "a.apng"), depth=str(tmp_path / "a.apng"))
+    paths = [make(preset, [case], clip, tmp_path / "cut") for make in (sampling._conditions, sampling._depths)]
+    shown, depth = (media.read_clip(found["a"], clip).video for found in paths)
+    np.testing.assert_array_equal(shown, depth)
+    levels = shown[:, -2, -2, 0].astype(int)
+    np.testing.assert_array_equal(np.diff(levels), 10)
+    assert sampling._depths(preset, [dataclasses.replace(case, depth="")], clip, tmp_path / "cut") == {}
+
+
+def test_real_clips_of_several_sets_are_decoded_once(tmp_path: Path, monkeypatch):
+    preset = standins.small(PRESETS["msrvtt_fvd"])
+    standins.write_data(preset, tmp_path / "data")
+    found, read = data.read(preset, str(tmp_path / "data")), []
+    samples = standins.write_samples(preset, found.cases, tmp_path / "samples")
+    networks = run.check_networks(preset, standins.networks(preset))
+    real = clips.frames
+    monkeypatch.setattr(clips, "frames", lambda path, *more: (read.append(path), real(path, *more))[1])
+    measured = run.measure(preset, found, samples, networks, tmp_path / "out")
+    assert len(measured["sets"]) == preset.sets == 2 and len(read) == len(set(read)) == len(found.real) + len(samples)
+    monkeypatch.setattr(
+        run,
+        "Once",
+        lambda vectors: type(
+            "All", (), {"knows": lambda self, name: False, "__call__": lambda self, *x: vectors(*x)}
+        )(),
+    )
+    again = run.measure(preset, found, samples, networks, tmp_path / "out")
+    assert again["scores"] == measured["scores"] and again["sets"][1]["scores"] == measured["sets"][1]["scores"]
+    assert len(read) == 3 * len(found.real) + 2 * len(samples), "without it, the real clips are decoded for each set"
+
+
 def test_cases_are_taken_in_turn():
     cases = [Case(name=name) for name in "abc"]
     assert [name for name, _ in sampling.turns(cases, 3)] == ["a", "b", "c"]

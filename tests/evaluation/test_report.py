@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from poet import media
-from poet.evaluation.report import charts, tables
+from poet.evaluation.report import charts, headlines, tables
+from poet.evaluation.report.artifacts import Evaluation, read_evaluation
 from poet.evaluation.report.run import write_report
 from poet.spec import UserError
 
@@ -427,3 +428,15 @@ def test_thinning_keeps_the_mean_and_the_ends_of_time():
     assert len(thin) == charts.MAX_POINTS
     assert np.mean([y for _, y in thin]) == pytest.approx(np.mean([y for _, y in points]))
     assert thin[0][0] < 10 and thin[-1][0] > 3989
+
+
+def test_an_evaluation_says_what_matters_in_five_lines(tmp_path):
+    write_evaluation(tmp_path, 1500, 6.30, 20.0)
+    found = read_evaluation(tmp_path)
+    found.content["metrics"]["examples"] = {"rows": [{"task": "text_to_video"}, {"task": "inpainting"}]}
+    found.content["metrics"]["reconstruction"] = {"rows": [{"psnr_db": 25.12, "clips": 8}]}
+    figures = headlines.of_evaluation(found)
+    assert [number for number, _ in figures] == ["6.30 nats", "2 of 3", "25.1 dB", "+0.8 dB", "2 tasks"]
+    assert len(headlines.text(found).splitlines()) == 5
+    assert "most clip with a hole in inpainting (338.0 nats a clip), least text in stylization (-1.5" in figures[1][1]
+    assert headlines.of_evaluation(Evaluation(tmp_path, {})) == []

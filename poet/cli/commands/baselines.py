@@ -33,15 +33,11 @@ def _run(args: argparse.Namespace) -> None:
     from poet.evaluation.score import sides
 
     output = outputs.claim_of(args, outputs.BASELINES, [args.clips, args.training])
-    opened = [
-        sides.open_side("CLIPS", args.clips, args.split),
-        sides.open_side("--training", args.training, args.training_split),
-    ]
+    named = [("CLIPS", args.clips, args.split), ("--training", args.training, args.training_split)]
     wanted = sides.Format(frames=0, height=0, width=0, rate_hz=args.rate_hz)
-    clip, done = sides.clip_of(opened, wanted, fit=True)
+    (real, training), clip, done = sides.open_all(named, wanted, fit=True)
     if args.conditioning_frames > clip.frames:
         raise UserError(f"--conditioning_frames={args.conditioning_frames}: the clips have {clip.frames} frames")
-    real, training = (sides.Clips(side, clip) for side in opened)
     with output:
         made = baselines.make(real, training, args.conditioning_frames, args.seed, output.folder)
     print("\n".join([*done, *baselines.text(made, args.out, args.clips)]))

@@ -37,12 +37,33 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help="all of it on stand-ins of the right shapes: no checkpoint, no data")
     command.prompt_arguments(parser)
     command.sample_arguments(parser)
+    _suite_arguments(parser)
+
+
+def _suite_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of poet's own benchmarks."""
+    add = parser.add_argument_group("poet's own: arenas (poet/evaluation/suites/README.md)").add_argument
+    add(
+        "--submission",
+        default="",
+        metavar="FOLDER",
+        help="clips of any model, TASK/NAME.mp4: scored instead of a checkpoint",
+    )
+    add(
+        "--conditions", default="", metavar="FOLDER", help="write what conditions each clip, for other models, and stop"
+    )
+    add("--task", action="append", default=[], dest="tasks", metavar="TASK", help="only this one (repeatable)")
+    command.overwrite_argument(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
+    from poet.cli import suites
     from poet.evaluation.benchmarks.presets import PRESETS
 
-    preset = choose(args.preset, PRESETS, "preset")
+    if args.preset in suites.names():
+        suites.run(args)
+        return
+    preset = choose(args.preset, PRESETS | dict.fromkeys(suites.names()), "preset")
     if args.describe:
         print(_described(preset))
     elif not args.out:

@@ -35,10 +35,9 @@ def _run(args: argparse.Namespace) -> None:
     output = outputs.claim_of(args, outputs.LEAKS, [getattr(args, name) for name in names])
     splits = (args.split, args.training_split, args.heldout_split)
     flags = ("SUBMISSION", "--training", "--heldout")
-    opened = [sides.open_side(f, getattr(args, n), split) for f, n, split in zip(flags, names, splits)]
+    named = [(flag, getattr(args, name), split) for flag, name, split in zip(flags, names, splits)]
     wanted = sides.Format(frames=0, height=0, width=0, rate_hz=args.rate_hz)
-    clip, done = sides.clip_of(opened, wanted, fit=True)
-    submission, training, heldout = (sides.Clips(side, clip) for side in opened)
+    (submission, training, heldout), _, done = sides.open_all(named, wanted, fit=True)
     with output:
         found = leaks.search(submission, training, heldout) | {"fitted": done}
         record.write(output.folder / RESULT, found)

@@ -57,17 +57,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Writes OUT/scores.json, .csv, .txt and report.html, and prints the tables."""
+    from poet.evaluation.samples import REFERENCE, SUBMISSION
     from poet.evaluation.score import run, sides, writing
     from poet.evaluation.score.vectors import Cache
 
     inputs = [args.submission, args.against, args.tokenizer]
     output = outputs.claim(args.out, outputs.SCORE, overwrite=args.overwrite, inputs=inputs, resumed=FEATURES)
-    one = sides.open_side("SUBMISSION", args.submission, args.split, args.frames)
-    other = sides.open_side("--against", args.against, args.against_split, args.frames)
+    named = [("SUBMISSION", args.submission, args.split), ("--against", args.against, args.against_split)]
     wanted = sides.Format(frames=args.frames, height=args.height, width=args.width, rate_hz=args.rate_hz)
-    clip, done = sides.clip_of([one, other], wanted, args.fit)
-    setup = _setup(args, clip.rate_hz)
-    clips = {"submission": sides.Clips(one, clip), "reference": sides.Clips(other, clip)}
+    opened, clip, done = sides.open_all(named, wanted, args.fit)
+    setup, clips = _setup(args, clip.rate_hz), dict(zip((SUBMISSION, REFERENCE), opened))
     cache = Cache(folder=Path(args.features).expanduser() if args.features else output.final / FEATURES)
     with output:
         result = run.evaluate(*clips.values(), setup, cache, done)

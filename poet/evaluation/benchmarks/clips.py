@@ -6,7 +6,7 @@ Shape suffixes: T frames, H height, W width, 3 colour channels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from poet.media.film import open_film
 from poet.spec import ClipSpec
 from poet.store.folders import digest
 
-# A still that stands where a protocol scores sound alone.
+# A still that stands where a protocol scores sound alone, and for what was read before.
 _NO_PICTURE = np.zeros((1, 8, 8, 3), np.uint8)
 
 
@@ -49,6 +49,7 @@ class Cut:
       seconds: of sound; 0 reads pictures.
       captions: name -> text.
       unreadable: name -> why; it grows as clips are read.
+      is_known: whether all that is needed of a clip is known by its name, so that it is not decoded.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Cut:
     seconds: float = 0.0
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    is_known: Callable[[str], bool] = lambda name: False
 
     @property
     def clip(self) -> ClipSpec:
@@ -78,7 +80,7 @@ class Cut:
     def _items(self, places: Sequence[tuple[int, str]]) -> Iterator[Item]:
         for place, name in places:
             try:
-                video, sound = self._read(self.files[name])
+                video, sound = (_NO_PICTURE, None) if self.is_known(name) else self._read(self.files[name])
             except MediaError as error:
                 self.unreadable[name] = str(error)
                 continue

@@ -17,7 +17,7 @@ from poet.evaluation.benchmarks.sampling import is_sound
 from poet.evaluation.features import Features
 from poet.evaluation.report import tables
 from poet.evaluation.score import run as score
-from poet.evaluation.score.vectors import Cache
+from poet.evaluation.score.vectors import Cache, Once
 from poet.spec import ClipSpec, UserError
 
 FORMAT = 1
@@ -69,9 +69,13 @@ def measure(
     Args:
       samples: name -> file, in the order of `sampling.turns`.
     """
-    cache = Cache(folder=out / FEATURES)
+    cache = Once(vectors=Cache(folder=out / FEATURES))
+    files = {str(path): path for path in data.real}
+    real = Cut(
+        path="real", files=files, form=preset.scored, cut=preset.cut, seconds=_seconds(preset), is_known=cache.knows
+    )
     parts = np.array_split(np.arange(len(samples)), preset.sets)
-    results = [_set(preset, data, samples, part.tolist(), networks, cache) for part in parts if len(part)]
+    results = [_set(preset, data, samples, part.tolist(), networks, cache, real) for part in parts if len(part)]
     named = [f"{n.prefix}_{one.kind}" for one, n in zip(preset.measures, networks)]
     scores = [
         {"measure": name, "published as": one.published} | _mean([found["scores"][place] for found in results])
@@ -86,14 +90,14 @@ def _set(
     samples: Mapping[str, Path],
     places: Sequence[int],
     networks: Sequence[Features],
-    cache: Cache,
+    cache: Once,
+    real: Cut,
 ) -> dict[str, Any]:
-    """The scores of the samples at these places."""
+    """The scores of the samples at these places; the real clips are decoded for the first set alone."""
     order = list(samples)
     names = [order[place] for place in places]
-    seconds = preset.sampled.frames / preset.sampled.rate_hz if is_sound(preset) else 0.0
-    made = Cut(path="samples", files={n: samples[n] for n in names}, form=preset.scored, cut=FIRST, seconds=seconds)
-    real = Cut(path="real", files={str(p): p for p in data.real}, form=preset.scored, cut=preset.cut, seconds=seconds)
+    files = {name: samples[name] for name in names}
+    made = Cut(path="samples", files=files, form=preset.scored, cut=FIRST, seconds=_seconds(preset))
     compared = [n for m, n in zip(preset.measures, networks) if m.kind != COSINE]
     result: dict[str, Any] = {"metrics": {}, "skipped": {}}
     if compared:
@@ -109,6 +113,11 @@ def _set(
     return {"scores": scores, "sides": sides, "networks": used, "versions": result.get("versions", {})}
 
 
+def _seconds(preset: Preset) -> float:
+    """Of sound that is scored."""
+    return preset.sampled.frames / preset.sampled.rate_hz if is_sound(preset) else 0.0
+
+
 def _texts(data: Data, count: int) -> np.ndarray:
     """float32 [count, D]: the vector of the text of each sample."""
     return data.text_vectors[np.arange(count) % len(data.text_vectors)]
@@ -122,7 +131,7 @@ def _found(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"value": None, "why": result["skipped"].get(name, "not measured")}
 
 
-def _cosine(network: Features, made: Cut, texts_NxD: np.ndarray, cache: Cache) -> dict[str, Any]:
+def _cosine(network: Features, made: Cut, texts_NxD: np.ndarray, cache: Once) -> dict[str, Any]:
     """The mean over clips of the mean cosine of their frames and their text, with an interval over clips."""
     if texts_NxD.shape[1] != network.width:
         raise UserError(

@@ -62,9 +62,10 @@ def sample(
     """
     named = list(turns(cases, count))
     paths = _conditions(preset, cases, resolved.spec.clip, out / CONDITIONS)
+    depths = _depths(preset, cases, resolved.spec.clip, out / CONDITIONS)
     jobs = [named[start : start + JOB] for start in range(0, count, JOB)]
     seed = resolved.spec.sample.seed
-    lines = [_job(preset, place, job, paths, seed) for place, job in enumerate(jobs)]
+    lines = [_job(preset, place, job, paths, depths, seed) for place, job in enumerate(jobs)]
     media.write_text(out / JOBS, "\n".join(map(json.dumps, lines)) + "\n")
     base = Request(task=preset.task, batch=batch)
     requests = batch_file.read(str(out / JOBS), str(out / CLIPS), base, resolved, checkpoint, settings)
@@ -84,13 +85,20 @@ def _file(out: Path, job: int, row: int, rows: int, suffix: str) -> Path:
     return out / CLIPS / f"job_{job:05d}" / f"{row:0{max(len(str(rows - 1)), 3)}d}{suffix}"
 
 
-def _job(preset: Preset, place: int, job: Sequence[tuple[str, Case]], paths: dict[str, str], seed: int) -> dict:
+def _job(
+    preset: Preset,
+    place: int,
+    job: Sequence[tuple[str, Case]],
+    paths: dict[str, str],
+    depths: dict[str, str],
+    seed: int,
+) -> dict:
     """A line of requests; the seed differs from job to job, as rows of one seed share their noise."""
     found: dict = {"name": f"job_{place:05d}", "seed": seed + place}
     found["format"] = ["wav"] if is_sound(preset) else ["mp4"] if preset.tool else ["apng"]
     found |= {"prompt": [case.prompt for _, case in job]} if TASKS[preset.task].text else {}
     found |= {"clip": [paths[case.name] for _, case in job]} if preset.clips else {}
-    found |= {"depth": [case.depth for _, case in job]} if all(case.depth for _, case in job) else {}
+    found |= {"depth": [depths[case.name] for _, case in job]} if all(case.name in depths for _, case in job) else {}
     found |= {"region": preset.region} if preset.region else {}
     return found | ({"conditioning_frames": preset.conditioning_frames} if preset.conditioning_frames else {})
 
@@ -102,16 +110,22 @@ def _conditions(preset: Preset, cases: Sequence[Case], clip: ClipSpec, folder: P
     """
     if not preset.clips or is_sound(preset):
         return {case.name: case.clip for case in cases}
-    count = max(preset.conditioning_frames, 0) or clip.frames
+    return {case.name: _cut(preset, case.clip, clip, folder / f"{case.name}.apng") for case in cases}
+
+
+def _depths(preset: Preset, cases: Sequence[Case], clip: ClipSpec, folder: Path) -> dict[str, str]:
+    """Name of a case -> its depth, cut as its clip is, so that both show the same moments."""
+    with_depth = (case for case in cases if case.depth)
+    return {case.name: _cut(preset, case.depth, clip, folder / f"{case.name}_depth.apng") for case in with_depth}
+
+
+def _cut(preset: Preset, source: str, clip: ClipSpec, file: Path) -> str:
+    """The path of the cut file, which is written where it is not there yet."""
+    count = preset.conditioning_frames or clip.frames
     form = Form(frames=max(count, preset.scored.frames), height=clip.height, width=clip.width)
-    found = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for case in cases:
-        file = folder / f"{case.name}.apng"
-        if not file.is_file():
-            media.write_apng(file, clips.frames(Path(case.clip), form, preset.cut)[:count], clip.rate_hz)
-        found[case.name] = str(file.absolute())
-    return found
+    if not file.is_file():
+        media.write_apng(file, clips.frames(Path(source), form, preset.cut)[:count], clip.rate_hz)
+    return str(file.absolute())
 
 
 # ------------------------------------------------------------------ films, for what is longer than a clip

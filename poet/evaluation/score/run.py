@@ -21,7 +21,7 @@ from poet.evaluation.metrics.sounds import to_float
 from poet.evaluation.record import Table
 from poet.evaluation.samples import REFERENCE, SIDE, SUBMISSION, field_of
 from poet.evaluation.score.sides import Clips, Item
-from poet.evaluation.score.vectors import Cache
+from poet.evaluation.score.vectors import Cache, Once
 from poet.runs.versions import installed
 from poet.tokenizers.video.base import VideoTokenizer
 
@@ -38,6 +38,7 @@ LOGGED_EVERY = 50
 NAMED = 10
 # Of the reference's clips that are kept for their pairs; others are read again.
 KEPT_BYTES = 2**30
+Vectors = Cache | Once
 # Fields of clips -> what brings them.
 BROUGHT_BY = {"ids": "--tokenizer"}
 
@@ -90,7 +91,7 @@ class Pass:
     submission: Clips
     reference: Clips
     setup: Setup
-    cache: Cache
+    cache: Vectors
     # Stem of a clip of the reference -> the clip, without its media beyond `KEPT_BYTES`.
     known: dict[str, Item] = dataclasses.field(default_factory=dict)
     kept_bytes: int = 0
@@ -157,7 +158,7 @@ class Pass:
 # --------------------------------------------------------------------------------------- the record
 
 
-def evaluate(submission: Clips, reference: Clips, setup: Setup, cache: Cache, done: Sequence[str]) -> dict[str, Any]:
+def evaluate(submission: Clips, reference: Clips, setup: Setup, cache: Vectors, done: Sequence[str]) -> dict[str, Any]:
     """Scores a set; returns what `scores.json` holds (`record.content`).
 
     The tables are `sets` (both compared), `clips` (each alone), `pairs` and `sounds` (clips of one name) and `codes`.

@@ -324,6 +324,19 @@ class Clips:
         }
 
 
+def open_all(
+    named: Sequence[tuple[str, str, str]], wanted: Format, fit: bool
+) -> tuple[list[Clips], ClipSpec, list[str]]:
+    """Sets in their one format: (flag, path, split) of each -> the sets, the format, and what is done to the clips.
+
+    Raises:
+      UserError: as `open_side` and `clip_of`.
+    """
+    opened = [open_side(*names, wanted.frames) for names in named]
+    clip, done = clip_of(opened, wanted, fit)
+    return [Clips(side, clip) for side in opened], clip, done
+
+
 def content_hash(value: Any) -> str:
     """16 hex characters of an array or a string."""
     if isinstance(value, str):

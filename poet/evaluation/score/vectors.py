@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,23 @@ class Cache:
     def _folder_of(self, network: Features) -> Path:
         reads = content_hash(json.dumps(dict(network.reads), sort_keys=True, default=str))
         return self.folder / f"{_UNSAFE.sub('_', network.name)}-{network.fingerprint}-{reads}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Once:
+    """Vectors by the names of clips, for a set that is compared several times: each clip is read and decoded once."""
+
+    vectors: Callable[[Features, Item], np.ndarray | None]
+    found: dict[str, dict[str, np.ndarray | None]] = dataclasses.field(default_factory=dict)
+
+    def knows(self, name: str) -> bool:
+        return name in self.found
+
+    def __call__(self, network: Features, item: Item) -> np.ndarray | None:
+        known = self.found.setdefault(item.key, {})
+        if network.prefix not in known:
+            known[network.prefix] = self.vectors(network, item)
+        return known[network.prefix]
 
 
 def _read(network: Features, item: Item) -> Any:
