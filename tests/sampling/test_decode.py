@@ -104,7 +104,7 @@ def test_guided_equals_full_recompute_of_both_branches(head):
     assert np.any(plain != tokens)
 
 
-@pytest.mark.parametrize("head", ["full", "factorised"])
+@pytest.mark.parametrize("head", [pytest.param("full", marks=pytest.mark.slow), "factorised"])
 def test_adaptive_guidance_remembers_within_a_latent_frame(head):
     """Its momentum runs over the positions of a frame, for each factor of a code; however rows are batched, and
     in one program as in one for each frame."""

@@ -77,7 +77,7 @@ def test_a_clip_takes_as_many_steps_as_its_fronts():
     "task, options",
     [
         ("text_to_video", {"guided": True, "head": "factorised"}),
-        ("text_to_video", {"known": 16}),
+        pytest.param("text_to_video", {"known": 16}, marks=pytest.mark.slow),
         ("text_to_image", {}),
     ],
 )

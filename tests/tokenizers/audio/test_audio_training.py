@@ -179,6 +179,7 @@ def test_every_term_is_logged_and_the_tokenizer_is_written(finished) -> None:
     assert tokenizer.decode(tokenizer.encode(batch()["audio"])).shape == (8, 1280)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_trained_tokenizer(finished, sounds, tmp_path) -> None:
     trained = Run(finished[1]).tokenizer
     exp = experiment(sounds, adversarial_weight=0.0, dead_fraction=0.0, codebook_decay=0.999999)
