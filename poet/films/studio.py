@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,8 +68,7 @@ class Studio:
     @functools.cached_property
     def made_by(self) -> dict[str, Any]:
         """What tells the checkpoint from others."""
-        files = self.run.checkpoint.manifest()["files"]
-        return {"checkpoint": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]}
+        return {"checkpoint": self.run.checkpoint.fingerprint}
 
     def make(self, kind: str, request: Mapping[str, Any], folder: Path) -> list[Path]:
         """Makes a film and its record; the files.

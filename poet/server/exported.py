@@ -47,7 +47,7 @@ class ExportBackend(CheckpointBackend):
             raise UserError(f"{folder} has one task at one batch, by an earlier version: export the checkpoint again")
         spec = from_stored(Experiment, record["experiment"])
         # Films are of the tasks of the mixture.
-        rates = {name: rate for name, rate in spec.data.mixture_rates.items() if name in record["tasks"]}
+        rates = {name: spec.data.mixture_rates.get(name, 1.0) for name in record["tasks"]}
         data, sample = spec.data.replace(mixture_rates=rates), spec.sample.replace(block=block, devices=1)
         resolved, run = Resolved(spec.replace(data=data, sample=sample)), Run(folder, Checkpoint(folder))
         exported, films = tuple(record["tasks"]), bool(record.get("films"))
