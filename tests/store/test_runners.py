@@ -38,6 +38,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
+@pytest.mark.slow
 def test_workers_write_the_store_of_one_process(
     source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path
 ) -> None:
