@@ -40,20 +40,27 @@ install_python_venv() {
 # What the quickstart and the tests need.
 POET_EXTRAS=test,freedoom,perceptual,atari,natural
 
-# From the lock of this interpreter where there is one: the same files on every machine, by their hashes.
-# POET_UNLOCKED=1 takes the newest versions that setup.cfg allows instead.
+# From the lock of this interpreter where there is one: the same files on every machine, by their hashes.  Where an index
+# lacks one of them, and with POET_UNLOCKED=1, the newest versions that setup.cfg allows.
 install_packages() {
-  local lock pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+  local lock
+  pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
   lock=launch/locks/$(.venv/bin/python -c 'import sys, sysconfig
 print(sysconfig.get_platform(), "-cp", *sys.version_info[:2], sep="")').txt
-  if [ -f "$lock" ] && [ -z "${POET_UNLOCKED:-}" ]; then
-    "${pip[@]}" --require-hashes -r "$lock"
-    "${pip[@]}" --no-deps --no-build-isolation -e .
-    "${pip[@]}" --no-deps --require-hashes -r launch/locks/alone.txt
-  else
-    "${pip[@]}" -e ".[$POET_EXTRAS]"
-    "${pip[@]}" --no-deps -r launch/locks/alone.in
-  fi
+  if [ -f "$lock" ] && [ -z "${POET_UNLOCKED:-}" ] && install_locked "$lock"; then return; fi
+  "${pip[@]}" -e ".[$POET_EXTRAS]"
+  "${pip[@]}" --no-deps -r launch/locks/alone.in
+}
+
+# Fails where a file cannot be had; a file of another hash ends the installation.
+install_locked() {
+  local said
+  if said=$("${pip[@]}" --require-hashes -r "$1" 2>&1 && "${pip[@]}" --no-deps --no-build-isolation -e . 2>&1 &&
+            "${pip[@]}" --no-deps --require-hashes -r launch/locks/alone.txt 2>&1); then return; fi
+  tail -n 5 <<< "$said" >&2
+  if grep -q 'DO NOT MATCH THE HASHES' <<< "$said"; then exit 1; fi
+  say "Not every file of $1 can be had here: installing the versions that setup.cfg allows"
+  return 1
 }
 
 install_poet() {

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -59,3 +64,43 @@ def test_every_line_is_a_version_or_a_hash_of_it(lock: Path):
 def test_packages_without_dependencies_are_locked_as_they_are_named():
     named = (ROOT / "launch/locks/alone.in").read_text().splitlines()[1:]
     assert pins(ROOT / "launch/locks/alone.txt") == dict(line.split("==") for line in named)
+
+
+# Stands for the interpreter of .venv: it writes down what pip is asked for, and fails where the lock is installed.
+STUB = """#!/bin/bash
+case "$*" in
+  -c*) exec {python} "$@" ;;
+  *--require-hashes*) echo "$SAID"; echo "$*" >> asked; [ -z "$SAID" ] ;;
+  *) echo "$*" >> asked ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "said, code, unlocked",
+    [
+        ("", 0, False),
+        ("ERROR: No matching distribution found for numpy==2.0", 0, True),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", 1, False),
+    ],
+)
+def test_what_an_index_lacks_is_taken_unlocked_and_other_files_are_not(tmp_path, said, code, unlocked):
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    version = "".join(map(str, sys.version_info[:2]))
+    (tmp_path / f"launch/locks/{sysconfig.get_platform()}-cp{version}.txt").touch()
+    stub = tmp_path / ".venv/bin/python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    (stub.parent / "activate").touch()
+    environment = os.environ | {"SAID": said, "POET_PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "launch/setup.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    asked = (tmp_path / "asked").read_text()
+    assert done.returncode == code, done.stderr
+    assert ("-e .[test" in asked) == unlocked
+    assert (tmp_path / ".venv/poet-stamp").exists() == (code == 0)
+    assert said in done.stderr
