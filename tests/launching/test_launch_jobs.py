@@ -11,7 +11,7 @@ from launches import OF, SECTIONS, described
 
 from poet import cli
 from poet.launching import hardware, job, lint
-from poet.launching.backend import Launch
+from poet.launching.backend import Launch, command
 from poet.launching.backends import BACKENDS
 from poet.planning import topologies
 from poet.runs import exits
@@ -120,6 +120,7 @@ def test_the_examples_run_where_they_say(path: Path):
         assert not lint.findings(launch, BACKENDS[name].plan(launch))
     words = [word for word in found.job.command_line[1:] if not word.startswith(cli.GIN_PREFIX)]
     assert cli._parse(words).command == found.job.command
+    assert command(found.job) == ("poet", "supervise", "--", *found.job.command_line[1:])
     assert config.load(found.job.gin_files, found.job.bindings).train.steps > 0
 
 

@@ -211,6 +211,8 @@ def test_codes_that_another_start_cannot_mend_end_the_job():
     (jobset,) = yaml.safe_load_all(planned("gke").files["jobset.yaml"])
     (rule,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     codes = set(rule["onExitCodes"]["values"])
+    # JobSet's own schema asks for a name.
+    assert all(each["name"] for each in jobset["spec"]["failurePolicy"]["rules"])
     assert {exits.USER, exits.PERMANENT} <= codes and not codes & {0, exits.FAILED, exits.RESTART, exits.HUNG}
 
 

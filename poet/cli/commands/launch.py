@@ -11,7 +11,7 @@ from poet.cli import command
 from poet.spec import UserError, choose
 
 if TYPE_CHECKING:
-    from poet.launching.backend import Launch
+    from poet.launching.backend import Backend, Launch
     from poet.launching.job import Job
 
 # Where the files of launches lie.
@@ -34,7 +34,32 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from poet.launching import job, launch, lint
+    from poet.launching import launch, lint
+
+    started, backend = _described(args)
+    plan, job = backend.plan(started), started.job
+    lint.check(started, plan)
+    if args.stop:
+        launch.require_programs(backend.programs, backend.title)
+        launch.stop(plan)
+        return 0
+    if args.detach and plan.here:
+        raise UserError(f"--detach: {backend.title}: the job runs in this process, so use nohup or tmux instead")
+    _check_settings(job, fit_check=not args.no_fit_check)
+    if args.dry_run:
+        print("\n".join(launch.text(plan, started.folder)))
+        return 0
+    launch.require_programs(backend.programs, backend.title)
+    launch.write(plan, started.folder)
+    print(_how(args, started, plan.log), flush=True)
+    code = launch.run(plan, restarts=job.restarts, wait_s=job.wait_s, grace_s=job.grace_s, detach=args.detach)
+    print(f"{started.name}: {'started' if args.detach else launch.outcome(code)}")
+    return code
+
+
+def _described(args: argparse.Namespace) -> tuple[Launch, Backend]:
+    """The launch that the arguments describe, under a new name or that of an earlier one, and where it runs."""
+    from poet.launching import job, launch
     from poet.launching.backend import Launch
     from poet.launching.backends import BACKENDS
 
@@ -43,28 +68,7 @@ def _run(args: argparse.Namespace) -> int:
     backend = choose(name, BACKENDS, "backend")
     identity = args.stop or launch.new_name(described.job.name)
     folder = Path(args.folder).absolute() / identity
-    started = Launch(job=described.job, options=described.options[name], name=identity, folder=folder)
-    plan = backend.plan(started)
-    lint.check(started, plan)
-    if args.stop:
-        launch.require_programs(backend.programs, backend.title)
-        launch.stop(plan)
-        return 0
-    if args.detach and plan.here:
-        raise UserError(f"--detach: {backend.title}: the job runs in this process, so use nohup or tmux instead")
-    _check_settings(described.job, fit_check=not args.no_fit_check)
-    if args.dry_run:
-        print("\n".join(launch.text(plan, folder)))
-        return 0
-    launch.require_programs(backend.programs, backend.title)
-    launch.write(plan, folder)
-    print(_how(args, started, plan.log), flush=True)
-    job_spec = described.job
-    code = launch.run(
-        plan, restarts=job_spec.restarts, wait_s=job_spec.wait_s, grace_s=job_spec.grace_s, detach=args.detach
-    )
-    print(f"{identity}: {'started' if args.detach else launch.outcome(code)}")
-    return code
+    return Launch(job=described.job, options=described.options[name], name=identity, folder=folder), backend
 
 
 def _how(args: argparse.Namespace, started: Launch, log: str) -> str:
