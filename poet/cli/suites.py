@@ -88,10 +88,11 @@ def _sample(args: argparse.Namespace, suite: Any, reals: Any, folder: Path) -> t
     tasks = [TASKS[name] for name in args.tasks or TASKS if resolved.spec.data.mixture_rates.get(name, 0) > 0]
     if not tasks:
         raise UserError(f"{args.checkpoint} was not trained on any of {', '.join(args.tasks or TASKS)}")
-    who = {"checkpoint": opened.checkpoint.fingerprint, "sample": to_dict(resolved.spec.sample)}
+    settings = {"sample": to_dict(resolved.spec.sample), "batch": args.batch}
+    who = {"checkpoint": opened.checkpoint.fingerprint, **settings}
     submissions.claim(folder, who)
     generator = Generator.from_checkpoint(opened, resolved)
     for task in tasks:
-        submissions.sample(generator, task, reals, folder, clip, args.batch)
+        submissions.sample(generator, task, reals, folder, clip, resolved.spec.sample, args.batch)
     who = {"path": args.checkpoint, "step": opened.checkpoint.step, **who}
     return tasks, who, {name: generator.networks[name] for name in {SOUND if task.sound else VIDEO for task in tasks}}

@@ -16,8 +16,11 @@ from poet.evaluation.benchmarks import clips, data, run, sampling, standins
 from poet.evaluation.benchmarks.data import Case, Data
 from poet.evaluation.benchmarks.presets import CENTRE, COSINE, FIRST, PRESETS, Form
 from poet.media import MediaError
+from poet.runs.run import Run
+from poet.sampling import batch_file
 from poet.spec import ClipSpec, UserError
 from poet.tasks.registry import TASKS
+from poet.tasks.resolved import Resolved
 
 IN_SUITE = ("msrvtt_fvd", "davis_stylization", "audio_fad", "physics_iq")
 EVERY = [pytest.param(name, marks=[] if name in IN_SUITE else pytest.mark.slow) for name in PRESETS]
@@ -223,6 +226,23 @@ def test_vbench_prompts_are_those_of_the_package(vbench):
     found = data.read(PRESETS["vbench_prompts"], "")
     assert [case.name for case in found.cases[:6]] == [f"a bus-{i}" for i in range(5)] + ["a cow, still-0"]
     assert len(found.cases) == 10
+
+
+@pytest.mark.parametrize("name", ["ssv2_inpainting", "ssv2_outpainting", "davis_stylization", "k600_frame_prediction"])
+def test_the_samples_of_a_preset_are_asked_for_as_a_checkpoint_takes_them(name: str, tmp_path: Path, monkeypatch):
+    """Admitted by the shipped weights' settings; what is sampled is not."""
+    preset, checkpoint = PRESETS[name], Run.open("data/pretrained/lm_arenas")
+    counted(tmp_path / "a.apng")
+    depth = str(tmp_path / "a.apng") if preset.takes_depth else ""
+    case = Case(name="a", prompt="a cow" if preset.prompts else "", clip=str(tmp_path / "a.apng"), depth=depth)
+    asked = []
+    monkeypatch.setattr(batch_file.Batch, "run", lambda self, **_: asked.append(self) or 0)
+    resolved = Resolved(checkpoint.checkpoint.spec)
+    files = sampling.sample(preset, [case], 2, tmp_path / "out", checkpoint, resolved, [], 2)
+    [line] = asked[0].lines
+    assert line.error == "" and line.job.request.task == preset.task and line.job.request.region == preset.region
+    assert len(line.job.request.clip) == 2 and list(files) == ["a_0", "a_1"]
+    assert bool(line.job.request.depth) == preset.takes_depth
 
 
 @pytest.mark.slow

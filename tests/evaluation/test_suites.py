@@ -15,7 +15,7 @@ from poet.evaluation.metric import METRICS
 from poet.evaluation.score.sides import content_hash
 from poet.evaluation.suites import cases, run, scoring, submissions, tasks, writing
 from poet.evaluation.suites.cases import Case, Real
-from poet.spec import ClipSpec, UserError
+from poet.spec import ClipSpec, SampleSpec, UserError
 from poet.store.raw import RawClip
 
 SUITE = cases.load("arenas")
@@ -275,6 +275,13 @@ def test_samples_of_another_checkpoint_are_not_mixed_in(tmp_path):
         submissions.claim(tmp_path / "samples", {"checkpoint": "b"})
 
 
+def test_the_committed_page_is_of_this_list():
+    page = (cases.FOLDER / "arenas_v1_lm_arenas.md").read_text()
+    assert f"list {SUITE.fingerprint}" in page
+    for name, task in tasks.TASKS.items():
+        assert f"## {name.replace('_', ' ').capitalize()}" in page and task.condition in page
+
+
 class Recorder:
     """A sampler that gives back the true clips inverted, and remembers what it was asked."""
 
@@ -296,10 +303,11 @@ class Recorder:
 def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(tmp_path):
     sampler = Recorder()
     for name in ("image_to_video", "inpainting", "frame_interpolation", "video_to_audio", "text_to_video"):
-        submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, batch=2)
-        submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, batch=2)
+        submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
+        submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
     asked = {task: (prompts, request) for task, prompts, request in sampler.asked}
     assert len(sampler.asked) == 10, "nothing is sampled twice"
+    assert [request["sample"].seed for _, _, request in sampler.asked[:2]] == [7, 9], "batches differ in their noise"
     assert (
         asked["image_to_video"][1]["conditioning_frames"] == 1
         and asked["image_to_video"][0] == [REALS[2].case.text] * 2
@@ -309,6 +317,6 @@ def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(t
     assert not asked["text_to_video"][1]["media"] and len(asked["video_to_audio"][1]["media"]["video"]) == 2
     assert submissions.read(tmp_path, tasks.TASKS["inpainting"], REALS, CLIP).videos[0].shape == (17, 64, 64, 3)
     (tmp_path / "inpainting" / "basic_00003.apng").unlink()
-    submissions.sample(sampler, tasks.TASKS["inpainting"], REALS, tmp_path, CLIP, batch=2)
+    submissions.sample(sampler, tasks.TASKS["inpainting"], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
     assert len(sampler.asked) == 11
     assert run.FORMAT == 1 and isinstance(CLIP, ClipSpec)

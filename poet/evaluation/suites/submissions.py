@@ -19,7 +19,7 @@ from poet.evaluation.suites.cases import Real, Suite
 from poet.evaluation.suites.tasks import FRAMES, REGION, TASKS, SuiteTask
 from poet.media.suffixes import ANIMATION_SUFFIXES
 from poet.sampling.base import TaskSampler
-from poet.spec import ClipSpec, ConditioningSpec, UserError
+from poet.spec import ClipSpec, ConditioningSpec, SampleSpec, UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,9 +89,18 @@ def _sound(file: Path, clip: ClipSpec) -> np.ndarray:
 
 
 def sample(
-    generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], folder: Path, clip: ClipSpec, batch: int
+    generator: TaskSampler,
+    task: SuiteTask,
+    reals: Sequence[Real],
+    folder: Path,
+    clip: ClipSpec,
+    settings: SampleSpec,
+    batch: int,
 ) -> None:
-    """Samples a task for the clips that FOLDER/TASK lacks, and writes them without loss."""
+    """Samples a task for the clips that FOLDER/TASK lacks, and writes them without loss.
+
+    Every batch has a seed of its own, as rows of one seed share their noise.
+    """
     suffix = ".wav" if task.sound else ".apng"
     for start in range(0, len(reals), batch):
         some = reals[start : start + batch]
@@ -99,7 +108,7 @@ def sample(
         if all(file.is_file() for file in files):
             continue
         _LOG.info("%s: clips %d to %d of %d", task.name, start + 1, start + len(some), len(reals))
-        made = _sampled(generator, task, some, batch)
+        made = _sampled(generator, task, some, settings.replace(seed=settings.seed + start), batch)
         for file, one in zip(files, made):
             if task.sound:
                 media.write_wav(file, one, clip.sample_rate_hz)
@@ -107,7 +116,9 @@ def sample(
                 media.write_apng(file, one, clip.rate_hz)
 
 
-def _sampled(generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], batch: int) -> np.ndarray:
+def _sampled(
+    generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], settings: SampleSpec, batch: int
+) -> np.ndarray:
     """What is made for some clips."""
     declared = generator.declared(task.name)
     needs_video = task.known or any(stream.medium == "video" for stream in declared.conditions)
@@ -119,6 +130,7 @@ def _sampled(generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], bat
         depths=np.stack([real.depth for real in reals]) if takes_depth and reals[0].depth is not None else None,
         conditioning_frames=task.opening,
         region=REGION if task.hole else "",
+        sample=settings,
         batch=batch,
     )
     return found.audio if task.sound else found.video
