@@ -94,6 +94,7 @@ OWNERS = {
     "av": {"poet.media"},
     "fsspec": {"poet.store"},
     "apache_beam": {"poet.store.beam"},
+    "ray": {"poet.store.ray"},
     "cv2": {"poet.conditioning"},
     "onnxruntime": {"poet.conditioning"},
     "fastapi": {"poet.server"},
@@ -112,6 +113,7 @@ LAZY = {
     "fsspec",
     "etils",
     "apache_beam",
+    "ray",
     "cv2",
     "onnxruntime",
 }

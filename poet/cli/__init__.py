@@ -115,6 +115,7 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     extras = {
         "vizdoom": "freedoom",
         "apache_beam": "beam",
+        "ray": "ray",
         "libtpu": "tpu",
         "ale_py": "atari",
         "gcsfs": "gcs",

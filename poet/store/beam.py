@@ -7,13 +7,12 @@ mount.  The source may be anything that they can open, gs:// and s3:// among it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from poet.spec import UserError
 from poet.store.ranges import Range
-from poet.store.runners import Factory, Job, Progress
+from poet.store.runners import Factory, Job, Progress, encoders_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ def _encode_range(job: Job, factory: Factory) -> Any:
 
     class EncodeRange(beam.DoFn):
         def setup(self) -> None:
-            self._encoders = _encoders(factory)
+            self._encoders = encoders_of(factory)
 
         def process(self, item: Range) -> Any:
             if not item.done:
@@ -63,9 +62,3 @@ def _encode_range(job: Job, factory: Factory) -> Any:
             yield str(item)
 
     return EncodeRange()
-
-
-@functools.lru_cache(maxsize=1)
-def _encoders(factory: Factory) -> Any:
-    """One set for all threads of a worker process."""
-    return factory()

@@ -2,7 +2,7 @@
 
 All of them call `encode_range`, which leaves a file and its index; a range whose index stands is done,
 whoever did it.  So every runner takes up the work of any other, and the stores are equal byte by byte.
-`poet.store.beam` is one more runner.
+`poet.store.beam` and `poet.store.ray` are two more.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class Job:
                 raise Failure(f"the range {item} was not encoded: {item.file} is missing")
             found[item.split].append(partial)
         return found
+
+
+@functools.lru_cache(maxsize=1)
+def encoders_of(factory: Factory) -> Encoders:
+    """The encoders of a worker process, one set for all of its threads and tasks."""
+    return factory()
 
 
 class Progress(Protocol):

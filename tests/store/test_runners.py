@@ -139,3 +139,30 @@ def test_beam_writes_the_store_of_one_process(
     other = runner_fakes.spec(str(source), str(tmp_path / "t"))
     with pytest.raises(UserError, match="--runner=NoSuchRunner"):
         runner_fakes.write(other, beam.Beam(runner_fakes.encoders, "NoSuchRunner"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_ray_writes_the_store_of_one_process_and_survives_a_worker(
+    source: pathlib.Path, serial: dict[str, bytes], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker to make its encoders ends, as if it was killed."""
+    pytest.importorskip("ray")
+    from poet.store import ray
+
+    # Ray's workers find the fakes by it, whatever runs the tests.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    spec = runner_fakes.spec(str(source), str(tmp_path / "s"))
+    factory = functools.partial(runner_fakes.dying_encoders, str(tmp_path / "flag"))
+    runner_fakes.write(spec, ray.Ray(factory, resources=(("num_cpus", 1.0),)))
+    assert (tmp_path / "flag").exists() and contents(tmp_path / "s") == serial
+
+
+def test_what_ray_sets_apart_for_a_task_is_read_strictly() -> None:
+    from poet.store import ray
+
+    assert ray.resources("num_cpus=4 num_gpus=0.5") == (("num_cpus", 4.0), ("num_gpus", 0.5))
+    for text, words in (("num_cpus", "names and numbers"), ("cpus=1", "did you mean num_cpus")):
+        with pytest.raises(UserError, match=words):
+            ray.resources(text)

@@ -12,7 +12,7 @@ from poet.cli import command, stores
 from poet.spec import UserError
 
 if TYPE_CHECKING:
-    from poet.store.runners import Runner
+    from poet.store.runners import Factory, Runner
     from poet.streams import Encoders
     from poet.tasks.resolved import Resolved
 
@@ -27,6 +27,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "(default: STORE.workers processes on this machine)",
     )
     add("--beam_options", default="", help="the runner's options, as one string of --name=value")
+    add(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="share the work out over a Ray cluster: ray://HOST:10001, auto, or local for one that is started here",
+    )
+    add("--ray_task", default="", help="what Ray sets apart for each task, as one string: num_cpus=4 num_gpus=1")
     add(
         "--allow_code",
         action="store_true",
@@ -58,14 +65,14 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Namespace) -> Runner:
-    """The runner: a Beam runner, worker processes or this process, alone or as one of several.
+    """The runner: Beam's, Ray, worker processes or this process, alone or as one of several.
 
     Raises:
       UserError: flags that do not go together.
     """
     import jax
 
-    from poet.store import beam, runners
+    from poet.store import runners
     from poet.tasks.resolved import Resolved
 
     # A fresh `Resolved`: what this one has computed is not sent to other processes.
@@ -75,18 +82,32 @@ def runner_of(resolved: Resolved, encoders: Encoders | None, args: argparse.Name
         raise UserError("--processes=N and --process=I go together: give both, or neither")
     if count is None:
         count, index = jax.process_count(), jax.process_index()
-    if args.runner:
+    if engine := _engine(factory, args):
         if count > 1:
-            raise UserError(f"--runner={args.runner} splits the work itself: start one process, not {count}")
-        return beam.Beam(factory, args.runner, tuple(shlex.split(args.beam_options)))
-    if args.beam_options:
-        raise UserError("--beam_options needs --runner, such as --runner=DirectRunner")
+            raise UserError(f"--runner and --ray split the work themselves: start one process, not {count}")
+        return engine
     many = spec.workers > 1
     inner = runners.Workers(factory, spec.workers) if many else runners.Serial(encoders)
     if count == 1:
         return inner
     return runners.Distributed(inner, index, count, spec.wait_s)
 
+
+def _engine(factory: Factory, args: argparse.Namespace) -> Runner | None:
+    """The runner that an engine is; None without one."""
+    from poet.store import beam, ray
+
+    if args.runner and args.ray:
+        raise UserError("--runner is of Beam, --ray of Ray: give one of them")
+    for flag, needs in (("beam_options", "runner"), ("ray_task", "ray")):
+        if getattr(args, flag) and not getattr(args, needs):
+            raise UserError(f"--{flag} needs --{needs}, such as --{needs}={_EXAMPLES[needs]}")
+    if args.runner:
+        return beam.Beam(factory, args.runner, tuple(shlex.split(args.beam_options)))
+    return ray.Ray(factory, args.ray, ray.resources(args.ray_task)) if args.ray else None
+
+
+_EXAMPLES = {"runner": "DirectRunner", "ray": "local"}
 
 COMMAND = command.Command(
     summary="Encode clips and captions into a token store.",
