@@ -40,6 +40,7 @@ from orbax.checkpoint import v1 as ocp
 from poet import spec as specs
 from poet.checkpoints import policy as policies
 from poet.checkpoints import stored_arrays, weights
+from poet.checkpoints.identity import identity, record
 from poet.distributed import processes
 from poet.runs import exits
 from poet.runs import manifest as manifests
@@ -164,6 +165,8 @@ def start_save(
         _write_json(temporary / "clock.json", dict(clock))
         manifests.write(temporary, fields)
         _commit(temporary, final)
+        if known := identity(run):
+            record(run, known["run"], step)
         _delete_old(run, policy)
 
     try:

@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -335,6 +335,16 @@ def together(work: Callable[[], T]) -> T:
         failed = ", ".join(map(str, np.flatnonzero(~fine)))
         raise Failure(f"process {failed} failed; see its own messages")
     return result
+
+
+def newest_of_all(steps: Iterable[int]) -> int | None:
+    """The greatest number that every process names, of the two greatest of each; None is none.  All of them ask."""
+    own = (sorted(steps, reverse=True) + [-1, -1])[:2]
+    if jax.process_count() == 1:
+        return own[0] if own[0] >= 0 else None
+    named = multihost_utils.process_allgather(np.array(own, np.int32))
+    common = set.intersection(*(set(row) for row in named.tolist())) - {-1}
+    return max(common, default=None)
 
 
 class Vote:

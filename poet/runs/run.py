@@ -27,6 +27,8 @@ from poet.runs import assets, lease, manifest, outputs, timeline
 from poet.spec import Experiment, UserError, read_json, read_object
 
 SPEC, WEIGHTS, CHECKPOINTS = "spec.json", "model.safetensors", "checkpoints"
+# Among checkpoints: the identity of the run that they are of (`poet.checkpoints.identity`).
+IDENTITY = "run.json"
 # Of checkpoints.
 FORMAT = 1
 # What marks a folder as another thing of this program: file -> its name.
@@ -259,7 +261,7 @@ class Run:
     def _is_new(self, names: set[str]) -> bool:
         """Whether it holds nothing, the lease of a run that was killed early, or a place for checkpoints."""
         inside = {path.name for path in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set()
-        return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS}
+        return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS, IDENTITY}
 
 
 def _local(path: str | os.PathLike[str]) -> Path:

@@ -101,6 +101,8 @@ class CheckpointSpec(Spec):
     the metric `best` was best: its name in the log, such as 'validation/loss'.  `best_is` says which values are
     good.  Only what was measured at the very step of a checkpoint counts, so `every` and `TRAIN.eval_every` must
     meet.
+    `local`, such as '/dev/shm/poet', holds a snapshot of each process every `local_every` steps, in the memory of its
+    machine: a restart there loses no more.  It takes twice the memory of the state that a machine's devices hold.
     """
 
     every: int = setting(200, changes="nothing", at_least=0, at_most=MOST_STEPS)
@@ -109,6 +111,8 @@ class CheckpointSpec(Spec):
     keep_every: int = setting(0, changes="nothing", at_least=0, at_most=MOST_STEPS)
     best: str = setting("", changes="nothing")
     best_is: str = setting("lowest", changes="nothing", one_of=("lowest", "highest"))
+    local: str = setting("", changes="nothing")
+    local_every: int = setting(10, changes="nothing", at_least=1, at_most=MOST_STEPS)
 
     def validate(self) -> None:
         self.require(bool(self.every or self.every_minutes), "every", "or CHECKPOINT.every_minutes must be positive")

@@ -15,7 +15,6 @@ import enum
 import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from jax.sharding import Mesh
 
 from poet import spec as specs
 from poet.checkpoints import checkpoint, weights
+from poet.checkpoints.snapshots import Snapshots
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
 from poet.runs import exits, manifest, networks
@@ -140,6 +140,7 @@ class _Training:
     judge: nonfinite.Judge = dataclasses.field(init=False)
     watchdog: Watchdog = dataclasses.field(init=False)
     timeline: timelines.Timeline = dataclasses.field(init=False)
+    snapshots: Snapshots = dataclasses.field(init=False)
     # Rewinds of the run so far; the batches of the steps before `skip_to` are left out after the next restore.
     rewinds: int = 0
     skip_to: int = 0
@@ -155,7 +156,8 @@ class _Training:
             raise UserError(f"no batches for the groups {sorted(missing)}")
         self.watchdog = Watchdog(self.experiment.faults, hung=self.timeline.hang)
         self.judge = nonfinite.Judge(self.experiment.faults.skips)
-        self.first_positions = {name: self.batches[name].get_state() for name in self.trainable.groups}
+        self.snapshots = Snapshots(self.run, self.experiment, self.made_with)
+        self.first_positions = self._positions()
         for name, group in self.trainable.groups.items():
             for key, array in group.batch.items():
                 check_batch(self.mesh, array.shape[0], f"{name}/{key}")
@@ -206,8 +208,10 @@ class _Training:
 
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         begin, rewound = time.perf_counter(), self.skip_to > 0
-        found = checkpoint.restore(self.run, abstract, self.experiment)
+        local = None if rewound else self.snapshots.restore(abstract)
+        found = local or checkpoint.restore(self.run, abstract, self.experiment)
         if found is None:
+            self.start = 0
             init = functools.partial(compiled.init, self.trainable)
             key = jax.random.key(self.experiment.train.seed)
             state = jax.jit(init, out_shardings=compiled.shardings_of(abstract))(key)
@@ -215,6 +219,8 @@ class _Training:
         else:
             state = found.state
             self._resume(found)
+        if local:
+            self.saved = None  # It dies with the machine.
         processes.from_first(self._accepted)
         self._mark(rewound, time.perf_counter() - begin)
         clock = dict(found.clock) if found else {}
@@ -245,6 +251,7 @@ class _Training:
         if self.rewinds >= faults.rewinds:
             raise error
         self.rewinds += 1
+        self.snapshots.clear()
         self.timeline.progress(error.step, now=True)
         self.skip_to = error.step + faults.rewind_steps
         self.begun, self.counted_s = time.perf_counter(), reporter.seconds()
@@ -298,27 +305,7 @@ class _Training:
             self.batches[name].set_state(found.iterators[name])
         self.start = self.saved = found.step
         _LOG.info("resuming from step %d", found.step)
-        self._tell_rate(found)
-
-    def _tell_rate(self, found: checkpoint.Restored) -> None:
-        """Says so if the learning rate goes on elsewhere than where it was: the schedule is another."""
-        before, now = found.experiment, self.experiment
-        then = optimizer.learning_rate(before.optimizer, before.train.steps)(found.step)
-        rate = optimizer.learning_rate(now.optimizer, now.train.steps)(found.step)
-        if not math.isclose(then, rate, rel_tol=1e-3):
-            _LOG.warning(
-                "the learning rate jumps from %.3g to %.3g at step %d: the run was planned with "
-                "TRAIN.steps = %d and OPTIMIZER.learning_rate = %g, and now has %d and %g. To train on "
-                "without a jump, start a new run with TRAIN.init_from and a learning rate of %.2g",
-                then,
-                rate,
-                found.step,
-                before.train.steps,
-                before.optimizer.learning_rate,
-                now.train.steps,
-                now.optimizer.learning_rate,
-                then,
-            )
+        optimizer.warn_of_jump(found.experiment, self.experiment, found.step)
 
     # --------------------------------------------------------------------------------------- steps
 
@@ -339,7 +326,12 @@ class _Training:
                 pending = None
                 self._run_hooks(due, state, step, reporter)
                 self._maybe_save(state, step, reporter, due=save_due, leaving=leaving, hooks_owed=stopping)
+            if self.snapshots.due(step) and step > self.start and self.saved != step and not leaving:
+                self._settle(pending, reporter)
+                pending = None
+                self._take_snapshot(state, step, reporter)
             if leaving:
+                self.snapshots.clear()
                 outcome = Outcome.PREEMPTED if stopping else Outcome.FINISHED
                 self.timeline.end(outcome.value)
                 _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
@@ -407,13 +399,25 @@ class _Training:
         reporter.pause(waited_s, "save")
         _LOG.info("step %d | saving held training up for %.2f s", step, waited_s)
 
+    def _take_snapshot(self, state: State, step: int, reporter: reporting.Reporter) -> None:
+        begin = time.perf_counter()
+        nonfinite.check_state(state, step)
+        self.snapshots.take(step, state, self._positions(), self._clock(reporter))
+        reporter.pause(time.perf_counter() - begin, "save")
+
+    def _positions(self) -> dict[str, bytes]:
+        return {name: self.batches[name].get_state() for name in self.trainable.groups}
+
+    def _clock(self, reporter: reporting.Reporter, hooks_owed: bool = False) -> dict[str, Any]:
+        own = {"hooks_owed": hooks_owed, "skipped_in_a_row": self.judge.in_a_row, "rewinds": self.rewinds}
+        return reporter.clock() | own
+
     def _save(self, state: State, step: int, reporter: reporting.Reporter, hooks_owed: bool) -> None:
         if int(state["step"]) != step:
             raise ValueError(f"state['step'] is {int(state['step'])} after {step} updates")
         reporter.flush()
-        iterators = {name: self.batches[name].get_state() for name in self.trainable.groups}
-        own = {"hooks_owed": hooks_owed, "skipped_in_a_row": self.judge.in_a_row, "rewinds": self.rewinds}
-        self.saver.start(step, state, iterators, reporter.clock() | own, reporter.measured(step))
+        clock = self._clock(reporter, hooks_owed)
+        self.saver.start(step, state, self._positions(), clock, reporter.measured(step))
         self.saved = step
 
     def _next_batch(self, group: str) -> Batch:

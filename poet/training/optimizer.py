@@ -6,6 +6,7 @@ The learning rate is an input of a step: a longer run is the same program.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +16,10 @@ import jax.numpy as jnp
 import optax
 
 from poet.distributed.mesh import is_axes
-from poet.spec import OptimizerSpec, UserError
+from poet.spec import Experiment, OptimizerSpec, UserError
 from poet.training.trainable import Mean, Metrics
+
+_LOG = logging.getLogger(__name__)
 
 
 def learning_rate(spec: OptimizerSpec, steps: int) -> Callable[[int], float]:
@@ -301,3 +304,23 @@ def _following(
         if shape[:left] + shape[left + 1 :] == state:
             return axes[:left] + axes[left + 1 :]
     return None
+
+
+def warn_of_jump(before: Experiment, now: Experiment, step: int) -> None:
+    """Says so if the learning rate goes on elsewhere than where it was at a step: the schedule is another."""
+    then = learning_rate(before.optimizer, before.train.steps)(step)
+    rate = learning_rate(now.optimizer, now.train.steps)(step)
+    if not math.isclose(then, rate, rel_tol=1e-3):
+        _LOG.warning(
+            "the learning rate jumps from %.3g to %.3g at step %d: the run was planned with "
+            "TRAIN.steps = %d and OPTIMIZER.learning_rate = %g, and now has %d and %g. To train on "
+            "without a jump, start a new run with TRAIN.init_from and a learning rate of %.2g",
+            then,
+            rate,
+            step,
+            before.train.steps,
+            before.optimizer.learning_rate,
+            now.train.steps,
+            now.optimizer.learning_rate,
+            then,
+        )

@@ -2,7 +2,8 @@
 
 Run as a program it trains as the CLI does: `linear.py WORKDIR STEPS [SIGNAL_AT] [DELAY_S]`, alone or as
 the last of `linear.py WORKDIR STEPS SIGNAL_AT DELAY_S COORDINATOR PROCESSES PROCESS`; the process that is
-numbered highest gets the signal.
+numbered highest gets the signal.  A further argument is a folder for local snapshots, in place of frequent
+checkpoints.
 """
 
 from __future__ import annotations
@@ -185,6 +186,7 @@ def main(
     coordinator: str = "",
     count: str | None = None,
     index: str | None = None,
+    memory: str = "",
 ) -> int:
     sys.modules["clu.metric_writers"] = None  # Spares the import of TensorFlow.
     logging.basicConfig(level=logging.WARNING, force=True)
@@ -194,7 +196,8 @@ def main(
     last = processes.index() == int(count or 1) - 1
     hooks = [signal_at(int(at) if last else 0)]
     data = batches(delay_s=float(delay_s), share=processes.batch_share(build_mesh()))
-    outcome = run(Path(workdir), int(steps), data=data, hooks=hooks, every=2)
+    options: dict[str, Any] = {"checkpoint": specs.CheckpointSpec(every=1000, local=memory)} if memory else {"every": 2}
+    outcome = run(Path(workdir), int(steps), data=data, hooks=hooks, **options)
     return outcome.exit_code
 
 
