@@ -179,6 +179,11 @@ class Run:
         return self.folder / timeline.FILE
 
     @property
+    def profiles(self) -> Path:
+        """Profiles of a few steps, one folder each (`poet.training.profiling`)."""
+        return self.folder / "profiles"
+
+    @property
     def tensorboard(self) -> Path:
         """The same for TensorBoard."""
         return self.folder / "tensorboard"

@@ -51,6 +51,8 @@ class OptimizerSpec(Spec):
     `name`: 'adamw'; 'adafactor', whose second moments are a row and a column per matrix; 'muon', which
     orthogonalises the momentum of the blocks' matrices and leaves the rest to AdamW.
     `state_dtype` is that of the first moments; 'bfloat16' halves them.
+    `log_norms`: the log has, for every table of parameters, the norm of its gradient and that of its update over that
+    of the table.
     """
 
     name: str = setting("adamw", changes="arrays", one_of=("adamw", "adafactor", "muon"))
@@ -62,6 +64,7 @@ class OptimizerSpec(Spec):
     b2: float = setting(0.95, changes="course", at_least=0, below=1)
     weight_decay: float = setting(0.1, changes="course", at_least=0, at_most=10)
     clip_norm: float = setting(1.0, changes="course", above=0, at_most=1e9)
+    log_norms: bool = setting(False, changes="nothing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ class TrainSpec(Spec):
     that it predicts, beside the mean over the groups' steps.
     `bit_flips`: up to this fraction of the bits of conditioning and earlier visual codes is flipped in the input,
     not in the labels; a fraction is sampled for each clip (InfinityStar's self-correction, 2511.04675).
+    `trackers`: services that the log goes to as well, see `poet.training.trackers`.
     """
 
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
@@ -91,6 +95,7 @@ class TrainSpec(Spec):
     step_weight: str = setting("steps", changes="course", one_of=("steps", "tokens"))
     bit_flips: float = setting(0.0, changes="course", at_least=0, at_most=0.5)
     sample_every: int = setting(0, changes="nothing", at_least=0, at_most=MOST_STEPS)
+    trackers: tuple[str, ...] = setting((), changes="nothing", one_of=("wandb", "mlflow"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

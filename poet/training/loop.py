@@ -32,8 +32,9 @@ from poet.runs import exits, manifest, networks
 from poet.runs import timeline as timelines
 from poet.runs.run import Run
 from poet.spec import Experiment, UserError, compat
-from poet.training import compiled, nonfinite, optimizer, reporting
+from poet.training import compiled, nonfinite, optimizer, reporting, trackers
 from poet.training.nonfinite import TrainingDiverged
+from poet.training.profiling import Profiler
 from poet.training.saving import Saver
 from poet.training.signals import StopSignals
 from poet.training.trainable import Batch, BatchIterator, Hook, Metrics, State, Trainable, each
@@ -106,7 +107,7 @@ def train(
         while True:
             state, reporter = training.restore_or_init(abstract)
             try:
-                with training.watchdog:
+                with training.watchdog, training.profiler:
                     return training.loop(state, programs, reporter, stop)
             except TrainingDiverged as error:
                 training.rewind(error, reporter)
@@ -141,6 +142,7 @@ class _Training:
     watchdog: Watchdog = dataclasses.field(init=False)
     timeline: timelines.Timeline = dataclasses.field(init=False)
     snapshots: Snapshots = dataclasses.field(init=False)
+    profiler: Profiler = dataclasses.field(init=False)
     # Rewinds of the run so far; the batches of the steps before `skip_to` are left out after the next restore.
     rewinds: int = 0
     skip_to: int = 0
@@ -156,6 +158,8 @@ class _Training:
             raise UserError(f"no batches for the groups {sorted(missing)}")
         self.watchdog = Watchdog(self.experiment.faults, hung=self.timeline.hang)
         self.judge = nonfinite.Judge(self.experiment.faults.skips)
+        self.profiler = Profiler(self.run.profiles)
+        trackers.check(self.experiment.train.trackers)
         self.snapshots = Snapshots(self.run, self.experiment, self.made_with)
         self.first_positions = self._positions()
         for name, group in self.trainable.groups.items():
@@ -242,6 +246,7 @@ class _Training:
             setup_s=time.perf_counter() - self.begun + max(self.counted_s - float(clock.get("seconds", 0)), 0),
             writes=processes.first(),
             timeline=self.timeline,
+            experiment=self.experiment,
         )
 
     def rewind(self, error: TrainingDiverged, reporter: reporting.Reporter) -> None:
@@ -336,6 +341,7 @@ class _Training:
                 self.timeline.end(outcome.value)
                 _LOG.info("%s at step %d", "stopped by a signal" if stopping else "finished", step)
                 return outcome
+            self.profiler.step(step, functools.partial(jax.block_until_ready, state))
             group = self.schedule(step)
             self.watchdog.step(step + 1, group)
             begin = time.perf_counter()

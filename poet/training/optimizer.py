@@ -92,7 +92,8 @@ def apply(
     to what is nearer: rounded to the nearest, most updates would be lost (spacing 2^-8 of the value).
 
     Metrics: `grad_norm` before clipping, `clipped` (1 where it was more than `spec.clip_norm`),
-    `learning_rate`.
+    `learning_rate`; with `spec.log_norms` also `norms/<table>/gradient` and `norms/<table>/update`, the latter over
+    the norm of the table.
 
     Args:
       tx: of `build(spec)`.
@@ -108,12 +109,27 @@ def apply(
     new = {"params": _rounded(moved, params, key), "opt_state": opt_state}
     norm = optax.tree.norm(grads)
     metrics = {"grad_norm": norm, "clipped": (norm > spec.clip_norm).astype(jnp.float32)}
+    if spec.log_norms:
+        metrics |= _norms(grads, updates, wide, rate)
     if trains is not True:
         old = {name: state[name] for name in new}
         new = jax.tree.map(lambda a, b: jnp.where(trains, a, b), new, old)
         weight = jnp.asarray(trains, jnp.float32)
         metrics = {name: Mean(value * weight, weight) for name, value in metrics.items()}
     return new, metrics | {"learning_rate": jnp.asarray(rate, jnp.float32)}
+
+
+def _norms(grads: Any, updates: Any, params: Any, rate: jax.Array | float) -> Metrics:
+    """Norms of each table's gradient, and of its update over its own."""
+    found: Metrics = {}
+    for (path, g), u, p in zip(
+        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
+    ):
+        name = f"norms/{jax.tree_util.keystr(path, simple=True, separator='.')}"
+        tiny = jnp.finfo(jnp.float32).tiny
+        found[f"{name}/gradient"] = optax.tree.norm(g)
+        found[f"{name}/update"] = rate * optax.tree.norm(u) / jnp.maximum(optax.tree.norm(p), tiny)
+    return found
 
 
 def _float32(tree: Any) -> Any:

@@ -28,11 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from poet import spec as specs
 from poet.planning.topologies import peak_flops
 from poet.runs import anomalies, lines
 from poet.runs.run import Run
 from poet.runs.timeline import Timeline
-from poet.training import nonfinite
+from poet.spec import Experiment
+from poet.training import nonfinite, trackers
 from poet.training.trainable import Group, Report
 
 _LOG = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Reporter:
         writes: bool = True,
         now: Callable[[], float] = time.perf_counter,
         timeline: Timeline | None = None,
+        experiment: Experiment | None = None,
     ):
         """Args:
         start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
@@ -73,11 +76,12 @@ class Reporter:
         setup_s: what this process spent before its first step.
         writes: False on all processes but the first: they log and write nothing.
         timeline: where it says what the time of the loop goes on.
+        experiment: names the trackers, which get it as the run's settings.
         """
         clock = clock or {}
         self._run, self._steps, self._groups = run, steps, groups
         self._log_every, self._now, self._start = log_every, now, start
-        self._timeline = timeline or Timeline(None)
+        self._timeline, self._experiment = timeline or Timeline(None), experiment
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
         # Metric -> [sum, weight] over the steps since the last line.
@@ -88,7 +92,7 @@ class Reporter:
         self.checkpoint_failures = int(clock.get("checkpoint_failures", 0))
         self._work: collections.Counter = collections.Counter()
         self._file: Any = None
-        self._board: Any = None
+        self._boards: list[Any] = []
         if writes:
             self._open(start)
         self._begin = self._window_begin = now()
@@ -105,7 +109,17 @@ class Reporter:
         except OSError as error:
             _LOG.warning("no metrics are written: %s", error)
             self._file = open(os.devnull, "a", encoding="utf-8")
-        self._board = _tensorboard(self._run.tensorboard)
+        board = _tensorboard(self._run.tensorboard)
+        self._boards = [board] * (board is not None) + self._trackers()
+
+    def _trackers(self) -> list[trackers.Tracker]:
+        if self._experiment is None:
+            return []
+        try:
+            return trackers.start(self._experiment.train.trackers, self._run.folder, specs.to_dict(self._experiment))
+        except Exception as error:  # Of a service that does not answer.
+            _LOG.warning("nothing is tracked: %s", error)
+            return []
 
     def step(self, step: int, group: str, metrics: Mapping[str, tuple[float, float]], *, waited_s: float = 0.0) -> None:
         """Takes the metrics of the step that made the state number `step` (1 is the first).
@@ -212,8 +226,8 @@ class Reporter:
         self._run.samples.mkdir(exist_ok=True)
         file = self._run.samples / f"{step:08d}_{name.replace('/', '_')}.png"
         Image.fromarray(np.asarray(image, np.uint8)).save(file)
-        if self._board:
-            self._board.write_images(step, {name: np.asarray(image, np.uint8)[None]})
+        for board in self._boards:
+            board.write_images(step, {name: np.asarray(image, np.uint8)[None]})
 
     def write(self, step: int, kind: str, scalars: Mapping[str, float], texts: Mapping[str, str] = {}) -> None:
         """One line of `metrics.jsonl`, {"step", "kind", ...}, and the same on TensorBoard."""
@@ -221,10 +235,10 @@ class Reporter:
             return
         entry = {"step": step, "kind": kind, **{k: _finite(v) for k, v in scalars.items()}, **texts}
         self._guard(lambda: self._file.write(json.dumps(entry, allow_nan=False) + "\n"))
-        if self._board:
-            self._guard(lambda: self._board.write_scalars(step, dict(scalars)))
+        for board in self._boards:
+            self._guard(functools.partial(board.write_scalars, step, dict(scalars)))
             if texts:
-                self._guard(lambda: self._board.write_texts(step, dict(texts)))
+                self._guard(functools.partial(board.write_texts, step, dict(texts)))
 
     def _note(self, step: int, scalars: Mapping[str, float]) -> None:
         if step != self._measured_at:
@@ -247,14 +261,14 @@ class Reporter:
         if self._file is not None:
             self._guard(self._file.flush)
             self._guard(lambda: os.fsync(self._file.fileno()))
-        if self._board:
-            self._guard(self._board.flush)
+        for board in self._boards:
+            self._guard(board.flush)
 
     def close(self) -> None:
         """Writes what is pending; the reporter must not be used afterwards."""
         self.flush()
-        if self._board:
-            self._guard(self._board.close)
+        for board in self._boards:
+            self._guard(board.close)
         if self._file is not None:
             self._guard(self._file.close)
 
