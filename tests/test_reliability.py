@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -67,3 +70,12 @@ def test_the_best_interval_is_the_best() -> None:
 def test_impossible_jobs_are_refused() -> None:
     with pytest.raises(UserError):
         dataclasses.replace(JOB, process_failures=1.5)
+
+
+def test_the_page_is_that_of_the_simulation_and_the_measurements() -> None:
+    root = Path(__file__).resolve().parent.parent
+    spec = importlib.util.spec_from_file_location("goodput_page", root / "tests/benchmarks/goodput.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.page(json.loads(script.RESULTS.read_text()))
+    assert script.PAGE.read_text() == page, "python tests/benchmarks/goodput.py --page"

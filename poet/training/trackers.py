@@ -30,7 +30,7 @@ class Tracker(Protocol):
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """uint8 [N, H, W, 3] by name."""
+        """Arrays uint8 [N, H, W, 3], by name."""
 
     def flush(self) -> None: ...
 
@@ -56,6 +56,7 @@ class WandB:
         self._run.log({"step": step, **texts})
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Arrays uint8 [N, H, W, 3], by name."""
         self._run.log({"step": step, **{k: [self._module.Image(x) for x in v] for k, v in images.items()}})
 
     def flush(self) -> None:
@@ -84,6 +85,7 @@ class MLflow:
             self._module.log_text(text, f"texts/{step:08d}_{_file(name)}.txt")
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Arrays uint8 [N, H, W, 3], by name."""
         for name, batch in images.items():
             for number, image in enumerate(batch):
                 self._module.log_image(image, f"images/{step:08d}_{_file(name)}_{number}.png")
