@@ -270,7 +270,15 @@ class Run:
 
 
 def _local(path: str | os.PathLike[str]) -> Path:
-    """The folder of a user's path: every path of a run begins here."""
+    """The folder of a user's path: every path of a run begins here.
+
+    Raises UserError for a URL, which would be taken for a folder of that name on this machine.
+    """
+    if "://" in os.fspath(path):
+        raise UserError(
+            f"{path} is a URL: runs and checkpoints are folders of a file system that all processes see; mount the "
+            "bucket (gcsfuse, mountpoint-s3, a shared disk), and give the path"
+        )
     return Path(path)
 
 

@@ -140,3 +140,14 @@ def test_shipped_weights_open_by_name_from_anywhere(tmp_path: Path, monkeypatch:
 def test_a_frozen_tokenizer_is_no_run() -> None:
     with pytest.raises(UserError, match="magvit_v2_64 is not a checkpoint"):
         Run.open("magvit_v2_64")
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/runs/mine", "s3://bucket/x"])
+def test_a_url_is_refused_and_makes_no_folder_of_its_name(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (Run, Run.open):
+        with pytest.raises(UserError, match="mount the bucket"):
+            use(url)
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ import pytest
 
 from poet import cli
 from poet.distributed import processes
-from poet.runs import exits
+from poet.runs import exits, goodput, timeline
 from poet.runs.lines import read
 from poet.runs.run import Run
 from poet.spec import UserError
@@ -111,6 +111,23 @@ def test_a_damaged_checkpoint_of_two_falls_back_in_four(alone: Path, pair: Path,
     assert all("resuming from step" in text for text in output)
     expected, found = losses(alone), losses(workdir)
     assert [found[k] for k in expected] == pytest.approx(list(expected.values()), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_as_two_and_then_as_one(alone: Path, tmp_path: Path) -> None:
+    """Each count saves what the next one restores; data and losses are those of one process."""
+    for count, steps in ((4, 4), (2, 8)):
+        codes, output = process_runs.finish(train(tmp_path, count, steps))
+        assert codes == [0] * count, output
+        assert Run(tmp_path).steps()[-1] == steps
+    data = linear.batches()
+    assert linear.run(tmp_path, 12, data=data, every=2) is loop.Outcome.FINISHED
+    seen = linear.restored(alone).iterators
+    assert {name: b.get_state() for name, b in data.items()} == seen
+    expected, found = losses(alone), losses(tmp_path)
+    assert [found[k] for k in expected] == pytest.approx(list(expected.values()), rel=1e-6)
+    account = goodput.account(timeline.read(tmp_path / timeline.FILE))
+    assert account.starts == 3 and account.seconds["repeated"] == 0, "one of them writes the timeline"
 
 
 # ----------------------------------------------------------------------------------- at the start
