@@ -110,13 +110,22 @@ def test_adaptation_takes_longer_clips_of_the_same_kind() -> None:
     assert not refused("initialise", LONGER | TRAINING_ONLY | COURSE)
 
 
-def test_arrays_that_begin_at_zero_may_be_added_at_the_start_of_a_training_alone() -> None:
-    larger = turned({"model.aligned_conditions": True})
+@pytest.mark.parametrize(
+    "change, array",
+    [({"model.aligned_conditions": True}, "aligned"), ({"model.condition_encoder": 8}, "conditions")],
+)
+def test_arrays_that_do_nothing_at_first_may_be_added_at_the_start_of_a_training_alone(change, array) -> None:
+    larger = turned(change)
     assert not compat.differences(BASE, larger, "initialise")
-    assert compat.added(BASE, larger) == ["embedding.aligned"]
+    assert compat.added(BASE, larger) == [f"embedding.{array}"]
     assert compat.differences(larger, BASE, "initialise") and not compat.added(larger, BASE)
     for purpose in ("resume", "sample", "evaluate", "export"):
         assert compat.differences(BASE, larger, purpose)
+
+
+def test_an_encoder_of_another_size_is_another_model() -> None:
+    some, more = turned({"model.condition_encoder": 8}), turned({"model.condition_encoder": 16})
+    assert compat.differences(some, more, "initialise") and not compat.added(some, more)
 
 
 @pytest.mark.parametrize("purpose", ["sample", "evaluate", "export"])
