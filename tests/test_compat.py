@@ -111,8 +111,7 @@ def test_adaptation_takes_longer_clips_of_the_same_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "change, array",
-    [({"model.aligned_conditions": True}, "aligned"), ({"model.condition_encoder": 8}, "conditions")],
+    "change, array", [({"model.aligned_conditions": True}, "aligned"), ({"model.condition_encoder": 8}, "conditions")]
 )
 def test_arrays_that_do_nothing_at_first_may_be_added_at_the_start_of_a_training_alone(change, array) -> None:
     larger = turned(change)
