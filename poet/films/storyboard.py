@@ -135,7 +135,7 @@ def parse(text: str) -> Storyboard:
 
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict) or not isinstance(values.get("scenes"), list):
         raise UserError("expected fields such as 'seed: 0', and 'scenes:' with a list of them")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from poet.runs import retries
@@ -62,10 +62,22 @@ def read(folder: Path) -> dict[str, Any]:
         body, digest, end = b"", b"", b""
     if end or hashlib.sha256(body).hexdigest().encode() != digest:
         raise Corrupt(f"{folder} is damaged: {NAME} was altered or truncated")
-    fields = json.loads(body)
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Corrupt(f"{folder} is damaged: {NAME} is no JSON") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("files"), dict):
         raise Corrupt(f"{folder} is damaged: {NAME} lists no files")
+    for name in fields["files"]:
+        _check_inside(folder, name)
     return fields
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    """A manifest of others must not make us read what lies elsewhere; raises Corrupt."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise Corrupt(f"{folder} is damaged: {NAME} lists {name[:80]!r}, which is no file of the folder")
 
 
 def fingerprint(folder: Path) -> str:
@@ -101,8 +113,11 @@ def verify(folder: Path) -> dict[str, Any]:
 
 def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raises Corrupt unless this one file is as the manifest lists it."""
+    path = folder / name
+    if path.exists() and not path.is_file():  # A pipe or a device might never end.
+        raise Corrupt(f"{folder} is damaged: {name} is no file")
     try:
-        actual = _digest(folder / name)
+        actual = _digest(path)
     except OSError as error:
         raise Corrupt(f"{folder} is damaged: {name}: {error.strerror}") from None
     if actual != manifest["files"].get(name):

@@ -58,12 +58,13 @@ class Checkpoint:
     @functools.cached_property
     def released(self) -> bool:
         """Whether these are released weights: a manifest of another kind is that of a frozen tokenizer."""
-        if not ((self.path / WEIGHTS).is_file() and (self.path / manifest.NAME).is_file()):
+        if not (self.path / manifest.NAME).is_file():
             return False
         try:
-            return outputs.kind_of(manifest.read(self.path)) == outputs.WEIGHTS
+            found = manifest.read(self.path)
         except manifest.Corrupt:
-            return True  # Reading it will say so.
+            return (self.path / WEIGHTS).is_file()  # Reading it will say so.
+        return WEIGHTS in found["files"] and outputs.kind_of(found) == outputs.WEIGHTS
 
     @property
     def exported(self) -> bool:

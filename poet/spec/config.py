@@ -143,6 +143,8 @@ def _find_gin(path: str) -> Path:
     except UserError as error:
         shipped = sorted(str(p.relative_to(assets.root())) for p in (assets.root() / "gin").rglob("*.gin"))
         raise UserError(f"{error}{near_names(path, shipped)}") from None
+    except OSError as error:
+        raise UserError(f"gin file {path[:80]!r}: {error.strerror}") from None
 
 
 def _read(path: Path) -> str:
@@ -168,12 +170,27 @@ def _parse(place: str, text: str, within: tuple[Path, ...] = ()) -> None:
     """Binds what a text says; `within` are the files that include it, itself last."""
     for statement in _statements(place, text):
         if isinstance(statement, config_parser.IncludeStatement):
-            path = _find_gin(statement.filename)
+            path = _included(place, statement.filename, within)
             if path.resolve() in within:
                 raise UserError(f"{place}: includes {path}, which includes it: remove one of the includes")
             _parse(str(path), _read(path), (*within, path.resolve()))
         else:
             gin.bind_parameter(f"{statement.selector}.{statement.arg_name}", statement.value)
+
+
+def _included(place: str, name: str, within: tuple[Path, ...]) -> Path:
+    """A file of others includes what lies below its own folder, below the current one, or among the shipped files."""
+    try:
+        path = _find_gin(name)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    folders = (Path.cwd(), assets.root(), *(file.parent for file in within[-1:]))
+    if not any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        raise UserError(
+            f"{place}: includes {path}, which lies neither below the file's folder, nor below the current one, nor "
+            "among the shipped files: copy it there, or give it by --gin_file"
+        )
+    return path
 
 
 def _statements(place: str, text: str) -> Iterator[config_parser.BindingStatement]:

@@ -1,0 +1,92 @@
+"""Hurts the process that it is imported into, as `POET_TEST_FAULT` (JSON) says; Python imports it at its start.
+
+read_error: {"match": part of a path, "times": N}: the first N reads of such files fail with EIO.
+read_hang: {"match": ..., "after": N}: such a read never returns, after N of them.
+not_finite: [numbers of batches]: their text states are NaN.
+"""
+
+import errno
+import importlib.abc
+import importlib.util
+import json
+import os
+import sys
+import threading
+import time
+
+FAULT = json.loads(os.environ.get("POET_TEST_FAULT") or "{}")
+
+
+def hurt_reads(hurt, match):
+    real, lock, counted = os.pread, threading.Lock(), [0]
+
+    def pread(number, *rest):
+        if match in os.readlink(f"/proc/self/fd/{number}"):
+            with lock:
+                counted[0] += 1
+                count = counted[0]
+            hurt(count)
+        return real(number, *rest)
+
+    os.pread = pread
+
+
+def fail(count):
+    if count <= FAULT["read_error"]["times"]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def hang(count):
+    if count > FAULT["read_hang"]["after"]:
+        time.sleep(10**6)
+
+
+class Poisoned:
+    """An iterator of batches some of which are not finite; its position knows how many were taken."""
+
+    def __init__(self, batches, numbers):
+        self._batches, self._numbers, self._taken = batches, set(numbers), 0
+
+    def __next__(self):
+        import numpy as np
+
+        batch = dict(next(self._batches))
+        if self._taken in self._numbers:
+            batch["text_states"] = np.full_like(batch["text_states"], np.nan)
+            batch["text_length"] = np.ones_like(batch["text_length"])
+        self._taken += 1
+        return batch
+
+    def get_state(self):
+        return self._taken.to_bytes(8, "little") + self._batches.get_state()
+
+    def set_state(self, state):
+        self._taken = int.from_bytes(state[:8], "little")
+        self._batches.set_state(state[8:])
+
+
+class Poisoner(importlib.abc.MetaPathFinder):
+    """Puts `Poisoned` around the batches of `poet.data.loader` once that is imported."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "poet.data.loader":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            real = module.batches
+            module.batches = lambda *a, **k: {n: Poisoned(b, FAULT["not_finite"]) for n, b in real(*a, **k).items()}
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if "read_error" in FAULT:
+    hurt_reads(fail, FAULT["read_error"]["match"])
+if "read_hang" in FAULT:
+    hurt_reads(hang, FAULT["read_hang"]["match"])
+if "not_finite" in FAULT:
+    sys.meta_path.insert(0, Poisoner())
