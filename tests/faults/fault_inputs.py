@@ -273,9 +273,9 @@ def storyboard(data: bytes, folder: Path) -> None:
 
 @reader("logs of runs", lambda _: [b'{"step": 1, "kind": "train", "loss": 2.5}\n{"step": 2, "kind": "probe"}\n'])
 def metrics(data: bytes, folder: Path) -> None:
-    from poet.training import reporting
+    from poet.runs import lines
 
-    for line in reporting.read(written(data, folder / "metrics.jsonl")):
+    for line in lines.read(written(data, folder / "metrics.jsonl")):
         assert type(line["step"]) is int
 
 

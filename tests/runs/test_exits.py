@@ -43,7 +43,7 @@ OF_TENSORSTORE = ValueError("RESOURCE_EXHAUSTED: Error writing x: [OS error 28: 
         (chained(SaveError("x"), OF_TENSORSTORE), exits.PERMANENT),
         (chained(SaveError("x"), ValueError("UNAVAILABLE")), exits.FAILED),
         (exits.Permanent("x"), exits.PERMANENT),
-        (TrainingDiverged("x"), exits.PERMANENT),
+        (TrainingDiverged("x", 3), exits.PERMANENT),
         (KeyboardInterrupt(), exits.INTERRUPTED),
     ],
 )
