@@ -77,12 +77,16 @@ def check_container(launch: Launch) -> None:
 def check_remote_workdir(launch: Launch) -> None:
     """Raises UserError for a work dir that dies with the machine."""
     place = launch.job.workdir
-    if place and not (place.startswith("gs://") or place.startswith("s3://") or Path(place).is_absolute()):
-        raise UserError(f"workdir: {place} is relative: name a bucket (gs://...) or a mounted, absolute path")
+    if "://" in place:
+        raise UserError(
+            f"workdir: {place} is no folder, and poet works in folders: mount the bucket, and name its path"
+        )
+    if place and not Path(place).is_absolute():
+        raise UserError(f"workdir: {place} is relative: name a mounted, absolute path")
 
 
 def buckets(job: Job) -> list[str]:
-    """The buckets, as gs://NAME, that a job's work dir and settings name."""
-    words = [job.workdir, *(binding.partition("=")[2] for binding in job.bindings)]
+    """The buckets, as gs://NAME, that a job's settings name."""
+    words = [binding.partition("=")[2] for binding in job.bindings]
     found = [word for word in words if word.startswith("gs://")]
     return sorted({"/".join(word.split("/")[:3]) for word in found})

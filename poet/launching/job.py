@@ -2,11 +2,11 @@
 
 name: pretrain-1b
 gin_files: gin/experiments/pretrain_1b.gin
-bindings: {DATA.store: "gs://my-bucket/codes"}
-workdir: gs://my-bucket/runs/pretrain-1b
+bindings: {DATA.store: /mnt/poet/codes}
+workdir: /mnt/poet/runs/pretrain-1b
 topology: v5e-256
 backend: tpu
-tpu: {project: my-project, zone: us-west4-a}
+tpu: {project: my-project, zone: us-west4-a, setup: [mount /mnt/poet], volumes: ["/mnt/poet:/mnt/poet"]}
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from launches import planned
 
 from poet.launching.plan import State
 from poet.runs import exits
+from poet.spec import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -21,7 +22,7 @@ VARIANTS = [
     ("slurm", {"topology": "h100-1", "hours": 1.5, "environment": {"NAME": "it's"}, "slurm": {"setup": ["cd /x"]}}),
     ("slurm", {"topology": None, "processes": 4}),
     ("tpu", {}),
-    ("tpu", {"workdir": "gs://bucket/runs", "hours": 2}),
+    ("tpu", {"tpu": {"project": "p", "zone": "z", "results": "gs://bucket/launches"}, "hours": 2}),
     ("tpu", {"topology": "2xv6e-16", "tpu": {"project": "p", "zone": "z", "node": "mine", "setup": ["mount /x"]}}),
     ("skypilot", {}),
     ("skypilot", {"topology": "v6e-16", "hours": 3}),
@@ -112,17 +113,24 @@ def test_a_queued_resource_is_asked_for_and_given_back_by_the_same_name():
     assert "startup-script=/shared/launches/tiny-1/job.sh" in create[-1]
 
 
+@pytest.mark.parametrize("workdir, message", [("gs://bucket/runs", "is no folder.*mount"), ("runs", "is relative")])
+@pytest.mark.parametrize("backend", ["tpu", "gke", "skypilot"])
+def test_a_work_dir_that_no_process_could_use_is_refused_before_anything_is_rented(backend, workdir, message):
+    with pytest.raises(UserError, match=message):
+        planned(backend, workdir=workdir)
+
+
 def test_slices_are_asked_for_together():
     create = argv_of(planned("tpu", topology="2xv6e-16"), "create")
     assert {"--node-count=2", "--node-prefix=tiny-1", "--accelerator-type=v6e-16"} <= set(create)
 
 
 def test_the_machines_give_themselves_back_but_not_when_they_were_only_stopped():
-    lines = planned("tpu", workdir="gs://b/runs").files["job.sh"].splitlines()
+    lines = planned("tpu", tpu={"project": "p", "zone": "z", "results": "gs://b/l/"}).files["job.sh"].splitlines()
     leaves = next(i for i, line in enumerate(lines) if f"-eq {exits.RESTART}" in line)
     deletes = next(i for i, line in enumerate(lines) if "queued-resources delete tiny-1" in line)
     assert "return" in lines[leaves] and leaves < deletes < lines.index("trap finish EXIT")
-    assert 'echo "$code" | gcloud storage cp - gs://b/runs/launches/tiny-1.exit' in "\n".join(lines)
+    assert 'echo "$code" | gcloud storage cp - gs://b/l/tiny-1.exit' in "\n".join(lines)
 
 
 def test_a_tpu_that_is_there_is_used_and_stays():
@@ -162,7 +170,7 @@ def test_states_are_read(backend, output, state):
 
 GKE = [
     {},
-    {"topology": "2xv6e-256", "spot": True, "workdir": "gs://b/runs", "hours": 10},
+    {"topology": "2xv6e-256", "spot": True, "workdir": "/data/runs", "hours": 10},
     {
         "topology": "h100-16",
         "gke": {"cpu": "100", "memory": "400Gi", "make_queue": True, "volumes": {"/data": "claim"}},

@@ -163,7 +163,7 @@ def test_a_job_that_ends_is_given_back_too(programs):
     found = programs(
         [["describe"], {"code": 1, "err": "ERROR: NOT_FOUND: no such resource"}], [["cat"], {"out": "2\n"}]
     )
-    assert run(planned("tpu", workdir="gs://bucket/runs")) == exits.USER
+    assert run(planned("tpu", tpu={"project": "p", "zone": "z", "results": "gs://bucket/launches"})) == exits.USER
     took, gave = took_and_gave(found.calls, "tpu")
     assert gave > took
 

@@ -30,6 +30,7 @@ class TpuSpec(Spec):
       service_account: of the VMs; it reads the image, writes the bucket, and deletes the queued resource at the end.
       volumes: HOST:CONTAINER of the VMs, for folders that `setup` mounts.
       setup: lines of bash on every VM, before the job.
+      results: gs://BUCKET/FOLDER in which the exit code outlives the machines; '': nowhere.
     """
 
     project: str = setting("", changes="nothing")
@@ -42,6 +43,10 @@ class TpuSpec(Spec):
     service_account: str = setting("", changes="nothing")
     volumes: tuple[str, ...] = setting((), changes="nothing")
     setup: tuple[str, ...] = setting((), changes="nothing")
+    results: str = setting("", changes="nothing")
+
+    def validate(self) -> None:
+        self.require(not self.results or self.results.startswith("gs://"), "results", "is a folder gs://BUCKET/FOLDER")
 
 
 def _plan(launch: Launch) -> Plan:
@@ -59,7 +64,7 @@ def _plan(launch: Launch) -> Plan:
         raise UserError("spot, tpu.reserved: hardware of a reservation is no spot hardware: drop one")
     checks = tuple(
         Step(argv=("gcloud", "storage", "ls", f"--project={options.project}", bucket), does="looks for the bucket")
-        for bucket in buckets(job)
+        for bucket in sorted({*buckets(job), *_bucket(options.results)})
     )
     return (_on_node if options.node else _queued)(launch, checks)
 
@@ -104,8 +109,13 @@ _STATES = dict.fromkeys(("ACCEPTED", "CREATING", "WAITING_FOR_RESOURCES", "PROVI
 
 def _result(launch: Launch) -> str:
     """Where the exit code is kept when the machines are gone; '' without a bucket."""
-    workdir = launch.job.workdir
-    return shlex.quote(f"{workdir}/launches/{launch.name}.exit") if workdir.startswith("gs://") else ""
+    folder = launch.options.results.rstrip("/")
+    return shlex.quote(f"{folder}/{launch.name}.exit") if folder else ""
+
+
+def _bucket(folder: str) -> list[str]:
+    """gs://BUCKET of a folder in it."""
+    return ["/".join(folder.split("/")[:3])] if folder else []
 
 
 def _first(launch: Launch) -> str:
