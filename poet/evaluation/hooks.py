@@ -68,7 +68,9 @@ def validation(resolved: Resolved, validate: Callable[[Params], dict[str, float]
     every = resolved.spec.train.eval_every
     if every:
         check_feeds(resolved, load_manifest(resolved.spec.data.store), _mesh())
-    return Hook(name="validation", every=every, fn=lambda state, step: Report(_with_mean(validate(state["params"]))))
+    return Hook(
+        name="validation", every=every, fn=lambda state, step: Report(scalars=_with_mean(validate(state["params"])))
+    )
 
 
 def _with_mean(scalars: dict[str, float]) -> dict[str, float]:
