@@ -112,6 +112,7 @@ register(
         name="train: a second writer, a stale lease",
         wanted="the second is refused by name, the lease of a dead process stops nobody",
         do=two_writers,
+        short=0,
     )
 )
 register(

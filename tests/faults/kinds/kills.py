@@ -88,7 +88,7 @@ register(
         name="train: kill -9 inside a checkpoint's write",
         wanted="ends as undisturbed, bit for bit",
         do=in_a_save,
-        short=2,
+        short=1,
         long=20,
     )
 )
