@@ -110,7 +110,8 @@ def _tasks(record: Mapping[str, Any]) -> list[str]:
 def _row(task: Task, entries: Any) -> str:
     takes = [*(["text"] if task.text else []), *(stream.title for stream in task.conditions)]
     makes = [stream.title for stream in task.predicted]
-    latents = ", ".join(str(entry["latents"]) for entry in entries)
+    # Films give more.
+    latents = ", ".join(str(n) for n in (entry["latents"] for entry in entries) if n <= task.conditioning_latents[1])
     return f"| `{task.name}` | {', '.join(takes) or '–'} | {', '.join(makes)} | {latents} |"
 
 

@@ -19,7 +19,7 @@ from poet.evaluation import comparison, parts, runner
 from poet.evaluation.checkpoint_tables import TABLES
 from poet.evaluation.metric import Values
 from poet.runs.run import Run
-from poet.spec import UserError
+from poet.spec import CheckpointSpec, UserError
 from poet.tasks.resolved import Resolved
 
 TABLE = "likelihood"
@@ -44,7 +44,14 @@ def other(run, tmp_path_factory) -> Run:
     state = {"step": jnp.int32(9), "params": params}
     networks = run.disk.checkpoint.networks
     checkpoint.save(
-        disk, step=9, state=state, iterators={}, experiment=run.experiment, clock={}, keep=1, networks=networks
+        disk,
+        step=9,
+        state=state,
+        iterators={},
+        experiment=run.experiment,
+        clock={},
+        policy=CheckpointSpec(keep=1),
+        networks=networks,
     )
     return disk
 

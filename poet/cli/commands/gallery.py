@@ -7,7 +7,7 @@ import logging
 
 from poet.cli import command
 from poet.runs import assets, lease
-from poet.runs.run import Checkpoint, Run
+from poet.runs.run import SPEC, Checkpoint, Run
 from poet.spec import UserError
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
@@ -110,6 +110,7 @@ def _prompts(given: list[str], captions: list[str]) -> list[str]:
 def _shipped_upscalers() -> list[Run]:
     """The first super-resolution network among the weights that ship, if there is one."""
     folders = sorted((assets.root() / "data" / "pretrained").glob("*/"))
+    folders = [folder for folder in folders if (folder / SPEC).is_file()]
     released = (Run.open(folder) for folder in folders if Checkpoint(folder).released)
     return [run for run in released if Resolved(run.checkpoint.spec).network == SUPER_RESOLUTION][:1]
 
