@@ -6,14 +6,12 @@ import json
 import pathlib
 import sys
 
-import jax
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "data"))
 
 import process_runs  # noqa: E402
-import token_stores  # noqa: E402
+import small_run  # noqa: E402
 
 from poet import cli  # noqa: E402
 from poet.cli.commands import tokenize
@@ -21,34 +19,11 @@ from poet.evaluation import runner  # noqa: E402
 from poet.runs import manifest  # noqa: E402
 from poet.runs.lines import read  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
-from poet.spec import UserError, VideoTokenizerSpec, config, to_dict  # noqa: E402
+from poet.spec import UserError, config  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
-from poet.tokenizers.video import magvit  # noqa: E402
-from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 
-TOKENIZER = VideoTokenizerSpec(
-    base_channels=8,
-    multipliers=(1, 1),
-    blocks=1,
-    temporal_downsample=(True,),
-    stem=(2, 4, 4),
-    norm_groups=4,
-    bits=token_stores.BITS,
-)
 SETTINGS = {
-    "VOCABULARY.visual_bits": token_stores.BITS,
-    "VOCABULARY.audio_codes": 16,
-    "VOCABULARY.text_pieces": 64,
-    "MODEL.layers": 1,
-    "MODEL.width": 32,
-    "MODEL.heads": 4,
-    "MODEL.kv_heads": 2,
-    "MODEL.head_dim": 8,
-    "MODEL.mlp_width": 64,
-    "MODEL.dtype": "float32",
     "MESH.tensor": 2,
-    "DATA.mixture_rates": {"text_to_video": 1.0},
-    "DATA.batch": 8,
     "TRAIN.steps": 6,
     "TRAIN.log_every": 1,
     "TRAIN.eval_every": 6,
@@ -81,19 +56,7 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def gin_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny run over a store of codes, with a tokenizer of drawn weights."""
-    base = tmp_path_factory.mktemp("run")
-    shapes, rng = jax.eval_shape(lambda: magvit.init(TOKENIZER, jax.random.key(0))), np.random.default_rng(0)
-    weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
-    tokenizer = VideoTokenizer.from_params(TOKENIZER, weights)
-    tokenizer.save(base / "tokenizer")
-    store = token_stores.write_store(base / "store", fingerprint=tokenizer.fingerprint)
-    specs = {"VIDEO_TOKENIZER": TOKENIZER, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
-    settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()}
-    settings |= SETTINGS | {"VIDEO_TOKENIZER.path": str(base / "tokenizer"), "DATA.store": store.path}
-    file = base / "run.gin"
-    file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
-    return str(file)
+    return str(small_run.write(tmp_path_factory.mktemp("run"), SETTINGS))
 
 
 def scores(out: pathlib.Path, metric: str = "likelihood") -> list[dict]:

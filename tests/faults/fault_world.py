@@ -21,17 +21,6 @@ INJECTED = Path(__file__).resolve().parent / "injected"
 # Seconds after which a command that should have ended counts as hung.
 PATIENCE_S = 300
 SETTINGS = {
-    "VOCABULARY.audio_codes": 16,
-    "VOCABULARY.text_pieces": 64,
-    "MODEL.layers": 1,
-    "MODEL.width": 32,
-    "MODEL.heads": 4,
-    "MODEL.kv_heads": 2,
-    "MODEL.head_dim": 8,
-    "MODEL.mlp_width": 64,
-    "MODEL.dtype": "float32",
-    "DATA.mixture_rates": {"text_to_video": 1.0},
-    "DATA.batch": 8,
     "TRAIN.steps": 40,
     "TRAIN.log_every": 1,
     "CHECKPOINT.every": 5,
@@ -66,43 +55,14 @@ class World:
     # ---------------------------------------------------------------------------------------- files
 
     def _write(self) -> Path:
-        import jax
-        import numpy as np
-        import token_stores
+        import small_run
 
-        from poet.spec import VideoTokenizerSpec, to_dict
-        from poet.tokenizers.video import magvit
-        from poet.tokenizers.video.base import VideoTokenizer
-
-        tokenizer = VideoTokenizerSpec(
-            base_channels=8,
-            multipliers=(1, 1),
-            blocks=1,
-            temporal_downsample=(True,),
-            stem=(2, 4, 4),
-            norm_groups=4,
-            bits=token_stores.BITS,
-        )
         file = self.folder / "run.gin"
         if file.exists():
             return file
-        rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: magvit.init(tokenizer, jax.random.key(0)))
-        weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
-        frozen = VideoTokenizer.from_params(tokenizer, weights)
-        frozen.save(self.folder / "tokenizer")
-        store = token_stores.write_store(self.folder / "store", fingerprint=frozen.fingerprint)
         self._write_clips()
-        specs = {"VIDEO_TOKENIZER": tokenizer, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
-        settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()} | SETTINGS
-        settings |= {
-            "VOCABULARY.visual_bits": tokenizer.bits,
-            "VIDEO_TOKENIZER.path": str(self.folder / "tokenizer"),
-            "DATA.store": store.path,
-            "STORE.source": str(self.folder / "clips"),
-            "TOKENIZER_TRAIN.source": str(self.folder / "clips"),
-        }
-        file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
-        return file
+        clips = str(self.folder / "clips")
+        return small_run.write(self.folder, {**SETTINGS, "STORE.source": clips, "TOKENIZER_TRAIN.source": clips})
 
     def _write_clips(self) -> None:
         """Films of noise, each with a caption: 12 to train on, 4 for validation."""

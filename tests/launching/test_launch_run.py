@@ -66,7 +66,7 @@ STATE = {
     "tpu": (["queued-resources", "describe"], {"out": "ACTIVE"}),
     "gke": (["--output=jsonpath=state:{.status.terminalState}"], {"out": "state:"}),
     "slurm": (["--format=%T"], {"out": "RUNNING"}),
-    "skypilot": (["queue"], {"out": "[]"}),
+    "skypilot": (["queue"], {"out": json.dumps([{"job_name": "tiny-1", "status": "RUNNING"}])}),
 }
 
 

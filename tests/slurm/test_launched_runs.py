@@ -20,61 +20,17 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 
-import token_stores  # noqa: E402
+import small_run  # noqa: E402
 
 from poet.checkpoints import checkpoint  # noqa: E402
 from poet.models.transformer import build_model  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
-from poet.spec import VideoTokenizerSpec, to_dict  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
-from poet.tokenizers.video import magvit  # noqa: E402
-from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.slow, pytest.mark.long]
-TOKENIZER = VideoTokenizerSpec(
-    base_channels=8,
-    multipliers=(1, 1),
-    blocks=1,
-    temporal_downsample=(True,),
-    stem=(2, 4, 4),
-    norm_groups=4,
-    bits=token_stores.BITS,
-)
 STEPS, EVERY = 160, 20
-SETTINGS = {
-    "VOCABULARY.visual_bits": token_stores.BITS,
-    "VOCABULARY.audio_codes": 16,
-    "VOCABULARY.text_pieces": 64,
-    "MODEL.layers": 1,
-    "MODEL.width": 32,
-    "MODEL.heads": 4,
-    "MODEL.kv_heads": 2,
-    "MODEL.head_dim": 8,
-    "MODEL.mlp_width": 64,
-    "MODEL.dtype": "float32",
-    "DATA.mixture_rates": {"text_to_video": 1.0},
-    "DATA.batch": 8,
-    "TRAIN.steps": STEPS,
-    "TRAIN.log_every": 20,
-    "TRAIN.eval_every": 0,
-    "CHECKPOINT.every": EVERY,
-}
-
-
-def write_gin(folder: Path) -> Path:
-    """A tiny run over a store of codes, with a tokenizer of random weights."""
-    shapes, rng = jax.eval_shape(lambda: magvit.init(TOKENIZER, jax.random.key(0))), np.random.default_rng(0)
-    weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
-    tokenizer = VideoTokenizer.from_params(TOKENIZER, weights)
-    tokenizer.save(folder / "tokenizer")
-    store = token_stores.write_store(folder / "store", fingerprint=tokenizer.fingerprint)
-    specs = {"VIDEO_TOKENIZER": TOKENIZER, "CLIP": token_stores.CLIP, "TEXT": token_stores.TEXT}
-    settings = {f"{name}.{k}": v for name, spec in specs.items() for k, v in to_dict(spec).items()}
-    settings |= SETTINGS | {"VIDEO_TOKENIZER.path": str(folder / "tokenizer"), "DATA.store": store.path}
-    file = folder / "run.gin"
-    file.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
-    return file
+SETTINGS = {"TRAIN.steps": STEPS, "TRAIN.log_every": 20, "TRAIN.eval_every": 0, "CHECKPOINT.every": EVERY}
 
 
 def write_job(folder: Path, workdir: Path, gin: Path) -> Path:
@@ -143,7 +99,7 @@ def params(workdir: Path) -> dict[str, np.ndarray]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with run.gin, and the work dir `alone` of a job that nothing disturbed."""
     folder = tmp_path_factory.mktemp("jobs")
-    job = start(write_job(folder, folder / "alone", write_gin(folder)), "local")
+    job = start(write_job(folder, folder / "alone", small_run.write(folder, SETTINGS)), "local")
     try:
         said = job.communicate(timeout=900)[0]
     finally:
