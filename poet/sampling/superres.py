@@ -23,7 +23,7 @@ from poet.models.transformer import Text
 from poet.networks import expect
 from poet.runs import networks
 from poet.runs.run import Run
-from poet.sampling import masked
+from poet.sampling import masked, projection
 from poet.spec import Experiment, UserError, compat
 from poet.streams.base import HIDDEN, Grid
 from poet.streams.low_resolution import SCALE
@@ -153,6 +153,7 @@ class Upscaler:
             if low is None or frames != length:
                 low = self.video_tokenizer.encode(held[:, part.start : part.stop])
             new = self._chunk(low, opening, text, seed, number, batch, first, len(parts))
+            new = self._consistent(new, held[:, part.start : part.stop])
             made[:, part.start : part.stop] = faded(opening, new)
         return made[:, :frames]
 
@@ -179,6 +180,13 @@ class Upscaler:
         lengths_N = np.asarray(found.lengths_B)
         states = np.asarray(found.states_BxLxD).astype(np.float16)  # As a store keeps them.
         return states, np.arange(states.shape[1])[None] < lengths_N[:, None]
+
+    def _consistent(self, made: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: `made`, which is [N, T, h, w, 3] again at that size (SUPER_RESOLUTION.consistency)."""
+        fraction = self.experiment.super_resolution.consistency
+        if not fraction:
+            return made
+        return np.stack([projection.projected(*pair, fraction) for pair in zip(made, given)])
 
     # ------------------------------------------------------------------------------------- one chunk
 

@@ -27,7 +27,8 @@ class SuperResolutionSpec(Spec):
     confidences, which falls to 0.  `guidance` is the scale of the low resolution, `text_guidance` that of text: logits
     = L(none) + guidance (L(low) - L(none)) + text_guidance (L(low, text) - L(low)); 1 is no guidance.
     `overlap` latents are shared by neighbouring tiles, and `overlap_time` latent frames by neighbouring chunks of a
-    longer clip.
+    longer clip.  `consistency`: 1 corrects the result so that it is the input again at the input's size, 0 leaves what
+    the network's codes decode to (the paper), and what lies between mixes the two.
     """
 
     vertical: tuple[int, int, int] = setting((1, 0, 8), changes="meaning", at_least=0, at_most=MOST_SIDE)
@@ -44,6 +45,7 @@ class SuperResolutionSpec(Spec):
     text_guidance: float = setting(4.0, changes="nothing", at_least=0, at_most=100)
     overlap: int = setting(4, changes="nothing", at_least=0, at_most=MOST_SIDE)
     overlap_time: int = setting(2, changes="nothing", at_least=1, at_most=MOST_SIDE)
+    consistency: float = setting(1.0, changes="nothing", at_least=0, at_most=1)
 
     @property
     def windows(self) -> tuple[tuple[int, int, int], ...]:

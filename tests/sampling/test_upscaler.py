@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from poet import networks
+from poet import media, networks
 from poet.sampling import superres
 from poet.sampling.superres import Upscaler, chunks, faded
 from poet.spec import (
@@ -29,7 +29,7 @@ RUN = Experiment(
     video_tokenizer=VideoTokenizerSpec(bits=8),
     model=ModelSpec(layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32"),
     super_resolution=SuperResolutionSpec(
-        vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(1, 4, 4), overlap=2, overlap_time=2
+        vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(1, 4, 4), overlap=2, overlap_time=2, consistency=0.0
     ),
     data=DataSpec(mixture_rates={"super_resolution": 1.0}),
 )
@@ -78,6 +78,14 @@ def test_parts_join_without_a_seam(upscaler, frames, height, width):
     np.testing.assert_array_equal(upscaler.upscale(video), video.repeat(2, 2).repeat(2, 3))
     parts, known = zip(*upscaler.seen)
     assert len(set(parts)) == len(parts) and all(known[1:]) and not known[0]
+
+
+def test_a_consistent_result_is_its_input_at_the_size_of_the_input(upscaler):
+    video = np.random.default_rng(0).integers(100, 150, (1, 9, 32, 32, 3)).astype(np.uint8)
+    settings = RUN.super_resolution.replace(consistency=1.0)
+    upscaler.experiment = upscaler.experiment.replace(super_resolution=settings)
+    again = media.resize_video(upscaler.upscale(video)[0], 32, 32)
+    assert np.abs(again.astype(int) - video[0]).max() <= 1
 
 
 def test_codes_that_are_known_are_upscaled_as_they_are(upscaler):

@@ -9,7 +9,7 @@ from poet.cli import command
 from poet.runs import outputs
 from poet.tasks.registry import SUPER_RESOLUTION
 
-_FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float}
+_FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float, "consistency": float}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
