@@ -19,7 +19,7 @@ from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
 from poet.evaluation import upscalers  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
-from poet.sampling import superres, upscaling  # noqa: E402
+from poet.sampling import larger, upscaling  # noqa: E402
 from poet.spec import (  # noqa: E402
     CheckpointSpec,
     DataSpec,
@@ -118,7 +118,7 @@ def test_files_come_out_twice_as_large(trained, tmp_path):
     sound = (8000 * np.sin(np.arange(24_000) / 20)).astype(np.int16)
     media.write_mp4(long, np.concatenate([clip(1), clip(2)])[:, :16, :24], 8.0, sound, 16_000)
     media.write_png_strip(picture, clip(3)[:1, :16, :16])
-    upscaler = superres.Upscaler.from_checkpoint(trained)
+    upscaler = larger.from_checkpoint(trained)
     upscaler._text_encoder = fakes.LetterEncoder()
     out = tmp_path / "out"
     out.mkdir()
@@ -141,7 +141,7 @@ def test_what_is_generated_is_upscaled_by_networks_that_take_it(trained):
 
 def test_scores_stand_beside_resizing(trained, tmp_path):
     """The ceiling is exact where clips are what the tokenizer can say."""
-    upscaler = superres.Upscaler.from_checkpoint(trained)
+    upscaler = larger.from_checkpoint(trained)
     sets = {"grey": np.stack([clip(n) for n in range(2)])}
     result = upscalers.evaluate(upscaler, sets, tmp_path, perceptual=None, steps=(1, 2))
     rows = {row["upscaler"]: row for row in result["metrics"]["upscalers"]["rows"]}
@@ -183,7 +183,7 @@ def test_other_commands_refuse_it_and_other_tokenizers_too(trained, monkeypatch)
         command.open_checkpoint(arguments, [])
     monkeypatch.setattr(base.VideoTokenizer, "of", lambda spec: Tokenizer(fingerprint="another"))
     with pytest.raises(UserError, match="another"):
-        superres.Upscaler.from_checkpoint(trained)
+        larger.from_checkpoint(trained)
 
 
 def test_its_weights_are_released_and_upscale_the_same(trained, tmp_path, capsys):
@@ -191,7 +191,7 @@ def test_its_weights_are_released_and_upscale_the_same(trained, tmp_path, capsys
     assert cli.main(["export", f"--checkpoint={trained.folder}", f"--out={out}", "--weights_only"]) == 0
     released, video = Run.open(out), clip(4)[None, :, :16, :16]
     assert released.checkpoint.released and capsys.readouterr().out.strip() == str(out)
-    before, after = (superres.Upscaler.from_checkpoint(run).upscale(video) for run in (trained, released))
+    before, after = (larger.from_checkpoint(run).upscale(video) for run in (trained, released))
     np.testing.assert_array_equal(before, after)
 
 

@@ -14,7 +14,7 @@ from poet.conditioning import regions
 from poet.media import watermark
 from poet.runs import networks
 from poet.runs.run import Run
-from poet.sampling import upscaling
+from poet.sampling import superres, upscaling
 from poet.sampling.base import block_of, places
 from poet.sampling.engine import Sampled
 from poet.sampling.files import Given, read_given, read_prompts
@@ -30,7 +30,7 @@ from poet.sampling.requests import (
     default_conditioning_frames,
     make_plan,
 )
-from poet.sampling.upscaling import Upscaler
+from poet.sampling.superres import Upscaler
 from poet.spec import SampleSpec
 from poet.streams import Stream
 from poet.tasks.registry import Task, get_task
@@ -230,7 +230,7 @@ def enlarge(job: Job, shown: Sampled, by: Sequence[Upscaler], generator: Generat
     if not by:
         return shown
     texts = [job.of(job.texts, row) for row in range(job.count)] if job.prompts else ()
-    shown["video"] = upscaling.chained(
+    shown["video"] = superres.chained(
         by,
         shown["video"],
         texts,

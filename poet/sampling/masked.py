@@ -12,75 +12,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from poet.models.superres import Params, SuperResolution
-from poet.models.transformer import Text
+from poet.sampling.passes import BRANCHES, Passes, SamplingParams, Text
 from poet.sampling.samplers import row_keys
-from poet.spec import SuperResolutionSpec
-from poet.streams.base import HIDDEN, Grid
-
-# What a branch of guidance sees: the low resolution, the text.
-NOTHING, LOW, BOTH = (False, False), (True, False), (True, True)
+from poet.streams.base import HIDDEN
 
 
 @dataclasses.dataclass(frozen=True)
-class Passes:
-    """The static part of sampling.
+class Network:
+    """A network in this process, as `poet.sampling.superres.Sampler`.
 
     Attributes:
-      grid: (t, h, w) of the high resolution.
-      steps: passes through the network.
-      branches: of guidance, in the order of their weights.
+      params: what `model.compute_params` gives.
     """
 
-    grid: Grid
-    steps: int
-    branches: tuple[tuple[bool, bool], ...]
+    model: SuperResolution
+    params: Params
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SamplingParams:
-    """The traced part: a changed value compiles nothing.
-
-    Attributes:
-      seed: uint32 scalar.
-      part: int32 scalar: which chunk and tile of a clip this is.
-      temperature, choice_temperature: float32 scalars, of codes (0 is greedy) and of what is kept.
-      weights: float32 scalar of each branch; their sum is 1.
-    """
-
-    seed: jax.Array
-    part: jax.Array
-    temperature: jax.Array
-    choice_temperature: jax.Array
-    weights: tuple[jax.Array, ...]
-
-
-def passes(spec: SuperResolutionSpec, grid: Grid, has_text: bool) -> Passes:
-    """Branches of guidance that weigh nothing are not run."""
-    return Passes(grid, spec.steps, tuple(_weights(spec, has_text)))
-
-
-def sampling_params(spec: SuperResolutionSpec, has_text: bool, seed: int, part: int = 0) -> SamplingParams:
-    """The settings of `spec` as scalars."""
-    return SamplingParams(
-        seed=jnp.uint32(seed),
-        part=jnp.int32(part),
-        temperature=jnp.float32(spec.temperature),
-        choice_temperature=jnp.float32(spec.choice_temperature),
-        weights=tuple(map(jnp.float32, _weights(spec, has_text).values())),
-    )
-
-
-def _weights(spec: SuperResolutionSpec, has_text: bool) -> dict[tuple[bool, bool], float]:
-    """Weights of L(none), L(low), L(both): L(none) + guidance (L(low) - L(none)) + text_guidance (L(both) - L(low))."""
-    low, text = spec.guidance, spec.text_guidance if has_text else 0.0
-    weights = {NOTHING: 1 - low, LOW: low - text, BOTH: text}
-    return {branch: weight for branch, weight in weights.items() if weight}
+    def __call__(self, plan: Passes, *inputs: Any) -> jax.Array:
+        """`sample` of its parameters."""
+        return sample(self.model, plan, self.params, *inputs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -110,8 +66,8 @@ def sample(
         read_RxS = jnp.concatenate([read_BxS] * len(plan.branches))
         x_RxSxD = model.states(params, read_RxS, low_RxM, plan.grid, text_R)
         keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number), 3), out_axes=1)(keys_B)
-        found_BxS, surety_BxS = _codes(model, params, x_RxSxD, keys[:2], sampling)
-        done = (number + 1) / plan.steps
+        found_BxS, surety_BxS = _codes(model, plan, params, x_RxSxD, keys[:2], sampling)
+        done = (number + 1) / sampling.steps
         noise_BxS = jax.vmap(lambda key: jax.random.gumbel(key, read_BxS.shape[1:]))(keys[2])
         surety_BxS += sampling.choice_temperature * (1 - done) * noise_BxS
         masked_BxS = read_BxS == HIDDEN
@@ -119,7 +75,7 @@ def sample(
         left_Bx1 = still_masked(unknown_Bx1, jnp.sum(masked_BxS, axis=1, keepdims=True), done)
         return jnp.where(masked_BxS & ~_least(surety_BxS, left_Bx1), found_BxS, read_BxS)
 
-    return jax.lax.fori_loop(0, plan.steps, step, codes_BxS)
+    return jax.lax.fori_loop(0, sampling.steps, step, codes_BxS)
 
 
 def still_masked(unknown: jax.Array, masked: jax.Array, done: jax.Array | float) -> jax.Array:
@@ -133,7 +89,7 @@ def still_masked(unknown: jax.Array, masked: jax.Array, done: jax.Array | float)
 def _branches(plan: Passes, low_BxM: jax.Array, text: Text | None) -> tuple[jax.Array, Text | None]:
     """The inputs of each branch, one after the other: [R, M] and the text's [R, L, E] with its mask."""
     low_RxM = jnp.concatenate([low_BxM if sees else jnp.full_like(low_BxM, HIDDEN) for sees, _ in plan.branches])
-    if text is None or not any(sees for _, sees in plan.branches):
+    if text is None or not plan.reads_text:
         return low_RxM, None
     states_BxLxE, mask_BxL = text
     masks = [mask_BxL if sees else jnp.zeros_like(mask_BxL) for _, sees in plan.branches]
@@ -141,13 +97,14 @@ def _branches(plan: Passes, low_BxM: jax.Array, text: Text | None) -> tuple[jax.
 
 
 def _codes(
-    model: SuperResolution, params: Params, x_RxSxD: jax.Array, keys: jax.Array, sampling: SamplingParams
+    model: SuperResolution, plan: Passes, params: Params, x_RxSxD: jax.Array, keys: jax.Array, sampling: SamplingParams
 ) -> tuple[jax.Array, jax.Array]:
     """Sampled codes [B, S], and their log-probabilities by the guided distributions, all factors together."""
     factors, found, surety = model.factors(model.vocabulary.visual), [], []
+    weights = [sampling.weights[BRANCHES.index(branch)] for branch in plan.branches]
     for factor, keys_B in zip(factors.ranges, keys):
-        parts = jnp.split(model.logits(params, x_RxSxD, factor), len(sampling.weights))
-        logits_BxSxV = functools.reduce(jnp.add, (w * part for w, part in zip(sampling.weights, parts)))
+        parts = jnp.split(model.logits(params, x_RxSxD, factor), len(weights))
+        logits_BxSxV = functools.reduce(jnp.add, (w * part for w, part in zip(weights, parts)))
         ids_BxS = _sample(logits_BxSxV, keys_B, sampling.temperature)
         logp_BxSxV = jax.nn.log_softmax(logits_BxSxV)
         surety.append(jnp.take_along_axis(logp_BxSxV, ids_BxS[..., None], axis=-1)[..., 0])

@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from PIL import Image
+
+from poet.spec import UserError
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,4 +56,8 @@ def _along(vertical: np.ndarray, horizontal: np.ndarray, frame_HxWx3: np.ndarray
 
 
 def _resized_row(row: np.ndarray, size: int) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError:  # Where an export runs.
+        raise UserError("consistency needs the package Pillow: pip install Pillow, or set it to 0") from None
     return np.asarray(Image.fromarray(row[None]).resize((size, 1), Image.Resampling.BICUBIC))[0]

@@ -9,31 +9,20 @@ Shape suffixes: N clips, T frames, h, w rows and columns of the clip, H, W of th
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from poet.checkpoints import checkpoint as checkpoint_lib
-from poet.models.superres import Params, build_model
-from poet.models.transformer import Text
-from poet.networks import expect
-from poet.runs import networks
-from poet.runs.run import Run
-from poet.sampling import masked, projection
-from poet.spec import Experiment, UserError, compat
+from poet.sampling import projection
+from poet.sampling.passes import Passes, SamplingParams, Text, passes, sampling_params
+from poet.spec import Experiment, UserError
 from poet.streams.base import HIDDEN, Grid
 from poet.streams.low_resolution import SCALE
-from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.text import TextEncoder, load_text_encoder
-from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.tiling import windows
-
-_LOG = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 4
 
@@ -58,48 +47,28 @@ Chunk(start=12, stop=21, shared=5)]
     return [Chunk(start, start + length, shared if start else 0) for start in starts]
 
 
+# Plan, known codes and `HIDDEN` int32 [B, S], low resolution int32 [B, M], texts, rows int32 [B] -> codes int32 [B, S].
+Sampler = Callable[[Passes, np.ndarray, np.ndarray, Text | None, np.ndarray, SamplingParams], Any]
+
+
 class Upscaler:
-    """A trained super-resolution network with its frozen networks.
+    """A super-resolution network with its frozen networks, of a checkpoint or an export (`poet.sampling.larger`).
 
     Attributes:
       experiment: the spec in the checkpoint; its clips have the high resolution.
-      model, params: the network; parameters in its compute dtype.
+      sampler: the network's programs.
+      video_tokenizer: `poet.tokenizers.video.base.VideoTokenizer`, or what stands for one in an export.
       on_part: called with the fraction of a clip that is made, after each tile; what it raises ends the upscaling.
     """
 
     on_part: Callable[[float], None] | None = None
 
     def __init__(
-        self,
-        experiment: Experiment,
-        params: Params,
-        video_tokenizer: VideoTokenizer,
-        text_encoder: TextEncoder | None = None,
+        self, experiment: Experiment, sampler: Sampler, video_tokenizer: Any, text_encoder: TextEncoder | None = None
     ):
-        self.experiment = experiment
+        self.experiment, self.sampler, self.video_tokenizer = experiment, sampler, video_tokenizer
         self.resolved = Resolved(experiment)
-        self.model = build_model(self.resolved)
-        self.params = jax.jit(self.model.compute_params)(params)
-        self.video_tokenizer = video_tokenizer
         self._text_encoder = text_encoder
-
-    @classmethod
-    def from_checkpoint(cls, run: Run, experiment: Experiment | None = None) -> Upscaler:
-        """Loads the checkpoint of a run and its tokenizer.
-
-        `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
-
-        Raises UserError: damaged, a language model, or settings or a tokenizer other than those that it was trained
-        with.
-        """
-        expect(run.checkpoint, SUPER_RESOLUTION)
-        trained, what = run.checkpoint.spec, str(run.checkpoint.path)
-        experiment = experiment or trained
-        compat.check(trained, experiment, "sample", what=what, remedy="leave them as they were trained")
-        tokenizer = VideoTokenizer.of(experiment.video_tokenizer)
-        networks.check(run.checkpoint.networks, {networks.VIDEO: tokenizer.fingerprint}, what=what)
-        model = build_model(Resolved(experiment))
-        return cls(experiment, checkpoint_lib.load_params(run, model.abstract()), tokenizer)
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -229,16 +198,15 @@ class Upscaler:
     ) -> np.ndarray:
         """int32 [N, t, h, w]: what is hidden of `codes`, sampled; the last batch is filled up."""
         spec, count = self.experiment.super_resolution, len(codes)
-        plan = masked.passes(spec, self.grid, text is not None)
-        params = masked.sampling_params(spec, text is not None, seed, part)
-        run = functools.partial(masked.sample, self.model, plan, self.params)
+        plan = passes(spec, self.grid, text is not None)
+        params = sampling_params(spec, text is not None, seed, part)
         found = []
         for start in range(0, count, batch):
             rows = np.arange(start, start + batch)
             take = np.minimum(rows, count - 1)
             given = None if text is None else (text[0][take], text[1][take])
             flat = (x[take].reshape(batch, -1) for x in (codes, low))
-            found.append(np.asarray(run(*flat, given, np.int32(first + rows), params)))
+            found.append(np.asarray(self.sampler(plan, *flat, given, np.int32(first + rows), params)))
         return np.concatenate(found)[:count].reshape(codes.shape)
 
 
@@ -248,3 +216,25 @@ def faded(opening: np.ndarray, new: np.ndarray) -> np.ndarray:
     weight = (np.arange(1, shared + 1) / (shared + 1))[:, None, None, None]
     mixed = np.round((1 - weight) * opening + weight * new[:, :shared]).astype(np.uint8)
     return np.concatenate([mixed, new[:, shared:]], axis=1)
+
+
+def chained(
+    upscalers: Sequence[Upscaler],
+    video_NxTxhxwx3: np.ndarray,
+    prompts: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    batch: int = 1,
+    first: int = 0,
+    codes_Nxtxhxw: np.ndarray | None = None,
+) -> np.ndarray:
+    """uint8 [N, T, H, W, 3]: the clips by each of the networks in turn, which doubles their height and width.
+
+    Arguments and errors are those of `Upscaler.upscale`.
+    """
+    for upscaler in upscalers:
+        video_NxTxhxwx3 = upscaler.upscale(
+            video_NxTxhxwx3, prompts, seed=seed, batch=batch, first=first, codes_Nxtxhxw=codes_Nxtxhxw
+        )
+        codes_Nxtxhxw = None
+    return video_NxTxhxwx3

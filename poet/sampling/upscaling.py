@@ -12,7 +12,8 @@ from poet import media
 from poet import spec as specs
 from poet.media import watermark
 from poet.runs.run import Run
-from poet.sampling.superres import Upscaler
+from poet.sampling.larger import from_checkpoint
+from poet.sampling.superres import Upscaler, chained
 from poet.spec import ClipSpec, UserError
 from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import Task
@@ -22,36 +23,14 @@ def load(runs: Sequence[Run], task: Task, clip: ClipSpec) -> list[Upscaler]:
     """The networks that are to upscale a task's clips of this format; [] for none.
 
     Raises UserError: a task that makes no picture, clips that the first network cannot take, and as
-    `Upscaler.from_checkpoint`.
+    `from_checkpoint`.
     """
     if runs and not any(stream.shows for stream in task.predicted):
         raise UserError(f"task {task.name} generates no frames for --upscale: drop it")
-    upscalers = [Upscaler.from_checkpoint(run) for run in runs]
+    upscalers = [from_checkpoint(run) for run in runs]
     for upscaler in upscalers[:1]:
         upscaler.check((1, clip.frames, clip.height, clip.width, 3))
     return upscalers
-
-
-def chained(
-    upscalers: Sequence[Upscaler],
-    video_NxTxhxwx3: np.ndarray,
-    prompts: Sequence[str] = (),
-    *,
-    seed: int = 0,
-    batch: int = 1,
-    first: int = 0,
-    codes_Nxtxhxw: np.ndarray | None = None,
-) -> np.ndarray:
-    """uint8 [N, T, H, W, 3]: the clips by each of the networks in turn, which doubles their height and width.
-
-    Arguments and errors are those of `Upscaler.upscale`.
-    """
-    for upscaler in upscalers:
-        video_NxTxhxwx3 = upscaler.upscale(
-            video_NxTxhxwx3, prompts, seed=seed, batch=batch, first=first, codes_Nxtxhxw=codes_Nxtxhxw
-        )
-        codes_Nxtxhxw = None
-    return video_NxTxhxwx3
 
 
 def check_size(path: str, size: tuple[int, int], to: int, networks: int) -> None:

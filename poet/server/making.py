@@ -15,10 +15,10 @@ from poet.runs import compile_cache
 from poet.sampling import jobs, record, upscaling
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Generator
+from poet.sampling.larger import from_checkpoint
 from poet.sampling.outputs import write_outputs
 from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.requests import Request
-from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
 from poet.server.backend import Cancelled, News, Session, Watch, Work, made
 from poet.server.checkpoint import CheckpointBackend
@@ -37,7 +37,7 @@ class CheckpointMaker:
         compile_cache.use()
         self.backend = backend
         self.generator = Generator.from_checkpoint(backend.run, backend.resolved)
-        self.upscalers = [Upscaler.from_checkpoint(run) for run in backend.upscalers]
+        self.upscalers = [from_checkpoint(run) for run in backend.upscalers]
 
     def session(self, batch_key: str, watch: Watch) -> Session:
         """With a batch key: one batch of samples; without one: a film, or a clip that is made larger."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from poet.models import superres
-from poet.sampling import masked
-from poet.sampling.masked import BOTH, LOW, NOTHING
+from poet.sampling import masked, passes
+from poet.sampling.passes import BOTH, BRANCHES, LOW, NOTHING
 from poet.spec import ModelSpec, SuperResolutionSpec, VocabularySpec
 from poet.spec.vocabulary import Vocabulary
 from poet.streams.base import HIDDEN
@@ -49,7 +49,7 @@ def sample(rows, *, head="factorised", text=False, seed=3, part=0, codes=None, *
     low = rng.integers(0, 2**BITS, (8, LOW_CODES)).astype(np.int32)[rows]
     states = rng.normal(size=(8, 3, 6)).astype(np.float32)[rows], np.ones((len(rows), 3), bool)
     codes = np.full((len(rows), HIGH_CODES), HIDDEN, np.int32) if codes is None else codes
-    plan, traced = masked.passes(spec, GRID, text), masked.sampling_params(spec, text, seed, part)
+    plan, traced = passes.passes(spec, GRID, text), passes.sampling_params(spec, text, seed, part)
     given = states if text else None
     return np.asarray(masked.sample(model(head), plan, params(head), codes, low, given, np.int32(rows), traced))
 
@@ -70,12 +70,12 @@ def test_guidance_is_the_dual_one_and_nothing_where_both_scales_are_one():
     """L(none) + g (L(low) - L(none)) + t (L(both) - L(low)), spec §1.14."""
     none, low, both = np.random.default_rng(0).normal(size=(3, 5))
     for g, t in ((1.5, 4.0), (0.0, 2.0), (2.0, 0.0)):
-        weights = masked._weights(SPEC.replace(guidance=g, text_guidance=t), True)
-        found = sum(weights.get(branch, 0) * x for branch, x in ((NOTHING, none), (LOW, low), (BOTH, both)))
+        weights = passes.weights(SPEC.replace(guidance=g, text_guidance=t), True)
+        found = sum(w * {NOTHING: none, LOW: low, BOTH: both}[branch] for branch, w in zip(BRANCHES, weights))
         np.testing.assert_allclose(found, none + g * (low - none) + t * (both - low))
     plain = SPEC.replace(guidance=1.0, text_guidance=1.0)
-    assert masked.passes(plain, GRID, True).branches == (BOTH,)
-    assert masked.passes(plain, GRID, False).branches == (LOW,)
+    assert passes.passes(plain, GRID, True).branches == (BOTH,)
+    assert passes.passes(plain, GRID, False).branches == (LOW,)
 
 
 @pytest.mark.parametrize("head", ["factorised", "full"])
@@ -110,3 +110,13 @@ def test_one_greedy_pass_takes_the_most_probable_factors():
         return leading * 4 + net.logits(weights, net.given(weights, x, leading), second).argmax(-1)
 
     np.testing.assert_array_equal(found, greedy(params()))
+
+
+def test_branches_that_weigh_nothing_change_no_sample():
+    """So a program that has more of them serves the request too."""
+    known, low = np.full((1, HIGH_CODES), HIDDEN, np.int32), np.arange(LOW_CODES, dtype=np.int32)[None]
+    found, spec = [], SPEC.replace(guidance=1.0)
+    for plan in (passes.Passes(GRID, (LOW,)), passes.Passes(GRID, (NOTHING, LOW))):
+        network = masked.Network(model(), params())
+        found.append(network(plan, known, low, None, np.int32([0]), passes.sampling_params(spec, False, 1)))
+    np.testing.assert_array_equal(*found)

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
     from poet import networks
     from poet.runs.run import Run
     from poet.sampling import upscaling
-    from poet.sampling.superres import Upscaler
+    from poet.sampling.larger import from_checkpoint
     from poet.spec import config
 
     given = {name: getattr(args, name) for name in _FLAGS}
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> None:
         networks.expect(run.checkpoint, SUPER_RESOLUTION)
     output = outputs.claim_of(args, outputs.GENERATION, [*args.clips, *(run.folder for run in runs)])
     settings = [config.override(run.checkpoint.spec, [*args.bindings, *flags]) for run in runs]
-    upscalers = [Upscaler.from_checkpoint(run, spec) for run, spec in zip(runs, settings)]
+    upscalers = [from_checkpoint(run, spec) for run, spec in zip(runs, settings)]
     names = [str(run.checkpoint.path) for run in runs]
     with output:
         files = list(

@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> None:
     """Writes OUT/upscale_scores.json and pictures, and prints the table."""
     from poet.evaluation import upscalers
     from poet.evaluation.sets import clips as clip_sets
-    from poet.sampling.superres import Upscaler
+    from poet.sampling.larger import from_checkpoint
     from poet.tokenizers.video import perceptual
 
     if args.perceptual:
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
     output = outputs.claim_of(args, outputs.EVALUATION, [run.folder, spec.source])
     names = args.sets or [name for name in _SETS if name != "source" or spec.source]
     sets, skipped = clip_sets.open_sets(names, clip, spec.clips, spec.source, spec.split)
-    upscaler = Upscaler.from_checkpoint(run, resolved.spec)
+    upscaler = from_checkpoint(run, resolved.spec)
     with output:
         result = upscalers.evaluate(
             upscaler,
