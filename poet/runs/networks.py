@@ -14,6 +14,8 @@ from poet.spec import UserError
 _LOG = logging.getLogger(__name__)
 
 VIDEO, AUDIO, TEXT, PIECES, STORE = "video", "audio", "text", "pieces", "store"
+# Of a network whose decoder was trained after its encoder: its codes are named by the network, its pictures by this.
+DECODER = "{}_decoder"
 # Those that the ids and text states of a language model come from.
 MODEL = (VIDEO, AUDIO, TEXT, PIECES)
 # Name -> what it is, and the setting that says where it lies.  Other names are conditions of a store.
@@ -21,6 +23,7 @@ _KNOWN = {
     VIDEO: ("video tokenizer", "VIDEO_TOKENIZER.path"),
     AUDIO: ("audio tokenizer", "AUDIO_TOKENIZER.path"),
     TEXT: ("text encoder", "TEXT.encoder and TEXT.path"),
+    DECODER.format(VIDEO): ("video decoder", "VIDEO_TOKENIZER.path"),
     PIECES: ("vocabulary of written text", "TEXT.pieces"),
     STORE: ("token store", "DATA.store"),
 }

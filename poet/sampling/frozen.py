@@ -39,8 +39,10 @@ class FrozenNetworks:
 
     @property
     def used(self) -> dict[str, str]:
-        """Fingerprints of those that were asked for so far."""
-        return {name: network.fingerprint for name, network in self._used.items()}
+        """Fingerprints of those that were asked for so far, and of decoders that have one of their own."""
+        found = {name: network.fingerprint for name, network in self._used.items()}
+        decoders = {name: getattr(network, "decoder_fingerprint", "") for name, network in self._used.items()}
+        return found | {networks.DECODER.format(name): own for name, own in decoders.items() if own}
 
     def expect(self, name: str, fingerprint: str) -> None:
         """Refuses a network that the model was not trained with; what is not known passes."""

@@ -24,10 +24,22 @@ class VideoTokenizerSpec(Spec):
     embedding, and saves most of the FLOPs of a small network.
     `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
     spans: 1 is the image network of the two-step training (spec §2.5).
+    `decoder_*` are those fields of a decoder that is larger or finer than the encoder; 0 or () leaves the encoder's.
+    `codes_of` is set by training alone, where it kept an encoder and trained its decoder
+    (`TOKENIZER_TRAIN.frozen_encoder`): the fingerprint of the tokenizer that had that encoder.
     `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
     """
 
-    ADDED_LATER = ("temporal_kernel",)
+    # What makes pixels of codes; a run that reads codes alone takes it from the folder.
+    DECODER = {
+        "decoder_channels": "base_channels",
+        "decoder_multipliers": "multipliers",
+        "decoder_blocks": "blocks",
+        "decoder_temporal_downsample": "temporal_downsample",
+        "decoder_stem": "stem",
+        "decoder_stem_kernel": "stem_kernel",
+    }
+    ADDED_LATER = ("temporal_kernel", *DECODER, "codes_of")
 
     base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
     multipliers: tuple[int, ...] = setting((1, 2, 2, 4), changes="arrays", at_least=1, at_most=64)
@@ -39,10 +51,26 @@ class VideoTokenizerSpec(Spec):
     temporal_kernel: int = setting(3, changes="arrays", at_least=1, at_most=3)
     norm_groups: int = setting(32, changes="meaning", at_least=1, at_most=8192)
     bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
+    decoder_channels: int = setting(0, changes="nothing", at_least=0, at_most=8192)
+    decoder_multipliers: tuple[int, ...] = setting((), changes="nothing", at_least=1, at_most=64)
+    decoder_blocks: int = setting(0, changes="nothing", at_least=0, at_most=64)
+    decoder_temporal_downsample: tuple[bool, ...] = setting((), changes="nothing")
+    decoder_stem: tuple[int, ...] = setting((), changes="nothing", at_least=1, at_most=64)
+    decoder_stem_kernel: int = setting(0, changes="nothing", at_least=0, at_most=31)
     dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
+    codes_of: str = setting("", changes="nothing")
     path: str = setting("", changes="nothing")
 
     def validate(self) -> None:
+        self.require(len(self.decoder_stem) in (0, 3), "decoder_stem", "needs (t, h, w), or () for the encoder's")
+        if self.decoder != self:
+            self.decoder.validate()
+            self.require(
+                self.decoder.factor == self.factor,
+                "decoder_stem",
+                f"the decoder makes {self.decoder.factor} pixels (t, h, w) of a latent, and the encoder takes "
+                f"{self.factor}: change it, decoder_multipliers or decoder_temporal_downsample",
+            )
         self.require(
             self.temporal_kernel > 1 or not any(self.temporal_downsample),
             "temporal_kernel",
@@ -56,6 +84,13 @@ class VideoTokenizerSpec(Spec):
         )
         for channels in (self.base_channels * m for m in self.multipliers):
             self.require(channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels")
+
+    @property
+    def decoder(self) -> VideoTokenizerSpec:
+        """The network whose decoder this one has; its own `decoder_*` are empty."""
+        own = {field: getattr(self, name) or getattr(self, field) for name, field in self.DECODER.items()}
+        empty = {name: type(getattr(self, name))() for name in self.DECODER}
+        return dataclasses.replace(self, **own, **empty) if any(getattr(self, n) for n in self.DECODER) else self
 
     @property
     def factor(self) -> tuple[int, int, int]:
@@ -145,6 +180,8 @@ class TokenizerTrainSpec(Spec):
     Memory: `remat` computes the inside of residual blocks again in the backward pass instead of
     storing it.
 
+    `frozen_encoder` trains the decoder alone: codes stay those of `init_from`, and so does the fingerprint.
+
     Quantizer: `entropy_groups` = 0 takes the batch entropy exactly over all codes; `entropy_samples`
     = 0 takes it over all tokens of a step, else over about that many of them.
 
@@ -175,6 +212,7 @@ class TokenizerTrainSpec(Spec):
     crops: tuple[tuple[int, int], ...] = setting((), changes="meaning", at_least=1, at_most=MOST_SIDE)
     remat: bool = setting(False, changes="nothing")
     init_from: str = setting("", changes="nothing")
+    frozen_encoder: bool = setting(False, changes="meaning")
     l2_weight: float = setting(5.0, changes="course", at_least=0, at_most=MOST_WEIGHT)
     commitment_weight: float = setting(0.25, changes="course", at_least=0, at_most=MOST_WEIGHT)
     entropy_weight: float = setting(0.1, changes="course", at_least=0, at_most=MOST_WEIGHT)

@@ -53,9 +53,10 @@ def networks(spec: OptimizerSpec, generator: Tree, critic: Tree | None, critic_r
 
 
 def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
-    """A fresh state; the generator starts at `start` if given."""
-    fresh = start is None
-    params = declaration.init(nets.generator, key) if fresh else jax.tree.map(jnp.asarray, start)
+    """A fresh state; the generator starts at `start`, what that lacks of the outermost names at chance."""
+    start = jax.tree.map(jnp.asarray, start or {})
+    missing = {name: declared for name, declared in nets.generator.items() if name not in start}
+    params = start | (declaration.init(missing, key) if missing else {})
     state = {"step": jnp.int32(0), "params": params, "opt_state": nets.generator_tx.init(params)}
     if nets.critic is not None:
         judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))

@@ -58,7 +58,8 @@ class FrozenTokenizer(abc.ABC):
     Attributes:
       spec: the network; `path` plays no part in the fingerprint.
       params: nested dict of float32 arrays.
-      fingerprint: 16 hex digits of SHA-256 over the spec and every weight; a token store keeps it.
+      fingerprint: 16 hex digits that name its codes: of SHA-256 over the spec and every weight, or that of the
+        tokenizer whose encoder it has kept (`VideoTokenizerSpec.codes_of`); a token store keeps it.
       batch: most clips or sounds per call; a multiple of a mesh's batch shards is taken.
       mesh: devices that share the batch, each with all weights; None is the default device.
     """
@@ -119,6 +120,11 @@ class FrozenTokenizer(abc.ABC):
     def save(self, folder: str | pathlib.Path, dtype: str = "float32") -> None:
         """Writes `model.safetensors` in `dtype` and `spec.json` (made if missing)."""
         save(folder, self.spec, self.params, dtype)
+
+    @functools.cached_property
+    def decoder_fingerprint(self) -> str:
+        """16 hex digits of a decoder that was trained after its encoder; '' where `fingerprint` covers both."""
+        return digest(self.spec, self.params) if getattr(self.spec, "codes_of", "") else ""
 
     @functools.cached_property
     def weights(self) -> Tree:
@@ -210,7 +216,7 @@ def check_spec(asked: Spec, stored: Spec) -> None:
     The dtype is the run's to choose; it is part of the fingerprint, since it changes codes.
     """
     given, kept = to_dict(asked), to_dict(stored)
-    for field in sorted(kept.keys() - {"path", "dtype"}):
+    for field in sorted(kept.keys() - {"path", "dtype", "codes_of", *getattr(stored, "DECODER", ())}):
         if given[field] != kept[field]:
             raise UserError(
                 f"{asked.gin_name()}.{field} = {given[field]} but the weights in {asked.path} were "
@@ -229,6 +235,13 @@ def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def fingerprint(spec: Spec, params: Tree) -> str:
+    """16 hex digits that name the codes of a network: `digest`, or what the tokenizer had whose encoder it kept."""
+    if kept := getattr(spec, "codes_of", ""):
+        return kept if spec.dtype == "float32" else hashlib.sha256(f"{kept} {spec.dtype}".encode()).hexdigest()[:16]
+    return digest(spec, params)
+
+
+def digest(spec: Spec, params: Tree) -> str:
     """16 hex digits that change with the spec (but for `path`), a name, a shape or any weight.
 
     A field of `spec.ADDED_LATER` counts only when it differs from its default, so that a new field changes
@@ -238,8 +251,8 @@ def fingerprint(spec: Spec, params: Tree) -> str:
     for name in spec.ADDED_LATER:
         if fields[name] == defaults[name]:
             del fields[name]
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, array in sorted(flatten(params).items()):
-        digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]
+        found.update(f"{name}{array.shape}{array.dtype}".encode())
+        found.update(np.asarray(array).tobytes())
+    return found.hexdigest()[:16]

@@ -22,7 +22,7 @@ def place(work: pathlib.Path, shipped: pathlib.Path, released: pathlib.Path) -> 
     """Copies the networks; the shipped audio tokenizer unless one was trained here."""
     last = work / f"sound_{len(SOUND_PARTS) - 1}" / "tokenizer"
     sound = last if (work / "stages" / "sound.json").exists() else shipped / SOUND
-    for name, source in ((TOKENIZER, work / "round" / "tokenizer"), (SOUND, sound), (PIECES, shipped / PIECES)):
+    for name, source in ((TOKENIZER, work / "decoder" / "tokenizer"), (SOUND, sound), (PIECES, shipped / PIECES)):
         shutil.rmtree(released / name, ignore_errors=True)
         shutil.copytree(source, released / name)
 
@@ -35,6 +35,7 @@ def finish(work: pathlib.Path, released: pathlib.Path) -> None:
     copies = {
         work / "tokenizer" / "metrics.jsonl": released / TOKENIZER / "log_scratch.jsonl",
         work / "round" / "metrics.jsonl": released / TOKENIZER / "log_round.jsonl",
+        work / "decoder" / "metrics.jsonl": released / TOKENIZER / "log_decoder.jsonl",
         work / "scores" / TOKENIZER / "tokenizer_scores.json": released / TOKENIZER / "scores.json",
         work / "lm" / "metrics.jsonl": released / LM / "log.jsonl",
         work / "adapt" / "metrics.jsonl": released / LM / "log_adapt.jsonl",

@@ -11,6 +11,7 @@ from long_training.runner import Job, Stage
 
 # Names of the released folders, below data/pretrained.
 TOKENIZER, SOUND, PIECES, LM = "magvit_v2_64x8", "soundstream_16k", "pieces_512", "lm_arenas"
+SUPERRES = "superres_arenas"
 SOUND_PARTS = ("tokenizer_sound", "tokenizer_sound_gan", "tokenizer_sound_fine", "tokenizer_sound_gan")
 _POET = (sys.executable, "-m", "poet.cli")
 
@@ -58,13 +59,18 @@ RECIPES = {
     "gpu": Recipe(
         lm="arenas_gpu",
         adapt="arenas_adapt_gpu",
-        bindings={"tokenizer": (*_GPU_TOKENIZER, "TRAIN.steps=40000"), "round": (*_GPU_TOKENIZER, "TRAIN.steps=10000")},
+        bindings={
+            "tokenizer": (*_GPU_TOKENIZER, "TRAIN.steps=40000"),
+            "round": (*_GPU_TOKENIZER, "TRAIN.steps=10000"),
+            "decoder": (*_GPU_TOKENIZER, "TRAIN.steps=20000"),
+        },
         arenas=("--train_clips_per_arena=3000", "--validation_clips_per_arena=48", "--test_clips_per_arena=48"),
     ),
     "smoke": Recipe(
         bindings={
             "tokenizer": (*_SMALL_TOKENIZER, "TRAIN.steps=4"),
             "round": (*_SMALL_TOKENIZER, "TRAIN.steps=2"),
+            "decoder": (*_SMALL_TOKENIZER, "TRAIN.steps=2", "VIDEO_TOKENIZER.decoder_channels=16"),
             "codes": ("VIDEO_TOKENIZER.base_channels=16", "STORE.batch=4"),
             "lm": (*_SMALL_LM, "TRAIN.steps=12"),
             "adapt": (*_SMALL_LM, "TRAIN.steps=8"),
@@ -100,6 +106,7 @@ def stages(recipe: Recipe, work: pathlib.Path, code: pathlib.Path) -> dict[str, 
         Stage(name="arenas", note="render game clips with sound, depth and captions", jobs=(made.arenas(),)),
         Stage(name="tokenizer", note="train the video tokenizer from scratch", jobs=(made.tokenizer(),)),
         Stage(name="round", note="fine-tune it so that codes survive decoding and encoding", jobs=(made.round(),)),
+        Stage(name="decoder", note="train a finer decoder for its codes", jobs=(made.decoder(),)),
         Stage(name="sound", note="train the audio tokenizer in four parts", jobs=made.sound(), on_request=True),
         Stage(name="codes", note="clips, sound, made conditions and captions to codes", jobs=(made.codes(),)),
         Stage(name="lm", note="train the language model on every task", jobs=(made.lm(),)),
@@ -150,6 +157,12 @@ class _Maker:
         start = f"TOKENIZER_TRAIN.init_from={self.work / 'tokenizer' / 'tokenizer'}"
         source = f"TOKENIZER_TRAIN.source={self.clips}"
         return self._train("tokenizer-train", "round", "tokenizer_arenas_round", "round", source, start)
+
+    def decoder(self) -> Job:
+        """Codes stay what they were: what follows may run beside it."""
+        start = f"TOKENIZER_TRAIN.init_from={self.work / 'round' / 'tokenizer'}"
+        source = f"TOKENIZER_TRAIN.source={self.clips}"
+        return self._train("tokenizer-train", "decoder", "tokenizer_arenas_decoder", "decoder", source, start)
 
     def sound(self) -> tuple[Job, ...]:
         jobs = [Job(command=(sys.executable, "data/open_sounds/build.py", f"--data_dir={self.work / 'data'}"))]
@@ -225,6 +238,7 @@ class _Maker:
         )
         return (
             Job(command=(*helper, "place")),
+            *self._released_superres(),
             self._here(
                 "export",
                 f"--checkpoint={self.work / 'adapt'}",
@@ -254,6 +268,15 @@ class _Maker:
             ),
             Job(command=(*helper, "finish")),
         )
+
+    def _released_superres(self) -> tuple[Job, ...]:
+        """Super-resolution, if that stage was run."""
+        if not (self.work / "stages" / "superres.json").exists():
+            return ()
+        paths = (f"VIDEO_TOKENIZER.path=data/pretrained/{TOKENIZER}", "DATA.store=", "EXPORT.dtype=bfloat16")
+        out, source = f"data/pretrained/{SUPERRES}", self.work / "superres"
+        flags = (f"--checkpoint={source}", f"--out={out}", "--weights_only", "--overwrite")
+        return (self._here("export", *flags, *map("--gin.{}".format, paths)),)
 
     def _here(self, *command: str) -> Job:
         return Job(command=(*_POET, *command), cwd=self.released)

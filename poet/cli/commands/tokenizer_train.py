@@ -143,7 +143,7 @@ def _video(resolved: Resolved, mesh: Mesh) -> _Parts:
         fractions=training.group_fractions(spec, experiment.clip),
         state_keys=("ema",),
         export=lambda loaded, folder, card: training.export_tokenizer(
-            loaded["ema"], experiment.video_tokenizer, folder, card
+            loaded["ema"], experiment.video_tokenizer, folder, card, spec.init_from if spec.frozen_encoder else ""
         ),
     )
 

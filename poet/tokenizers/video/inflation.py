@@ -21,9 +21,9 @@ from poet.tokenizers.video.base import VideoTokenizer
 
 def image_spec(spec: VideoTokenizerSpec) -> VideoTokenizerSpec:
     """The image tokenizer that inflates to `spec`."""
-    return spec.replace(
-        temporal_kernel=1, temporal_downsample=tuple(False for _ in spec.temporal_downsample), stem=(1, *spec.stem[1:])
-    )
+    stems = {name: (1, *getattr(spec, name)[1:]) for name in ("stem", "decoder_stem") if getattr(spec, name)}
+    halving = ("temporal_downsample", "decoder_temporal_downsample")
+    return spec.replace(temporal_kernel=1, **{n: (False,) * len(getattr(spec, n)) for n in halving}, **stems)
 
 
 def initial_weights(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
@@ -41,6 +41,20 @@ def initial_weights(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
         f"TOKENIZER_TRAIN.init_from holds another network: VIDEO_TOKENIZER differs in {same}, and "
         f"its image network in {image}; train one of them first, or change those fields"
     )
+
+
+def encoder_kept(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
+    """Weights of `source` for a network that keeps its encoder; {"encoder"} alone if its decoder is another.
+
+    Raises UserError, naming the fields that differ, when the encoder is another.
+    """
+    differing = _differing(spec, source.spec)
+    if encoder := [name for name in differing if name not in spec.DECODER]:
+        raise UserError(
+            f"TOKENIZER_TRAIN.frozen_encoder keeps the encoder of TOKENIZER_TRAIN.init_from, which is another network: "
+            f"VIDEO_TOKENIZER differs in {encoder}; include the gin file of those weights"
+        )
+    return {"encoder": source.params["encoder"]} if differing else source.params
 
 
 def inflate(spec: VideoTokenizerSpec, image_params: Tree) -> Tree:
@@ -67,4 +81,4 @@ def _inflate_array(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _differing(a: VideoTokenizerSpec, b: VideoTokenizerSpec) -> list[str]:
     first, second = to_dict(a), to_dict(b)
-    return [name for name in first if name not in ("path", "dtype") and first[name] != second[name]]
+    return [name for name in first if name not in ("path", "dtype", "codes_of") and first[name] != second[name]]

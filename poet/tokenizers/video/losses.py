@@ -67,6 +67,8 @@ def tokenizer_loss(
     """
     spec, train, mean, axes = objective.spec, objective.train, objective.mean, objective.mesh_axes
     target = to_float(video_BxTxHxWx3)
+    if train.frozen_encoder:
+        params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
     output, z, ids = magvit.reconstruct(spec, params, target, train.remat)
     quantizer = lfq.losses(
         z,

@@ -28,7 +28,7 @@ Frames = tuple[jax.Array, ...] | None
 
 def declare(spec: VideoTokenizerSpec) -> Tree:
     """The weights of encoder and decoder, as `declaration.Weight`."""
-    return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec)}
+    return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec.decoder)}
 
 
 def init(spec: VideoTokenizerSpec, key: jax.Array) -> Tree:
@@ -147,7 +147,8 @@ def decode_chunk(
 
 
 def _decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, past: Past) -> jax.Array:
-    weights, factors = params["decoder"], level_factors(spec)
+    spec, weights = spec.decoder, params["decoder"]
+    factors = level_factors(spec)
     q = q_BxtxhxwxK.astype(spec.dtype)
     x = _blocks(spec, causal_conv(q, weights["in"], past=past), weights["mid"], past)
     enlarged = (1, 1, 1)

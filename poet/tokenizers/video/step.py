@@ -62,6 +62,8 @@ def train_step(objective: Objective, judge: DiscriminatorSpec, nets: Networks, m
         grads, averages, metrics = gradients(weights, batch["video"], state["step"], jax.random.key_data(key))
         new, update_metrics = adversarial.update(nets, state, grads, rate)
         new["step"] = state["step"] + 1
+        if objective.train.frozen_encoder:  # Weight decay would move it.
+            new["params"] = {**new["params"], "encoder": state["params"]["encoder"]}
         decay = ema_decay(objective.train.ema_decay, state["step"])
         new["ema"] = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state["ema"], new["params"])
         if critic:

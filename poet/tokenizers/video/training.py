@@ -59,7 +59,7 @@ def trainable(experiment: Experiment, mesh: Mesh | None = None) -> Trainable:
     for name, shape in shapes.items():
         _check_batch(shape[0], parts, mesh, f"TOKENIZER_TRAIN.batch, group {name!r}")
     return Trainable(
-        init=functools.partial(steps.init, nets, start=_start(spec, train.init_from)),
+        init=functools.partial(steps.init, nets, start=_start(spec, train)),
         axes=steps.axes(nets),
         rate=optimizer.learning_rate(experiment.optimizer, experiment.train.steps),
         groups={name: _group(objective, judge, name, shape, step) for name, shape in shapes.items()},
@@ -111,9 +111,12 @@ def _critic_shape(judge: DiscriminatorSpec, shapes: Mapping[str, Shape]) -> Shap
     return sizes[-1]
 
 
-def _start(spec: VideoTokenizerSpec, folder: str) -> Tree | None:
+def _start(spec: VideoTokenizerSpec, train: TokenizerTrainSpec) -> Tree | None:
     """The weights that the run starts from, if it does not start from chance."""
-    return inflation.initial_weights(spec, VideoTokenizer.load(folder)) if folder else None
+    if not train.init_from:
+        return None
+    source = VideoTokenizer.load(train.init_from)
+    return inflation.encoder_kept(spec, source) if train.frozen_encoder else inflation.initial_weights(spec, source)
 
 
 def _check_batch(batch: int, parts: int, mesh: Mesh | None, what: str) -> None:
@@ -162,10 +165,16 @@ def forward_flops(spec: VideoTokenizerSpec, shape: tuple[int, ...]) -> float:
 
 
 def export_tokenizer(
-    ema: Tree, spec: VideoTokenizerSpec, out_dir: str | pathlib.Path, card: Mapping[str, Any]
+    ema: Tree, spec: VideoTokenizerSpec, out_dir: str | pathlib.Path, card: Mapping[str, Any], encoder_of: str = ""
 ) -> VideoTokenizer:
-    """Writes the moving average as frozen weights, with `card` as `card.json` beside them."""
+    """Writes the moving average as frozen weights, with `card` as `card.json` beside them.
+
+    Args:
+      encoder_of: folder of the tokenizer whose encoder was kept; '' for an encoder that was trained.
+    """
     out = pathlib.Path(out_dir)
+    if encoder_of:
+        spec = spec.replace(codes_of=VideoTokenizer.load(encoder_of).fingerprint)
     tokenizer = VideoTokenizer.from_params(spec, jax.tree.map(jax.device_get, ema))
     tokenizer.save(out)
     text = json.dumps({**card, "fingerprint": tokenizer.fingerprint}, indent=2, sort_keys=True)

@@ -30,14 +30,21 @@ LEVELS = VideoTokenizerSpec(
     norm_groups=2,
     bits=6,
 )
-SPECS = pytest.mark.parametrize("spec", [PATCHES, LEVELS], ids=["patches", "levels"])
+FINE = PATCHES.replace(
+    decoder_channels=4,
+    decoder_multipliers=(1, 2),
+    decoder_temporal_downsample=(True,),
+    decoder_stem=(2, 2, 2),
+    decoder_stem_kernel=3,
+)
+SPECS = pytest.mark.parametrize("spec", [PATCHES, LEVELS, FINE], ids=["patches", "levels", "fine decoder"])
 
 
 def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, 1, 8, 16, 3), np.float32)
 
 
-@pytest.fixture(scope="module", params=[PATCHES, LEVELS], ids=["patches", "levels"])
+@pytest.fixture(scope="module", params=[PATCHES, LEVELS, FINE], ids=["patches", "levels", "fine decoder"])
 def both(request) -> tuple:
     """(spec, its weights, image spec, the weights that were inflated)."""
     spec = request.param
@@ -92,3 +99,34 @@ def test_another_network_is_refused_by_name() -> None:
     source = VideoTokenizer.from_params(image, magvit.init(image, jax.random.key(0)))
     with pytest.raises(UserError, match=r"its image network in \['bits'\]"):
         inflation.initial_weights(PATCHES, source)
+
+
+def test_a_finer_decoder_leaves_the_encoder_as_it_was() -> None:
+    """And it is a network of its own: no decoder of its levels stands in the other's weights."""
+    params = jax.tree.map(np.asarray, magvit.init(PATCHES, jax.random.key(1)))
+    source = VideoTokenizer.from_params(PATCHES, params)
+    kept = inflation.encoder_kept(FINE, source)
+    assert list(kept) == ["encoder"] and kept["encoder"] is params["encoder"]
+    assert inflation.encoder_kept(PATCHES, source) is params
+    assert magvit.declare(FINE)["encoder"] == magvit.declare(PATCHES)["encoder"]
+    assert {"level0", "level1"} <= magvit.declare(FINE)["decoder"].keys()
+
+
+def test_an_encoder_of_another_network_cannot_be_kept() -> None:
+    params = jax.tree.map(np.asarray, magvit.init(PATCHES, jax.random.key(1)))
+    with pytest.raises(UserError, match="frozen_encoder.*bits"):
+        inflation.encoder_kept(FINE.replace(bits=4), VideoTokenizer.from_params(PATCHES, params))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"decoder_stem": (4, 4, 4)}, r"decoder_stem.*\(8, 8, 8\) pixels.*\(4, 4, 4\)"),
+        ({"decoder_multipliers": (1, 2, 2)}, "temporal_downsample.*one flag per level"),
+        ({"decoder_channels": 3}, "norm_groups"),
+        ({"decoder_stem": (4, 4)}, r"needs \(t, h, w\)"),
+    ],
+)
+def test_a_decoder_of_other_sizes_is_refused(changes, words) -> None:
+    with pytest.raises(UserError, match=words):
+        FINE.replace(**changes)

@@ -103,6 +103,31 @@ def test_average_reconstructs_and_exports(overfit, tmp_path) -> None:
     np.testing.assert_array_equal(loaded.params["encoder"]["out"]["kernel"], state["ema"]["encoder"]["out"]["kernel"])
 
 
+def test_a_kept_encoder_keeps_the_codes_of_the_tokenizer_it_came_from(initial: dict, tmp_path) -> None:
+    """A step of weight decay and all losses moves the decoder alone; fingerprint and codes are the first one's."""
+    VideoTokenizer.from_params(SPEC, jax.device_get(initial["params"])).save(tmp_path / "first")
+    run = experiment(init_from=str(tmp_path / "first"), frozen_encoder=True, round_trip_weight=0.1)
+    run = run.replace(
+        video_tokenizer=SPEC.replace(decoder_stem_kernel=3), optimizer=run.optimizer.replace(weight_decay=0.1)
+    )
+    made = training.trainable(run)
+    state, video = made.init(jax.random.key(0)), moving_square(8)
+    before = jax.device_get(state["params"])
+    (group,) = made.groups.values()
+    after, _ = jax.jit(group.step)(state, {"video": video}, jax.random.key(1), jnp.float32(1e-2))
+    jax.tree.map(np.testing.assert_array_equal, before["encoder"], jax.device_get(after["ema"]["encoder"]))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before["decoder"], after["params"]["decoder"])
+    assert min(jax.tree.leaves(moved)) > 0
+    first = VideoTokenizer.load(tmp_path / "first")
+    spec = run.video_tokenizer
+    training.export_tokenizer(after["ema"], spec, tmp_path / "second", {}, run.tokenizer_train.init_from)
+    # A run that reads codes need not name the decoder.
+    second = VideoTokenizer.of(SPEC.replace(path=str(tmp_path / "second")))
+    assert second.fingerprint == first.fingerprint != second.decoder_fingerprint and not first.decoder_fingerprint
+    assert second.in_dtype("bfloat16").fingerprint != first.fingerprint
+    np.testing.assert_array_equal(first.encode(video), second.encode(video))
+
+
 def test_the_round_trip_asks_for_the_codes_of_the_clip_itself(initial: dict) -> None:
     """The loss by its definition, and gradients in both networks; codes of the clip are no free target."""
     train, video = experiment(round_trip_weight=1.0).tokenizer_train, moving_square(2)
