@@ -31,6 +31,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 LONGEST = (
+    "test_conditions_are_obeyed.py",
     "test_tokenizer_training.py",
     "test_audio_training.py",
     "test_decode.py",

@@ -105,7 +105,7 @@ def reference(loss_vocabulary: str, visual_head: str):
     [
         pytest.param((1, 4, 1, 2), "legal", "full", marks=pytest.mark.slow),
         pytest.param((2, 2, 1, 2), "legal", "full", marks=pytest.mark.slow),
-        ((1, 2, 2, 2), "full", "full"),
+        pytest.param((1, 2, 2, 2), "full", "full", marks=pytest.mark.slow),
         ((1, 2, 2, 2), "legal", "factorised"),
     ],
     ids=str,

@@ -91,7 +91,7 @@ def test_cached_equals_full_recompute(task, known):
     assert np.any(drawn[0] != drawn[1]) or text is None
 
 
-@pytest.mark.parametrize("head", ["full", "factorised"])
+@pytest.mark.parametrize("head", [pytest.param("full", marks=pytest.mark.slow), "factorised"])
 def test_guided_equals_full_recompute_of_both_branches(head):
     """Conditional rows with text, unconditional rows with every text position masked."""
     states, lengths = tiny.texts(4)

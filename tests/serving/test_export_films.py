@@ -10,6 +10,8 @@ from poet.films.sampler import FilmSampler, Wish
 from poet.serving.runtime import Runtime
 from poet.spec import SampleSpec, UserError
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 OPENING = RNG.integers(0, 256, (5, 16, 16, 3)).astype(np.uint8), RNG.integers(-8000, 8000, 5000).astype(np.int16)
 TASKS = ("text_to_video_with_audio", "frame_prediction")

@@ -130,7 +130,10 @@ def test_padding_of_texts_and_of_captions_is_no_filling():
 
 
 # A factorised head has no softmax over all ids.
-@pytest.mark.parametrize("vocabulary, head", (("legal", "full"), ("full", "full"), ("legal", "factorised")))
+@pytest.mark.parametrize(
+    "vocabulary, head",
+    (pytest.param("legal", "full", marks=pytest.mark.slow), ("full", "full"), ("legal", "factorised")),
+)
 def test_tokens_add_up_to_the_sums(vocabulary, head):
     """Each clip scored alone, and the sums of a batch, against its tokens; what is given is 0."""
     model = transformer.build(SPEC.replace(visual_head=head), VOCABULARY, 8)

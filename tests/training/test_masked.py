@@ -160,6 +160,7 @@ def test_it_learns_what_the_low_resolution_says(trained):
     assert group.clips == 4 and group.flops > 0
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing():
     """Sums over the masked codes of all parts, divided once."""
     mesh = mesh_lib.build(MeshSpec(), jax.devices()[:1])

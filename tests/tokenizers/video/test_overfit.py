@@ -25,6 +25,8 @@ from poet.spec import (
 from poet.tokenizers.video import lfq, training
 from poet.training.trainable import State
 
+pytestmark = pytest.mark.slow
+
 FRAMES, SIDE = 5, 16
 # Two levels, so that time and space are halved and restored inside the network; 3x4x4 latents.
 SPEC = VideoTokenizerSpec(
@@ -83,7 +85,6 @@ def unmoved(start: Tree, end: Tree) -> list[str]:
     return [jax.tree_util.keystr(path) for (path, a), b in pairs if np.array_equal(a, b)]
 
 
-@pytest.mark.slow
 def test_network_alone_learns_a_clip(initial: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder gets the latents as they are."""
     ids_of = lfq.quantize
