@@ -197,19 +197,28 @@ HOSTILE = [
     *(
         [
             ["reconstruct", "text.txt", f"--tokenizer={name}", "--out=new"]
-            for name in ("broken", "list", "number", "deep", "text.txt", "magvit_v2_64", "soundstream_16k", "lm_arenas")
+            for name in (
+                "broken",
+                "list",
+                "number",
+                "deep",
+                "text.txt",
+                "magvit_v2_64x8",
+                "soundstream_16k",
+                "lm_arenas",
+            )
         ]
     ),
     [
         "tokenizer-eval",
-        "--gin_file=gin/experiments/tokenizer_64.gin",
-        "--tokenizer=magvit_v2_64",
+        "--gin_file=gin/experiments/tokenizer_arenas.gin",
+        "--tokenizer=magvit_v2_64x8",
         "--perceptual=nope",
         "--out=new",
     ],
     [
         "tokenizer-eval",
-        "--gin_file=gin/experiments/tokenizer_64.gin",
+        "--gin_file=gin/experiments/tokenizer_arenas.gin",
         "--tokenizer=soundstream_16k",
         "--perceptual=",
         "--out=new",

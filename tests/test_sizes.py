@@ -51,7 +51,7 @@ def test_a_shipped_size_is_its_experiment(size: str) -> None:
 def test_what_is_given_wins_over_the_dial_and_the_dial_over_files() -> None:
     files, bindings = config.sized(["gin/experiments/quickstart.gin"], "60m", ["MODEL.layers=3"])
     experiment = config.load(files, bindings)
-    assert experiment.model == sizes.model(60e6).replace(layers=3, dtype="float32")
+    assert experiment.model == sizes.model(60e6).replace(layers=3, dtype="float32", visual_head="factorised")
     assert experiment.data == config.load(["gin/experiments/quickstart.gin"]).data
 
 

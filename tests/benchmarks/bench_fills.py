@@ -1,6 +1,6 @@
 """What holes are best filled with: the share of given codes that stay the clip's own, by `CONDITIONING.fill`.
 
-    python tests/benchmarks/bench_fills.py --source=DATA/arenas_av/1.0.0 --tokenizer=data/pretrained/magvit_v2_64
+    python tests/benchmarks/bench_fills.py --source=DATA/arenas_av/1.0.0 --tokenizer=data/pretrained/magvit_v2_64x8
     python tests/benchmarks/bench_fills.py --page        # results/fills/*.json -> poet/conditioning/fills.md
 
 One run for each tokenizer, on clips spread over the source's validation split; the other conditions' round trips
@@ -82,7 +82,7 @@ def page() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="")
-    parser.add_argument("--tokenizer", default="data/pretrained/magvit_v2_64")
+    parser.add_argument("--tokenizer", default="data/pretrained/magvit_v2_64x8")
     parser.add_argument("--name", default="", help="of the result, if not that of the folder")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--page", action="store_true")

@@ -24,15 +24,15 @@ def write(path: pathlib.Path, frames: int, height: int, width: int, rate_hz: flo
 def test_a_long_large_clip_is_rebuilt_and_measured(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path / "clip.mp4", 40, 34, 50, rate_hz=24.0)
     out = tmp_path / "new" / "out" / "clip.mp4"
-    command = ["reconstruct", "--tokenizer=magvit_v2_64", f"--out={out.parent}"]
-    sizes = ["--chunk_frames=4", "--tile=8", "--overlap=2"]
+    command = ["reconstruct", "--tokenizer=magvit_v2_64x8", f"--out={out.parent}"]
+    sizes = ["--chunk_frames=4", "--tile=4", "--overlap=2"]
     write(tmp_path / "sixteen.mp4", 16, 32, 48)
     assert cli.main([*command, *sizes, str(tmp_path / "clip.mp4"), str(tmp_path / "sixteen.mp4")]) == 0
     # 40 frames at 24 Hz are 1.67 s: 14 instants at 8 Hz, coded as 17 = 1 + 4 * 4 frames.
     printed, said = capsys.readouterr()
     printed, second = printed.splitlines()
-    assert "14 frames of 32x48 (coded as 17: the last one repeated 3 more), 480 codes, 0.2232 bits" in printed
-    assert "16 frames of 32x48 (coded as 17: the last one repeated 1 more), 480 codes" in second
+    assert "14 frames of 32x48 (coded as 17: the last one repeated 3 more), 120 codes, 0.1004 bits" in printed
+    assert "16 frames of 32x48 (coded as 17: the last one repeated 1 more), 120 codes" in second
     for name, frames in (("clip.mp4", 14), ("sixteen.mp4", 16)):
         for path in (out.with_name(name), reconstruct.beside(out.with_name(name))):
             assert media.probe(path).frames(8.0) == frames
@@ -60,7 +60,7 @@ def test_every_clip_gets_a_file_of_its_own() -> None:
     "arguments, words",
     [
         (["small.mp4"], ["small.mp4", "8x8 pixels"]),
-        (["clip.mp4", "--height=30"], ["clip.mp4", "height 30", "28 and 32"]),
+        (["clip.mp4", "--height=30"], ["clip.mp4", "height 30", "24 and 32"]),
         (["clip.mp4", "--frames=41"], ["clip.mp4", "too short"]),
         (["clip.mp4", "--chunk_frames=6"], ["6 frames", "multiple of 4"]),
         (["clip.mp4", "--tile=4"], ["overlap", "0..3"]),
@@ -79,7 +79,7 @@ def test_mistakes_name_the_clip_and_write_nothing(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "clip.mp4", 9, 32, 32)
     write(tmp_path / "small.mp4", 9, 8, 8)
-    defaults = ["--tokenizer=magvit_v2_64", "--out=out"]
+    defaults = ["--tokenizer=magvit_v2_64x8", "--out=out"]
     assert cli.main(["reconstruct", *defaults, *arguments]) == cli.EXIT_USER
     error = capsys.readouterr().err
     assert all(word in error for word in words), error

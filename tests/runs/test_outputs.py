@@ -13,7 +13,7 @@ from poet import cli
 from poet.runs import manifest, outputs
 from poet.spec import UserError
 
-LM, MAGVIT = "data/pretrained/lm_arenas", "data/pretrained/magvit_v2_64"
+LM, MAGVIT = "data/pretrained/lm_arenas", "data/pretrained/magvit_v2_64x8"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -135,7 +135,7 @@ COMMANDS = {
     "export": ["export", f"--checkpoint={LM}"],
     "weights": ["export", f"--checkpoint={LM}", "--weights_only"],
     "reconstruct": ["reconstruct", "CLIP", f"--tokenizer={MAGVIT}"],
-    "tokenizer-eval": ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_64.gin", f"--tokenizer={MAGVIT}"],
+    "tokenizer-eval": ["tokenizer-eval", "--gin_file=gin/experiments/tokenizer_arenas.gin", f"--tokenizer={MAGVIT}"],
 }
 
 

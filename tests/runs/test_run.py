@@ -138,8 +138,8 @@ def test_shipped_weights_open_by_name_from_anywhere(tmp_path: Path, monkeypatch:
 
 
 def test_a_frozen_tokenizer_is_no_run() -> None:
-    with pytest.raises(UserError, match="magvit_v2_64 is not a checkpoint"):
-        Run.open("magvit_v2_64")
+    with pytest.raises(UserError, match="magvit_v2_64x8 is not a checkpoint"):
+        Run.open("magvit_v2_64x8")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/runs/mine", "s3://bucket/x"])

@@ -55,6 +55,6 @@ COMMAND = command.Command(
     run=_run,
     arguments=_arguments,
     settings=command.NONE,
-    example="clip.mp4 --tokenizer=data/pretrained/magvit_v2_64 --out=rebuilt",
+    example="clip.mp4 --tokenizer=data/pretrained/magvit_v2_64x8 --out=rebuilt",
     place=40,
 )

@@ -132,8 +132,8 @@ COMMAND = command.Command(
     run=_run,
     arguments=_arguments,
     settings=command.FILES,
-    example="--gin_file=gin/experiments/tokenizer_64.gin"
-    " --tokenizer=data/pretrained/magvit_v2_64 --gin.EVAL.source=CLIPS --out=scores",
+    example="--gin_file=gin/experiments/tokenizer_arenas.gin"
+    " --tokenizer=data/pretrained/magvit_v2_64x8 --gin.EVAL.source=CLIPS --out=scores",
     place=30,
     log_level=logging.INFO,
 )

@@ -32,7 +32,7 @@ def tiny() -> VideoTokenizer:
 
 @functools.cache
 def shipped() -> VideoTokenizer:
-    return VideoTokenizer.load("magvit_v2_64")
+    return VideoTokenizer.load("magvit_v2_64x8")
 
 
 def pan(frames: int, height: int, width: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_chunks_of_the_shipped_network_are_exact(monkeypatch: pytest.MonkeyPatch
     """To the level, of programs that are optimised."""
     monkeypatch.setattr(jax, "jit", optimised.jit)
     monkeypatch.setattr(base, "_compiled", functools.cache(base._compiled.__wrapped__))
-    whole, video = VideoTokenizer.load("magvit_v2_64"), pan(9, 16, 16)
+    whole, video = VideoTokenizer.load("magvit_v2_64x8"), pan(9, 16, 16)
     cut = dataclasses.replace(whole, chunk_frames=4)
     ids = whole.encode(video)
     np.testing.assert_array_equal(cut.encode(video), ids)
@@ -121,15 +121,17 @@ def test_one_tile_is_the_whole_frame(tiny: VideoTokenizer) -> None:
 def test_blended_tiles_leave_no_seams_in_a_photograph() -> None:
     """The mean step across borders of tiles, over that of the untiled picture.
 
-    Measured with the shipped weights: 2.1 where tiles only meet, 0.97 where they overlap.
+    Measured with the shipped weights: 3.4 where tiles only meet, 1.0 where they overlap.
     """
-    video = pan(1, 64, 160)
+    video = pan(1, 64, 256)
     ids = shipped().encode(video)
     whole = np.abs(np.diff(shipped().decode(ids).astype(int), axis=3))
 
+    tile = 8
+
     def step(overlap: int) -> float:
-        tiled = dataclasses.replace(shipped(), tile=16, overlap=overlap)
-        borders = [int(4 * w.high) - 1 for w in tiling.windows(40, 16, overlap)][:-1]
+        tiled = dataclasses.replace(shipped(), tile=tile, overlap=overlap)
+        borders = [int(8 * w.high) - 1 for w in tiling.windows(32, tile, overlap)][:-1]
         found = np.abs(np.diff(tiled.decode(ids).astype(int), axis=3))
         return found[..., borders, :].mean() / whole[..., borders, :].mean()
 
