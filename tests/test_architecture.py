@@ -43,6 +43,7 @@ FLOORS = {
     "poet.serving.loaded": 1,
     "poet.serving.steps": 1,
     "poet.serving.single": 1,
+    "poet.serving.superres": 1,
     "poet.serving.written": 1,
     "poet.runs.compile_cache": 1,
     "poet.checkpoints.weights": 1,

@@ -194,7 +194,7 @@ class SuperResolution(transformer.Model):
         if self.windows.masked_cells == "condition":
             hidden_D = hidden_D + enlarged(low_BxMxD, grid)
         x_BxSxD = constrain(jnp.where(masked_BxSx1, hidden_D, rows_BxSxD), "batch", None, None)
-        clips = len(codes_BxS)
+        clips = codes_BxS.shape[0]
         nothing_D = embedding["no_text"][0].astype(self.dtype)
         nothing_Bx1xD = constrain(jnp.broadcast_to(nothing_D, (clips, 1, self.spec.width)), "batch", None, None)
         seen_Bx1 = constrain(jnp.ones((clips, 1), bool), "batch", None)

@@ -13,8 +13,7 @@ from poet import conditioning
 from poet.conditioning import regions
 from poet.media import watermark
 from poet.runs import networks
-from poet.runs.run import Run
-from poet.sampling import superres, upscaling
+from poet.sampling import larger, superres, upscaling
 from poet.sampling.base import block_of, places
 from poet.sampling.engine import Sampled
 from poet.sampling.files import Given, read_given, read_prompts
@@ -188,7 +187,7 @@ def read(job: Job) -> Job:
 
 def upscalers(job: Job) -> list[Upscaler]:
     """The networks that make its pictures larger; UserError for those that cannot."""
-    return upscaling.load([Run.open(path) for path in job.request.upscale], job.task, job.resolved.spec.clip)
+    return upscaling.load([larger.find(path) for path in job.request.upscale], job.task, job.resolved.spec.clip)
 
 
 def sample(job: Job, generator: Generator, on_progress: Callable[[Progress], None] | None = None) -> Sampled:

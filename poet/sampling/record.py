@@ -13,6 +13,7 @@ from poet import spec as specs
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.runs.versions import installed
+from poet.sampling import larger
 from poet.sampling.jobs import Job
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError
@@ -79,7 +80,7 @@ def describe(
         "negative_prompt": job.negative,
         "region": job.admitted.chosen.region,
         **made_with(job.sample, checkpoint, used, inputs, settings),
-        "upscale": [Run.open(path).checkpoint.fingerprint for path in job.request.upscale],
+        "upscale": [larger.find(path).checkpoint.fingerprint for path in job.request.upscale],
         "rate_hz": clip.rate_hz,
         "sample_rate_hz": clip.sample_rate_hz,
     }
@@ -154,9 +155,9 @@ def check(replay: Replay, checkpoint: Run) -> None:
             "the former as --checkpoint"
         )
     paths = made_with["request"].get("upscale", [])
-    larger = [Run.open(path).checkpoint.fingerprint for path in paths]
-    if larger != made_with.get("upscale", []):
-        raise UserError(f"{replay.path} was upscaled by {made_with['upscale']}, {paths} are now {larger}")
+    now = [larger.find(path).checkpoint.fingerprint for path in paths]
+    if now != made_with.get("upscale", []):
+        raise UserError(f"{replay.path} was upscaled by {made_with['upscale']}, {paths} are now {now}")
     for path, value in made_with["inputs"].items():
         if not Path(path).is_file() or digest(path) != value:
             now = "another file now" if Path(path).exists() else "gone"

@@ -8,6 +8,7 @@ Shape suffixes: N clips, T frames, h, w rows and columns of the clip, H, W of th
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 
 from poet.sampling import projection
 from poet.sampling.passes import Passes, SamplingParams, Text, passes, sampling_params
-from poet.spec import Experiment, UserError
+from poet.spec import Experiment, UserError, near_names
+from poet.spec.base import setting_of
 from poet.streams.base import HIDDEN, Grid
 from poet.streams.low_resolution import SCALE
 from poet.tasks.resolved import Resolved
@@ -69,6 +71,17 @@ class Upscaler:
         self.experiment, self.sampler, self.video_tokenizer = experiment, sampler, video_tokenizer
         self.resolved = Resolved(experiment)
         self._text_encoder = text_encoder
+
+    def changed(self, **settings: Any) -> Upscaler:
+        """The same network by other values of SUPER_RESOLUTION; UserError for one that shapes a network."""
+        spec = self.experiment.super_resolution
+        free = [f.name for f in dataclasses.fields(spec) if (found := setting_of(f)) and found.changes == "nothing"]
+        for name in settings:
+            if name not in free:
+                raise UserError(f"super-resolution takes no {name!r} from a request{near_names(name, free)}")
+        other = copy.copy(self)
+        other.experiment = self.experiment.replace(super_resolution=spec.replace(**settings))
+        return other
 
     @property
     def text_encoder(self) -> TextEncoder:

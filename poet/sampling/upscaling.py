@@ -12,7 +12,7 @@ from poet import media
 from poet import spec as specs
 from poet.media import watermark
 from poet.runs.run import Run
-from poet.sampling.larger import from_checkpoint
+from poet.sampling import larger
 from poet.sampling.superres import Upscaler, chained
 from poet.spec import ClipSpec, UserError
 from poet.streams.low_resolution import SCALE
@@ -23,11 +23,11 @@ def load(runs: Sequence[Run], task: Task, clip: ClipSpec) -> list[Upscaler]:
     """The networks that are to upscale a task's clips of this format; [] for none.
 
     Raises UserError: a task that makes no picture, clips that the first network cannot take, and as
-    `from_checkpoint`.
+    `larger.load`.
     """
     if runs and not any(stream.shows for stream in task.predicted):
         raise UserError(f"task {task.name} generates no frames for --upscale: drop it")
-    upscalers = [from_checkpoint(run) for run in runs]
+    upscalers = [one for run in runs for one in larger.load(run)]
     for upscaler in upscalers[:1]:
         upscaler.check((1, clip.frames, clip.height, clip.width, 3))
     return upscalers

@@ -51,7 +51,8 @@ class ExportBackend(CheckpointBackend):
         data, sample = spec.data.replace(mixture_rates=rates), spec.sample.replace(block=block, devices=1)
         resolved, run = Resolved(spec.replace(data=data, sample=sample)), Run(folder, Checkpoint(folder))
         exported, films = tuple(record["tasks"]), bool(record.get("films"))
-        return cls(run, resolved, (f"SAMPLE.block={block}",), limits, exported=exported, films=films)
+        upscalers = (run,) if record.get("upscalers") else ()
+        return cls(run, resolved, (f"SAMPLE.block={block}",), limits, upscalers, exported=exported, films=films)
 
     @functools.cached_property
     def tasks(self) -> dict[str, Task]:

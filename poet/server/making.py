@@ -12,10 +12,9 @@ import numpy as np
 
 from poet.films.studio import Studio, with_files
 from poet.runs import compile_cache
-from poet.sampling import jobs, record, upscaling
+from poet.sampling import jobs, larger, record, upscaling
 from poet.sampling.engine import Engine
 from poet.sampling.generate import Generator
-from poet.sampling.larger import from_checkpoint
 from poet.sampling.outputs import write_outputs
 from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.requests import Request
@@ -37,7 +36,7 @@ class CheckpointMaker:
         compile_cache.use()
         self.backend = backend
         self.generator = Generator.from_checkpoint(backend.run, backend.resolved)
-        self.upscalers = [from_checkpoint(run) for run in backend.upscalers]
+        self.upscalers = [one for run in backend.upscalers for one in larger.load(run)]
 
     def session(self, batch_key: str, watch: Watch) -> Session:
         """With a batch key: one batch of samples; without one: a film, or a clip that is made larger."""
@@ -51,7 +50,7 @@ class ExportMaker(CheckpointMaker):
         compile_cache.use()
         self.backend = backend
         self.generator = Runtime.load(backend.run.folder)
-        self.upscalers = []
+        self.upscalers = self.generator.upscalers
 
 
 class _Ready(NamedTuple):
@@ -142,7 +141,8 @@ class OneSession:
         self._maker.generator.on_step = self._reporter(work)
         try:
             if "upscale" in work.request:
-                result = larger(work, self._maker, lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0))))
+                report = lambda part: self._watch(News(id=work.id, fraction=min(part, 1.0)))
+                result = enlarged(work, self._maker, report)
             else:
                 result = film(work, self._maker)
             return News(id=work.id, fraction=1.0, result=result)
@@ -168,7 +168,7 @@ class OneSession:
         return report
 
 
-def larger(work: Work, maker: CheckpointMaker, report: Callable[[float], None]) -> dict[str, Any]:
+def enlarged(work: Work, maker: CheckpointMaker, report: Callable[[float], None]) -> dict[str, Any]:
     """Makes a clip larger."""
     request, count = work.request, len(maker.upscalers)
     for number, upscaler in enumerate(maker.upscalers):

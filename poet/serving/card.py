@@ -12,6 +12,7 @@ from poet.runs import assets
 from poet.runs.run import Run
 from poet.serving.format import LICENSE, PROGRAMS
 from poet.spec import UserError
+from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import Task, get_task
 
 # The checkpoint's own card, beside that of the export.
@@ -82,28 +83,46 @@ def _metadata(release: Release) -> list[str]:
 
 def _use(record: Mapping[str, Any]) -> list[str]:
     clip = record["experiment"]["clip"]
-    first = next((name for name in ("text_to_video", *record["tasks"]) if name in record["tasks"]), "")
-    prompt = '"the player walks forward", ' if get_task(first).text else ""
+    larger = [f"Super-resolution makes clips {SCALE ** len(record['upscalers'])} times as high and wide."]
     return [
         "",
-        f"# {len(record['tasks'])} tasks over video, images, sound and text, as programs",
+        f"# {_title(record)}, as programs",
         "",
         f"Clips have {clip['frames']} frames of {clip['height']} x {clip['width']} pixels at {clip['rate_hz']:g} Hz. "
         f"It runs on {', '.join(record['platforms'])}, and needs the packages jax, numpy, safetensors and tokenizers.",
+        *(larger if record["upscalers"] else []),
         "",
         "```python",
         "from poet.serving.runtime import Runtime",
         "",
         'runtime = Runtime.load("PATH OF THIS FOLDER")',
-        f"made = runtime.{first}({prompt}count=4, seed=7)  # made.video, made.audio, made.texts",
+        *_calls(record),
         "```",
         "",
         "Media are generated: do not pass them off as recordings.",
     ]  # fmt: skip
 
 
+def _title(record: Mapping[str, Any]) -> str:
+    return f"{len(record['tasks'])} tasks over video, images, sound and text" if record["tasks"] else "Super-resolution"
+
+
+def _calls(record: Mapping[str, Any]) -> list[str]:
+    """Lines of Python that use the folder."""
+    calls, tasks = [], record["tasks"]
+    if first := next((name for name in ("text_to_video", *tasks) if name in tasks), ""):
+        prompt = '"the player walks forward", ' if get_task(first).text else ""
+        calls.append(f"made = runtime.{first}({prompt}count=4, seed=7)  # made.video, made.audio, made.texts")
+    if record["upscalers"]:
+        given = "made" if tasks else "clips"
+        calls.append(f"larger = runtime.upscale({given}, seed=7)  # uint8 [clips, frames, height, width, 3]")
+    return calls
+
+
 def _tasks(record: Mapping[str, Any]) -> list[str]:
-    rows = (_row(get_task(name), entries) for name, entries in record["tasks"].items())
+    rows = [_row(get_task(name), entries) for name, entries in record["tasks"].items()]
+    if not rows:
+        return []
     return ["", "| task | takes | makes | latent frames that may open the output |", "|---|---|---|---|", *rows]
 
 

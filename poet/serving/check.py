@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import numpy as np
 
 from poet import media
 from poet.sampling.base import TaskSampler
+from poet.sampling.engine import Sampled
+from poet.sampling.superres import Upscaler, chained
+from poet.serving.runtime import UPSCALE
+from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import get_task
 from poet.tasks.resolved import Resolved
 
@@ -24,22 +29,36 @@ FOREIGN = ("flax", "optax", "orbax", "tensorflow", "seqio", "gin")
 COUNT = 2
 
 
-def compare(sampler: TaskSampler, folder: Path, tasks: Sequence[str], out: Path | None = None) -> list[dict[str, Any]]:
+def compare(
+    sampler: TaskSampler | None,
+    folder: Path,
+    tasks: Sequence[str],
+    out: Path | None = None,
+    upscalers: Sequence[Upscaler] = (),
+) -> list[dict[str, Any]]:
     """Asks an export and a model in this process for the same, task by task; writes the rows to `out` as JSON.
 
     The first clip that the export makes is written beside it as a GIF.
+
+    Args:
+      sampler: of `tasks`; None where there are none.
+      upscalers: super-resolution networks in this process, those of the export.
 
     Rows: the task; how many tokens there are, and how many are equal; whether its media are; seconds in this process,
     compilation included; packages of training that the other process loaded.
     """
     requests = {task: request(sampler.resolved, task) for task in tasks}
+    if upscalers:
+        requests[UPSCALE] = larger_request(upscalers)
     found = list(_apart(folder, requests))
-    rows = [_row(sampler, *one) for one in found]
+    ask = functools.partial(_asked, sampler, upscalers)
+    rows = [_row(ask, *one) for one in found]
     if out is not None:
         out.write_text(json.dumps({"tasks": rows}, indent=2) + "\n")
         clips = [theirs["video"] for _, theirs in found if len(theirs.get("video", ()))]
         if clips:
-            media.write_gif(out.with_suffix(".gif"), clips[0][0], sampler.resolved.spec.clip.rate_hz)
+            rate_hz = (sampler or upscalers[0]).resolved.spec.clip.rate_hz
+            media.write_gif(out.with_suffix(".gif"), clips[0][0], rate_hz)
     return rows
 
 
@@ -79,9 +98,34 @@ def _apart(folder: Path, requests: dict[str, dict[str, Any]]) -> Iterator[tuple[
                 yield arguments, dict(stored)
 
 
-def _row(sampler: TaskSampler, arguments: dict[str, Any], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+def larger_request(upscalers: Sequence[Upscaler]) -> dict[str, Any]:
+    """Arguments of `Runtime.upscale` that networks accept; the clips are noise.
+
+    Their codes are decoded and left as they are, so that media show whether the codes are equal.
+    """
+    clip = upscalers[0].experiment.clip
+    shape = (COUNT, clip.frames, clip.height // SCALE, clip.width // SCALE, 3)
+    video = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return {"task": UPSCALE, "video": video, "seed": 1, "consistency": 0.0}
+
+
+def _asked(sampler: TaskSampler | None, upscalers: Sequence[Upscaler], task: str, **arguments: Any) -> Sampled:
+    """What this process makes of a request."""
+    if task != UPSCALE:
+        return sampler.ask(task, **arguments)
+    consistency = arguments.pop("consistency")
+    by = [one.changed(consistency=consistency) for one in upscalers]
+    return Sampled(video=chained(by, arguments.pop("video"), **arguments))
+
+
+def equal(row: Mapping[str, Any]) -> bool:
+    """Whether all tokens of a row are; larger clips have none, so that their pixels count."""
+    return row["media_equal"] if row["task"] == UPSCALE else row["tokens_equal"] == row["tokens"]
+
+
+def _row(ask: Callable[..., Sampled], arguments: dict[str, Any], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
     begin = time.perf_counter()
-    ours = sampler.ask(**arguments)
+    ours = ask(**arguments)
     modules = theirs["modules"].tolist()
     return {
         "task": arguments["task"],

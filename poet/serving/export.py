@@ -24,9 +24,11 @@ from poet.films.windows import Windows
 from poet.runs import manifest, networks, outputs
 from poet.runs.run import Run
 from poet.sampling.generate import Generator
+from poet.sampling.larger import from_checkpoint
 from poet.sampling.requests import make_plan
 from poet.sampling.samplers import Truncation
-from poet.serving import card, written
+from poet.sampling.superres import Upscaler
+from poet.serving import card, lower_superres, written
 from poet.serving.format import (
     CARD,
     FORMAT,
@@ -34,6 +36,7 @@ from poet.serving.format import (
     PROGRAMS,
     SPEC,
     WEIGHTS,
+    WHOLE,
     WRITTEN_PIECES,
     describe,
     describe_layout,
@@ -41,10 +44,10 @@ from poet.serving.format import (
     program_file,
 )
 from poet.serving.loaded import Weights
-from poet.serving.lower import Arrays, Programs
+from poet.serving.lower import Arrays, Collection, Programs
 from poet.spec import Experiment, ExportSpec, SampleSpec, UserError, compat, from_stored
 from poet.tasks.layout import Layout
-from poet.tasks.registry import LANGUAGE_MODEL, TASKS, Task, get_task
+from poet.tasks.registry import LANGUAGE_MODEL, SUPER_RESOLUTION, TASKS, Task, get_task
 from poet.tasks.resolved import Resolved
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -59,6 +62,7 @@ def run(
     resolved: Resolved,
     out: str,
     *,
+    upscale: Sequence[Run] = (),
     weights_only: bool = False,
     license_file: str = "",
     overwrite: bool = False,
@@ -66,20 +70,48 @@ def run(
     """The body of `poet export`: checks, loads and writes; returns the folder.
 
     Args:
-      resolved: the checkpoint's experiment, with `export` and `sample` as the user wishes.
-      weights_only: write the language model's weights and the spec, and no program.
+      run: a language model, or a super-resolution network, which then goes before those of `upscale`.
+      resolved: the checkpoint's experiment, with `export`, `sample` and `super_resolution` as the user wishes.
+      upscale: super-resolution networks that make clips larger, one after the other.
+      weights_only: write the network's weights and the spec, and no program.
       license_file: the text that the folder is released under; '' takes the checkpoint's.
       overwrite: `out` may hold an earlier output of the same kind, which is replaced.
     """
     spec, kind = resolved.spec.export, outputs.WEIGHTS if weights_only else outputs.EXPORT
-    if not weights_only:
-        check(resolved, spec)
-    outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder, license_file])
+    tasks = () if weights_only else check(resolved, spec)
+    for one in upscale:
+        trained_networks.expect(one.checkpoint, SUPER_RESOLUTION)
+    outputs.claim(out, kind, overwrite=overwrite, inputs=[run.folder, license_file, *(one.folder for one in upscale)])
     if weights_only:
         return _release(run, resolved, out, overwrite)
-    release = card.Release.of(run, license_file)
-    generator = Generator.from_checkpoint(run, in_dtype(resolved))
-    return export(generator, spec, out, release=release, overwrite=overwrite)
+    models = Models.load(run, in_dtype(resolved), upscale)
+    return write(models, spec, tasks, out, release=card.Release.of(run, license_file), overwrite=overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """What an export is made of: a language model, super-resolution networks, or both.
+
+    Attributes:
+      upscalers: of checkpoints, in the order in which they make a clip larger.
+    """
+
+    generator: Generator | None
+    upscalers: tuple[Upscaler, ...] = ()
+
+    @classmethod
+    def load(cls, run: Run, resolved: Resolved, upscale: Sequence[Run], specs: Sequence[Experiment] = ()) -> Models:
+        """Of the checkpoint of a run as `resolved`, and further ones as they were trained, or as `specs`."""
+        export, larger_specs = resolved.spec.export, specs or [one.checkpoint.spec for one in upscale]
+        pairs = [*zip(upscale, (in_dtype(Resolved(spec.replace(export=export))).spec for spec in larger_specs))]
+        if resolved.network == SUPER_RESOLUTION:
+            return cls(None, tuple(from_checkpoint(*pair) for pair in [(run, resolved.spec), *pairs]))
+        return cls(Generator.from_checkpoint(run, resolved), tuple(from_checkpoint(*pair) for pair in pairs))
+
+    @property
+    def resolved(self) -> Resolved:
+        """The experiment of the first of them."""
+        return self.generator.resolved if self.generator else self.upscalers[0].resolved
 
 
 def in_dtype(resolved: Resolved) -> Resolved:
@@ -103,13 +135,21 @@ def _release(run: Run, resolved: Resolved, out: str, overwrite: bool) -> Path:
 
 
 def check(resolved: Resolved, spec: ExportSpec) -> tuple[Task, ...]:
-    """The tasks to be exported; UserError unless each can be, for these platforms."""
+    """The tasks to be exported, none of super-resolution; UserError unless each can be, for these platforms."""
     for platform in spec.platforms:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
     if resolved.spec.sample.one_pass:
         raise UserError("an export guides by two passes: set SAMPLE.one_pass = False")
+    if resolved.network not in (LANGUAGE_MODEL, SUPER_RESOLUTION):
+        raise UserError(f"programs of {trained_networks.of(resolved).title} are not exported: give --weights_only")
+    if resolved.network == SUPER_RESOLUTION:
+        if tuple(spec.tasks) != (ALL,):
+            raise UserError(
+                "a super-resolution network has no tasks to choose from: leave out --tasks and EXPORT.tasks"
+            )
+        return ()
     tasks = tuple(map(get_task, chosen(resolved, spec.tasks)))
     for task in tasks:
         _check_task(resolved, task)
@@ -132,7 +172,9 @@ def chosen(resolved: Resolved, names: Sequence[str]) -> tuple[str, ...]:
 
 def _check_task(resolved: Resolved, task: Task) -> None:
     if task.network != LANGUAGE_MODEL:
-        raise UserError(f"task {task.name} is one of the network {task.network}, which is not exported")
+        raise UserError(
+            f"task {task.name} is of another network ({task.network}): export its checkpoint, or give it as --upscale"
+        )
     resolved.layout(task)
     resolved.conditioning_range(task)
     coded = [*task.conditions, *(stream for stream in task.predicted if stream.network != networks.PIECES)]
@@ -146,14 +188,22 @@ def _check_task(resolved: Resolved, task: Task) -> None:
 class Record:
     """What an export says of its tasks, collected task by task, with the programs that they need."""
 
-    def __init__(self, generator: Generator, spec: ExportSpec):
-        self.generator, self.spec = generator, spec
-        self.resolved = generator.resolved
-        self.programs = Programs(generator, self.resolved.spec.sample.weights)
+    def __init__(self, models: Models, spec: ExportSpec, tasks: Sequence[Task]):
+        self.models, self.spec, self.resolved = models, spec, models.resolved
+        self.programs: Collection = Collection()
         self.layouts: list[Layout] = []
         self.tasks: dict[str, list[dict[str, Any]]] = {}
         self.films: dict[str, dict[str, list[str]]] = {}
-        self.text = self._text_encoder()
+        if models.generator:
+            self.programs = Programs(models.generator, self.resolved.spec.sample.weights)
+        self.encoder = self._encoder(tasks)
+        self.text = self._text()
+        for task in tasks:
+            self.add(task)
+        has_text = self.text is not None and spec.text_encoder
+        self.upscalers = [
+            lower_superres.described(self.programs, one, n, has_text) for n, one in enumerate(models.upscalers)
+        ]
 
     def add(self, task: Task) -> None:
         """A task, at every number of latent frames that may open its output, in a film too."""
@@ -177,14 +227,25 @@ class Record:
             "variants": [describe(plan) | self.programs.of_plan(plan) for plan in dict.fromkeys(plans)],
         }
 
-    def _text_encoder(self) -> dict[str, Any] | None:
-        """None where no task takes a text."""
-        if not any(task.text for task in check(self.resolved, self.spec)):
+    def _encoder(self, tasks: Sequence[Task]) -> Any:
+        """The text encoder of all of it, None where nothing takes a text; UserError for several."""
+        found = [self.models.generator.networks[networks.TEXT]] if any(task.text for task in tasks) else []
+        if self.spec.text_encoder:
+            found += [one.text_encoder for one in self.models.upscalers]
+        if len({(one.fingerprint, one.length) for one in found}) > 1:
+            raise UserError(
+                "these networks were trained with text encoders, or TEXT.length, of their own, and a folder has one: "
+                "export super-resolution apart, or set EXPORT.text_encoder = False"
+            )
+        return next(iter(found), None)
+
+    def _text(self) -> dict[str, Any] | None:
+        encoder = self.encoder
+        if encoder is None:
             return None
-        encoder = self.generator.networks[networks.TEXT]
         record = {"fingerprint": encoder.fingerprint, "length": encoder.length, "width": encoder.width}
         if self.spec.text_encoder:
-            record |= {"program": self.programs.of_text(), "controls": encoder.controls}
+            record |= {"program": self.programs.of_text(encoder), "controls": encoder.controls}
         return record
 
     @property
@@ -194,16 +255,23 @@ class Record:
         A program for several platforms chooses between variants of operations where it runs, which keeps the compiler
         from fusing them: in bfloat16 it rounds otherwise than the process does.
         """
-        return self.resolved.spec.model.dtype == "bfloat16" and len(self.spec.platforms) > 1
+        run = (self.resolved, *(one.resolved for one in self.models.upscalers))
+        return len(self.spec.platforms) > 1 and any(one.spec.model.dtype == "bfloat16" for one in run)
 
     @property
     def writes(self) -> bool:
         """Whether a task writes texts."""
         return any(get_task(name).writes for name in self.tasks)
 
+    @property
+    def _networks(self) -> dict[str, str]:
+        if self.models.generator is None:
+            return self.upscalers[0]["networks"]
+        frozen = self.models.generator.networks
+        return {**(frozen.made_with or {}), **frozen.used}
+
     def as_json(self) -> dict[str, Any]:
         """The contents of spec.json."""
-        used = {**(self.generator.networks.made_with or {}), **self.generator.networks.used}
         return {
             "format": FORMAT,
             "jax": jax.__version__,
@@ -213,10 +281,11 @@ class Record:
             "layouts": [describe_layout(layout) for layout in self.layouts],
             "programs": {name: program.signature for name, program in self.programs.programs.items()},
             "weights": {group: list(arrays) for group, arrays in self.programs.weights.items()},
-            "networks": used,
+            "networks": self._networks,
             "text": self.text,
             "writes": self.writes,
             "films": self.films,
+            "upscalers": self.upscalers,
             "experiment": specs.to_dict(self.resolved.spec.replace(export=self.spec)),
         }
 
@@ -247,6 +316,7 @@ def export(
     spec: ExportSpec,
     out: str | Path,
     *,
+    upscalers: Sequence[Upscaler] = (),
     release: card.Release = card.Release(),
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -257,15 +327,28 @@ def export(
     `sample`; all others stay inputs.
     """
     tasks = check(generator.resolved, spec)
+    models = Models(generator, tuple(upscalers))
+    return write(models, spec, tasks, out, release=release, overwrite=overwrite, shard_bytes=shard_bytes)
+
+
+def write(
+    models: Models,
+    spec: ExportSpec,
+    tasks: Sequence[Task],
+    out: str | Path,
+    *,
+    release: card.Release = card.Release(),
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Writes what `check` has admitted; returns the folder, see `outputs.claim`."""
     output = outputs.claim(out, outputs.EXPORT, overwrite=overwrite)
-    record = Record(generator, spec)
-    for task in tasks:
-        record.add(task)
+    record = Record(models, spec, tasks)
     with output:
         if record.text is not None and spec.text_encoder:
-            record.text["pieces"] = generator.networks[networks.TEXT].save_pieces(output.folder)
+            record.text["pieces"] = record.encoder.save_pieces(output.folder)
         if record.writes:
-            table = written.describe(generator.networks[networks.PIECES].processor)
+            table = written.describe(models.generator.networks[networks.PIECES].processor)
             (output.folder / WRITTEN_PIECES).write_text(json.dumps(table) + "\n")
         write_weights(output.folder, record.programs.weights, shard_bytes)
         finish(output.folder, record, release)
@@ -315,19 +398,17 @@ def _shards(arrays: Mapping[str, Any], shard_bytes: int) -> list[list[str]]:
 # ------------------------------------------------------------------------------------------ again
 
 
-def refresh(run: Run, folder: str | Path) -> Path:
+def refresh(run: Run, folder: str | Path, upscale: Sequence[Run] = ()) -> Path:
     """Writes the programs of an export anew, for the JAX that is installed; weights and settings stay as they are.
 
-    Raises UserError unless the checkpoint is the one that was exported.
+    Raises UserError unless the checkpoints are those that were exported.
     """
     folder = Path(folder).expanduser()
     before = open_folder(folder)
-    if before["format"] != FORMAT:
+    if before["format"] not in WHOLE:
         raise UserError(f"{folder} has format {before['format']}: only {FORMAT} can be refreshed; export it again")
-    experiment = from_stored(Experiment, before["experiment"])
-    record = Record(Generator.from_checkpoint(run, Resolved(experiment)), experiment.export)
-    for task in before["tasks"]:
-        record.add(get_task(task))
+    models, spec = _again(run, folder, before, upscale)
+    record = Record(models, spec, [*map(get_task, before["tasks"])])
     record.text = before["text"]
     _check_same(folder, Weights(folder), record.programs.weights, run)
     with outputs.claim(folder, outputs.EXPORT, overwrite=True) as output:
@@ -336,6 +417,19 @@ def refresh(run: Run, folder: str | Path) -> Path:
                 shutil.copy2(folder / file, output.folder / file)
         finish(output.folder, record, card.Release.of_export(folder))
     return output.final
+
+
+def _again(run: Run, folder: Path, before: Mapping[str, Any], upscale: Sequence[Run]) -> tuple[Models, ExportSpec]:
+    """The models of an export from their checkpoints, and its settings."""
+    experiment = from_stored(Experiment, before["experiment"])
+    larger = [from_stored(Experiment, found["experiment"]) for found in before.get("upscalers", ())]
+    trained_networks.expect(run.checkpoint, Resolved(experiment).network)
+    beside = larger if before["tasks"] else larger[1:]
+    if len(beside) != len(upscale):
+        raise UserError(
+            f"{folder} has {len(beside)} super-resolution networks beside --checkpoint: give each as --upscale"
+        )
+    return Models.load(run, Resolved(experiment), upscale, beside), experiment.export
 
 
 def _check_same(folder: Path, stored: Weights, groups: Mapping[str, Arrays], run: Run) -> None:

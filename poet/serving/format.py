@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from poet.runs import manifest
+from poet.sampling import passes
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, read_object
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.tasks.layout import Layout, Segment
 
-FORMAT = 8
+FORMAT = 9
+# Formats of all tasks at any batch: 9 may hold super-resolution.
+WHOLE = (8, FORMAT)
 # Formats of one task at one batch, which `poet.serving.single` reads.
 SINGLE = (5, 6, 7)
-READ = (*SINGLE, FORMAT)
+READ = (*SINGLE, *WHOLE)
 SPEC, CARD, LICENSE, PROGRAMS = "spec.json", "README.md", "LICENSE", "programs"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRITTEN_PIECES = "written_pieces.json"
 # Inputs of `decode` after the rows, fields of `SamplingParams`.
 SAMPLING_PARAMS = tuple(field.name for field in dataclasses.fields(SamplingParams))
+# Inputs of `passes` after the rows.
+PASSES_PARAMS = tuple(field.name for field in dataclasses.fields(passes.SamplingParams))
 
 
 def program_file(name: str, platform: str = "") -> str:

@@ -65,22 +65,53 @@ def _number(dim: Any) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-class Programs:
-    """Collects the programs of plans and codecs, by names that say what they do; equal ones once.
+class Collection:
+    """Programs by names that say what they do, equal ones once; and their weights.
 
     Attributes:
       programs: by name, as they are asked for.
       weights: group -> arrays by name, in the order in which the group's programs take them.
+      tokenizers: fingerprint of a video tokenizer -> what begins the names of its groups and of its arrays.
     """
+
+    def __init__(self) -> None:
+        self.programs: dict[str, Program] = {}
+        self.weights: dict[str, Arrays] = {}
+        self.tokenizers: dict[str, str] = {}
+        self._names: dict[Hashable, str] = {}
+
+    def named_once(self, what: str, key: Hashable, make: Callable[[], Program]) -> str:
+        """The name of the program that `make` makes, which is `what` with a number; that of `key` is made once."""
+        key = (what, key)
+        if key not in self._names:
+            number = sum(name.rpartition("_")[0] == what for name in self.programs)
+            self._names[key] = f"{what}_{number}"
+            self.programs[self._names[key]] = make()
+        return self._names[key]
+
+    def of_text(self, encoder: Any) -> str:
+        """Name of the program from ids of pieces to states; UserError as `text_program`."""
+        program, self.weights[TEXT] = text_program(encoder)
+        return self.named_once("text", ("text",), lambda: program)
+
+    def lowered(self, platforms: Sequence[str], apart: bool) -> Iterator[tuple[str, str, bytes]]:
+        """(name, platform, StableHLO) of every program: one for all platforms (''), or one for each."""
+        sets = {platform: [platform] for platform in platforms} if apart else {"": platforms}
+        for name, program in self.programs.items():
+            for platform, chosen in sets.items():
+                yield name, platform, serialized(program, self.weights[program.weights], chosen)
+
+
+class Programs(Collection):
+    """Those of a language model's plans and codecs."""
 
     def __init__(self, generator: Generator, kind: str):
         """`kind`: how the blocks' weights are stored, of `SampleSpec.weights`."""
-        self.programs: dict[str, Program] = {}
-        self.weights: dict[str, Arrays] = {}
-        self._generator, self._names, self._states = generator, dict[Hashable, str](), dict[Hashable, _State]()
+        super().__init__()
+        self._generator, self._states = generator, dict[Hashable, _State]()
         params = jax.jit(stored, static_argnums=1)(generator.params, kind)
         self._params = jax.tree.structure(params)
-        self.weights[LM] = _named(LM, params)
+        self.weights[LM] = named(LM, params)
 
     # ------------------------------------------------------------------------------------ the model
 
@@ -91,16 +122,16 @@ class Programs:
             self._states[before] = self._state(plan)
         state = self._states[before]
         return {
-            "prefill": self._named_once("prefill", before, lambda: self._prefill(plan, state)),
+            "prefill": self.named_once("prefill", before, lambda: self._prefill(plan, state)),
             "decode": [self._decode(plan, chunk, state) for chunk in plan.chunks],
         }
 
     def _inputs(self, plan: Plan) -> list[tuple[str, jax.ShapeDtypeStruct]]:
         """Of the prefill of one sample."""
-        inputs, spec = [("tokens", _struct((1, plan.prefilled), jnp.int32))], self._generator.resolved.spec.text
+        inputs, spec = [("tokens", struct_of((1, plan.prefilled), jnp.int32))], self._generator.resolved.spec.text
         if plan.layout.text_span is not None:
-            inputs.append(("text_states", _struct((plan.fan, spec.length, spec.width), jnp.float32)))
-            inputs.append(("text_lengths", _struct((plan.fan,), jnp.int32)))
+            inputs.append(("text_states", struct_of((plan.fan, spec.length, spec.width), jnp.float32)))
+            inputs.append(("text_lengths", struct_of((plan.fan,), jnp.int32)))
         return inputs
 
     def _run_prefill(self, plan: Plan, weights: Sequence[jax.Array], *inputs: jax.Array) -> Any:
@@ -110,7 +141,7 @@ class Programs:
         structs = [struct for _, struct in self._inputs(plan)]
         whole = jax.eval_shape(functools.partial(self._run_prefill, plan), list(self.weights[LM].values()), *structs)
         leaves, structure = jax.tree.flatten(whole)
-        twice = [_struct((2 * struct.shape[0], *struct.shape[1:]), struct.dtype) for struct in structs]
+        twice = [struct_of((2 * struct.shape[0], *struct.shape[1:]), struct.dtype) for struct in structs]
         doubled = jax.eval_shape(functools.partial(self._run_prefill, plan), list(self.weights[LM].values()), *twice)
         axes = [_first_difference(a.shape, b.shape) for a, b in zip(leaves, jax.tree.leaves(doubled))]
         names = [*(f"cache.{i}" for i in range(len(leaves) - 1)), "state"]
@@ -125,7 +156,7 @@ class Programs:
     def _decode(self, plan: Plan, chunk: Chunk, state: _State) -> str:
         sampled = (plan.layout, plan.guided, plan.truncation, plan.lags, plan.sampled_stop)
         key = (*sampled, chunk.steps, plan.forced if any(s.forced is not None for s in chunk.steps) else 0)
-        return self._named_once("decode", key, lambda: self._chunk(plan, chunk, state))
+        return self.named_once("decode", key, lambda: self._chunk(plan, chunk, state))
 
     def _chunk(self, plan: Plan, chunk: Chunk, state: _State) -> Program:
         model, count = self._generator.model, len(state.leaves)
@@ -143,10 +174,10 @@ class Programs:
             return (tokens_BxQ, *jax.tree.leaves(after))
 
         batch = symbol("b")
-        inputs = [*state.of(batch), ("start", _struct((), jnp.int32)), ("rows", _struct((batch,), jnp.int32))]
+        inputs = [*state.of(batch), ("start", struct_of((), jnp.int32)), ("rows", struct_of((batch,), jnp.int32))]
         inputs += _settings(plan, batch)
         if takes_forced:
-            inputs.append(("forced", _struct((batch, plan.forced), jnp.int32)))
+            inputs.append(("forced", struct_of((batch, plan.forced), jnp.int32)))
         return Program(run=run, weights=LM, inputs=tuple(inputs), outputs=(("tokens", 0), *state.outputs))
 
     # ----------------------------------------------------------------------- frozen networks
@@ -174,17 +205,19 @@ class Programs:
         else:
             traced = stream.decoder(network, resolved.format, parts)
         group = f"{stream.network}_{what}"
-        self.weights.setdefault(group, _named(f"{stream.network}_tokenizer", traced.weights))
+        if stream.network == networks.VIDEO:
+            self.tokenizers[network.fingerprint] = ""
+        self.weights.setdefault(group, named(f"{stream.network}_tokenizer", traced.weights))
         key = (group, stream.medium, traced.shape, traced.dtype)
-        return self._named_once(group, key, lambda: self._traced(traced, group, ("media", "codes"), what))
+        return self.named_once(group, key, lambda: self._traced(traced, group, ("media", "codes"), what))
 
     def _traced(self, traced: Any, group: str, ends: tuple[str, str], what: str) -> Program:
         given, made = ends if what == "encode" else ends[::-1]
         shape = (symbol("b"), *traced.shape)
         return Program(
-            run=_bound(traced.run, jax.tree.structure(traced.weights)),
+            run=bound(traced.run, jax.tree.structure(traced.weights)),
             weights=group,
-            inputs=((given, _struct(shape, traced.dtype)),),
+            inputs=((given, struct_of(shape, traced.dtype)),),
             outputs=((made, 0),),
         )
 
@@ -202,8 +235,8 @@ class Programs:
 
     def _steps(self, network: str, what: str, steps: Steps) -> list[str]:
         group, structure = f"{network}_{what}", jax.tree.structure(steps.weights)
-        self.weights.setdefault(group, _named(f"{network}_tokenizer", steps.weights))
-        chunks = [_struct(shape, steps.dtype) for shape in (steps.first, steps.following)]
+        self.weights.setdefault(group, named(f"{network}_tokenizer", steps.weights))
+        chunks = [struct_of(shape, steps.dtype) for shape in (steps.first, steps.following)]
         _, state = jax.eval_shape(steps.run, steps.weights, chunks[0], None)
         leaves, after = jax.tree.flatten(state)
 
@@ -212,31 +245,11 @@ class Programs:
             output, handed_on = steps.run(jax.tree.unflatten(structure, weights), chunk, before)
             return (output, *jax.tree.leaves(handed_on))
 
-        named = [(f"state.{i}", leaf) for i, leaf in enumerate(leaves)]
-        outputs = (("output", 0), *((name, 0) for name, _ in named))
-        inputs = [(("chunk", chunks[0]),), (("chunk", chunks[1]), *named)]
+        states = [(f"state.{i}", leaf) for i, leaf in enumerate(leaves)]
+        outputs = (("output", 0), *((name, 0) for name, _ in states))
+        inputs = [(("chunk", chunks[0]),), (("chunk", chunks[1]), *states)]
         programs = [Program(run=run, weights=group, inputs=given, outputs=outputs) for given in inputs]
-        return [self._named_once(f"{group}_step", n, lambda: program) for n, program in enumerate(programs)]
-
-    def of_text(self) -> str:
-        """Name of the program from ids of pieces to states; UserError as `text_program`."""
-        program, self.weights[TEXT] = text_program(self._generator.networks[networks.TEXT])
-        return self._named_once("text", ("text",), lambda: program)
-
-    def _named_once(self, what: str, key: Hashable, make: Callable[[], Program]) -> str:
-        key = (what, key)
-        if key not in self._names:
-            number = sum(name.rpartition("_")[0] == what for name in self.programs)
-            self._names[key] = f"{what}_{number}"
-            self.programs[self._names[key]] = make()
-        return self._names[key]
-
-    def lowered(self, platforms: Sequence[str], apart: bool) -> Iterator[tuple[str, str, bytes]]:
-        """(name, platform, StableHLO) of every program: one for all platforms (''), or one for each."""
-        sets = {platform: [platform] for platform in platforms} if apart else {"": platforms}
-        for name, program in self.programs.items():
-            for platform, chosen in sets.items():
-                yield name, platform, serialized(program, self.weights[program.weights], chosen)
+        return [self.named_once(f"{group}_step", n, lambda: program) for n, program in enumerate(programs)]
 
 
 def text_program(encoder: Any) -> tuple[Program, Arrays]:
@@ -248,14 +261,14 @@ def text_program(encoder: Any) -> tuple[Program, Arrays]:
         )
     run, weights = encoder.traced()
     rows, length = jax.export.symbolic_shape("b, l", constraints=[f"l <= {encoder.length}"])
-    inputs = (("ids", _struct((rows, length), jnp.int32)), ("lengths", _struct((rows,), jnp.int32)))
-    bound = _bound(run, jax.tree.structure(weights))
-    return Program(run=bound, weights=TEXT, inputs=inputs, outputs=(("states", 0),)), _named(TEXT, weights)
+    inputs = (("ids", struct_of((rows, length), jnp.int32)), ("lengths", struct_of((rows,), jnp.int32)))
+    states = bound(run, jax.tree.structure(weights))
+    return Program(run=states, weights=TEXT, inputs=inputs, outputs=(("states", 0),)), named(TEXT, weights)
 
 
 def serialized(program: Program, weights: Arrays, platforms: Sequence[str]) -> bytes:
     """A program as StableHLO."""
-    abstract = [_struct(array.shape, array.dtype) for array in weights.values()]
+    abstract = [struct_of(array.shape, array.dtype) for array in weights.values()]
     structs = [struct for _, struct in program.inputs]
     return bytes(jax.export.export(jax.jit(program.run), platforms=platforms)(abstract, *structs).serialize())
 
@@ -278,7 +291,7 @@ class _State:
         for (name, leaf), axis in zip(self.leaves, self.axes):
             shape = list(leaf.shape)
             shape[axis] = shape[axis] * batch
-            found.append((name, _struct(shape, leaf.dtype)))
+            found.append((name, struct_of(shape, leaf.dtype)))
         return found
 
 
@@ -291,21 +304,24 @@ def _settings(plan: Plan, batch: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
     """Sampling parameters: a seed for each sample, a number for each latent frame where there may be a schedule."""
     latents = int(plan.layout.latents.max()) + 1
     shapes = {"seed": (batch,)} | dict.fromkeys(SampleSpec.SCHEDULES, (latents,))
-    return [(name, _struct(shapes.get(name, ()), jnp.dtype(SamplingParams.dtype(name)))) for name in SAMPLING_PARAMS]
+    return [(name, struct_of(shapes.get(name, ()), jnp.dtype(SamplingParams.dtype(name)))) for name in SAMPLING_PARAMS]
 
 
-def _bound(function: Callable[..., jax.Array], structure: Any) -> Callable[..., tuple[jax.Array]]:
+def bound(function: Callable[..., jax.Array], structure: Any) -> Callable[..., tuple[jax.Array]]:
+    """A function of a tree of weights as `Program.run`."""
+
     def run(weights: Sequence[jax.Array], *arrays: jax.Array) -> tuple[jax.Array]:
         return (function(jax.tree.unflatten(structure, weights), *arrays),)
 
     return run
 
 
-def _struct(shape: Sequence[Any], dtype: Any) -> jax.ShapeDtypeStruct:
+def struct_of(shape: Sequence[Any], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An input of a program."""
     return jax.ShapeDtypeStruct(tuple(shape), dtype)
 
 
-def _named(prefix: str, tree: Any) -> Arrays:
+def named(prefix: str, tree: Any) -> Arrays:
     """Dotted name -> leaf, in the order of `jax.tree.leaves`."""
     return {f"{prefix}.{name}": leaf for name, leaf in flatten(tree).items()}
 

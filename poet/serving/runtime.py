@@ -24,9 +24,11 @@ import numpy as np
 
 from poet.runs import networks
 from poet.sampling.base import TaskSampler, block_of
+from poet.sampling.engine import Sampled
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import Truncation
-from poet.serving import single
+from poet.sampling.superres import DEFAULT_BATCH, Upscaler, chained
+from poet.serving import single, superres
 from poet.serving.format import SINGLE, layout_of, open_folder, plan_of, program_file
 from poet.serving.loaded import (
     ExportedCodecs,
@@ -42,6 +44,9 @@ from poet.serving.steps import ExportedAudio, ExportedVideo, Steps
 from poet.spec import Experiment, SampleSpec, UserError, from_stored, near_names
 from poet.tasks.registry import Task, get_task
 from poet.tasks.resolved import Resolved
+
+# In place of a task in the requests of `main`: `Runtime.upscale`.
+UPSCALE = "upscale"
 
 
 class Runtime(TaskSampler):
@@ -69,6 +74,7 @@ class Runtime(TaskSampler):
             {get_task(name): entries[0].layout for name, entries in self._entries.items()}
         )
         self.networks = ExportedNetworks(self.resolved, record["networks"], self._loaded())
+        self.upscalers = superres.upscalers(record.get("upscalers", ()), self._programs, self._text_encoder)
         self._ready: dict[tuple[str, int], ExportedPrograms | WholePrograms] = {}
 
     @classmethod
@@ -85,12 +91,18 @@ class Runtime(TaskSampler):
         _check_platform(folder, record["platforms"])
         return cls(folder, record)
 
+    @functools.cached_property
+    def _text_encoder(self) -> Any:
+        """The text encoder of the folder, or what says that it has none."""
+        fingerprint = self._record["networks"].get(networks.TEXT, "")
+        described = self._record.get("text") or {"fingerprint": fingerprint}
+        return text_encoder(self._folder, described, self._programs)
+
     def _loaded(self) -> dict[str, Any]:
         """The networks that no task's programs are."""
         found, known = {}, self._record["networks"]
         if networks.TEXT in known:
-            described = self._record.get("text") or {"fingerprint": known[networks.TEXT]}
-            found[networks.TEXT] = text_encoder(self._folder, described, self._programs)
+            found[networks.TEXT] = self._text_encoder
         if self._record.get("writes"):
             found[networks.PIECES] = written_pieces(self._folder, known[networks.PIECES])
         return found | self._of_films()
@@ -110,6 +122,39 @@ class Runtime(TaskSampler):
             found[name] = kind(own, fingerprint, steps["encode"], steps["decode"])
         return found
 
+    def upscale(
+        self,
+        clips: np.ndarray | Sampled,
+        prompts: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        batch: int = DEFAULT_BATCH,
+        **settings: Any,
+    ) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: clips by each super-resolution network of the folder, which doubles height and width.
+
+        Args:
+          clips: uint8 [N, T, h, w, 3] at the frame rate of the networks' clips, of any size that they take; or what a
+            task has made, whose codes are then upscaled as they were sampled.
+          prompts, seed, batch: as of `poet.sampling.superres.Upscaler.upscale`.
+          settings: fields of SUPER_RESOLUTION that shape no network, such as steps; those of the export where absent.
+
+        Raises UserError: a folder without super-resolution, clips or settings that its networks do not take.
+        """
+        if not self.upscalers:
+            raise UserError("this export has no super-resolution: export again with --upscale=CHECKPOINT")
+        video = np.asarray(clips.video if isinstance(clips, Sampled) else clips)
+        by = [one.changed(**settings) for one in self.upscalers]
+        codes = self._codes_of(clips, by[0]) if isinstance(clips, Sampled) else None
+        return chained(by, video, prompts, seed=seed, batch=batch, codes_Nxtxhxw=codes)
+
+    def _codes_of(self, made: Sampled, upscaler: Upscaler) -> np.ndarray | None:
+        """Sampled codes [N, t, h, w], if the network reads those of this tokenizer."""
+        codes = made.codes.get(networks.VIDEO)
+        if codes is None or self._record["networks"].get(networks.VIDEO) != upscaler.video_tokenizer.fingerprint:
+            return None
+        return np.asarray(codes, np.int32).reshape(-1, *self.resolved.format.video)
+
     # -------------------------------------------------------------------------- of `TaskSampler`
 
     @property
@@ -119,6 +164,8 @@ class Runtime(TaskSampler):
     def declared(self, task: str) -> Task:
         """The task of a name; UserError for one that this folder lacks."""
         if task not in self.tasks:
+            if not self.tasks:
+                raise UserError(f"this export has no task {task!r}, but super-resolution alone: see Runtime.upscale")
             raise UserError(
                 f"this export has no task {task!r}{near_names(task, self.tasks)}: it has {', '.join(self.tasks)}"
             )
@@ -237,17 +284,25 @@ def _of_settings(task: str, variants: Sequence[Mapping[str, Any]], plan: Plan) -
 def main(arguments: Sequence[str]) -> None:
     """`python -m poet.serving.runtime EXPORT [REQUEST.npz RESULT.npz]...`: requests, file to file.
 
-    A request holds `arguments`, JSON of `TaskSampler.ask`, and its arrays by name.  A result gets what the task makes,
-    its `tokens`, and the names of the `modules` that were loaded, to show what a serving host needs.
+    A request holds `arguments`, JSON of `TaskSampler.ask` (where the task is "upscale", of `Runtime.upscale`), and its
+    arrays by name.  A result gets what the task makes, its `tokens`, and the names of the `modules` that were loaded,
+    to show what a serving host needs.
     """
     folder, *files = arguments
     runtime = Runtime.load(folder)
     for request, result in _pairs(files):
         with np.load(request) as stored:
             arrays = dict(stored)
-        made = runtime.ask(**json.loads(str(arrays.pop("arguments"))), **arrays)
+        made = _made(runtime, json.loads(str(arrays.pop("arguments"))), arrays)
         modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
         np.savez(result, modules=modules, tokens=made.tokens, **made)
+
+
+def _made(runtime: Runtime, arguments: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Sampled:
+    if arguments["task"] != UPSCALE:
+        return runtime.ask(**arguments, **arrays)
+    del arguments["task"]
+    return Sampled(video=runtime.upscale(arrays["video"], **arguments))
 
 
 def _pairs(files: Sequence[str]) -> Iterator[tuple[str, str]]:

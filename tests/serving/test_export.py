@@ -214,7 +214,7 @@ def test_missing_and_foreign_files_are_refused_and_hidden_ones_are_not_looked_at
 def test_unknown_formats_are_refused_with_what_to_do(copy, number, remedy):
     (copy / "MANIFEST").unlink()
     manifest.write(copy, {"kind": "export", "format": number})
-    with pytest.raises(UserError, match=f"format {number}, this version reads 5, 6, 7, 8: {remedy}"):
+    with pytest.raises(UserError, match=f"format {number}, this version reads 5, 6, 7, 8, 9: {remedy}"):
         Runtime.load(copy)
 
 

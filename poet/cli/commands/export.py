@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from poet.cli import command
 from poet.runs import outputs
+from poet.runs.run import Run
 from poet.spec import Failure, UserError
-from poet.tasks.registry import LANGUAGE_MODEL
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +25,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="all|NAME,...",
         help="the tasks that the folder holds: all that the checkpoint was trained on (the default), or some by name",
+    )
+    add(
+        "--upscale",
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="super-resolution network that makes clips larger, in the same folder (repeatable, one after the other); "
+        "--checkpoint may be one too, for a folder without tasks",
     )
     add("--license", default="", metavar="FILE", help="the licence of the folder (default: the checkpoint's)")
     add(
@@ -51,30 +59,38 @@ def _run(args: argparse.Namespace) -> None:
 
     _check_flags(args)
     tasks = [f"EXPORT.tasks={tuple(args.tasks.split(','))!r}"] if args.tasks else []
-    network = "" if args.weights_only else LANGUAGE_MODEL
-    run, resolved = command.open_checkpoint(args, [*args.bindings, *tasks], network)
+    run, resolved = command.open_checkpoint(args, [*args.bindings, *tasks], network="")
+    upscale = [Run.open(path) for path in args.upscale]
     if args.check:
         for written in (Path(args.check), Path(args.check).with_suffix(".gif")):
             outputs.claim_file(written, overwrite=args.overwrite, flag="--check")
     begin = time.perf_counter()
     if args.refresh:
-        folder = exporting.refresh(run, args.refresh)
+        folder = exporting.refresh(run, args.refresh, upscale)
     else:
         folder = exporting.run(
-            run, resolved, args.out, weights_only=args.weights_only, license_file=args.license, overwrite=args.overwrite
+            run,
+            resolved,
+            args.out,
+            upscale=upscale,
+            weights_only=args.weights_only,
+            license_file=args.license,
+            overwrite=args.overwrite,
         )
     print(folder)
     if not args.weights_only:
         _LOG.info("%s in %.0f s", _sizes(folder), time.perf_counter() - begin)
     if args.check:
-        _compare(run, folder, Path(args.check))
+        _compare(run, upscale, folder, Path(args.check))
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if args.weights_only and (args.check or args.tasks):
-        raise UserError("--check and --tasks are of the exported programs, which --weights_only does not write")
+    if args.weights_only and (args.check or args.tasks or args.upscale):
+        raise UserError("--check, --tasks and --upscale are of exported programs, which --weights_only does not write")
     if args.refresh and (args.out or args.tasks or args.weights_only or args.license or args.bindings):
-        raise UserError("--refresh changes nothing but the programs of its folder: give only --checkpoint and --check")
+        raise UserError(
+            "--refresh changes nothing but the programs of its folder: give only --checkpoint, --upscale and --check"
+        )
     if not args.refresh and not args.out:
         raise UserError("give the folder to write to as --out=FOLDER, or an export to write anew as --refresh=FOLDER")
 
@@ -87,15 +103,17 @@ def _sizes(folder: Path) -> str:
     return f"weights of {mib('*.safetensors'):.1f} MiB and {count} programs of {mib('programs/*'):.1f} MiB"
 
 
-def _compare(run: Any, folder: Path, out: Path) -> None:
-    from poet.sampling.generate import Generator
+def _compare(run: Run, upscale: Sequence[Run], folder: Path, out: Path) -> None:
     from poet.serving import check
+    from poet.serving import export as exporting
     from poet.serving.runtime import Runtime
 
     runtime = Runtime.load(folder)
-    rows = check.compare(Generator.from_checkpoint(run, runtime.resolved), folder, runtime.tasks, out)
+    larger = [one.experiment for one in runtime.upscalers][not runtime.tasks :]
+    models = exporting.Models.load(run, runtime.resolved, upscale, larger)
+    rows = check.compare(models.generator, folder, runtime.tasks, out, models.upscalers)
     print(check.table(rows))
-    if any(row["tokens_equal"] < row["tokens"] for row in rows):
+    if not all(check.equal(row) for row in rows):
         raise Failure(f"the export {folder} samples other tokens than the checkpoint")
 
 

@@ -65,6 +65,7 @@ def _run(args: argparse.Namespace) -> None:
     from poet.evaluation.gallery import run as gallery
     from poet.evaluation.gallery.clips import collect
     from poet.evaluation.gallery.studio import Studio
+    from poet.sampling import larger
     from poet.sampling.generate import Generator
 
     logging.getLogger("poet.sampling.engine").setLevel(logging.WARNING)  # A section has its own line.
@@ -73,7 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     folder = gallery.check_place(args.out, [run.folder, args.source])
     names = args.section or (gallery.QUICK if args.quick else ())
     gallery.check_names(names)
-    upscale = [Run.open(path) for path in args.upscale] or _shipped_upscalers()
+    upscale = [larger.find(path) for path in args.upscale] or _shipped_upscalers()
     source = args.source or _stand_in(run)
     with lease.hold(folder, what="folder of a gallery"):
         gallery.begin(folder)

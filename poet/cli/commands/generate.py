@@ -132,8 +132,8 @@ def _output_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHECKPOINT",
-        help="super-resolution network that doubles the height and width of the clips (repeatable, one "
-        "after the other)",
+        help="super-resolution network, or an export with some, that doubles the height and width of the clips "
+        "(repeatable, one after the other)",
     )
     add(
         "--format",
@@ -223,7 +223,9 @@ def _whole(
 
 
 def _claim(args: argparse.Namespace, request: Request, checkpoint: Run) -> outputs.Output:
-    inputs = [checkpoint.folder, *request.files(), *(Run.open(path).folder for path in request.upscale)]
+    from poet.sampling import larger
+
+    inputs = [checkpoint.folder, *request.files(), *(larger.find(path).folder for path in request.upscale)]
     return outputs.claim_of(args, outputs.GENERATION, inputs)
 
 

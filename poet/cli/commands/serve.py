@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poet.cli import command
-from poet.runs.run import Checkpoint, Run
+from poet.runs.run import Checkpoint
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
-from poet.tasks.registry import SUPER_RESOLUTION
 
 if TYPE_CHECKING:
     from poet.server.checkpoint import CheckpointBackend
@@ -68,7 +67,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHECKPOINT",
-        help="super-resolution network of the task `upscale` (repeatable, one after the other)",
+        help="super-resolution network of the task `upscale`, or an export with some (repeatable); an "
+        "export at --checkpoint has its own",
     )
     add(
         "--style",
@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _backend(args: argparse.Namespace, settings: ServeSpec) -> CheckpointBackend:
-    from poet import networks
+    from poet.sampling import larger
     from poet.server.checkpoint import CheckpointBackend
     from poet.server.exported import ExportBackend
     from poet.spec import config
@@ -137,9 +137,7 @@ def _backend(args: argparse.Namespace, settings: ServeSpec) -> CheckpointBackend
         return ExportBackend.of(args.checkpoint, args.batch, settings)
     bindings = [*(config.style(args.style) if args.style else []), *args.bindings, f"SAMPLE.block={args.batch}"]
     run, resolved = command.open_checkpoint(args, bindings)
-    upscalers = tuple(Run.open(path) for path in args.upscale)
-    for one in upscalers:
-        networks.expect(one.checkpoint, SUPER_RESOLUTION)
+    upscalers = tuple(larger.find(path) for path in args.upscale)
     return CheckpointBackend(run, resolved, tuple(bindings), settings, upscalers)
 
 

@@ -7,7 +7,6 @@ import logging
 
 from poet.cli import command
 from poet.runs import outputs
-from poet.tasks.registry import SUPER_RESOLUTION
 
 _FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float, "consistency": float}
 
@@ -19,7 +18,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         action="append",
         required=True,
-        help="work dir, checkpoint, or released weights of super-resolution (repeatable, one after the other)",
+        help="work dir, checkpoint, released weights or export of super-resolution (repeatable, one after the other)",
     )
     command.out_argument(parser)
     add(
@@ -37,20 +36,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet import networks
-    from poet.runs.run import Run
-    from poet.sampling import upscaling
-    from poet.sampling.larger import from_checkpoint
+    from poet.sampling import larger, upscaling
     from poet.spec import config
 
     given = {name: getattr(args, name) for name in _FLAGS}
     flags = [f"SUPER_RESOLUTION.{name}={value}" for name, value in given.items() if value is not None]
-    runs = [Run.open(path) for path in args.checkpoint]
-    for run in runs:
-        networks.expect(run.checkpoint, SUPER_RESOLUTION)
+    runs = [larger.find(path) for path in args.checkpoint]
     output = outputs.claim_of(args, outputs.GENERATION, [*args.clips, *(run.folder for run in runs)])
-    settings = [config.override(run.checkpoint.spec, [*args.bindings, *flags]) for run in runs]
-    upscalers = [from_checkpoint(run, spec) for run, spec in zip(runs, settings)]
+    upscalers = [
+        one for run in runs for one in larger.load(run, lambda spec: config.override(spec, [*args.bindings, *flags]))
+    ]
     names = [str(run.checkpoint.path) for run in runs]
     with output:
         files = list(
