@@ -33,5 +33,5 @@ class SuperResolution(Network):
 
 
 NETWORK = SuperResolution(
-    name=SUPER_RESOLUTION, title="a super-resolution network", commands=("upscale", "upscale-eval")
+    name=SUPER_RESOLUTION, title="a super-resolution network", commands=("upscale", "upscale-eval", "export")
 )

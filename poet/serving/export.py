@@ -173,7 +173,7 @@ def chosen(resolved: Resolved, names: Sequence[str]) -> tuple[str, ...]:
 def _check_task(resolved: Resolved, task: Task) -> None:
     if task.network != LANGUAGE_MODEL:
         raise UserError(
-            f"task {task.name} is of another network ({task.network}): export its checkpoint, or give it as --upscale"
+            f"task {task.name} is of the network {task.network}: export its own checkpoint, or give that as --upscale"
         )
     resolved.layout(task)
     resolved.conditioning_range(task)
