@@ -1,8 +1,9 @@
-"""`poet benchmark arenas`: what poet's own benchmarks do with a checkpoint, a submission, or for other models."""
+"""`poet benchmark arenas` and its like: what they do with a checkpoint, with a submission, or for other models."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _score(args: argparse.Namespace, suite: Any) -> None:
     output = outputs.claim(args.out, outputs.SUITE, overwrite=args.overwrite, inputs=inputs, resumed=SAMPLES)
     reals = cases.clips(suite, args.data, args.num)
     folder, who, tokenizers = Path(args.submission), {"path": args.submission}, {}
-    tasks = [] if args.checkpoint else submissions.tasks_of(folder, args.tasks)
+    tasks = [] if args.checkpoint else submissions.tasks_of(suite, folder, args.tasks)
     if args.checkpoint:
         folder = output.final / SAMPLES
         tasks, who, tokenizers = _sample(args, suite, reals, folder)
@@ -76,7 +77,7 @@ def _score(args: argparse.Namespace, suite: Any) -> None:
 def _sample(args: argparse.Namespace, suite: Any, reals: Any, folder: Path) -> tuple[list, dict, dict]:
     """The tasks, what the record says of the model, and its tokenizers; samples go below the folder."""
     from poet.evaluation.suites import submissions
-    from poet.evaluation.suites.run import SOUND, VIDEO
+    from poet.evaluation.suites.run import NETWORK, PIECES
     from poet.evaluation.suites.tasks import TASKS
     from poet.sampling.generate import Generator
     from poet.spec import to_dict
@@ -85,7 +86,7 @@ def _sample(args: argparse.Namespace, suite: Any, reals: Any, folder: Path) -> t
     clip = resolved.spec.clip
     if (clip.frames, clip.height, clip.width, clip.rate_hz) != (17, suite.clip.height, suite.clip.width, 8.0):
         raise UserError(f"{suite.title} has clips of {suite.clip}, the checkpoint makes {clip}")
-    tasks = [TASKS[name] for name in args.tasks or TASKS if resolved.spec.data.mixture_rates.get(name, 0) > 0]
+    tasks = [suite.tasks[name] for name in args.tasks or TASKS if resolved.spec.data.mixture_rates.get(name, 0) > 0]
     if not tasks:
         raise UserError(f"{args.checkpoint} was not trained on any of {', '.join(args.tasks or TASKS)}")
     settings = {"sample": to_dict(resolved.spec.sample), "batch": args.batch}
@@ -95,4 +96,12 @@ def _sample(args: argparse.Namespace, suite: Any, reals: Any, folder: Path) -> t
     for task in tasks:
         submissions.sample(generator, task, reals, folder, clip, resolved.spec.sample, args.batch)
     who = {"path": args.checkpoint, "step": opened.checkpoint.step, **who}
-    return tasks, who, {name: generator.networks[name] for name in {SOUND if task.sound else VIDEO for task in tasks}}
+    tokenizers = {name: generator.networks[name] for name in {NETWORK[task.makes] for task in tasks}}
+    if PIECES in tokenizers:
+        tokenizers[PIECES] = _given_back(tokenizers[PIECES], resolved.format.pieces_length)
+    return tasks, who, tokenizers
+
+
+def _given_back(pieces: Any, length: int) -> Callable[[list[str]], list[str]]:
+    """Texts, as a vocabulary of text tokens gives them back after so many of these."""
+    return lambda texts: pieces.decode(pieces.encode(texts, length)[0])

@@ -66,7 +66,12 @@ def difference_interval(
 
 
 def resampled(
-    value: Callable[[np.ndarray], float | None], there_G: np.ndarray, *, level: float = LEVEL, seed: int = SEED
+    value: Callable[[np.ndarray], float | None],
+    there_G: np.ndarray,
+    *,
+    level: float = LEVEL,
+    seed: int = SEED,
+    resamples: int = FEW_RESAMPLES,
 ) -> tuple[float, float] | None:
     """Percentile interval of `value(times_G)`, which counts each group so many times (int64).
 
@@ -77,7 +82,7 @@ def resampled(
     if there < 2:
         return None
     weights_G = there_G / there
-    times_RxG = np.random.default_rng(seed).multinomial(there, weights_G, FEW_RESAMPLES)
+    times_RxG = np.random.default_rng(seed).multinomial(there, weights_G, resamples)
     found = [x for times_G in times_RxG if (x := value(times_G)) is not None]
     return bounds(found, level) if found else None
 

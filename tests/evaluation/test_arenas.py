@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from poet.evaluation import metric, probes
+from poet.evaluation import columns, metric, probes
 from poet.evaluation.metrics import arenas
 from poet.runs import assets, manifest
 from poet.spec import UserError
@@ -142,6 +142,33 @@ def test_shots_are_scored_with_both_kinds_of_clips_counted_alike(monkeypatch):
     assert found["shot_heard"].summary.value == pytest.approx((2 / 3 + 1) / 2)
     slower = metric.measure(fields | {"rate_hz": 4.0}, chosen)
     assert slower["shot_seen"].summary.value is None, "changes from frame to frame depend on the rate"
+
+
+def test_differences_of_shots_are_paired_and_those_of_a_brute_force(monkeypatch):
+    """Against scikit-learn's definition by hand, resample by resample of the same groups."""
+    rng = np.random.default_rng(5)
+    said, one, two = (rng.random(40) < share for share in (0.5, 0.4, 0.6))
+    groups = np.arange(40) // 2
+
+    def state(seen):
+        captions = [f"{HALL} x, fires the pistol" if shot else f"{HALL} x" for shot in said]
+        fields = batch(captions, [[int(hit)] for hit in seen], None, monkeypatch)
+        return arenas.shots_told(arenas._flashes)({**fields, "groups": groups})
+
+    def accuracy(seen, times):
+        hits = (seen == said) * times
+        return (hits[said].sum() / times[said].sum() + hits[~said].sum() / times[~said].sum()) / 2
+
+    first, second = state(one), state(two)
+    difference, low, high, pairs = columns.difference(first, second, arenas.balanced)
+    ones = np.ones(40)
+    assert pairs == 40 and difference == pytest.approx(accuracy(two, ones) - accuracy(one, ones))
+    times = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), 1000)[:, groups]
+    found = [accuracy(two, row) - accuracy(one, row) for row in times]
+    assert (low, high) == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])))
+    assert columns.difference(first, first, arenas.balanced)[:3] == (0, 0, 0)
+    halves = [first._some(np.arange(0, 23)), first._some(np.arange(17, 40))]
+    np.testing.assert_array_equal(halves[1].merge(halves[0]).rows_NxC, first.rows_NxC)
 
 
 def test_shots_that_are_seen_and_heard_are_near_each_other(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from poet import cli, media
 from poet.evaluation.metric import METRICS
 from poet.evaluation.score.sides import content_hash
-from poet.evaluation.suites import cases, run, scoring, submissions, tasks, writing
+from poet.evaluation.suites import cases, run, scoring, submissions, tasks, trivial, writing
 from poet.evaluation.suites.cases import Case, Real
 from poet.spec import ClipSpec, SampleSpec, UserError
 from poet.store.raw import RawClip
@@ -30,18 +30,24 @@ def video(seed: int) -> np.ndarray:
 
 
 def real(n: int, text: str = "in the brown hall the player turns right") -> Real:
-    case = Case(name=f"basic_{n:05d}", key=f"test/basic/{n:05d}", episode=f"basic/{n}", text=text, video="")
+    case = Case(
+        name=f"basic_{n:05d}", key=f"test/basic/{n:05d}", episode=f"basic/{n}", text=text, video="", shots=(n + 2,)
+    )
     sound = (np.random.default_rng(n).normal(0, 3000, CLIP.samples)).astype(np.int16)
     return Real(case=case, video=video(n), sound=sound, depth=np.linspace(1, 9, 17 * 64).reshape(17, 8, 8))
 
 
 REALS = [real(n) for n in range(4)]
+# A submission that has the true clips, sounds and captions.
+TRUE = submissions.Made(
+    videos=[one.video for one in REALS], sounds=[one.sound for one in REALS], texts=[one.case.text for one in REALS]
+)
 
 
 @pytest.fixture(scope="module")
-def simple() -> scoring.Trivial:
+def simple() -> trivial.Trivial:
     training = cases_items([video(n) for n in range(10, 15)])
-    return scoring.trivial(REALS, training)
+    return trivial.of(REALS, training)
 
 
 def cases_items(videos):
@@ -64,7 +70,10 @@ def test_the_list_is_balanced_and_of_different_clips():
 
 def test_a_list_takes_turns_of_places_and_episodes():
     clips = [
-        (RawClip(key=f"test/{place}/{n:05d}", caption=f"{place} {n}", video=video(n), audio=None), str(n // 2))
+        (
+            RawClip(key=f"test/{place}/{n:05d}", caption=f"{place} {n}", video=video(n), audio=None),
+            {"episode": n // 2, "events": [[n, "shot", 2], [16, "shot", 2], [1, "kill", 1]]},
+        )
         for place in ("b", "a")
         for n in range(4)
     ]
@@ -72,7 +81,8 @@ def test_a_list_takes_turns_of_places_and_episodes():
     made = cases.chosen(fields, clips, per_place=3)
     assert [case.name for case in made.cases] == ["a_00000", "b_00000", "a_00002", "b_00002", "a_00001", "b_00001"]
     assert made.cases[0].video == content_hash(video(0)) and made.cases[0].episode == "a/0"
-    assert made.fingerprint != dataclasses.replace(made, version=2).fingerprint
+    assert made.cases[2].shots == (3,), "the frame after the shot; none follows the last one"
+    assert made.fingerprint != dataclasses.replace(made, version=3).fingerprint
 
 
 def test_other_clips_under_the_same_keys_are_refused(monkeypatch):
@@ -91,12 +101,11 @@ def test_other_clips_under_the_same_keys_are_refused(monkeypatch):
 def test_tasks_name_metrics_and_baselines_that_are_there(simple):
     for task in tasks.TASKS.values():
         assert set(task.metrics) <= METRICS.keys() and set(task.baselines) <= tasks.BASELINES.keys()
-        made = submissions.Made(videos=[one.video for one in REALS], sounds=[one.sound for one in REALS])
-        found = scoring.candidates(task, REALS, made, simple, ())
-        assert [one.name for one in found] == [scoring.SUBMISSION, *task.baselines, scoring.TRUE]
-        assert all(
-            len(one.made) == len(REALS) and one.made[0].dtype == (np.int16 if task.sound else np.uint8) for one in found
-        )
+        found = scoring.candidates(task, REALS, TRUE, simple, ())
+        ceiling = [] if task.writes else [scoring.TRUE]
+        assert [one.name for one in found] == [scoring.SUBMISSION, *task.baselines, *ceiling]
+        dtype = np.asarray(TRUE.of(task)[0]).dtype.kind
+        assert all(len(one.made) == len(REALS) and np.asarray(one.made[0]).dtype.kind == dtype for one in found)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,7 @@ def test_conditions_hold_nothing_of_what_is_to_be_made(tmp_path):
 
 
 def test_a_crossfade_goes_from_end_to_end():
-    mixed = scoring.crossfade(REALS[0].video)
+    mixed = trivial.crossfade(REALS[0].video)
     np.testing.assert_array_equal(mixed[[0, -1]], REALS[0].video[[0, -1]])
     np.testing.assert_allclose(mixed[8], (REALS[0].video[0].astype(float) + REALS[0].video[-1]) / 2, atol=0.5)
 
@@ -276,10 +285,90 @@ def test_samples_of_another_checkpoint_are_not_mixed_in(tmp_path):
 
 
 def test_the_committed_page_is_of_this_list():
-    page = (cases.FOLDER / "arenas_v1_lm_arenas.md").read_text()
+    page = (cases.FOLDER / "arenas_v2_lm_arenas.md").read_text()
     assert f"list {SUITE.fingerprint}" in page
     for name, task in tasks.TASKS.items():
         assert f"## {name.replace('_', ' ').capitalize()}" in page and task.condition in page
+
+
+def test_every_list_is_whole_and_its_tasks_can_be_ranked():
+    for name in cases.LISTS:
+        suite = cases.load(name)
+        assert suite.name == name and f"data/{name}_av/build.py" in suite.data and len(suite.cases) >= 100
+        assert set(suite.without) <= METRICS.keys()
+        for task in suite.tasks.values():
+            assert task.metrics and not set(task.metrics) & set(suite.without)
+        maps = [case.key.split("/")[1] for case in suite.cases]
+        assert len(set(maps[: len(set(maps))])) == len(set(maps)), "a beginning has all places"
+        for case in suite.cases:
+            assert case.key.startswith("test/") and all(0 < frame < 17 for frame in case.shots)
+            # Captions tell of shots while frames are seen; a shot after the last frame is in neither.
+            assert bool(case.shots) == ("fires the" in case.text), case.name
+
+
+def test_a_smooth_fill_is_a_plane_where_its_edge_is_one():
+    """The solution of Laplace's equation is unique: a linear picture comes back, and nothing outside changes."""
+    rows, columns = np.mgrid[:32, :32]
+    frame = np.stack([3 * columns + 20, 2 * rows + 30, rows + columns], -1)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, 8:24, 10:20] = True
+    clip = np.where(hole[..., None], 255, frame[None]).astype(np.uint8)
+    filled = trivial.smooth_fill(clip, hole)
+    np.testing.assert_allclose(filled[0], frame, atol=1)
+    assert (filled[~hole] == frame[~hole[0]]).all()
+
+
+def test_psnr_of_a_hole_is_that_of_its_pixels_alone(simple):
+    task = tasks.TASKS["inpainting"]
+    off = [np.clip(one.video + 10.0, 0, 255).astype(np.uint8) for one in REALS]
+    rows = rows_of(task, off, simple)
+    assert rows[scoring.SUBMISSION, "hole_psnr_db"]["value"] == pytest.approx(20 * np.log10(255 / 10), abs=0.02)
+    # A quarter of the pixels: what is given lowers the error of the whole by as much.
+    share = rows[scoring.SUBMISSION, "psnr_db"]["value"] - rows[scoring.SUBMISSION, "hole_psnr_db"]["value"]
+    assert share == pytest.approx(10 * np.log10(4), abs=0.02)
+    best = scoring.best_trivial(list(rows.values()), task)
+    fills = {name: rows[name, "hole_psnr_db"]["value"] for name in task.baselines}
+    assert best["candidate"] == max(fills, key=fills.get) and best["value"] == max(fills.values())
+    error = (best["difference_high"] - best["difference_low"]) / (2 * 1.959964)
+    assert best["deviations"] == pytest.approx(best["difference"] / error)
+
+
+def test_captions_are_ranked_beside_trivial_ones_and_a_shuffled_submission_is_not_ahead(simple):
+    places = ["in the brown hall", "on the green field", "in the round arena", "in the long corridor"]
+    motions = ["turns left", "walks forward", "turns right", "steps left"]
+    reals = [real(n, f"{place} the player {way}") for n, (place, way) in enumerate(zip(places, motions))]
+    task = tasks.TASKS["captioning"]
+    made = submissions.Made(texts=[reals[0].case.text, f"{places[1]} the player turns left", "a cat", None])
+    chosen = scoring.candidates(task, reals, made, simple, [one.case.text for one in reals])
+    rows = {(row["candidate"], row["metric"]): row for row in scoring.measure(task, reals, chosen, CLIP.rate_hz)}
+    own = {name: rows[scoring.SUBMISSION, name]["value"] for name in ("caption_place", "caption_place_and_motion")}
+    assert own == {"caption_place": pytest.approx(2 / 3), "caption_place_and_motion": pytest.approx(1 / 3)}
+    assert rows[scoring.SUBMISSION, "caption_place"]["clips"] == 3, "a text that is not there does not count"
+    assert rows[scoring.ROUND_TRIP, "caption_place_and_motion"]["value"] == 1
+    assert rows["another caption", "caption_place"]["value"] == 0
+    assert rows[tasks.SHUFFLED, "caption_place"]["value"] == 0, "each under another's name"
+
+
+def test_the_captions_of_training_clips_are_found():
+    training = cases_items([video(n) for n in (2, 0, 9)])
+    training = [dataclasses.replace(item, caption=text) for item, text in zip(training, ["two", "none", "two"])]
+    found = trivial.of(REALS, training).texts
+    assert found.commonest == "two" and found.nearest[0] == "none" and found.nearest[2] == "two"
+
+
+@pytest.mark.parametrize("line", ['{"file": "a"}', "no json", '{"file": "a", "caption": 3}', "[1]"])
+def test_texts_that_are_no_such_lines_are_named(tmp_path, line):
+    (tmp_path / "captioning").mkdir()
+    file = tmp_path / "captioning" / "captions.jsonl"
+    file.write_text('{"file": "basic_00000.mp4", "caption": "ok"}\n' + line + "\n")
+    with pytest.raises(UserError, match=r'captions.jsonl, line 2: each line is {"file": "NAME"'):
+        submissions.read(tmp_path, tasks.TASKS["captioning"], REALS, CLIP)
+    file.write_text('{"file": "basic_00000.mp4", "caption": "ok"}\n')
+    made = submissions.read(tmp_path, tasks.TASKS["captioning"], REALS, CLIP)
+    assert made.texts == ["ok", None, None, None] and list(made.unreadable) == [r.case.name for r in REALS[1:]]
+    file.write_text('{"file": "other", "caption": "ok"}\n')
+    with pytest.raises(UserError, match="has no text of the list"):
+        submissions.read(tmp_path, tasks.TASKS["captioning"], REALS, CLIP)
 
 
 class Recorder:
@@ -297,16 +386,19 @@ class Recorder:
         self.asked.append((task, list(prompts), request))
         count = len(prompts) or len(request["media"]["video"])
         clip = np.zeros((count, 17, 64, 64, 3), np.uint8)
-        return type("Sampled", (), {"video": clip, "audio": np.zeros((count, CLIP.samples), np.int16)})
+        return type(
+            "Sampled", (), {"video": clip, "audio": np.zeros((count, CLIP.samples), np.int16), "texts": ["x"] * count}
+        )
 
 
 def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(tmp_path):
     sampler = Recorder()
-    for name in ("image_to_video", "inpainting", "frame_interpolation", "video_to_audio", "text_to_video"):
+    names = "image_to_video", "inpainting", "frame_interpolation", "video_to_audio", "text_to_video", "captioning"
+    for name in names:
         submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
         submissions.sample(sampler, tasks.TASKS[name], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
     asked = {task: (prompts, request) for task, prompts, request in sampler.asked}
-    assert len(sampler.asked) == 10, "nothing is sampled twice"
+    assert len(sampler.asked) == 12, "nothing is sampled twice"
     assert [request["sample"].seed for _, _, request in sampler.asked[:2]] == [7, 9], "batches differ in their noise"
     assert (
         asked["image_to_video"][1]["conditioning_frames"] == 1
@@ -318,5 +410,5 @@ def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(t
     assert submissions.read(tmp_path, tasks.TASKS["inpainting"], REALS, CLIP).videos[0].shape == (17, 64, 64, 3)
     (tmp_path / "inpainting" / "basic_00003.apng").unlink()
     submissions.sample(sampler, tasks.TASKS["inpainting"], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
-    assert len(sampler.asked) == 11
+    assert len(sampler.asked) == 13
     assert run.FORMAT == 1 and isinstance(CLIP, ClipSpec)

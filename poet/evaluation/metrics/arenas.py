@@ -16,13 +16,12 @@ import numpy as np
 
 from poet.conditioning.structure import flow
 from poet.evaluation import probes
-from poet.evaluation.metric import Batch, Metric, Sums, Values, register
+from poet.evaluation.columns import Columns
+from poet.evaluation.metric import Batch, Metric, Values, register
 from poet.spec import ConditioningSpec
 
 TABLE = "clips"
 LEFT, RIGHT, SHOT = "turns left", "turns right", "fires the"
-# Sets of clips of which intervals are made, of numbers that are no mean over clips.
-FOLDS = 20
 # A frame of 8 Hz: a shot that begins at the end of one is heard in the next.
 NEAR_FRAMES = 1
 
@@ -62,42 +61,49 @@ def _turn(batch: Batch) -> Values:
     return Values.of(batch, hits, np.abs(named))
 
 
-def _shots(seen: Callable[[Batch, int], bool | None]) -> Callable[[Batch], Sums]:
-    """Counts of clips with and without a shot in their captions, and of those that show it rightly."""
+def shots_told(seen: Callable[[Batch, int], bool | None]) -> Callable[[Batch], Columns]:
+    """Counts of clips with and without a shot in their captions, and of those that have it rightly."""
 
-    def measure(batch: Batch) -> Sums:
-        counts = {name: np.zeros(len(batch["caption"]), np.int64) for name in ("shot", "shot_hit", "calm", "calm_hit")}
+    def measure(batch: Batch) -> Columns:
+        counts = {name: np.zeros(len(batch["caption"])) for name in ("shot", "shot_hit", "calm", "calm_hit")}
         for place, caption in enumerate(batch["caption"]):
-            found = seen(batch, place) if named_place(caption) and batch["rate_hz"] == probes.RATE_HZ else None
+            found = seen(batch, place)
             if found is not None:
                 said = SHOT in caption
                 counts["shot" if said else "calm"][place] = 1
                 counts["shot_hit" if said else "calm_hit"][place] = found == said
-        return Sums.of(batch, FOLDS, **counts)
+        return Columns.of(batch, **counts)
 
     return measure
 
 
-def _balanced(totals: Mapping[str, np.ndarray]) -> float | None:
+def balanced(totals: Mapping[str, np.ndarray]) -> float | None:
     """The mean of the fractions that are right of clips with and without a shot: 0.5 by chance."""
     shots, calm = float(totals["shot"]), float(totals["calm"])
     return (totals["shot_hit"] / shots + totals["calm_hit"] / calm) / 2 if shots and calm else None
 
 
-def _flashes(batch: Batch, place: int) -> bool:
-    return bool(probes.flashes(batch["video"][place]).any())
+def _probed(batch: Batch, place: int) -> bool:
+    """Whether the clip is one that probes of shots were made for."""
+    return bool(named_place(batch["caption"][place])) and batch["rate_hz"] == probes.RATE_HZ
+
+
+def _flashes(batch: Batch, place: int) -> bool | None:
+    return bool(probes.flashes(batch["video"][place]).any()) if _probed(batch, place) else None
 
 
 def _bangs(batch: Batch, place: int) -> bool | None:
     sound = batch["sound"][place]
-    return None if sound is None else bool(probes.bangs(sound, len(batch["video"][place])).any())
+    if sound is None or not _probed(batch, place):
+        return None
+    return bool(probes.bangs(sound, len(batch["video"][place])).any())
 
 
 def _together(batch: Batch) -> Values:
     """Frames with a flash or a bang, and those of them that have the other one within a frame."""
     sums, counts = np.zeros(len(batch["video"])), np.zeros(len(batch["video"]))
     for place, (video, sound) in enumerate(zip(batch["video"], batch["sound"])):
-        if sound is not None and batch["rate_hz"] == probes.RATE_HZ and named_place(batch["caption"][place]):
+        if sound is not None and _probed(batch, place):
             seen, heard = probes.flashes(video), probes.bangs(sound, len(video))
             sums[place] = (seen & near(heard)).sum() + (heard & near(seen)).sum()
             counts[place] = seen.sum() + heard.sum()
@@ -109,7 +115,9 @@ def near(frames_T: np.ndarray) -> np.ndarray:
     return np.convolve(frames_T, np.ones(2 * NEAR_FRAMES + 1), mode="same") > 0.5
 
 
-def _declare(name: str, measure: Callable[[Batch], Values | Sums], needs: tuple[str, ...], note: str, **more) -> None:
+def _declare(
+    name: str, measure: Callable[[Batch], Values | Columns], needs: tuple[str, ...], note: str, **more
+) -> None:
     register(Metric(name=name, better="more", tables=(TABLE,), needs=needs, measure=measure, note=note, **more))
 
 
@@ -124,17 +132,17 @@ _declare(
 )
 _declare(
     "shot_seen",
-    _shots(_flashes),
+    shots_told(_flashes),
     _VIDEO,
     "Balanced accuracy of the flash of a shot, against whether the caption has one; chance: 0.5.",
-    finish=_balanced,
+    finish=balanced,
 )
 _declare(
     "shot_heard",
-    _shots(_bangs),
+    shots_told(_bangs),
     _SOUND,
     "Balanced accuracy of the sound of a shot, against whether the caption has one; chance: 0.5.",
-    finish=_balanced,
+    finish=balanced,
 )
 _declare(
     "shots_together",

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from poet.evaluation.score.sides import Item, content_hash
+from poet.evaluation.suites.tasks import TASKS, SuiteTask
 from poet.spec import ClipSpec, UserError, choose
 from poet.store.raw import RawClip, usable
 from poet.store.sources import open_source
 
 FOLDER = Path(__file__).parent
 # Name of a benchmark -> its newest list.
-LISTS = {"arenas": "arenas_v1.json"}
+LISTS = {"arenas": "arenas_v2.json", "freedoom": "freedoom_v1.json"}
 TRAINING_SPLIT = "train"
 
 
@@ -34,6 +35,7 @@ class Case:
       key: of the clip in the data set.
       episode: clips of one episode are not independent.
       video: `content_hash` of its frames.  Sound is not compared: it depends on the library that renders it.
+      shots: frames that follow a shot, by the engine's record; None where the list does not say.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Case:
     episode: str
     text: str
     video: str
+    shots: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class Suite:
       split: that its clips are of.
       clip: the format of clips.
       cases: in an order of which every beginning has all places alike.
+      without: metrics that do not hold on its clips, such as those of places where captions name none.
     """
 
     name: str
@@ -60,6 +64,12 @@ class Suite:
     split: str
     clip: ClipSpec
     cases: tuple[Case, ...]
+    without: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> dict[str, SuiteTask]:
+        """Its tasks, with the metrics that hold."""
+        return {name: task.without(self.without) for name, task in TASKS.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -78,8 +88,13 @@ def load(name: str) -> Suite:
 
 def read(file: Path) -> Suite:
     found = json.loads(file.read_text(encoding="utf-8"))
-    cases = tuple(Case(**case) for case in found.pop("cases"))
-    return Suite(**{**found, "clip": ClipSpec(**found["clip"]), "cases": cases})
+    cases = tuple(Case(**{**case, "shots": _tuple(case.get("shots"))}) for case in found.pop("cases"))
+    without = tuple(found.pop("without", ()))
+    return Suite(**{**found, "clip": ClipSpec(**found["clip"]), "cases": cases, "without": without})
+
+
+def _tuple(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,25 +159,34 @@ def items(reals: Sequence[Real], videos: Sequence[np.ndarray] = ()) -> list[Item
     ]
 
 
-def chosen(suite_fields: dict[str, Any], clips: Sequence[tuple[RawClip, str]], per_place: int) -> Suite:
-    """A list of so many clips of each place: (clip, its episode), as different in episodes as there are any.
+def chosen(suite_fields: dict[str, Any], clips: Sequence[tuple[RawClip, dict[str, Any]]], per_place: int) -> Suite:
+    """A list of so many clips of each place: (clip, the engine's record), as different in episodes as there are any.
 
     Places and episodes take turns, so that every beginning of the list has all of them alike.
     """
     places: dict[str, dict[str, list[Case]]] = {}
-    for clip, episode in clips:
-        place = clip.key.rsplit("/", 2)[-2]
-        name = clip.key.partition("/")[2].replace("/", "_")
-        shown = content_hash(clip.video)
-        case = Case(name=name, key=clip.key, episode=f"{place}/{episode}", text=clip.caption, video=shown)
-        places.setdefault(place, {}).setdefault(episode, []).append(case)
+    for clip, record in clips:
+        place, episode = clip.key.rsplit("/", 2)[-2], str(record["episode"])
+        places.setdefault(place, {}).setdefault(episode, []).append(_case(clip, place, record))
     turns = {place: [case for _, case in sorted(_turns(episodes))][:per_place] for place, episodes in places.items()}
     order = [turns[place][n] for n in range(per_place) for place in sorted(turns) if n < len(turns[place])]
     return Suite(**suite_fields, cases=tuple(order))
 
 
-def _turns(episodes: dict[str, list[Case]]) -> Iterator[tuple[tuple[int, int], Case]]:
+def _case(clip: RawClip, place: str, record: dict[str, Any]) -> Case:
+    frames = {step + 1 for step, kind, _ in record["events"] if kind == "shot" and step + 1 < len(clip.video)}
+    return Case(
+        name=clip.key.partition("/")[2].replace("/", "_"),
+        key=clip.key,
+        episode=f"{place}/{record['episode']}",
+        text=clip.caption,
+        video=content_hash(clip.video),
+        shots=tuple(sorted(frames)),
+    )
+
+
+def _turns(episodes: dict[str, list[Case]]) -> Iterator[tuple[tuple[int, int, str], Case]]:
     """Each clip with its turn: its number within its episode, then the episode."""
     for number, cases in enumerate(episodes.values()):
         for turn, case in enumerate(cases):
-            yield (turn, number), case
+            yield (turn, number, case.name), case

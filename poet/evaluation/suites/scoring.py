@@ -13,49 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from poet.conditioning import regions
-from poet.evaluation import baselines, comparison, leaks, metric, probes
+from poet.evaluation import columns, comparison, intervals, leaks, metric, probes
+from poet.evaluation.columns import Columns
 from poet.evaluation.leaks import Nearest
-from poet.evaluation.metric import GROUPS, METRICS, PLACES, Found, Measured, Values
+from poet.evaluation.metric import GROUPS, METRICS, PLACES, Found, Measured
 from poet.evaluation.metrics.sounds import to_float
 from poet.evaluation.score.sides import Item
+from poet.evaluation.suites import trivial
 from poet.evaluation.suites.cases import Real, Suite, items
 from poet.evaluation.suites.submissions import Made, complete
-from poet.evaluation.suites.tasks import BASELINES, SuiteTask
+from poet.evaluation.suites.tasks import BASELINES, SOUND, TEXT, VIDEO, SuiteTask
+from poet.evaluation.suites.trivial import Trivial
 
 SUBMISSION, BASELINE, CEILING = "submission", "baseline", "ceiling"
 # The ceilings: true clips against their captions, and as the tokenizers of a model give them back.
 TRUE, ROUND_TRIP = "true clips", "tokenizer round trip"
-SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What is measured beside others: clips or sounds in the order of the list, None where one is missing."""
+    """What is measured beside others: clips, sounds or texts in the order of the list, None where one is missing."""
 
     name: str
     kind: str
-    made: Sequence[np.ndarray | None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trivial:
-    """Trivial submissions that all tasks share, and the nearest training clips of others.
-
-    Attributes:
-      of_training: as `baselines.of_training`.
-      partners: for each clip the place of another one.
-    """
-
-    of_training: Mapping[str, Sequence[np.ndarray]]
-    partners: Sequence[int]
-
-
-def trivial(reals: Sequence[Real], training: Iterable[Item]) -> Trivial:
-    """Of the clips of the list, in one pass over the training clips."""
-    rng = np.random.default_rng(SEED)
-    found = baselines.of_training(items(reals), training, rng)
-    return Trivial(of_training=found, partners=baselines.partners(len(reals), rng))
+    made: Sequence[np.ndarray | str | None]
 
 
 # ----------------------------------------------------------------------------------------- candidates
@@ -67,40 +48,22 @@ def candidates(
     """The submission first, then trivial ones, then ceilings.
 
     Args:
-      coded: true clips or sounds as a model's tokenizer gives them back; () of other models.
+      coded: true clips, sounds or texts as a model's tokenizer gives them back; () of other models.
     """
-    found = [Candidate(name=SUBMISSION, kind=SUBMISSION, made=made.sounds if task.sound else made.videos)]
+    found = [Candidate(name=SUBMISSION, kind=SUBMISSION, made=made.of(task))]
     for name in task.baselines:
-        videos = _baseline(name, task, reals, simple)
-        found += [Candidate(name=name, kind=BASELINE, made=videos)] if videos else []
-    true = [real.sound if task.sound else real.video for real in reals]
+        those = trivial.make(name, task, reals, simple, made.of(task))
+        found += [Candidate(name=name, kind=BASELINE, made=those)] if len(those) else []
     found += [Candidate(name=ROUND_TRIP, kind=CEILING, made=coded)] if len(coded) else []
-    return [*found, Candidate(name=TRUE, kind=CEILING, made=true)]
+    # A text beside itself says nothing.
+    return found if task.writes else [*found, Candidate(name=TRUE, kind=CEILING, made=true_of(task, reals))]
 
 
-def _baseline(name: str, task: SuiteTask, reals: Sequence[Real], simple: Trivial) -> Sequence[np.ndarray]:
-    """The clips or sounds of a trivial submission."""
-    videos, turned = [real.video for real in reals], simple.partners
-    taken = {"training mean": "training_mean", "random training clip": "random_training"}
-    taken["nearest training clip"] = "nearest_training"
-    if name in taken:
-        return simple.of_training.get(taken[name], ())
-    make = {
-        "last frame": lambda: [baselines.held(video, task.opening) for video in videos],
-        "crossfade": lambda: [crossfade(video) for video in videos],
-        "mean colour": lambda: [regions.fill(video, ~task.given(*video.shape[1:3]), "mean") for video in videos],
-        "another clip": lambda: [videos[other] for other in turned],
-        "silence": lambda: [np.zeros_like(real.sound) for real in reals],
-        "another sound": lambda: [reals[other].sound for other in turned],
-    }
-    return make[name]()
-
-
-def crossfade(video_TxHxWx3: np.ndarray) -> np.ndarray:
-    """From the first frame to the last one by a linear mix of both."""
-    share_T = np.linspace(0, 1, len(video_TxHxWx3))[:, None, None, None]
-    mixed = (1 - share_T) * video_TxHxWx3[0] + share_T * video_TxHxWx3[-1]
-    return np.rint(mixed).astype(np.uint8)
+def true_of(task: SuiteTask, reals: Sequence[Real]) -> list[Any]:
+    """What a task is to make: clips, sounds, or texts."""
+    if task.writes:
+        return [real.case.text for real in reals]
+    return [real.sound if task.sound else real.video for real in reals]
 
 
 # ------------------------------------------------------------------------------------------ measuring
@@ -123,19 +86,25 @@ def _step(
     task: SuiteTask, place: int, real: Real, chosen: Sequence[Candidate], rate_hz: float
 ) -> Mapping[str, Mapping[str, Any]]:
     common = {PLACES: [place], GROUPS: [real.case.episode], "caption": [real.case.text], "rate_hz": rate_hz}
-    fields = _heard if task.sound else _seen
+    fields = {VIDEO: _seen, SOUND: _heard, TEXT: _written}[task.makes]
     there = [(one.name, one.made[place]) for one in chosen if one.made[place] is not None]
     return {name: common | fields(task, real, made) for name, made in there}
 
 
 def _heard(task: SuiteTask, real: Real, made: np.ndarray) -> dict[str, Any]:
     pair = {"truth": [to_float(real.sound)], "other": [to_float(made)], "defined": {}}
-    return {"video": real.video[None], "sound": [made], **pair}
+    return {"video": real.video[None], "sound": [made], "shots": [real.case.shots], **pair}
+
+
+def _written(task: SuiteTask, real: Real, made: str) -> dict[str, Any]:
+    return {"written": [made]}
 
 
 def _seen(task: SuiteTask, real: Real, made: np.ndarray) -> dict[str, Any]:
     video = complete(task, real, made)
-    return {"video": video[None], "truth": real.video[None, task.measured], "other": video[None, task.measured]}
+    pair = {"truth": real.video[None, task.measured], "other": video[None, task.measured]}
+    hole = {"hole": ~task.given(*video.shape[1:3])[None]} if task.hole else {}
+    return {"video": video[None], "depth": [real.depth], **pair, **hole}
 
 
 def _rows(one: Candidate, found: Found, own: Found) -> Iterator[dict[str, Any]]:
@@ -150,17 +119,31 @@ def _rows(one: Candidate, found: Found, own: Found) -> Iterator[dict[str, Any]]:
 
 def _ahead(own: Measured, other: Measured) -> dict[str, Any]:
     """The submission's number less the candidate's, over the clips that both have; {} of what has no pairs."""
-    if not (isinstance(own.state, Values) and isinstance(other.state, Values)):
+    if None in (own.state, other.state, own.summary.value):
         return {}
-    difference, low, high, pairs = comparison.paired(other.state, own.state, own.metric.finish)
-    verdict = comparison.verdict(low, high, own.metric.better)
+    difference, low, high, pairs = _paired(other.state, own.state, own.metric.finish)
+    # In standard errors, of a normal distribution that has this interval.
+    error = None if low is None else (high - low) / (2 * intervals.NORMAL)
     return {
         "difference": difference,
         "difference_low": low,
         "difference_high": high,
+        "deviations": difference / error if error else None,
         "pairs": pairs,
-        "verdict": verdict,
+        "verdict": comparison.verdict(low, high, own.metric.better),
     }
+
+
+def _paired(one: Any, other: Any, finish: Any) -> tuple[float | None, float | None, float | None, int]:
+    pair = columns.difference if isinstance(one, Columns) else comparison.paired
+    return pair(one, other, finish)
+
+
+def best_trivial(rows: Sequence[Mapping[str, Any]], task: SuiteTask) -> dict[str, Any]:
+    """The row of the trivial submission that is best by the first metric of the task; {} where there is none."""
+    first, better = task.metrics[0], METRICS[task.metrics[0]].better
+    found = [row for row in rows if row["kind"] == BASELINE and row["metric"] == first and "verdict" in row]
+    return dict((min if better == "less" else max)(found, key=lambda row: row["value"])) if found else {}
 
 
 def beaten(rows: Sequence[Mapping[str, Any]], task: SuiteTask) -> dict[str, list[str]]:

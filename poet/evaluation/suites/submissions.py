@@ -1,4 +1,5 @@
-"""Submissions: folders of clips, TASK/NAME.ANYTHING, as a model makes them; and the conditions to make them from.
+"""Submissions: folders of clips, TASK/NAME.ANYTHING, and of texts, TASK/captions.jsonl, as a model makes them; and the
+conditions to make them from.
 
 Shape suffixes: N clips, T frames, H height, W width, 3 colour channels, S samples.
 """
@@ -16,14 +17,16 @@ import numpy as np
 from poet import conditioning, media
 from poet.conditioning import regions
 from poet.evaluation.suites.cases import Real, Suite
-from poet.evaluation.suites.tasks import FRAMES, REGION, TASKS, SuiteTask
+from poet.evaluation.suites.tasks import FRAMES, REGION, SOUND, TASKS, TEXT, VIDEO, SuiteTask
 from poet.media.suffixes import ANIMATION_SUFFIXES
 from poet.sampling.base import TaskSampler
 from poet.spec import ClipSpec, ConditioningSpec, SampleSpec, UserError
+from poet.store.captions import CAPTIONS_FILE
 
 _LOG = logging.getLogger(__name__)
 
 CASES, ABOUT = "cases.jsonl", "about.json"
+_LINE = 'each line is {{"file": "{name}", "caption": "..."}}'
 VIDEOS, SOUNDS = media.VIDEO_SUFFIXES + ANIMATION_SUFFIXES, media.SOUND_SUFFIXES
 
 
@@ -34,33 +37,49 @@ class Made:
     Attributes:
       videos: uint8 [T, H, W, 3], of a task that makes pictures.
       sounds: int16 [S], of one that makes sound.
+      texts: of one that writes.
       unreadable: name -> why.
     """
 
     videos: Sequence[np.ndarray | None] = ()
     sounds: Sequence[np.ndarray | None] = ()
+    texts: Sequence[str | None] = ()
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def of(self, task: SuiteTask) -> Sequence[np.ndarray | str | None]:
+        """What the task makes."""
+        return {VIDEO: self.videos, SOUND: self.sounds, TEXT: self.texts}[task.makes]
 
 
 # ---------------------------------------------------------------------------------------- reading
 
 
-def tasks_of(folder: Path, wanted: Sequence[str] = ()) -> list[SuiteTask]:
+def tasks_of(suite: Suite, folder: Path, wanted: Sequence[str] = ()) -> list[SuiteTask]:
     """The tasks that a submission has a folder for, or those that are asked for.
 
     Raises:
       UserError: it has none, or lacks one that is asked for.
     """
-    there = [task for name, task in TASKS.items() if (folder / name).is_dir() and (not wanted or name in wanted)]
+    there = [task for name, task in suite.tasks.items() if (folder / name).is_dir() and (not wanted or name in wanted)]
     if lacking := [name for name in wanted if not (folder / name).is_dir()]:
         raise UserError(f"{folder} has no folder {lacking[0]}")
     if not there:
-        raise UserError(f"{folder} has none of the folders {', '.join(TASKS)}: clips are TASK/NAME.mp4, .apng or .wav")
+        raise UserError(
+            f"{folder} has none of the folders {', '.join(TASKS)}: clips are TASK/NAME.mp4, .apng or .wav, "
+            f"texts TASK/{CAPTIONS_FILE}"
+        )
     return there
 
 
 def read(folder: Path, task: SuiteTask, reals: Sequence[Real], clip: ClipSpec) -> Made:
-    """The clips of a task, in the order of the list; those of another size are cropped about the centre and scaled."""
+    """The clips or texts of a task, in the order of the list; clips of another size are cropped about the centre and
+    scaled.
+
+    Raises:
+      UserError: the task has nothing of the list, or its texts are no such file.
+    """
+    if task.writes:
+        return _texts(folder / task.name, reals)
     suffixes, unreadable = (SOUNDS + VIDEOS if task.sound else VIDEOS), {}
     files = {path.stem: path for path in sorted((folder / task.name).iterdir()) if path.suffix.lower() in suffixes}
     found: list[np.ndarray | None] = []
@@ -76,6 +95,35 @@ def read(folder: Path, task: SuiteTask, reals: Sequence[Real], clip: ClipSpec) -
     if all(one is None for one in found):
         raise UserError(f"{folder / task.name} has no clip of the list, such as {reals[0].case.name}{suffixes[0]}")
     return Made(unreadable=unreadable, **{"sounds" if task.sound else "videos": found})
+
+
+def _texts(folder: Path, reals: Sequence[Real]) -> Made:
+    written = read_texts(folder / CAPTIONS_FILE)
+    found = [written.get(real.case.name) for real in reals]
+    if all(text is None for text in found):
+        raise UserError(f"{folder / CAPTIONS_FILE} has no text of the list: {_LINE.format(name=reals[0].case.name)}")
+    absent = {real.case.name: "it is not there" for real, text in zip(reals, found) if text is None}
+    return Made(texts=found, unreadable=absent)
+
+
+def read_texts(file: Path) -> dict[str, str]:
+    """Name of a clip -> its text, from lines of JSON; {} where there is no file.
+
+    Raises:
+      UserError: a line is not as it should be.
+    """
+    found = {}
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            name, text = fields["file"], fields["caption"]
+        except (ValueError, KeyError, TypeError):
+            name = text = None
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise UserError(f"{file}, line {number}: {_LINE.format(name='NAME')}")
+        found[Path(name).stem] = text
+    return found
 
 
 def _sound(file: Path, clip: ClipSpec) -> np.ndarray:
@@ -101,6 +149,9 @@ def sample(
 
     Every batch has a seed of its own, as rows of one seed share their noise.
     """
+    if task.writes:
+        _sample_texts(generator, task, reals, folder / task.name / CAPTIONS_FILE, settings, batch)
+        return
     suffix = ".wav" if task.sound else ".apng"
     for start in range(0, len(reals), batch):
         some = reals[start : start + batch]
@@ -116,9 +167,24 @@ def sample(
                 media.write_apng(file, one, clip.rate_hz)
 
 
+def _sample_texts(
+    generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], file: Path, settings: SampleSpec, batch: int
+) -> None:
+    written = read_texts(file)
+    for start in range(0, len(reals), batch):
+        some = reals[start : start + batch]
+        if all(real.case.name in written for real in some):
+            continue
+        _LOG.info("%s: clips %d to %d of %d", task.name, start + 1, start + len(some), len(reals))
+        made = _sampled(generator, task, some, settings.replace(seed=settings.seed + start), batch)
+        written |= {real.case.name: text for real, text in zip(some, made)}
+        lines = [json.dumps({"file": name, "caption": text}) for name, text in written.items()]
+        media.write_text(file, "\n".join(lines) + "\n")
+
+
 def _sampled(
     generator: TaskSampler, task: SuiteTask, reals: Sequence[Real], settings: SampleSpec, batch: int
-) -> np.ndarray:
+) -> Sequence[np.ndarray | str]:
     """What is made for some clips."""
     declared = generator.declared(task.name)
     needs_video = task.known or any(stream.medium == "video" for stream in declared.conditions)
@@ -133,7 +199,7 @@ def _sampled(
         sample=settings,
         batch=batch,
     )
-    return found.audio if task.sound else found.video
+    return {VIDEO: found.video, SOUND: found.audio, TEXT: found.texts}[task.makes]
 
 
 # -------------------------------------------------------------------- conditions for other models
@@ -164,7 +230,7 @@ def _shown(task: SuiteTask, real: Real) -> np.ndarray | None:
         return real.video[list(task.known)]
     if task.name == "stylization":
         return conditioning.make("structure", real.video, ConditioningSpec(), factor=(1, 1, 1), depth=real.depth).video
-    return real.video if task.sound else None
+    return real.video if task.makes != VIDEO else None
 
 
 def complete(task: SuiteTask, real: Real, video: np.ndarray) -> np.ndarray:

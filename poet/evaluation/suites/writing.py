@@ -16,7 +16,7 @@ from poet.evaluation.report.charts import Bar
 from poet.evaluation.suites import submissions
 from poet.evaluation.suites.cases import Real, Suite
 from poet.evaluation.suites.scoring import SUBMISSION
-from poet.evaluation.suites.tasks import TASKS, SuiteTask
+from poet.evaluation.suites.tasks import TASKS, VIDEO, SuiteTask
 
 RESULT, CSV, TEXT, MARKDOWN, PAGE = "benchmark.json", "benchmark.csv", "benchmark.txt", "benchmark.md", "report.html"
 COLUMNS = (
@@ -32,6 +32,7 @@ COLUMNS = (
     "difference",
     "difference_low",
     "difference_high",
+    "deviations",
     "pairs",
     "verdict",
 )
@@ -90,11 +91,20 @@ def lead(result: Json) -> str:
     return f"{list_of}, {count}; {who['path']}{step}. Intervals hold 95 % of resamples of the episodes."
 
 
-def said(name: str, found: Json) -> str:
+def said(found: Json) -> str:
     """Which trivial submissions a task beats by its first metric."""
     parts = [f"{verdict} than {', '.join(names)}" for verdict, names in found["beaten"].items() if verdict != SAME]
     parts += [f"not told apart from {', '.join(found['beaten'][SAME])}"] if SAME in found["beaten"] else []
-    return f"By {TASKS[name].metrics[0]} the submission is {'; '.join(parts)}." if parts else ""
+    best = found["best_trivial"]
+    ahead = f" The best of them is {best['candidate']}: {_ahead(best)}." if best.get("difference") is not None else ""
+    return f"By {found['ranked_by']} the submission is {'; '.join(parts)}.{ahead}" if parts else ""
+
+
+def _ahead(row: Json) -> str:
+    """'+1.2 [0.8, 1.7], 5.1 deviations'."""
+    bounds = "" if row["difference_low"] is None else f" [{row['difference_low']:.3g}, {row['difference_high']:.3g}]"
+    away = "" if row["deviations"] is None else f", {row['deviations']:.1f} deviations"
+    return f"{row['difference']:+.3g}{bounds}{away}"
 
 
 def leaked(result: Json) -> str:
@@ -116,7 +126,7 @@ def text(result: Json) -> str:
     blocks = [lead(result)]
     for name, found in result["tasks"].items():
         blocks.append(tables.format_table(wide(found), f"{name.upper()} from {found['condition']}"))
-        blocks += [line for line in (said(name, found), _lacking(found)) if line]
+        blocks += [line for line in (said(found), _lacking(found)) if line]
     return "\n\n".join([*blocks, leaked(result)])
 
 
@@ -136,7 +146,7 @@ def markdown(result: Json) -> str:
     for name, found in result["tasks"].items():
         blocks.append(f"## {name.replace('_', ' ').capitalize()}\n\nFrom {found['condition']}.")
         blocks.append(_table(wide(found)))
-        blocks += [line for line in (said(name, found), _lacking(found)) if line]
+        blocks += [line for line in (said(found), _lacking(found)) if line]
     blocks.append("## Are samples copies?\n\n" + "\n".join(f"- {line}" for line in leaked(result).splitlines()))
     blocks.append("## What the numbers depend on\n\n```json\n" + json.dumps(_depends(result), indent=1) + "\n```")
     return "\n\n".join(blocks) + "\n"
@@ -158,10 +168,10 @@ def described(suite: Suite) -> str:
         f"{suite.title}: {len(suite.cases)} clips of the {suite.split} split (list {suite.fingerprint}), "
         f"{suite.clip.frames} frames of {suite.clip.height}x{suite.clip.width} at {suite.clip.rate_hz:g} Hz",
         f"data: {suite.data}",
-        "submission: FOLDER/TASK/NAME.mp4 (any video, animation or, for sounds, wav); NAME as in TASK/cases.jsonl of "
-        "--conditions",
+        "submission: FOLDER/TASK/NAME.mp4 (any video, animation or, for sounds, wav), for texts TASK/captions.jsonl of "
+        'lines {"file": "NAME", "caption": "..."}; NAME as in TASK/cases.jsonl of --conditions',
     ]
-    lines += [f"{task.name}: from {task.condition}; {', '.join(task.metrics)}" for task in TASKS.values()]
+    lines += [f"{task.name}: from {task.condition}; {', '.join(task.metrics)}" for task in suite.tasks.values()]
     return "\n".join(lines)
 
 
@@ -172,7 +182,7 @@ def _clips(
     folder: Path, task: SuiteTask, suite: Suite, reals: Sequence[Real], samples: Path
 ) -> Iterator[tuple[str, dict[str, Path]]]:
     """Some clips of a task: (caption, label -> file)."""
-    if task.sound:
+    if task.makes != VIDEO:
         return
     made = submissions.read(samples, task, reals[:SHOWN], suite.clip)
     for real, video in zip(reals[:SHOWN], made.videos):
@@ -195,7 +205,7 @@ def document(result: Json, shown: Mapping[str, Sequence[tuple[str, dict[str, Pat
 
 def _section(name: str, result: Json, shown: Sequence[tuple[str, dict[str, Path]]]) -> str:
     found = result["tasks"][name]
-    first = TASKS[name].metrics[0]
+    first = found["ranked_by"]
     bars = [
         Bar(name=row["candidate"], value=row["value"], low=row["low"], high=row["high"], group=row["kind"])
         for row in found["rows"]
@@ -206,6 +216,4 @@ def _section(name: str, result: Json, shown: Sequence[tuple[str, dict[str, Path]
         page.row(caption, page.group(page.card(file, label, f"{label}: {caption}") for label, file in files.items()))
         for caption, files in shown
     ]
-    return (
-        page.soft(f"From {found['condition']}. {said(name, found)}") + page.table(wide(found)) + chart + "".join(rows)
-    )
+    return page.soft(f"From {found['condition']}. {said(found)}") + page.table(wide(found)) + chart + "".join(rows)
