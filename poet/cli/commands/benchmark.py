@@ -42,7 +42,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _suite_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of poet's own benchmarks."""
-    add = parser.add_argument_group("poet's own: arenas (poet/evaluation/suites/README.md)").add_argument
+    add = parser.add_argument_group("poet's own: arenas, freedoom (poet/evaluation/suites/README.md)").add_argument
     add(
         "--submission",
         default="",
