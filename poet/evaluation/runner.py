@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from poet.runs import versions
 from poet.runs.run import Run
 from poet.spec import UserError, choose, compat, to_dict
 from poet.tasks.resolved import Resolved
+from poet.training.reporting import write_board
 
 _LOG = logging.getLogger(__name__)
 
 RESULT_FILE, CSV_FILE, PAGE_FILE, COMPARISON_FILE = "eval.json", "eval.csv", "report.html", "comparison.json"
+# A folder of each run below it: checkpoints of one run are points of its curves.
+BOARD = "tensorboard"
 # Finished tables, below the output.
 PARTS = "parts"
 PACKAGES = ("jax", "jaxlib", "numpy", "av", "opencv-python-headless")
@@ -91,7 +94,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     scores_file: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint, writes OUT/eval.json, eval.csv, report.html and OUT/media, prints the tables.
+    """Evaluates a checkpoint, writes OUT/eval.json, eval.csv, report.html, tensorboard, media, and prints the tables.
 
     Several processes measure together what can be shared; process 0 does the rest, and writes.
 
@@ -261,10 +264,36 @@ def _write(out: Path, plans: Sequence[Plan], made: Sequence[Mapping[str, Part]],
         label: Evaluation(plan.resources.out, report) for label, plan, report in zip(found, plans, reports.values())
     }
     write_text(out / PAGE_FILE, evaluation_page.document(evaluations, rows))
+    for name, steps in boards(plans, found, rows).items():
+        write_board(out / BOARD / name, steps)
     if len(plans) > 1:
         print(comparison.text(rows), end="\n\n")
     for label, evaluation in evaluations.items():
         print(headlines.text(evaluation, label if len(plans) > 1 else ""))
+
+
+def boards(
+    plans: Sequence[Plan], labels: Iterable[str], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[int, dict[str, float]]]:
+    """Name of a run -> step -> `table/row/metric` -> value.
+
+    A run is a work dir, or a folder of released weights; two of one name are told apart by their labels.
+    """
+    runs: dict[str, Path] = {}
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for plan, label in zip(plans, labels):
+        run, checkpoint = plan.subject.run, plan.subject.run.checkpoint
+        folder = checkpoint.path if checkpoint.released else run.folder
+        name = folder.absolute().name
+        if runs.setdefault(name, folder.absolute()) != folder.absolute():
+            name = label
+        scalars = {
+            f"{row['table']}/{row['row'].replace(' · ', ' ')}/{row['metric']}": row["value"]
+            for row in rows
+            if row["checkpoint"] == label and row["value"] is not None
+        }
+        found.setdefault(name, {})[checkpoint.step] = scalars
+    return found
 
 
 def _depends(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -288,6 +288,25 @@ def _flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
 
 
+def write_board(directory: Path, steps: Mapping[int, Mapping[str, float]]) -> bool:
+    """Scalars as TensorBoard files of one curve each: step -> tag -> value; values that are not finite are left out.
+
+    Returns False, having said why, where they cannot be written.
+    """
+    board = _tensorboard(directory)
+    if board is None:
+        return False
+    try:
+        for step in sorted(steps):
+            scalars = {tag: value for tag, value in steps[step].items() if _finite(value) is not None}
+            board.write_scalars(step, scalars)
+        board.close()
+    except Exception as error:  # OSError, or TensorFlow's own types from clu.
+        _LOG.warning("TensorBoard files could not be written: %s", error)
+        return False
+    return True
+
+
 def _tensorboard(directory: Path) -> Any:
     """clu's asynchronous writer; None where it cannot write, or TensorFlow, which it needs, is not installed."""
     try:
@@ -295,7 +314,7 @@ def _tensorboard(directory: Path) -> Any:
 
         return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
     except Exception as error:  # Not installed, or TensorFlow's own types where it cannot write.
-        _LOG.warning("no TensorBoard files are written (%s); metrics.jsonl has everything", error)
+        _LOG.warning("no TensorBoard files are written (%s); other files have everything", error)
         return None
 
 

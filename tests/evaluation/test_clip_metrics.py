@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -122,3 +124,37 @@ def test_collapsed_codes_are_counted() -> None:
     alive = rng.integers(0, 1024, (5, 8, 8))
     batch = {"ids": np.stack([alive, np.repeat(alive[:1], 5, axis=0), np.tile(alive[:, :4, :4], (1, 2, 2))])}
     assert values(batch, "collapse_rate").value == pytest.approx(2 / 3)
+
+
+# ---------------------------------------------------------------------------------------------- drift
+
+
+def film(last: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """uint8 [1, 64, 64, 64, 3] of 8 s at 8 Hz: a picture that moves, whose second half is `last` of its frames."""
+    frames = np.concatenate([moving(32, step=1), moving(32, step=1)[::-1]])
+    return np.concatenate([frames[:32], last(frames[32:])])[None].astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "change, low, high",
+    [
+        (lambda x: x, 0, 0.5),
+        (lambda x: np.rint(128 + (x - 128.0) / 2), 6.02 - 0.5, 6.02 + 0.5),
+        (lambda x: scipy.ndimage.gaussian_filter(x, (0, 2, 2, 0)), 3, 30),
+        (lambda x: np.clip(x + np.random.default_rng(1).normal(0, 60, x.shape), 0, 255), 3, 30),
+        (lambda x: np.full_like(x, 90), 30, 60),
+    ],
+    ids=["as it was", "half the contrast", "blurred", "noisy", "flat"],
+)
+def test_a_film_that_falls_apart_drifts(change, low, high) -> None:
+    assert low <= values({"video": film(change), "rate_hz": 8.0}, "drift_db").value <= high
+
+
+def test_drift_is_that_of_the_ends_and_short_films_have_none() -> None:
+    video = film(lambda x: x // 2)
+    ends = [video[0, :24].astype(float), video[0, -24:].astype(float)]
+    contrast = [np.mean([np.var(frame[..., c]) for frame in part for c in range(3)]) for part in ends]
+    steps = [[s for axis in (1, 2) for s in [np.mean(np.diff(part, axis=axis) ** 2)]] for part in ends]
+    by_hand = max(abs(10 * np.log10(contrast[1] / contrast[0])), abs(10 * np.log10(sum(steps[1]) / sum(steps[0]))))
+    assert values({"video": video, "rate_hz": 8.0}, "drift_db").value == pytest.approx(by_hand)
+    assert values({"video": video[:, :47], "rate_hz": 8.0}, "drift_db").value is None

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,37 @@ def test_two_checkpoints_have_their_folders_one_comparison_and_one_page(run, oth
     page = (compared / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page), "it asks for nothing"
     assert page.count('class="bar') == 2 and "whisker" in page and all(label in page for label in labels)
+
+
+def test_tensorboard_has_the_numbers_of_each_run_at_the_steps_of_its_checkpoints(compared):
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    found = json.loads((compared / "comparison.json").read_text())["numbers"]
+    for label in ("lm-7", "softer-9"):
+        name, step = label.split("-")
+        events = event_accumulator.EventAccumulator(str(compared / runner.BOARD / name)).Reload()
+        rows = [row for row in found if row["checkpoint"] == label and row["value"] is not None]
+        assert len(events.Tags()["tensors"]) == len(rows)
+        for row in rows:
+            tag = f"{row['table']}/{row['row'].replace(' · ', ' ')}/{row['metric']}"
+            [event] = events.Tensors(tag)
+            value = float(tensor_util.make_ndarray(event.tensor_proto))
+            assert event.step == int(step) and value == pytest.approx(row["value"])
+
+
+def test_checkpoints_of_one_run_are_points_of_its_curves_and_runs_of_one_name_stay_apart(tmp_path):
+    def plan(folder, step):
+        checkpoint = SimpleNamespace(step=step, released=False, path=folder / "checkpoints" / str(step))
+        return SimpleNamespace(subject=SimpleNamespace(run=SimpleNamespace(folder=folder, checkpoint=checkpoint)))
+
+    plans = [plan(tmp_path / "a" / "lm", 1), plan(tmp_path / "a" / "lm", 2), plan(tmp_path / "b" / "lm", 2)]
+    labels = ["lm-1", "lm-2", "lm-2-2"]
+    rows = [
+        {"table": "t", "row": "x · y", "metric": "m", "checkpoint": label, "value": value}
+        for label, value in zip(labels, (0.5, 0.25, None))
+    ]
+    assert runner.boards(plans, labels, rows) == {"lm": {1: {"t/x y/m": 0.5}, 2: {"t/x y/m": 0.25}}, "lm-2-2": {2: {}}}
 
 
 def test_finished_tables_are_read_and_not_measured_again(run, other, compared, tmp_path, monkeypatch, capsys):
