@@ -48,8 +48,8 @@ register(
         tables=("clips",),
         needs=("video", "rate_hz"),
         measure=_measure,
-        note=f"Change of contrast or of detail, the larger, from the first {SECONDS:g} s of a film to the last, without "
-        "sign; a real film's stands beside it.",
+        note=f"Change of contrast or of detail, the larger, from the first {SECONDS:g} s of a film to the last, "
+        "without sign; a real film's stands beside it.",
         protocol={"seconds": SECONDS},
     )
 )
