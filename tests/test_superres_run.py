@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent / "store"))
 import store_fakes as fakes  # noqa: E402
@@ -58,7 +59,7 @@ RUN = Experiment(
     ),
     super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(2, 4, 4), steps=2),
     data=DataSpec(mixture_rates={"super_resolution": 1.0}, batch=8),
-    train=TrainSpec(steps=STEPS, eval_every=STEPS, eval_batches=1, log_every=1),
+    train=TrainSpec(steps=STEPS, eval_every=STEPS, sample_every=STEPS, eval_batches=1, log_every=1),
     eval=EvalSpec(batch=8, split="train"),
     checkpoint=CheckpointSpec(every=STEPS),
 )
@@ -110,6 +111,20 @@ def test_a_store_holds_codes_of_both_resolutions(trained):
 def test_training_logs_validation(trained):
     lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
     assert any("super_resolution/loss/video" in key for line in lines for key in line)
+
+
+def test_training_shows_the_low_resolution_what_is_sampled_and_the_truth(trained):
+    """Three strips for each clip, whose first is the low resolution and whose last the truth."""
+    (picture,) = trained.samples.rglob("*.png")
+    image = np.asarray(Image.open(picture))
+    assert image.shape == (4 * 3 * 32, 3 * 32, 3)
+    shown = image.reshape(4, 3, 32, 3, 32, 3)[:, :, :, 0, :, 0]
+    clips = np.stack([clip(n)[0, ::8, ::8, 0] for n in range(8)]).repeat(8, 1).repeat(8, 2).astype(int)
+    for low, sampled, truth in shown.astype(int):
+        number = np.abs(clips - truth).sum((1, 2)).argmin()
+        assert np.abs(clips[number] - truth).max() <= 2
+        blocks = low.reshape(2, 16, 2, 16).swapaxes(1, 2).reshape(4, -1)
+        assert np.ptp(blocks, axis=1).max() <= 2 and (sampled != truth).any()
 
 
 def test_files_come_out_twice_as_large(trained, tmp_path):

@@ -91,7 +91,7 @@ def sample_hook(resolved: Resolved) -> Hook:
     layouts = resolved.layouts if spec.train.sample_every else {}
     tasks = {task: layout for task, layout in layouts.items() if get_task(task).predicted[0].shows}
     tokenizer = VideoTokenizer.of(spec.video_tokenizer) if tasks else None
-    batches = {task: _sample_batch(resolved, task) for task in tasks}
+    batches = {task: sample_batch(resolved, task) for task in tasks}
     decoders = {task: _decoder(resolved, layout, batches[task]) for task, layout in tasks.items()}
 
     def run(state: State, step: int) -> Report:
@@ -106,7 +106,7 @@ def sample_hook(resolved: Resolved) -> Hook:
     return Hook(name="samples", every=spec.train.sample_every, fn=run)
 
 
-def _sample_batch(resolved: Resolved, task: str) -> Mapping[str, np.ndarray]:
+def sample_batch(resolved: Resolved, task: str) -> Mapping[str, np.ndarray]:
     """The first clips of the split that are not all condition; on every process.
 
     As many as the strip has and the mesh divides; they are repeated where the split has fewer.
@@ -163,7 +163,7 @@ def _mesh() -> Mesh:
     return jax.sharding.get_mesh()
 
 
-def stacked(above_NxTxHxWx3: np.ndarray, below_NxTxHxWx3: np.ndarray) -> np.ndarray:
-    """One image uint8 [rows, width, 3]: strips of each pair, one over the other."""
-    pairs = zip(above_NxTxHxWx3, below_NxTxHxWx3, strict=True)
-    return np.concatenate([frame_strip(clip, STRIP_EVERY) for pair in pairs for clip in pair])
+def stacked(*videos_NxTxHxWx3: np.ndarray) -> np.ndarray:
+    """One image uint8 [rows, width, 3]: for each of N clips its strips in all videos, one over the other."""
+    clips = zip(*videos_NxTxHxWx3, strict=True)
+    return np.concatenate([frame_strip(one, STRIP_EVERY) for clip in clips for one in clip])

@@ -29,7 +29,7 @@ class SuperResolution(Network):
     def hooks(self, resolved: Resolved) -> Sequence[Hook]:
         from poet.evaluation import superres
 
-        return (superres.validation_hook(resolved),)
+        return superres.validation_hook(resolved), superres.sample_hook(resolved)
 
 
 NETWORK = SuperResolution(
