@@ -220,6 +220,36 @@ def test_texts_are_found_where_clips_show_them_and_at_chance_where_not() -> None
     assert few["text_recall_at_1"].value is None and "9 different texts" in few["text_recall_at_1"].why
 
 
+def test_few_clips_are_ranked_among_the_texts_of_both_sets() -> None:
+    """Against an augmented least squares fit and a count in a loop, of clips whose texts the reference has, too."""
+    rng = np.random.default_rng(3)
+    texts = rng.normal(size=(80, 6)) @ rng.normal(size=(6, recall.TEXT_WIDTH))
+    batches = clips_with_texts(4, texts) | {SIDE: REFERENCE}, clips_with_texts(5, texts[:25]) | {SIDE: SUBMISSION}
+    names = ["text_recall_at_10", f"{recall.AMONG_ALL}10"]
+    found = metric.walk([{"row": batch} for batch in batches], [metric.METRICS[name] for name in names])["row"]
+    real, clips = (found[names[1]].state.set_of(side) for side in (REFERENCE, SUBMISSION))
+    folds = np.array([recall.fold_of(f"text {i}") for i in range(80)])
+    visual = [np.concatenate([np.concatenate(b[name]) for name in recall.NEEDS[:2]], axis=1) for b in batches]
+    by_hand = []
+    for place in range(25):
+        fit = folds != folds[place]
+        x, y = visual[0][fit].astype(float), texts[fit].astype("f").astype(float)
+        z = (x - x.mean(0)) / x.std(0)
+        ridge = np.sqrt(recall.RIDGE * np.square(z).sum() / len(z)) * np.eye(z.shape[1])
+        padded = np.concatenate([y - y.mean(0), np.zeros((len(ridge), y.shape[1]))])
+        weights = np.linalg.lstsq(np.concatenate([z, ridge]), padded, rcond=None)[0]
+        made = (visual[1][place] - x.mean(0)) / x.std(0) @ weights
+        others = texts[~fit].astype("f") - y.mean(0)
+        cosines = others @ made / np.linalg.norm(others, axis=1)
+        own = np.flatnonzero(np.flatnonzero(~fit) == place)[0]
+        by_hand.append((cosines > cosines[own]).sum())
+    np.testing.assert_array_equal(recall.ranks(clips, real, among_all=True), by_hand)
+    assert found[names[1]].summary.value == np.mean(np.array(by_hand) < 10) <= found[names[0]].summary.value
+    sizes = np.bincount(folds)
+    assert recall.chance(clips, 10, real) == pytest.approx(np.mean([10 / sizes[fold] for fold in folds[:25]]))
+    assert recall.chance(clips, 10) > recall.chance(clips, 10, real)
+
+
 def test_a_text_is_never_ranked_by_a_map_that_was_fitted_on_it() -> None:
     assert {recall.fold_of(f"text {i}") for i in range(40)} == set(range(recall.FOLDS))
     assert recall.fold_of("a") == recall.fold_of("a")

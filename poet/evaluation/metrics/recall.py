@@ -25,6 +25,8 @@ RIDGE = 0.1
 TEXT_WIDTH = 384
 # Texts to rank, at least: among fewer, recall at 10 says nothing.
 LEAST_TEXTS = 20
+# Names of the recall among the texts of both sets begin so.
+AMONG_ALL = "text_recall_among_all_at_"
 NEEDS = (field_of("frame"), field_of("motion"), field_of("text"), "caption")
 
 
@@ -43,20 +45,25 @@ def fold_of(text: str) -> int:
     return zlib.crc32(text.encode()) % FOLDS
 
 
-def ranks(clips: Set, reference: Set) -> np.ndarray:
+def ranks(clips: Set, reference: Set, among_all: bool = False) -> np.ndarray:
     """float64 [N]: how many other texts of the fold are nearer to what the map makes of a clip; NaN of no text.
 
     Texts that are equal are one; a tie counts half.
+
+    Args:
+      among_all: texts of the reference are ranked, too: those of the fold, which the map has not seen.
     """
     (visual, folds, texts), (seen, seen_folds, seen_texts) = _split(clips), _split(reference)
     found = np.full(len(visual), np.nan)
     has_text = np.abs(texts).sum(axis=1) > 0
     for fold in range(FOLDS):
-        fit = (seen_folds != fold) & (np.abs(seen_texts).sum(axis=1) > 0)
+        written = np.abs(seen_texts).sum(axis=1) > 0
+        fit = (seen_folds != fold) & written
+        others = seen_texts[(seen_folds == fold) & written] if among_all else seen_texts[:0]
         asked = (folds == fold) & has_text
         if fit.sum() < 2 or not asked.any():
             continue
-        scores, own = _scores(visual[asked], texts[asked], _ridge(seen[fit], seen_texts[fit]))
+        scores, own = _scores(visual[asked], texts[asked], others, _ridge(seen[fit], seen_texts[fit]))
         right = scores[np.arange(len(own)), own][:, None]
         found[asked] = (scores > right).sum(axis=1) + ((scores == right).sum(axis=1) - 1) / 2
     return found
@@ -68,14 +75,14 @@ def _split(one: Set) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _scores(
-    visual_NxD: np.ndarray, texts_NxE: np.ndarray, fitted: tuple[np.ndarray, ...]
+    visual_NxD: np.ndarray, texts_NxE: np.ndarray, others_MxE: np.ndarray, fitted: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines of each clip with each distinct text, about the mean text, and which text is its own."""
+    """Cosines of each clip with each distinct text of both sets, about the mean text, and which text is its own."""
     shift, scale, weights_DxE, mean_E = fitted
-    distinct, own = np.unique(texts_NxE, axis=0, return_inverse=True)
+    distinct, own = np.unique(np.concatenate([texts_NxE, others_MxE]), axis=0, return_inverse=True)
     predicted, distinct = (visual_NxD - shift) / scale @ weights_DxE, distinct - mean_E
     lengths = np.linalg.norm(predicted, axis=1)[:, None] * np.linalg.norm(distinct, axis=1)
-    return predicted @ distinct.T / np.maximum(lengths, 1e-12), own.reshape(-1)
+    return predicted @ distinct.T / np.maximum(lengths, 1e-12), own.reshape(-1)[: len(texts_NxE)]
 
 
 def _ridge(visual_NxD: np.ndarray, texts_NxE: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -88,9 +95,9 @@ def _ridge(visual_NxD: np.ndarray, texts_NxE: np.ndarray) -> tuple[np.ndarray, .
     return shift, scale, x.T @ np.linalg.solve(gram, texts_NxE - mean_E), mean_E
 
 
-def _finish(at: int) -> Callable[[Set, Set], Summary]:
+def _finish(at: int, among_all: bool = False) -> Callable[[Set, Set], Summary]:
     def finish(submission: Set, reference: Set) -> Summary:
-        found = ranks(submission, reference)
+        found = ranks(submission, reference, among_all)
         known = np.isfinite(found)
         texts = len(np.unique(_split(submission)[2][known], axis=0)) if known.any() else 0
         if texts < LEAST_TEXTS:
@@ -104,12 +111,14 @@ def _finish(at: int) -> Callable[[Set, Set], Summary]:
     return finish
 
 
-def chance(clips: Set, at: int) -> float:
-    """The recall of random ranks, of the clips that have a text."""
-    _, folds, texts = _split(clips)
+def chance(clips: Set, at: int, reference: Set | None = None) -> float:
+    """The recall of random ranks, of the clips that have a text; `reference`: its texts are ranked, too."""
+    sides = [clips] if reference is None else [clips, reference]
+    folds, texts = (np.concatenate(parts) for parts in zip(*(_split(side)[1:] for side in sides)))
     has_text = np.abs(texts).sum(axis=1) > 0
     sizes = {fold: len(np.unique(texts[has_text & (folds == fold)], axis=0)) for fold in range(FOLDS)}
-    return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[has_text]]))
+    own = has_text[: clips.rows_MxD.shape[0]]
+    return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[: len(own)][own]]))
 
 
 for _at in (1, 5, 10):
@@ -126,3 +135,16 @@ for _at in (1, 5, 10):
             protocol={"folds": FOLDS, "ridge": RIDGE},
         )
     )
+
+register(
+    Metric(
+        name=f"{AMONG_ALL}10",
+        better="more",
+        tables=("sets",),
+        needs=NEEDS,
+        measure=_measure,
+        finish=_finish(10, among_all=True),
+        note="The same at 10 among the texts of the fold of both sets: few clips are ranked among many texts.",
+        protocol={"folds": FOLDS, "ridge": RIDGE},
+    )
+)

@@ -236,8 +236,9 @@ def _chance(each: Measured) -> dict[str, Any]:
         return {}
     at = int(each.metric.name.rsplit("_", 1)[1])
     real = each.state.set_of(REFERENCE)
+    beside = real if each.metric.name.startswith(recall.AMONG_ALL) else None
     return {
-        "chance": recall.chance(each.state.set_of(SUBMISSION), at),
+        "chance": recall.chance(each.state.set_of(SUBMISSION), at, beside),
         "reference reaches": each.metric.finish(real, real).value,
     }
 
