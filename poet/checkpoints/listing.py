@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from poet.buckets.files import Entry as File
+from poet.buckets.files import Place
 from poet.runs import manifest
-from poet.runs.run import Checkpoint, Run
+from poet.runs.run import CHECKPOINTS, Checkpoint, Run
 from poet.spec import UserError
 
 WHOLE, DAMAGED, UNREADABLE = "whole", "damaged", "of another version"
@@ -94,3 +96,36 @@ def _size_bytes(folder: Path) -> int:
 def _written(folder: Path) -> float:
     whole = folder / manifest.NAME
     return os.stat(whole if whole.exists() else folder).st_mtime
+
+
+def in_bucket(url: str) -> list[Entry]:
+    """As `entries` without hashes, of a work dir behind a URL; of its files the manifests alone are fetched.
+
+    Raises:
+      UserError: it holds no checkpoints; as `poet.buckets.files.retried`.
+    """
+    place, steps = Place(url.rstrip("/")), dict[str, dict[str, File]]()
+    for name, file in place.listed().items():
+        above, step, inner = (*name.split("/", 2), "", "")[:3]
+        if above == CHECKPOINTS and step.isdigit():
+            steps.setdefault(step, {})[inner] = file
+    if not steps:
+        raise UserError(f"{url} holds no {CHECKPOINTS}/ with a step folder such as 00000200: give a work dir")
+    return [_of_bucket(place, f"{CHECKPOINTS}/{step}", steps[step]) for step in sorted(steps, key=int)]
+
+
+def _of_bucket(place: Place, folder: str, files: Mapping[str, File]) -> Entry:
+    path, whole = f"{place.url}/{folder}", files.get(manifest.NAME)
+    fields: dict[str, Any] = {"path": path, "step": int(folder.rpartition("/")[2])}
+    fields |= {"size_bytes": sum(file.size for file in files.values())}
+    fields |= {"written": max(file.modified for file in ([whole] if whole else files.values()))}
+    if not whole:
+        return Entry(state=ENDINGS[".tmp"], **fields)
+    try:
+        found = manifest.parse(place.read(f"{folder}/{manifest.NAME}"), path)
+    except manifest.Corrupt as error:
+        return Entry(state=DAMAGED, problem=str(error), **fields)
+    for name in found["files"]:
+        if name not in files:
+            return Entry(state=DAMAGED, problem=f"{path} is damaged: {name} is missing", **fields)
+    return Entry(state=WHOLE, metrics=found.get("metrics", {}), **fields)

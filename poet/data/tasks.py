@@ -15,6 +15,7 @@ import numpy as np
 
 from poet.data.backend import seqio, tensorflow
 from poet.data.records import endless_passes, example_seed, list_files, one_pass, stream_seed
+from poet.store.reader import folder_of
 from poet.streams import text
 from poet.streams.base import CONDITION, HIDDEN
 from poet.tasks.layout import Layout
@@ -51,7 +52,7 @@ def _source_class() -> type:
 
         def __init__(self, folder: str, features: tuple[str, ...], start: int | None, seed_2: Any, kept: Any):
             # seqio keeps a builder for each name of a folder: one that is relative would outlive a change of directory.
-            place = folder if "://" in folder else os.path.abspath(folder)
+            place = os.path.abspath(folder_of(folder))
             super().__init__(tfds_data_dir=place, read_only=True, caching_permitted=False)
             self._features, self._start, self._seed_2 = features, start, seed_2
             self._kept = kept

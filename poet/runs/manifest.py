@@ -53,11 +53,17 @@ def read(folder: Path) -> dict[str, Any]:
       Corrupt: it is missing or altered.
     """
     try:
-        body, digest, end = retries.reading(folder / NAME, (folder / NAME).read_bytes).split(b"\n")
+        return parse(retries.reading(folder / NAME, (folder / NAME).read_bytes), folder)
     except FileNotFoundError:
         raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
     except OSError as error:
         raise Corrupt(f"{folder} is damaged: {NAME}: {error.strerror}") from None
+
+
+def parse(data: bytes, folder: object) -> dict[str, Any]:
+    """As `read` of the bytes of the manifest of a folder, which is named in errors."""
+    try:
+        body, digest, end = data.split(b"\n")
     except ValueError:
         body, digest, end = b"", b"", b""
     if end or hashlib.sha256(body).hexdigest().encode() != digest:
@@ -73,11 +79,16 @@ def read(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _check_inside(folder: Path, name: str) -> None:
+def _check_inside(folder: object, name: str) -> None:
     """A manifest of others must not make us read what lies elsewhere; raises Corrupt."""
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
+    if not stays_inside(name):
         raise Corrupt(f"{folder} is damaged: {NAME} lists {name[:80]!r}, which is no file of the folder")
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name of others is that of a file below the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()
 
 
 def fingerprint(folder: Path) -> str:

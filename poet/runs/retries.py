@@ -52,20 +52,29 @@ def reading(what: object, read: Callable[[], T]) -> T:
       ReadFailed: it failed at every try.
       OSError: of another cause, at once.
     """
+    return trying(what, read, _passing)
+
+
+def _passing(error: BaseException) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) and error.errno in PASSING else ""
+
+
+def trying(what: object, work: Callable[[], T], passing: Callable[[BaseException], str]) -> T:
+    """As `reading`, where `passing` says why an error may pass, and '' of one that stays and is raised at once."""
     for number, wait_s in enumerate(WAITS_S, 1):
         try:
-            return _timed(what, read)
-        except OSError as error:
-            if error.errno not in PASSING:
+            return _timed(what, work)
+        except Exception as error:
+            if not (why := passing(error)):
                 raise
-            _LOG.warning("%s: %s at try %d; trying again in %g s", what, error.strerror, number, wait_s)
+            _LOG.warning("%s: %s at try %d; trying again in %g s", what, why, number, wait_s)
             time.sleep(wait_s)
     try:
-        return _timed(what, read)
-    except OSError as error:
-        if error.errno not in PASSING:
+        return _timed(what, work)
+    except Exception as error:
+        if not (why := passing(error)):
             raise
-        raise ReadFailed(f"{what} cannot be read: {error.strerror}, {len(WAITS_S) + 1} times in a row") from error
+        raise ReadFailed(f"{what} cannot be read: {why}, {len(WAITS_S) + 1} times in a row") from error
 
 
 def _timed(what: object, read: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@
       tokenizer/      what a tokenizer's training made
 
 `Run(folder)` is one to be trained; `Run.open(path)` one whose weights are read: of a work dir the newest checkpoint,
-one step below its checkpoints/, or released weights.
+one step below its checkpoints/, or released weights, here or behind a URL.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import functools
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from poet.buckets import files, mirror
 from poet.runs import assets, lease, manifest, outputs, timeline
 from poet.spec import Experiment, UserError, read_json, read_object
 
@@ -145,10 +147,12 @@ class Run:
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Resolves a user's path, from the current folder or among the shipped weights (also by name).
 
+        Of what lies behind a URL a copy is opened (`poet.buckets`).
+
         Raises:
           UserError: nothing there is a checkpoint.
         """
-        places = assets.places(_local(path).expanduser())
+        places = assets.places(here(path).expanduser())
         folder = next((place for place in places if place.exists()), places[0])
         return cls(folder, _checkpoint_in(folder))
 
@@ -270,15 +274,44 @@ class Run:
         return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS, IDENTITY}
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
-    """The folder of a user's path: every path of a run begins here.
+def here(path: str | os.PathLike[str]) -> Path:
+    """A user's path to weights on this machine: itself, or the copy of the weights that lie behind a URL.
 
-    Raises UserError for a URL, which would be taken for a folder of that name on this machine.
+    Raises:
+      UserError: nothing there is a checkpoint, released weights or an export; as `poet.buckets.mirror.fetch`.
     """
+    if not files.is_url(path):
+        return Path(path)
+    url = os.fspath(path)
+    return mirror.fetch(url, lambda names: _weights_among(url, names))
+
+
+def _weights_among(url: str, names: Collection[str]) -> str:
+    """The folder of weights among the names below a URL; '' is that of the URL.  What has no MANIFEST is unfinished."""
+    if manifest.NAME in names or url.rstrip("/").rsplit("/", 1)[-1].isdigit():
+        return ""
+    for above in (f"{CHECKPOINTS}/", ""):
+        if found := steps_among(names, above):
+            return f"{above}{found[-1]}"
+    raise UserError(
+        f"{url} is not a checkpoint: no {manifest.NAME} lies there, nor in a step folder such as 00000200; give a work "
+        "dir, one step below its checkpoints/, or released weights"
+    )
+
+
+def steps_among(names: Collection[str], above: str = f"{CHECKPOINTS}/") -> list[str]:
+    """Folders of complete checkpoints among the names of files, ascending by step; `above` ends in '/' or is ''."""
+    tails = (name.removeprefix(above).split("/") for name in names if name.startswith(above))
+    found = {tail[0] for tail in tails if len(tail) == 2 and tail[1] == manifest.NAME and _STEP.fullmatch(tail[0])}
+    return sorted(found, key=int)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """The folder of a work dir; raises UserError for a URL, which would be taken for a folder of that name."""
     if "://" in os.fspath(path):
         raise UserError(
-            f"{path} is a URL: runs and checkpoints are folders of a file system that all processes see; mount the "
-            "bucket (gcsfuse, mountpoint-s3, a shared disk), and give the path"
+            f"{path} is a URL: a work dir is a folder of a file system that all processes see; mount the bucket "
+            "(gcsfuse, mountpoint-s3, a shared disk), and give the path"
         )
     return Path(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from poet.buckets import mirror
+from poet.buckets.files import is_url
 from poet.spec import UserError
 from poet.store import framing
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 DATASET_NAME = "poet"
 
 
+@functools.lru_cache(maxsize=16)
+def _copy(url: str) -> pathlib.Path:
+    """Listed once by a process: a store does not change."""
+    return mirror.fetch(url, field="DATA.store")
+
+
+def folder_of(path: str) -> pathlib.Path:
+    """The folder of a store on this machine: itself, or the copy of the one behind a URL (`poet.buckets`)."""
+    return _copy(path) if is_url(path) else pathlib.Path(path)
+
+
 def load_manifest(path: str) -> Manifest:
     """Reads the manifest and checks that every shard is there with its size.
 
@@ -30,7 +44,7 @@ def load_manifest(path: str) -> Manifest:
     Raises:
         UserError: no store, an unfinished one, another version, or a missing or cut shard.
     """
-    folder = pathlib.Path(path)
+    folder = folder_of(path)
     file = folder / MANIFEST_FILE
     if not path or not file.is_file():
         unfinished = folder.is_dir() and any(folder.iterdir())
@@ -82,7 +96,7 @@ def verify(path: str) -> Manifest:
             first record that is.
     """
     manifest = load_manifest(path)
-    damaged = [what for shard in _shards(manifest) if (what := _damage(pathlib.Path(path), shard))]
+    damaged = [what for shard in _shards(manifest) if (what := _damage(folder_of(path), shard))]
     if damaged:
         raise UserError(f"{'; '.join(damaged)}. `poet store repair` makes them again from the source")
     return manifest
@@ -172,5 +186,5 @@ def dataset(path: str, split: str) -> tf.data.Dataset:
 
     check_split(load_manifest(path), split)
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    builder = tfds.builder_from_directory(path)
+    builder = tfds.builder_from_directory(str(folder_of(path)))
     return builder.as_dataset(split=split, shuffle_files=False, read_config=config)

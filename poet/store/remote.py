@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
-from poet.runs import assets
+from poet.buckets.files import filesystem, is_url
 from poet.spec import UserError
 from poet.store import texts
 
@@ -27,8 +27,6 @@ GB = 10**9
 COPIED_AT_ONCE = 2**23
 # Bytes at each place where a file's content is sampled.
 SAMPLE_BYTES = 4096
-# Packages that fsspec needs for a protocol, and the extra that brings them.
-DRIVERS = {"gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,34 +81,6 @@ class Collection(Protocol):
         Raises:
             Unusable: it has none.
         """
-
-
-def is_url(path: str) -> bool:
-    """Whether fsspec opens it: 'gs://bucket/clips' is one, 'C:/clips' and whatever exists here is not."""
-    return "://" in path and not os.path.exists(path)
-
-
-def filesystem(path: str, field: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path on it.
-
-    Raises:
-        UserError: an unknown protocol, or the package for it is missing; `field` is where the user
-            named the path.
-    """
-    import fsspec
-
-    if not is_url(path):  # fsspec would find protocols in colons
-        files = fsspec.filesystem("file")
-        return files, os.path.abspath(path)
-    protocol = path.partition("://")[0]
-    try:
-        return fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        package, extra = DRIVERS.get(protocol, ("", ""))
-        what = f"the package {package}: {assets.install(extra)}" if package else str(error)
-        raise UserError(f"{field} = {path!r}: reading {protocol}:// needs {what}") from None
-    except ValueError as error:
-        raise UserError(f"{field} = {path!r}: {error}; give a folder, gs:// or s3://") from None
 
 
 def content_sample(open_file: Callable[[], contextlib.AbstractContextManager[IO[bytes]]]) -> str:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from poet.buckets import mirror
 from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 from poet.distributed.mesh import batch_sharding
 from poet.models.declaration import Tree
@@ -225,8 +226,8 @@ def check_spec(asked: Spec, stored: Spec) -> None:
 
 
 def find_pretrained(folder: str | pathlib.Path) -> pathlib.Path:
-    """Resolves a folder against the current one, then the shipped files and `data/pretrained/`."""
-    candidates = assets.places(folder)
+    """Resolves a folder against the current one, then the shipped files and `data/pretrained/`; or copies a URL's."""
+    candidates = assets.places(mirror.local(folder, "the folder of a frozen network"))
     for candidate in candidates:
         if (candidate / SPEC).is_file() and (candidate / WEIGHTS).is_file():
             return candidate

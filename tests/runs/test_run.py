@@ -147,7 +147,6 @@ def test_a_url_is_refused_and_makes_no_folder_of_its_name(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for use in (Run, Run.open):
-        with pytest.raises(UserError, match="mount the bucket"):
-            use(url)
+    with pytest.raises(UserError, match="mount the bucket"):
+        Run(url)
     assert not list(tmp_path.iterdir())

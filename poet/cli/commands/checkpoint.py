@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poet.buckets import mirror
+from poet.buckets.files import is_url
 from poet.cli import command
 from poet.cli.tables import columns, duration
-from poet.runs.run import Run
+from poet.runs.run import CHECKPOINTS, Run, steps_among
 from poet.spec import Failure, UserError
 from poet.spec.base import DTYPES
 
@@ -42,13 +45,39 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     _check(args)
-    _ACTIONS[args.action](args, [_open(path) for path in args.paths])
+    _ACTIONS[args.action](args)
 
 
 def _open(path: str) -> Run:
     """A run also where none of its checkpoints is whole."""
+    if is_url(path):
+        return Run.open(path)
     run = Run(Path(path).expanduser())
     return run if run.checkpoints.is_dir() else Run.open(path)
+
+
+def _entries(path: str, *, hashes: bool = True) -> list[Entry]:
+    """The checkpoints of a path, by its own name also where copies of them were looked at."""
+    from poet.checkpoints import listing
+
+    if not is_url(path):
+        return listing.entries(_open(path), hashes=hashes)
+    if not hashes:
+        return listing.in_bucket(path)
+    url, below = path.rstrip("/"), ""
+
+    def choose(names: Collection[str]) -> str:
+        nonlocal below
+        below = CHECKPOINTS if steps_among(names) else ""
+        return below
+
+    copy = mirror.fetch(url, choose)
+    found = listing.entries(Run(copy.parent) if below else Run.open(copy), hashes=hashes)
+    theirs = f"{url}/{below}".rstrip("/")
+    return [
+        dataclasses.replace(e, **{name: getattr(e, name).replace(str(copy), theirs) for name in ("path", "problem")})
+        for e in found
+    ]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -66,37 +95,35 @@ def _check(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------------------------------------- actions
 
 
-def _list(args: argparse.Namespace, runs: Sequence[Run]) -> None:
-    from poet.checkpoints import listing
-
-    found = listing.entries(runs[0], hashes=not args.quick)
+def _list(args: argparse.Namespace) -> None:
+    found = _entries(args.paths[0], hashes=not args.quick)
     _print(args, {"checkpoints": [entry.as_json() for entry in found]}, columns([_row(entry) for entry in found]))
 
 
-def _verify(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+def _verify(args: argparse.Namespace) -> None:
     from poet.checkpoints import listing
 
-    found = [entry for entry in listing.entries(runs[0]) if entry.state not in listing.ENDINGS.values()]
+    found = [entry for entry in _entries(args.paths[0]) if entry.state not in listing.ENDINGS.values()]
     if not found:
         raise UserError(f"{args.paths[0]} holds no checkpoint to verify")
     bad = [entry for entry in found if not entry.whole]
-    lines = [f"{entry.path}: {entry.problem or entry.state}" for entry in found]
+    lines = [entry.problem or f"{entry.path}: {entry.state}" for entry in found]
     _print(args, {"whole": not bad, "checkpoints": [entry.as_json() for entry in found]}, "\n".join(lines))
     if bad:
         raise Failure(f"{len(bad)} of {len(found)} are not whole")
 
 
-def _diff(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+def _diff(args: argparse.Namespace) -> None:
     from poet.checkpoints import comparison
 
-    found = comparison.compare(*(run.checkpoint for run in runs))
+    found = comparison.compare(*(_open(path).checkpoint for path in args.paths))
     _print(args, found.as_json(), _differences(found))
 
 
-def _convert(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+def _convert(args: argparse.Namespace) -> None:
     from poet.checkpoints import conversion
 
-    source, dtype = runs[0].checkpoint, args.dtype or None
+    source, dtype = _open(args.paths[0]).checkpoint, args.dtype or None
     folder = conversion.convert(source, args.out, dtype=dtype, part=args.part, overwrite=args.overwrite)
     _print(args, {"written": str(folder)}, str(folder))
 

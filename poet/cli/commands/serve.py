@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poet.cli import command
-from poet.runs.run import Checkpoint
+from poet.runs.run import Checkpoint, here
 from poet.server.settings import ServeSpec
 from poet.spec import UserError, type_hints
 from poet.spec.base import MOST_BATCH, setting_of
@@ -128,13 +128,14 @@ def _backend(args: argparse.Namespace, settings: ServeSpec) -> CheckpointBackend
     from poet.server.exported import ExportBackend
     from poet.spec import config
 
-    if Checkpoint(Path(args.checkpoint).expanduser()).exported:
+    folder = here(args.checkpoint).expanduser()
+    if Checkpoint(folder).exported:
         if args.bindings or args.style or args.upscale:
             raise UserError(
                 f"{args.checkpoint} is an export, whose settings are fixed: leave out --gin, --style and --upscale, or "
                 "serve its checkpoint"
             )
-        return ExportBackend.of(args.checkpoint, args.batch, settings)
+        return ExportBackend.of(folder, args.batch, settings)
     bindings = [*(config.style(args.style) if args.style else []), *args.bindings, f"SAMPLE.block={args.batch}"]
     run, resolved = command.open_checkpoint(args, bindings)
     upscalers = tuple(larger.find(path) for path in args.upscale)
