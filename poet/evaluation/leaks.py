@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from poet.evaluation import intervals
 from poet.evaluation.features.base import resized
 from poet.evaluation.report import tables
 from poet.evaluation.score.sides import Clips, Item
@@ -119,14 +120,23 @@ def search(submission: Clips, training: Clips, heldout: Clips) -> dict[str, Any]
 
 def summary(similarity_N: np.ndarray, heldout_K: np.ndarray, chance_N: np.ndarray) -> dict[str, Any]:
     """`flagged` clips of `expected` if samples were as far from the training set as held-out clips are; `p` of the
-    one-sided rank test that samples are nearer."""
+    one-sided rank test that samples are nearer; `difference` of the medians, with the interval of resampled clips."""
     resolvable = RARE * (1 + len(heldout_K)) >= 1
     return {
         "flagged": int((chance_N <= RARE).sum()) if resolvable else None,
         "expected": RARE * len(similarity_N),
         "p": float(stats.mannwhitneyu(similarity_N, heldout_K, alternative="greater").pvalue),
         "median": {"submission": float(np.median(similarity_N)), "heldout": float(np.median(heldout_K))},
+        "difference": _difference(similarity_N, heldout_K),
     }
+
+
+def _difference(similarity_N: np.ndarray, heldout_K: np.ndarray) -> dict[str, float]:
+    """Median of samples less that of held-out clips; both are resampled, each by itself."""
+    rng = np.random.default_rng(intervals.SEED)
+    medians = [np.median(rng.choice(x, (intervals.RESAMPLES, len(x))), axis=1) for x in (similarity_N, heldout_K)]
+    low, high = intervals.bounds(medians[0] - medians[1])
+    return {"value": float(np.median(similarity_N) - np.median(heldout_K)), "low": low, "high": high}
 
 
 def text(found: Mapping[str, Any], shown: int = 8) -> str:
@@ -135,10 +145,11 @@ def text(found: Mapping[str, Any], shown: int = 8) -> str:
     table = tables.format_table(
         [{name: row[name] for name in ("clip", "nearest", "similarity", "as near")} for row in rows], "NEAREST"
     )
-    medians, flagged = found["median"], found["flagged"]
+    medians, flagged, away = found["median"], found["flagged"], found["difference"]
     lines = [
         f"similarity to the nearest training clip, median: {medians['submission']:.3f} of the submission, "
-        f"{medians['heldout']:.3f} of held-out clips; samples are nearer: p = {found['p']:.3g}",
+        f"{medians['heldout']:.3f} of held-out clips, by {away['value']:+.3f} "
+        f"[{away['low']:+.3f}, {away['high']:+.3f}]; samples are nearer: p = {found['p']:.3g}",
         f"{flagged} clips are nearer than {1 - RARE:.0%} of held-out clips; {found['expected']:.1f} are by chance"
         if flagged is not None
         else f"too few held-out clips to flag single samples: {round(1 / RARE) - 1} are needed",

@@ -97,3 +97,14 @@ def test_the_command_writes_what_it_found(tmp_path: Path, capsys):
     assert found["flagged"] is None and "99 are needed" in capsys.readouterr().out
     assert (tmp_path / "out/0_training.png").is_file()
     assert cli.main(command) == cli.EXIT_USER
+
+
+def test_the_medians_differ_by_an_interval_that_scipy_finds_too():
+    rng = np.random.default_rng(8)
+    ours, theirs = rng.normal(0.80, 0.05, 60), rng.normal(0.75, 0.05, 90)
+    found = leaks.summary(ours, theirs, leaks.chances(ours, theirs))["difference"]
+    assert found["value"] == pytest.approx(np.median(ours) - np.median(theirs))
+    apart = lambda a, b, axis: np.median(a, axis=axis) - np.median(b, axis=axis)
+    other = stats.bootstrap((ours, theirs), apart, n_resamples=1000, method="percentile", random_state=1)
+    bounds = other.confidence_interval
+    assert (found["low"], found["high"]) == pytest.approx((bounds.low, bounds.high), abs=0.006)

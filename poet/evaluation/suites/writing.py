@@ -95,9 +95,14 @@ def said(found: Json) -> str:
     """Which trivial submissions a task beats by its first metric."""
     parts = [f"{verdict} than {', '.join(names)}" for verdict, names in found["beaten"].items() if verdict != SAME]
     parts += [f"not told apart from {', '.join(found['beaten'][SAME])}"] if SAME in found["beaten"] else []
-    best = found["best_trivial"]
+    best = found.get("best_trivial", {})
     ahead = f" The best of them is {best['candidate']}: {_ahead(best)}." if best.get("difference") is not None else ""
-    return f"By {found['ranked_by']} the submission is {'; '.join(parts)}.{ahead}" if parts else ""
+    return f"By {ranked_by(found)} the submission is {'; '.join(parts)}.{ahead}" if parts else ""
+
+
+def ranked_by(found: Json) -> str:
+    """The metric of the ranking; results of version 1 say it by the first of their rows."""
+    return found.get("ranked_by") or found["rows"][0]["metric"]
 
 
 def _ahead(row: Json) -> str:
@@ -116,9 +121,15 @@ def leaked(result: Json) -> str:
         )
         lines.append(
             f"{name}: similarity to the nearest training clip {found['median']['submission']:.3f}, of held-out clips "
-            f"{found['median']['heldout']:.3f}; nearer: p = {found['p']:.2g}{flagged}"
+            f"{found['median']['heldout']:.3f}{_apart(found)}; nearer: p = {found['p']:.2g}{flagged}"
         )
     return "\n".join(lines)
+
+
+def _apart(found: Json) -> str:
+    """The difference with its interval; '' of results from before it was measured."""
+    away = found.get("difference")
+    return f" ({away['value']:+.3f} [{away['low']:+.3f}, {away['high']:+.3f}])" if away else ""
 
 
 def text(result: Json) -> str:
@@ -205,7 +216,7 @@ def document(result: Json, shown: Mapping[str, Sequence[tuple[str, dict[str, Pat
 
 def _section(name: str, result: Json, shown: Sequence[tuple[str, dict[str, Path]]]) -> str:
     found = result["tasks"][name]
-    first = found["ranked_by"]
+    first = ranked_by(found)
     bars = [
         Bar(name=row["candidate"], value=row["value"], low=row["low"], high=row["high"], group=row["kind"])
         for row in found["rows"]
