@@ -12,7 +12,7 @@ from poet.checkpoints import checkpoint as checkpoint_lib
 from poet.models.superres import build_model
 from poet.networks import expect
 from poet.runs import networks
-from poet.runs.run import Checkpoint, Run
+from poet.runs.run import Checkpoint, Run, here
 from poet.sampling import masked
 from poet.sampling.superres import Upscaler
 from poet.serving.format import open_folder
@@ -28,7 +28,7 @@ def find(path: str) -> Run:
 
     Raises UserError: neither, a language model, or an export without super-resolution.
     """
-    folder = Path(path).expanduser()
+    folder = here(path).expanduser()
     if (export := Checkpoint(folder)).exported:
         if not open_folder(folder).get("upscalers"):
             raise UserError(
