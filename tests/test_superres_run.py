@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import store_fakes as fakes  # noqa: E402
 from poet import cli, media, streams  # noqa: E402
 from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
-from poet.evaluation import upscalers  # noqa: E402
+from poet.evaluation import realesrgan, upscalers  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
 from poet.sampling import larger, upscaling  # noqa: E402
 from poet.spec import (  # noqa: E402
@@ -154,8 +155,9 @@ def test_what_is_generated_is_upscaled_by_networks_that_take_it(trained):
         upscaling.load([trained], TASKS["text_to_video"], RUN.clip.replace(height=8, width=8))
 
 
-def test_scores_stand_beside_resizing(trained, tmp_path):
-    """The ceiling is exact where clips are what the tokenizer can say."""
+def test_scores_stand_beside_resizing(trained, tmp_path, monkeypatch):
+    """The ceiling is exact where clips are what the tokenizer can say; a way that is not installed is named."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     upscaler = larger.from_checkpoint(trained)
     sets = {"grey": np.stack([clip(n) for n in range(2)])}
     result = upscalers.evaluate(upscaler, sets, tmp_path, perceptual=None, steps=(1, 2))
@@ -174,7 +176,9 @@ def test_scores_stand_beside_resizing(trained, tmp_path):
     assert rows[upscalers.CEILING]["psnr_db"] > 50 > rows["bicubic"]["psnr_db"] > 10
     assert rows[upscalers.CEILING]["flicker_levels"] == 0 and rows["nearest"]["consistency_db"] > 30
     assert {p.name for p in tmp_path.iterdir()} == {"grey.png", upscalers.RESULT_FILE}
-    assert "SSIM" in upscalers.summary(result)
+    assert "SSIM" in upscalers.summary(result) and f"{realesrgan.LABEL} skipped: not installed" in upscalers.summary(
+        result
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Shape suffixes: N clips, T frames, H, W rows and columns of the truth.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from poet import media
-from poet.evaluation import metric, record, tokenizers
+from poet.evaluation import metric, realesrgan, record, tokenizers
 from poet.evaluation.metrics import perceptual as distances
 from poet.evaluation.metrics import pixels
 from poet.evaluation.metrics.upscaling import CONSISTENCY, FLICKER, TABLE
@@ -94,15 +95,26 @@ def evaluate(
     details = {name: {"clips": len(clips), "shape": list(clips.shape[1:4])} for name, clips in sets.items()}
     subject = {"fingerprint": upscaler.video_tokenizer.fingerprint, "distance": perceptual and perceptual.label}
     measured = tokenizers.tables(scored, {TABLE: metrics}, {TABLE: NOTES})
-    result = record.content(subject, measured, skipped, sets=details)
+    result = record.content(subject, measured, {**skipped, **_left_out()}, sets=details)
     record.write(out / RESULT_FILE, result)
     return result
+
+
+def _left_out() -> dict[str, str]:
+    """Rows that there are none of -> why."""
+    try:
+        realesrgan.load()
+    except UserError as error:
+        return {realesrgan.LABEL: str(error)}
+    return {}
 
 
 def ways(upscaler: Upscaler, truth: np.ndarray, steps: Sequence[int], seed: int) -> Iterator[tuple[str, Way]]:
     """The candidates: label, and function from small to large clips.  `truth` uint8 [N, T, H, W, 3]."""
     for name, kind in RESIZINGS.items():
         yield name, functools.partial(resized, kind=kind)
+    with contextlib.suppress(UserError):
+        yield realesrgan.LABEL, realesrgan.load()
     spec = upscaler.experiment.super_resolution
     size = truth.shape[2:]
     yield SHARPENED, lambda given: _corrected(np.zeros((*given.shape[:2], *size), np.uint8), given)
