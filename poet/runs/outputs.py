@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from poet.buckets import files
 from poet.runs import manifest
 from poet.spec import UserError
 
@@ -117,6 +118,8 @@ def claim(
       UserError: it is a file, an input, holds something else, lies in a folder that a manifest
         describes, or nothing can be written there.
     """
+    if files.is_url(path):
+        raise UserError(f"--out={path} is a URL: give a folder; `gcloud storage rsync` copies it to a bucket")
     final = Path(path).expanduser().absolute()
     if final.exists() and not final.is_dir():
         raise UserError(f"--out={path} is a file: give a new or empty folder")

@@ -165,3 +165,10 @@ def test_the_checkpoint_that_is_read_is_never_written(
     for out in (released, released / "deeper"):
         assert cli.main([*COMMANDS[name], f"--out={out}", "--overwrite"]) == 2
     assert contents(released) == before and capsys.readouterr().err.count("--out=") == 2
+
+
+def test_a_url_is_no_folder_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--out=gs://bucket/out is a URL: give a folder"):
+        outputs.claim("gs://bucket/out", outputs.EXPORT)
+    assert not list(tmp_path.iterdir())
