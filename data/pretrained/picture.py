@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from poet.evaluation.gallery.clips import spaced
 from poet.runs.run import Run
+from poet.sampling import larger, superres
 from poet.sampling.generate import Generator
-from poet.sampling.superres import Upscaler
 from poet.spec import StoreSpec
 from poet.store.raw import RawClip
 from poet.store.sources import open_splits
@@ -87,8 +87,8 @@ def enlarged(found: Mapping[str, np.ndarray], upscale: str) -> dict[str, np.ndar
     """`found` at twice its size: by a super-resolution network, or each pixel as four."""
     if not upscale:
         return {label: clips.repeat(SCALE, axis=2).repeat(SCALE, axis=3) for label, clips in found.items()}
-    upscaler = Upscaler.from_checkpoint(Run.open(upscale))
-    return {label: upscaler.upscale(clips) for label, clips in found.items()}
+    networks = larger.load(larger.find(upscale))
+    return {label: superres.chained(networks, clips) for label, clips in found.items()}
 
 
 def main() -> None:

@@ -222,7 +222,7 @@ def test_a_tokenizer_is_no_checkpoint_and_is_never_replaced_by_one(tmp_path: Pat
         weights.save(tmp_path / "t", Experiment(), PARAMS, "float32", 7)
 
 
-SHIPPED = ("magvit_v2_64x8", "soundstream_16k", "pieces_512", "lm_arenas")
+SHIPPED = ("magvit_v2_64x8", "soundstream_16k", "pieces_512", "lm_arenas", "superres_arenas")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
