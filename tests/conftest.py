@@ -33,6 +33,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 LONGEST = (
     "test_conditions_are_obeyed.py",
     "test_tokenizer_training.py",
+    "test_sound_run.py",
+    "test_superres_run.py",
     "test_audio_training.py",
     "test_decode.py",
     "test_runner.py",
