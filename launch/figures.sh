@@ -33,8 +33,8 @@ arenas() {
 
 # -> data/pretrained/superres_arenas/arenas.png data/pretrained/superres_arenas/scores.json
 larger() {
-  poet upscale-eval --checkpoint="$LARGER" --set=source --out="$work/larger" --gin.EVAL.source="$LARGE_CLIPS" \
-    --gin.EVAL.split=test --gin.EVAL.clips=33
+  poet upscale-eval --checkpoint="$LARGER" --set=source --set=natural --out="$work/larger" --gin.EVAL.source="$LARGE_CLIPS" \
+    --gin.EVAL.split=test --gin.EVAL.clips=16
   cp "$work/larger/source.png" "$LARGER/arenas.png"
   cp "$work/larger/upscale_scores.json" "$LARGER/scores.json"
 }
