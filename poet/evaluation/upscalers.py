@@ -19,7 +19,7 @@ from poet import media
 from poet.evaluation import metric, realesrgan, record, tokenizers
 from poet.evaluation.metrics import perceptual as distances
 from poet.evaluation.metrics import pixels
-from poet.evaluation.metrics.upscaling import CONSISTENCY, FLICKER, TABLE
+from poet.evaluation.metrics.upscaling import CONSISTENCY, FLICKER, TABLE, clip_flicker
 from poet.sampling import projection
 from poet.sampling.superres import Upscaler
 from poet.spec import UserError
@@ -92,12 +92,20 @@ def evaluate(
         scored[name] = {TABLE: rows}
         every = max(clips.shape[1] // FRAMES_SHOWN, 1)
         media.write_png_strip(out / f"{name}.png", np.concatenate(shown, axis=1), every)
-    details = {name: {"clips": len(clips), "shape": list(clips.shape[1:4])} for name, clips in sets.items()}
+    details = {
+        name: {"clips": len(clips), "shape": list(clips.shape[1:4]), "truth_flicker_levels": _flicker(clips)}
+        for name, clips in sets.items()
+    }
     subject = {"fingerprint": upscaler.video_tokenizer.fingerprint, "distance": perceptual and perceptual.label}
     measured = tokenizers.tables(scored, {TABLE: metrics}, {TABLE: NOTES})
     result = record.content(subject, measured, {**skipped, **_left_out()}, sets=details)
     record.write(out / RESULT_FILE, result)
     return result
+
+
+def _flicker(clips: np.ndarray) -> float:
+    """What the truth itself has of FLICKER, in levels: less than that is blur."""
+    return float(np.mean([clip_flicker(clip, clip) for clip in clips]))
 
 
 def _left_out() -> dict[str, str]:

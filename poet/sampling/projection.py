@@ -24,13 +24,21 @@ def reduction(size: int, small: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
+def enlargement(size: int, small: int) -> np.ndarray:
+    """float64 [size, small]: bicubic resizing along one side to the large size, as `media.resize_image` does it."""
+    return reduction(small, size)
+
+
+@functools.lru_cache(maxsize=16)
 def expansion(size: int, small: int) -> np.ndarray:
     """float64 [size, small], the pseudo-inverse of `reduction`: of all lines of `size` that become a given line, the
     one of least norm."""
     return np.linalg.pinv(reduction(size, small))
 
 
-def projected(made_TxHxWx3: np.ndarray, small_Txhxwx3: np.ndarray, fraction: float = 1.0) -> np.ndarray:
+def projected(
+    made_TxHxWx3: np.ndarray, small_Txhxwx3: np.ndarray, fraction: float = 1.0, detail: float = 1.0
+) -> np.ndarray:
     """uint8 [T, H, W, 3]: the clip nearest to `made` that is `small` at the small size.
 
     They differ by rounding and where a colour would leave its range.
@@ -38,16 +46,19 @@ def projected(made_TxHxWx3: np.ndarray, small_Txhxwx3: np.ndarray, fraction: flo
     Args:
       made_TxHxWx3, small_Txhxwx3: uint8.
       fraction: of the way from `made` to that clip, 0 to 1.
+      detail: part of the result that is that clip, 0 to 1; the rest is `small` resized.
     """
-    frames = [_frame(made, small, fraction) for made, small in zip(made_TxHxWx3, small_Txhxwx3, strict=True)]
+    pairs = zip(made_TxHxWx3, small_Txhxwx3, strict=True)
+    frames = [_frame(made, small, fraction, detail) for made, small in pairs]
     return np.asarray(frames, np.uint8).reshape(made_TxHxWx3.shape)
 
 
-def _frame(made_HxWx3: np.ndarray, small_hxwx3: np.ndarray, fraction: float) -> np.ndarray:
+def _frame(made_HxWx3: np.ndarray, small_hxwx3: np.ndarray, fraction: float, detail: float) -> np.ndarray:
     (height, width), (rows, columns) = made_HxWx3.shape[:2], small_hxwx3.shape[:2]
     missing = small_hxwx3 - _along(reduction(height, rows), reduction(width, columns), made_HxWx3)
     found = made_HxWx3 + fraction * _along(expansion(height, rows), expansion(width, columns), missing)
-    return np.clip(np.round(found), 0, 255)
+    resized = _along(enlargement(height, rows), enlargement(width, columns), small_hxwx3) if detail < 1 else found
+    return np.clip(np.round(detail * found + (1 - detail) * resized), 0, 255)
 
 
 def _along(vertical: np.ndarray, horizontal: np.ndarray, frame_HxWx3: np.ndarray) -> np.ndarray:

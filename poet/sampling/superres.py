@@ -164,11 +164,11 @@ class Upscaler:
         return states, np.arange(states.shape[1])[None] < lengths_N[:, None]
 
     def _consistent(self, made: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """uint8 [N, T, H, W, 3]: `made`, which is [N, T, h, w, 3] again at that size (SUPER_RESOLUTION.consistency)."""
-        fraction = self.experiment.super_resolution.consistency
-        if not fraction:
+        """uint8 [N, T, H, W, 3]: `made`, corrected by `given` (SUPER_RESOLUTION.consistency and .detail)."""
+        spec = self.experiment.super_resolution
+        if not spec.consistency and spec.detail == 1:
             return made
-        return np.stack([projection.projected(*pair, fraction) for pair in zip(made, given)])
+        return np.stack([projection.projected(*pair, spec.consistency, spec.detail) for pair in zip(made, given)])
 
     # ------------------------------------------------------------------------------------- one chunk
 

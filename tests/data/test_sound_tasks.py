@@ -164,7 +164,7 @@ def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path)
     for task in ("audio_to_video", "text_to_video_with_audio", "audio_video_continuation"):
         layout = Resolved(run).layouts[task]
         with jax.set_mesh(build(run.mesh)):
-            batch = hooks._sample_batch(Resolved(run), task)
+            batch = hooks.sample_batch(Resolved(run), task)
         assert len(batch["tokens"]) >= hooks.CLIPS_SHOWN
         for row, known in enumerate(batch["known"]):
             record = store.records["validation"][heard[row % len(heard)]]
@@ -172,7 +172,7 @@ def test_pictures_of_samples_are_of_clips_that_leave_something_to_draw(tmp_path)
             assert all(k < span.segment.length for k, span in zip(known, layout.loss_spans))
     mute = with_sound(make_experiment(write_store(tmp_path / "m", sound=True, silent=range(99)).path))
     with jax.set_mesh(build(mute.mesh)), pytest.raises(UserError, match="sound that audio_to_video takes"):
-        hooks._sample_batch(Resolved(mute), "audio_to_video")
+        hooks.sample_batch(Resolved(mute), "audio_to_video")
     elsewhere = run.replace(eval=run.eval.replace(split="test"))
     with jax.set_mesh(build(run.mesh)), pytest.raises(UserError, match="no split 'test'; it has train"):
-        hooks._sample_batch(Resolved(elsewhere), "audio_to_video")
+        hooks.sample_batch(Resolved(elsewhere), "audio_to_video")

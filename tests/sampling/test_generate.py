@@ -186,7 +186,7 @@ def test_clips_are_upscaled_before_they_are_written(tmp_path, generator, monkeyp
 
     monkeypatch.setattr(generation.Generator, "from_checkpoint", lambda *_: generator)
     monkeypatch.setattr(jobs.upscaling, "load", lambda runs, task, clip: [Twice() for _ in runs])
-    monkeypatch.setattr(jobs.Run, "open", lambda path: tiny.RUN)
+    monkeypatch.setattr(jobs.larger, "find", lambda path: tiny.RUN)
     files = ask(tmp_path, generator.resolved, prompt=["a corridor"], num=2, batch=2, upscale=["nowhere"] * 2)
     assert (media.probe(files[0]).height, media.probe(files[0]).width) == (64, 64)
     assert len(json.loads(files[-1].read_text())["upscale"]) == 2

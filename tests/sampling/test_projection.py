@@ -59,6 +59,16 @@ def test_no_other_clip_with_that_small_one_is_nearer():
         assert abs(((found - made) * move).sum()) < 1e-6 * np.abs(found - made).sum()
 
 
+def test_no_detail_is_the_small_clip_resized():
+    made, small = _clip(6, 24, 32), _clip(7, 12, 16)
+    resized = media.resize_video(small, 24, 32).astype(int)
+    assert np.abs(projection.projected(made, small, detail=0.0) - resized).max() <= 1
+    half = projection.projected(made, small, detail=0.5).astype(float)
+    whole = projection.projected(made, small).astype(float)
+    inside = (whole > 0) & (whole < 255)
+    assert np.abs(half - (whole + resized) / 2)[inside].max() <= 1
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_a_fraction_goes_part_of_the_way(fraction):
     made, small = _clip(4, 24, 24), _clip(5, 12, 12)

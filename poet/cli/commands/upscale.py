@@ -8,7 +8,14 @@ import logging
 from poet.cli import command
 from poet.runs import outputs
 
-_FLAGS = {"steps": int, "temperature": float, "guidance": float, "text_guidance": float, "consistency": float}
+_FLAGS = {
+    "steps": int,
+    "temperature": float,
+    "guidance": float,
+    "text_guidance": float,
+    "consistency": float,
+    "detail": float,
+}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
