@@ -108,7 +108,7 @@ def test_the_page_holds_what_the_model_samples(made: Path, studio: Studio, tmp_p
 
 def test_what_cannot_be_made_and_what_is_not_obeyed_is_said(made: Path) -> None:
     page = made.read_text()
-    assert "Missing: no super-resolution weights ship" in page and "Missing: task captioning writes text" in page
+    assert "Missing: no super-resolution weights" in page and "Missing: task captioning writes text" in page
     assert "it obeys clip with a hole → video (40.0, 30.0 to 50.0)." in page
     assert "it does not obey text → image (2.0, -2.0 to 6.0)." in page
     assert "<b>1 of 2</b>" in page and "--mask=4,4,12,12" in page

@@ -26,7 +26,7 @@ class UpscaleSection:
     def make(self, studio: Studio, folder: Path) -> Made:
         """As `TaskSection.make`."""
         if not studio.upscale:
-            raise UserError("no super-resolution weights ship with poet: give yours by --upscale=CHECKPOINT")
+            raise UserError("no super-resolution weights: give them by --upscale=CHECKPOINT")
         networks = [one for run in studio.upscale for one in larger.load(run)]
         form = studio.resolved.spec.clip
         video = np.stack([media.read_clip(clip.path, form).video for clip in studio.clips])
