@@ -33,6 +33,10 @@ QUICKSTART = "--gin_file=gin/experiments/quickstart.gin"
         (["train", "--workdir=w", QUICKSTART], ["DATA.store is empty", "poet tokenize"]),
         (["train", "--workdir=w", QUICKSTART, "--gin.DATA.store=nowhere"], ["nowhere"]),
         (["tokenize", QUICKSTART, "--gin.STORE.path=x"], ["STORE.source is empty"]),
+        (
+            ["tokenizer-train", "--gin_file=gin/experiments/tokenizer_arenas_decoder.gin", "--workdir=x"],
+            ["TOKENIZER_TRAIN.frozen_encoder", "give its folder as TOKENIZER_TRAIN.init_from"],
+        ),
         (["tokenize", QUICKSTART, "--gin.STORE.path=x", "--gin.STORE.source=nowhere"], ["nowhere"]),
         (
             [

@@ -105,6 +105,13 @@ def test_the_course_of_training_may_turn_and_is_told() -> None:
     assert {d.name.lower() for d in told} == COURSE.keys()
 
 
+def test_a_decoder_may_be_another_where_its_codes_are_read() -> None:
+    """A language model and a store know codes alone; the training of the tokenizer knows its arrays."""
+    other = {"video_tokenizer.decoder_channels": 64, "video_tokenizer.decoder_stem_kernel": 5}
+    assert refused("resume_tokenizer", other) == other.keys()
+    assert not any(refused(purpose, other) for purpose in compat.PURPOSES if purpose != "resume_tokenizer")
+
+
 def test_adaptation_takes_longer_clips_of_the_same_kind() -> None:
     assert refused("initialise", WHAT_IT_IS) == WHAT_IT_IS.keys()
     assert not refused("initialise", LONGER | TRAINING_ONLY | COURSE)

@@ -66,6 +66,6 @@ def _difference(theirs: Experiment, ours: Experiment | None) -> str:
     changed = [
         str(difference)
         for purpose in ("resume", "resume_tokenizer")
-        for difference in compat.differences(theirs, ours, purpose, ("arrays", "course"))
+        for difference in compat.differences(theirs, ours, purpose, ("arrays", "decoder", "course"))
     ]
     return "it was trained with " + (", ".join(dict.fromkeys(changed)) or "the same settings")

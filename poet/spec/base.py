@@ -28,7 +28,7 @@ MOST_FRAMES = 65_536
 MOST_SEED = 2**32 - 1
 
 # What another value of a field makes of a trained model: see `setting`.
-CHANGES = ("arrays", "meaning", "layout", "course", "nothing")
+CHANGES = ("arrays", "meaning", "layout", "course", "decoder", "nothing")
 _SETTING = "setting"
 
 
@@ -162,7 +162,8 @@ def setting(
     Args:
       changes: 'arrays', the names or shapes of what is trained; 'meaning', what the same arrays and ids
         stand for: codes, positions, the order of data; 'layout', how long sequences of the same ids are;
-        'course', how training goes on from here; 'nothing' beyond rounding: speed, reports, paths.
+        'course', how training goes on from here; 'decoder', the arrays of a tokenizer's decoder, on which its codes do
+        not depend; 'nothing' beyond rounding: speed, reports, paths.
         `poet.spec.compat` says which of these may differ for what.
       at_least, above, at_most, below: the range of a number, or of every number in a tuple or dict.
       one_of: the strings that are allowed, for every string in a tuple.

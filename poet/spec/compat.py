@@ -34,7 +34,7 @@ class Purpose:
 
 PURPOSES: dict[str, Purpose] = {
     "resume": Purpose(sections=(*_MODEL, "conditioning", *_RUN, "data")),
-    "resume_tokenizer": Purpose(sections=(*_TOKENIZER, *_RUN)),
+    "resume_tokenizer": Purpose(sections=(*_TOKENIZER, *_RUN), refused=("arrays", "decoder", "meaning", "layout")),
     # Longer or larger clips of the same kind are what a model may be adapted to.
     "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning"), may_add=True),
     "sample": Purpose(sections=(*_MODEL, "conditioning")),

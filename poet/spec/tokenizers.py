@@ -51,12 +51,12 @@ class VideoTokenizerSpec(Spec):
     temporal_kernel: int = setting(3, changes="arrays", at_least=1, at_most=3)
     norm_groups: int = setting(32, changes="meaning", at_least=1, at_most=8192)
     bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
-    decoder_channels: int = setting(0, changes="nothing", at_least=0, at_most=8192)
-    decoder_multipliers: tuple[int, ...] = setting((), changes="nothing", at_least=1, at_most=64)
-    decoder_blocks: int = setting(0, changes="nothing", at_least=0, at_most=64)
-    decoder_temporal_downsample: tuple[bool, ...] = setting((), changes="nothing")
-    decoder_stem: tuple[int, ...] = setting((), changes="nothing", at_least=1, at_most=64)
-    decoder_stem_kernel: int = setting(0, changes="nothing", at_least=0, at_most=31)
+    decoder_channels: int = setting(0, changes="decoder", at_least=0, at_most=8192)
+    decoder_multipliers: tuple[int, ...] = setting((), changes="decoder", at_least=1, at_most=64)
+    decoder_blocks: int = setting(0, changes="decoder", at_least=0, at_most=64)
+    decoder_temporal_downsample: tuple[bool, ...] = setting((), changes="decoder")
+    decoder_stem: tuple[int, ...] = setting((), changes="decoder", at_least=1, at_most=64)
+    decoder_stem_kernel: int = setting(0, changes="decoder", at_least=0, at_most=31)
     dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
     codes_of: str = setting("", changes="nothing")
     path: str = setting("", changes="nothing")
@@ -238,6 +238,9 @@ class TokenizerTrainSpec(Spec):
 
     def validate(self) -> None:
         self.require(not (self.source and self.sources), "sources", "give it or source, not both")
+        self.require(
+            self.modality == "video" or not self.frozen_encoder, "frozen_encoder", "is of the video tokenizer alone"
+        )
 
     @property
     def folders(self) -> dict[str, int]:

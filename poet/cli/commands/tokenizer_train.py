@@ -94,6 +94,11 @@ def _check(resolved: Resolved) -> None:
             f"--gin.{name}.path= to train from scratch, or start from them with "
             "TOKENIZER_TRAIN.init_from"
         )
+    if spec.frozen_encoder and not spec.init_from:
+        raise UserError(
+            "TOKENIZER_TRAIN.frozen_encoder keeps the encoder of a trained tokenizer: give its folder as "
+            "TOKENIZER_TRAIN.init_from"
+        )
     if not spec.folders:
         raise UserError(
             "TOKENIZER_TRAIN.source is empty: give a TFDS folder or a folder of clips, or several of "

@@ -121,30 +121,20 @@ def chance(clips: Set, at: int, reference: Set | None = None) -> float:
     return float(np.mean([min(at / sizes[int(fold)], 1) for fold in folds[: len(own)][own]]))
 
 
-for _at in (1, 5, 10):
+_NOTES = {
+    False: f"by a ridge map that was fitted on reference clips with other texts ({FOLDS} folds by text).",
+    True: "ranked among the texts of the fold of both sets: few clips, many texts.",
+}
+for _at, _among_all in ((1, False), (5, False), (10, False), (10, True)):
     register(
         Metric(
-            name=f"text_recall_at_{_at}",
+            name=f"{AMONG_ALL if _among_all else 'text_recall_at_'}{_at}",
             better="more",
             tables=("sets",),
             needs=NEEDS,
             measure=_measure,
-            finish=_finish(_at),
-            note=f"Fraction of clips whose own text is among the {_at} nearest of its fold, by a ridge map that was "
-            f"fitted on reference clips with other texts ({FOLDS} folds by text).",
+            finish=_finish(_at, among_all=_among_all),
+            note=f"Fraction of clips whose own text is among the {_at} nearest of its fold, {_NOTES[_among_all]}",
             protocol={"folds": FOLDS, "ridge": RIDGE},
         )
     )
-
-register(
-    Metric(
-        name=f"{AMONG_ALL}10",
-        better="more",
-        tables=("sets",),
-        needs=NEEDS,
-        measure=_measure,
-        finish=_finish(10, among_all=True),
-        note="The same at 10 among the texts of the fold of both sets: few clips are ranked among many texts.",
-        protocol={"folds": FOLDS, "ridge": RIDGE},
-    )
-)
