@@ -55,7 +55,7 @@ def main() -> None:
     found, factor = seams(upscaler, FRAMES, SIDE), upscaler.video_tokenizer.spec.factor
     print("| correction | seam of | at | ratio there | ratio at other borders |\n|---|---|---|---|---|")
     for consistency in (0.0, 1.0):
-        made = upscaler.changed(consistency=consistency).upscale(given, batch=len(given))
+        made = upscaler.changed(consistency=consistency, detail=1.0).upscale(given, batch=len(given))
         for axis, name in ((1, "chunks"), (2, "tiles, rows"), (3, "tiles, columns")):
             first = 1 if axis == 1 else factor[axis - 1]
             others = sorted({*range(first, truth.shape[axis], factor[axis - 1])} - {*found[axis]})
