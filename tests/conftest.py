@@ -9,6 +9,7 @@ pytest-xdist.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -61,6 +62,15 @@ def pytest_collection_modifyitems(items):
     """Tests of the longest files first; the others stay in their order."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(autouse=True)
+def terminal_is_left():
+    """Commands that ran in this process log to the terminal of their test, which is closed for the tests after it."""
+    yield
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if not type(h).__module__.startswith("_pytest")]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
