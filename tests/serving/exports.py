@@ -134,7 +134,9 @@ def generator(sample: SampleSpec, dtype: str = "float32", **changes: Any) -> Gen
     """The tiny run with sound, texts and written texts, of which all can be exported."""
     base = tiny.WITH_SOUND.replace(sample=sample)
     experiment = base.replace(
-        model=base.model.replace(dtype=dtype, aligned_conditions=True, condition_encoder=6),
+        model=base.model.replace(
+            dtype=dtype, aligned_conditions=True, condition_encoder=6, guidance_input=sample.one_pass
+        ),
         text=base.text.replace(pieces="given to the generator"),
         conditioning=base.conditioning.replace(depth="flat"),
         **changes,
