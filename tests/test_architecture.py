@@ -79,6 +79,7 @@ FLOORS = {
     "poet.networks": 3,
     "poet.planning.programs": 2,
     "poet.planning.decoding": 3,
+    "poet.planning.passes": 3,
     "poet.planning.describe": 4,
     "poet.planning.forecast": 4,
     "poet.spec.config": 5,

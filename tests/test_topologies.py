@@ -24,6 +24,7 @@ from poet.spec import (
     ModelSpec,
     OptimizerSpec,
     SampleSpec,
+    SuperResolutionSpec,
     TextSpec,
     UserError,
     VideoTokenizerSpec,
@@ -128,6 +129,21 @@ def test_the_report_of_eight_devices_of_this_machine(capsys, monkeypatch):
     assert train["in_loops"] < sum(train["moved"].values()) and train["needed"] > train["temporary"] > 0
     # Each of the 32 codes reads parameters that are whole on every device.
     assert decode["calls"] == 32 and sum(decode["moved"].values()) == 0
+
+
+def test_sampling_of_super_resolution_is_forecast_by_passes(capsys, monkeypatch):
+    """The branches of a clip's guidance stay on its device."""
+    run = experiment(8, dtype="float32", layers=3, visual_head="factorised").replace(
+        super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(2, 4, 4), steps=5),
+        data=DataSpec(batch=8, mixture_rates={"super_resolution": 1.0}),
+    )
+    monkeypatch.setattr(command, "resolve", lambda args: Resolved(run))
+    assert cli.main(["describe", "--topology=cpu-8", "--json"]) == 0
+    train, decode = map(json.loads, capsys.readouterr().out.splitlines())
+    group = "text+low_resolution-to-video"
+    assert (train["program"], decode["program"]) == (f"train {group}", f"decode {group}")
+    assert (decode["calls"], decode["call"]) == (5, "pass") and decode["needed"] > decode["temporary"] > 0
+    assert sum(train["moved"].values()) > sum(decode["moved"].values()) == 0
 
 
 def test_a_refusal_is_a_row_with_advice(monkeypatch):

@@ -8,13 +8,14 @@ from jax.sharding import AbstractMesh, Mesh
 
 from poet.models.transformer import Model
 from poet.networks.base import Network
+from poet.planning.programs import Program
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 from poet.training.trainable import Hook, Trainable
 
 
 class SuperResolution(Network):
-    """See `poet.models.superres`, `poet.training.masked` and `poet.evaluation.superres`."""
+    """See `poet.models.superres`, `poet.training.masked`, `poet.evaluation.superres` and `poet.planning.passes`."""
 
     def model(self, resolved: Resolved) -> Model:
         from poet.models import superres
@@ -30,6 +31,11 @@ class SuperResolution(Network):
         from poet.evaluation import superres
 
         return superres.validation_hook(resolved), superres.sample_hook(resolved)
+
+    def decoding(self, resolved: Resolved, group: str, mesh: Mesh) -> Program:
+        from poet.planning import passes
+
+        return passes.program(resolved, group, mesh)
 
 
 NETWORK = SuperResolution(

@@ -212,7 +212,7 @@ def _time(found: Forecast) -> str:
     if not found.seconds:
         return "no figures of this device to predict a time from"
     each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.seconds.items())
-    per = f" ({1e3 * found.time_s / found.calls:.3g} ms a token)" if found.calls > 1 else ""
+    per = f" ({1e3 * found.time_s / found.calls:.3g} ms a {found.call})" if found.calls > 1 else ""
     return f"predicted {found.time_s:.3g} s{per}, bound by {found.bound} ({each})"
 
 

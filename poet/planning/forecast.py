@@ -54,6 +54,7 @@ class Forecast:
       flops: of one device, analytic.
       seconds: what each resource needs alone; those of unknown rate are left out.
       calls: of the loop's body, for a decoding program; 1 for a step.
+      call: what one of them makes.
       compile_s: seconds of lowering and compiling.
       refusal: the compiler's words, if it found no room; ours, if no compiler need be asked.
     """
@@ -69,6 +70,7 @@ class Forecast:
     flops: float
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     calls: int = 1
+    call: str = "token"
     compile_s: float
     refusal: str = ""
 
@@ -183,6 +185,7 @@ def _forecast(program: Program, mesh: Mesh, topology: Topology) -> Forecast:
         in_loops=sum(hlo.totals([c for c in found if c.in_loop]).values()),
         flops=cost.flops,
         calls=program.calls,
+        call=program.call,
         seconds=_seconds(cost, hlo.totals(inner), hlo.totals(outer), topology),
         compile_s=seconds,
     )

@@ -33,12 +33,14 @@ class Program:
     Attributes:
       name: "train GROUP" or "decode GROUP".
       calls: of the body of its loop, for a decoding program; 1 for a step.
+      call: what one of them makes.
     """
 
     name: str
     lower: Callable[[], jax.stages.Lowered]
     cost: Cost
     calls: int = 1
+    call: str = "token"
 
 
 def part_bytes(model: Model, mesh: Mesh, part: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def sample(
     unknown_Bx1 = jnp.sum(codes_BxS == HIDDEN, axis=1, keepdims=True)
 
     def step(number: jax.Array, read_BxS: jax.Array) -> jax.Array:
-        read_RxS = jnp.concatenate([read_BxS] * len(plan.branches))
+        read_RxS = _side_by_side([read_BxS] * len(plan.branches))
         x_RxSxD = model.states(params, read_RxS, low_RxM, plan.grid, text_R)
         keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number), 3), out_axes=1)(keys_B)
         found_BxS, surety_BxS = _codes(model, plan, params, x_RxSxD, keys[:2], sampling)
@@ -87,13 +88,24 @@ def still_masked(unknown: jax.Array, masked: jax.Array, done: jax.Array | float)
 
 
 def _branches(plan: Passes, low_BxM: jax.Array, text: Text | None) -> tuple[jax.Array, Text | None]:
-    """The inputs of each branch, one after the other: [R, M] and the text's [R, L, E] with its mask."""
-    low_RxM = jnp.concatenate([low_BxM if sees else jnp.full_like(low_BxM, HIDDEN) for sees, _ in plan.branches])
+    """The inputs of each branch: [R, M] and the text's [R, L, E] with its mask."""
+    low_RxM = _side_by_side([low_BxM if sees else jnp.full_like(low_BxM, HIDDEN) for sees, _ in plan.branches])
     if text is None or not plan.reads_text:
         return low_RxM, None
     states_BxLxE, mask_BxL = text
     masks = [mask_BxL if sees else jnp.zeros_like(mask_BxL) for _, sees in plan.branches]
-    return low_RxM, (jnp.concatenate([states_BxLxE] * len(masks)), jnp.concatenate(masks))
+    return low_RxM, (_side_by_side([states_BxLxE] * len(masks)), _side_by_side(masks))
+
+
+def _side_by_side(branches: Sequence[jax.Array]) -> jax.Array:
+    """[R, ...]: the branches of a clip one after the other, so that they stay on its device."""
+    return jnp.stack(branches, axis=1).reshape(-1, *branches[0].shape[1:])
+
+
+def _apart(x_RxSxV: jax.Array, count: int) -> list[jax.Array]:
+    """The reverse of `_side_by_side`: [B, S, V] of each branch."""
+    x = x_RxSxV.reshape(-1, count, *x_RxSxV.shape[1:])
+    return [x[:, number] for number in range(count)]
 
 
 def _codes(
@@ -103,14 +115,16 @@ def _codes(
     factors, found, surety = model.factors(model.vocabulary.visual), [], []
     weights = [sampling.weights[BRANCHES.index(branch)] for branch in plan.branches]
     for factor, keys_B in zip(factors.ranges, keys):
-        parts = jnp.split(model.logits(params, x_RxSxD, factor), len(weights))
+        parts = _apart(model.logits(params, x_RxSxD, factor), len(weights))
         logits_BxSxV = functools.reduce(jnp.add, (w * part for w, part in zip(weights, parts)))
         ids_BxS = _sample(logits_BxSxV, keys_B, sampling.temperature)
         logp_BxSxV = jax.nn.log_softmax(logits_BxSxV)
-        surety.append(jnp.take_along_axis(logp_BxSxV, ids_BxS[..., None], axis=-1)[..., 0])
+        # Not gathered: over `tensor`, every device holds some of the values.
+        chosen_BxSxV = jnp.arange(logp_BxSxV.shape[-1]) == ids_BxS[..., None]
+        surety.append(jnp.sum(logp_BxSxV, axis=-1, where=chosen_BxSxV))
         found.append(ids_BxS + factor.low)
         if factor is not factors.ranges[-1]:
-            x_RxSxD = model.given(params, x_RxSxD, jnp.concatenate([found[-1]] * len(parts)))
+            x_RxSxD = model.given(params, x_RxSxD, _side_by_side([found[-1]] * len(parts)))
     return factors.join(found) - model.vocabulary.visual.low, sum(surety, jnp.zeros(()))
 
 

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from poet.distributed import mesh as mesh_lib
 from poet.models import superres
+from poet.models.layers import COMPUTE_RULES
 from poet.sampling import masked, passes
 from poet.sampling.passes import BOTH, BRANCHES, LOW, NOTHING
-from poet.spec import ModelSpec, SuperResolutionSpec, VocabularySpec
+from poet.spec import MeshSpec, ModelSpec, SuperResolutionSpec, VocabularySpec
 from poet.spec.vocabulary import Vocabulary
 from poet.streams.base import HIDDEN
 
@@ -44,14 +46,19 @@ def params(head="factorised"):
     return jax.tree_util.tree_map_with_path(made, model(head).abstract())
 
 
-def sample(rows, *, head="factorised", text=False, seed=3, part=0, codes=None, **changes):
+def sample(rows, *, head="factorised", text=False, seed=3, part=0, codes=None, place=None, **changes):
+    """On the mesh that is set, if parameters have a `place` on it."""
+    rows = [*rows]
     spec, rng = SPEC.replace(**changes), np.random.default_rng(1)
     low = rng.integers(0, 2**BITS, (8, LOW_CODES)).astype(np.int32)[rows]
     states = rng.normal(size=(8, 3, 6)).astype(np.float32)[rows], np.ones((len(rows), 3), bool)
     codes = np.full((len(rows), HIGH_CODES), HIDDEN, np.int32) if codes is None else codes
     plan, traced = passes.passes(spec, GRID, text), passes.sampling_params(spec, text, seed, part)
-    given = states if text else None
-    return np.asarray(masked.sample(model(head), plan, params(head), codes, low, given, np.int32(rows), traced))
+    weights, inputs = params(head), (codes, low, states if text else None, np.int32(rows))
+    if place is not None:
+        weights = jax.device_put(weights, place)
+        inputs = jax.device_put(inputs, mesh_lib.batch_sharding(jax.sharding.get_mesh()))
+    return np.asarray(masked.sample(model(head), plan, weights, *inputs, traced))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8, 24, 100])
@@ -64,6 +71,16 @@ def test_the_schedule_is_a_cosine_that_ends_and_always_moves(steps, unknown):
     if unknown > 100 * steps:
         expected = unknown * np.cos(np.pi / 2 * np.arange(steps + 1) / steps)
         np.testing.assert_allclose(left, expected, atol=1)
+
+
+def test_a_mesh_gives_the_same_codes():
+    """Tables and their values over two devices, clips over four; with every branch of guidance."""
+    settings = dict(text=True, guidance=1.5, text_guidance=4.0)
+    mesh = mesh_lib.build(MeshSpec(tensor=2), jax.devices())
+    placed = COMPUTE_RULES.shardings(mesh, model().axes())
+    with jax.set_mesh(mesh):
+        found = sample(range(8), place=placed, **settings)
+    np.testing.assert_array_equal(found, sample(range(8), **settings))
 
 
 def test_guidance_is_the_dual_one_and_nothing_where_both_scales_are_one():
