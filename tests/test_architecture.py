@@ -37,6 +37,7 @@ FLOORS = {
     "poet.sampling.frozen": 1,
     "poet.sampling.passes": 1,
     "poet.sampling.projection": 1,
+    "poet.sampling.steadying": 1,
     "poet.sampling.superres": 1,
     "poet.sampling.requests": 1,
     "poet.serving.format": 1,

@@ -166,13 +166,13 @@ def test_scores_stand_beside_resizing(trained, tmp_path, monkeypatch):
         "nearest",
         "bicubic",
         "lanczos",
-        upscalers.SHARPENED,
+        upscalers.CORRECTIONS,
         "super-resolution, 1 steps",
         "super-resolution, 2 steps",
         upscalers.CEILING,
-        upscalers.CONSISTENT_CEILING,
+        upscalers.CORRECTED_CEILING,
     ]
-    assert rows[upscalers.SHARPENED]["consistency_db"] > 40
+    assert rows[upscalers.CORRECTIONS]["consistency_db"] > 40
     assert rows[upscalers.CEILING]["psnr_db"] > 50 > rows["bicubic"]["psnr_db"] > 10
     assert rows[upscalers.CEILING]["flicker_levels"] == 0 and rows["nearest"]["consistency_db"] > 30
     assert {p.name for p in tmp_path.iterdir()} == {"grey.png", upscalers.RESULT_FILE}

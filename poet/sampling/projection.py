@@ -49,16 +49,31 @@ def projected(
       detail: part of the result that is that clip, 0 to 1; the rest is `small` resized.
     """
     pairs = zip(made_TxHxWx3, small_Txhxwx3, strict=True)
-    frames = [_frame(made, small, fraction, detail) for made, small in pairs]
+    frames = [pixels(_frame(made, small, fraction, detail)) for made, small in pairs]
     return np.asarray(frames, np.uint8).reshape(made_TxHxWx3.shape)
 
 
 def _frame(made_HxWx3: np.ndarray, small_hxwx3: np.ndarray, fraction: float, detail: float) -> np.ndarray:
+    found = corrected(made_HxWx3, small_hxwx3, fraction)
+    return found if detail == 1 else detail * found + (1 - detail) * enlarged(small_hxwx3, made_HxWx3.shape[:2])
+
+
+def corrected(made_HxWx3: np.ndarray, small_hxwx3: np.ndarray, fraction: float) -> np.ndarray:
+    """float64 [H, W, 3]: a frame that has gone this fraction of the way to the nearest that is `small`, unrounded."""
     (height, width), (rows, columns) = made_HxWx3.shape[:2], small_hxwx3.shape[:2]
     missing = small_hxwx3 - _along(reduction(height, rows), reduction(width, columns), made_HxWx3)
-    found = made_HxWx3 + fraction * _along(expansion(height, rows), expansion(width, columns), missing)
-    resized = _along(enlargement(height, rows), enlargement(width, columns), small_hxwx3) if detail < 1 else found
-    return np.clip(np.round(detail * found + (1 - detail) * resized), 0, 255)
+    return made_HxWx3 + fraction * _along(expansion(height, rows), expansion(width, columns), missing)
+
+
+def enlarged(small_hxwx3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float64 [H, W, 3]: a frame resized (bicubic) to `size` (H, W), unrounded."""
+    vertical, horizontal = (enlargement(*sides) for sides in zip(size, small_hxwx3.shape))
+    return _along(vertical, horizontal, small_hxwx3)
+
+
+def pixels(frame: np.ndarray) -> np.ndarray:
+    """uint8 of levels."""
+    return np.clip(np.round(frame), 0, 255).astype(np.uint8)
 
 
 def _along(vertical: np.ndarray, horizontal: np.ndarray, frame_HxWx3: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from poet.sampling import projection
+from poet.conditioning.nearest import opencv
+from poet.sampling import projection, steadying
 from poet.sampling.passes import Passes, SamplingParams, Text, passes, sampling_params
 from poet.spec import Experiment, UserError, near_names
 from poet.spec.base import setting_of
@@ -137,11 +138,25 @@ class Upscaler:
             new = self._chunk(low, opening, text, seed, number, batch, first, len(parts))
             new = self._consistent(new, held[:, part.start : part.stop])
             made[:, part.start : part.stop] = faded(opening, new)
-        return made[:, :frames]
+        return self._steadied(made[:, :frames], video)
 
     def check(self, shape: Sequence[int], prompts: Sequence[str] = ()) -> None:
         """Raises UserError unless clips of this shape [N, T, h, w, 3] can be upscaled with these prompts."""
-        check(self.resolved, shape, prompts)
+        if self.experiment.super_resolution.steadiness:
+            opencv("SUPER_RESOLUTION.steadiness above 0")
+        if len(shape) != 5 or shape[-1] != 3:
+            raise UserError(f"clips of shape {tuple(shape)}: expected (clips, frames, height, width, 3)")
+        count, frames, height, width, _ = shape
+        if prompts and len(prompts) != count:
+            raise UserError(f"{len(prompts)} prompts for {count} clips: give one for each clip, or none")
+        grid = self.video_tokenizer.spec.grid(self.experiment.clip.frames, height, width)
+        least = tuple(side // SCALE for side in self.grid)
+        if grid[1] < least[1] or grid[2] < least[2] or not frames:
+            clip = self.experiment.clip
+            raise UserError(
+                f"a clip of {frames} frames of {height}x{width} is smaller than what the model upscales, "
+                f"{clip.height // SCALE}x{clip.width // SCALE}: give a larger clip, or a model of smaller ones"
+            )
 
     def _text(self, prompts: Sequence[str]) -> Text | None:
         if not any(prompts):
@@ -150,6 +165,17 @@ class Upscaler:
         lengths_N = np.asarray(found.lengths_B)
         states = np.asarray(found.states_BxLxD).astype(np.float16)  # As a store keeps them.
         return states, np.arange(states.shape[1])[None] < lengths_N[:, None]
+
+    def corrected(self, made: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: what becomes of clips `made` for clips `given` [N, T, h, w, 3], whoever made them."""
+        return self._steadied(self._consistent(made, given), given)
+
+    def _steadied(self, made: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """uint8 [N, T, H, W, 3]: `made`, with less flicker (SUPER_RESOLUTION.steadiness)."""
+        spec = self.experiment.super_resolution
+        if not spec.steadiness:
+            return made
+        return np.stack([steadying.steadied(*pair, spec.steadiness, spec.consistency) for pair in zip(made, given)])
 
     def _consistent(self, made: np.ndarray, given: np.ndarray) -> np.ndarray:
         """uint8 [N, T, H, W, 3]: `made`, corrected by `given` (SUPER_RESOLUTION.consistency and .detail)."""
@@ -209,23 +235,6 @@ class Upscaler:
             flat = (x[take].reshape(batch, -1) for x in (codes, low))
             found.append(np.asarray(self.sampler(plan, *flat, given, np.int32(first + rows), params)))
         return np.concatenate(found)[:count].reshape(codes.shape)
-
-
-def check(resolved: Resolved, shape: Sequence[int], prompts: Sequence[str] = ()) -> None:
-    """Raises UserError unless a network of this experiment upscales clips of this shape [N, T, h, w, 3]."""
-    if len(shape) != 5 or shape[-1] != 3:
-        raise UserError(f"clips of shape {tuple(shape)}: expected (clips, frames, height, width, 3)")
-    count, frames, height, width, _ = shape
-    if prompts and len(prompts) != count:
-        raise UserError(f"{len(prompts)} prompts for {count} clips: give one for each clip, or none")
-    clip = resolved.spec.clip
-    grid = resolved.spec.video_tokenizer.grid(clip.frames, height, width)
-    least = tuple(side // SCALE for side in resolved.format.video)
-    if grid[1] < least[1] or grid[2] < least[2] or not frames:
-        raise UserError(
-            f"a clip of {frames} frames of {height}x{width} is smaller than what the model upscales, "
-            f"{clip.height // SCALE}x{clip.width // SCALE}: give a larger clip, or a model of smaller ones"
-        )
 
 
 def faded(opening: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -44,8 +44,7 @@ async def body_of(request: Request, service: Service, owner: str, fields: Mappin
         raise Refused(
             f"content-type {kind}: send application/json or multipart/form-data", 415, "unsupported_media_type"
         )
-    body = await request.body()
-    yield await run_in_threadpool(lambda: Sent.of(_object(body)))
+    yield Sent.of(_object(await request.body()))
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -106,15 +106,15 @@ def larger_request(upscalers: Sequence[Upscaler]) -> dict[str, Any]:
     clip = upscalers[0].experiment.clip
     shape = (COUNT, clip.frames, clip.height // SCALE, clip.width // SCALE, 3)
     video = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return {"task": UPSCALE, "video": video, "seed": 1, "consistency": 0.0}
+    return {"task": UPSCALE, "video": video, "seed": 1, "consistency": 0.0, "steadiness": 0.0}
 
 
 def _asked(sampler: TaskSampler | None, upscalers: Sequence[Upscaler], task: str, **arguments: Any) -> Sampled:
     """What this process makes of a request."""
     if task != UPSCALE:
         return sampler.ask(task, **arguments)
-    consistency = arguments.pop("consistency")
-    by = [one.changed(consistency=consistency) for one in upscalers]
+    settings = {name: arguments.pop(name) for name in ("consistency", "steadiness")}
+    by = [one.changed(**settings) for one in upscalers]
     return Sampled(video=chained(by, arguments.pop("video"), **arguments))
 
 

@@ -29,7 +29,8 @@ class SuperResolutionSpec(Spec):
     `overlap` latents are shared by neighbouring tiles, and `overlap_time` latent frames by neighbouring chunks of a
     longer clip.  `consistency`: 1 corrects the result so that it is the input again at the input's size, 0 leaves what
     the network's codes decode to (the paper), and what lies between mixes the two.
-    `detail` below 1 mixes in the input resized (bicubic), which flickers less.
+    `detail` below 1 mixes in the input resized (bicubic), which flickers less; `steadiness` above 0 is the part of a
+    frame that is the frame before it, moved as the input moves, where the input stays the same.
     """
 
     vertical: tuple[int, int, int] = setting((1, 0, 8), changes="meaning", at_least=0, at_most=MOST_SIDE)
@@ -48,6 +49,7 @@ class SuperResolutionSpec(Spec):
     overlap_time: int = setting(2, changes="nothing", at_least=1, at_most=MOST_SIDE)
     consistency: float = setting(1.0, changes="nothing", at_least=0, at_most=1)
     detail: float = setting(1.0, changes="nothing", at_least=0, at_most=1)
+    steadiness: float = setting(0.0, changes="nothing", at_least=0, below=1)
 
     @property
     def windows(self) -> tuple[tuple[int, int, int], ...]:

@@ -24,9 +24,7 @@ class VideoTokenizerSpec(Spec):
     embedding, and saves most of the FLOPs of a small network.
     `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
     spans: 1 is the image network of the two-step training (spec §2.5).
-    `up_kernel` is that of the convolution in front of each upsampling.
-    `decoder_*` are those fields of a second, finer decoder: it goes on from the last features of the first, and its
-    pixels are added to them.  There is one where any is set; 0 or () takes the network's own, and one level.
+    `decoder_*` are those fields of a decoder that is larger or finer than the encoder; 0 or () leaves the encoder's.
     `codes_of` is set by training alone, where it kept an encoder and trained its decoder
     (`TOKENIZER_TRAIN.frozen_encoder`): the fingerprint of the tokenizer that had that encoder.
     `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
@@ -40,9 +38,8 @@ class VideoTokenizerSpec(Spec):
         "decoder_temporal_downsample": "temporal_downsample",
         "decoder_stem": "stem",
         "decoder_stem_kernel": "stem_kernel",
-        "decoder_up_kernel": "up_kernel",
     }
-    ADDED_LATER = ("temporal_kernel", "up_kernel", *DECODER, "codes_of")
+    ADDED_LATER = ("temporal_kernel", *DECODER, "codes_of")
 
     base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
     multipliers: tuple[int, ...] = setting((1, 2, 2, 4), changes="arrays", at_least=1, at_most=64)
@@ -51,7 +48,6 @@ class VideoTokenizerSpec(Spec):
     stem: tuple[int, int, int] = setting((1, 1, 1), changes="arrays", at_least=1, at_most=64)
     stem_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
     down_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
-    up_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
     temporal_kernel: int = setting(3, changes="arrays", at_least=1, at_most=3)
     norm_groups: int = setting(32, changes="meaning", at_least=1, at_most=8192)
     bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
@@ -61,20 +57,19 @@ class VideoTokenizerSpec(Spec):
     decoder_temporal_downsample: tuple[bool, ...] = setting((), changes="decoder")
     decoder_stem: tuple[int, ...] = setting((), changes="decoder", at_least=1, at_most=64)
     decoder_stem_kernel: int = setting(0, changes="decoder", at_least=0, at_most=31)
-    decoder_up_kernel: int = setting(0, changes="decoder", at_least=0, at_most=31)
     dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
     codes_of: str = setting("", changes="nothing")
     path: str = setting("", changes="nothing")
 
     def validate(self) -> None:
         self.require(len(self.decoder_stem) in (0, 3), "decoder_stem", "needs (t, h, w), or () for the encoder's")
-        if self.fine:
-            self.fine.validate()
+        if self.decoder != self:
+            self.decoder.validate()
             self.require(
-                self.fine.factor == self.stem,
+                self.decoder.factor == self.factor,
                 "decoder_stem",
-                f"the finer decoder makes {self.fine.factor} pixels (t, h, w) of a place of the first one's features, "
-                f"and there are {self.stem}: change it, decoder_multipliers or decoder_temporal_downsample",
+                f"the decoder makes {self.decoder.factor} pixels (t, h, w) of a latent, and the encoder takes "
+                f"{self.factor}: change it, decoder_multipliers or decoder_temporal_downsample",
             )
         self.require(
             self.temporal_kernel > 1 or not any(self.temporal_downsample),
@@ -91,13 +86,11 @@ class VideoTokenizerSpec(Spec):
             self.require(channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels")
 
     @property
-    def fine(self) -> VideoTokenizerSpec | None:
-        """The network whose decoder is the second, finer one; None where there is none."""
-        chosen = {field: getattr(self, name) for name, field in self.DECODER.items() if getattr(self, name)}
-        if not chosen:
-            return None
+    def decoder(self) -> VideoTokenizerSpec:
+        """The network whose decoder this one has; its own `decoder_*` are empty."""
+        own = {field: getattr(self, name) or getattr(self, field) for name, field in self.DECODER.items()}
         empty = {name: type(getattr(self, name))() for name in self.DECODER}
-        return dataclasses.replace(self, **{"multipliers": (1,), "temporal_downsample": (), **chosen, **empty})
+        return dataclasses.replace(self, **own, **empty) if any(getattr(self, n) for n in self.DECODER) else self
 
     @property
     def factor(self) -> tuple[int, int, int]:

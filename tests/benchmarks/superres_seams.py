@@ -54,13 +54,13 @@ def main() -> None:
     given = np.stack([media.resize_video(one, SIDE // SCALE, SIDE // SCALE) for one in truth])
     found, factor = seams(upscaler, FRAMES, SIDE), upscaler.video_tokenizer.spec.factor
     print("| correction | seam of | at | ratio there | ratio at other borders |\n|---|---|---|---|---|")
-    for consistency in (0.0, 1.0):
-        made = upscaler.changed(consistency=consistency, detail=1.0).upscale(given, batch=len(given))
+    plain = {"consistency": 0.0, "detail": 1.0, "steadiness": 0.0}
+    for kind, settings in (("none", plain), ("that of the checkpoint", {})):
+        made = upscaler.changed(**settings).upscale(given, batch=len(given))
         for axis, name in ((1, "chunks"), (2, "tiles, rows"), (3, "tiles, columns")):
             first = 1 if axis == 1 else factor[axis - 1]
             others = sorted({*range(first, truth.shape[axis], factor[axis - 1])} - {*found[axis]})
             there, elsewhere = (steps(made, axis, p) / steps(truth, axis, p) for p in (found[axis], others))
-            kind = "by the input" if consistency else "none"
             print(
                 f"| {kind} | {name} | {', '.join(map(str, found[axis]))} | {there:.2f} | {elsewhere:.2f} |", flush=True
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 
 import numpy as np
 import pytest
 
 from poet import media, networks
+from poet.sampling import steadying
 from poet.sampling.superres import Upscaler, chunks, faded
 from poet.spec import (
     ClipSpec,
@@ -84,6 +86,22 @@ def test_a_consistent_result_is_its_input_at_the_size_of_the_input(upscaler):
     upscaler.experiment = upscaler.experiment.replace(super_resolution=settings)
     again = media.resize_video(upscaler.upscale(video)[0], 32, 32)
     assert np.abs(again.astype(int) - video[0]).max() <= 1
+
+
+def test_chunks_are_steadied_as_one_clip(upscaler):
+    """With the settings of the checkpoint; a change alters the picture."""
+    video = np.random.default_rng(0).integers(100, 150, (1, 20, 32, 32, 3)).astype(np.uint8)
+    plain = upscaler.upscale(video)
+    found = upscaler.changed(steadiness=0.8).upscale(video)
+    np.testing.assert_array_equal(found[0], steadying.steadied(plain[0], video[0], 0.8, 0.0))
+    assert (found != plain).any()
+
+
+def test_what_needs_opencv_is_refused_without_it(upscaler, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    upscaler.check((1, 9, 32, 32, 3))
+    with pytest.raises(UserError, match="steadiness above 0 needs OpenCV: pip install"):
+        upscaler.changed(steadiness=0.5).check((1, 9, 32, 32, 3))
 
 
 def test_codes_that_are_known_are_upscaled_as_they_are(upscaler):

@@ -44,7 +44,6 @@ class StandIn:
 
     step_s: float = 0.02
     size: int = 3
-    required = {}
 
     @property
     def requests(self) -> dict[str, Any]:

@@ -6,21 +6,45 @@ import functools
 import json
 
 import exports
+import jax
 import numpy as np
 import pytest
+import tiny
 
+from poet.models.superres import build_model
 from poet.runs.run import Run
-from poet.sampling import larger
+from poet.sampling import larger, masked
 from poet.sampling.passes import BOTH, LOW, NOTHING, Passes, passes, sampling_params
-from poet.sampling.superres import chained
+from poet.sampling.superres import Upscaler, chained
 from poet.serving import export as exporting
 from poet.serving.runtime import Runtime
-from poet.spec import ExportSpec, SampleSpec, UserError
+from poet.spec import DataSpec, ExportSpec, ModelSpec, SampleSpec, SuperResolutionSpec, TextSpec, UserError
 from poet.streams.base import HIDDEN
+from poet.tasks.resolved import Resolved
 
-RUN, upscaler = exports.LARGER, exports.upscaler
+# Twice the clips of the tiny language model, by its tokenizer.
+RUN = tiny.EXPERIMENT.replace(
+    clip=tiny.EXPERIMENT.clip.replace(height=32, width=32),
+    text=TextSpec(length=exports.TinyText.length, width=exports.TinyText.width),
+    model=ModelSpec(
+        layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32", visual_head="factorised"
+    ),
+    super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(3, 4, 4), steps=3),
+    data=DataSpec(mixture_rates={"super_resolution": 1.0}),
+)
 RNG = np.random.default_rng(0)
 CLIPS = RNG.integers(0, 256, (2, 5, 16, 16, 3), np.uint8)
+
+
+@functools.cache
+def upscaler() -> Upscaler:
+    resolved = Resolved(RUN)
+    model, rng = build_model(resolved), np.random.default_rng(1)
+    made = lambda path, leaf: (
+        np.ones(leaf.shape) if "norm" in jax.tree_util.keystr(path) else 0.5 * rng.normal(size=leaf.shape)
+    ).astype(np.float32)
+    params = jax.jit(model.compute_params)(jax.tree_util.tree_map_with_path(made, model.abstract()))
+    return Upscaler(RUN, masked.Network(model, params), tiny.video_tokenizer(), exports.TinyText())
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +67,17 @@ def test_it_gives_the_clips_of_the_process_where_only_a_few_packages_are(alone, 
     wanted = upscaler().changed(**settings).upscale(large, **asked)
     assert wanted.shape == (1, 9, 48, 32, 3)
     np.testing.assert_array_equal(found["video"], wanted)
+
+
+def test_what_is_corrected_is_too(loaded):
+    """The record has the settings of the checkpoint, and a request its own."""
+    settings = dict(detail=0.5, steadiness=0.8)
+    assert loaded.upscalers[0].experiment.super_resolution == RUN.super_resolution
+    small = RNG.integers(0, 256, (1, 9, 12, 8, 3), np.uint8)
+    made = RNG.integers(0, 256, (1, 9, 24, 16, 3), np.uint8)
+    found, wanted = (one.changed(**settings).corrected(made, small) for one in (loaded.upscalers[0], upscaler()))
+    np.testing.assert_array_equal(found, wanted)
+    assert (found != loaded.upscalers[0].corrected(made, small)).any()
 
 
 @pytest.mark.parametrize(

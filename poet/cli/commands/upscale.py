@@ -15,6 +15,7 @@ _FLAGS = {
     "text_guidance": float,
     "consistency": float,
     "detail": float,
+    "steadiness": float,
 }
 
 

@@ -97,20 +97,6 @@ def blurred(frames_NxHxWx3: np.ndarray, sigma: float) -> np.ndarray:
     return np.rint(made).astype(np.uint8)
 
 
-def followed(frame_HxWx3: np.ndarray, motion_HxWx2: np.ndarray) -> np.ndarray:
-    """float64 [H, W, 3]: the frame where each pixel has moved to, bilinear, its edges repeated."""
-    frame, (height, width) = frame_HxWx3.astype(np.float64), frame_HxWx3.shape[:2]
-    rows, columns = np.indices((height, width))
-    y = np.clip(rows + motion_HxWx2[..., 1], 0, height - 1)
-    x = np.clip(columns + motion_HxWx2[..., 0], 0, width - 1)
-    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
-    below, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    down, across = (y - top)[..., None], (x - left)[..., None]
-    upper = frame[top, left] * (1 - across) + frame[top, right] * across
-    lower = frame[below, left] * (1 - across) + frame[below, right] * across
-    return upper * (1 - down) + lower * down
-
-
 @functools.cache
 def _window() -> tuple[float, ...]:
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2

@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from poet.conditioning.structure import flow
+from poet.conditioning.structure import flow, followed
 from poet.evaluation.metric import Batch, Metric, Values, register
-from poet.evaluation.metrics.pixels import followed
 from poet.spec import ConditioningSpec
 
 # A pixel is visible in both frames where its motion there and back cancel, up to this fraction of their squares and

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from poet.conditioning.structure import flow
+from poet.conditioning.structure import flow, followed
 from poet.evaluation.metric import Batch, Metric, Values, register
-from poet.evaluation.metrics.pixels import PAIRS, by_pair, clip_psnr, followed
+from poet.evaluation.metrics.pixels import PAIRS, by_pair, clip_psnr
 from poet.media import resize_video
 from poet.spec import ConditioningSpec
 
