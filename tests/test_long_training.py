@@ -10,12 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from poet.models import superres
-from poet.spec import compat, config
+from poet.checkpoints import weights
+from poet.models import declaration, superres
+from poet.spec import VideoTokenizerSpec, compat, config
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
+from poet.tokenizers.video import magvit
+from poet.tokenizers.video.base import VideoTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT / "data/pretrained"))
@@ -159,6 +164,29 @@ def test_more_than_fits_is_not_released(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(release, "MOST_BYTES", 999)
     with pytest.raises(ValueError, match="lm 0.0"):
         release.check_size(tmp_path)
+
+
+def test_a_decoder_trained_after_its_encoder_is_released_in_half_the_bytes(tmp_path: Path) -> None:
+    """Codes and their name stay; pixels differ by the rounding of bfloat16.  Others stay whole."""
+    spec = VideoTokenizerSpec(
+        base_channels=8, multipliers=(1,), blocks=1, temporal_downsample=(), stem=(4, 4, 4), norm_groups=2, bits=6
+    )
+    params = jax.tree.map(np.asarray, jax.jit(lambda: magvit.init(spec, jax.random.key(0)))())
+    video = np.random.default_rng(0).integers(0, 256, (1, 5, 16, 16, 3)).astype(np.uint8)
+    for codes_of, kept in (("0123456789abcdef", 1 / 2), ("", 1)):
+        before = VideoTokenizer.from_params(spec.replace(codes_of=codes_of), params)
+        before.save(tmp_path / "t")
+        release.halve_decoder(tmp_path / "t")
+        after = VideoTokenizer.load(tmp_path / "t")
+        arrays = weights.read_arrays(tmp_path / "t" / "model.safetensors").items()
+        sizes = {part: sum(a.nbytes for name, a in arrays if name.startswith(part)) for part in ("encoder", "decoder")}
+        wanted = {part: 4 * declaration.count(magvit.declare(spec)[part]) for part in sizes}
+        assert sizes == {"encoder": wanted["encoder"], "decoder": kept * wanted["decoder"]}
+        codes = before.encode(video)
+        np.testing.assert_array_equal(after.encode(video), codes)
+        assert after.fingerprint == before.fingerprint
+        off = np.abs(before.decode(codes).astype(int) - after.decode(codes)).max()
+        assert off <= 4 and (off == 0) == (codes_of == "")
 
 
 @pytest.mark.slow

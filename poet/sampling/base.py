@@ -205,9 +205,6 @@ class TaskSampler(abc.ABC):
         items, inputs = max(len(prompts), clips, 1), {}
         self.load_networks(task)
         engine = self.engine(task, sample, latents)
-        if prompts:
-            inputs["text"] = _spread(self.encode_text(prompts), items, count)
-            inputs["negative"] = _spread(self.encode_text([negative_prompt]), items, count)
         if clips:
             index = places(clips, items, count)
             found = self.encode_condition(
@@ -216,6 +213,9 @@ class TaskSampler(abc.ABC):
             inputs["condition"] = {name: codes[index] for name, codes in found}
         if latents:
             inputs["known"] = engine.conditioning_codes(media)[index]
+        if prompts:
+            inputs["text"] = _spread(self.encode_text(prompts), items, count)
+            inputs["negative"] = _spread(self.encode_text([negative_prompt]), items, count)
         return Prepared(engine, Inputs(**inputs), items * count, sample)
 
     def tokens(

@@ -12,6 +12,7 @@ L text positions, E width of a text state, D model width, K codes that are force
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -351,11 +352,17 @@ class SpreadPrograms:
         sampling_params: SamplingParams,
         forced_BxK: np.ndarray,
     ) -> tuple[np.ndarray, list[State]]:
-        parts = zip(states, self._parts(rows_B), self._parts(forced_BxK))
+        seed, count = sampling_params.seed, len(self.each)
+        # One for all samples, or each its own.
+        seeds = jnp.split(seed, count) if jnp.ndim(seed) else [seed] * count
+        each = [dataclasses.replace(sampling_params, seed=part) for part in seeds]
+        parts = zip(states, self._parts(rows_B), each, self._parts(forced_BxK))
         # All of them run before the first is waited for.
-        found = [
-            programs.decode(loop, state, rows, sampling_params, forced)
-            for programs, (state, rows, forced) in zip(self.each, parts)
-        ]
+        found = [programs.decode(loop, *part) for programs, part in zip(self.each, parts)]
         tokens, states = zip(*found)
         return np.concatenate([np.asarray(part) for part in tokens]), list(states)
+
+    def merge(self, states: list[State], others: list[State], taken_B: np.ndarray) -> list[State]:
+        """One state of two after the same loop; see `ModelPrograms`."""
+        parts = zip(self.each, states, others, self._parts(taken_B))
+        return [programs.merge(state, other, taken) for programs, state, other, taken in parts]

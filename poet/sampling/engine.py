@@ -102,6 +102,12 @@ class Programs(Protocol):
     ) -> tuple[Any, Any]:
         """(int32 [B, q] of the next q positions, the state after them); `state` may not be used again."""
 
+    def merge(self, state: Any, other: Any, taken_B: np.ndarray) -> Any:
+        """One state of two after the same loop: of each sample the other's where `taken_B`, bool, says so.
+
+        Neither may be used again.
+        """
+
 
 class Codecs(Protocol):
     """The tokenizers of a task's streams, which are called by their names in its layout."""

@@ -17,7 +17,7 @@ from poet.sampling import masked
 from poet.sampling.superres import Upscaler
 from poet.serving.format import open_folder
 from poet.serving.runtime import Runtime
-from poet.spec import Experiment, UserError, compat, to_dict
+from poet.spec import Experiment, UserError, compat, from_stored, to_dict
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.video.base import VideoTokenizer
@@ -39,6 +39,13 @@ def find(path: str) -> Run:
     run = Run.open(path)
     expect(run.checkpoint, SUPER_RESOLUTION)
     return run
+
+
+def experiments(run: Run) -> list[Experiment]:
+    """The experiments of the networks of what `find` found, which are not loaded."""
+    if not run.checkpoint.exported:
+        return [run.checkpoint.spec]
+    return [from_stored(Experiment, found["experiment"]) for found in open_folder(run.folder)["upscalers"]]
 
 
 def load(run: Run, change: Callable[[Experiment], Experiment] = lambda spec: spec) -> list[Upscaler]:

@@ -144,19 +144,7 @@ class Upscaler:
         """Raises UserError unless clips of this shape [N, T, h, w, 3] can be upscaled with these prompts."""
         if self.experiment.super_resolution.steadiness:
             opencv("SUPER_RESOLUTION.steadiness above 0")
-        if len(shape) != 5 or shape[-1] != 3:
-            raise UserError(f"clips of shape {tuple(shape)}: expected (clips, frames, height, width, 3)")
-        count, frames, height, width, _ = shape
-        if prompts and len(prompts) != count:
-            raise UserError(f"{len(prompts)} prompts for {count} clips: give one for each clip, or none")
-        grid = self.video_tokenizer.spec.grid(self.experiment.clip.frames, height, width)
-        least = tuple(side // SCALE for side in self.grid)
-        if grid[1] < least[1] or grid[2] < least[2] or not frames:
-            clip = self.experiment.clip
-            raise UserError(
-                f"a clip of {frames} frames of {height}x{width} is smaller than what the model upscales, "
-                f"{clip.height // SCALE}x{clip.width // SCALE}: give a larger clip, or a model of smaller ones"
-            )
+        check(self.resolved, shape, prompts)
 
     def _text(self, prompts: Sequence[str]) -> Text | None:
         if not any(prompts):
@@ -235,6 +223,23 @@ class Upscaler:
             flat = (x[take].reshape(batch, -1) for x in (codes, low))
             found.append(np.asarray(self.sampler(plan, *flat, given, np.int32(first + rows), params)))
         return np.concatenate(found)[:count].reshape(codes.shape)
+
+
+def check(resolved: Resolved, shape: Sequence[int], prompts: Sequence[str] = ()) -> None:
+    """Raises UserError unless a network of this experiment upscales clips of this shape [N, T, h, w, 3]."""
+    if len(shape) != 5 or shape[-1] != 3:
+        raise UserError(f"clips of shape {tuple(shape)}: expected (clips, frames, height, width, 3)")
+    count, frames, height, width, _ = shape
+    if prompts and len(prompts) != count:
+        raise UserError(f"{len(prompts)} prompts for {count} clips: give one for each clip, or none")
+    clip = resolved.spec.clip
+    grid = resolved.spec.video_tokenizer.grid(clip.frames, height, width)
+    least = tuple(side // SCALE for side in resolved.format.video)
+    if grid[1] < least[1] or grid[2] < least[2] or not frames:
+        raise UserError(
+            f"a clip of {frames} frames of {height}x{width} is smaller than what the model upscales, "
+            f"{clip.height // SCALE}x{clip.width // SCALE}: give a larger clip, or a model of smaller ones"
+        )
 
 
 def faded(opening: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -190,7 +190,7 @@ class Together:
     def _meet(self, cohort: _Cohort) -> None:
         """Joins a cohort with one that stands where it has come to."""
         for other in self._cohorts:
-            if other is not cohort and other.loop == cohort.loop and hasattr(self._engine.programs, "merge"):
+            if other is not cohort and other.loop == cohort.loop:
                 taken_B = np.isin(np.arange(self.size), list(cohort.places))
                 other.state = self._engine.programs.merge(other.state, cohort.state, taken_B)
                 other.places = {**other.places, **cohort.places}

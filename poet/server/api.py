@@ -173,8 +173,8 @@ def _jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", tags=["jobs"], summary="Make something", status_code=201)
     async def create_job(request: Request, owner: Maker, idempotency_key: IdempotencyKey = None) -> views.JobObject:
         async with body_of(request, service, owner, every) as sent:
-            job = await run_in_threadpool(service.create, sent, owner, "job", idempotency_key)
-        return views.job_object(job, service)
+            make = lambda: views.job_object(service.create(sent, owner, "job", idempotency_key), service)
+            return await run_in_threadpool(make)
 
     @app.get("/v1/jobs", tags=["jobs"], summary="Jobs, videos among them")
     def list_jobs(owner: Owner, limit: Limit = 20, order: Order = "desc", after: After = "") -> views.JobList:
@@ -196,7 +196,7 @@ def _jobs(app: FastAPI, service: Service) -> None:
         return views.job_object(service.cancel(service.job(job_id, owner)), service)
 
     @app.get("/v1/jobs/{job_id}/events", tags=["jobs"], response_class=EventSourceResponse, **schema.EVENTS)
-    async def job_events(job_id: str, owner: Owner) -> EventSourceResponse:
+    def job_events(job_id: str, owner: Owner) -> EventSourceResponse:
         service.job(job_id, owner)
         return _events(service, job_id, owner, views.job_object)
 
@@ -218,8 +218,8 @@ def _videos(app: FastAPI, service: Service) -> None:
     async def create_video(request: Request, owner: Maker, idempotency_key: IdempotencyKey = None) -> views.VideoObject:
         async with body_of(request, service, owner, videos.FIELDS) as sent:
             fields = lambda: videos.as_job(sent.asked, service.card)
-            job = await run_in_threadpool(service.create, sent, owner, "video", idempotency_key, fields)
-        return views.video_object(job, service)
+            make = lambda: views.video_object(service.create(sent, owner, "video", idempotency_key, fields), service)
+            return await run_in_threadpool(make)
 
     @app.get("/v1/videos", tags=["videos"], summary="Videos")
     def list_videos(owner: Owner, limit: Limit = 20, order: Order = "desc", after: After = "") -> views.VideoList:
@@ -240,7 +240,7 @@ def _videos(app: FastAPI, service: Service) -> None:
         return views.video_object(service.cancel(service.job(video_id, owner, "video")), service)
 
     @app.get("/v1/videos/{video_id}/events", tags=["videos"], response_class=EventSourceResponse, **schema.EVENTS)
-    async def video_events(video_id: str, owner: Owner) -> EventSourceResponse:
+    def video_events(video_id: str, owner: Owner) -> EventSourceResponse:
         service.job(video_id, owner, "video")
         return _events(service, video_id, owner, views.job_object)
 

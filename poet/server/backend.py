@@ -119,10 +119,12 @@ class Backend(Protocol):
     Attributes:
       size: samples that a session holds.
       requests: task -> JSON schema of the fields of its requests, beside `task`.
+      required: task -> those that no request for it may leave out; a task is absent where there are none.
     """
 
     size: int
     requests: Mapping[str, Mapping[str, Any]]
+    required: Mapping[str, Sequence[str]]
 
     def card(self) -> dict[str, Any]:
         """The model, as `/v1/models` has it."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from poet import streams
 from poet.runs.run import Run
-from poet.sampling import jobs
+from poet.sampling import jobs, larger, superres
 from poet.sampling.requests import Request
 from poet.server import films
 from poet.server.backend import Accepted, Maker
@@ -39,6 +39,8 @@ REQUEST = (
 )
 REQUEST += ("num", "format")
 UPSCALE = "upscale"
+# Fields that requests have which are of no task.
+_REQUIRED = {**films.REQUIRED, UPSCALE: ("clip",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,11 @@ class CheckpointBackend:
             named = {name: schemas(Request, [name])[name] for name in ("prompt", "clip")}
             found[UPSCALE] = {**named, "seed": sample["seed"]}
         return found
+
+    @functools.cached_property
+    def required(self) -> dict[str, tuple[str, ...]]:
+        """Task -> the fields that no request for it may leave out."""
+        return {name: _needed(self._described(task)) for name, task in self.tasks.items()} | _REQUIRED
 
     @property
     def makes_films(self) -> bool:
@@ -195,7 +202,19 @@ class CheckpointBackend:
         _check_kind(UPSCALE, "video", request.clip[0], about)
         own = {"upscale": request.clip[0], "prompt": list(request.prompt), "seed": seed}
         seconds = about["seconds"] if about else 0.0
+        if about:
+            self._check_size(about["height"], about["width"])
         return Accepted(task=UPSCALE, request={**own, "seconds": seconds}, samples=self.size, seconds=seconds)
+
+    @functools.cached_property
+    def larger(self) -> list[Resolved]:
+        """The experiments of the super-resolution networks, in their order."""
+        return [Resolved(spec) for run in self.upscalers for spec in larger.experiments(run)]
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Raises UserError for pictures that are too small for the first network, their width cut to whole latents."""
+        first = self.larger[0]
+        superres.check(first, (1, 1, height, width - width % first.spec.video_tokenizer.factor[2], 3))
 
     def _film(self, kind: str, asked: Mapping[str, Any]) -> Accepted:
         film = films.admit(kind, asked, self.resolved, self.limits.max_film_seconds)
@@ -206,6 +225,12 @@ class CheckpointBackend:
     def load(self) -> Maker:
         """Loads the checkpoint, in the worker."""
         return reach("poet.server.making:CheckpointMaker")(self)
+
+
+def _needed(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that no request for a task may leave out, of what a form of it needs."""
+    needed = {"prompt": facts["text"], "clip": facts["clip_needed"], "depth": facts["depth_needed"]}
+    return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
 def _check_kind(task: str, medium: str, name: str, about: Mapping[str, Any] | None) -> None:

@@ -18,6 +18,8 @@ from poet.spec import MOST_SEED, SampleSpec, UserError, from_dict, to_dict
 from poet.tasks.resolved import Resolved
 
 LONG, STORYBOARD, CHAIN = "long", "storyboard", "chain"
+# Fields that a request for them has.
+REQUIRED: Mapping[str, tuple[str, ...]] = {STORYBOARD: ("scenes",), CHAIN: ("jobs",)}
 # How films go on (`poet.films.sampler.FilmSampler`).
 _WAYS: dict[str, Schema] = {
     "context": {"type": "integer", "minimum": 0, "maximum": 4096, "default": 0},

@@ -44,7 +44,8 @@ async def body_of(request: Request, service: Service, owner: str, fields: Mappin
         raise Refused(
             f"content-type {kind}: send application/json or multipart/form-data", 415, "unsupported_media_type"
         )
-    yield Sent.of(_object(await request.body()))
+    body = await request.body()
+    yield await run_in_threadpool(lambda: Sent.of(_object(body)))
 
 
 def _object(data: bytes) -> dict[str, Any]:

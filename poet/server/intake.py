@@ -48,6 +48,22 @@ class Media:
         return {name: value for name, value in vars(self).items() if name != "file"}
 
 
+def of_result(file: Path) -> Media:
+    """What a file of this service's own making holds, by decoding it."""
+    from poet import media
+    from poet.media.sound import read_track, sound_seconds
+
+    if file.suffix == ".wav":
+        return Media(kind=SOUND, file=file, seconds=sound_seconds(file), has_sound=True)
+    found = media.probe(file)
+    sides = {"frames": found.count, "height": found.height, "width": found.width}
+    if found.count == 1:
+        return Media(kind=PICTURE, file=file, **sides)
+    return Media(
+        kind=VIDEO, file=file, **sides, seconds=found.seconds, has_sound=read_track(file, 16_000, 1, 0.0) is not None
+    )
+
+
 def take_in(source: Path, stem: Path, settings: ServeSpec, sample_rate_hz: int) -> Media:
     """Decodes a client's file in another process.
 

@@ -33,7 +33,9 @@ class Metrics:
         self.media = counter("poet_video_seconds", "Seconds of media that were made.", "task")
         self.busy = counter("poet_busy_seconds", "Seconds in which the worker made something.")
         self.pace = Gauge(
-            "poet_video_seconds_per_second", "Seconds of media a second of work, of the last job.", registry=registry
+            "poet_video_seconds_per_second",
+            "Seconds of media a second of work, of the last job that made some.",
+            registry=registry,
         )
         self.errors = counter("poet_errors", "Errors by kind.", "kind")
         self.deaths = counter("poet_worker_deaths", "Worker processes that ended by themselves.")
@@ -47,7 +49,7 @@ class Metrics:
         if job.state == DONE and job.finished is not None:
             self.whole.labels(job.task).observe(job.finished - job.created)
             self.media.labels(job.task).inc(seconds)
-            if job.started is not None and job.finished > job.started:
+            if seconds and job.started is not None and job.finished > job.started:
                 self.pace.set(seconds / (job.finished - job.started))
 
     def page(self) -> tuple[bytes, str]:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from poet.server import videos
+from poet.server.backend import Backend
 from poet.server.fields import MEDIA, Schema
 from poet.server.service import Service
 
@@ -61,9 +62,10 @@ def install(app: FastAPI, service: Service) -> None:
 
 def _complete(found: dict[str, Any], service: Service, keys: bool) -> None:
     paths, components = found["paths"], found.setdefault("components", {})
-    requests = {f"Request_{task}": _request(task, fields) for task, fields in service.backend.requests.items()}
+    backend = service.backend
+    requests = {f"Request_{task}": _request(task, backend) for task in backend.requests}
     components.setdefault("schemas", {}).update(requests)
-    names = {task: f"#/components/schemas/Request_{task}" for task in service.backend.requests}
+    names = {task: f"#/components/schemas/Request_{task}" for task in backend.requests}
     job = {
         "oneOf": [{"$ref": name} for name in names.values()],
         "discriminator": {"propertyName": "task", "mapping": names},
@@ -88,9 +90,9 @@ def _complete(found: dict[str, Any], service: Service, keys: bool) -> None:
         found["security"] = [{_KEY: []}]
 
 
-def _request(task: str, fields: Mapping[str, Schema]) -> Schema:
-    required = {"storyboard": ["scenes"], "chain": ["jobs"], "upscale": ["clip"]}.get(task, [])
-    return _object({"task": {"type": "string", "enum": [task]}, **fields}, ["task", *required])
+def _request(task: str, backend: Backend) -> Schema:
+    named = {"task": {"type": "string", "enum": [task]}}
+    return _object({**named, **backend.requests[task]}, ["task", *backend.required.get(task, ())])
 
 
 def _object(properties: Mapping[str, Schema], required: list[str]) -> Schema:

@@ -19,7 +19,7 @@ from poet.server.backend import Backend
 from poet.server.dispatcher import Dispatcher
 from poet.server.fields import MEDIA_ID, replaced
 from poet.server.hub import Hub
-from poet.server.intake import Media, take_in
+from poet.server.intake import Media, of_result, take_in
 from poet.server.metrics import Metrics
 from poet.server.settings import ServeSpec
 from poet.server.store import DONE, QUEUED, RUNNING, Conflict, Job, Store, Upload
@@ -199,8 +199,8 @@ class Service:
         path = self._path(value, owner)
         name = f"inputs/{len(inputs)}{path.suffix}"
         inputs[name] = path
-        if upload := self.store.upload(value):
-            about[name] = upload.about
+        upload = self.store.upload(value)
+        about[name] = upload.about if upload else of_result(path).about
         return name
 
     def _path(self, name: str, owner: str) -> Path:

@@ -140,8 +140,6 @@ def check(resolved: Resolved, spec: ExportSpec) -> tuple[Task, ...]:
         specs.choose(platform, dict.fromkeys(PLATFORMS), "export platform")
     if not spec.platforms:
         raise UserError(f"EXPORT.platforms is empty: name at least one of {', '.join(PLATFORMS)}")
-    if resolved.spec.sample.one_pass:
-        raise UserError("an export guides by two passes: set SAMPLE.one_pass = False")
     if resolved.network not in (LANGUAGE_MODEL, SUPER_RESOLUTION):
         raise UserError(f"programs of {trained_networks.of(resolved).title} are not exported: give --weights_only")
     if resolved.network == SUPER_RESOLUTION:
@@ -291,16 +289,20 @@ class Record:
 
 
 def samplings(resolved: Resolved, task: Task) -> list[SampleSpec]:
-    """Sampling settings whose programs an export has: without guidance, and with it where the model learnt it."""
-    sample = resolved.spec.sample
+    """Sampling settings whose programs an export has: without guidance, and with it, by two passes or one, where the
+    model learnt it."""
+    sample, (latents, _) = resolved.spec.sample, resolved.conditioning_range(task)
     if all(span.segment.frame is None for span in resolved.layout(task).loss_spans):
         sample = sample.replace(row_lag=0, frame_lag=0)
-    found, guided = [sample.replace(guidance=1.0)], sample if sample.guides else sample.replace(guidance=2.0)
-    try:
-        make_plan(resolved, task, guided, resolved.conditioning_range(task)[0])
-    except UserError:  # Its condition was never dropped in training.
-        return found
-    return [*found, guided]
+    guided, found = sample if sample.guides else sample.replace(guidance=2.0), [sample.replace(guidance=1.0)]
+    for one_pass in (False, True):
+        try:
+            changed = guided.replace(one_pass=one_pass)
+            make_plan(resolved, task, changed, latents)
+        except UserError:  # Its condition was never dropped in training, or the scale is no input of the model.
+            continue
+        found.append(changed)
+    return found
 
 
 def most_general(truncation: Truncation) -> Truncation:

@@ -80,6 +80,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     return {
         "known": list(plan.known),
         "guided": plan.guided,
+        "scaled": plan.scaled,
         "dropped": list(plan.dropped),
         "truncation": dataclasses.asdict(plan.truncation),
         "lags": list(plan.lags),
@@ -92,6 +93,7 @@ def plan_of(record: Mapping[str, Any], layout: Layout) -> Plan:
         layout=layout,
         known=tuple(record["known"]),
         guided=record["guided"],
+        scaled=record.get("scaled", False),
         dropped=tuple(record["dropped"]),
         truncation=Truncation(**record["truncation"]),
         lags=tuple(record["lags"]),

@@ -185,6 +185,10 @@ class WholePrograms:
         tokens, *cache = self._decode(*state, rows_B, *numbers, *forced)
         return tokens, tuple(cache)
 
+    def merge(self, state: Any, other: Any, taken_B: np.ndarray) -> Any:
+        """Raises ValueError: their only loop is the last, and nothing follows it."""
+        raise ValueError("a sequence of one loop is whole after it: there is nothing to merge")
+
 
 def text_width(prefill: Program) -> int:
     """E; 0 for a plan without text."""

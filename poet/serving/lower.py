@@ -117,7 +117,7 @@ class Programs(Collection):
 
     def of_plan(self, plan: Plan) -> dict[str, Any]:
         """Names of the programs of a plan: its prefill, and one for each of its chunks."""
-        before = (plan.layout, plan.known, plan.guided, plan.dropped)
+        before = (plan.layout, plan.known, plan.guided, plan.scaled, plan.dropped)
         if before not in self._states:
             self._states[before] = self._state(plan)
         state = self._states[before]
@@ -132,6 +132,8 @@ class Programs(Collection):
         if plan.layout.text_span is not None:
             inputs.append(("text_states", struct_of((plan.fan, spec.length, spec.width), jnp.float32)))
             inputs.append(("text_lengths", struct_of((plan.fan,), jnp.int32)))
+        if plan.scaled:
+            inputs.append(("beta", struct_of((plan.fan,), jnp.float32)))
         return inputs
 
     def _run_prefill(self, plan: Plan, weights: Sequence[jax.Array], *inputs: jax.Array) -> Any:

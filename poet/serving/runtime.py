@@ -243,8 +243,12 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
 
 
 def _serves(variant: Mapping[str, Any], plan: Plan) -> bool:
-    same = variant["guided"] == plan.guided and tuple(variant["dropped"]) == plan.dropped and not plan.scaled
+    same = _guides(variant) == (plan.guided, plan.scaled, plan.dropped)
     return same and tuple(variant["lags"]) == plan.lags and covers(Truncation(**variant["truncation"]), plan.truncation)
+
+
+def _guides(variant: Mapping[str, Any]) -> tuple[bool, bool, tuple[str, ...]]:
+    return variant["guided"], variant.get("scaled", False), tuple(variant["dropped"])
 
 
 def covers(have: Truncation, want: Truncation) -> bool:
@@ -264,10 +268,11 @@ def _of_frames(task: str, latents: Sequence[int], resolved: Resolved) -> str:
 
 def _of_settings(task: str, variants: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     """What no variant has, by the settings that would make one."""
-    wanted = ["SAMPLE.one_pass = False"] if plan.scaled else []
-    if not any(v["guided"] == plan.guided and tuple(v["dropped"]) == plan.dropped for v in variants):
+    wanted = []
+    if not any(_guides(variant) == (plan.guided, plan.scaled, plan.dropped) for variant in variants):
         by = f" and SAMPLE.guided_by = {plan.dropped}" if plan.guided else ""
-        wanted.append(f"SAMPLE.guidance {'other than 1' if plan.guided else '= 1'}{by}")
+        by += f" and SAMPLE.one_pass = {plan.scaled}" if plan.guided or plan.scaled else ""
+        wanted.append(f"SAMPLE.guidance {'other than 1' if plan.guided or plan.scaled else '= 1'}{by}")
     if not any(tuple(v["lags"]) == plan.lags for v in variants):
         wanted.append(f"SAMPLE.row_lag = {plan.lags[0]} and SAMPLE.frame_lag = {plan.lags[1]}")
     if not any(covers(Truncation(**v["truncation"]), plan.truncation) for v in variants):

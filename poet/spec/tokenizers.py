@@ -24,7 +24,9 @@ class VideoTokenizerSpec(Spec):
     embedding, and saves most of the FLOPs of a small network.
     `temporal_kernel` 3 leaves every convolution cubic; less is the most frames that any of them
     spans: 1 is the image network of the two-step training (spec §2.5).
-    `decoder_*` are those fields of a decoder that is larger or finer than the encoder; 0 or () leaves the encoder's.
+    `up_kernel` is that of the convolution in front of each upsampling.
+    `decoder_*` are those fields of a second, finer decoder: it goes on from the last features of the first, and its
+    pixels are added to them.  There is one where any is set; 0 or () takes the network's own, and one level.
     `codes_of` is set by training alone, where it kept an encoder and trained its decoder
     (`TOKENIZER_TRAIN.frozen_encoder`): the fingerprint of the tokenizer that had that encoder.
     `path` holds frozen weights (`model.safetensors` + `spec.json`), empty while training.
@@ -38,8 +40,9 @@ class VideoTokenizerSpec(Spec):
         "decoder_temporal_downsample": "temporal_downsample",
         "decoder_stem": "stem",
         "decoder_stem_kernel": "stem_kernel",
+        "decoder_up_kernel": "up_kernel",
     }
-    ADDED_LATER = ("temporal_kernel", *DECODER, "codes_of")
+    ADDED_LATER = ("temporal_kernel", "up_kernel", *DECODER, "codes_of")
 
     base_channels: int = setting(128, changes="arrays", at_least=1, at_most=8192)
     multipliers: tuple[int, ...] = setting((1, 2, 2, 4), changes="arrays", at_least=1, at_most=64)
@@ -48,6 +51,7 @@ class VideoTokenizerSpec(Spec):
     stem: tuple[int, int, int] = setting((1, 1, 1), changes="arrays", at_least=1, at_most=64)
     stem_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
     down_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
+    up_kernel: int = setting(3, changes="arrays", at_least=1, at_most=31)
     temporal_kernel: int = setting(3, changes="arrays", at_least=1, at_most=3)
     norm_groups: int = setting(32, changes="meaning", at_least=1, at_most=8192)
     bits: int = setting(18, changes="arrays", at_least=1, at_most=18)
@@ -57,19 +61,20 @@ class VideoTokenizerSpec(Spec):
     decoder_temporal_downsample: tuple[bool, ...] = setting((), changes="decoder")
     decoder_stem: tuple[int, ...] = setting((), changes="decoder", at_least=1, at_most=64)
     decoder_stem_kernel: int = setting(0, changes="decoder", at_least=0, at_most=31)
+    decoder_up_kernel: int = setting(0, changes="decoder", at_least=0, at_most=31)
     dtype: str = setting("float32", changes="meaning", one_of=DTYPES)
     codes_of: str = setting("", changes="nothing")
     path: str = setting("", changes="nothing")
 
     def validate(self) -> None:
         self.require(len(self.decoder_stem) in (0, 3), "decoder_stem", "needs (t, h, w), or () for the encoder's")
-        if self.decoder != self:
-            self.decoder.validate()
+        if self.fine:
+            self.fine.validate()
             self.require(
-                self.decoder.factor == self.factor,
+                self.fine.factor == self.stem,
                 "decoder_stem",
-                f"the decoder makes {self.decoder.factor} pixels (t, h, w) of a latent, and the encoder takes "
-                f"{self.factor}: change it, decoder_multipliers or decoder_temporal_downsample",
+                f"the finer decoder makes {self.fine.factor} pixels (t, h, w) of a place of the first one's features, "
+                f"and there are {self.stem}: change it, decoder_multipliers or decoder_temporal_downsample",
             )
         self.require(
             self.temporal_kernel > 1 or not any(self.temporal_downsample),
@@ -86,11 +91,13 @@ class VideoTokenizerSpec(Spec):
             self.require(channels % self.norm_groups == 0, "norm_groups", f"must divide {channels} channels")
 
     @property
-    def decoder(self) -> VideoTokenizerSpec:
-        """The network whose decoder this one has; its own `decoder_*` are empty."""
-        own = {field: getattr(self, name) or getattr(self, field) for name, field in self.DECODER.items()}
+    def fine(self) -> VideoTokenizerSpec | None:
+        """The network whose decoder is the second, finer one; None where there is none."""
+        chosen = {field: getattr(self, name) for name, field in self.DECODER.items() if getattr(self, name)}
+        if not chosen:
+            return None
         empty = {name: type(getattr(self, name))() for name in self.DECODER}
-        return dataclasses.replace(self, **own, **empty) if any(getattr(self, n) for n in self.DECODER) else self
+        return dataclasses.replace(self, **{"multipliers": (1,), "temporal_downsample": (), **chosen, **empty})
 
     @property
     def factor(self) -> tuple[int, int, int]:

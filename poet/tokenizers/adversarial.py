@@ -53,15 +53,19 @@ def networks(spec: OptimizerSpec, generator: Tree, critic: Tree | None, critic_r
 
 
 def init(nets: Networks, key: jax.Array, start: Tree | None = None) -> State:
-    """A fresh state; the generator starts at `start`, what that lacks of the outermost names at chance."""
-    start = jax.tree.map(jnp.asarray, start or {})
-    missing = {name: declared for name, declared in nets.generator.items() if name not in start}
-    params = start | (declaration.init(missing, key) if missing else {})
+    """A fresh state; the generator starts at `start`, what that lacks at chance."""
+    params = _laid_over(declaration.init(nets.generator, key), start or {})
     state = {"step": jnp.int32(0), "params": params, "opt_state": nets.generator_tx.init(params)}
     if nets.critic is not None:
         judge = declaration.init(nets.critic, jax.random.fold_in(key, 1))
         state["critic"] = {"params": judge, "opt_state": nets.critic_tx.init(judge)}
     return state
+
+
+def _laid_over(tree: Tree, above: Tree) -> Tree:
+    """`above`, and of `tree` what that lacks."""
+    inner = {name: _laid_over(tree[name], child) for name, child in above.items() if isinstance(child, dict)}
+    return {**tree, **{name: jnp.asarray(leaf) for name, leaf in above.items() if name not in inner}, **inner}
 
 
 def axes(nets: Networks) -> State:

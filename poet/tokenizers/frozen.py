@@ -137,10 +137,10 @@ class FrozenTokenizer(abc.ABC):
         return jax.device_put(block, self.mesh and batch_sharding(self.mesh))
 
 
-def save(folder: str | pathlib.Path, spec: Spec, params: Tree, dtype: str = "float32") -> None:
-    """Writes weights in `dtype`, their spec without its path, and a manifest of both into `folder`.
+def save(folder: str | pathlib.Path, spec: Spec, params: Tree, dtype: str | None = "float32") -> None:
+    """Writes weights, their spec without its path, and a manifest of both into `folder`.
 
-    The folder is made if missing; other files in it stay.
+    `dtype` None keeps the one of each weight.  The folder is made if missing; other files in it stay.
 
     Raises UserError when a weight is not finite.
     """

@@ -20,8 +20,8 @@ TASK = "text_to_video"
 
 
 @functools.cache
-def engine():
-    return tiny.generator(SAMPLE).engine(TASK, SAMPLE)
+def engine(sample: SampleSpec = SAMPLE):
+    return tiny.generator(sample).engine(TASK, sample)
 
 
 @functools.cache
@@ -68,16 +68,21 @@ def test_a_request_has_its_own_bytes_in_any_company(asked):
         assert seen[name][-1].done == 1 and sum(new) in latents * np.arange(-(-count // batch.size), count + 1)
 
 
-def test_those_who_come_later_share_loops_once_they_have_caught_up():
-    batch, loops = Together(engine(), SAMPLE), engine().programs.loops
-    batch.add("first", engine().rows(inputs(1, 0), 1), 0)
+@pytest.mark.parametrize("devices, block", [(1, 3), pytest.param(2, 2, marks=pytest.mark.slow)])
+def test_those_who_come_later_share_loops_once_they_have_caught_up(devices, block):
+    sample = SAMPLE.replace(devices=devices, block=block)
+    one = engine(sample)
+    batch, loops = Together(one, sample), one.programs.loops
+    samplings = [batch.add(0, one.rows(inputs(1, 0), 1), 0)]
     batch.step()
-    batch.add("second", engine().rows(inputs(1, 1), 1), 1)
+    samplings.append(batch.add(1, one.rows(inputs(1, 1), 1), 1))
     steps = 0
     while batch.names:
         batch.step()
         steps += 1
     assert steps == loops  # Apart they would take 2 * loops - 1.
+    for seed, sampling in enumerate(samplings):
+        np.testing.assert_array_equal(sampling.tokens, one.sample(inputs(1, seed), 1, sample.replace(seed=seed)))
 
 
 def test_frames_come_as_of_a_request_alone():

@@ -44,6 +44,7 @@ class StandIn:
 
     step_s: float = 0.02
     size: int = 3
+    required = {}
 
     @property
     def requests(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import tiny  # noqa: E402
 
 from poet import media  # noqa: E402
 from poet.media.lossless import TimedFrame, write_mov  # noqa: E402
+from poet.runs.run import Checkpoint, Run  # noqa: E402
 from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
@@ -82,6 +83,14 @@ def test_uploads_that_lack_what_a_task_takes_are_refused():
     refused({"task": "upscale", "clip": "inputs/0.mov"}, "is no task of this model")
 
 
+def larger_run() -> Run:
+    """Of a super-resolution network of which nothing but the experiment is read."""
+    run = Run(Path("nowhere"), Checkpoint(Path("nowhere")))
+    spec = tiny.EXPERIMENT.replace(clip=tiny.EXPERIMENT.clip.replace(height=32, width=32))
+    run.checkpoint.__dict__.update(fingerprint="0" * 16, spec=spec)
+    return run
+
+
 def test_clips_are_made_larger_with_reports(tmp_path):
     """The network repeats pixels: what is tested is the way there."""
 
@@ -95,16 +104,18 @@ def test_clips_are_made_larger_with_reports(tmp_path):
         def check(self, shape, prompts=()):
             pass
 
-    one = dataclasses.replace(backend(), upscalers=(tiny.RUN, tiny.RUN))
+    one = dataclasses.replace(backend(), upscalers=(larger_run(), larger_run()))
     nets = [Nearest(), Nearest()]
     for net in nets:
         net.experiment, net.video_tokenizer = one.resolved.spec, tiny.video_tokenizer()
     asked = {"task": "upscale", "clip": "inputs/0.mov", "seed": 1}
-    about = {"kind": "video", "has_sound": False, "seconds": 0.36}
+    about = {"kind": "video", "has_sound": False, "seconds": 0.36, "frames": 9, "height": 16, "width": 16}
     accepted = one.admit(asked, {"inputs/0.mov": about})
     assert accepted.seconds == 0.36 and accepted.batch_key == "" and "clip" in one.requests["upscale"]
     with pytest.raises(UserError, match="takes one clip"):
         one.admit({"task": "upscale", "seed": 1})
+    with pytest.raises(UserError, match="8x16 is smaller than what the model upscales, 16x16"):
+        one.admit(asked, {"inputs/0.mov": {**about, "height": 8}})
     place, reports = tmp_path / "job", []
     (place / "inputs").mkdir(parents=True)
     (place / "work").mkdir()
@@ -136,6 +147,19 @@ def test_the_last_result_of_a_chain_comes_first(tmp_path):
         file.write_text(str(file))
     found = [path.name for path in flattened([*files, tmp_path / "film.json"], tmp_path)]
     assert found == ["2_made.mp4", "1_made.mp4", "2_made.wav", "2_made.png", "1_made.png"]
+
+
+def test_fields_that_the_schema_requires_are_those_without_which_a_request_is_refused():
+    one = dataclasses.replace(backend(), upscalers=(tiny.RUN,))
+    values = {"prompt": "x", "clip": "inputs/0.png", "depth": "flat"}
+    values |= {"scenes": [{"prompt": "x"}], "jobs": [{"task": "image_to_video"}]}
+    for task in one.requests:
+        least = {"task": task, "seed": 1, **{name: values[name] for name in one.required.get(task, ())}}
+        least |= {"region": "central"} if task == "inpainting" else {}  # Or a mask of one's own.
+        one.admit(least)
+        for name in one.required.get(task, ()):
+            with pytest.raises(UserError):
+                one.admit({key: value for key, value in least.items() if key != name})
 
 
 def test_only_equal_programs_and_settings_share_a_batch():

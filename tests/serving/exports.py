@@ -19,11 +19,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "samplin
 
 import tiny  # noqa: E402
 
-from poet.models import transformer  # noqa: E402
+from poet.models import superres, transformer  # noqa: E402
+from poet.sampling import masked  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
+from poet.sampling.superres import Upscaler  # noqa: E402
 from poet.serving import export as exporting  # noqa: E402
 from poet.serving.written import BLANK  # noqa: E402
-from poet.spec import ExportSpec, SampleSpec  # noqa: E402
+from poet.spec import DataSpec, ExportSpec, ModelSpec, SampleSpec, SuperResolutionSpec, TextSpec  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers import text as text_lib  # noqa: E402
 from poet.tokenizers.pieces import Pieces  # noqa: E402
@@ -80,6 +82,30 @@ def _states(params: Any, ids_BxL: jax.Array, lengths_B: jax.Array) -> jax.Array:
     return params["rows"][ids_BxL] * within[..., None]
 
 
+# Twice the clips of the tiny language model, by its tokenizer.
+LARGER = tiny.EXPERIMENT.replace(
+    clip=tiny.EXPERIMENT.clip.replace(height=32, width=32),
+    text=TextSpec(length=TinyText.length, width=TinyText.width),
+    model=ModelSpec(
+        layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32", visual_head="factorised"
+    ),
+    super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(3, 4, 4), steps=3),
+    data=DataSpec(mixture_rates={"super_resolution": 1.0}),
+)
+
+
+@functools.cache
+def upscaler() -> Upscaler:
+    """Super-resolution with random weights."""
+    resolved = Resolved(LARGER)
+    model, rng = superres.build_model(resolved), np.random.default_rng(1)
+    made = lambda path, leaf: (
+        np.ones(leaf.shape) if "norm" in jax.tree_util.keystr(path) else 0.5 * rng.normal(size=leaf.shape)
+    ).astype(np.float32)
+    params = jax.jit(model.compute_params)(jax.tree_util.tree_map_with_path(made, model.abstract()))
+    return Upscaler(LARGER, masked.Network(model, params), tiny.video_tokenizer(), TinyText())
+
+
 class Letters:
     """What `poet.serving.written.describe` asks of SentencePiece, with a vocabulary of 64 pieces."""
 
@@ -108,7 +134,9 @@ def generator(sample: SampleSpec, dtype: str = "float32", **changes: Any) -> Gen
     """The tiny run with sound, texts and written texts, of which all can be exported."""
     base = tiny.WITH_SOUND.replace(sample=sample)
     experiment = base.replace(
-        model=base.model.replace(dtype=dtype, aligned_conditions=True, condition_encoder=6),
+        model=base.model.replace(
+            dtype=dtype, aligned_conditions=True, condition_encoder=6, guidance_input=sample.one_pass
+        ),
         text=base.text.replace(pieces="given to the generator"),
         conditioning=base.conditioning.replace(depth="flat"),
         **changes,

@@ -81,6 +81,21 @@ def test_in_bfloat16_too(tmp_path):
 
 
 @pytest.mark.slow
+def test_guided_in_one_pass_or_in_two(tmp_path):
+    """One pass needs no programs but a prefill of its own: its loops are those without guidance."""
+    made = exports.generator(SAMPLE.replace(one_pass=True))
+    found = Runtime.load(exports.export(made, tmp_path / "export", "text_to_image"))
+    asked = dict(prompts="a red door", count=3)
+    for settings in (dict(guidance=3.0), dict(guidance=3.0, one_pass=False), dict(guidance=1.0)):
+        assert_same(found.text_to_image(**asked, **settings), made.ask("text_to_image", **asked, **settings))
+    none, two, one = (
+        {tuple(v["decode"]) for v in found._entries["text_to_image"][0].variants if how == (v["guided"], v["scaled"])}
+        for how in ((False, False), (True, False), (False, True))
+    )
+    assert one == none and not one & two
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -254,6 +269,7 @@ def test_other_platforms_are_refused_when_it_is_loaded(copy):
         ("text_to_video", dict(prompts="a", seed=1.5), "SAMPLE.seed"),
         ("text_to_video", dict(prompts="a", temperature=[1.0, 0.5]), "2 values for the 3 latent frames"),
         ("text_to_video", dict(prompts="a", guidance_cap=1.0), "export again with the same SAMPLE.guidance_cap"),
+        ("text_to_video", dict(prompts="a", one_pass=True), "trained with MODEL.guidance_input = False"),
         ("text_to_video", dict(prompts="a", row_lag=2), "export again with SAMPLE.row_lag = 2"),
         ("text_to_video", dict(prompts="a", devices=2), "an export samples on one device"),
         ("text_to_video", dict(prompts="a", weights="int8"), "this export holds weights as ''"),

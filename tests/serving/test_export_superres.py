@@ -6,45 +6,21 @@ import functools
 import json
 
 import exports
-import jax
 import numpy as np
 import pytest
-import tiny
 
-from poet.models.superres import build_model
 from poet.runs.run import Run
-from poet.sampling import larger, masked
+from poet.sampling import larger
 from poet.sampling.passes import BOTH, LOW, NOTHING, Passes, passes, sampling_params
-from poet.sampling.superres import Upscaler, chained
+from poet.sampling.superres import chained
 from poet.serving import export as exporting
 from poet.serving.runtime import Runtime
-from poet.spec import DataSpec, ExportSpec, ModelSpec, SampleSpec, SuperResolutionSpec, TextSpec, UserError
+from poet.spec import ExportSpec, SampleSpec, UserError
 from poet.streams.base import HIDDEN
-from poet.tasks.resolved import Resolved
 
-# Twice the clips of the tiny language model, by its tokenizer.
-RUN = tiny.EXPERIMENT.replace(
-    clip=tiny.EXPERIMENT.clip.replace(height=32, width=32),
-    text=TextSpec(length=exports.TinyText.length, width=exports.TinyText.width),
-    model=ModelSpec(
-        layers=3, width=16, heads=2, kv_heads=2, head_dim=8, mlp_width=16, dtype="float32", visual_head="factorised"
-    ),
-    super_resolution=SuperResolutionSpec(vertical=(1, 0, 2), horizontal=(1, 2, 0), temporal=(3, 4, 4), steps=3),
-    data=DataSpec(mixture_rates={"super_resolution": 1.0}),
-)
+RUN, upscaler = exports.LARGER, exports.upscaler
 RNG = np.random.default_rng(0)
 CLIPS = RNG.integers(0, 256, (2, 5, 16, 16, 3), np.uint8)
-
-
-@functools.cache
-def upscaler() -> Upscaler:
-    resolved = Resolved(RUN)
-    model, rng = build_model(resolved), np.random.default_rng(1)
-    made = lambda path, leaf: (
-        np.ones(leaf.shape) if "norm" in jax.tree_util.keystr(path) else 0.5 * rng.normal(size=leaf.shape)
-    ).astype(np.float32)
-    params = jax.jit(model.compute_params)(jax.tree_util.tree_map_with_path(made, model.abstract()))
-    return Upscaler(RUN, masked.Network(model, params), tiny.video_tokenizer(), exports.TinyText())
 
 
 @pytest.fixture(scope="module")

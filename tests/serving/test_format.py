@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -34,9 +35,10 @@ TABLE = written.PieceTable.of(json.loads(json.dumps(written.describe(MODEL))))
 def test_a_plan_is_read_as_it_was_written(task):
     sample = SampleSpec(top_k=5, top_p=0.9, guidance=2.0)
     plan = make_plan(RUN, TASKS[task], sample, RUN.conditioning_range(TASKS[task])[1])
-    described, segments = json.loads(json.dumps([describe(plan), describe_layout(plan.layout)]))
-    layout = layout_of(segments, RUN.vocabulary)
-    assert layout == plan.layout and plan_of(described, layout) == plan
+    for one in (plan, dataclasses.replace(plan, guided=False, dropped=(), scaled=True)):
+        described, segments = json.loads(json.dumps([describe(one), describe_layout(one.layout)]))
+        layout = layout_of(segments, RUN.vocabulary)
+        assert layout == one.layout and plan_of(described, layout) == one
 
 
 # Bytes, alone and in characters, the unknown piece, control pieces and blanks are rare among random ids.

@@ -11,6 +11,12 @@ import pathlib
 import shutil
 import sys
 
+import jax
+import jax.numpy as jnp
+
+from poet.tokenizers import frozen
+from poet.tokenizers.video.base import VideoTokenizer
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from long_training.stages import LM, PIECES, SOUND, SOUND_PARTS, TOKENIZER  # noqa: E402
@@ -19,12 +25,21 @@ MOST_BYTES = 64 << 20
 
 
 def place(work: pathlib.Path, shipped: pathlib.Path, released: pathlib.Path) -> None:
-    """Copies the networks; the shipped audio tokenizer unless one was trained here."""
+    """Copies the networks; the shipped audio tokenizer unless one was trained here, and half the bytes of a decoder."""
     last = work / f"sound_{len(SOUND_PARTS) - 1}" / "tokenizer"
     sound = last if (work / "stages" / "sound.json").exists() else shipped / SOUND
     for name, source in ((TOKENIZER, work / "decoder" / "tokenizer"), (SOUND, sound), (PIECES, shipped / PIECES)):
         shutil.rmtree(released / name, ignore_errors=True)
         shutil.copytree(source, released / name)
+    halve_decoder(released / TOKENIZER)
+
+
+def halve_decoder(folder: pathlib.Path) -> None:
+    """Stores a decoder that was trained after its encoder in bfloat16: no code depends on it."""
+    tokenizer = VideoTokenizer.load(folder)
+    if tokenizer.spec.codes_of:
+        decoder = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tokenizer.params["decoder"])
+        frozen.save(folder, tokenizer.spec, {**tokenizer.params, "decoder": decoder}, dtype=None)
 
 
 def finish(work: pathlib.Path, released: pathlib.Path) -> None:

@@ -44,7 +44,7 @@ def initial_weights(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
 
 
 def encoder_kept(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
-    """Weights of `source` for a network that keeps its encoder; {"encoder"} alone if its decoder is another.
+    """Weights of `source` for a network that keeps its encoder; without its finer decoder where `spec` has another.
 
     Raises UserError, naming the fields that differ, when the encoder is another.
     """
@@ -54,7 +54,8 @@ def encoder_kept(spec: VideoTokenizerSpec, source: VideoTokenizer) -> Tree:
             f"TOKENIZER_TRAIN.frozen_encoder keeps the encoder of TOKENIZER_TRAIN.init_from, which is another network: "
             f"VIDEO_TOKENIZER differs in {encoder}; include the gin file of those weights"
         )
-    return {"encoder": source.params["encoder"]} if differing else source.params
+    first = {name: child for name, child in source.params["decoder"].items() if name != "fine"}
+    return {**source.params, "decoder": first} if differing else source.params
 
 
 def inflate(spec: VideoTokenizerSpec, image_params: Tree) -> Tree:

@@ -12,19 +12,28 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from poet.models.declaration import Tree, Weight, fan_in, ones, zeros
+from poet.models.declaration import Initializer, Tree, Weight, fan_in, ones, zeros
 
 CONV_DIMS = ("NDHWC", "DHWIO", "NDHWC")
 
 
-def conv(kernel: int, width: int, out: int, *, bias: bool = True, shard: bool = True, taps: int = 0) -> Tree:
-    """A convolution of `taps` frames, 0 for a cubic kernel.
+def conv(
+    kernel: int,
+    width: int,
+    out: int,
+    *,
+    bias: bool = True,
+    shard: bool = True,
+    taps: int = 0,
+    initializer: Initializer | None = None,
+) -> Tree:
+    """A convolution of `taps` frames, 0 for a cubic kernel; variance 1 / fan-in unless another `initializer` is given.
 
     `shard` puts its output channels on the logical axis `conv_out`.
     """
     axes = (None, None, None, "conv_in", "conv_out" if shard else None)
     shape = (taps or kernel, kernel, kernel, width, out)
-    tree = {"kernel": Weight(shape, axes, fan_in(math.prod(shape[:4])))}
+    tree = {"kernel": Weight(shape, axes, initializer or fan_in(math.prod(shape[:4])))}
     return tree | ({"bias": Weight((out,), (None,), zeros)} if bias else {})
 
 

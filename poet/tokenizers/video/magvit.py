@@ -10,6 +10,8 @@ Shape legend: B batch, T H W pixels, t h w latents, K bits, C channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -28,7 +30,7 @@ Frames = tuple[jax.Array, ...] | None
 
 def declare(spec: VideoTokenizerSpec) -> Tree:
     """The weights of encoder and decoder, as `declaration.Weight`."""
-    return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec.decoder)}
+    return {"encoder": _declare_encoder(spec), "decoder": _declare_decoder(spec)}
 
 
 def init(spec: VideoTokenizerSpec, key: jax.Array) -> Tree:
@@ -56,7 +58,7 @@ def temporal_taps(spec: VideoTokenizerSpec, kernel: int) -> int:
     return kernel if spec.temporal_kernel == 3 else min(kernel, spec.temporal_kernel)
 
 
-def _conv(spec: VideoTokenizerSpec, kernel: int, width: int, out: int, **options: bool) -> Tree:
+def _conv(spec: VideoTokenizerSpec, kernel: int, width: int, out: int, **options: Any) -> Tree:
     return conv(kernel, width, out, taps=temporal_taps(spec, kernel), **options)
 
 
@@ -89,8 +91,24 @@ def _declare_encoder(spec: VideoTokenizerSpec) -> Tree:
 
 
 def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
+    tree = _declare_features(spec, spec.bits)
+    tree["out"] = _conv(spec, spec.stem_kernel, widths(spec)[0], stem_channels(spec), shard=False)
+    if spec.fine:
+        tree["fine"] = _declare_fine(spec.fine, widths(spec)[0])
+    return tree
+
+
+def _declare_fine(spec: VideoTokenizerSpec, inputs: int) -> Tree:
+    """It starts at zero: beside a trained first decoder, training starts at the pictures of that."""
+    width, out = widths(spec)[0], stem_channels(spec)
+    last = _conv(spec, spec.stem_kernel, width, out, shard=False, initializer=declaration.zeros)
+    return _declare_features(spec, inputs) | {"out": last}
+
+
+def _declare_features(spec: VideoTokenizerSpec, inputs: int) -> Tree:
+    """A decoder of maps of `inputs` channels, up to its last norm."""
     channels, factors = widths(spec), level_factors(spec)
-    tree: dict[str, Tree] = {"in": _conv(spec, 3, spec.bits, channels[-1])}
+    tree: dict[str, Tree] = {"in": _conv(spec, 3, inputs, channels[-1])}
     tree["mid"] = _declare_blocks(spec, channels[-1], channels[-1])
     for i in reversed(range(len(channels))):
         above = channels[min(i + 1, len(channels) - 1)]
@@ -98,10 +116,8 @@ def _declare_decoder(spec: VideoTokenizerSpec) -> Tree:
         tree[f"level{i}"] = _declare_blocks(spec, above, channels[i])
         if i:
             t, h, w = factors[i - 1]
-            tree[f"up{i}"] = _conv(spec, 3, channels[i], channels[i] * t * h * w)
-    tree["norm"] = norm(channels[0])
-    out = _conv(spec, spec.stem_kernel, channels[0], stem_channels(spec), shard=False)
-    return tree | {"out": out}
+            tree[f"up{i}"] = _conv(spec, spec.up_kernel, channels[i], channels[i] * t * h * w)
+    return tree | {"norm": norm(channels[0])}
 
 
 # ------------------------------------------------------------------------------------- application
@@ -147,21 +163,34 @@ def decode_chunk(
 
 
 def _decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, past: Past) -> jax.Array:
-    spec, weights = spec.decoder, params["decoder"]
+    weights, q = params["decoder"], q_BxtxhxwxK.astype(spec.dtype)
+    x, enlarged = _features(spec, q, q, weights, past, (1, 1, 1))
+    pixels = _pixels(spec, x, weights, past)
+    if spec.fine:
+        x, _ = _features(spec.fine, x, q, weights["fine"], past, enlarged)
+        pixels += _pixels(spec.fine, x, weights["fine"], past)
+    return pixels.astype(jnp.float32)
+
+
+def _features(
+    spec: VideoTokenizerSpec, x: jax.Array, q_BxtxhxwxK: jax.Array, weights: Tree, past: Past, enlarged: Factor
+) -> tuple[jax.Array, Factor]:
+    """A decoder from `x`, `enlarged` times the latent grid, to its last norm -> (features, their enlargement)."""
     factors = level_factors(spec)
-    q = q_BxtxhxwxK.astype(spec.dtype)
-    x = _blocks(spec, causal_conv(q, weights["in"], past=past), weights["mid"], past)
-    enlarged = (1, 1, 1)
+    x = _blocks(spec, causal_conv(x, weights["in"], past=past), weights["mid"], past)
     for i in reversed(range(len(spec.multipliers))):
-        gamma, beta = _affine(q, weights[f"adagn{i}"], enlarged, past.first)
+        gamma, beta = _affine(q_BxtxhxwxK, weights[f"adagn{i}"], enlarged, past.first)
         x = layers.standardize(x, spec.norm_groups) * (1 + gamma) + beta
         x = _blocks(spec, x, weights[f"level{i}"], past)
         if i:
             x = causal_conv(x, weights[f"up{i}"], past=past)
             x = layers.depth_to_space(x, factors[i - 1], past.first)
             enlarged = tuple(e * f for e, f in zip(enlarged, factors[i - 1]))
-    x = causal_conv(_normed(spec, x, weights["norm"]), weights["out"], past=past)
-    return layers.depth_to_space(x, spec.stem, past.first).astype(jnp.float32)
+    return _normed(spec, x, weights["norm"]), enlarged
+
+
+def _pixels(spec: VideoTokenizerSpec, features: jax.Array, weights: Tree, past: Past) -> jax.Array:
+    return layers.depth_to_space(causal_conv(features, weights["out"], past=past), spec.stem, past.first)
 
 
 def reconstruct(

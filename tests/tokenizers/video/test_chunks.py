@@ -19,7 +19,7 @@ from poet.spec import UserError, VideoTokenizerSpec
 from poet.tokenizers.video import base, layers, lfq, magvit, tiling
 from poet.tokenizers.video.base import VideoTokenizer
 
-# Three levels with late temporal downsampling behind a stem: 4 frames and 8x8 pixels per latent.
+# Three levels with late temporal downsampling behind a stem: 4 frames and 8x8 pixels per latent; a finer decoder too.
 SPEC = VideoTokenizerSpec(
     base_channels=4,
     multipliers=(1, 2, 2),
@@ -28,6 +28,9 @@ SPEC = VideoTokenizerSpec(
     stem=(2, 2, 2),
     norm_groups=2,
     bits=6,
+    decoder_multipliers=(1, 1),
+    decoder_temporal_downsample=(True,),
+    decoder_stem=(1, 1, 1),
 )
 LATENTS = 6
 
