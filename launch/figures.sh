@@ -5,7 +5,7 @@
 # Some read data, in environment variables:
 #   CLIPS     Arenas-AV (data/arenas_av/build.py), a folder .../arenas_av/1.0.0; LARGE_CLIPS the same with --size=128
 #   STORE     its token store, by `poet tokenize --gin_file=gin/experiments/arenas.gin`
-#   GAMES     Freedoom-AV (data/freedoom_av/build.py); ALL_SOUNDS, Open-Sounds (data/open_sounds/build.py)
+#   GAMES     Freedoom-AV (data/freedoom_av/build.py); LARGE_GAMES the same with --size=128; ALL_SOUNDS, Open-Sounds (data/open_sounds/build.py)
 set -euo pipefail
 LM=data/pretrained/lm_arenas LARGER=data/pretrained/superres_arenas NET=data/pretrained/soundstream_16k
 
@@ -31,12 +31,15 @@ arenas() {
   cp "$work/arenas/benchmark.md" poet/evaluation/suites/arenas_v2_lm_arenas.md
 }
 
-# -> data/pretrained/superres_arenas/arenas.png data/pretrained/superres_arenas/scores.json
+# -> data/pretrained/superres_arenas/arenas.png data/pretrained/superres_arenas/scores.json data/pretrained/superres_arenas/scores_freedoom.json
 larger() {
   poet upscale-eval --checkpoint="$LARGER" --set=source --set=natural --out="$work/larger" --gin.EVAL.source="$LARGE_CLIPS" \
     --gin.EVAL.split=test --gin.EVAL.clips=16
   cp "$work/larger/source.png" "$LARGER/arenas.png"
   cp "$work/larger/upscale_scores.json" "$LARGER/scores.json"
+  poet upscale-eval --checkpoint="$LARGER" --set=source --out="$work/larger_games" --gin.EVAL.source="$LARGE_GAMES" \
+    --gin.EVAL.split=test --gin.EVAL.clips=16
+  cp "$work/larger_games/upscale_scores.json" "$LARGER/scores_freedoom.json"
 }
 
 # -> data/pretrained/soundstream_16k/speech.png
