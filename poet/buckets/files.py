@@ -7,15 +7,17 @@ connections, bytes that differ from their checksum) is tried again here.
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from poet.runs import assets, manifest, retries
-from poet.spec import UserError
+from poet.spec import Failure, UserError
 
 T = TypeVar("T")
 # Packages that fsspec needs for a protocol, and the extra that brings them.
@@ -30,13 +32,17 @@ _CONNECTIONS = {"aiohttp", "requests", "urllib3", "botocore"}
 # What tells versions of an object apart, the best first: of Google's buckets, of S3, of others.
 _MARKS = ("crc32c", "md5Hash", "ETag", "etag", "generation", "LastModified", "mtime", "created")
 _BLOCK_BYTES = 1 << 20
+# From this size on, a file is sent in parts.
+_SESSION_BYTES = 5 << 20
+# Files fetched or sent at once.
+THREADS = 4
 
 
 class Forbidden(UserError):
     """The bucket gives no rights to this account."""
 
 
-class Changed(Exception):
+class Changed(Failure):
     """A file was replaced or deleted since it was listed."""
 
 
@@ -102,8 +108,11 @@ def _options(protocol: str) -> dict[str, Any]:
     return options
 
 
-def retried(what: str, work: Callable[[], T]) -> T:
+def retried(what: str, work: Callable[[], T], done: str = "read") -> T:
     """The result of `work`, which is called again where it fails for a cause that may pass.
+
+    Args:
+      done: what cannot be done with `what` where it fails at every try, for messages.
 
     Raises:
       retries.ReadFailed: it failed at every try.
@@ -111,7 +120,7 @@ def retried(what: str, work: Callable[[], T]) -> T:
       Forbidden: this account may not.
     """
     try:
-        return retries.trying(what, work, passing)
+        return retries.trying(what, work, passing, done)
     except (FileNotFoundError, FileExistsError, retries.ReadFailed, Changed):
         raise
     except Exception as error:
@@ -131,6 +140,8 @@ def passing(error: BaseException) -> str:
         return str(error)
     if code := _code(error):
         return f"the bucket answers {code}" if code in _PASSING_CODES else ""
+    if type(error).__name__ == "ChecksumError":  # Of gcsfs: what arrived there is not what was sent.
+        return "the bucket's checksum differs from that of the file"
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno) if error.errno in retries.PASSING else ""
     of_connection = type(error).__module__.partition(".")[0] in _CONNECTIONS
@@ -248,7 +259,49 @@ class Place:
 
     def upload(self, file: Path, name: str) -> None:
         """Replaces a file in the bucket by one of this machine; it appears when all of it has arrived."""
-        retried(f"{self.url}/{name}", lambda: self.files.put_file(str(file), self.path(name)))
+        if not self.conditional:
+            self._writing(name, lambda: self.files.put_file(str(file), self.path(name)))
+        elif file.stat().st_size < _SESSION_BYTES:
+            self.write(name, file.read_bytes())
+        else:  # In parts.
+            self._writing(name, lambda: self.files.put_file(str(file), self.path(name), consistency="md5"))
+
+    def write(self, name: str, data: bytes, *, generation: str | None = None) -> str:
+        """Replaces a file in the bucket by these bytes; returns its generation.
+
+        Args:
+          generation: write only where the file has this one now, '0': where there is none; in `conditional` places.
+
+        Raises:
+          FileExistsError: the file has another generation.
+        """
+        if not self.conditional:
+            return self._writing(name, lambda: self.files.pipe_file(self.path(name), data)) or ""
+        # Not by gcsfs's own upload of small files, whose framing takes a carriage return at their end for its own.
+        bucket, key, _ = self.files.split_path(self.path(name))
+        condition = {} if generation is None else {"ifGenerationMatch": generation}
+        options = {"uploadType": "media", "name": key, "data": data, "json_out": True} | condition
+        address = f"{self.files._location}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
+        own = checksum([data])
+
+        def work() -> str:
+            written = self.files.call("POST", address, **options)
+            if written["crc32c"] != own:
+                raise _Differs("what arrived is not what was sent")
+            return written["generation"]
+
+        return self._writing(name, work)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether writes can depend on the generation of what is there, as Google's buckets offer it."""
+        return self.url.partition("://")[0] in GOOGLE
+
+    def _writing(self, name: str, work: Callable[[], T]) -> T:
+        try:
+            return retried(f"{self.url}/{name}", work, done="written")
+        except FileNotFoundError:
+            raise UserError(f"{self.field} = {self.url!r}: there is no such bucket; make it first") from None
 
     def delete(self, name: str) -> None:
         """Deletes a file, which need not be there."""
@@ -270,12 +323,27 @@ def _entry(info: Mapping[str, Any]) -> Entry:
     )
 
 
+def each(work: Callable[[str], object], names: Iterable[str]) -> None:
+    """Does it for all names, several at once; the first error is raised, and what was not begun is left."""
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        try:
+            list(pool.map(work, sorted(names)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def crc32c(file: Path) -> str:
     """The CRC32C of a file in base64, big-endian, as Google's buckets have it."""
+    with open(file, "rb") as stream:
+        return checksum(iter(lambda: stream.read(_BLOCK_BYTES), b""))
+
+
+def checksum(blocks: Iterable[bytes]) -> str:
+    """As `crc32c`, of blocks of bytes."""
     import google_crc32c
 
-    checksum = google_crc32c.Checksum()
-    with open(file, "rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            checksum.update(block)
-    return base64.b64encode(checksum.digest()).decode()
+    found = google_crc32c.Checksum()
+    for block in blocks:
+        found.update(block)
+    return base64.b64encode(found.digest()).decode()

@@ -2,6 +2,8 @@
 
     CACHE/<hash of names, sizes and checksums>/<name of the folder>/
     CACHE/<hash>.part/    what has arrived so far; the next process goes on with it
+    CACHE/workdirs/<hash of a URL>/<name of the folder>/    what is written here and published there
+    CACHE/workdirs/<hash of a URL>/copy.json                `Copy`
 
 What a bucket holds under a URL may be replaced; a copy never is, since its content names it.  Copies may be deleted
 whenever no process reads them.
@@ -9,26 +11,25 @@ whenever no process reads them.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
-import functools
 import hashlib
+import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from poet.buckets.files import Changed, Entry, Place, crc32c, is_url
+from poet.buckets.files import Changed, Entry, Place, crc32c, each, is_url
 from poet.runs import exits
 from poet.spec import Failure, UserError
 
 _LOG = logging.getLogger(__name__)
 CACHE = "POET_BUCKET_CACHE"
-# Files fetched at once.
-_THREADS = 4
 # How often a folder that changes while it is fetched is listed again.
 _LISTINGS = 3
 
@@ -42,6 +43,40 @@ def cache() -> Path:
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "poet" / "buckets"
+
+
+def workdir(url: str) -> Path:
+    """Where a folder behind a URL is written here, to be published; its parent is of that URL alone, too."""
+    url = url.rstrip("/")
+    return cache() / "workdirs" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rsplit("/", 1)[-1]
+
+
+@dataclasses.dataclass
+class Copy:
+    """The name of a folder of `workdir`, another on each machine, and the checkpoints that it knows in the bucket."""
+
+    file: Path
+    name: str
+    published: set[int] = dataclasses.field(default_factory=set)
+
+    @classmethod
+    def of(cls, home: Path, *, make: bool = True) -> Copy:
+        """That of the folder's parent; `make`: a new one where there is none, else its name is ''."""
+        file = home / "copy.json"
+        try:
+            found = json.loads(file.read_text())
+            return cls(file, str(found["copy"]), set(found["published"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            new = cls(file, secrets.token_hex(8) if make else "")
+            if make:
+                new.write()
+            return new
+
+    def write(self) -> None:
+        """Keeps it for the next process."""
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"copy": self.name, "published": sorted(self.published)}))
+        os.replace(temporary, self.file)
 
 
 def local(path: str | os.PathLike[str], field: str = "--checkpoint") -> Path:
@@ -105,26 +140,32 @@ def _alone(lock: Path, url: str) -> Iterator[None]:
 
 
 def _fetch_all(place: Place, entries: Mapping[str, Entry], part: Path, folder: Path) -> None:
-    inner = part / folder.name
-    missing = {name: entry for name, entry in entries.items() if not _there(inner / name, entry)}
-    size = sum(entry.size for entry in missing.values())
-    _check_space(place, part, size)
-    many = f"{len(missing)} of {len(entries)} files" if len(missing) < len(entries) else f"{len(entries)} files"
-    print(f"fetching {place.url}: {many}, {size / 1e6:,.1f} MB, into {folder}", file=sys.stderr, flush=True)
-    for parent in {(inner / name).parent for name in entries}:
-        parent.mkdir(parents=True, exist_ok=True)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            list(pool.map(functools.partial(_one, place, inner), missing.items()))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    _drop_others(inner, entries)
+    fill(place, entries, part / folder.name, final=folder)
     os.rename(part, folder.parent)
 
 
-def _one(place: Place, inner: Path, item: tuple[str, Entry]) -> None:
-    name, entry = item
+def fill(place: Place, entries: Mapping[str, Entry], folder: Path, *, final: Path) -> None:
+    """Makes a folder hold these files of a place and no others; of those that came before none is fetched again.
+
+    Args:
+      final: what the folder will be called, for who reads along.
+
+    Raises:
+      UserError: there is no space for them.
+      Changed: one is another now, or gone.
+    """
+    missing = {name: entry for name, entry in entries.items() if not _there(folder / name, entry)}
+    size = sum(entry.size for entry in missing.values())
+    _check_space(place, folder, size)
+    many = f"{len(missing)} of {len(entries)} files" if len(missing) < len(entries) else f"{len(entries)} files"
+    print(f"fetching {place.url}: {many}, {size / 1e6:,.1f} MB, into {final}", file=sys.stderr, flush=True)
+    for parent in {(folder / name).parent for name in entries}:
+        parent.mkdir(parents=True, exist_ok=True)
+    each(lambda name: _one(place, folder, name, missing[name]), missing)
+    _drop_others(folder, entries)
+
+
+def _one(place: Place, inner: Path, name: str, entry: Entry) -> None:
     place.download(name, entry, inner / name)
     if entry.modified:
         os.utime(inner / name, (entry.modified, entry.modified))
@@ -137,11 +178,12 @@ def _there(file: Path, entry: Entry) -> bool:
     return not entry.crc32c or crc32c(file) == entry.crc32c
 
 
-def _check_space(place: Place, part: Path, size: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+def _check_space(place: Place, folder: Path, size: int) -> None:
+    there = next(above for above in folder.parents if above.is_dir())
+    free = shutil.disk_usage(there).free
     if size > free:
         raise exits.Permanent(
-            f"{place.url} takes {size / 1e9:,.2f} GB, and {part.parent} has {free / 1e9:,.2f} GB left: make space "
+            f"{place.url} takes {size / 1e9:,.2f} GB, and {there} has {free / 1e9:,.2f} GB left: make space "
             f"there, or set {CACHE} to another folder"
         )
 

@@ -135,11 +135,12 @@ def start_save(
     policy: CheckpointSpec,
     networks: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    spared: Callable[[], Collection[int]] = tuple,
 ) -> Saving:
     """Begins to write `run.at(step)`; the checkpoints that `policy` does not keep are deleted after it.
 
     `networks` are the fingerprints of what the run's codes come from, `metrics` what was measured at this
-    step, by name in the log; None does not say.
+    step, by name in the log; None does not say.  The steps that `spared` names then stay in any case.
 
     Returns as soon as `state` is copied and may be donated.  Every process of a run calls it, and
     waits for a save before it begins the next one.
@@ -167,7 +168,7 @@ def start_save(
         _commit(temporary, final)
         if known := identity(run):
             record(run, known["run"], step)
-        _delete_old(run, policy)
+        _delete_old(run, policy, spared())
 
     try:
         processes.from_first(lambda: _prepare(run, temporary))
@@ -231,9 +232,9 @@ def _commit(temporary: Path, final: Path) -> None:
     manifests.sync_folder(final.parent)
 
 
-def _delete_old(run: Run, policy: CheckpointSpec) -> None:
+def _delete_old(run: Run, policy: CheckpointSpec, spared: Collection[int]) -> None:
     measured = {step: _measured(run.at(step)) for step in run.steps()}
-    for step in measured.keys() - policies.kept(measured, policy):
+    for step in measured.keys() - policies.kept(measured, policy) - set(spared):
         try:
             _delete(run.at(step).path)
         except OSError as error:
@@ -284,7 +285,7 @@ def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Expe
             stored = checkpoint.verify()["arrays"]
         except manifests.Corrupt as error:
             _LOG.warning("%s; falling back to the checkpoint before it", error)
-            _set_aside(checkpoint.path)
+            run.put_aside(checkpoint)
             continue
         stored_arrays.check(checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True)
         return step
@@ -294,12 +295,6 @@ def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Expe
             f"*{runs.DAMAGED}); restore one from a copy, or delete the folder to start from step 0"
         )
     return None
-
-
-def _set_aside(path: Path) -> None:
-    target = path.with_suffix(runs.DAMAGED)
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(path, target)
 
 
 def _read(checkpoint: Checkpoint, abstract_state: Mapping[str, Any]) -> Restored:

@@ -160,7 +160,11 @@ def workdir_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of a training."""
     config_arguments(parser)
     process_arguments(parser)
-    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and samples; resumed if it exists")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        help="checkpoints, metrics and samples: a folder, or gs://BUCKET/FOLDER; resumed if it exists",
+    )
 
 
 def checkpoint_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from poet.buckets import mirror
+from poet.launching import hardware
 from poet.launching.job import Job
 from poet.launching.plan import Plan
 from poet.runs import assets
@@ -75,18 +77,26 @@ def check_container(launch: Launch) -> None:
 
 
 def check_remote_workdir(launch: Launch) -> None:
-    """Raises UserError for a work dir that dies with the machine."""
-    place = launch.job.workdir
-    if "://" in place:
+    """Raises UserError for a work dir that dies with the machine, or that its machines cannot share."""
+    job = launch.job
+    if "://" not in job.workdir:
+        if job.workdir and not Path(job.workdir).is_absolute():
+            raise UserError(f"workdir: {job.workdir} is relative: name a mounted, absolute path, or gs://BUCKET/FOLDER")
+        return
+    if not job.workdir.startswith("gs://"):
         raise UserError(
-            f"workdir: {place} is no folder, and poet works in folders: mount the bucket, and name its path"
+            f"workdir: {job.workdir} is no folder, and of buckets those at gs:// alone are written: mount it"
         )
-    if place and not Path(place).is_absolute():
-        raise UserError(f"workdir: {place} is relative: name a mounted, absolute path")
+    machines = hardware.hosts(job.target) if job.target else 1
+    if machines > 1 and mirror.CACHE not in job.environment:
+        raise UserError(
+            f"workdir: the {machines} machines gather a checkpoint in a folder before it goes to {job.workdir}: mount "
+            f"one that all of them see, and name it in environment as {mirror.CACHE}; or mount the bucket itself"
+        )
 
 
 def buckets(job: Job) -> list[str]:
     """The buckets, as gs://NAME, that a job's settings name."""
-    words = [binding.partition("=")[2] for binding in job.bindings]
+    words = [job.workdir, *(binding.partition("=")[2] for binding in job.bindings)]
     found = [word for word in words if word.startswith("gs://")]
     return sorted({"/".join(word.split("/")[:3]) for word in found})

@@ -39,7 +39,7 @@ class Job(Spec):
       command: of `poet`, such as train.
       gin_files, size, bindings: its settings, as --gin_file, --size and --gin.NAME.field=value give them.
       arguments: further flags of the command, such as --checkpoint=...
-      workdir: of a training; every process must see it.
+      workdir: of a training; a folder that every process sees, or gs://BUCKET/FOLDER.
       topology: hardware by its name (`poet.planning.topologies`); '': the devices that are there.
       processes: 0 is one for each host of the topology.
       image: a container with poet, for backends that run containers.

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from poet.spec import UserError
 
@@ -28,7 +28,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def hold(folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool = False) -> Iterator[None]:
+def hold(
+    folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool = False, called: str = ""
+) -> Iterator[None]:
     """Holds the lease `folder/name` for the duration of the block.
 
     The lock is a POSIX record lock, so the lease of a dead process is free at once, however it
@@ -37,6 +39,7 @@ def hold(folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool
     Args:
       what: the user's name of what the folder is.
       shared: several processes may hold it at once, all of them shared.
+      called: what the user named, where that is not the folder itself.
 
     Raises:
       UserError: another process holds it, or the lease cannot be written.
@@ -47,7 +50,7 @@ def hold(folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool
     except OSError as error:
         raise UserError(f"the {what} {folder} cannot be written to: {error.strerror}") from None
     with file:
-        _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder, what)
+        _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, called or folder, what)
         if shared:  # Its content is that of none of them.
             yield
             return
@@ -61,7 +64,7 @@ def hold(folder: Path, *, what: str = "work dir", name: str = FILE, shared: bool
             file.truncate(0)
 
 
-def _lock(file: IO[str], kind: int, folder: Path, what: str) -> None:
+def _lock(file: IO[str], kind: int, folder: str | Path, what: str) -> None:
     try:
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -101,7 +104,14 @@ def _is_locked(file: IO[bytes]) -> bool | None:
 
 def _holder(text: str) -> str:
     try:
-        lease = json.loads(text)
+        return described(json.loads(text))
+    except ValueError:
+        return described({})
+
+
+def described(lease: Any) -> str:
+    """Who holds a lease, from its content."""
+    try:
         return f"pid {lease['pid']} on {lease['host']}, started {lease['started']}"
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return "holder unknown"

@@ -59,7 +59,7 @@ def _passing(error: BaseException) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) and error.errno in PASSING else ""
 
 
-def trying(what: object, work: Callable[[], T], passing: Callable[[BaseException], str]) -> T:
+def trying(what: object, work: Callable[[], T], passing: Callable[[BaseException], str], done: str = "read") -> T:
     """As `reading`, where `passing` says why an error may pass, and '' of one that stays and is raised at once."""
     for number, wait_s in enumerate(WAITS_S, 1):
         try:
@@ -74,7 +74,7 @@ def trying(what: object, work: Callable[[], T], passing: Callable[[BaseException
     except Exception as error:
         if not (why := passing(error)):
             raise
-        raise ReadFailed(f"{what} cannot be read: {why}, {len(WAITS_S) + 1} times in a row") from error
+        raise ReadFailed(f"{what} cannot be {done}: {why}, {len(WAITS_S) + 1} times in a row") from error
 
 
 def _timed(what: object, read: Callable[[], T]) -> T:
@@ -83,4 +83,4 @@ def _timed(what: object, read: Callable[[], T]) -> T:
         return read()
     finally:
         if (took_s := time.monotonic() - begin) > SLOW_S:
-            _LOG.warning("%s: a read took %.0f s", what, took_s)
+            _LOG.warning("%s: an answer took %.0f s", what, took_s)

@@ -8,13 +8,13 @@
       timeline.jsonl  what the time went on, over all restarts
       tokenizer/      what a tokenizer's training made
 
-`Run(folder)` is one to be trained; `Run.open(path)` one whose weights are read: of a work dir the newest checkpoint,
-one step below its checkpoints/, or released weights, here or behind a URL.
+`Run.to_train(path)` is one to be trained, which may lie in a bucket (`poet.runs.publishing`); `Run.open(path)` one
+whose weights are read: of a work dir the newest checkpoint, one step below its checkpoints/, or released weights, here
+or behind a URL.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -135,13 +135,23 @@ class Run:
     Attributes:
       folder: its work dir; what `open` found may also be a folder of checkpoints, one of them, or released weights.
       opened: the checkpoint that `open` found, which stays the same while a training writes others.
+      url: where in a bucket the work dir lies, of which `folder` is this machine's copy; '': nowhere.
     """
 
     folder: Path
     opened: Checkpoint | None = None
+    url: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", _local(self.folder))
+
+    @classmethod
+    def to_train(cls, path: str | os.PathLike[str]) -> Run:
+        """The run of a work dir: a folder, or a URL; touches neither."""
+        if not files.is_url(path):
+            return cls(Path(path))
+        url = os.fspath(path).rstrip("/")
+        return cls(mirror.workdir(url), url=url)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
@@ -234,6 +244,12 @@ class Run:
             return found
         return None
 
+    def put_aside(self, damaged: Checkpoint) -> None:
+        """Renames a checkpoint, so that it is none any more; `set_aside` finds it."""
+        target = damaged.path.with_suffix(DAMAGED)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(damaged.path, target)
+
     def clean(self) -> None:
         """Removes what interrupted saves and deletions of checkpoints left; only for who holds the run."""
         endings = (path for ending in ("tmp", "trash") for path in self.checkpoints.glob(f"*.{ending}"))
@@ -243,35 +259,42 @@ class Run:
 
     # --------------------------------------------------------------------------------------- training
 
-    def hold(self) -> contextlib.AbstractContextManager[None]:
-        """The lease of the work dir for the duration of a block, see `poet.runs.lease.hold`."""
-        return lease.hold(self.folder)
-
     def check_place(self) -> None:
         """Raises UserError, before anything is written, unless a run may be kept in this folder.
 
         It is new or empty, or has a spec.json of a run or a checkpoint in it.
         """
+        if self.url:
+            return self._check_bucket()
         if not self.folder.exists():
-            return
+            return None
         if not self.folder.is_dir():
             raise UserError(f"--workdir={self.folder} is a file: give a folder")
         names = {path.name for path in self.folder.iterdir()}
-        for name, what in _OTHERS.items():
-            if name in names:
-                raise UserError(f"--workdir={self.folder} holds {what}: give a new folder, or that of a run")
-        if self._is_new(names) or _is_experiment(self.spec_file) or self.steps():
-            return
-        some = ", ".join(sorted(names)[:3])
-        raise UserError(
-            f"--workdir={self.folder} is not empty and not the folder of a run (it holds {some}): give a new "
-            "folder, or that of a run to resume"
-        )
+        known = self._is_new(names) or _is_experiment(self.spec_file) or bool(self.steps())
+        return _refuse_others(self.folder, names, known)
+
+    def _check_bucket(self) -> None:
+        found = files.Place(self.url, "--workdir").listed()
+        names = {name.partition("/")[0] for name in found}
+        _refuse_others(self.url, names, not names or bool({lease.FILE, SPEC} & names or steps_among(found)))
 
     def _is_new(self, names: set[str]) -> bool:
         """Whether it holds nothing, the lease of a run that was killed early, or a place for checkpoints."""
         inside = {path.name for path in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set()
         return not names - {lease.FILE, CHECKPOINTS, _OF_DISKS} and not inside - {_OF_DISKS, IDENTITY}
+
+
+def _refuse_others(place: str | Path, names: Collection[str], known: bool) -> None:
+    """Raises UserError where a place holds another thing of this program, or what is not `known` to be a run's."""
+    for name, what in _OTHERS.items():
+        if name in names:
+            raise UserError(f"--workdir={place} holds {what}: give a new folder, or that of a run")
+    if not known:
+        raise UserError(
+            f"--workdir={place} is not empty and not the folder of a run (it holds {', '.join(sorted(names)[:3])}): "
+            "give a new folder, or that of a run to resume"
+        )
 
 
 def here(path: str | os.PathLike[str]) -> Path:
@@ -310,8 +333,8 @@ def _local(path: str | os.PathLike[str]) -> Path:
     """The folder of a work dir; raises UserError for a URL, which would be taken for a folder of that name."""
     if "://" in os.fspath(path):
         raise UserError(
-            f"{path} is a URL: a work dir is a folder of a file system that all processes see; mount the bucket "
-            "(gcsfuse, mountpoint-s3, a shared disk), and give the path"
+            f"{path} is a URL: here a folder of a file system is wanted; copy it (gcloud storage rsync), or mount the "
+            "bucket (gcsfuse, mountpoint-s3), and give the path"
         )
     return Path(path)
 

@@ -24,10 +24,11 @@ import tqdm
 from poet import media, streams
 from poet.runs import lease, networks
 from poet.spec import ClipSpec, IngestSpec, StoreSpec, UserError, to_dict
-from poet.store import filters, reader, remote, report, runners, texts
+from poet.store import filters, publishing, reader, remote, report, runners, texts
 from poet.store import manifest as manifests
 from poet.store.manifest import Manifest, Plan
 from poet.store.merge import merge_split
+from poet.store.publishing import PARTIAL_FOLDER
 from poet.store.ranges import plan_ranges
 from poet.store.raw import Source
 from poet.store.runners import Job, Runner
@@ -36,7 +37,6 @@ from poet.streams.base import Encoders, StreamInfo
 
 _LOG = logging.getLogger(__name__)
 
-PARTIAL_FOLDER = ".partial"
 PLAN_FILE = "plan.json"
 
 
@@ -51,7 +51,7 @@ def tokenize(
     progress: bool = True,
     log: Callable[[str], Any] = _LOG.info,
 ) -> Manifest:
-    """Writes the store `spec.path`, continuing an interrupted run; a finished store is returned.
+    """Writes the store `spec.path`, here or at gs://, continuing an interrupted run; a finished store is returned.
 
     Args:
         encoders: the frozen networks.
@@ -74,11 +74,11 @@ def tokenize(
         streams.in_store(name).check(clip, encoders, has_depth=has_depth)
     text = manifests.text_info(encoders.networks[networks.TEXT])
     plan = make_plan(spec, clip, sources, infos, text, ingest)
-    folder = pathlib.Path(spec.path)
     runner = runner or runners.Serial(encoders)
     with contextlib.ExitStack() as leases:
-        if _prepare(folder, plan, runner, spec.wait_s, leases):
-            manifest = reader.load_manifest(spec.path)
+        folder = leases.enter_context(publishing.hold(spec.path, runner))
+        if _prepare(folder, spec.path, plan, runner, spec.wait_s, leases):
+            manifest = reader.load_manifest(str(folder))
             _log_lines(log, report.lines(manifest))
             return manifest
         job = make_job(folder, plan, sources, spec.max_skipped)
@@ -135,8 +135,10 @@ def make_plan(
     )
 
 
-def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, leases: contextlib.ExitStack) -> bool:
-    """Claims the folder for this plan; true where the store is already complete.
+def _prepare(
+    folder: pathlib.Path, called: str, plan: Plan, runner: Runner, wait_s: float, leases: contextlib.ExitStack
+) -> bool:
+    """Claims the folder, which is `called` so by its user, for this plan; true where the store is already complete.
 
     Of several processes the one that merges does so; files that others may be writing stay.
 
@@ -153,7 +155,7 @@ def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, le
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if not (folder / manifests.MANIFEST_FILE).exists() and not (partial / PLAN_FILE).exists():
         if names - {PARTIAL_FOLDER}:
-            raise UserError(f"{folder} is not empty and holds no token store; choose another STORE.path")
+            raise UserError(f"{called} is not empty and holds no token store; choose another STORE.path")
     if not (folder / manifests.MANIFEST_FILE).exists():
         hold = functools.partial(lease.hold, partial, what="store")
         leases.enter_context(hold(shared=not alone))
@@ -162,11 +164,11 @@ def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, le
     # A process that held the lease until now may have completed it.
     complete = (folder / manifests.MANIFEST_FILE).exists()
     if complete:
-        _check_plan(folder, reader.load_manifest(str(folder)).plan, plan)
+        _check_plan(called, reader.load_manifest(str(folder)).plan, plan)
         if runner.merges:
             shutil.rmtree(partial, ignore_errors=True)
     elif (partial / PLAN_FILE).exists():
-        _check_plan(folder, manifests.read_json(Plan, partial / PLAN_FILE), plan)
+        _check_plan(called, manifests.read_json(Plan, partial / PLAN_FILE), plan)
         leftovers = itertools.chain(folder.glob(".*.tmp"), partial.glob("*/.*.tmp"))
         for leftover in leftovers if alone else ():
             leftover.unlink()
@@ -175,11 +177,11 @@ def _prepare(folder: pathlib.Path, plan: Plan, runner: Runner, wait_s: float, le
     return complete
 
 
-def _check_plan(folder: pathlib.Path, stored: Plan, plan: Plan) -> None:
+def _check_plan(called: str, stored: Plan, plan: Plan) -> None:
     lines = manifests.differences(to_dict(stored), to_dict(plan))
     if lines:
         raise UserError(
-            f"{folder} holds a store of another configuration: {'; '.join(lines)}. "
+            f"{called} holds a store of another configuration: {'; '.join(lines)}. "
             "Choose another STORE.path, or delete that folder"
         )
 

@@ -28,7 +28,7 @@ from poet.checkpoints import checkpoint, weights
 from poet.checkpoints.snapshots import Snapshots
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
-from poet.runs import exits, manifest, networks
+from poet.runs import exits, manifest, networks, publishing
 from poet.runs import timeline as timelines
 from poet.runs.run import Run
 from poet.spec import Experiment, UserError, compat
@@ -93,11 +93,15 @@ def train(
         damaged.  An earlier run in the folder is then as it was.
       TrainingDiverged: nothing was saved from the first non-finite value on.
       checkpoint.SaveError: the last save failed; a failure before it is only counted and logged.
+      publishing.Unpublished, publishing.Lost: the bucket of the work dir does not take a checkpoint, which is saved
+        here; or another machine took it over.
     """
     with contextlib.ExitStack() as leases, jax.set_mesh(mesh), StopSignals() as stop:
         processes.from_first(run.check_place)
-        processes.from_first(lambda: leases.enter_context(run.hold()))
-        training = _Training(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose)
+        publisher = _hold(run, leases)
+        training = _Training(
+            *(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose), publisher
+        )
         leases.enter_context(training.timeline)
         processes.from_first(training.check_earlier)
         if training.already_finished():
@@ -108,7 +112,9 @@ def train(
             state, reporter = training.restore_or_init(abstract)
             try:
                 with training.watchdog, training.profiler:
-                    return training.loop(state, programs, reporter, stop)
+                    outcome = training.loop(state, programs, reporter, stop)
+                publisher.finish()
+                return outcome
             except TrainingDiverged as error:
                 training.rewind(error, reporter)
             except Exception:  # Not an interrupt, which ends the run at once.
@@ -116,6 +122,19 @@ def train(
                 raise
             finally:
                 reporter.close()
+
+
+def _hold(run: Run, leases: contextlib.ExitStack) -> publishing.Publisher:
+    """Takes the work dir, on process 0; what publishes there is that of this process."""
+    held = [publishing.Publisher()]
+
+    def take() -> str:
+        held.append(leases.enter_context(publishing.hold(run)))
+        return held[-1].copy
+
+    copy = processes.from_first(take)
+    processes.together(lambda: publishing.check_seen(run, copy))
+    return held[-1]
 
 
 @dataclasses.dataclass
@@ -131,6 +150,7 @@ class _Training:
     hooks: tuple[Hook, ...]
     made_with: networks.Networks | None = None
     purpose: str = "resume"
+    publisher: publishing.Publisher = dataclasses.field(default_factory=publishing.Publisher)
     share: processes.Share = dataclasses.field(init=False)
     saver: Saver = dataclasses.field(init=False)
     start: int = 0
@@ -152,7 +172,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
-        self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with)
+        self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with, publisher=self.publisher)
         self.timeline = timelines.Timeline(self.run.timeline if processes.first() else None)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
@@ -197,7 +217,7 @@ class _Training:
             newest.verify()
         except manifest.Corrupt:
             return False  # Restoring will set it aside and say so.
-        _LOG.info("%s is already trained to step %d", self.run.folder, newest.step)
+        _LOG.info("%s is already trained to step %d", self.run.url or self.run.folder, newest.step)
         return True
 
     def compile(self, abstract: State) -> dict[str, compiled.Program]:
@@ -321,7 +341,7 @@ class _Training:
         stop_now = processes.Vote(self.mesh)
         while True:
             self.saver.poll(reporter)
-            stopping = stop_now(stop.requested) and step < self.steps
+            stopping = stop_now(stop.requested or self.publisher.failed) and step < self.steps
             leaving = stopping or step >= self.steps
             due = [] if stopping else self._hooks_due(step)
             save_due = self.saver.due(step) and step > self.start

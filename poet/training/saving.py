@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from poet.checkpoints import checkpoint
+from poet.checkpoints import policy as policies
 from poet.distributed import processes
+from poet.runs.publishing import Publisher
 from poet.runs.run import Run
 from poet.spec import Experiment, near_names
 from poet.training.reporting import Reporter
@@ -20,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the checkpoints of one run.
+    """Writes the checkpoints of one run, and hands them to its publisher.
 
     A save that fails is counted and logged, and training goes on.  All processes of a run call its
     methods at the same steps, but `close`.
@@ -33,12 +36,17 @@ class Saver:
         mesh: Mesh,
         made_with: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
+        publisher: Publisher | None = None,
     ):
+        self._publisher = publisher or Publisher()
         self._run, self._experiment, self._mesh = run, experiment, mesh
         self._made_with, self._policy, self._now = made_with, experiment.checkpoint, now
         self._under_way: checkpoint.Saving | None = None
         self._over = self._late = processes.Vote(mesh)
         self._last, self._warned = now(), False
+        self._keep = functools.partial(policies.kept, policy=self._policy)
+        for step in self._publisher.unpublished:
+            self._publisher.saved(step, self._keep)
 
     def due(self, step: int) -> bool:
         """Whether CHECKPOINT asks for a save at this step; asked once at each step, and answered alike everywhere.
@@ -64,6 +72,7 @@ class Saver:
           checkpoint.SaveError: it could not be begun.
         """
         self._check_best(step, metrics or {})
+        self._publisher.room(step)
         self._last, self._late = self._now(), processes.Vote(self._mesh)  # An answer on its way speaks of before.
         self._under_way = checkpoint.start_save(
             self._run,
@@ -75,6 +84,7 @@ class Saver:
             policy=self._policy,
             networks=self._made_with,
             metrics=metrics,
+            spared=self._publisher.pending,
         )
         self._over = processes.Vote(self._mesh)
 
@@ -106,7 +116,7 @@ class Saver:
         """
         saving, self._under_way = self._under_way, None
         if saving:
-            saving.wait()
+            self._publisher.saved(int(saving.wait().name), self._keep)
 
     def failed(self, error: checkpoint.SaveError, reporter: Reporter) -> None:
         """Counts a save that failed."""

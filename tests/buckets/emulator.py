@@ -2,10 +2,10 @@
 
     python tests/buckets/emulator.py FOLDER BUCKET    keeps objects in FOLDER, prints its port, ends with its input
 
-gcp-storage-emulator answers, with two additions: it keeps to `ifGenerationMatch`, and faults that were posted to
-/_faults come before its answers.  A fault is {"path": a regular expression that the request's line contains,
-"times": N, "answer": 429, 503, ..., "reset" (the connection breaks), "hang" (no answer), or "after" (done, and the
-answer is lost)}.
+gcp-storage-emulator answers, with some additions: it keeps to `ifGenerationMatch`, uploads may be empty or given up,
+and faults that were posted to /_faults come before its answers.  A fault is {"path": a regular expression that the
+request's line contains, "times": N, "answer": 429, 503, ..., "reset" (the connection breaks), "hang" (no answer),
+"slow" (after half a second), or "after" (done, and the answer is lost)}.
 /_log returns all requests since it was last asked.
 """
 
@@ -24,10 +24,13 @@ from typing import Any
 
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
-from gcp_storage_emulator.server import RequestHandler
+from gcp_storage_emulator.server import Request, RequestHandler
 from gcp_storage_emulator.storage import Storage
 
-HANG_S = 3600.0
+# It takes an empty body for none.
+_data = Request.data.fget
+Request.data = property(lambda self: b"" if (found := _data(self)) is None and self.method == "POST" else found)
+HANG_S, SLOW_S = 3600.0, 0.5
 
 
 class Bucket:
@@ -74,8 +77,12 @@ class Handler(RequestHandler):
         answer = self.bucket.fault(line)
         if answer == "hang":
             time.sleep(HANG_S)
+        if answer == "slow":
+            time.sleep(SLOW_S)
         if answer == "reset":
             return self._reset()
+        if self.command == "DELETE" and "upload_id=" in line:  # Google's answer to an upload that is given up.
+            answer = 499
         if isinstance(answer, int):
             self._body()
             return self._answer(answer, {"error": {"code": answer, "message": "injected"}})

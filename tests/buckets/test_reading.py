@@ -30,25 +30,6 @@ from poet.store import reader  # noqa: E402
 URL = f"gs://{bucket_servers.BUCKET}/runs/mine"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bucket_servers.Server]:
-    with bucket_servers.running(tmp_path_factory.mktemp("bucket")) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(bucket_servers.EMULATOR, found.address)
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cache of the test's own, and no waits between tries: neither ours nor those of gcsfs."""
-
-    async def at_once(*_: object) -> None:
-        pass
-
-    monkeypatch.setenv(mirror.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(retries.time, "sleep", lambda _: None)
-    monkeypatch.setattr("gcsfs.retry.asyncio.sleep", at_once)
-
-
 @pytest.fixture(params=("gs", "memory"))
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty folder: of the emulator, and of an implementation that shares nothing with it."""
@@ -195,7 +176,7 @@ def test_what_has_arrived_is_not_fetched_again(
             raise KeyboardInterrupt
         whole(self, name, entry, target)
 
-    monkeypatch.setattr(mirror, "_THREADS", 1)
+    monkeypatch.setattr(files, "THREADS", 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Place, "download", killed)
         mirror.local(url)

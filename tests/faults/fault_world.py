@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("data", "store")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("data", "store", "buckets")]
 INJECTED = Path(__file__).resolve().parent / "injected"
 # Seconds after which a command that should have ended counts as hung.
 PATIENCE_S = 300
@@ -102,11 +102,16 @@ class World:
     # ------------------------------------------------------------------------------------- commands
 
     def start(
-        self, arguments: Sequence[str], *, devices: int = 1, fault: Mapping[str, Any] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        devices: int = 1,
+        fault: Mapping[str, Any] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Starts `poet ARGUMENTS` in a process of its own.
 
-        `fault`: what `injected/sitecustomize.py` does to it.
+        `fault`: what `injected/sitecustomize.py` does to it.  `variables`: further ones of its environment.
         """
         paths = [str(INJECTED)] if fault else []
         environment = os.environ | {
@@ -114,6 +119,7 @@ class World:
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "POET_TEST_FAULT": json.dumps(dict(fault or {})),
+            **(variables or {}),
         }
         return subprocess.Popen(
             [sys.executable, "-m", "poet.cli", *arguments],
@@ -128,7 +134,7 @@ class World:
         """`start`, and the end of it."""
         return end(self.start(arguments, **options))
 
-    def command(self, name: str, out: Path, *more: str) -> list[str]:
+    def command(self, name: str, out: Path | str, *more: str) -> list[str]:
         """The arguments of a command that writes `out`."""
         settings = [f"--gin_file={self.gin_file}"]
         if name in ("eval", "export", "generate"):
@@ -150,7 +156,7 @@ class World:
         return self.once(name.replace("-", "_"), make)
 
 
-_OUT: dict[str, Callable[[Path], list[str]]] = {
+_OUT: dict[str, Callable[[Path | str], list[str]]] = {
     "train": lambda out: [f"--workdir={out}"],
     "tokenizer-train": lambda out: [
         f"--workdir={out}",

@@ -63,7 +63,7 @@ def test_a_slow_read_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     monkeypatch.setattr(retries.time, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.WARNING):
         assert retries.reading("/x/shard", Failing(0)) == "read"
-    assert "/x/shard: a read took 21 s" in caplog.text
+    assert "/x/shard: an answer took 21 s" in caplog.text
 
 
 def failing_pread(monkeypatch: pytest.MonkeyPatch, times: int) -> None:

@@ -147,6 +147,6 @@ def test_a_url_is_refused_and_makes_no_folder_of_its_name(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="mount the bucket"):
+    with pytest.raises(UserError, match="is a URL: .*copy it"):
         Run(url)
     assert not list(tmp_path.iterdir())

@@ -48,7 +48,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _saved(folder: str) -> int:
-    return max(Run(folder).steps(), default=0) if folder else 0
+    return max(Run.to_train(folder).steps(), default=0) if folder else 0
 
 
 def _workdir(words: list[str]) -> str:

@@ -43,7 +43,7 @@ class _Parts:
 def _run(args: argparse.Namespace) -> int:
     resolved = command.resolve(args)
     command.start_processes(args)
-    return train(resolved, Run(args.workdir))
+    return train(resolved, Run.to_train(args.workdir))
 
 
 def train(resolved: Resolved, run: Run) -> int:
@@ -57,6 +57,7 @@ def train(resolved: Resolved, run: Run) -> int:
     from poet.distributed import mesh as mesh_lib
     from poet.distributed import processes
     from poet.evaluation import tokenizer_hooks
+    from poet.runs import publishing
     from poet.training import loop
     from poet.training.schedule import GroupSchedule
 
@@ -78,7 +79,8 @@ def train(resolved: Resolved, run: Run) -> int:
         shapes = jax.eval_shape(parts.trainable.init, jax.random.key(0))
     if outcome is loop.Outcome.FINISHED and processes.first():
         card = {"steps": spec.train.steps, "sources": spec.tokenizer_train.folders}
-        _freeze(parts, shapes, run, card)
+        with publishing.hold(run):
+            _freeze(parts, shapes, run, card)
     return outcome.exit_code
 
 

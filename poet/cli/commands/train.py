@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _run(args: argparse.Namespace) -> int:
     resolved = command.resolve(args)
     command.start_processes(args)
-    return train(resolved, Run(args.workdir))
+    return train(resolved, Run.to_train(args.workdir))
 
 
 def train(resolved: Resolved, run: Run) -> int:

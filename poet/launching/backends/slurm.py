@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from pathlib import Path
 
 from poet.launching import hardware, shell
-from poet.launching.backend import PORT, Backend, Launch, command
+from poet.launching.backend import PORT, Backend, Launch, check_remote_workdir, command
 from poet.launching.plan import Plan, State, Step, by_word
 from poet.runs import exits
 from poet.spec import Spec, UserError, setting
@@ -51,8 +50,7 @@ def _plan(launch: Launch) -> Plan:
         raise UserError(f"topology: {job.topology} is no hardware of a SLURM cluster: use the backends tpu or gke")
     if job.spot:
         raise UserError("spot: SLURM has partitions for it: name one by queue")
-    if job.workdir and not Path(job.workdir).is_absolute() and "://" not in job.workdir:
-        raise UserError(f"workdir: {job.workdir} is relative: name an absolute path that all nodes see")
+    check_remote_workdir(launch)
     file = str(launch.folder / SCRIPT)
     partition = [Step(argv=("sinfo", "--noheader", f"--partition={job.queue}"), does="looks for the partition")]
     return Plan(

@@ -3,6 +3,7 @@
 read_error: {"match": part of a path, "times": N}: the first N reads of such files fail with EIO.
 read_hang: {"match": ..., "after": N}: such a read never returns, after N of them.
 not_finite: [numbers of batches]: their text states are NaN.
+constants: {module: {name: value}}.
 """
 
 import errno
@@ -65,23 +66,25 @@ class Poisoned:
         self._batches.set_state(state[8:])
 
 
-class Poisoner(importlib.abc.MetaPathFinder):
-    """Puts `Poisoned` around the batches of `poet.data.loader` once that is imported."""
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Changes a module once it is imported."""
+
+    def __init__(self, name, change):
+        self._name, self._change = name, change
 
     def find_spec(self, name, path, target=None):
-        if name != "poet.data.loader":
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         run = spec.loader.exec_module
-
-        def exec_module(module):
-            run(module)
-            real = module.batches
-            module.batches = lambda *a, **k: {n: Poisoned(b, FAULT["not_finite"]) for n, b in real(*a, **k).items()}
-
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = lambda module: (run(module), self._change(module))
         return spec
+
+
+def poison(loader):
+    real = loader.batches
+    loader.batches = lambda *a, **k: {n: Poisoned(b, FAULT["not_finite"]) for n, b in real(*a, **k).items()}
 
 
 if "read_error" in FAULT:
@@ -89,4 +92,6 @@ if "read_error" in FAULT:
 if "read_hang" in FAULT:
     hurt_reads(hang, FAULT["read_hang"]["match"])
 if "not_finite" in FAULT:
-    sys.meta_path.insert(0, Poisoner())
+    sys.meta_path.insert(0, AfterImport("poet.data.loader", poison))
+for name, values in FAULT.get("constants", {}).items():
+    sys.meta_path.insert(0, AfterImport(name, lambda module, values=values: vars(module).update(values)))
