@@ -7,7 +7,7 @@ The folder of checkpoints of a run (`poet.runs.run`) holds one folder per step (
     spec.json     the resolved experiment
     clock.json    what else the loop needs to go on
     MANIFEST      step, shape and dtype of every array, fingerprints of the frozen networks that the codes
-                  come from (`poet.runs.networks`), SHA-256 of every file; then its own SHA-256
+                  come from (`poet.runs.networks`), versions of the code, SHA-256 of every file; then its own SHA-256
 
 All of it is written under a temporary name, made durable and renamed: a folder with its final name
 is complete.  Every process writes its arrays, in a folder that all of them see; process 0 writes the
@@ -42,7 +42,7 @@ from poet.checkpoints import policy as policies
 from poet.checkpoints import stored_arrays, weights
 from poet.checkpoints.identity import identity, record
 from poet.distributed import processes
-from poet.runs import exits
+from poet.runs import exits, versions
 from poet.runs import manifest as manifests
 from poet.runs import run as runs
 from poet.runs.run import Checkpoint, Run
@@ -150,7 +150,7 @@ def start_save(
     """
     final = run.at(step).path
     temporary = final.with_suffix(".tmp")
-    fields = {"format": runs.FORMAT, "step": step, "processes": jax.process_count()}
+    fields = {"format": runs.FORMAT, "step": step, "processes": jax.process_count(), "versions": versions.of_run()}
     fields["arrays"] = stored_arrays.describe(state)
     if networks is not None:
         fields["networks"] = dict(networks)

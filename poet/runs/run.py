@@ -106,6 +106,11 @@ class Checkpoint:
         return manifest.read(self.path).get("networks")
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Of poet, its code and its libraries that wrote it (`poet.runs.versions.of_run`); {} where it does not say."""
+        return manifest.read(self.path).get("versions", {})
+
+    @property
     def metrics(self) -> dict[str, float]:
         """What was measured at this step, by name in the log; {} where it does not say."""
         return manifest.read(self.path).get("metrics", {})

@@ -28,7 +28,7 @@ from poet.checkpoints import checkpoint, weights
 from poet.checkpoints.snapshots import Snapshots
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
-from poet.runs import exits, manifest, networks, publishing
+from poet.runs import exits, manifest, networks, publishing, versions
 from poet.runs import timeline as timelines
 from poet.runs.run import Run
 from poet.spec import Experiment, UserError, compat
@@ -137,6 +137,18 @@ def _hold(run: Run, leases: contextlib.ExitStack) -> publishing.Publisher:
     return held[-1]
 
 
+def _check_code(theirs: Mapping[str, str], what: str) -> None:
+    """Says what of the code is other than it was; raises UserError where the run must not go on with it."""
+    ours = versions.of_run()
+    if versions.incompatible(theirs, ours):
+        raise UserError(
+            f"{what} was written by poet {theirs['poet']}, which poet {ours['poet']} does not continue: install that "
+            "one to go on, or begin another run from it (TRAIN.init_from, another --workdir)"
+        )
+    if turned := versions.changes(theirs, ours):
+        _LOG.warning("from this step on the run has other code than %s: %s", what, ", ".join(turned))
+
+
 @dataclasses.dataclass
 class _Training:
     """The arguments of `train`, and where it stands."""
@@ -202,6 +214,7 @@ class _Training:
         compat.check(theirs, self.experiment, self.purpose, what=what, remedy=remedy)
         if self.made_with:
             networks.check(earlier.networks, self.made_with, what=what)
+        _check_code(earlier.versions, what)
         turned = compat.differences(theirs, self.experiment, self.purpose, ("course",))
         if turned:
             _LOG.warning("from this step on the run differs from %s: %s", earlier.path, ", ".join(map(str, turned)))

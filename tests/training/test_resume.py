@@ -10,6 +10,7 @@ from pathlib import Path
 import linear
 import pytest
 
+from poet.runs import versions
 from poet.runs.run import Run
 from poet.spec import UserError
 from poet.training import compiled, loop
@@ -54,6 +55,36 @@ def test_a_refused_resume_leaves_everything_as_it_was(trained, steps, options, w
     with pytest.raises(UserError, match=words):
         linear.run(trained, steps, **options)
     assert contents(trained) == before
+
+
+@pytest.mark.usefixtures("no_compiling")
+def test_other_code_is_said_and_a_release_that_breaks_is_refused(trained, monkeypatch, caplog) -> None:
+    now = versions.of_run()
+    assert Run(trained).newest().versions == now
+    monkeypatch.setattr(versions, "of_run", lambda: now | {"code": "0123", "jax": "0.0.1"})
+    with caplog.at_level(logging.WARNING, "poet"):
+        linear.run(trained, 4, made_with=NETWORKS)
+    assert f"other code than the checkpoint {trained}" in caplog.text
+    assert f"jax {now['jax']} -> 0.0.1, code {now['code']} -> 0123" in caplog.text
+    monkeypatch.setattr(versions, "of_run", lambda: now | {"poet": "99.0.0"})
+    with pytest.raises(UserError, match=rf"was written by poet {now['poet']}, which poet 99.0.0 does not continue"):
+        linear.run(trained, 4, made_with=NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, broken",
+    [
+        ("0.1.0", "0.1.7", False),
+        ("0.1.9", "0.2.0", True),
+        ("0.9.0", "1.0.0", True),
+        ("1.2.0", "1.9.3", False),
+        ("1.9.0", "2.0.0", True),
+        ("2.0.0", "1.9.0", True),
+    ],
+)
+def test_which_releases_break(theirs, ours, broken) -> None:
+    assert versions.incompatible({"poet": theirs}, {"poet": ours}) is broken
+    assert not versions.incompatible({}, {"poet": ours})  # Written before it was kept.
 
 
 def test_a_refusal_after_restoring_leaves_the_spec_as_it_was(trained, tmp_path, monkeypatch) -> None:
