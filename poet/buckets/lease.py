@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from poet.buckets.files import Place
+from poet.buckets.files import Entry, Place
 from poet.runs.lease import FILE, described
 from poet.spec import Failure, UserError
 
@@ -74,15 +74,9 @@ class Lease:
             time.sleep(LOOK_S)
 
     def _now(self) -> tuple[str, dict[str, Any]]:
-        """The generation, and what the lease says; what is no lease says nothing."""
-        entry = self._place.entry(self._name)
-        if entry is None:
-            return "0", {}
-        try:
-            found = json.loads(self._place.read(self._name))
-        except (FileNotFoundError, ValueError):
-            found = {}
-        return entry.generation, found if isinstance(found, dict) else {}
+        """The generation, '0' of none, and what the lease says."""
+        entry, found = _read(self._place, self._name)
+        return (entry.generation if entry else "0"), found
 
     def _wrote(self, generation: str, *, held: bool) -> bool:
         """Writes over this generation; whether it still was the one."""
@@ -143,6 +137,27 @@ class Lease:
                     self._wrote(self._generation, held=False)
             except Exception as error:
                 _LOG.warning("the lease of %s could not be given back: %s", self._place.url, error)
+
+
+def _read(place: Place, name: str) -> tuple[Entry | None, dict[str, Any]]:
+    """A lease as it is now; what is none says nothing."""
+    entry = place.entry(name)
+    try:
+        found = json.loads(place.read(name)) if entry else {}
+    except (FileNotFoundError, ValueError):
+        found = {}
+    return entry, found if isinstance(found, dict) else {}
+
+
+def holder(place: Place) -> tuple[str, bool | None]:
+    """(who holds the lease of a folder, whether a process does), as `poet.runs.lease.holder`.
+
+    None, where it was not renewed lately: by the clocks of the bucket and of this machine, which may differ.
+    """
+    entry, found = _read(place, FILE)
+    if entry is None or not found.get("held"):
+        return "", False
+    return described(found), True if time.time() - entry.modified <= STALE_S else None
 
 
 @contextlib.contextmanager

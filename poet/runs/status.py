@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from poet.buckets import lease as bucket_lease
+from poet.buckets.files import Place
 from poet.checkpoints import listing
 from poet.runs import goodput, lease, lines, timeline
-from poet.runs.run import Run
+from poet.runs.run import Run, steps_among
 from poet.spec import UserError, read_object
 
 _SPEEDS = ("steps_per_s", "tokens_per_s", "clips_per_s", "flops_per_s", "mfu", "data_wait")
@@ -71,17 +75,39 @@ def of(run: Run, now: float | None = None) -> Status:
     """
     if not run.folder.is_dir() or not (run.spec_file.is_file() or run.metrics.is_file() or run.steps()):
         raise UserError(f"{run.folder} is not the work dir of a run: it has neither spec.json nor checkpoints")
-    now = time.time() if now is None else now
+    held = lease.holder(run.folder)
+    return _of(run, str(run.folder), held, listing.entries(run, hashes=False), time.time() if now is None else now)
+
+
+def in_bucket(url: str) -> Status:
+    """As `of`, of a work dir behind a URL: its logs, its lease and the manifests of its checkpoints are read."""
+    place = Place(url.rstrip("/"), "WORKDIR")
+    found = place.listed()
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(Path(scratch))
+        for file in (run.spec_file, run.metrics, run.timeline):
+            if entry := found.get(file.name):
+                file.write_bytes(place.read(file.name))
+                os.utime(file, (entry.modified, entry.modified))
+        if not any(run.folder.iterdir()) and not steps_among(found):
+            raise UserError(f"{url} is not the work dir of a run: it has neither spec.json nor checkpoints")
+        saved = listing.in_bucket(url) if steps_among(found) else []
+        return _of(run, place.url, bucket_lease.holder(place), saved, time.time())
+
+
+def _of(
+    run: Run, called: str, held: tuple[str, bool | None], checkpoints: Sequence[listing.Entry], now: float
+) -> Status:
     log = list(lines.read(run.metrics)) if run.metrics.is_file() else []
     trained = [line for line in log if line.get("kind") == "train"]
     last: Mapping[str, Any] = trained[-1] if trained else {}
-    holder, running = lease.holder(run.folder)
+    holder, running = held
     entries = list(timeline.read(run.timeline))
     account = goodput.account(entries)
-    saved = [entry for entry in listing.entries(run, hashes=False) if entry.whole]
+    saved = [entry for entry in checkpoints if entry.whole]
     silent_s = _silent_s(run, now)
     return Status(
-        workdir=str(run.folder),
+        workdir=called,
         running=running,
         holder=holder if running else "",
         step=max((step for step in (last.get("step"), account.step or None) if step is not None), default=None),

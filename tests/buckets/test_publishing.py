@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from poet.buckets import lease, mirror
 from poet.buckets.files import Place
 from poet.buckets.lease import Lost
 from poet.checkpoints import policy
-from poet.runs import exits, manifest, publishing
+from poet.runs import exits, manifest, publishing, status
 from poet.runs.publishing import Publisher, Unpublished
 from poet.runs.run import Run
 from poet.spec import CheckpointSpec, Experiment, UserError, to_dict
@@ -227,6 +228,19 @@ def test_uploads_hold_nobody_up_but_a_third_checkpoint(
         waiting.join(20)
         assert not waiting.is_alive()
     assert steps_there(url) == [10, 20]
+
+
+def test_status_says_how_a_run_in_a_bucket_stands(url: str, machine: Callable[[str], None]) -> None:
+    with pytest.raises(UserError, match="is not the work dir of a run"):
+        status.in_bucket(url)
+    run = Run.to_train(url)
+    with publishing.hold(run) as publisher:
+        save(run, publisher, 10)
+        publisher.finish()
+        found = status.in_bucket(f"{url}/")
+        assert (found.workdir, found.running, found.step, found.checkpoints) == (url, True, 10, 1)
+        assert found.saved.step == 10 and f"pid {os.getpid()}" in found.holder and found.silent_s < 60
+    assert status.in_bucket(url).running is False
 
 
 def test_a_place_of_other_things_is_refused(url: str, server: bucket_servers.Server, tmp_path: Path) -> None:

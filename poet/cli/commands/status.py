@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+from poet.buckets.files import is_url
 from poet.cli import command
 from poet.cli.tables import columns, duration
 from poet.runs import status
@@ -18,7 +19,7 @@ _CLEAR = "\033[2J\033[H"
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("workdir", metavar="WORKDIR", help="of `poet train` or `poet tokenizer-train`")
+    add("workdir", metavar="WORKDIR", help="of `poet train` or `poet tokenizer-train`; a folder, or gs://BUCKET/FOLDER")
     add("--json", action="store_true", help="print one JSON object")
     add(
         "--watch",
@@ -29,9 +30,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    run = Run(args.workdir)
     while True:
-        found = status.of(run)
+        found = status.in_bucket(args.workdir) if is_url(args.workdir) else status.of(Run(args.workdir))
         text = json.dumps(found.as_json(), allow_nan=False) if args.json else report(found)
         print((_CLEAR if args.watch and sys.stdout.isatty() else "") + text, flush=True)
         if not args.watch or found.running is False:
