@@ -4,7 +4,8 @@ A sample is that of its request alone, to the byte: programs of a fixed size rou
 and a row's noise follows from the seed and the row of its own request.
 
 Rows that enter later are decoded by themselves, one loop at a time, until they have reached the others; from there all
-share each loop.  B places of the batch, G given positions.
+share each loop.  Those that come in the meantime wait so long: there are never more than two states of the batch.
+B places of the batch, G given positions.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class Together:
 
     def _begin(self) -> None:
         """Gives free places to rows that wait: a cohort of its own.  The rows of a request stay together."""
+        if len(self._cohorts) > 1:
+            return
         taken = {place for cohort in self._cohorts for place in cohort.places}
         free = deque(place for place in range(self.size) if place not in taken)
         places: dict[int, _Place] = {}

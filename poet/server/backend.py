@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from poet.server.memory import Need
 from poet.spec import UserError
 
 # Of errors that a job can end with.
-BAD_REQUEST, BAD_MEDIA, DIED, INTERNAL = "bad_request", "bad_media", "worker_died", "internal"
+BAD_REQUEST, BAD_MEDIA, TOO_LARGE, DIED, INTERNAL = "bad_request", "bad_media", "too_large", "worker_died", "internal"
 
 
 class Cancelled(Exception):
@@ -31,6 +32,8 @@ class Accepted:
       batch_key: jobs of equal values may share a session; '' makes each alone.
       samples: places of a session that it takes.
       seconds: of the media that it makes, all samples together.
+      need: of the worker's memory.
+      advice: what would fit into so many bytes, in words.
     """
 
     task: str
@@ -38,6 +41,8 @@ class Accepted:
     batch_key: str = ""
     samples: int = 1
     seconds: float = 0.0
+    need: Need = Need()
+    advice: Callable[[int], str] = lambda room: ""
 
 
 class Work(NamedTuple):

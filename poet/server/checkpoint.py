@@ -8,23 +8,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
+
 from poet import streams
-from poet.runs.run import Run
+from poet.models.transformer import build_model
+from poet.runs.run import Run, here
 from poet.sampling import jobs, larger, superres
+from poet.sampling.plans import Plan
 from poet.sampling.requests import Request
-from poet.server import films
+from poet.server import films, needs
 from poet.server.backend import Accepted, Maker
 from poet.server.fields import SAMPLE, Schema, check_names, schemas
 from poet.server.intake import SOUND
+from poet.server.memory import Need
 from poet.server.settings import ServeSpec
-from poet.spec import SampleSpec, UserError, from_dict, near_names, to_dict
+from poet.spec import SampleSpec, TextSpec, UserError, from_dict, near_names, to_dict
 from poet.streams.base import reach
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
+from poet.tokenizers import minilm
 
+# What is said where nothing smaller of a request would fit, and the parts of a clip's sides that are tried.
+_MORE = "this service needs more memory (--memory_gib) or a smaller --batch"
+_PARTS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
 # Fields of requests for samples that are the client's; the others name paths of this machine.
 REQUEST = (
     "prompt",
@@ -191,7 +202,30 @@ class CheckpointBackend:
             batch_key=hashlib.sha256(shared.encode()).hexdigest()[:16],
             samples=min(job.count, self.size),
             seconds=seconds,
+            need=self._need(job.plan, job.count),
+            advice=functools.partial(self._fewer, job),
         )
+
+    @functools.cached_property
+    def held(self) -> needs.Held:
+        """What the worker loads when a job first needs it, and the sizes of its networks."""
+        spec = self.resolved.spec
+        model = build_model(self.resolved)
+        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.abstract())) * model.dtype.itemsize
+        paths = (spec.video_tokenizer.path, spec.audio_tokenizer.path)
+        codecs = sum(_stored_bytes(here(path)) for path in paths if path)
+        others = [_text_bytes(spec.text)] + [_stored_bytes(run.folder) for run in self.upscalers]
+        # The parameters once more, as loops read them.
+        return needs.Held(weights=params + codecs + sum(others), model=params, codecs=codecs)
+
+    def _fewer(self, job: jobs.Job, room: int) -> str:
+        """How many samples of a request would fit."""
+        counts = range(job.count - 1, 0, -1)
+        found = next((n for n in counts if self._need(job.plan, n).total <= room), None)
+        return f"{found} of its {job.count} samples would fit" if found else _MORE
+
+    def _need(self, plan: Plan, count: int) -> Need:
+        return needs.of_samples(self.resolved, plan, count, self.size, self.held)
 
     def _upscale(self, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]]) -> Accepted:
         request = from_dict(Request, {name: value for name, value in asked.items() if name != "seed"})
@@ -202,9 +236,21 @@ class CheckpointBackend:
         _check_kind(UPSCALE, "video", request.clip[0], about)
         own = {"upscale": request.clip[0], "prompt": list(request.prompt), "seed": seed}
         seconds = about["seconds"] if about else 0.0
-        if about:
-            self._check_size(about["height"], about["width"])
-        return Accepted(task=UPSCALE, request={**own, "seconds": seconds}, samples=self.size, seconds=seconds)
+        more = self._size_facts(about) if about else {}
+        return Accepted(task=UPSCALE, request={**own, "seconds": seconds}, samples=self.size, seconds=seconds, **more)
+
+    def _size_facts(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """What a clip needs of memory, and what would fit.  UserError for one that the networks do not take."""
+        height, width, frames = (about[name] for name in ("height", "width", "frames"))
+        self._check_size(height, width)
+        frames = max(frames, math.ceil(about["seconds"] * self.larger[0].spec.clip.rate_hz))
+        need = lambda part: needs.of_larger(self.larger, frames, int(height * part), int(width * part), self.held)
+
+        def advice(room: int) -> str:
+            part = next((part for part in _PARTS if need(part).total <= room), None)
+            return f"{int(width * part)}x{int(height * part)} would fit" if part else _MORE
+
+        return {"need": need(1.0), "advice": advice}
 
     @functools.cached_property
     def larger(self) -> list[Resolved]:
@@ -220,11 +266,32 @@ class CheckpointBackend:
         film = films.admit(kind, asked, self.resolved, self.limits.max_film_seconds)
         request = {"film": kind, "request": dict(film.request), "ways": dict(film.ways)}
         more = {"sample": to_dict(film.sample), "clips": film.clips, "seconds": film.seconds}
-        return Accepted(task=kind, request={**request, **more}, samples=self.size, seconds=film.seconds)
+        plans = [self._film_plan(task, film.sample) for task in self.tasks.values() if task.output[:1] == ("video",)]
+        need = needs.of_film(self.resolved, plans, film.seconds, self.size, self.held)
+        seconds = film.seconds
+        return Accepted(task=kind, request={**request, **more}, samples=self.size, seconds=seconds, need=need)
+
+    def _film_plan(self, task: Task, sample: SampleSpec) -> Plan:
+        """The plan of a task of films, guided where it may be: that with more rows."""
+        layout = self.resolved.layout(task)
+        return Plan(layout=layout, guided=sample.guides and layout.text_span is not None)
 
     def load(self) -> Maker:
         """Loads the checkpoint, in the worker."""
         return reach("poet.server.making:CheckpointMaker")(self)
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Bytes of the weights in a folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _text_bytes(spec: TextSpec) -> int:
+    """Bytes of a text encoder; 0 where it is not installed, which the worker says."""
+    try:
+        return _stored_bytes(here(spec.path) if spec.path else minilm.find_folder(""))
+    except UserError:
+        return 0
 
 
 def _needed(facts: Mapping[str, Any]) -> tuple[str, ...]:

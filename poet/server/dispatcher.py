@@ -12,8 +12,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from poet.server import worker
-from poet.server.backend import DIED, Backend, Work
+from poet.server.backend import DIED, TOO_LARGE, Backend, Work
 from poet.server.hub import Hub
+from poet.server.memory import Ledger, Measured, Need
 from poet.server.metrics import Metrics
 from poet.server.settings import ServeSpec
 from poet.server.store import QUEUED, Job, Store
@@ -37,11 +38,21 @@ class Dispatcher(threading.Thread):
     """
 
     def __init__(
-        self, store: Store, backend: Backend, hub: Hub, metrics: Metrics, settings: ServeSpec, level: int = logging.INFO
+        self,
+        store: Store,
+        backend: Backend,
+        hub: Hub,
+        metrics: Metrics,
+        settings: ServeSpec,
+        memory: Ledger,
+        level: int = logging.INFO,
     ):
         super().__init__(name="dispatcher", daemon=True)
         self._store, self._backend, self._hub, self._metrics = store, backend, hub, metrics
-        self._settings, self._level = settings, level
+        self._settings, self._memory, self._level = settings, memory, level
+        # Of the jobs that the worker has, or had since it was idle.
+        self._needs: dict[str, Need] = {}
+        self._predicted = 0
         self.ready, self.broken = threading.Event(), ""
         self._wake_out, self._wake_in = os.pipe()
         self._orders: list[tuple[str, str]] = []
@@ -139,10 +150,26 @@ class Dispatcher(threading.Thread):
         except (EOFError, OSError):
             self._process.join(_END_S)
 
-    def _on_ready(self) -> None:
+    def _on_ready(self, found: Measured) -> None:
         self.broken = ""
+        self._memory.started(found)
+        self._metrics.limit.set(self._memory.limit)
         self.ready.set()
         _LOG.info("the worker is ready")
+
+    def _on_idle(self, found: Measured) -> None:
+        """All that the worker had is made; what it is given meanwhile is counted anew."""
+        self._memory.ended(found, [name for need in self._needs.values() for name in need.kept])
+        self._metrics.measured.set(found.peak)
+        self._needs = {job_id: need for job_id, need in self._needs.items() if job_id in self._running}
+        self._predicted = 0
+        self._predict()
+
+    def _predict(self) -> None:
+        """Notes what the worker takes at the most with what it has."""
+        if self._running:
+            self._predicted = max(self._predicted, self._memory.of(map(need_of, self._running.values())))
+            self._metrics.predicted.set(self._predicted)
 
     def _on_broken(self, why: str) -> None:
         self.broken = why
@@ -205,6 +232,7 @@ class Dispatcher(threading.Thread):
         self._note_load()
 
     def _forget_worker(self) -> None:
+        self._needs, self._predicted = {}, 0
         self._process.join()
         self._pipe.close()
         self._process = self._pipe = None
@@ -229,16 +257,39 @@ class Dispatcher(threading.Thread):
         free = self._backend.size - sum(job.samples for job in self._running.values())
         for job in queue:
             if not self._running:
+                if not self._has_room(job):
+                    break
                 self._give(job)
                 batch_key, free = self._batch_key, self._backend.size - job.samples
                 if not batch_key:
                     break
-            elif batch_key and job.batch_key == batch_key and not job.deaths and job.samples <= free:
+            elif batch_key and job.batch_key == batch_key and job.samples <= free and self._joins(job):
                 self._give(job)
                 free -= job.samples
             elif self._fractions:  # Who joins what has begun keeps its turn.
                 break
         self._note_load()
+
+    def _joins(self, job: Job) -> bool:
+        """Whether a job may run beside those that do: after a death it runs alone, and there is memory for all."""
+        return not job.deaths and self._memory.fits(map(need_of, (*self._running.values(), job)))
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether the idle worker has memory for a job.  If not, a new worker makes room; or the job has failed."""
+        need = need_of(job)
+        if self._memory.fits([need]):
+            return True
+        if self._memory.admits(need):
+            _LOG.info("a new worker makes room", extra={"job": job.id, "task": job.task})
+            self.ready.clear()
+            self._send("stop")
+            self._forget_worker()
+        else:
+            self._store.fail(job.id, TOO_LARGE, self._memory.refusal(need))
+            self._running[job.id] = job
+            self._ended(job.id)
+        self.wake()
+        return False
 
     @property
     def _batch_key(self) -> str:
@@ -252,6 +303,8 @@ class Dispatcher(threading.Thread):
             return
         job = self._store.get(job.id) or job
         self._running[job.id] = job
+        self._needs[job.id] = need_of(job)
+        self._predict()
         self._metrics.wait.labels(job.task).observe(max((job.started or job.created) - job.created, 0))
         batch_key = job.batch_key and (job.id if job.deaths else job.batch_key)
         self._send("make", Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), batch_key)
@@ -296,3 +349,8 @@ class Dispatcher(threading.Thread):
             self._store.requeue(job_id)
         self._running.clear()
         self.ready.clear()
+
+
+def need_of(job: Job) -> Need:
+    """What was predicted of a job when it was accepted; nothing of one that an earlier version accepted."""
+    return Need(**job.request.get("memory", {}))

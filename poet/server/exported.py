@@ -10,10 +10,11 @@ from typing import Any
 
 from poet.films.windows import Windows
 from poet.runs.run import Checkpoint, Run
+from poet.server import needs
 from poet.server.backend import Accepted, Maker
 from poet.server.checkpoint import CheckpointBackend
 from poet.server.settings import ServeSpec
-from poet.serving.format import SINGLE, open_folder
+from poet.serving.format import SINGLE, array_bytes, open_folder
 from poet.spec import Experiment, UserError, from_stored
 from poet.streams.base import reach
 from poet.tasks.registry import Task, get_task
@@ -63,6 +64,13 @@ class ExportBackend(CheckpointBackend):
     def makes_films(self) -> bool:
         """Whether the folder has programs that continue films."""
         return self.films
+
+    @functools.cached_property
+    def held(self) -> needs.Held:
+        """All weights of the folder, and the sizes of its networks."""
+        sizes = array_bytes(self.run.folder)
+        of = lambda *prefixes: sum(size for name, size in sizes.items() if name.startswith(prefixes))
+        return needs.Held(weights=of(""), model=of("lm."), codecs=of("video_tokenizer.", "audio_tokenizer."))
 
     def _film(self, kind: str, asked: Mapping[str, Any]) -> Accepted:
         context, most = asked.get("context", 0), Windows.of(self.resolved).context

@@ -37,6 +37,10 @@ class Metrics:
             "Seconds of media a second of work, of the last job that made some.",
             registry=registry,
         )
+        gauge = lambda name, text: Gauge(name, text, registry=registry)
+        self.predicted = gauge("poet_memory_predicted_bytes", "Peak of the worker, as predicted of the last jobs.")
+        self.measured = gauge("poet_memory_measured_bytes", "Peak of the worker, as measured of the same jobs.")
+        self.limit = gauge("poet_memory_limit_bytes", "What the worker may take.")
         self.errors = counter("poet_errors", "Errors by kind.", "kind")
         self.deaths = counter("poet_worker_deaths", "Worker processes that ended by themselves.")
         self.requests = counter("poet_http_requests", "Answers by route and status.", "method", "route", "status")

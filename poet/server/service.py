@@ -15,11 +15,12 @@ from typing import Any
 
 import anyio
 
-from poet.server.backend import Backend
+from poet.server.backend import TOO_LARGE, Accepted, Backend
 from poet.server.dispatcher import Dispatcher
 from poet.server.fields import MEDIA_ID, replaced
 from poet.server.hub import Hub
 from poet.server.intake import Media, of_result, take_in
+from poet.server.memory import Ledger
 from poet.server.metrics import Metrics
 from poet.server.settings import ServeSpec
 from poet.server.store import DONE, QUEUED, RUNNING, Conflict, Job, Store, Upload
@@ -86,7 +87,8 @@ class Service:
         self.store, self.backend, self.settings, self._sample_rate_hz = store, backend, settings, sample_rate_hz
         self.hub = Hub()
         self.metrics = Metrics(lambda: store.count(QUEUED), lambda: store.count(RUNNING))
-        self.dispatcher = Dispatcher(store, backend, self.hub, self.metrics, settings, level)
+        self.memory = Ledger(settings.memory_gib)
+        self.dispatcher = Dispatcher(store, backend, self.hub, self.metrics, settings, self.memory, level)
         self.card = backend.card()
         self.stopping = False
         # Threads of their own: uploads that wait hold up no other request.
@@ -150,10 +152,11 @@ class Service:
                 raise
             except UserError as error:
                 raise Refused(_client_s(str(error), inputs, asked, named)) from None
+            self._check_memory(accepted)
             job = self.store.add(
                 object,
                 accepted.task,
-                {"asked": dict(sent.asked), **accepted.request},
+                {"asked": dict(sent.asked), "memory": dataclasses.asdict(accepted.need), **accepted.request},
                 seed=int(asked["seed"]),
                 owner=owner,
                 batch_key=accepted.batch_key,
@@ -181,6 +184,12 @@ class Service:
             if self.store.count(QUEUED, owner=whose) >= most:
                 what = "jobs" if whose is None else "of your jobs"
                 raise Refused(f"{most} {what} wait already: send it again later", 429, "queue_full", retry_s=10)
+
+    def _check_memory(self, accepted: Accepted) -> None:
+        if not self.memory.admits(accepted.need):
+            self.metrics.errors.labels(TOO_LARGE).inc()
+            said = self.memory.refusal(accepted.need, accepted.advice(self.memory.room))
+            raise Refused(said, 400, TOO_LARGE)
 
     def _input(
         self, field: str, value: str, owner: str, inputs: dict[str, Path], about: dict[str, Mapping[str, Any]]

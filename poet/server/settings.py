@@ -19,6 +19,8 @@ class ServeSpec(Spec):
     decoded.  max_media_seconds: of a file.  max_decoded_mib: all its frames as bytes.  intake_seconds, intake_mib: time
     and address space of the process that reads it.
     max_samples: of a job.  max_film_seconds: of a film, its opening included.  max_prompt: characters.
+    memory_gib: of the worker: jobs that would take more are refused, or wait for others; 0 is nine tenths of what there
+    is.
     max_deaths: worker processes that may die of a job.  grace_seconds: what runs at a stop has so long to end, and is
     queued again if it does not.
     keep_hours, keep_mib: ended jobs and uploads older than that are removed, and the oldest where files are larger.
@@ -38,6 +40,7 @@ class ServeSpec(Spec):
     max_samples: int = setting(8, changes="nothing", at_least=1, at_most=4096)
     max_film_seconds: float = setting(120.0, changes="nothing", above=0, at_most=86_400)
     max_prompt: int = setting(4000, changes="nothing", at_least=1, at_most=10**6)
+    memory_gib: float = setting(0.0, changes="nothing", at_least=0, at_most=10**6)
     max_deaths: int = setting(3, changes="nothing", at_least=1, at_most=100)
     grace_seconds: float = setting(30.0, changes="nothing", at_least=0, at_most=3600)
     keep_hours: float = setting(168.0, changes="nothing", above=0, at_most=10**6)

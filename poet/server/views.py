@@ -35,7 +35,7 @@ class Error(BaseModel):
 class JobError(BaseModel):
     """Why a job failed."""
 
-    code: str = Field(description="bad_request, bad_media, worker_died or internal")
+    code: str = Field(description="bad_request, bad_media, too_large, worker_died or internal")
     message: str
 
 

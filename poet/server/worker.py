@@ -1,8 +1,8 @@
 """The process that makes what was asked for: it has the model, and dies without taking the service along.
 
 Its pipe brings ('make', Work, batch_key), ('cancel', id), ('watch', id): somebody wants previews, ('stop',).  It
-answers ('ready',) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind, message),
-('cancelled', id).
+answers ('ready', `Measured`) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind,
+message), ('cancelled', id), and ('idle', `Measured`) when all that it had is made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from poet.server.backend import INTERNAL, Backend, Cancelled, Maker, News, Session, Work, kind_of
+from poet.server.memory import Meter
 
 _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -40,7 +41,7 @@ def main(connection: Connection, backend: Backend, level: int) -> None:
         with contextlib.suppress(OSError):
             connection.send(("broken", str(error)))
         sys.exit(CANNOT_LOAD)
-    connection.send(("ready",))
+    connection.send(("ready", Meter().read()))
     with contextlib.suppress(EOFError, BrokenPipeError):
         Worker(connection, maker).run()
 
@@ -62,7 +63,7 @@ class Worker:
         self._works: dict[str, Work] = {}
         self._session: Session | None = None
         self._batch_key = ""
-        self._stopping = False
+        self._stopping, self._meter = False, Meter()
 
     def run(self) -> None:
         """Until ('stop',) comes, or the service is gone."""
@@ -106,6 +107,7 @@ class Worker:
                 return
             self._waiting.popleft()
             if self._session is None or not self._session.names:
+                self._meter.start()
                 self._session, self._batch_key = self._maker.session(batch_key, self._watch), batch_key
             self._add(work)
 
@@ -118,6 +120,12 @@ class Worker:
             self._failed(work.id, error)
 
     def _step(self) -> None:
+        had = [*self._session.names]
+        self._advance()
+        if had and not self._session.names:
+            self._pipe.send(("idle", self._meter.read()))
+
+    def _advance(self) -> None:
         try:
             news = self._session.step()
         except Cancelled:

@@ -7,6 +7,8 @@ whatever later versions lay out.
 from __future__ import annotations
 
 import dataclasses
+import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,18 @@ def open_folder(folder: Path) -> dict[str, Any]:
     if "programs" not in record:
         raise UserError(f"{folder} holds weights alone: export without --weights_only")
     return record
+
+
+def array_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of every array of an export's weights, by name; none is read."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+        ends = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+        found |= {name: stop - start for name, (start, stop) in ends.items()}
+    return found
 
 
 def _check_format(folder: Path, found: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """What a service gains from making jobs together: the same jobs by `poet serve --batch=1` and by larger batches.
 
     python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --jobs=8 --batch=1 --batch=8 --rounds=3
+    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --width=1024 --rounds=1 --no_previews
 
 For each size of the batch a service is started, one job compiles its programs, and then all jobs are sent at once, in
-each round.  The columns: seconds until the last job is done, CPU seconds of the service's processes, the mean seconds of
+each round.  `--width` takes random weights of that width in the place of the checkpoint's: a model that is larger than
+the processor's caches, of which a step of one sample reads as much as a step of eight.  The columns: seconds until the last job is done, CPU seconds of the service's processes, the mean seconds of
 a job, the part of a job after which its first frame is there, and how much larger the throughput is than at the first
 size (the median of the rounds; least and greatest).
 """
@@ -43,9 +45,25 @@ def cpu_seconds(process: int) -> float:
     return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 
 
-def serve(checkpoint: str, batch: int, store: Path) -> tuple[subprocess.Popen, str]:
+def widened(checkpoint: str, width: int, folder: Path) -> str:
+    """A folder with random weights of another width, and all else as in the checkpoint."""
+    import jax
+
+    from poet.checkpoints import weights
+    from poet.models.transformer import build_model
+    from poet.runs.run import Run
+    from poet.tasks.resolved import Resolved
+
+    found = Run.open(checkpoint).checkpoint
+    model = found.spec.model.replace(width=width, heads=width // 64, kv_heads=width // 64, head_dim=64)
+    spec = found.spec.replace(model=model.replace(mlp_width=4 * width, condition_encoder=0))
+    params = build_model(Resolved(spec)).init(jax.random.key(0))
+    return str(weights.save(folder / "wide", spec, params, "float32", 0, found.networks))
+
+
+def serve(checkpoint: str, batch: int, store: Path, *flags: str) -> tuple[subprocess.Popen, str]:
     """A service, and its address."""
-    words = ["serve", f"--checkpoint={checkpoint}", f"--store={store}", "--port=0", f"--batch={batch}"]
+    words = ["serve", f"--checkpoint={checkpoint}", f"--store={store}", "--port=0", f"--batch={batch}", *flags]
     log = (store.parent / "log").open("w")
     started = subprocess.Popen(
         [sys.executable, "-m", "poet.cli", *words], stdout=subprocess.PIPE, stderr=log, text=True
@@ -80,11 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--batch", type=int, action="append", default=[])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=0)
+    parser.add_argument("--no_previews", action="store_true")
     args = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = widened(args.checkpoint, args.width, Path(folder)) if args.width else args.checkpoint
+        _table(_measure(args, checkpoint))
+
+
+def _measure(args: argparse.Namespace, checkpoint: str) -> dict[int, list[Round]]:
+    """Size of the batch -> its rounds."""
     found: dict[int, list[Round]] = {}
     for batch in args.batch or (1, args.jobs):
         with tempfile.TemporaryDirectory() as folder:
-            service, url = serve(args.checkpoint, batch, Path(folder) / "store")
+            service, url = serve(checkpoint, batch, Path(folder) / "store", *["--no_previews"] * args.no_previews)
             try:
                 client = Client(url)
                 client.wait(client.submit("text_to_video", prompt="a door", seed=0))
@@ -92,6 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             finally:
                 service.terminate()
                 service.wait()
+    return found
+
+
+def _table(found: dict[int, list[Round]]) -> None:
     first = next(iter(found.values()))
     print(
         "| batch | seconds | CPU s | s a job | first frame | throughput by clock | by CPU |\n|---|---|---|---|---|---|---|"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from launches import planned
 
+from poet.cli import main as cli
 from poet.launching.plan import State
 from poet.runs import exits
 from poet.spec import UserError
@@ -64,6 +67,34 @@ def test_container_files_have_no_faults_that_hadolint_knows():
     for file in files:
         text = file.read_text()
         assert "\nUSER 10001" in text and ":latest" not in text and "\nFROM python:3.11." in text
+
+
+@pytest.mark.parametrize("name", ["Containerfile", "Containerfile.train"])
+def test_container_files_copy_what_there_is_and_install_extras_that_there_are(name):
+    text = (ROOT / "launch" / name).read_text()
+    copied = [word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    assert copied and not [word for word in copied if not (ROOT / word).exists()]
+    listed = subprocess.run(["git", "ls-files", *copied], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    assert all(any(file == word or file.startswith(f"{word}/") for file in listed) for word in copied)
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    (extras,) = re.findall(r"^ARG EXTRA=(\S+)$", text, re.MULTILINE)
+    assert {*extras.split(",")} <= {*settings["options.extras_require"]}
+
+
+def test_the_command_of_the_service_s_container_is_one_and_needs_keys(monkeypatch, capsys):
+    """It listens beyond the container: without keys it ends, and says so; with them it comes as far as its folder."""
+    text = (ROOT / "launch/Containerfile").read_text()
+    words = [json.loads(re.search(rf"^{kind} (.+)$", text, re.MULTILINE)[1]) for kind in ("ENTRYPOINT", "CMD")]
+    (program, *command), more = words
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("POET_API_KEYS", raising=False)
+    assert program == "poet" and cli([*command, *more]) == exits.USER
+    assert "give --api_keys" in capsys.readouterr().err
+    (port,) = re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)
+    assert f"--port={port}" in command and f"http://127.0.0.1:{port}/healthz" in text
+    (store,) = (word.partition("=")[2] for word in command if word.startswith("--store="))
+    assert Path(store).parent.as_posix() == re.search(r"^VOLUME (.+)$", text, re.MULTILINE)[1]
 
 
 # --------------------------------------------------------------------------------------------- SLURM

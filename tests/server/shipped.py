@@ -19,8 +19,9 @@ def poet(*words: str, **more) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}, text=True, **more)
 
 
-def serve(store: Path, log: Path, checkpoint: Path = WEIGHTS) -> tuple[subprocess.Popen, Client]:
-    words = ["serve", f"--checkpoint={checkpoint}", f"--store={store}", "--port=0", "--batch=2"]
+def serve(store: Path, log: Path, checkpoint: Path = WEIGHTS, upscale: bool = False) -> tuple[subprocess.Popen, Client]:
+    larger = [f"--upscale={WEIGHTS.parent / 'superres_arenas'}"] * upscale
+    words = ["serve", *larger, f"--checkpoint={checkpoint}", f"--store={store}", "--port=0", "--batch=2"]
     process = poet(*words, stdout=subprocess.PIPE, stderr=log.open("a"), cwd=store.parent)
     return process, Client(process.stdout.readline().strip())
 

@@ -6,6 +6,7 @@ import functools
 import json
 
 import exports
+import jax.export
 import numpy as np
 import pytest
 
@@ -101,6 +102,22 @@ def test_a_task_and_super_resolution_share_a_folder_and_its_tokenizer(tmp_path):
     wanted = chained([upscaler()], clips.video, seed=5, codes_Nxtxhxw=codes)
     np.testing.assert_array_equal(runtime.upscale(clips, seed=5), wanted)
     assert "runtime.upscale(made" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_programs_for_accelerators_are_written_where_there_is_none(alone, tmp_path):
+    """Each for all platforms; what the folder gives here is what one for this machine alone gives."""
+    made, platforms = exports.generator(SampleSpec(seed=3)), ("cpu", "cuda", "tpu")
+    spec = ExportSpec(tasks=("text_to_video",), platforms=platforms, films=False)
+    folder = exporting.export(made, spec, tmp_path / "every", upscalers=[upscaler()])
+    files = sorted(folder.glob("programs/*"))
+    names = {file.name.rpartition("_")[0] for file in files}
+    assert names >= {"prefill", "decode", "text", "video_decode", "video_decode_any", "video_encode_any", "passes"}
+    for file in files:
+        assert jax.export.deserialize(bytearray(file.read_bytes())).platforms == platforms, file
+    found = Runtime.load(folder)
+    np.testing.assert_array_equal(found.text_to_video("a door").video, made.text_to_video("a door").video)
+    np.testing.assert_array_equal(found.upscale(CLIPS, seed=1), Runtime.load(alone).upscale(CLIPS, seed=1))
 
 
 def test_what_it_does_not_have_is_refused(alone, loaded, tmp_path, monkeypatch):

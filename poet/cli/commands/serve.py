@@ -31,6 +31,8 @@ _HELP = {
     "max_samples": "samples of a request",
     "max_film_seconds": "seconds of a film",
     "max_prompt": "characters of a text",
+    "memory_gib": "GiB that the worker may take, by which jobs are admitted; 0 is nine tenths of what the machine "
+    "has, or its accelerator",
     "max_deaths": "worker processes that may die of a job before it fails",
     "grace_seconds": "time for what runs when the service is stopped; then it is queued again",
     "keep_hours": "age at which ended jobs and uploads are removed",
