@@ -59,7 +59,8 @@ class Dispatcher(threading.Thread):
         self._orders_lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._fractions: dict[str, float] = {}
-        self._seen: set[str] = set()
+        # Seconds until their first frame was there, of jobs that run.
+        self._seen: dict[str, float] = {}
         self._process: BaseProcess | None = None
         self._pipe: connections.Connection | None = None
         self._deaths_in_a_row, self._next_start_s, self._next_upkeep_s = 0, 0.0, 0.0
@@ -180,8 +181,8 @@ class Dispatcher(threading.Thread):
             return
         self._fractions[job_id] = facts["fraction"]
         if facts["latents"] and job_id not in self._seen:
-            self._seen.add(job_id)
-            self._metrics.first.labels(job.task).observe(max(time.time() - job.created, 0))
+            self._seen[job_id] = max(time.time() - job.created, 0)
+            self._metrics.first.labels(job.task).observe(self._seen[job_id])
         self._hub.say(job_id, {"state": "running", **facts})
 
     def _on_done(self, job_id: str, result: dict[str, Any]) -> None:
@@ -200,10 +201,10 @@ class Dispatcher(threading.Thread):
     def _ended(self, job_id: str, seconds: float = 0.0) -> None:
         job = self._running.pop(job_id, None)
         self._fractions.pop(job_id, None)
-        self._seen.discard(job_id)
+        first_s = self._seen.pop(job_id, None)
         now = self._store.get(job_id)
         if job is not None and now is not None:
-            self._metrics.ended(now, seconds)
+            self._metrics.ended(now, seconds, first_s)
             _LOG.info("job ended", extra={"job": job_id, "task": job.task, "state": now.state})
         self._hub.say(job_id, {"state": now.state if now else "deleted"}, last=True)
         self._note_load()

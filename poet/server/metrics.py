@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from poet.server.store import DONE, FAILED, Job
 
+_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
@@ -27,6 +28,9 @@ class Metrics:
         self.fill = Gauge("poet_batch_fill", "Places of the batch that are taken, of all.", registry=registry)
         self.wait = histogram("poet_wait_seconds", "From acceptance to the start.")
         self.first = histogram("poet_first_frame_seconds", "From acceptance to the first new frame.")
+        self.share = Histogram(
+            "poet_first_frame_share", "The same, as a part of the job.", ("task",), buckets=_SHARES, registry=registry
+        )
         self.whole = histogram("poet_job_seconds", "From acceptance to the end of jobs that are done.")
         self.jobs = counter("poet_jobs", "Jobs that have ended.", "task", "state")
         self.accepted = counter("poet_jobs_accepted", "Jobs that were accepted.", "task")
@@ -45,13 +49,15 @@ class Metrics:
         self.deaths = counter("poet_worker_deaths", "Worker processes that ended by themselves.")
         self.requests = counter("poet_http_requests", "Answers by route and status.", "method", "route", "status")
 
-    def ended(self, job: Job, seconds: float) -> None:
-        """Counts a job that has ended; `seconds` of media."""
+    def ended(self, job: Job, seconds: float, first_s: float | None = None) -> None:
+        """Counts a job that has ended, with `seconds` of media, whose first frame was there after `first_s`."""
         self.jobs.labels(job.task, job.state).inc()
         if job.state == FAILED and job.error:
             self.errors.labels(job.error["kind"]).inc()
         if job.state == DONE and job.finished is not None:
             self.whole.labels(job.task).observe(job.finished - job.created)
+            if first_s is not None and job.finished > job.created:
+                self.share.labels(job.task).observe(first_s / (job.finished - job.created))
             self.media.labels(job.task).inc(seconds)
             if seconds and job.started is not None and job.finished > job.started:
                 self.pace.set(seconds / (job.finished - job.started))

@@ -1,13 +1,15 @@
-"""What a service gains from making jobs together: the same jobs by `poet serve --batch=1` and by larger batches.
+r"""What a service gains from making jobs together: the same jobs by `poet serve --batch=1` and by larger batches.
 
     python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --jobs=8 --batch=1 --batch=8 --rounds=3
-    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --width=1024 --rounds=1 --no_previews
+    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --width=768 --rounds=1 \
+        --task=text_to_image --no_previews
 
 For each size of the batch a service is started, one job compiles its programs, and then all jobs are sent at once, in
 each round.  `--width` takes random weights of that width in the place of the checkpoint's: a model that is larger than
-the processor's caches, of which a step of one sample reads as much as a step of eight.  The columns: seconds until the last job is done, CPU seconds of the service's processes, the mean seconds of
-a job, the part of a job after which its first frame is there, and how much larger the throughput is than at the first
-size (the median of the rounds; least and greatest).
+the processor's caches, of which a step of one sample reads as much as a step of eight.  The columns: seconds until the
+last job is done, CPU seconds of the service's processes, the mean seconds of a job, the part of a job after which its
+first frame is there, and how much larger the throughput is than at the first size (the median of the rounds; least and
+greatest).
 """
 
 from __future__ import annotations
@@ -76,13 +78,10 @@ def serve(checkpoint: str, batch: int, store: Path, *flags: str) -> tuple[subpro
     return started, url
 
 
-def measured(client: Client, process: int, jobs: int, number: int) -> Round:
+def measured(client: Client, process: int, task: str, jobs: int, number: int) -> Round:
     """One round of jobs."""
     began, cpu = time.monotonic(), cpu_seconds(process)
-    ids = [
-        client.submit("text_to_video", prompt="the player walks forward", seed=1000 * number + n).id
-        for n in range(jobs)
-    ]
+    ids = [client.submit(task, prompt="the player walks forward", seed=1000 * number + n).id for n in range(jobs)]
     waits, firsts = [], []
     for name in ids:
         seen: list[float] = []
@@ -99,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, action="append", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=0)
+    parser.add_argument("--task", default="text_to_video")
     parser.add_argument("--no_previews", action="store_true")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,8 +114,9 @@ def _measure(args: argparse.Namespace, checkpoint: str) -> dict[int, list[Round]
             service, url = serve(checkpoint, batch, Path(folder) / "store", *["--no_previews"] * args.no_previews)
             try:
                 client = Client(url)
-                client.wait(client.submit("text_to_video", prompt="a door", seed=0))
-                found[batch] = [measured(client, service.pid, args.jobs, n + 1) for n in range(args.rounds)]
+                client.wait(client.submit(args.task, prompt="a door", seed=0))
+                rounds = range(1, args.rounds + 1)
+                found[batch] = [measured(client, service.pid, args.task, args.jobs, n) for n in rounds]
             finally:
                 service.terminate()
                 service.wait()

@@ -6,6 +6,7 @@ import concurrent.futures
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -247,6 +248,20 @@ def test_health_models_and_numbers(client):
         assert f"\npoet_{name}" in page, name
     assert 'poet_jobs_total{state="done",task="text_to_video"}' in page
     assert "poet_video_seconds_per_second " in page and "poet_busy_seconds_total " in page
+
+
+def test_the_first_frame_s_part_of_a_job_is_a_number(client):
+    """Of twenty equal steps the first one; a job may wait for half a step of others."""
+
+    def total() -> float:
+        found = re.search(
+            r'^poet_first_frame_share_sum.task="text_to_video". (\S+)$', client.get("/metrics").text, re.M
+        )
+        return float(found[1]) if found else 0.0
+
+    before = total()
+    client.until(client.make(steps=20))
+    assert 1 / 40 < total() - before < 0.3
 
 
 # --------------------------------------------------------------------------------- hostile uploads
