@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ from poet.server.service import Refused, Service, not_found
 from poet.server.store import ENDED, Job
 from poet.spec import UserError
 
+_LOG = logging.getLogger(__name__)
 # A page for people, if there is one.
 STUDIO = Path(__file__).parent / "studio"
 _MOST_KEY = 200
@@ -71,6 +74,12 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> JSONResponse:
         return refusal(error if isinstance(error, Refused) else Refused(str(error)))
+
+    @app.exception_handler(sqlite3.OperationalError)
+    async def unwritten(request: Request, error: sqlite3.OperationalError) -> JSONResponse:
+        _LOG.error("the job store cannot be written: %s", error)
+        message = "the service cannot store anything now, as where its disk is full: send it again later"
+        return error_response(message, 503, "not_stored", retry_s=10)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
+import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import connection as connections
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,6 +30,8 @@ _MOST_PAUSE_S = 60.0
 # Seconds that a worker has to end by itself.
 _END_S = 5.0
 _UPKEEP_S = 60.0
+# Seconds between tries where the store cannot be written.
+_STORE_PAUSE_S = 0.5
 
 
 class Dispatcher(threading.Thread):
@@ -48,7 +53,8 @@ class Dispatcher(threading.Thread):
         level: int = logging.INFO,
     ):
         super().__init__(name="dispatcher", daemon=True)
-        self._store, self._backend, self._hub, self._metrics = store, backend, hub, metrics
+        self._store: Any = _Patient(store, lambda: self._stop_at_s is not None and time.monotonic() >= self._stop_at_s)
+        self._backend, self._hub, self._metrics = backend, hub, metrics
         self._settings, self._memory, self._level = settings, memory, level
         # Of the jobs that the worker has, or had since it was idle.
         self._needs: dict[str, Need] = {}
@@ -350,6 +356,29 @@ class Dispatcher(threading.Thread):
             self._store.requeue(job_id)
         self._running.clear()
         self.ready.clear()
+
+
+class _Patient:
+    """A store in which what cannot be written now, such as on a full disk, is written as soon as it can be.
+
+    What the worker has made is on the disk already, and nothing else can be noted meanwhile.
+    """
+
+    def __init__(self, store: Store, is_over: Callable[[], bool]):
+        self._store, self._is_over = store, is_over
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self._tried, getattr(self._store, name))
+
+    def _tried(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        while True:
+            try:
+                return method(*arguments, **more)
+            except sqlite3.OperationalError as error:
+                if self._is_over():
+                    raise
+                _LOG.error("the job store cannot be written (%s): it is tried again", error)
+                time.sleep(_STORE_PAUSE_S)
 
 
 def need_of(job: Job) -> Need:

@@ -24,7 +24,7 @@ ERRORS = {
     415: "Neither JSON nor a form",
     429: "Too many requests, or the queue is full; `retry-after` has seconds",
     500: "An error of the service",
-    503: "It is stopping, or loads its model",
+    503: "It is stopping, loads its model, or cannot store anything now",
 }
 EVENTS: dict[str, Any] = {
     "summary": "Server-sent events: `status`, `progress`, `end`, each with the job as its data",

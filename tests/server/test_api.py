@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -388,6 +389,29 @@ def test_a_worker_s_death_costs_its_cause_alone(tmp_path):
             shown = pixels(client.get(f"/v1/jobs/{job_id}/content").content)
             np.testing.assert_array_equal(shown, pixels(picture(seed, steps=30)))
         assert "poet_worker_deaths_total 2.0" in client.get("/metrics").text
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    """The store can write nothing for a while, in which one job ends and another is sent."""
+    with served(tmp_path / "store") as client:
+        job_id = client.make(steps=20, seed=1)
+        client.until(job_id, "in_progress")
+        store, changes = client.service.store, client.service.store._changes
+
+        def full():
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(store, "_changes", full)
+        answer = client.post("/v1/jobs", json={"task": "text_to_video", "seed": 2})
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "not_stored"
+        assert int(answer.headers["retry-after"]) > 0
+        time.sleep(1.0)  # Its twenty steps are over.
+        assert client.job(job_id)["status"] == "in_progress"
+        monkeypatch.setattr(store, "_changes", changes)
+        assert client.until(job_id)["status"] == "completed"
+        shown = pixels(client.get(f"/v1/jobs/{job_id}/content").content)
+        np.testing.assert_array_equal(shown, pixels(picture(1, steps=20)))
+        assert client.until(client.make(seed=2))["status"] == "completed"
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_jobs_wait(tmp_path):
