@@ -2,7 +2,7 @@
 
     python tests/benchmarks/where_it_fits.py             # compile what where_it_fits.jsonl lacks (hours), write the page
     python tests/benchmarks/where_it_fits.py --page      # write the page alone
-    python tests/benchmarks/where_it_fits.py 8b:v5p-256  # compile these cells
+    python tests/benchmarks/where_it_fits.py 8b:v5p-256  # compile these cells; superres_896:h100-8
     python tests/benchmarks/where_it_fits.py --clips=1   # try no more clips than this
 
 Wants `pip install -e '.[tpu,gpu]'`, and no accelerator.  Each attempt runs in a process of its own
@@ -29,6 +29,8 @@ NAMES = ("v5e-16", "v5e-256", "v6e-16", "v6e-256", "2xv6e-256", "v4-128", "v5p-3
 TENSOR = {"300m": 1, "1b": 1, "8b": 4}
 # The longest sequence of the pretraining mixture.
 GROUP = "text+video-to-video"
+# gin/experiments/SIZE.gin, each of one group.
+LARGER, LARGER_NAMES = ("superres_448", "superres_896"), ("h100-8",)
 CLIPS = (1, 2, 4, 8)
 GIB = topologies.GIB
 Cell = dict[str, Any]
@@ -38,9 +40,17 @@ def main(arguments: list[str]) -> None:
     wanted = [tuple(a.split(":")) for a in arguments if ":" in a]
     most = min([int(a.removeprefix("--clips=")) for a in arguments if a.startswith("--clips=")] or CLIPS[-1:])
     if "--page" not in arguments:
-        for size, name in wanted or [(size, name) for size in SIZES for name in NAMES]:
+        for size, name in wanted or every():
             fill(size, name, most)
     PAGE.write_text(page(cells()))
+
+
+def every() -> list[tuple[str, str]]:
+    return [(size, name) for size in SIZES for name in NAMES] + larger()
+
+
+def larger() -> list[tuple[str, str]]:
+    return [(size, name) for size in LARGER for name in LARGER_NAMES]
 
 
 def cells() -> list[Cell]:
@@ -63,15 +73,17 @@ def fits(cell: Cell) -> bool:
 def attempt(size: str, name: str, clips: int) -> Cell:
     """Compiles for `clips` clips on each share of the batch axes."""
     topology = topologies.parse(name)
-    ways = topology.size // TENSOR[size]
+    ways = topology.size // TENSOR.get(size, 1)
+    settings = [f"--gin_file=gin/experiments/pretrain_{size}.gin", f"--group={GROUP}"]
+    if size in LARGER:
+        settings = [f"--gin_file=gin/experiments/{size}.gin"]
     command = [
         sys.executable,
         "-m",
         "poet.cli",
         "describe",
-        f"--gin_file=gin/experiments/pretrain_{size}.gin",
+        *settings,
         f"--topology={name}",
-        f"--group={GROUP}",
         "--json",
         f"--gin.MESH.data={topology.slices}",
         f"--gin.DATA.batch={clips * ways}",
@@ -96,8 +108,9 @@ def page(found: list[Cell]) -> str:
     tried: dict[tuple[str, str], list[Cell]] = {}
     for cell in sorted(found, key=lambda cell: cell["clips"]):
         tried.setdefault((cell["size"], cell["topology"]), []).append(cell)
-    rows = [_row(size, name, tried.get((size, name), [])) for size in SIZES for name in NAMES]
-    return HEAD + "\n".join(rows) + FOOT
+    rows = {(size, name): _row(size, name, tried.get((size, name), [])) for size, name in every()}
+    below = [rows.pop(cell) for cell in larger()]
+    return HEAD + "\n".join(rows.values()) + LARGER_HEAD + "\n".join(below) + FOOT
 
 
 def _row(size: str, name: str, tried: list[Cell]) -> str:
@@ -140,6 +153,9 @@ def _decode(programs: list[dict[str, Any]]) -> str:
     return f"{1e3 * found['time_s'] / found['calls']:.2f} ({found['needed'] / GIB:.1f} GiB)"
 
 
+COLUMNS = """| size | topology | devices | clips | GiB | moved | TFLOP | compute / links / HBM, s | predicted, s | decode, ms | compile, s |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
 HEAD = f"""# Memory and time by accelerator
 
 Written by `python tests/benchmarks/where_it_fits.py`: nothing here ran on an accelerator. Each row is the real train step of `gin/experiments/pretrain_SIZE.gin`, compiled ahead of
@@ -155,9 +171,15 @@ groups take as many tokens a step in shorter sequences. "Fits" is what the compi
 - Attention is the kernel that `MODEL.attention = 'auto'` takes (splash on TPUs); H100 rows are compiled with 'xla', as cuDNN's needs NVIDIA's libraries.
 - **compile**: wall seconds beside other work on a machine of two cores.
 
-| size | topology | devices | clips | GiB | moved | TFLOP | compute / links / HBM, s | predicted, s | decode, ms | compile, s |
-|---|---|---|---|---|---|---|---|---|---|---|
-"""
+{COLUMNS}"""
+LARGER_HEAD = f"""
+
+## Super-resolution
+
+The step of `gin/experiments/superres_448.gin` (1.10 B parameters, 8,960 codes a clip) and `superres_896.gin` (496 M, 35,840 codes), alike. **decode**: predicted ms a pass, for 4 clips on each slice with
+both branches of guidance; 24 passes make a clip.
+
+{COLUMNS}"""
 FOOT = """
 
 Rates of the chips are in [poet/planning/topologies.py](../../poet/planning/topologies.py), assumptions in [poet/planning/forecast.py](../../poet/planning/forecast.py).
