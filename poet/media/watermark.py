@@ -48,6 +48,8 @@ _ROUNDS = 4
 _TO_V = np.array([0.5, -0.418688, -0.081312])
 _FROM_V = np.array([1.402, -0.714136, 0.0])
 GIVEN = "given pixels come back bit by bit"
+# What the comment of every generated file begins with.
+GENERATED = "Made by a generative model (trainedAlgorithmicMedia)"
 NO_PICTURE = "no picture was made"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poet import spec as specs
+from poet.media import watermark
 from poet.runs import networks
 from poet.runs.run import Run
 from poet.runs.versions import installed
@@ -177,6 +178,6 @@ def comment(job: Job, details: Mapping[str, Any], row: int) -> str:
     """The comment in every file of a sample, one line."""
     weights = details["checkpoint"]["fingerprint"]
     return (
-        f"Made by a generative model (trainedAlgorithmicMedia): poet {details['versions']['poet']}, "
+        f"{watermark.GENERATED}: poet {details['versions']['poet']}, "
         f"task {job.request.task}, weights {weights}, seed {job.sample.seed}, row {row}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+import poet
 from poet import media
 from poet import spec as specs
 from poet.media import watermark
@@ -99,7 +100,8 @@ def run(
         text = texts[number : number + 1]
         made = chained(upscalers, clip.video[None], text, seed=seed, first=number)[0]
         marker = watermark.Marker.of(made, unmarked)
-        files = _write(marker(made), clip, out / f"{number:03d}", upscalers[-1].experiment.clip)
+        comment = f"{watermark.GENERATED}: poet {poet.__version__}, upscaled, seed {seed}, row {number}"
+        files = _write(marker(made), clip, out / f"{number:03d}", upscalers[-1].experiment.clip, comment)
         samples.append(
             {
                 "clip": path,
@@ -116,10 +118,10 @@ def run(
     yield out / "upscale.json"
 
 
-def _write(video: np.ndarray, clip: media.Clip, stem: Path, spec: ClipSpec) -> list[Path]:
+def _write(video: np.ndarray, clip: media.Clip, stem: Path, spec: ClipSpec, comment: str) -> list[Path]:
     strip, mp4 = stem.with_suffix(".png"), stem.with_suffix(".mp4")
-    media.write_png_strip(strip, video)
+    media.write_png_strip(strip, video, comment=comment)
     if len(video) == 1:
         return [strip]
-    media.write_mp4(mp4, video, spec.rate_hz, clip.audio, spec.sample_rate_hz)
+    media.write_mp4(mp4, video, spec.rate_hz, clip.audio, spec.sample_rate_hz, comment)
     return [mp4, strip]

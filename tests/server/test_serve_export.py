@@ -63,6 +63,7 @@ def test_a_video_is_made_then_made_larger_from_the_job_and_from_an_upload(client
     assert [file.name for file in job.files] == ["000.mp4", "000.png"] and seen[-1].progress == 100
     large = np.asarray(Image.open(found[".png"]).convert("RGB"))
     np.testing.assert_array_equal(large, media.frame_strip(larger(folder, paths[".mp4"])))
+    assert all("generative model" in media.read_comment(path) for path in found.values())
     assert media.probe(found[".mp4"]).count == 5 and media.display_size(found[".mp4"]) == (32, 32)
     sent = client.wait(client.submit("upscale", clip=paths[".mp4"], **asked), timeout_s=300)
     assert client.content(sent, "000.png") == found[".png"].read_bytes()
