@@ -34,17 +34,17 @@ def steadied(
 
     Raises UserError where OpenCV is not installed.
     """
-    frame, before, found = np.zeros(()), None, []
+    found: list[np.ndarray] = []
+    last: tuple[np.ndarray, np.ndarray] | None = None
     for made, small in zip(made_TxHxWx3, small_Txhxwx3, strict=True):
         guide = projection.pixels(projection.enlarged(small, made.shape[:2]))
-        mixed = made if before is None else _mixed(made, frame, guide, before, steadiness)
-        frame = mixed if before is None else projection.corrected(mixed, small, RETURN * fraction)
+        frame = projection.corrected(_mixed(made, guide, *last, steadiness), small, RETURN * fraction) if last else made
         found.append(projection.pixels(frame))
-        before = guide
+        last = frame, guide
     return np.asarray(found, np.uint8).reshape(made_TxHxWx3.shape)
 
 
-def _mixed(made: np.ndarray, last: np.ndarray, guide: np.ndarray, before: np.ndarray, steadiness: float) -> np.ndarray:
+def _mixed(made: np.ndarray, guide: np.ndarray, last: np.ndarray, before: np.ndarray, steadiness: float) -> np.ndarray:
     """float64 [H, W, 3]: of a frame and the result before it, by the small clip at these times (`guide`, `before`)."""
     (motion_HxWx2,) = flow(np.stack([guide, before]), ConditioningSpec())
     change_HxWx1 = np.abs(followed(before, motion_HxWx2) - guide).max(axis=-1, keepdims=True)

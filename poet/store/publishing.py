@@ -59,11 +59,13 @@ def hold(path: str, runner: Runner) -> Iterator[Path]:
                 _fetch(place, folder)
             held.claim()
             over = threading.Event()
-            threading.Thread(target=_send, args=(place, folder, held, over), name="publisher", daemon=True).start()
+            sender = threading.Thread(target=_send, args=(place, folder, held, over), name="publisher", daemon=True)
+            sender.start()
             try:
                 yield folder
             finally:
                 over.set()
+                sender.join()  # Else a file that is on its way would arrive in the finished store.
             size = publish(folder, place, MANIFEST_FILE, held.check, spared=(lease.FILE,))
             _LOG.info("published %s: %.1f MB", path, size / 1e6)
 
