@@ -365,6 +365,14 @@ def test_bars_begin_at_zero_and_whiskers_hold_their_ends() -> None:
         charts.bar_chart([], title="none", x_label="")
 
 
+def test_bars_of_like_sizes_are_as_long_as_their_values() -> None:
+    """Decibels: a logarithm would show 14 and 22 as nearly the same."""
+    values = (22.0, 14.1, 19.8, 0.0, -5.5)
+    drawn = charts.bar_chart([charts.Bar(name="", value=v) for v in values], title="", x_label="dB")
+    widths = [float(width) for width in re.findall(r'<rect class="bar series-0".*?width="(.*?)"', drawn)]
+    np.testing.assert_allclose(np.array(widths) / widths[0], np.abs(values) / 22.0, atol=2e-3)
+
+
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path):
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     missing = [a for tag, a in page.tags if a.get("class") == "missing"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Point = tuple[float, float]
 
@@ -14,6 +14,8 @@ BAR_ROW, BAR_HEIGHT = 40, 12
 
 # Classes `series-0` .. of the style sheet; further series start again.
 COLOURS = 6
+# The largest bar over the smallest from which their axis is bent.
+SPREAD = 30
 MAX_POINTS = 400
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 28, 12, 46
@@ -49,14 +51,15 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """Maps data to pixels."""
+    """Maps data to pixels; `x` is a range of bent values."""
 
     x: tuple[float, float]
     y: tuple[float, float]
+    bend: Callable[[float], float] = float
 
     def px(self, x: float) -> float:
         low, high = self.x
-        return LEFT + (x - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (self.bend(x) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def py(self, y: float) -> float:
         low, high = self.y
@@ -85,8 +88,8 @@ def line_chart(
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
     """A `<figure>` with a horizontal bar for each value from 0, and a whisker from low to high.
 
-    The axis is linear up to about 1 and logarithmic beyond, to both sides, so that 0.5 and 500 are both
-    seen and 0 has its place.
+    Where values are `SPREAD` times as large as others, the axis is linear up to about 1 and logarithmic beyond, to both
+    sides, so that 0.5 and 500 are both seen and 0 has its place.
 
     Raises:
       ValueError: nothing to draw.
@@ -94,7 +97,9 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str) -> str:
     if not bars:
         raise ValueError(f"chart {title!r} has no bars")
     ends = [x for bar in bars for x in (0.0, bar.value, bar.low, bar.high) if x is not None]
-    frame = _Frame(_widened(_bent(min(ends)), _bent(max(ends))), (0.0, 1.0))
+    sizes = [abs(bar.value) for bar in bars if bar.value]
+    bend = _bent if max(sizes, default=1) >= SPREAD * min(sizes, default=1) else float
+    frame = _Frame(_widened(bend(min(ends)), bend(max(ends))), (0.0, 1.0), bend)
     groups = list(dict.fromkeys(bar.group for bar in bars))
     height = BAR_ROW * len(bars) + BOTTOM
     parts = [*_bar_ticks(frame, min(ends), max(ends), height)]
@@ -118,7 +123,7 @@ def _bent(value: float) -> float:
 
 
 def _bar(frame: _Frame, bar: Bar, top: float, colour: str) -> list[str]:
-    zero, end = sorted((frame.px(0.0), frame.px(_bent(bar.value))))
+    zero, end = sorted((frame.px(0.0), frame.px(bar.value)))
     y = top + BAR_ROW - BAR_HEIGHT - 6
     parts = [
         _text(LEFT, y - 6, bar.name, "start"),
@@ -126,19 +131,20 @@ def _bar(frame: _Frame, bar: Bar, top: float, colour: str) -> list[str]:
         f'<rect class="bar {colour}" x="{zero:.1f}" y="{y}" width="{end - zero:.1f}" height="{BAR_HEIGHT}"/>',
     ]
     if bar.low is not None and bar.high is not None:
-        low, high, middle = frame.px(_bent(bar.low)), frame.px(_bent(bar.high)), y + BAR_HEIGHT / 2
+        low, high, middle = frame.px(bar.low), frame.px(bar.high), y + BAR_HEIGHT / 2
         caps = "".join(f"M{x:.1f} {y + 2}V{y + BAR_HEIGHT - 2}" for x in (low, high))
         parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{caps}"/>')
     return parts
 
 
 def _bar_ticks(frame: _Frame, low: float, high: float, height: float) -> list[str]:
-    """0 and the powers of ten inside the range."""
+    """Round numbers inside the range; of a bent one 0 and the powers of ten."""
     powers = [10.0**n for n in range(7)]
+    bent = (*(-p for p in powers), 0.0, *powers)
     parts = []
-    for x in (*(-p for p in powers), 0.0, *powers):
+    for x in bent if frame.bend is _bent else ticks(low, high):
         if low <= x <= high:
-            at = frame.px(_bent(x))
+            at = frame.px(x)
             parts.append(f'<path class="grid" d="M{at:.1f} 0V{height - BOTTOM}"/>')
             parts.append(_text(at, height - BOTTOM + 18, _tick(x), "middle"))
     return parts
