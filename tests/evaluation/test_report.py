@@ -371,6 +371,7 @@ def test_bars_of_like_sizes_are_as_long_as_their_values() -> None:
     drawn = charts.bar_chart([charts.Bar(name="", value=v) for v in values], title="", x_label="dB")
     widths = [float(width) for width in re.findall(r'<rect class="bar series-0".*?width="(.*?)"', drawn)]
     np.testing.assert_allclose(np.array(widths) / widths[0], np.abs(values) / 22.0, atol=2e-3)
+    assert ">0</text>" in charts.bar_chart([charts.Bar(name="", value=0.0)], title="", x_label="F1")
 
 
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path):

@@ -142,7 +142,7 @@ def _bar_ticks(frame: _Frame, low: float, high: float, height: float) -> list[st
     powers = [10.0**n for n in range(7)]
     bent = (*(-p for p in powers), 0.0, *powers)
     parts = []
-    for x in bent if frame.bend is _bent else ticks(low, high):
+    for x in bent if frame.bend is _bent else ticks(*frame.x):
         if low <= x <= high:
             at = frame.px(x)
             parts.append(f'<path class="grid" d="M{at:.1f} 0V{height - BOTTOM}"/>')
