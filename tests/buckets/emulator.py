@@ -4,8 +4,8 @@
 
 gcp-storage-emulator answers, with some additions: it keeps to `ifGenerationMatch`, uploads may be empty or given up,
 and faults that were posted to /_faults come before its answers.  A fault is {"path": a regular expression that the
-request's line contains, "times": N, "answer": 429, 503, ..., "reset" (the connection breaks), "hang" (no answer),
-"slow" (after half a second), or "after" (done, and the answer is lost)}.
+request's line contains, "times": N, "skip": how many it lets through before (0), "answer": 429, 503, ..., "reset" (the
+connection breaks), "hang" (no answer), "slow" (after half a second), or "after" (done, and the answer is lost)}.
 /_log returns all requests since it was last asked.
 """
 
@@ -47,6 +47,9 @@ class Bucket:
         with self.lock:
             for fault in self.faults:
                 if fault["times"] > 0 and re.search(fault["path"], line):
+                    if fault.get("skip", 0) > 0:
+                        fault["skip"] -= 1
+                        continue
                     fault["times"] -= 1
                     return fault["answer"]
         return None

@@ -35,8 +35,8 @@ QUICK = {
 # Requests that send files of checkpoints and of stores.
 UPLOAD = "POST /upload.*name=.*(checkpoints/0|tfrecord|examples)"
 
-# About how many a command makes within a part of its run that is worth its kill.
-MOST_UPLOADS = {"train": 80, "tokenize": 12}
+# How many a command makes within a part of its run that is worth its kill: at most all of them.
+MOST_UPLOADS = {"train": 80, "tokenize": 8}
 
 
 class Cloud:
@@ -90,11 +90,13 @@ def expect_whole(outcome: Outcome, world: World, there: Cloud, ended: Ended, com
 
 
 def killed(command: str, world: World, rng: random.Random, times: int) -> Outcome:
-    """In the middle of an upload; the next start is on a machine with an empty disk."""
+    """In the middle of an upload, which the bucket holds up; the next start is on a machine with an empty disk."""
     outcome = Outcome()
     with cloud(world, f"uploading {command}", command) as there:
         while outcome.times < times:
-            process, most, seen = there.start(), rng.randint(1, MOST_UPLOADS[command]), [there.uploads()]
+            most, seen = rng.randint(1, MOST_UPLOADS[command]), [there.uploads()]
+            there.server.faults([{"path": UPLOAD, "answer": "hang", "skip": most - 1, "times": 10**6}])
+            process = there.start()
             wait(lambda: seen.append(there.uploads()) or sum(seen[1:]) >= most, process)
             finished = process.poll() is not None
             ended = kill(process)
@@ -103,6 +105,7 @@ def killed(command: str, world: World, rng: random.Random, times: int) -> Outcom
                 expect_whole(outcome, world, there, ended, command)
                 return outcome
             there.lose()
+        there.server.faults([])
         expect_whole(outcome, world, there, there.run(), command)
     return outcome
 
