@@ -259,7 +259,7 @@ def _delete(path: Path) -> None:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def restore(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None = None) -> Restored | None:
+def restore(run: Run, abstract_state: Mapping[str, Any]) -> Restored | None:
     """The newest usable checkpoint of a run, or None if it has none.
 
     A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
@@ -268,17 +268,16 @@ def restore(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment 
     Args:
       abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ
         from the mesh that wrote the checkpoint.
-      experiment: the current one, to say what differs when the model does not fit.
 
     Raises:
       exits.Permanent: all checkpoints are damaged.
       UserError: the newest is of another model.
     """
-    step = processes.from_first(lambda: _newest_usable(run, abstract_state, experiment))
+    step = processes.from_first(lambda: _newest_usable(run, abstract_state))
     return None if step is None else _read(run.at(step), abstract_state)
 
 
-def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Experiment | None) -> int | None:
+def _newest_usable(run: Run, abstract_state: Mapping[str, Any]) -> int | None:
     for step in reversed(run.steps()):
         checkpoint = run.at(step)
         try:
@@ -287,7 +286,7 @@ def _newest_usable(run: Run, abstract_state: Mapping[str, Any], experiment: Expe
             _LOG.warning("%s; falling back to the checkpoint before it", error)
             run.put_aside(checkpoint)
             continue
-        stored_arrays.check(checkpoint.path, stored, abstract_state, checkpoint.spec, experiment, exact=True)
+        stored_arrays.check(checkpoint.path, stored, abstract_state, exact=True)
         return step
     if damaged := run.set_aside():
         raise exits.Permanent(
@@ -345,7 +344,7 @@ def load_params(run: Run, abstract_params: Any, key: str = "params", new: Mappin
     if key not in keys:
         raise UserError(f"checkpoint {path} has no {key!r}{specs.near_names(key, keys)}")
     target = {key: jax.tree.map(_placed, abstract_params)}
-    stored_arrays.check(path, stored, target, checkpoint.spec, exact=False)
+    stored_arrays.check(path, stored, target, exact=False)
     return _load(path, target)[key]
 
 

@@ -1,4 +1,4 @@
-"""Whether the arrays of a checkpoint are those that a run needs, and which settings make the difference."""
+"""Whether the arrays of a checkpoint are those that a run needs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from poet import spec as specs
-from poet.spec import Experiment, UserError, compat
+from poet.runs.run import SPEC
+from poet.spec import UserError
 
 
 def describe(tree: Any) -> dict[str, list[Any]]:
@@ -19,20 +19,11 @@ def describe(tree: Any) -> dict[str, list[Any]]:
     return {jax.tree_util.keystr(p): [list(x.shape), str(x.dtype)] for p, x in leaves}
 
 
-def check(
-    path: Path,
-    saved: Mapping[str, list[Any]],
-    target: Mapping[str, Any],
-    theirs: Experiment,
-    ours: Experiment | None = None,
-    *,
-    exact: bool,
-) -> None:
+def check(path: Path, saved: Mapping[str, list[Any]], target: Mapping[str, Any], *, exact: bool) -> None:
     """Raises UserError naming the first leaf that differs from what a checkpoint holds.
 
     Args:
       saved: what `describe` said of the state that was saved.
-      theirs, ours: the experiment of the checkpoint, and that of this run, to say what differs.
       exact: whether dtypes must agree and every subtree must be wanted.
     """
     wanted = describe(target)
@@ -44,7 +35,7 @@ def check(
             continue
         raise UserError(
             f"checkpoint {path} is of another model: {leaf} is {_shape(there)} in the checkpoint "
-            f"and {_shape(here)} in this run; {_difference(theirs, ours)}"
+            f"and {_shape(here)} in this run; the settings that it was trained with are in {path / SPEC}"
         )
 
 
@@ -56,16 +47,3 @@ def _fits(there: list[Any], here: list[Any]) -> bool:
 
 def _shape(entry: list[Any] | None) -> str:
     return f"{entry[1]}{entry[0]}" if entry else "absent"
-
-
-def _difference(theirs: Experiment, ours: Experiment | None) -> str:
-    """The settings that shape the arrays, or only those in which two experiments differ."""
-    if ours is None:
-        settings = specs.to_dict(theirs.model).items()
-        return "it was trained with " + ", ".join(f"MODEL.{k} = {v!r}" for k, v in settings)
-    changed = [
-        str(difference)
-        for purpose in ("resume", "resume_tokenizer")
-        for difference in compat.differences(theirs, ours, purpose, ("arrays", "decoder", "course"))
-    ]
-    return "it was trained with " + (", ".join(dict.fromkeys(changed)) or "the same settings")

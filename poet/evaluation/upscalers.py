@@ -127,9 +127,7 @@ def ways(upscaler: Upscaler, truth: np.ndarray, steps: Sequence[int], seed: int)
     size = truth.shape[2:]
     yield CORRECTIONS, lambda given: upscaler.corrected(np.zeros((*given.shape[:2], *size), np.uint8), given)
     for number in steps or (spec.steps,):
-        upscaler.experiment = upscaler.experiment.replace(super_resolution=spec.replace(steps=number))
-        yield f"super-resolution, {number} steps", functools.partial(_one_by_one, upscaler, seed)
-    upscaler.experiment = upscaler.experiment.replace(super_resolution=spec)
+        yield f"super-resolution, {number} steps", functools.partial(_one_by_one, upscaler.changed(steps=number), seed)
     tokenizer = upscaler.video_tokenizer
     rebuilt = tokenizer.decode(tokenizer.encode(truth))
     yield CEILING, lambda given: tokenizer.decode(tokenizer.encode(truth[: len(given)]))

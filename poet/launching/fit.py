@@ -15,13 +15,13 @@ from poet.distributed import mesh as mesh_lib
 from poet.planning import forecast, topologies
 from poet.planning.forecast import Forecast
 from poet.planning.topologies import GIB, GRIDS, Topology
-from poet.spec import Experiment, UserError
+from poet.spec import DataSpec, TrainSpec, UserError
 from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
-# A change: how it is written, the experiment with it, and the hardware.
-Change = tuple[str, Experiment, Topology]
-Forecaster = Callable[[Experiment, Topology, tuple[str, ...]], Iterator[Forecast]]
+# A change: how it is written, the run with it, and the hardware.
+Change = tuple[str, Resolved, Topology]
+Forecaster = Callable[[Resolved, Topology, tuple[str, ...]], Iterator[Forecast]]
 
 
 def check(resolved: Resolved, topology: Topology) -> None:
@@ -37,27 +37,27 @@ def check(resolved: Resolved, topology: Topology) -> None:
         topologies.devices(topology)
     except UserError as error:
         raise UserError(f"{error}; or launch without the check, by --no_fit_check") from None
-    longest = next(forecaster(resolved.spec, topology, ()))
+    longest = next(forecaster(resolved, topology, ()))
     _LOG.info("%s on %s needs %s on each device", longest.program, topology.name, _sizes(longest))
     if longest.fits is False:
         said = f"{topology.name}: {longest.program} does not fit: it needs {_sizes(longest)} on each device"
         group = longest.program.removeprefix("train ")
-        raise UserError(f"{said}. {smallest(resolved.spec, topology, (group,), forecaster)}")
+        raise UserError(f"{said}. {smallest(resolved, topology, (group,), forecaster)}")
 
 
-def forecaster(spec: Experiment, topology: Topology, groups: tuple[str, ...]) -> Iterator[Forecast]:
+def forecaster(resolved: Resolved, topology: Topology, groups: tuple[str, ...]) -> Iterator[Forecast]:
     """Forecasts of the steps of a training's groups (none: of all), the longest first."""
-    return forecast.forecasts(Resolved(spec), topology, topologies.devices(topology), groups, decode=False)
+    return forecast.forecasts(resolved, topology, topologies.devices(topology), groups, decode=False)
 
 
 def _sizes(found: Forecast) -> str:
     return f"{found.needed / GIB:.2f} of {found.available / GIB:.2f} GiB"
 
 
-def smallest(spec: Experiment, topology: Topology, groups: tuple[str, ...], forecasts: Forecaster) -> str:
+def smallest(resolved: Resolved, topology: Topology, groups: tuple[str, ...], forecasts: Forecaster) -> str:
     """The first change that the forecast accepts, as a sentence with what it needs; what was tried, if none is."""
     tried = []
-    for text, changed, target in changes(spec, topology):
+    for text, changed, target in changes(resolved, topology):
         try:
             found = list(forecasts(changed, target, groups))
         except UserError as error:  # The mesh does not divide what it must: no change at all.
@@ -70,39 +70,36 @@ def smallest(spec: Experiment, topology: Topology, groups: tuple[str, ...], fore
     return f"Nothing that was tried fits: {'; '.join(tried) or 'there is no larger topology of this chip'}"
 
 
-def changes(spec: Experiment, topology: Topology) -> Iterator[Change]:
+def changes(resolved: Resolved, topology: Topology) -> Iterator[Change]:
     """Changes for a training that does not fit, the smallest first."""
-    remat = [("MODEL.remat=full", spec.replace(model=spec.model.replace(remat="full")))]
-    steps = [("", spec), *(remat if spec.model.remat != "full" else [])]
-    for text, changed in steps[1:]:
-        yield text, changed, topology
-    text, changed = steps[-1]
-    for parts in _microbatches(spec, topology):
+    spec, text = resolved.spec, ""
+    ways = mesh_lib.batch_ways(mesh_lib.abstract(spec.mesh, topology.size))
+    changed = spec.replace(model=spec.model.replace(remat="full"))
+    if changed != spec:
+        text = "MODEL.remat=full"
+        yield text, Resolved(changed), topology
+    for parts in _microbatches(spec.train, spec.data, ways):
         smaller = changed.replace(train=changed.train.replace(microbatches=parts))
-        yield ", ".join(filter(None, [text, f"TRAIN.microbatches={parts}"])), smaller, topology
+        yield ", ".join(filter(None, [text, f"TRAIN.microbatches={parts}"])), Resolved(smaller), topology
     for larger in _larger(topology):
-        yield f"topology: {larger.name}", spec, larger
-    for batch in _batches(spec, topology):
+        yield f"topology: {larger.name}", resolved, larger
+    for batch in _batches(spec.train, spec.data, ways):
         smaller = changed.replace(data=changed.data.replace(batch=batch))
-        yield ", ".join(filter(None, [text, f"DATA.batch={batch}"])), smaller, topology
+        yield ", ".join(filter(None, [text, f"DATA.batch={batch}"])), Resolved(smaller), topology
 
 
-def _ways(spec: Experiment, topology: Topology) -> int:
-    return mesh_lib.batch_ways(mesh_lib.abstract(spec.mesh, topology.size))
-
-
-def _microbatches(spec: Experiment, topology: Topology) -> Iterator[int]:
-    """More parts of a batch, doubling, as far as each device has a clip in every part."""
-    parts, batch, ways = 2 * spec.train.microbatches, spec.data.batch, _ways(spec, topology)
+def _microbatches(train: TrainSpec, data: DataSpec, ways: int) -> Iterator[int]:
+    """More parts of a batch, doubling, as far as each of the mesh's ways of a batch has a clip in every part."""
+    parts, batch = 2 * train.microbatches, data.batch
     while batch // parts >= ways and batch % (parts * ways) == 0:
         yield parts
         parts *= 2
 
 
-def _batches(spec: Experiment, topology: Topology) -> Iterator[int]:
+def _batches(train: TrainSpec, data: DataSpec, ways: int) -> Iterator[int]:
     """Smaller batches, halving, that the mesh and the multiples of the data still divide."""
-    ways, batch = _ways(spec, topology) * spec.train.microbatches, spec.data.batch // 2
-    while batch >= ways and batch % ways == 0 and batch % (spec.data.batch_multiple or 1) == 0:
+    ways, batch = ways * train.microbatches, data.batch // 2
+    while batch >= ways and batch % ways == 0 and batch % (data.batch_multiple or 1) == 0:
         yield batch
         batch //= 2
 

@@ -57,7 +57,7 @@ def load(run: Run, change: Callable[[Experiment], Experiment] = lambda spec: spe
     Raises UserError: damaged, or settings other than those of sampling were changed.
     """
     if not run.checkpoint.exported:
-        return [from_checkpoint(run, change(run.checkpoint.spec))]
+        return [from_checkpoint(run, Resolved(change(run.checkpoint.spec)))]
     found = Runtime.load(run.folder).upscalers
     return [one.changed(**_sampling(one.experiment, change(one.experiment), run.folder)) for one in found]
 
@@ -70,20 +70,20 @@ def _sampling(before: Experiment, after: Experiment, folder: Path) -> dict[str, 
     return {name: getattr(after.super_resolution, name) for name in new if new[name] != old[name]}
 
 
-def from_checkpoint(run: Run, experiment: Experiment | None = None) -> Upscaler:
+def from_checkpoint(run: Run, resolved: Resolved | None = None) -> Upscaler:
     """Loads the checkpoint of a run and its tokenizer.
 
-    `experiment` replaces the one in the checkpoint, e.g. with other sampling settings.
+    `resolved` replaces the experiment in the checkpoint, e.g. with other sampling settings.
 
     Raises UserError: damaged, a language model, or settings or a tokenizer other than those that it was trained
     with.
     """
     expect(run.checkpoint, SUPER_RESOLUTION)
     trained, what = run.checkpoint.spec, str(run.checkpoint.path)
-    experiment = experiment or trained
-    compat.check(trained, experiment, "sample", what=what, remedy="leave them as they were trained")
-    tokenizer = VideoTokenizer.of(experiment.video_tokenizer)
+    resolved = resolved or Resolved(trained)
+    compat.check(trained, resolved.spec, "sample", what=what, remedy="leave them as they were trained")
+    tokenizer = VideoTokenizer.of(resolved.spec.video_tokenizer)
     networks.check(run.checkpoint.networks, {networks.VIDEO: tokenizer.fingerprint}, what=what)
-    model = build_model(Resolved(experiment))
+    model = build_model(resolved)
     params = jax.jit(model.compute_params)(checkpoint_lib.load_params(run, model.abstract()))
-    return Upscaler(experiment, masked.Network(model, params), tokenizer)
+    return Upscaler(resolved, masked.Network(model, params), tokenizer)

@@ -58,7 +58,7 @@ class Upscaler:
     """A super-resolution network with its frozen networks, of a checkpoint or an export (`poet.sampling.larger`).
 
     Attributes:
-      experiment: the spec in the checkpoint; its clips have the high resolution.
+      resolved: of the spec in the checkpoint; its clips have the high resolution.
       sampler: the network's programs.
       video_tokenizer: `poet.tokenizers.video.base.VideoTokenizer`, or what stands for one in an export.
       on_part: called with the fraction of a clip that is made, after each tile; what it raises ends the upscaling.
@@ -67,10 +67,9 @@ class Upscaler:
     on_part: Callable[[float], None] | None = None
 
     def __init__(
-        self, experiment: Experiment, sampler: Sampler, video_tokenizer: Any, text_encoder: TextEncoder | None = None
+        self, resolved: Resolved, sampler: Sampler, video_tokenizer: Any, text_encoder: TextEncoder | None = None
     ):
-        self.experiment, self.sampler, self.video_tokenizer = experiment, sampler, video_tokenizer
-        self.resolved = Resolved(experiment)
+        self.resolved, self.sampler, self.video_tokenizer = resolved, sampler, video_tokenizer
         self._text_encoder = text_encoder
 
     def changed(self, **settings: Any) -> Upscaler:
@@ -81,8 +80,13 @@ class Upscaler:
             if name not in free:
                 raise UserError(f"super-resolution takes no {name!r} from a request{near_names(name, free)}")
         other = copy.copy(self)
-        other.experiment = self.experiment.replace(super_resolution=spec.replace(**settings))
+        other.resolved = Resolved(self.experiment.replace(super_resolution=spec.replace(**settings)))
         return other
+
+    @property
+    def experiment(self) -> Experiment:
+        """The spec of `resolved`."""
+        return self.resolved.spec
 
     @property
     def text_encoder(self) -> TextEncoder:

@@ -100,12 +100,13 @@ class Models:
     upscalers: tuple[Upscaler, ...] = ()
 
     @classmethod
-    def load(cls, run: Run, resolved: Resolved, upscale: Sequence[Run], specs: Sequence[Experiment] = ()) -> Models:
-        """Of the checkpoint of a run as `resolved`, and further ones as they were trained, or as `specs`."""
-        export, larger_specs = resolved.spec.export, specs or [one.checkpoint.spec for one in upscale]
-        pairs = [*zip(upscale, (in_dtype(Resolved(spec.replace(export=export))).spec for spec in larger_specs))]
+    def load(cls, run: Run, resolved: Resolved, upscale: Sequence[Run], larger: Sequence[Resolved] = ()) -> Models:
+        """Of the checkpoint of a run as `resolved`, and further ones as they were trained, or as `larger`."""
+        larger = larger or [Resolved(one.checkpoint.spec) for one in upscale]
+        exported = [Resolved(one.spec.replace(export=resolved.spec.export)) for one in larger]
+        pairs = [*zip(upscale, map(in_dtype, exported))]
         if resolved.network == SUPER_RESOLUTION:
-            return cls(None, tuple(from_checkpoint(*pair) for pair in [(run, resolved.spec), *pairs]))
+            return cls(None, tuple(from_checkpoint(*pair) for pair in [(run, resolved), *pairs]))
         return cls(Generator.from_checkpoint(run, resolved), tuple(from_checkpoint(*pair) for pair in pairs))
 
     @property
@@ -424,7 +425,7 @@ def refresh(run: Run, folder: str | Path, upscale: Sequence[Run] = ()) -> Path:
 def _again(run: Run, folder: Path, before: Mapping[str, Any], upscale: Sequence[Run]) -> tuple[Models, ExportSpec]:
     """The models of an export from their checkpoints, and its settings."""
     experiment = from_stored(Experiment, before["experiment"])
-    larger = [from_stored(Experiment, found["experiment"]) for found in before.get("upscalers", ())]
+    larger = [Resolved(from_stored(Experiment, found["experiment"])) for found in before.get("upscalers", ())]
     trained_networks.expect(run.checkpoint, Resolved(experiment).network)
     beside = larger if before["tasks"] else larger[1:]
     if len(beside) != len(upscale):

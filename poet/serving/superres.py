@@ -18,6 +18,7 @@ from poet.sampling.superres import Upscaler
 from poet.serving.format import PASSES_PARAMS
 from poet.serving.loaded import Program
 from poet.spec import Experiment, UserError, VideoTokenizerSpec, from_stored
+from poet.tasks.resolved import Resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,4 +83,4 @@ def _upscaler(record: Mapping[str, Any], programs: Mapping[str, Program], text: 
     }
     coders = (programs[record[what]] for what in ("encode", "decode"))
     tokenizer = WholeVideo(experiment.video_tokenizer, record["networks"][networks.VIDEO], *coders)
-    return Upscaler(experiment, ExportedPasses(passes), tokenizer, text)
+    return Upscaler(Resolved(experiment), ExportedPasses(passes), tokenizer, text)

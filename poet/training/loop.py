@@ -246,7 +246,7 @@ class _Training:
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         begin, rewound = time.perf_counter(), self.skip_to > 0
         local = None if rewound else self.snapshots.restore(abstract)
-        found = local or checkpoint.restore(self.run, abstract, self.experiment)
+        found = local or checkpoint.restore(self.run, abstract)
         if found is None:
             self.start = 0
             init = functools.partial(compiled.init, self.trainable)
@@ -279,8 +279,11 @@ class _Training:
             setup_s=time.perf_counter() - self.begun + max(self.counted_s - float(clock.get("seconds", 0)), 0),
             writes=processes.first(),
             timeline=self.timeline,
-            experiment=self.experiment,
+            open_trackers=self._trackers,
         )
+
+    def _trackers(self) -> list[trackers.Tracker]:
+        return trackers.start(self.experiment.train.trackers, self.run.folder, specs.to_dict(self.experiment))
 
     def rewind(self, error: TrainingDiverged, reporter: reporting.Reporter) -> None:
         """Prepares a restore that leaves out the batches up to the step of an error; raises it where none is left."""
@@ -343,7 +346,8 @@ class _Training:
             self.batches[name].set_state(found.iterators[name])
         self.start = self.saved = found.step
         _LOG.info("resuming from step %d", found.step)
-        optimizer.warn_of_jump(found.experiment, self.experiment, found.step)
+        then, now = ((spec.optimizer, spec.train.steps) for spec in (found.experiment, self.experiment))
+        optimizer.warn_of_jump(then, now, found.step)
 
     # --------------------------------------------------------------------------------------- steps
 

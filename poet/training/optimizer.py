@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from poet.distributed.mesh import is_axes
-from poet.spec import Experiment, OptimizerSpec, UserError
+from poet.spec import OptimizerSpec, UserError
 from poet.training.trainable import Mean, Metrics
 
 _LOG = logging.getLogger(__name__)
@@ -322,10 +322,13 @@ def _following(
     return None
 
 
-def warn_of_jump(before: Experiment, now: Experiment, step: int) -> None:
-    """Says so if the learning rate goes on elsewhere than where it was at a step: the schedule is another."""
-    then = learning_rate(before.optimizer, before.train.steps)(step)
-    rate = learning_rate(now.optimizer, now.train.steps)(step)
+def warn_of_jump(before: tuple[OptimizerSpec, int], now: tuple[OptimizerSpec, int], step: int) -> None:
+    """Says so if the learning rate goes on elsewhere than where it was at a step: the schedule is another.
+
+    Args:
+      before, now: the arguments of `learning_rate`.
+    """
+    then, rate = learning_rate(*before)(step), learning_rate(*now)(step)
     if not math.isclose(then, rate, rel_tol=1e-3):
         _LOG.warning(
             "the learning rate jumps from %.3g to %.3g at step %d: the run was planned with "
@@ -334,9 +337,9 @@ def warn_of_jump(before: Experiment, now: Experiment, step: int) -> None:
             then,
             rate,
             step,
-            before.train.steps,
-            before.optimizer.learning_rate,
-            now.train.steps,
-            now.optimizer.learning_rate,
+            before[1],
+            before[0].learning_rate,
+            now[1],
+            now[0].learning_rate,
             then,
         )

@@ -28,12 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from poet import spec as specs
 from poet.planning.topologies import peak_flops
 from poet.runs import anomalies, lines
 from poet.runs.run import Run
 from poet.runs.timeline import Timeline
-from poet.spec import Experiment
 from poet.training import nonfinite, trackers
 from poet.training.trainable import Group, Report
 
@@ -68,7 +66,7 @@ class Reporter:
         writes: bool = True,
         now: Callable[[], float] = time.perf_counter,
         timeline: Timeline | None = None,
-        experiment: Experiment | None = None,
+        open_trackers: Callable[[], list[trackers.Tracker]] = list,
     ):
         """Args:
         start, clock: the restored step and what `clock()` returned at it; later lines of an earlier
@@ -76,12 +74,12 @@ class Reporter:
         setup_s: what this process spent before its first step.
         writes: False on all processes but the first: they log and write nothing.
         timeline: where it says what the time of the loop goes on.
-        experiment: names the trackers, which get it as the run's settings.
+        open_trackers: starts the services that get the log as well; one that fails is logged.
         """
         clock = clock or {}
         self._run, self._steps, self._groups = run, steps, groups
         self._log_every, self._now, self._start = log_every, now, start
-        self._timeline, self._experiment = timeline or Timeline(None), experiment
+        self._timeline, self._open_trackers = timeline or Timeline(None), open_trackers
         peak = peak_flops(device_kind)
         self._peak = peak * devices if peak else None
         # Metric -> [sum, weight] over the steps since the last line.
@@ -113,10 +111,8 @@ class Reporter:
         self._boards = [board] * (board is not None) + self._trackers()
 
     def _trackers(self) -> list[trackers.Tracker]:
-        if self._experiment is None:
-            return []
         try:
-            return trackers.start(self._experiment.train.trackers, self._run.folder, specs.to_dict(self._experiment))
+            return self._open_trackers()
         except Exception as error:  # Of a service that does not answer.
             _LOG.warning("nothing is tracked: %s", error)
             return []

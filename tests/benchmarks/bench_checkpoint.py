@@ -74,7 +74,7 @@ def poet_case(folder: pathlib.Path, what: str) -> dict[str, Any]:
         ).wait
 
     def load() -> None:
-        jax.block_until_ready(checkpoint.restore(Run(folder), abstract, experiment).state)
+        jax.block_until_ready(checkpoint.restore(Run(folder), abstract).state)
 
     return timed(what, start, load)
 

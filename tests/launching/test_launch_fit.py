@@ -43,7 +43,8 @@ def forecaster(needs):
     """A forecaster by `needs(spec, topology)` in GiB, of 15.75; and the list of what it was asked for."""
     asked = []
 
-    def forecasts(spec, topology, groups):
+    def forecasts(resolved, topology, groups):
+        spec = resolved.spec
         asked.append((spec, topology, groups))
         gib = needs(spec, topology)
         yield Forecast(
@@ -74,21 +75,22 @@ def clips(spec, topology) -> float:
 )
 def test_the_smallest_change_that_the_forecast_accepts_is_named(needs, change):
     forecasts, asked = forecaster(needs)
-    said = fit.smallest(experiment(), TARGET, ("text-to-video",), forecasts)
+    said = fit.smallest(Resolved(experiment()), TARGET, ("text-to-video",), forecasts)
     assert said.startswith(f"The smallest change that fits: {change}")
     assert all(groups == ("text-to-video",) for _, _, groups in asked)
 
 
 def test_where_nothing_fits_what_was_tried_is_listed():
     forecasts, asked = forecaster(lambda s, t: 99)
-    said = fit.smallest(experiment(), TARGET, ("text-to-video",), forecasts)
+    said = fit.smallest(Resolved(experiment()), TARGET, ("text-to-video",), forecasts)
     for change in ("MODEL.remat=full", "TRAIN.microbatches=4", "topology: v5e-256", "DATA.batch=16"):
         assert change in said
     assert len(asked) == said.count(";") + 1
 
 
 def test_every_change_is_one_that_the_mesh_divides():
-    for _, spec, target in fit.changes(experiment(batch=48), TARGET):
+    for _, resolved, target in fit.changes(Resolved(experiment(batch=48)), TARGET):
+        spec = resolved.spec
         assert spec.data.batch % (spec.train.microbatches * 16) == 0 or target.size > TARGET.size
 
 
@@ -123,7 +125,7 @@ def test_the_compiler_of_this_machine_accepts_what_is_named(monkeypatch):
     """Devices that hold the step with recomputation, and not the one without."""
     spec, chip = experiment(batch=64), topologies.CHIPS["cpu"]
     needed = {
-        remat: next(fit.forecaster(experiment(batch=64, remat=remat), topologies.parse("cpu-8"), ())).needed
+        remat: next(fit.forecaster(Resolved(experiment(batch=64, remat=remat)), topologies.parse("cpu-8"), ())).needed
         for remat in ("none", "full")
     }
     assert needed["full"] < 0.9 * needed["none"]

@@ -23,6 +23,7 @@ from poet.spec import (
     VocabularySpec,
 )
 from poet.streams.base import HIDDEN
+from poet.tasks.resolved import Resolved
 
 RUN = Experiment(
     clip=ClipSpec(frames=9, height=64, width=64),
@@ -55,7 +56,7 @@ class Blocks:
 @pytest.fixture
 def upscaler():
     """Its network repeats the low resolution, and checks that what is known agrees."""
-    made, seen = Upscaler(RUN, None, Blocks()), []
+    made, seen = Upscaler(Resolved(RUN), None, Blocks()), []
 
     def nearest(codes, low, text, seed, part, batch, first):
         wanted = low.repeat(2, axis=2).repeat(2, axis=3)
@@ -82,9 +83,7 @@ def test_parts_join_without_a_seam(upscaler, frames, height, width):
 
 def test_a_consistent_result_is_its_input_at_the_size_of_the_input(upscaler):
     video = np.random.default_rng(0).integers(100, 150, (1, 9, 32, 32, 3)).astype(np.uint8)
-    settings = RUN.super_resolution.replace(consistency=1.0)
-    upscaler.experiment = upscaler.experiment.replace(super_resolution=settings)
-    again = media.resize_video(upscaler.upscale(video)[0], 32, 32)
+    again = media.resize_video(upscaler.changed(consistency=1.0).upscale(video)[0], 32, 32)
     assert np.abs(again.astype(int) - video[0]).max() <= 1
 
 

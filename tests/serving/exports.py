@@ -103,7 +103,7 @@ def upscaler() -> Upscaler:
         np.ones(leaf.shape) if "norm" in jax.tree_util.keystr(path) else 0.5 * rng.normal(size=leaf.shape)
     ).astype(np.float32)
     params = jax.jit(model.compute_params)(jax.tree_util.tree_map_with_path(made, model.abstract()))
-    return Upscaler(LARGER, masked.Network(model, params), tiny.video_tokenizer(), TinyText())
+    return Upscaler(resolved, masked.Network(model, params), tiny.video_tokenizer(), TinyText())
 
 
 class Letters:

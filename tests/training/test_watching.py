@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from poet.runs.lines import read
 from poet.runs.run import Run
-from poet.spec import OptimizerSpec, TrainSpec, UserError
+from poet.spec import OptimizerSpec, TrainSpec, UserError, to_dict
 from poet.training import optimizer, trackers
 from poet.training.reporting import Reporter
 from poet.training.trainable import Report
@@ -98,9 +99,10 @@ def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def tracked(workdir: Path, name: str) -> None:
     group = linear.trainable().groups
-    experiment = linear.experiment(4).replace(train=TrainSpec(steps=4, trackers=(name,)))
+    settings = linear.experiment(4).replace(train=TrainSpec(steps=4, trackers=(name,)))
+    opened = functools.partial(trackers.start, (name,), workdir, to_dict(settings))
     reporter = Reporter(
-        Run(workdir), steps=4, groups=group, log_every=2, device_kind="cpu", devices=1, experiment=experiment
+        Run(workdir), steps=4, groups=group, log_every=2, device_kind="cpu", devices=1, open_trackers=opened
     )
     for step in (1, 2):
         reporter.step(step, "short", {"loss": (float(step), 1.0)})

@@ -109,7 +109,7 @@ def _compare(run: Run, upscale: Sequence[Run], folder: Path, out: Path) -> None:
     from poet.serving.runtime import Runtime
 
     runtime = Runtime.load(folder)
-    larger = [one.experiment for one in runtime.upscalers][not runtime.tasks :]
+    larger = [one.resolved for one in runtime.upscalers][not runtime.tasks :]
     models = exporting.Models.load(run, runtime.resolved, upscale, larger)
     rows = check.compare(models.generator, folder, runtime.tasks, out, models.upscalers)
     print(check.table(rows))

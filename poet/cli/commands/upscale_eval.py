@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
     output = outputs.claim_of(args, outputs.EVALUATION, [run.folder, spec.source])
     names = args.sets or [name for name in _SETS if name != "source" or spec.source]
     sets, skipped = clip_sets.open_sets(names, clip, spec.clips, spec.source, spec.split)
-    upscaler = from_checkpoint(run, resolved.spec)
+    upscaler = from_checkpoint(run, resolved)
     with output:
         result = upscalers.evaluate(
             upscaler,
