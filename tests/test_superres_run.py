@@ -19,7 +19,7 @@ import store_fakes as fakes  # noqa: E402
 from poet import cli, media, streams  # noqa: E402
 from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
-from poet.evaluation import realesrgan, upscalers  # noqa: E402
+from poet.evaluation import realesrgan, tokenizers, upscalers  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
 from poet.sampling import larger, upscaling  # noqa: E402
 from poet.spec import (  # noqa: E402
@@ -176,9 +176,8 @@ def test_scores_stand_beside_resizing(trained, tmp_path, monkeypatch):
     assert rows[upscalers.CEILING]["psnr_db"] > 50 > rows["bicubic"]["psnr_db"] > 10
     assert rows[upscalers.CEILING]["flicker_levels"] == 0 and rows["nearest"]["consistency_db"] > 30
     assert {p.name for p in tmp_path.iterdir()} == {"grey.png", upscalers.RESULT_FILE}
-    assert "SSIM" in upscalers.summary(result) and f"{realesrgan.LABEL} skipped: not installed" in upscalers.summary(
-        result
-    )
+    summary = tokenizers.summary(result)
+    assert "SSIM" in summary and f"{realesrgan.LABEL} skipped: not installed" in summary
 
 
 @pytest.mark.parametrize(

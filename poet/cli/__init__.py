@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = " ".join(GIN_PREFIX + binding for binding in bindings)
         print(f"poet {args.command}: error: it takes no settings, got {flags}", file=sys.stderr)
         return EXIT_USER
-    level = COMMANDS[args.command].log_level
+    level = logging.WARNING if COMMANDS[args.command].quiet else logging.INFO
     args.log = logs.file_of(args.command)
     if argv is None and args.log and not args.verbose:  # A process of its own.
         logs.native_to(args.log)

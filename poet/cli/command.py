@@ -38,7 +38,7 @@ class Command:
       settings: `FILES`, `OVERRIDES` or `NONE`.
       example: arguments that run, for its help.
       place: the list of commands is in the order of these.
-      log_level: the least of this package's log records that the terminal shows.
+      quiet: whether the terminal shows warnings of this package alone, not how it gets on.
       wraps: whether another command stands behind `--`; its words are `args.rest`.
     """
 
@@ -48,7 +48,7 @@ class Command:
     settings: str
     example: str
     place: int
-    log_level: int = logging.WARNING
+    quiet: bool = False
     wraps: bool = False
 
 

@@ -24,12 +24,10 @@ from poet.evaluation.metrics import codes, select
 from poet.evaluation.metrics.sounds import RATE_HZ, to_float
 from poet.evaluation.record import Table
 from poet.evaluation.report.spectrograms import write_spectrograms
-from poet.evaluation.tokenizers import CLIPS_SHOWN, RESULT_FILE, Rendering, Row, summary
+from poet.evaluation.tokenizers import CLIPS_SHOWN, Rendering, Row
 from poet.media.sound import resample
 from poet.spec import AudioTokenizerSpec, UserError
 from poet.tokenizers.audio.base import AudioTokenizer
-
-__all__ = ["OPUS_BIT_RATES", "RESULT_FILE", "evaluate", "summary"]
 
 LEVELS = (1, 2, 4, 8, 12)
 OPUS_BIT_RATES = (6_000, 12_000)
@@ -52,8 +50,8 @@ def evaluate(
 
     Writes OUT/tokenizer_scores.json, and for each set a picture OUT/SET.png and sounds OUT/SET/*.wav,
     and returns what the JSON holds (`record.content`): tables `sounds`, whose rows begin with `set`, and
-    `codes_by_level`, of all sets together; `sets`, what else is known of each, and `speed`.  `summary` makes
-    text of it.
+    `codes_by_level`, of all sets together; `sets`, what else is known of each, and `speed`.  `tokenizers.summary`
+    makes text of it.
 
     Args:
       levels: numbers of levels to decode from; those that the tokenizer has not are left out.

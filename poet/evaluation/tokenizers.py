@@ -12,6 +12,7 @@ import numpy as np
 
 from poet.evaluation import metric, record
 from poet.evaluation.metric import Batch, Found, Metric
+from poet.evaluation.metrics import pixels
 from poet.evaluation.record import Table
 from poet.spec import UserError
 
@@ -66,6 +67,17 @@ def check(sets: Mapping[str, np.ndarray], what: str, dtype: str, dims: str, skip
         fits = media.ndim == len(expected) and all(size in (0, n) for size, n in zip(expected, media.shape))
         if media.dtype != dtype or not fits or not media.size:
             raise UserError(f"set {name!r} has dtype {media.dtype} and shape {media.shape}: expected {dtype} ({dims})")
+
+
+def check_clips(sets: Mapping[str, np.ndarray], skipped: Mapping[str, str]) -> None:
+    """`check` of clips uint8 (N, T, H, W, 3); UserError also for some that are too small for SSIM."""
+    check(sets, "clips", "uint8", "clips, frames, height, width, 3", skipped)
+    for name, clips in sets.items():
+        if min(clips.shape[2:4]) < pixels.SSIM_WINDOW:
+            raise UserError(
+                f"set {name!r} has clips of {clips.shape[2]}x{clips.shape[3]} pixels: SSIM needs sides "
+                f"of at least {pixels.SSIM_WINDOW}"
+            )
 
 
 def each(sets: Mapping[str, np.ndarray], what: str) -> Iterator[tuple[str, np.ndarray]]:

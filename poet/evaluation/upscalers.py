@@ -73,10 +73,8 @@ def evaluate(
     Raises UserError: no set, or clips that the network or SSIM cannot take.
     """
     skipped = skipped or {}
-    tokenizers.check(sets, "clips", "uint8", "clips, frames, height, width, 3", skipped)
-    for name, clips in sets.items():
-        if min(clips.shape[2:4]) < pixels.SSIM_WINDOW:
-            raise UserError(f"set {name!r} has clips of {clips.shape[2]}x{clips.shape[3]} pixels, too small for SSIM")
+    tokenizers.check_clips(sets, skipped)
+    for clips in sets.values():
         upscaler.check((len(clips), clips.shape[1], *(side // SCALE for side in clips.shape[2:4]), 3))
     metrics = [pixels.PSNR, metric.METRICS["ssim"], FLICKER, CONSISTENCY]
     metrics += [distances.distance(perceptual)] if perceptual else []
@@ -152,8 +150,3 @@ def _timed(run: Way, given: np.ndarray) -> tuple[np.ndarray, float]:
     begin = time.perf_counter()
     made = run(given)
     return made, (time.perf_counter() - begin) / (len(given) * given.shape[1])
-
-
-def summary(result: Mapping[str, Any]) -> str:
-    """The result as text: its table, how to read it, and what was skipped."""
-    return record.text(result, notes=True)

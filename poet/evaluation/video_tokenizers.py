@@ -24,13 +24,11 @@ from poet.evaluation.metrics import codes, derived, pixels, select
 from poet.evaluation.metrics import perceptual as distances
 from poet.evaluation.metrics.round_trips import NOTE as ROUND_TRIP_NOTE
 from poet.evaluation.metrics.round_trips import round_trips
-from poet.evaluation.tokenizers import CLIPS_SHOWN, RESULT_FILE, Rendering, Row, summary
+from poet.evaluation.tokenizers import CLIPS_SHOWN, Rendering, Row
 from poet.media import bitstreams
 from poet.spec import ConditioningSpec, UserError
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.tokenizers.video.perceptual import Perceptual
-
-__all__ = ["RESULT_FILE", "condition_rows", "evaluate", "summary"]
 
 TOKENIZER = "tokenizer"
 STRIP_EVERY = 4
@@ -53,7 +51,7 @@ def evaluate(
     """Scores a tokenizer on sets of clips, each uint8 (N, T, H, W, 3), and codecs beside it.
 
     Writes OUT/tokenizer_scores.json and a picture OUT/SET.png per set, and returns what the JSON holds
-    (`record.content`): the tables of `NOTES`, and `sets`, their details; `summary` renders it as text.
+    (`record.content`): the tables of `NOTES`, and `sets`, their details; `tokenizers.summary` renders it as text.
     Codecs spend at least the tokenizer's bits per pixel, in every way of `codec.codings`.
 
     Args:
@@ -114,16 +112,10 @@ NOTES = {
 
 
 def _check(sets: Mapping[str, np.ndarray], comparators: Sequence[str], skipped: Mapping[str, str]) -> None:
-    tokenizers.check(sets, "clips", "uint8", "clips, frames, height, width, 3", skipped)
+    tokenizers.check_clips(sets, skipped)
     for name in comparators:
         if name not in bitstreams.STREAM_CODECS:
             raise UserError(f"no codec {name!r}; there are {', '.join(bitstreams.STREAM_CODECS)}")
-    for name, clips in sets.items():
-        if min(clips.shape[2:4]) < pixels.SSIM_WINDOW:
-            raise UserError(
-                f"set {name!r} has clips of {clips.shape[2]}x{clips.shape[3]} pixels: SSIM needs sides "
-                f"of at least {pixels.SSIM_WINDOW}"
-            )
 
 
 def _coded(clips_NxTxHxWx3: np.ndarray, coding: codec.Coding, bits_per_clip: int, rate_hz: float) -> Rendering:

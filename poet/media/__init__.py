@@ -35,35 +35,6 @@ from poet.media.writing import (
 )
 from poet.spec import ClipSpec
 
-# All packages import these from here.
-__all__ = [
-    "MediaError",
-    "PathLike",
-    "SOUND_SUFFIXES",
-    "Sound",
-    "Track",
-    "VIDEO_SUFFIXES",
-    "dub",
-    "dub_whole",
-    "frame_strip",
-    "mux_sound",
-    "picture_suffixes",
-    "read_comment",
-    "read_runs",
-    "read_sound",
-    "read_track",
-    "replacing",
-    "stated_seconds",
-    "to_int16",
-    "write_apng",
-    "write_gif",
-    "write_mp4",
-    "write_png_strip",
-    "write_text",
-    "write_wav",
-    "write_webm",
-]
-
 # Where the crop of a frame lies between (0, 0), its upper left, and (1, 1), its lower right.
 Place = tuple[float, float]
 CENTRE: Place = (0.5, 0.5)

@@ -45,39 +45,6 @@ from poet.spec.tokenizers import (
     VideoTokenizerSpec,
 )
 
-# All packages import these from here.
-__all__ = [
-    "AudioTokenizerSpec",
-    "AudioTrainSpec",
-    "CheckpointSpec",
-    "ClipSpec",
-    "ConditioningSpec",
-    "DataSpec",
-    "DiscriminatorSpec",
-    "Failure",
-    "FaultsSpec",
-    "IngestSpec",
-    "MeshSpec",
-    "ModelSpec",
-    "OptimizerSpec",
-    "Spec",
-    "SuperResolutionSpec",
-    "TextSpec",
-    "TokenizerTrainSpec",
-    "TrainSpec",
-    "UserError",
-    "VideoTokenizerSpec",
-    "VocabularySpec",
-    "as_written",
-    "choose",
-    "from_dict",
-    "from_stored",
-    "near_names",
-    "read_json",
-    "read_object",
-    "to_dict",
-]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreSpec(Spec):

@@ -13,25 +13,6 @@ from poet.spec import choose
 from poet.streams.base import CONDITION, GIVEN, HIDDEN, OUTPUT, Encoders, Format, Grid, Stream, StreamInfo, code_bits
 from poet.streams.derived import Derived
 
-__all__ = [
-    "CONDITION",
-    "GIVEN",
-    "HIDDEN",
-    "OUTPUT",
-    "STREAMS",
-    "Derived",
-    "Encoders",
-    "Format",
-    "Grid",
-    "Stream",
-    "StreamInfo",
-    "code_bits",
-    "derived",
-    "get",
-    "in_layout",
-    "in_store",
-]
-
 
 def _declared() -> dict[str, Stream]:
     modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from poet.evaluation.report.tables import format_table
-from poet.evaluation.video_tokenizers import RESULT_FILE
+from poet.evaluation.tokenizers import RESULT_FILE
 
 EXPERIMENT = "gin/experiments/tokenizer_64.gin"
 # Columns of the table: of the scores, then of the code statistics.

@@ -17,7 +17,7 @@ import scipy.stats
 from PIL import Image
 
 from poet import cli, media
-from poet.evaluation import metric, sound_tokenizers
+from poet.evaluation import metric, sound_tokenizers, tokenizers
 from poet.evaluation.codecs import speed as sound_speed
 from poet.evaluation.metrics import sounds as sound_metrics
 from poet.evaluation.metrics.codes import statistics
@@ -67,7 +67,7 @@ def scored(tokenizer: AudioTokenizer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_result_is_what_the_file_holds(scored: types.SimpleNamespace) -> None:
-    stored = json.loads((scored.out / sound_tokenizers.RESULT_FILE).read_text())
+    stored = json.loads((scored.out / tokenizers.RESULT_FILE).read_text())
     assert stored == scored.result and stored["skipped"] == {"speech": "none was found"}
     assert stored["fingerprint"] == scored.tokenizer.fingerprint
 
@@ -128,7 +128,7 @@ def test_pictures_and_sounds_stand_beside_the_file(scored: types.SimpleNamespace
 
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
-    text = sound_tokenizers.summary(scored.result)
+    text = tokenizers.summary(scored.result)
     for word in (
         "music",
         "game",
@@ -154,7 +154,7 @@ def test_silence_is_counted_and_does_not_crash(tokenizer: AudioTokenizer, tmp_pa
     row = rows_of(result, "mixed")[0]
     assert row["SI-SDR_db"] is not None and row["SI-SDR_db_error"] is None and silent["undefined"]["SI-SDR_db"] == 1
     assert rows_of(result, "silent")[0]["SI-SDR_db"] is None
-    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 originals" in sound_tokenizers.summary(result)
+    assert "set 'mixed', SI-SDR_db: not defined for 1 of 2 originals" in tokenizers.summary(result)
 
 
 def test_other_sample_rates_are_scored_at_16_khz(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_command(
     assert cli.main([*arguments, trained, "--codec=none"]) == 0
     printed = capsys.readouterr().out
     assert "tokenizer, 4 levels" in printed and "decode x" in printed and "Opus," not in printed
-    stored = json.loads((tmp_path / "out" / sound_tokenizers.RESULT_FILE).read_text())
+    stored = json.loads((tmp_path / "out" / tokenizers.RESULT_FILE).read_text())
     assert stored["sets"]["game"]["sounds"] == 2 and stored["sets"]["game"]["seconds"] == 0.5
     for wrong, told in (
         ([trained, "--codec=x264"], "--codec=x264 is not for"),
@@ -275,4 +275,4 @@ def test_a_codec_that_falls_silent_scores_worse_and_every_row_counts_the_same_so
     assert opus["loudness"] == pytest.approx((5 + 1 + 5) / 3)
     assert result["sets"]["mixed"]["undefined"] == {"loudness": 1}
     assert result["sets"]["mixed"]["failed"]["Opus, 6 kbit/s"] == {"loudness": 1}
-    assert "Opus, 6 kbit/s failed on 1 sounds" in sound_tokenizers.summary(result)
+    assert "Opus, 6 kbit/s failed on 1 sounds" in tokenizers.summary(result)

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from poet.conditioning import CONDITIONS
-from poet.evaluation import video_tokenizers
+from poet.evaluation import tokenizers, video_tokenizers
 from poet.evaluation.metrics import perceptual, pixels
 from poet.evaluation.metrics.codes import reachable_codes, statistics
 from poet.evaluation.metrics.pixels import clip_psnr, clip_ssim
@@ -76,7 +76,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> types.SimpleNamespace:
 
 
 def test_result_is_what_the_file_holds(scored: types.SimpleNamespace) -> None:
-    stored = json.loads((scored.out / video_tokenizers.RESULT_FILE).read_text())
+    stored = json.loads((scored.out / tokenizers.RESULT_FILE).read_text())
     assert stored == scored.result and stored["skipped"] == {"atari": "no ale"}
     assert stored["fingerprint"] == scored.tokenizer.fingerprint
 
@@ -134,7 +134,7 @@ def test_pictures_stand_beside_the_file(scored: types.SimpleNamespace) -> None:
 
 
 def test_summary_names_everything(scored: types.SimpleNamespace) -> None:
-    text = video_tokenizers.summary(scored.result)
+    text = tokenizers.summary(scored.result)
     for word in (
         "waves",
         "flipped",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command
 from poet.runs import outputs
@@ -50,5 +49,4 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="test_clips --training=train_clips --out=trivial",
     place=84,
-    log_level=logging.INFO,
 )

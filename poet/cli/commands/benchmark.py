@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -166,5 +165,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="msrvtt_fvd --dry_run --out=benchmark",
     place=87,
-    log_level=logging.INFO,
 )

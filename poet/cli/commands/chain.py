@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command, films
 
@@ -41,5 +40,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=data/pretrained/lm_arenas --jobs=data/stories/chain.yaml --out=chain",
     place=98,
-    log_level=logging.INFO,
 )

@@ -186,4 +186,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="list runs/mine",
     place=75,
+    quiet=True,
 )

@@ -64,4 +64,5 @@ COMMAND = command.Command(
     settings=command.FILES,
     example="--gin_file=gin/experiments/quickstart.gin",
     place=10,
+    quiet=True,
 )

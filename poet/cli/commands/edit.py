@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,5 +75,4 @@ COMMAND = command.Command(
     'the player turns left" '
     "--do=1 --do=film --batch",
     place=96,
-    log_level=logging.INFO,
 )

@@ -98,5 +98,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="runs/mine --out=scores",
     place=80,
-    log_level=logging.INFO,
 )

@@ -124,5 +124,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=data/pretrained/lm_arenas --out=exported",
     place=100,
-    log_level=logging.INFO,
 )

@@ -123,5 +123,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=data/pretrained/lm_arenas --out=gallery",
     place=105,
-    log_level=logging.INFO,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -305,5 +304,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example='--checkpoint=data/pretrained/lm_arenas --prompt="the player walks forward" --out=clips',
     place=90,
-    log_level=logging.INFO,
 )

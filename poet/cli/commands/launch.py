@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,5 +101,4 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="launch/jobs/local.yaml --dry_run",
     place=76,
-    log_level=logging.INFO,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command
 from poet.runs import outputs
@@ -56,5 +55,4 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="samples --training=train_clips --heldout=test_clips --out=leaks",
     place=86,
-    log_level=logging.INFO,
 )

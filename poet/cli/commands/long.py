@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 
 from poet.cli import command, films
 
@@ -69,5 +68,4 @@ COMMAND = command.Command(
     'player turns left" '
     "--seconds=12 --out=long",
     place=92,
-    log_level=logging.INFO,
 )

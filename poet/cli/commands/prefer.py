@@ -174,4 +174,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="make ours theirs --out=study",
     place=88,
+    quiet=True,
 )

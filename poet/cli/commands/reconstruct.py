@@ -57,4 +57,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="clip.mp4 --tokenizer=data/pretrained/magvit_v2_64x8 --out=rebuilt",
     place=40,
+    quiet=True,
 )

@@ -30,4 +30,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="--workdir=runs/quickstart",
     place=110,
+    quiet=True,
 )

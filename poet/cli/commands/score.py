@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from poet.cli import command
@@ -128,5 +127,4 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="generated_clips --against=real_clips --out=scores",
     place=85,
-    log_level=logging.INFO,
 )

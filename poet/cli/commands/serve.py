@@ -151,5 +151,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=data/pretrained/lm_arenas --store=service",
     place=97,
-    log_level=logging.INFO,
 )

@@ -114,4 +114,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="runs/mine",
     place=72,
+    quiet=True,
 )

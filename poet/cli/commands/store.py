@@ -69,5 +69,4 @@ COMMAND = command.Command(
     settings=command.FILES,
     example="verify CODES",
     place=60,
-    log_level=logging.INFO,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command, films
 
@@ -47,5 +46,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=data/pretrained/lm_arenas --scenes=data/stories/arenas.yaml --style=arenas --out=story",
     place=94,
-    log_level=logging.INFO,
 )

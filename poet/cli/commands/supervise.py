@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from poet.cli import command
@@ -68,6 +67,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="-- train --gin_file=gin/experiments/quickstart.gin --gin.DATA.store=CODES --workdir=runs/mine",
     place=75,
-    log_level=logging.INFO,
     wraps=True,
 )

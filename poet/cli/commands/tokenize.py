@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
 import shlex
 from typing import TYPE_CHECKING
 
@@ -117,5 +116,4 @@ COMMAND = command.Command(
     example="--gin_file=gin/experiments/quickstart.gin --gin.STORE.source=CLIPS"
     " --gin.STORE.path=CODES --gin.CONDITIONING.depth=flat",
     place=50,
-    log_level=logging.INFO,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ def _refuse_others(flag: str, given: Sequence[str], allowed: Sequence[str], moda
 
 
 def _audio(resolved: Resolved, args: argparse.Namespace) -> None:
-    from poet.evaluation import sound_tokenizers
+    from poet.evaluation import sound_tokenizers, tokenizers
     from poet.evaluation.sets import sounds as sound_sets
     from poet.tokenizers.audio.base import AudioTokenizer
 
@@ -88,11 +87,11 @@ def _audio(resolved: Resolved, args: argparse.Namespace) -> None:
             bit_rates=() if "none" in args.codecs else sound_tokenizers.OPUS_BIT_RATES,
             skipped=skipped,
         )
-    print(sound_tokenizers.summary(result))
+    print(tokenizers.summary(result))
 
 
 def _video(resolved: Resolved, args: argparse.Namespace) -> None:
-    from poet.evaluation import video_tokenizers
+    from poet.evaluation import tokenizers, video_tokenizers
     from poet.evaluation.sets import clips as clip_sets
     from poet.tokenizers.video import perceptual
     from poet.tokenizers.video.base import VideoTokenizer
@@ -124,7 +123,7 @@ def _video(resolved: Resolved, args: argparse.Namespace) -> None:
             conditions=experiment.conditioning,
             depths=depths,
         )
-    print(video_tokenizers.summary(result))
+    print(tokenizers.summary(result))
 
 
 COMMAND = command.Command(
@@ -135,5 +134,4 @@ COMMAND = command.Command(
     example="--gin_file=gin/experiments/tokenizer_arenas.gin"
     " --tokenizer=data/pretrained/magvit_v2_64x8 --gin.EVAL.source=CLIPS --out=scores",
     place=30,
-    log_level=logging.INFO,
 )

@@ -188,5 +188,4 @@ COMMAND = command.Command(
     settings=command.FILES,
     example="--gin_file=gin/experiments/tokenizer_64.gin --gin.TOKENIZER_TRAIN.source=CLIPS --workdir=runs/tokenizer",
     place=20,
-    log_level=logging.INFO,
 )

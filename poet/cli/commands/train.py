@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import TYPE_CHECKING
 
 from poet.cli import command
@@ -73,5 +72,4 @@ COMMAND = command.Command(
     settings=command.FILES,
     example="--gin_file=gin/experiments/quickstart.gin --gin.DATA.store=CODES --workdir=runs/mine",
     place=70,
-    log_level=logging.INFO,
 )

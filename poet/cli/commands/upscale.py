@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command
 from poet.runs import outputs
@@ -79,5 +78,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="clip.mp4 --checkpoint=runs/superres --to=128 --out=larger",
     place=95,
-    log_level=logging.INFO,
 )

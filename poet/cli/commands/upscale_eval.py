@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from poet.cli import command
 from poet.runs import outputs
@@ -39,7 +38,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Writes OUT/upscale_scores.json and pictures, and prints the table."""
-    from poet.evaluation import upscalers
+    from poet.evaluation import tokenizers, upscalers
     from poet.evaluation.sets import clips as clip_sets
     from poet.sampling.larger import from_checkpoint
     from poet.tokenizers.video import perceptual
@@ -62,7 +61,7 @@ def _run(args: argparse.Namespace) -> None:
             skipped=skipped,
             perceptual=perceptual.load(args.perceptual) if args.perceptual else None,
         )
-    print(upscalers.summary(result))
+    print(tokenizers.summary(result))
 
 
 COMMAND = command.Command(
@@ -72,5 +71,4 @@ COMMAND = command.Command(
     settings=command.OVERRIDES,
     example="--checkpoint=runs/superres --gin.EVAL.source=CLIPS --out=scores",
     place=97,
-    log_level=logging.INFO,
 )

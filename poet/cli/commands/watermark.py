@@ -37,4 +37,5 @@ COMMAND = command.Command(
     settings=command.NONE,
     example="check clips/000.mp4",
     place=91,
+    quiet=True,
 )

@@ -7,7 +7,5 @@ import pkgutil
 
 from poet.evaluation.features.base import NETWORKS, SOUND_RATE_HZ, Features, Network, load, register
 
-__all__ = ["NETWORKS", "SOUND_RATE_HZ", "Features", "Network", "load", "register"]
-
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
