@@ -199,6 +199,20 @@ def test_no_modules_import_each_other() -> None:
     assert circle(graph()) == []
 
 
+def takes_an_experiment(node: ast.AST) -> bool:
+    """Whether it is a function with an argument, or a field, of the type `Experiment`."""
+    if isinstance(node, ast.FunctionDef):
+        return "Experiment" in ast.unparse(node.args)
+    return isinstance(node, ast.AnnAssign) and "Experiment" in ast.unparse(node.annotation)
+
+
+def test_few_places_take_a_whole_experiment() -> None:
+    """All others say by their arguments what they read: a spec, or a value of `poet.tasks.resolved.Resolved`."""
+    assert takes_an_experiment(ast.parse("spec: Experiment | None").body[0])
+    found = {name_of(path): sum(map(takes_an_experiment, ast.walk(ast.parse(path.read_text())))) for path in MODULES}
+    assert sum(found.values()) <= 20, {name: count for name, count in found.items() if count}
+
+
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
