@@ -11,6 +11,7 @@ that they make it once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import http.client
 import json
 import secrets
@@ -29,6 +30,8 @@ MEDIA = ("clip", "end", "mask", "depth", "frame", "input_reference")
 _LATER = (429, 502, 503, 504)
 _MOST_PAUSE_S = 30.0
 _READ_BYTES = 2**20
+# Of an answer in JSON, and of a line of events.
+_MOST_BYTES = 2**26
 
 
 class ApiError(RuntimeError):
@@ -197,7 +200,7 @@ class Client:
         """A job whenever something is new, until it has ended.  Raises ApiError where the stream breaks off."""
         with self._open("GET", f"/v1/jobs/{_id(job)}/events") as answer:
             try:
-                for line in answer:
+                for line in iter(functools.partial(answer.readline, _MOST_BYTES), b""):
                     if line.startswith(b"data: {") and line.strip() != b"data: {}":
                         found = Job.of(json.loads(line[6:]))
                         yield found
@@ -284,7 +287,10 @@ class Client:
 
     def _json(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> Any:
         with self._open(method, path, body, headers) as answer:
-            return json.load(answer)
+            data = answer.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ApiError(f"the answer of {self.url}{path} has more than {_MOST_BYTES >> 20} MiB")
+        return json.loads(data)
 
     def _open(
         self,
@@ -329,7 +335,7 @@ def _is_id(text: str) -> bool:
 
 def _error(error: urllib.error.HTTPError) -> ApiError:
     try:
-        facts = json.load(error)["error"]
+        facts = json.loads(error.read(_MOST_BYTES))["error"]
     except (ValueError, KeyError, TypeError):
         facts = {"message": str(error)}
     retry = error.headers.get("retry-after", "")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from poet.runs import assets, manifest, retries
-from poet.spec import Failure, UserError
+from poet.spec import Failure, UserError, foreign
 
 T = TypeVar("T")
 # Packages that fsspec needs for a protocol, and the extra that brings them.
@@ -31,6 +31,7 @@ _PASSING_CODES = {408, 429, 500, 502, 503, 504}
 _CONNECTIONS = {"aiohttp", "requests", "urllib3", "botocore"}
 # What tells versions of an object apart, the best first: of Google's buckets, of S3, of others.
 _MARKS = ("crc32c", "md5Hash", "ETag", "etag", "generation", "LastModified", "mtime", "created")
+_COMPRESSED = ("gzip", "deflate", "br", "zstd")
 _BLOCK_BYTES = 1 << 20
 # From this size on, a file is sent in parts.
 _SESSION_BYTES = 5 << 20
@@ -219,8 +220,10 @@ class Place:
     def _below(self, name: str) -> bool:
         return name.lstrip("/").startswith(self.path().lstrip("/") + "/")
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file."""
+    def read(self, name: str, most: int = foreign.RECORD) -> bytes:
+        """The bytes of a file; UserError where it has more than `most`."""
+        if entry := self.entry(name):
+            foreign.check_size(f"{self.url}/{name}", entry.size, most)
         return retried(f"{self.url}/{name}", lambda: self.files.cat_file(self.path(name)))
 
     def entry(self, name: str) -> Entry | None:
@@ -312,6 +315,11 @@ class Place:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
+    if info.get("contentEncoding") in _COMPRESSED:  # It would grow on its way, and be another than its checksum says.
+        raise UserError(
+            f"{info['name']} is stored with the content encoding {info['contentEncoding']}: upload it as it is "
+            "(gcloud storage cp, without --gzip-local)"
+        )
     marks = (f"{key} {info[key]}" for key in _MARKS if info.get(key))
     modified = info.get("mtime") or info.get("LastModified") or info.get("created")
     return Entry(

@@ -46,7 +46,7 @@ from poet.runs import exits, versions
 from poet.runs import manifest as manifests
 from poet.runs import run as runs
 from poet.runs.run import Checkpoint, Run
-from poet.spec import CheckpointSpec, Experiment, Failure, UserError
+from poet.spec import CheckpointSpec, Experiment, Failure, UserError, limited
 
 # What the names of iterator files end in: the process that wrote them.
 _ITERATOR = ".0"
@@ -204,10 +204,13 @@ def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
 
 def _save_error(run: Run, final: Path, error: Exception) -> SaveError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return SaveError(
+    found = SaveError(
         f"checkpoint of step {int(final.name)} could not be written to {final.parent}: {reason[:300]}; "
         f"earlier checkpoints ({_names(run.steps())}) are intact"
     )
+    if code := getattr(error, "exit_code", None):  # As the process that failed has it.
+        found.exit_code = code
+    return found
 
 
 def _prepare(run: Run, temporary: Path) -> None:
@@ -301,8 +304,8 @@ def _read(checkpoint: Checkpoint, abstract_state: Mapping[str, Any]) -> Restored
     return Restored(
         step=checkpoint.step,
         state=_load(checkpoint.path, abstract_state),
-        iterators={unquote(file.name.removesuffix(_ITERATOR)): file.read_bytes() for file in files},
-        clock=json.loads((checkpoint.path / "clock.json").read_text()),
+        iterators={unquote(file.name.removesuffix(_ITERATOR)): limited(file).read_bytes() for file in files},
+        clock=json.loads(limited(checkpoint.path / "clock.json").read_text()),
         experiment=checkpoint.spec,
     )
 

@@ -7,12 +7,13 @@ import os
 from typing import Any
 
 from poet.runs.run import IDENTITY, Run
+from poet.spec import limited
 
 
 def identity(run: Run) -> dict[str, Any]:
     """{"run": its name, "newest": a step}; {} where nothing is recorded."""
     try:
-        found = json.loads((run.checkpoints / IDENTITY).read_text())
+        found = json.loads(limited(run.checkpoints / IDENTITY).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("newest"), int) else {}

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from poet.runs import assets
-from poet.spec import UserError
+from poet.spec import UserError, limited
 
 INSTALL = assets.install("onnx")
+# Of a file, as its format has it.
+MOST_BYTES = 2**31
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -26,7 +28,8 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 def file_hash(path: str) -> str:
     """16 hex characters of the SHA-256 of a network's file; UserError if it cannot be read."""
     try:
-        return hashlib.sha256(pathlib.Path(path).expanduser().read_bytes()).hexdigest()[:16]
+        content = limited(pathlib.Path(path).expanduser(), MOST_BYTES).read_bytes()
+        return hashlib.sha256(content).hexdigest()[:16]
     except OSError as error:
         raise UserError(f"the network {path} cannot be read: {error}") from None
 

@@ -150,6 +150,7 @@ class _File:
         self.path = path
         self._number = retries.reading(path, lambda: os.open(path, os.O_RDONLY))
         weakref.finalize(self, os.close, self._number)
+        self.size = os.fstat(self._number).st_size
 
     def read(self, start: int, length: int) -> bytes:
         data = retries.reading(self.path, lambda: os.pread(self._number, length, start))
@@ -167,6 +168,8 @@ def _offsets(file: _File, records: int) -> np.ndarray:
         length, checksum = HEADER.unpack(header)
         if masked_checksum(header[:8]) != checksum:
             raise damaged(file.path, f"record {place}, at byte {start}, has no header")
+        if length > file.size - start - HEADER.size - FOOTER.size:
+            raise damaged(file.path, f"it ends at byte {file.size}, within a record")
         offsets[place + 1] = start + HEADER.size + length + FOOTER.size
     return offsets
 

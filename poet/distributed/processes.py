@@ -320,7 +320,8 @@ def _broadcast(data: bytes) -> bytes:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Runs `work` on every process; where one of them fails, all of them raise."""
+    """Runs `work` on every process; where one of them fails, all of them raise, and end with the exit code of the first
+    that failed."""
     if jax.process_count() == 1:
         return work()
     result, caught = None, None
@@ -328,12 +329,13 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         caught = error
-    fine = multihost_utils.process_allgather(np.array(caught is None))
+    codes = multihost_utils.process_allgather(np.array(exits.of(caught) if caught else exits.FINISHED))
     if caught:
         raise caught
-    if not fine.all():
-        failed = ", ".join(map(str, np.flatnonzero(~fine)))
-        raise Failure(f"process {failed} failed; see its own messages")
+    if failed := np.flatnonzero(codes).tolist():
+        error = Failure(f"process {', '.join(map(str, failed))} failed; see its own messages")
+        error.exit_code = int(codes[failed[0]])
+        raise error
     return result
 
 

@@ -26,6 +26,8 @@ import numpy as np
 from poet.evaluation import metric
 from poet.evaluation.metric import Found, Summary, Values
 from poet.evaluation.record import Table, jsonable, write
+from poet.runs.arrays import read_npz
+from poet.spec import limited
 
 FORMAT = 1
 PART, VALUES = "part.json", "values.npz"
@@ -143,8 +145,7 @@ class Parts:
         if (found := _json(folder / PART)) is None:
             return None
         try:
-            with np.load(folder / VALUES, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = read_npz(folder / VALUES)
             _copy(found["media"], folder, media)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
@@ -169,7 +170,7 @@ def finish_of(number: Number) -> Any:
 
 def _json(file: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(limited(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None

@@ -40,7 +40,9 @@ from poet.spec import (
     Spec,
     UserError,
     choose,
+    foreign,
     from_dict,
+    limited,
     setting,
     to_dict,
 )
@@ -90,13 +92,11 @@ class Made:
 
 def read(path: str | Path) -> list[Job]:
     """The jobs in a YAML file.  Raises UserError, with the file and the job, for an invalid one."""
-    import yaml
-
     text = read_text(path, "chain")
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"chain {path}: not YAML: {' '.join(str(error).split())[:300]}") from None
+        values = foreign.parse_yaml(text)
+    except UserError as error:
+        raise UserError(f"chain {path}: {error}") from None
     if not isinstance(values, list) or not values or not all(isinstance(value, dict) for value in values):
         raise UserError(f"chain {path}: expected a list of jobs, as '- task: text_to_video'")
     found = []
@@ -160,7 +160,7 @@ class Chain:
                 write_text(text, found.text)
                 pieces.save_media(made, found.video, found.sound)
             video, sound = pieces.load_media(made)
-            given = Made(video=video, sound=sound, text=text.read_text(encoding="utf-8"))
+            given = Made(video=video, sound=sound, text=limited(text).read_text(encoding="utf-8"))
             if job.task != LONG and any(stream.shows for stream in TASKS[job.task].predicted):
                 kept = 0
             files += self._show(given, place, kept)

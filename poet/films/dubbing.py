@@ -30,6 +30,7 @@ from poet.films.sampler import FilmSampler, check_trained, seed_of
 from poet.films.sounds import fitted
 from poet.films.windows import Windows
 from poet.media.suffixes import STILL_SUFFIXES
+from poet.runs import arrays
 from poet.sampling import record
 from poet.spec import SampleSpec, UserError
 
@@ -147,7 +148,7 @@ class _Kept:
     def __call__(self, number: int, sampled: Callable[[], np.ndarray]) -> np.ndarray:
         path, began = self._folder / f"{number:05d}.npy", time.monotonic()
         if path.exists():
-            return np.load(path, allow_pickle=False)
+            return arrays.read_npy(path)
         codes = sampled()
         with media.replacing(path) as file, open(file, "wb") as out:
             np.save(out, codes)

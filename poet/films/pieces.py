@@ -17,6 +17,7 @@ import numpy as np
 from poet import media
 from poet.films.pictures import PicturesEnd
 from poet.films.sounds import SoundEnd
+from poet.runs import arrays
 from poet.spec import UserError
 
 
@@ -92,8 +93,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray | None]) -> None:
 def _reading(path: Path) -> Iterator[dict]:
     """The arrays of a file, numbers as such; what is wrong with them, there or in the block, names the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            yield {name: value if value.ndim else int(value) for name, value in file.items()}
+        yield {name: value if value.ndim else int(value) for name, value in arrays.read_npz(path).items()}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged: it holds no clip of a film ({error}); remove it to sample it again"

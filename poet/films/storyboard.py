@@ -22,12 +22,11 @@ from typing import Any
 
 from poet.films import camera
 from poet.runs import assets
-from poet.spec import MOST_SEED, PromptSpec, Spec, UserError, from_dict, near_names, setting, to_dict
+from poet.spec import MOST_SEED, PromptSpec, Spec, UserError, foreign, from_dict, near_names, setting, to_dict
 
 CUT, CONTINUE = "cut", "continue"
 LINE_S = 5.0
 MOST_SECONDS = 86_400
-_MOST_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,9 +116,7 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         if not file.is_file():
             raise UserError(f"{what} {path}: " + ("not a file" if file.exists() else "no such file"))
-        if file.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{what} {path}: larger than {_MOST_BYTES >> 20} MiB, which no {what} is")
-        return file.read_text(encoding="utf-8-sig")
+        return foreign.limited(file, foreign.WRITTEN).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path}: cannot be read as UTF-8 text: {error}") from None
 
@@ -131,12 +128,7 @@ def _found(path: str | Path) -> Path:
 
 def parse(text: str) -> Storyboard:
     """A storyboard in YAML.  Raises UserError for another text, unknown fields with near names."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"not YAML: {' '.join(str(error).split())[:300]}") from None
+    values = foreign.parse_yaml(text)
     if not isinstance(values, dict) or not isinstance(values.get("scenes"), list):
         raise UserError("expected fields such as 'seed: 0', and 'scenes:' with a list of them")
     check_names(values, Storyboard, "it")

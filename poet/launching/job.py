@@ -20,12 +20,11 @@ from typing import Any
 
 from poet.launching import hardware
 from poet.planning import topologies
-from poet.spec import Spec, UserError, from_dict, near_names, setting
+from poet.spec import Spec, UserError, foreign, from_dict, near_names, setting
 
 COMMANDS = ("train", "tokenizer-train", "tokenize", "eval")
 # Of these, those that write to a work dir and resume from it.
 _WITH_WORKDIR = COMMANDS[:2]
-_MOST_BYTES = 1 << 20
 # A label of DNS, which Kubernetes and Google ask for, with space for a suffix that makes it unique.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -161,9 +160,7 @@ def _text(file: Path) -> str:
     try:
         if not file.is_file():
             raise UserError("not a file" if file.exists() else "no such file")
-        if file.stat().st_size > _MOST_BYTES:
-            raise UserError(f"larger than {_MOST_BYTES >> 20} MiB, which no job is")
-        return file.read_text(encoding="utf-8-sig")
+        return foreign.limited(file, foreign.WRITTEN).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read as UTF-8 text: {error}") from None
 
@@ -201,21 +198,7 @@ def _field(key: str, value: Any) -> Any:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """A key that stands twice is an error."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            if twice := next((key for key in keys if keys.count(key) > 1), None):
-                raise UserError(f"{twice!r} stands twice (line {node.start_mark.line + 1}): keep one")
-            return super().construct_mapping(node, deep)
-
-    try:
-        values = yaml.load(text, Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"not YAML: {' '.join(str(error).split())[:300]}") from None
+    values = foreign.parse_yaml(text)
     if not isinstance(values, dict):
         raise UserError("expected fields such as 'name: pretrain-1b'")
     return values

@@ -9,6 +9,7 @@ import os
 import pathlib
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn
 
@@ -30,6 +31,9 @@ _OTHER_FILES = frozenset(
     "alias_pix alsa concat dash fbdev ffmetadata hls image2 image2pipe imf kmsgrab lavfi oss rtp rtsp sap "
     "sdp video4linux2,v4l2 vobsub webm_dash_manifest x11grab".split()
 )
+# Bytes of the largest text or profile that a PNG may hold compressed: FFmpeg inflates them whole, a thousandfold.
+MOST_INFLATED = 2**24
+_PNG, _COMPRESSED = b"\x89PNG\r\n\x1a\n", (b"iCCP", b"zTXt")
 # Bytes that FFmpeg reads at a time.
 _READ_BYTES = 2**16
 
@@ -72,6 +76,8 @@ def open_media(path: PathLike, wanted: str = "undecodable") -> Iterator[av.conta
             container = guarded(file, pathlib.PurePath(path).suffix)
         except (av.error.ArgumentError, av.error.PermissionError):
             raise MediaError(path, f"{wanted}: a list of other files") from None
+        except _Swells as error:
+            raise MediaError(path, f"too large: {error}") from None
         except av.error.InvalidDataError:
             raise MediaError(path, f"{wanted}: no known format of media, or damaged") from None
         with container:
@@ -79,7 +85,8 @@ def open_media(path: PathLike, wanted: str = "undecodable") -> Iterator[av.conta
 
 
 def guarded(file: IO[bytes], suffix: str = "") -> av.container.InputContainer:
-    """An open file read by PyAV; FFmpeg may open no other."""
+    """An open file read by PyAV; FFmpeg may open no other.  ValueError for a PNG beyond MOST_INFLATED."""
+    _check_png(file)
     return av.open(
         _Named(file, f"media{suffix}"),
         options={"format_whitelist": _formats()},
@@ -87,6 +94,29 @@ def guarded(file: IO[bytes], suffix: str = "") -> av.container.InputContainer:
         buffer_size=_READ_BYTES,
         io_open=_refuse,
     )
+
+
+class _Swells(ValueError):
+    """Says what of a small file would be large in memory."""
+
+
+def _check_png(file: IO[bytes]) -> None:
+    if file.read(len(_PNG)) == _PNG:
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            data = file.read(min(size, MOST_INFLATED)) if kind in _COMPRESSED else b""
+            if _swells(data.partition(b"\0")[2][1:]):  # Behind a name, and a byte that says how.
+                raise _Swells(f"a text or profile of more than {MOST_INFLATED >> 20} MiB in a picture")
+            file.seek(size - len(data) + 4, os.SEEK_CUR)
+    file.seek(0)
+
+
+def _swells(data: bytes) -> bool:
+    """Whether it inflates to more than MOST_INFLATED bytes."""
+    try:
+        return len(zlib.decompressobj().decompress(data, MOST_INFLATED + 1)) > MOST_INFLATED
+    except zlib.error:
+        return False
 
 
 def _check_file(path: PathLike) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _LOG = logging.getLogger(__name__)
+# Of a line; what is longer is read in parts, which are damaged lines.
+_MOST_CHARACTERS = 2**20
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -18,7 +20,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """
     damaged = []
     with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(_MOST_CHARACTERS), ""), 1):
             entry = _entry(line)
             if entry is not None:
                 yield entry

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from poet.runs import retries
-from poet.spec import UserError
+from poet.spec import UserError, foreign, limited
 
 NAME = "MANIFEST"
 _BLOCK_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def read(folder: Path) -> dict[str, Any]:
       Corrupt: it is missing or altered.
     """
     try:
-        return parse(retries.reading(folder / NAME, (folder / NAME).read_bytes), folder)
+        return parse(retries.reading(folder / NAME, limited(folder / NAME, foreign.LISTING).read_bytes), folder)
     except FileNotFoundError:
         raise Corrupt(f"{folder} is damaged: {NAME} is missing") from None
     except OSError as error:

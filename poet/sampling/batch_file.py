@@ -21,7 +21,7 @@ from poet.runs.run import Run
 from poet.sampling import command, jobs, record
 from poet.sampling.outputs import Unfinished
 from poet.sampling.requests import Request
-from poet.spec import SampleSpec, UserError, near_names
+from poet.spec import SampleSpec, UserError, limited, near_names
 from poet.tasks.resolved import Resolved
 
 _LOG = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def read(
     """
     file = Path(path).expanduser().absolute()
     try:
-        texts = file.read_text(encoding="utf-8-sig").split("\n")
+        texts = limited(file).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--requests={path} cannot be read as UTF-8 text: {error}") from None
     numbered = [(number, text) for number, text in enumerate(texts, 1) if text.strip()]
@@ -211,7 +211,7 @@ def _check_out(batch: Batch, overwrite: bool) -> None:
 def _objects(file: Path) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file; [] if there is none."""
     found = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    for text in limited(file).read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
             value = json.loads(text)
         except ValueError:

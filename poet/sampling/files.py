@@ -14,7 +14,7 @@ from poet import media
 from poet.media.suffixes import STILL_SUFFIXES
 from poet.sampling.masks import read_masks
 from poet.sampling.requests import FLAT, Admitted
-from poet.spec import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError, limited
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
 
@@ -42,7 +42,7 @@ def read_prompts(path: str) -> list[str]:
     if file.exists() and not file.is_file():
         raise UserError(f"prompt file {path} is no file: write one prompt per line into one")
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # With universal newlines.
+        lines = limited(file).read_text(encoding="utf-8-sig").split("\n")  # With universal newlines.
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompt file {path} cannot be read as UTF-8 text: {error}") from None
     prompts = [line.strip() for line in lines if line.strip()]

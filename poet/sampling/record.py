@@ -17,7 +17,7 @@ from poet.runs.versions import installed
 from poet.sampling import larger
 from poet.sampling.jobs import Job
 from poet.sampling.requests import Request
-from poet.spec import SampleSpec, UserError
+from poet.spec import SampleSpec, UserError, limited
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def prompts(folder: str | Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        samples = json.loads(file.read_text()).get("samples", [])
+        samples = json.loads(limited(file).read_text()).get("samples", [])
         return {name: sample["prompt"] or "" for sample in samples for name in sample["files"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from poet.spec import UserError
+from poet.spec import UserError, limited
 
 ENVIRONMENT = "POET_API_KEYS"
 _LEAST_CHARACTERS = 16
@@ -46,7 +46,7 @@ class Keys:
         if path:
             where = f"--api_keys={path}"
             try:
-                lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+                lines = limited(Path(path).expanduser()).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{where} cannot be read: {error}") from None
             pairs = [line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -11,7 +11,7 @@ from typing import Any
 from poet.runs import assets
 from poet.runs.run import Run
 from poet.serving.format import LICENSE, PROGRAMS
-from poet.spec import UserError
+from poet.spec import UserError, limited
 from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import Task, get_task
 
@@ -61,7 +61,7 @@ class Release:
         """Its name on the Hub."""
         if self.license is None:
             return "unknown"
-        words = self.license.read_text(encoding="utf-8", errors="replace")
+        words = limited(self.license).read_text(encoding="utf-8", errors="replace")
         return next((name for first, name in _KNOWN.items() if first in words[:400]), "other")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from poet import media
+from poet.runs.arrays import read_npz
 from poet.sampling.base import TaskSampler
 from poet.sampling.engine import Sampled
 from poet.sampling.superres import Upscaler, chained
@@ -94,8 +95,7 @@ def _apart(folder: Path, requests: dict[str, dict[str, Any]]) -> Iterator[tuple[
         command = [sys.executable, "-m", "poet.serving.runtime", folder, *files]
         subprocess.run([str(part) for part in command], check=True)
         for arguments, file in zip(requests.values(), files[1::2]):
-            with np.load(file) as stored:
-                yield arguments, dict(stored)
+            yield arguments, read_npz(file)
 
 
 def larger_request(upscalers: Sequence[Upscaler]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from poet.sampling import passes
 from poet.sampling.plans import Plan
 from poet.sampling.samplers import SamplingParams, Truncation
 from poet.spec import UserError, read_object
+from poet.spec.foreign import check_size
 from poet.spec.vocabulary import Range, Vocabulary
 from poet.tasks.layout import Layout, Segment
 
@@ -129,6 +130,7 @@ def array_bytes(folder: Path) -> dict[str, int]:
     for file in sorted(folder.glob("*.safetensors")):
         with open(file, "rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
+            check_size(f"the header of {file}", length)
             header = json.loads(opened.read(length))
         ends = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
         found |= {name: stop - start for name, (start, stop) in ends.items()}

@@ -24,7 +24,7 @@ from poet.sampling.plans import Plan
 from poet.sampling.samplers import SamplingParams
 from poet.serving.format import INDEX, SAMPLING_PARAMS, WEIGHTS, WRITTEN_PIECES
 from poet.serving.written import PieceTable
-from poet.spec import UserError
+from poet.spec import UserError, limited
 from poet.tasks.resolved import Resolved
 from poet.tokenizers import text as text_lib
 from poet.tokenizers.pieces import Pieces, load_pieces
@@ -40,7 +40,7 @@ class Weights:
         self._arrays: dict[str, jax.Array] = {}
         index = folder / INDEX
         if index.is_file():
-            self._files = {n: folder / file for n, file in json.loads(index.read_text())["weight_map"].items()}
+            self._files = {n: folder / file for n, file in json.loads(limited(index).read_text())["weight_map"].items()}
         else:
             file = next(f for f in (folder / WEIGHTS, folder / "weights.safetensors") if f.is_file())
             with safe_open(file, framework="numpy") as opened:
@@ -336,11 +336,11 @@ def _pieces_of(file: Path) -> Callable[[Sequence[str]], list[list[int]]]:
         import tokenizers
     except ImportError:
         raise UserError(f"{file} needs the package tokenizers: pip install tokenizers") from None
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer = tokenizers.Tokenizer.from_file(str(limited(file)))
     return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def written_pieces(folder: Path, fingerprint: str) -> Pieces:
     """The vocabulary of written texts."""
-    table = PieceTable.of(json.loads((folder / WRITTEN_PIECES).read_text()))
+    table = PieceTable.of(json.loads(limited(folder / WRITTEN_PIECES).read_text()))
     return Pieces(size=len(table.pieces), fingerprint=fingerprint, processor=table)

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from poet.runs import networks
+from poet.runs.arrays import read_npz
 from poet.sampling.base import TaskSampler, block_of
 from poet.sampling.engine import Sampled
 from poet.sampling.plans import Plan
@@ -296,8 +297,7 @@ def main(arguments: Sequence[str]) -> None:
     folder, *files = arguments
     runtime = Runtime.load(folder)
     for request, result in _pairs(files):
-        with np.load(request) as stored:
-            arrays = dict(stored)
+        arrays = read_npz(request)
         made = _made(runtime, json.loads(str(arrays.pop("arguments"))), arrays)
         modules = np.array(sorted({name.split(".")[0] for name in sys.modules}))
         np.savez(result, modules=modules, tokens=made.tokens, **made)

@@ -26,13 +26,12 @@ from poet.spec.base import (
     from_dict,
     from_stored,
     near_names,
-    read_json,
-    read_object,
     setting,
     to_dict,
     type_hints,
 )
 from poet.spec.faults import FaultsSpec
+from poet.spec.foreign import limited, read_json, read_object
 from poet.spec.ingest import IngestSpec
 from poet.spec.model import ClipSpec, ConditioningSpec, ModelSpec, TextSpec, VocabularySpec
 from poet.spec.run import CheckpointSpec, DataSpec, MeshSpec, OptimizerSpec, TrainSpec

@@ -9,9 +9,7 @@ import dataclasses
 import difflib
 import fractions
 import functools
-import json
 import math
-import pathlib
 import re
 import reprlib
 import types
@@ -287,28 +285,6 @@ def _type_name(hint: Any) -> str:
 def to_dict(spec: Spec) -> dict[str, Any]:
     """Plain JSON-ready nested dict; tuples become lists."""
     return dataclasses.asdict(spec, dict_factory=lambda kv: {k: list(v) if isinstance(v, tuple) else v for k, v in kv})
-
-
-def read_object(file: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError, naming the file, for whatever else is there."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: not JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is damaged: it holds no JSON object")
-    return values
-
-
-def read_json(cls: type, file: pathlib.Path) -> Any:
-    """The spec in a JSON file of `to_dict`; UserError, naming the file, for whatever else is there."""
-    values = read_object(file)
-    try:
-        return from_stored(cls, values)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
 
 
 def from_stored(cls: type, values: Mapping[str, Any]) -> Any:

@@ -22,10 +22,9 @@ from gin import config_parser
 from poet import spec as specs
 from poet.planning import sizes
 from poet.runs import assets
-from poet.spec import Experiment, UserError, near_names
+from poet.spec import Experiment, UserError, foreign, limited, near_names
 
 _LOG = logging.getLogger(__name__)
-_MOST_BYTES = 1 << 20
 
 SPECS: Mapping[str, type] = {name: getattr(specs, class_name) for class_name, name in specs.GIN_NAMES.items()}
 
@@ -157,9 +156,7 @@ def _read(path: Path) -> str:
         kind = "folder" if path.is_dir() else "pipe or device"
         raise UserError(f"gin file {path} is a {kind}: give a file")
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"gin file {path} is larger than {_MOST_BYTES >> 20} MiB: it is no gin file")
-        return path.read_text(encoding="utf-8-sig")
+        return limited(path, foreign.WRITTEN).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"gin file {path} is not UTF-8: save it as UTF-8") from None
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from poet.runs import networks
-from poet.spec import ClipSpec, IngestSpec, Spec, UserError, from_dict, to_dict
+from poet.spec import ClipSpec, IngestSpec, Spec, UserError, foreign, from_dict, limited, to_dict
 from poet.streams import in_store
 from poet.streams.base import Stream, StreamInfo
 
@@ -205,7 +205,7 @@ def read_json(cls: type, path: pathlib.Path) -> Any:
     One from before there were hashes in it is read with a warning.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(limited(path, foreign.LISTING).read_text())
         digest = values.pop(DIGEST, None)
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}; write the store again") from None

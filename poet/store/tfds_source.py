@@ -14,7 +14,7 @@ import numpy as np
 
 from poet import media
 from poet.spec import ClipSpec, IngestSpec, UserError
-from poet.store import remote, texts
+from poet.store import framing, remote, texts
 from poet.store.cutting import crop_place, cut
 from poet.store.folders import check_split, digest
 from poet.store.raw import Part, RawClip, Skipped, fit_samples, frames_of, ingest_of, is_told, too_short
@@ -190,6 +190,7 @@ def tfds_examples(path: str, split: str, features: Sequence[str], start: int, st
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    _check_lengths(path, split, start, stop)
     # One file after another, without a cache: the items keep the order of the files.
     dataset = _tfds_builder(path).as_dataset(
         split=tfds.core.ReadInstruction(split, from_=start, to=stop, unit="abs"),
@@ -206,6 +207,19 @@ def tfds_examples(path: str, split: str, features: Sequence[str], start: int, st
         # TensorFlow wraps its reason into the names of graph nodes.
         reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
         raise UserError(f"{path} is damaged at {split} clip {index}: {reason} Make the data set again") from None
+
+
+def _check_lengths(path: str, split: str, start: int, stop: int) -> None:
+    """Of the files of this machine in which the examples start..stop-1 lie."""
+    first = 0
+    for file in _tfds_builder(path).info.splits[split].file_instructions:
+        last = first + file.examples_in_shard
+        if first < stop and start < last and os.path.isfile(file.filename):
+            try:
+                framing.check_lengths(file.filename)
+            except ValueError as error:
+                raise UserError(f"{path} is damaged in {split}: {error} Make the data set again") from None
+        first = last
 
 
 @functools.lru_cache(maxsize=8)

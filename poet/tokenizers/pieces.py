@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from poet.runs import assets, manifest
-from poet.spec import UserError
+from poet.spec import UserError, limited
 from poet.tokenizers import text as text_lib
 
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -110,7 +110,7 @@ def load_pieces(path: str | Path) -> Pieces:
     if (file.parent / manifest.NAME).is_file():
         manifest.check_listed(file.parent)
     try:
-        content = file.read_bytes()
+        content = limited(file).read_bytes()
         if not content:
             raise OSError("it is empty")
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)

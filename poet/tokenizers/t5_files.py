@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import safetensors
 
-from poet.spec import UserError
+from poet.spec import UserError, limited
 
 CONFIG = "config.json"
 VOCABULARY = "spiece.model"
@@ -127,7 +127,7 @@ class SafeTensors:
             return {WEIGHTS}
         index = self.folder / INDEX
         try:
-            weight_map = json.loads(index.read_text())["weight_map"]
+            weight_map = json.loads(limited(index).read_text())["weight_map"]
             return {weight_map[name] for name in weight_map if is_encoder(name)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read {index}: {error!r}; it needs a JSON object with a weight_map") from error

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 
-from poet.spec import UserError
+from poet.spec import UserError, limited
 from poet.tokenizers.t5_files import CONFIG, PIECES, Tensors
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _configured(tensors: Tensors) -> T5Shape:
     """`transformers.T5Config`; MT5 and UMT5 have the same fields."""
     file = tensors.folder / CONFIG
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(limited(file).read_text())
         for field in ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads", "d_kv"):
             if type(config[field]) is not int or config[field] < 1:
                 raise ValueError(f"{field} = {config[field]!r} is no positive integer")

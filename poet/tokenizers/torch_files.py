@@ -9,12 +9,15 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from poet.runs.arrays import check_archive
 
 # Little-endian dtypes of torch's storages.
 DTYPES = {
@@ -42,6 +45,11 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its own copy; dims of stride 0, and storages that tensors share, make any number of it."""
+        return math.prod(self.shape) * np.dtype(self.storage.dtype).itemsize
+
     def array(self, values: np.ndarray) -> np.ndarray:
         """Its own copy of the elements; ValueError where they lie outside its storage."""
         if len(self.shape) != len(self.strides) or min((self.start, *self.shape, *self.strides), default=0) < 0:
@@ -60,6 +68,8 @@ def read(data: bytes) -> dict[str, np.ndarray]:
       pickle.UnpicklingError: it holds anything but tensors.  Damaged files raise errors of any kind.
     """
     tensors, values = _read_zip(data) if data[:2] == b"PK" else _read_stream(data)
+    if (size := sum(tensor.size_bytes for tensor in tensors.values())) > len(data):
+        raise ValueError(f"tensors of {size} bytes in a file of {len(data)}")
     return {name: tensor.array(values(tensor.storage)) for name, tensor in tensors.items()}
 
 
@@ -69,9 +79,10 @@ _Values = Callable[[_Storage], np.ndarray]
 def _read_zip(data: bytes) -> tuple[dict[str, _Tensor], _Values]:
     """An archive with one pickle, and a file of values for each storage beside it."""
     archive = zipfile.ZipFile(io.BytesIO(data))
+    check_archive(archive, "the archive", len(data))  # Torch compresses nothing.
     (name,) = [n for n in archive.namelist() if PurePosixPath(n).name == _TENSORS_FILE]
     folder = PurePosixPath(name).parent / "data"
-    tensors = _Unpickler(io.BytesIO(archive.read(name))).load()
+    tensors = _load(io.BytesIO(archive.read(name)))
     return tensors, lambda storage: np.frombuffer(archive.read(str(folder / storage.key)), storage.dtype)
 
 
@@ -79,13 +90,23 @@ def _read_stream(data: bytes) -> tuple[dict[str, _Tensor], _Values]:
     """Five pickles (a magic number, a version, the writer's type sizes, the tensors, the keys of their storages),
     then for each key an int64 count and its values."""
     stream = io.BytesIO(data)
-    *_, tensors, keys = (_Unpickler(stream).load() for _ in range(5))
+    *_, tensors, keys = (_load(stream) for _ in range(5))
     dtypes = {tensor.storage.key: np.dtype(tensor.storage.dtype) for tensor in tensors.values()}
     values = {}
     for key in keys:
         count = int(np.frombuffer(stream.read(8), "<i8")[0])
         values[key] = np.frombuffer(stream.read(dtypes[key].itemsize * count), dtypes[key], count)
     return tensors, lambda storage: values[storage.key]
+
+
+def _load(stream: io.BytesIO) -> Any:
+    """The object of the pickle that begins here.  Its memo would have as many places as the greatest number in it."""
+    start = stream.tell()
+    for code, argument, _ in pickletools.genops(stream):
+        if code.name in ("PUT", "LONG_BINPUT") and argument > stream.tell():
+            raise pickle.UnpicklingError(f"it counts {argument} objects, which no file of weights has")
+    stream.seek(start)
+    return _Unpickler(stream).load()
 
 
 class _Unpickler(pickle.Unpickler):

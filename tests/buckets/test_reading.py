@@ -205,6 +205,20 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_listed_again(
     assert mirror.local(url).joinpath("a").read_bytes() == b"newer"
 
 
+def test_what_is_read_into_memory_has_a_limit(server: bucket_servers.Server) -> None:
+    place = Place(f"gs://{bucket_servers.BUCKET}/large")
+    place.write("lease.json", b"12345678")
+    assert place.read("lease.json", 8) == b"12345678"
+    with pytest.raises(UserError, match="large/lease.json has .* larger than"):
+        place.read("lease.json", 7)
+
+
+def test_an_object_that_is_stored_compressed_is_refused() -> None:
+    """Requests would inflate it, beyond its size and past its checksum."""
+    with pytest.raises(UserError, match="b/x.json is stored with the content encoding gzip: upload it as it is"):
+        files._entry({"name": "b/x.json", "size": 10, "contentEncoding": "gzip"})
+
+
 def test_a_disk_without_space_is_named_before_anything_is_fetched(
     server: bucket_servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

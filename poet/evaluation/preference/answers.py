@@ -18,7 +18,7 @@ from typing import Any
 
 from poet.evaluation.preference.questions import ANSWERS
 from poet.evaluation.preference.study import Study
-from poet.spec import UserError
+from poet.spec import UserError, limited
 
 FILE = "answers.jsonl"
 # The longest line that is read.
@@ -67,7 +67,7 @@ def read(study: Study, files: Iterable[Path]) -> Book:
     book = Book()
     for file in files:
         try:
-            lines = file.read_bytes().split(b"\n")
+            lines = limited(file).read_bytes().split(b"\n")
         except OSError as error:
             raise UserError(f"answers cannot be read from {file}: {error.strerror}") from None
         for number, line in enumerate(lines, 1):

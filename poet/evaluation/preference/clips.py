@@ -13,7 +13,7 @@ from poet import media
 from poet.media.film import open_film
 from poet.media.suffixes import ANIMATION_SUFFIXES
 from poet.sampling import record as generation
-from poet.spec import ClipSpec, UserError
+from poet.spec import ClipSpec, UserError, limited
 from poet.store import captions
 
 SUFFIXES = media.VIDEO_SUFFIXES + ANIMATION_SUFFIXES
@@ -94,7 +94,7 @@ def _prompts(folder: Path) -> dict[str, str]:
     file = folder / captions.CAPTIONS_FILE
     if file.is_file():
         size = lambda name: path.stat().st_size if (path := folder / name).is_file() else -1
-        found |= {line.file: line.caption for line in captions.parse(str(file), file.read_bytes(), size)}
+        found |= {line.file: line.caption for line in captions.parse(str(file), limited(file).read_bytes(), size)}
     return {Path(file).with_suffix("").as_posix(): text for file, text in found.items() if text}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poet.runs import lines
-from poet.spec import UserError
+from poet.spec import UserError, limited
 
 Json = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(limited(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 

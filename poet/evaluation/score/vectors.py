@@ -14,6 +14,7 @@ import numpy as np
 from poet.evaluation.features import Features
 from poet.evaluation.score.sides import Item, content_hash
 from poet.media import replacing
+from poet.runs import arrays
 
 # A network's folder: its name, its weights, and what else its vectors depend on.
 _UNSAFE = re.compile(r"[^a-z0-9_]+")
@@ -70,7 +71,7 @@ def _read(network: Features, item: Item) -> Any:
 def _stored(path: Path, width: int) -> np.ndarray | None:
     """None of a file that is not there, or is not whole."""
     try:
-        found = np.load(path, allow_pickle=False)
+        found = arrays.read_npy(path)
     except (OSError, ValueError, EOFError):
         return None
     return found if found.ndim == 2 and found.shape[1] == width and found.dtype == np.float32 else None

@@ -20,7 +20,7 @@ from poet.evaluation.suites.cases import Real, Suite
 from poet.evaluation.suites.tasks import FRAMES, REGION, SOUND, TASKS, TEXT, VIDEO, SuiteTask
 from poet.media.suffixes import ANIMATION_SUFFIXES
 from poet.sampling.base import TaskSampler
-from poet.spec import ClipSpec, ConditioningSpec, SampleSpec, UserError
+from poet.spec import ClipSpec, ConditioningSpec, SampleSpec, UserError, limited
 from poet.store.captions import CAPTIONS_FILE
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def read_texts(file: Path) -> dict[str, str]:
       UserError: a line is not as it should be.
     """
     found = {}
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = limited(file).read_text(encoding="utf-8").splitlines() if file.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)

@@ -90,24 +90,32 @@ def expect_whole(outcome: Outcome, world: World, there: Cloud, ended: Ended, com
 
 
 def killed(command: str, world: World, rng: random.Random, times: int) -> Outcome:
-    """In the middle of an upload, which the bucket holds up; the next start is on a machine with an empty disk."""
-    outcome = Outcome()
-    with cloud(world, f"uploading {command}", command) as there:
-        while outcome.times < times:
-            most, seen = rng.randint(1, MOST_UPLOADS[command]), [there.uploads()]
-            there.server.faults([{"path": UPLOAD, "answer": "hang", "skip": most - 1, "times": 10**6}])
-            process = there.start()
-            wait(lambda: seen.append(there.uploads()) or sum(seen[1:]) >= most, process)
-            finished = process.poll() is not None
-            ended = kill(process)
-            outcome.times += not finished
-            if finished:
-                expect_whole(outcome, world, there, ended, command)
-                return outcome
-            there.lose()
-        there.server.faults([])
-        expect_whole(outcome, world, there, there.run(), command)
+    """In the middle of an upload, which the bucket holds up; the next start is on a machine with an empty disk.  A run
+    that ended is whole, and another one begins."""
+    outcome, runs = Outcome(), 0
+    while outcome.times < times and not outcome.lost:
+        with cloud(world, f"uploading {command} {runs}", command) as there:
+            expect_whole(outcome, world, there, _killed_until(there, command, rng, outcome, times), command)
+        runs += 1
     return outcome
+
+
+def _killed_until(there: Cloud, command: str, rng: random.Random, outcome: Outcome, times: int) -> Ended:
+    """The end of a run that is killed while the bucket holds an upload up, until it ends before, or there were so many
+    kills."""
+    while outcome.times < times:
+        most, seen = rng.randint(1, MOST_UPLOADS[command]), [there.uploads()]
+        there.server.faults([{"path": UPLOAD, "answer": "hang", "skip": most - 1, "times": 10**6}])
+        process = there.start()
+        wait(lambda: seen.append(there.uploads()) or sum(seen[1:]) >= most, process)
+        finished = process.poll() is not None
+        ended = kill(process)
+        there.server.faults([])
+        if finished:
+            return ended
+        outcome.times += 1
+        there.lose()
+    return there.run()
 
 
 def failing(world: World, rng: random.Random, times: int) -> Outcome:
