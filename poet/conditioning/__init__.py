@@ -25,7 +25,7 @@ from poet.streams.base import HIDDEN, Grid, reach
 class Choice:
     """What the caller chooses of a condition; empty fields are sampled, as in training.
 
-    region: of `regions_of`.  frames: number of conditioning frames, of `frames_of`.
+    region: of `regions_of`.  frames: number of conditioning frames, of `Derived.frames`.
     mask: bool (T, H, W), the caller's own region.
     """
 
@@ -84,15 +84,6 @@ def regions_of(name: str, spec: ConditioningSpec) -> tuple[str, ...]:
     """The regions that a condition may keep or hide; () if it has none."""
     condition = streams.derived().get(name)
     return condition.regions(spec) if condition else ()
-
-
-def frames_of(name: str, spec: ConditioningSpec, frames: int, factor: int) -> tuple[int, ...]:
-    """The possible numbers of conditioning frames, of clips of `frames`; () where all frames are used.
-
-    They count frames at the start for "prediction", at each end for "interpolation".
-    """
-    condition = streams.derived().get(name)
-    return condition.frames(spec, frames, factor) if condition else ()
 
 
 def hole_of(condition: streams.Derived, chosen: Choice, grid: Grid) -> np.ndarray:

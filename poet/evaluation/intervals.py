@@ -19,8 +19,13 @@ NORMAL = 1.959964
 SEED = 0
 
 
+def times(groups: int, resamples: int, seed: int = SEED) -> np.ndarray:
+    """int64 [R, G]: how often each group is in each bootstrap resample."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
+
+
 def ratio_interval(
-    sums_N: np.ndarray, counts_N: np.ndarray, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
+    sums_N: np.ndarray, counts_N: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
     """Percentile interval of sum over count when clips are resampled with replacement.
 
@@ -33,19 +38,14 @@ def ratio_interval(
     if clips < 2:
         return None
     sums_N, counts_N = sums_N[counted], counts_N[counted]
-    times_RxN = np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), resamples)
-    ratios_R = (times_RxN @ sums_N) / (times_RxN @ counts_N)
-    return bounds(ratios_R, level)
+    times_RxN = times(clips, resamples, seed)
+    return bounds((times_RxN @ sums_N) / (times_RxN @ counts_N))
 
 
 def difference_interval(
     one: tuple[np.ndarray, np.ndarray],
     other: tuple[np.ndarray, np.ndarray],
     finish: Callable[[float], float] | None = None,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> tuple[float, float] | None:
     """Percentile interval of `finish(other) - finish(one)`, each a sum over a count of the same groups.
 
@@ -59,19 +59,14 @@ def difference_interval(
     groups = len(one[0])
     if groups < 2:
         return None
-    times_RxG = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
+    times_RxG = times(groups, RESAMPLES)
     ratios = [(times_RxG @ sums_G) / (times_RxG @ counts_G) for sums_G, counts_G in (one, other)]
     first_R, second_R = ratios if finish is None else (np.array([finish(x) for x in r]) for r in ratios)
-    return bounds(second_R - first_R, level)
+    return bounds(second_R - first_R)
 
 
 def resampled(
-    value: Callable[[np.ndarray], float | None],
-    there_G: np.ndarray,
-    *,
-    level: float = LEVEL,
-    seed: int = SEED,
-    resamples: int = FEW_RESAMPLES,
+    value: Callable[[np.ndarray], float | None], there_G: np.ndarray, *, resamples: int = FEW_RESAMPLES
 ) -> tuple[float, float] | None:
     """Percentile interval of `value(times_G)`, which counts each group so many times (int64).
 
@@ -81,15 +76,14 @@ def resampled(
     there = int(there_G.sum())
     if there < 2:
         return None
-    weights_G = there_G / there
-    times_RxG = np.random.default_rng(seed).multinomial(there, weights_G, resamples)
+    times_RxG = np.random.default_rng(SEED).multinomial(there, there_G / there, resamples)
     found = [x for times_G in times_RxG if (x := value(times_G)) is not None]
-    return bounds(found, level) if found else None
+    return bounds(found) if found else None
 
 
-def bounds(values_R: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of resamples."""
-    low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
+def bounds(values_R: ArrayLike) -> tuple[float, float]:
+    """The percentile interval of resamples that holds `LEVEL` of them."""
+    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

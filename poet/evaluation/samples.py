@@ -64,9 +64,7 @@ class Set:
 
     def times(self, resamples: int, seed: int) -> np.ndarray:
         """int64 [R, M]: how often each vector is in each bootstrap resample of the groups."""
-        chances = np.full(self.groups, 1 / self.groups)
-        times_RxG = np.random.default_rng(seed).multinomial(self.groups, chances, resamples)
-        return times_RxG[:, self.groups_M]
+        return intervals.times(self.groups, resamples, seed)[:, self.groups_M]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,9 +91,9 @@ class Motion:
         return value < STILL if not move.sign else value * move.sign > 0
 
 
-def motion(video_TxHxWx3: np.ndarray, spec: ConditioningSpec | None = None) -> Motion:
-    """The movement of a clip uint8 [T >= 2, H, W, 3], by the flow of `CONDITIONING.flow`."""
-    flow = structure.flow(video_TxHxWx3, spec or ConditioningSpec()) * (64 / video_TxHxWx3.shape[2])
+def motion(video_TxHxWx3: np.ndarray) -> Motion:
+    """The movement of a clip uint8 [T >= 2, H, W, 3], by the flow that structure is made of."""
+    flow = structure.flow(video_TxHxWx3, ConditioningSpec()) * (64 / video_TxHxWx3.shape[2])
     _, height, width, _ = flow.shape
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     mean = np.median(flow, axis=(1, 2))  # [T - 1, 2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -330,8 +330,3 @@ def named(prefix: str, tree: Any) -> Arrays:
 
 def _first_difference(shape: Sequence[int], other: Sequence[int]) -> int:
     return next(axis for axis, (a, b) in enumerate(zip(shape, other)) if a != b)
-
-
-def size_bytes(weights: Mapping[str, Arrays]) -> int:
-    """Bytes of all arrays, each once."""
-    return sum(array.nbytes for array in {name: a for group in weights.values() for name, a in group.items()}.values())

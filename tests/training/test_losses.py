@@ -139,8 +139,9 @@ def test_tokens_add_up_to_the_sums(vocabulary, head):
     model = transformer.build(SPEC.replace(visual_head=head), VOCABULARY, 8)
     values = jax.jit(model.init)(jax.random.key(3))
     batch = make_batch([0, 3, 8], audio=[0, 1, 2])
-    run = functools.partial(losses.stream_sums, model, values, layout=LAYOUT, loss_vocabulary=vocabulary)
-    found = losses.token_scores(model, values, batch, LAYOUT, loss_vocabulary=vocabulary)
+    run = jax.jit(functools.partial(losses.stream_sums, model, values, layout=LAYOUT, loss_vocabulary=vocabulary))
+    score = functools.partial(losses.token_scores, model, values, layout=LAYOUT, loss_vocabulary=vocabulary)
+    found = jax.jit(score)(batch)
     alone = [run({name: x[i : i + 1] for name, x in batch.items()}) for i in range(3)]
     for stream, sums in run(batch).items():
         spans = [s for s, at in zip(found, LAYOUT.loss_spans) if at.segment.stream == stream]

@@ -114,7 +114,7 @@ def test_the_masked_fraction_is_the_one_that_is_asked_for():
     np.testing.assert_array_equal(np.sum(np.asarray(read) == HIDDEN, axis=1), [1, 7, 32, 64])
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_the_loss_is_of_masked_codes_and_smooths_labels(smoothing):
     """By the definition, over the joint distribution of a code's two factors."""
     model, batch = superres.build_model(Resolved(RUN)), hide()(jax.random.key(2), clips())

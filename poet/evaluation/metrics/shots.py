@@ -22,11 +22,11 @@ def begins(frames_T: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(np.asarray(frames_T, np.int8), prepend=0) == 1)
 
 
-def matched(found: Sequence[int], true: Sequence[int], near: int = NEAR_FRAMES) -> int:
-    """The most pairs of an event found and a true one at most `near` apart, each in one pair; both ascending."""
+def matched(found: Sequence[int], true: Sequence[int]) -> int:
+    """The most pairs of an event found and a true one within `NEAR_FRAMES`, each in one pair; both ascending."""
     pairs = i = k = 0
     while i < len(found) and k < len(true):
-        if abs(found[i] - true[k]) <= near:
+        if abs(found[i] - true[k]) <= NEAR_FRAMES:
             pairs, i, k = pairs + 1, i + 1, k + 1
         elif found[i] < true[k]:
             i += 1

@@ -21,8 +21,6 @@ from poet.evaluation.preference.study import Study
 from poet.spec import UserError, limited
 
 FILE = "answers.jsonl"
-# The longest line that is read.
-MOST_BYTES = 4096
 # (rater, number of a trial, name of a question) -> a side or a tie.
 Answers = dict[tuple[int, str, str], str]
 

@@ -63,8 +63,7 @@ def resample(votes: Sequence[Vote], resamples: int, seed: int) -> np.ndarray:
     return weights_RxV
 
 
-def bootstrap(
-    votes: Sequence[Vote], systems: int, resamples: int = intervals.FEW_RESAMPLES, seed: int = intervals.SEED
-) -> np.ndarray:
+def bootstrap(votes: Sequence[Vote], systems: int) -> np.ndarray:
     """float64 [R, S]: the strengths of resamples."""
-    return np.stack([fit(wins(votes, systems, weights_V)) for weights_V in resample(votes, resamples, seed)])
+    weights_RxV = resample(votes, intervals.FEW_RESAMPLES, intervals.SEED)
+    return np.stack([fit(wins(votes, systems, weights_V)) for weights_V in weights_RxV])

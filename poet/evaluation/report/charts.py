@@ -150,11 +150,11 @@ def _bar_ticks(frame: _Frame, low: float, high: float, height: float) -> list[st
     return parts
 
 
-def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most `most` points: means of equal runs, so that no spike is shown as typical."""
-    if len(points) <= most:
+def thin(points: Sequence[Point]) -> list[Point]:
+    """At most `MAX_POINTS` points: means of equal runs, so that no spike is shown as typical."""
+    if len(points) <= MAX_POINTS:
         return list(points)
-    edges = [len(points) * i // most for i in range(most + 1)]
+    edges = [len(points) * i // MAX_POINTS for i in range(MAX_POINTS + 1)]
     runs = [points[a:b] for a, b in zip(edges, edges[1:])]
     return [(sum(x for x, _ in r) / len(r), sum(y for _, y in r) / len(r)) for r in runs]
 

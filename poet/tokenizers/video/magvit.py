@@ -149,15 +149,13 @@ def _encode(spec: VideoTokenizerSpec, params: Tree, x_BxTxHxWx3: jax.Array, past
     return z.astype(jnp.float32)
 
 
-def decode(spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array) -> jax.Array:
-    """Corner codes -> float32 pixels (B, T, H, W, 3), not clipped to [0, 1]."""
-    return _decode(spec, params, q_BxtxhxwxK, Past())
-
-
 def decode_chunk(
     spec: VideoTokenizerSpec, params: Tree, q_BxtxhxwxK: jax.Array, frames: Frames
 ) -> tuple[jax.Array, Frames]:
-    """`decode` of the next chunk of a clip; `frames` is what the chunk before returned with it."""
+    """Corner codes of the next chunk of a clip -> float32 pixels (B, T, H, W, 3), not clipped to [0, 1].
+
+    `frames` is what the chunk before returned with them.
+    """
     past = Past(frames)
     return _decode(spec, params, q_BxtxhxwxK, past), past.keep()
 
