@@ -6,12 +6,13 @@ Exit codes are those of `poet.runs.exits`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from poet import __version__
@@ -57,7 +58,8 @@ def _wrapped(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        code = args.run(args) or 0
+        with _output(args):
+            code = args.run(args) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -85,6 +87,30 @@ def _run(args: argparse.Namespace) -> int:
         return exits.INTERRUPTED
     except Exception as error:
         return _crash(args, error)
+
+
+@contextlib.contextmanager
+def _output(args: argparse.Namespace) -> Iterator[None]:
+    """A command whose --out is a URL writes to a folder of this machine instead, which is then published."""
+    out = getattr(args, "out", None)
+    if not out or not COMMANDS[args.command].publishes or "://" not in out:
+        yield
+        return
+    from poet.buckets import mirror, outbox
+
+    if getattr(args, "process", None):  # Another one of these sends it.
+        args.out = str(mirror.workdir(out))
+        yield
+        return
+    with outbox.published(out, _first) as folder:
+        args.out = str(folder)
+        yield
+
+
+def _first() -> bool:
+    """Whether this process is the one of several that writes."""
+    joined = sys.modules.get("poet.distributed.processes")
+    return joined is None or joined.first()
 
 
 def _reader_left() -> bool:

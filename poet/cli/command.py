@@ -40,6 +40,7 @@ class Command:
       place: the list of commands is in the order of these.
       quiet: whether the terminal shows warnings of this package alone, not how it gets on.
       wraps: whether another command stands behind `--`; its words are `args.rest`.
+      publishes: whether its --out, if it has one, is a folder, which may lie at gs:// (`poet.buckets.outbox`).
     """
 
     summary: str
@@ -50,6 +51,7 @@ class Command:
     place: int
     quiet: bool = False
     wraps: bool = False
+    publishes: bool = True
 
 
 def number(kind: type, **limits: float) -> Callable[[str], float]:

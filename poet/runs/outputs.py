@@ -119,7 +119,7 @@ def claim(
         describes, or nothing can be written there.
     """
     if files.is_url(path):
-        raise UserError(f"--out={path} is a URL: give a folder; `gcloud storage rsync` copies it to a bucket")
+        raise UserError(f"{path} is a URL: give a folder here; `gcloud storage rsync` copies it to a bucket")
     final = Path(path).expanduser().absolute()
     if final.exists() and not final.is_dir():
         raise UserError(f"--out={path} is a file: give a new or empty folder")
@@ -141,6 +141,8 @@ def claim_file(path: str | os.PathLike[str], *, overwrite: bool = False, flag: s
     Raises:
       UserError: it exists and `overwrite` is not set, or is a folder, or nothing can be written there.
     """
+    if files.is_url(path):
+        raise UserError(f"{flag}={path} is a URL: give a file of this machine")
     final = Path(path).expanduser().absolute()
     if final.is_dir():
         raise UserError(f"{flag}={path} is a folder: give a file to write")

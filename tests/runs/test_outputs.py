@@ -169,6 +169,6 @@ def test_the_checkpoint_that_is_read_is_never_written(
 
 def test_a_url_is_no_folder_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--out=gs://bucket/out is a URL: give a folder"):
+    with pytest.raises(UserError, match="gs://bucket/out is a URL: give a folder here"):
         outputs.claim("gs://bucket/out", outputs.EXPORT)
     assert not list(tmp_path.iterdir())

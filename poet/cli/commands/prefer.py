@@ -175,4 +175,5 @@ COMMAND = command.Command(
     example="make ours theirs --out=study",
     place=88,
     quiet=True,
+    publishes=False,
 )
