@@ -108,9 +108,9 @@ class Pass:
     def _steps(self) -> Iterator[Mapping[Any, Batch]]:
         # The reference first: its texts and pairs are known when the submission is read.
         for side, clips in ((REFERENCE, self.reference), (SUBMISSION, self.submission)):
-            for item in clips:
-                if not item.place % LOGGED_EVERY:
-                    _LOG.info("%s: clip %d of %d", side, item.place, len(clips))
+            for number, item in enumerate(clips):
+                if not number % LOGGED_EVERY:
+                    _LOG.info("%s: clip %d of %d", side, number, len(clips))
                 yield self._step(side, item)
 
     def _step(self, side: str, item: Item) -> dict[Any, Batch]:
