@@ -40,6 +40,8 @@ FINE = PATCHES.replace(
 )
 SPECS = pytest.mark.parametrize("spec", [PATCHES, LEVELS, FINE], ids=["patches", "levels", "fine decoder"])
 
+init, reconstruct = (jax.jit(f, static_argnums=0) for f in (magvit.init, magvit.reconstruct))
+
 
 def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, 1, 8, 16, 3), np.float32)
@@ -50,20 +52,20 @@ def both(request) -> tuple:
     """(spec, its weights, image spec, the weights that were inflated)."""
     spec = request.param
     image = inflation.image_spec(spec)
-    params = jax.tree.map(np.asarray, magvit.init(image, jax.random.key(1)))
+    params = jax.tree.map(np.asarray, init(image, jax.random.key(1)))
     return spec, inflation.inflate(spec, params), image, params
 
 
 def test_inflated_weights_fill_the_declared_shapes(both) -> None:
     spec, inflated, _, _ = both
-    declared = jax.eval_shape(lambda: magvit.init(spec, jax.random.key(0)))
+    declared = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), inflated, declared)
 
 
 def test_a_single_frame_is_coded_as_by_the_image_tokenizer(both) -> None:
     spec, inflated, image, params = both
-    got, z, ids = magvit.reconstruct(spec, inflated, pictures(2))
-    want, image_z, image_ids = magvit.reconstruct(image, params, pictures(2))
+    got, z, ids = reconstruct(spec, inflated, pictures(2))
+    want, image_z, image_ids = reconstruct(image, params, pictures(2))
     np.testing.assert_allclose(z, image_z, atol=1e-5)
     np.testing.assert_array_equal(ids, image_ids)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -72,8 +74,8 @@ def test_a_single_frame_is_coded_as_by_the_image_tokenizer(both) -> None:
 def test_a_still_clip_stays_still(both) -> None:
     spec, inflated, image, params = both
     still = np.repeat(pictures(1), 1 + 2 * spec.factor[0], axis=1)
-    got, _, ids = magvit.reconstruct(spec, inflated, still)
-    want, _, image_ids = magvit.reconstruct(image, params, pictures(1))
+    got, _, ids = reconstruct(spec, inflated, still)
+    want, _, image_ids = reconstruct(image, params, pictures(1))
     np.testing.assert_array_equal(ids, np.repeat(image_ids, 3, axis=1))
     np.testing.assert_allclose(got, np.repeat(want, still.shape[1], axis=1), atol=1e-5)
 
@@ -91,20 +93,20 @@ def test_an_inflated_frame_depends_on_no_other_window(both) -> None:
 
 @SPECS
 def test_the_same_network_is_taken_over_as_it_is(spec) -> None:
-    params = jax.tree.map(np.asarray, magvit.init(spec, jax.random.key(1)))
+    params = jax.tree.map(np.asarray, init(spec, jax.random.key(1)))
     assert inflation.initial_weights(spec, VideoTokenizer.from_params(spec, params)) is params
 
 
 def test_another_network_is_refused_by_name() -> None:
     image = inflation.image_spec(PATCHES).replace(bits=4)
-    source = VideoTokenizer.from_params(image, magvit.init(image, jax.random.key(0)))
+    source = VideoTokenizer.from_params(image, init(image, jax.random.key(0)))
     with pytest.raises(UserError, match=r"its image network in \['bits'\]"):
         inflation.initial_weights(PATCHES, source)
 
 
 def test_training_of_a_finer_decoder_starts_at_the_pictures_of_the_first() -> None:
     """All weights of the trained network are kept, and what is added adds nothing yet; a next run keeps that too."""
-    source = VideoTokenizer.from_params(PATCHES, jax.tree.map(np.asarray, magvit.init(PATCHES, jax.random.key(1))))
+    source = VideoTokenizer.from_params(PATCHES, jax.tree.map(np.asarray, init(PATCHES, jax.random.key(1))))
     nets = adversarial.networks(OptimizerSpec(), magvit.declare(FINE), None, 0.0)
     params = adversarial.init(nets, jax.random.key(2), inflation.encoder_kept(FINE, source))["params"]
     clip = np.random.default_rng(0).random((1, 9, 8, 16, 3), np.float32)
@@ -118,7 +120,7 @@ def test_training_of_a_finer_decoder_starts_at_the_pictures_of_the_first() -> No
 
 
 def test_an_encoder_of_another_network_cannot_be_kept() -> None:
-    params = jax.tree.map(np.asarray, magvit.init(PATCHES, jax.random.key(1)))
+    params = jax.tree.map(np.asarray, init(PATCHES, jax.random.key(1)))
     with pytest.raises(UserError, match="frozen_encoder.*bits"):
         inflation.encoder_kept(FINE.replace(bits=4), VideoTokenizer.from_params(PATCHES, params))
 

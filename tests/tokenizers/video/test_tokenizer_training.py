@@ -112,7 +112,7 @@ def test_a_kept_encoder_keeps_the_codes_of_the_tokenizer_it_came_from(initial: d
     run = experiment(init_from=str(tmp_path / "first"), frozen_encoder=True, round_trip_weight=0.1)
     run = run.replace(video_tokenizer=FINER, optimizer=run.optimizer.replace(weight_decay=0.1))
     made = training.trainable(run)
-    state, video = made.init(jax.random.key(0)), moving_square(8)
+    state, video = jax.jit(made.init)(jax.random.key(0)), moving_square(8)
     before = jax.device_get(state["params"])
     (group,) = made.groups.values()
     step, after = jax.jit(group.step), state
