@@ -40,6 +40,7 @@ from orbax.checkpoint import v1 as ocp
 from poet import spec as specs
 from poet.checkpoints import policy as policies
 from poet.checkpoints import stored_arrays, weights
+from poet.checkpoints.apart import Apart
 from poet.checkpoints.identity import identity, record
 from poet.distributed import processes
 from poet.runs import exits, versions
@@ -136,11 +137,13 @@ def start_save(
     networks: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     spared: Callable[[], Collection[int]] = tuple,
+    apart: Apart | None = None,
 ) -> Saving:
     """Begins to write `run.at(step)`; the checkpoints that `policy` does not keep are deleted after it.
 
     `networks` are the fingerprints of what the run's codes come from, `metrics` what was measured at this
     step, by name in the log; None does not say.  The steps that `spared` names then stay in any case.
+    `apart`: for processes that see no common folder.
 
     Returns as soon as `state` is copied and may be donated.  Every process of a run calls it, and
     waits for a save before it begins the next one.
@@ -158,7 +161,7 @@ def start_save(
         fields["metrics"] = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def finish() -> None:
-        arrays.result()
+        write(temporary)
         if not processes.first():
             return
         _write_iterators(temporary, iterators)
@@ -172,7 +175,8 @@ def start_save(
 
     try:
         processes.from_first(lambda: _prepare(run, temporary))
-        arrays = processes.together(lambda: _start_arrays(temporary / "state", state))
+        begin = functools.partial(apart.start, write=_write_alone) if apart else functools.partial(_start, temporary)
+        write = processes.together(lambda: begin(state))
     except Exception as error:
         if processes.first():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -183,6 +187,12 @@ def start_save(
 def save(run: Run, **options: Any) -> Path:
     """`start_save` and the wait for it; returns the new folder."""
     return start_save(run, **options).wait()
+
+
+def _start(temporary: Path, state: Mapping[str, Any]) -> Callable[[Path], None]:
+    """Copies the arrays to host memory; what is returned waits for the files."""
+    response = _start_arrays(temporary / "state", state)
+    return lambda _: response.result()
 
 
 def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
@@ -200,6 +210,25 @@ def _start_arrays(path: Path, state: Mapping[str, Any]) -> Any:
     context.asynchronous.timeout_secs = _STRAGGLER_S
     with context:
         return ocp.save_checkpointables_async(path, {k: {"value": v} for k, v in state.items()})
+
+
+def _write_alone(path: Path, state: Mapping[str, Any]) -> None:
+    """Arrays of the host, written by this process without the others.
+
+    By Orbax's earlier interface: the later one asks all processes whether they write to the same path.
+    """
+    from orbax import checkpoint as v0
+
+    here = v0.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
+    items = {
+        key: v0.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False, multiprocessing_options=here)
+        for key in state
+    }
+    options = v0.CompositeOptions(multiprocessing_options=here)
+    handler = v0.CompositeCheckpointHandler(**items, composite_options=options)
+    wanted = {key: v0.args.PyTreeSave({"value": value}) for key, value in state.items()}
+    with v0.Checkpointer(handler, multiprocessing_options=here) as writer:
+        writer.save(path, v0.args.Composite(**wanted))
 
 
 def _save_error(run: Run, final: Path, error: Exception) -> SaveError:
@@ -262,7 +291,7 @@ def _delete(path: Path) -> None:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def restore(run: Run, abstract_state: Mapping[str, Any]) -> Restored | None:
+def restore(run: Run, abstract_state: Mapping[str, Any], apart: Apart | None = None) -> Restored | None:
     """The newest usable checkpoint of a run, or None if it has none.
 
     A damaged checkpoint is set aside as `<step>.corrupt` with a warning; the one before it is used.
@@ -271,13 +300,16 @@ def restore(run: Run, abstract_state: Mapping[str, Any]) -> Restored | None:
     Args:
       abstract_state: ShapeDtypeStructs with the shardings of the current mesh, which may differ
         from the mesh that wrote the checkpoint.
+      apart: for processes that see no common folder.
 
     Raises:
       exits.Permanent: all checkpoints are damaged.
       UserError: the newest is of another model.
     """
     step = processes.from_first(lambda: _newest_usable(run, abstract_state))
-    return None if step is None else _read(run.at(step), abstract_state)
+    if step is not None and apart:
+        apart.bring(step)
+    return None if step is None else _read(run.at(step), abstract_state, alone=apart is not None)
 
 
 def _newest_usable(run: Run, abstract_state: Mapping[str, Any]) -> int | None:
@@ -299,22 +331,23 @@ def _newest_usable(run: Run, abstract_state: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _read(checkpoint: Checkpoint, abstract_state: Mapping[str, Any]) -> Restored:
+def _read(checkpoint: Checkpoint, abstract_state: Mapping[str, Any], *, alone: bool) -> Restored:
     files = (checkpoint.path / "iterators").glob(f"*{_ITERATOR}")
     return Restored(
         step=checkpoint.step,
-        state=_load(checkpoint.path, abstract_state),
+        state=_load(checkpoint.path, abstract_state, alone=alone),
         iterators={unquote(file.name.removesuffix(_ITERATOR)): limited(file).read_bytes() for file in files},
         clock=json.loads(limited(checkpoint.path / "clock.json").read_text()),
         experiment=checkpoint.spec,
     )
 
 
-def _load(path: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
-    """All processes call it, unless the arrays lie on devices of this one alone."""
+def _load(path: Path, abstract: Mapping[str, Any], *, alone: bool = False) -> dict[str, Any]:
+    """All processes call it, unless the arrays lie on devices of this one alone; `alone`: each reads its own folder."""
     here, leaves = jax.process_index(), jax.tree.leaves(dict(abstract))
     context = ocp.Context()
-    if jax.process_count() > 1 and all(x.sharding.is_fully_addressable for x in leaves):
+    alone = alone or all(x.sharding.is_fully_addressable for x in leaves)
+    if jax.process_count() > 1 and alone:
         context.multiprocessing.primary_host = here
         context.multiprocessing.active_processes = {here}
     with context:

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from poet import spec as specs
+from poet.checkpoints import shards
 from poet.checkpoints.checkpoint import Restored
 from poet.checkpoints.identity import identity, record
 from poet.distributed import processes
@@ -76,7 +77,7 @@ class Snapshots:
         if self._thread and self._thread.is_alive():
             _LOG.info("no snapshot of step %d: the one before is still being written", step)
             return
-        arrays = _shards(state)
+        arrays = shards.held(state)
         fields = {
             "step": step,
             "experiment": specs.to_dict(self._experiment),
@@ -199,9 +200,9 @@ class _File:
 
     def holds(self, abstract: Mapping[str, Any]) -> bool:
         """Whether every shard that this process needs is here."""
-        for name, leaf in _leaves(abstract):
+        for name, leaf in shards.leaves(abstract):
             for index in leaf.sharding.addressable_devices_indices_map(leaf.shape).values():
-                found = self.arrays.get(_key(name, index, leaf.shape))
+                found = self.arrays.get(shards.key(name, index, leaf.shape))
                 if found is None or found.dtype != leaf.dtype:
                     return False
         return True
@@ -211,33 +212,9 @@ class _File:
             shard: Callable[[Any], np.ndarray] = lambda index: self._shard(name, index, leaf.shape)
             return jax.make_array_from_callback(leaf.shape, leaf.sharding, shard)
 
-        leaves = [array(name, leaf) for name, leaf in _leaves(abstract)]
+        leaves = [array(name, leaf) for name, leaf in shards.leaves(abstract)]
         return jax.tree.unflatten(jax.tree.structure(dict(abstract)), leaves)
 
     def _shard(self, name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
         sizes = [len(range(*part.indices(size))) for part, size in zip(index, shape)]
-        return self.arrays[_key(name, index, shape)].reshape(sizes)
-
-
-def _leaves(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found = jax.tree_util.tree_leaves_with_path(dict(tree))
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in found]
-
-
-def _key(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
-    """The name of a shard: that of its leaf, and where it begins and ends in each dim."""
-    ends = (part.indices(size)[:2] for part, size in zip(index, shape))
-    return f"{name}|{','.join(f'{first}:{last}' for first, last in ends)}"
-
-
-def _shards(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copies of the distinct shards on this process's devices, in host memory, as they are needed again."""
-    found = {
-        _key(name, shard.index, leaf.shape): shard.data
-        for name, leaf in _leaves(state)
-        for shard in leaf.addressable_shards
-    }
-    for data in found.values():
-        data.copy_to_host_async()
-    # At least one dim, so that bytes can be looked at; a copy, as the host may be the device.
-    return {key: np.array(data, copy=True).reshape(-1) for key, data in found.items()}
+        return self.arrays[shards.key(name, index, shape)].reshape(sizes)

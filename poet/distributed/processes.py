@@ -339,6 +339,30 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
+def everywhere(true: bool) -> bool:
+    """Whether something is true on every process; all of them ask."""
+    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.array(true)).all())
+
+
+def tell(name: str, value: str) -> None:
+    """Says something to who hears that name, once, from any thread."""
+    _client().key_value_set(name, value)
+
+
+def hear(name: str, wait_s: float = 300.0) -> str:
+    """What another process told, or tells within `wait_s` seconds; Failure if nothing."""
+    try:
+        return _client().blocking_key_value_get(name, round(wait_s * 1000))
+    except Exception as error:  # JAX's own types.
+        raise Failure(f"no process told {name} within {wait_s:g} s: {str(error).splitlines()[0][:200]}") from None
+
+
+def _client() -> Any:
+    from jax._src import distributed  # JAX has no public way between two processes without their devices.
+
+    return distributed.global_state.client
+
+
 def newest_of_all(steps: Iterable[int]) -> int | None:
     """The greatest number that every process names, of the two greatest of each; None is none.  All of them ask."""
     own = (sorted(steps, reverse=True) + [-1, -1])[:2]

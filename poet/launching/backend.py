@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poet.buckets import mirror
-from poet.launching import hardware
 from poet.launching.job import Job
 from poet.launching.plan import Plan
 from poet.runs import assets
@@ -77,7 +75,7 @@ def check_container(launch: Launch) -> None:
 
 
 def check_remote_workdir(launch: Launch) -> None:
-    """Raises UserError for a work dir that dies with the machine, or that its machines cannot share."""
+    """Raises UserError for a work dir that dies with the machine."""
     job = launch.job
     if "://" not in job.workdir:
         if job.workdir and not Path(job.workdir).is_absolute():
@@ -86,12 +84,6 @@ def check_remote_workdir(launch: Launch) -> None:
     if not job.workdir.startswith("gs://"):
         raise UserError(
             f"workdir: {job.workdir} is no folder, and of buckets those at gs:// alone are written: mount it"
-        )
-    machines = hardware.hosts(job.target) if job.target else 1
-    if machines > 1 and mirror.CACHE not in job.environment:
-        raise UserError(
-            f"workdir: the {machines} machines gather a checkpoint in a folder before it goes to {job.workdir}: mount "
-            f"one that all of them see, and name it in environment as {mirror.CACHE}; or mount the bucket itself"
         )
 
 

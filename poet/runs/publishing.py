@@ -29,7 +29,7 @@ from poet.buckets.upload import publish, withdraw
 from poet.runs import exits, lease, manifest, retries
 from poet.runs.run import CHECKPOINTS, IDENTITY, SPEC, Run, steps_among
 from poet.runs.timeline import FILE as TIMELINE
-from poet.spec import Failure, UserError
+from poet.spec import Failure
 
 _LOG = logging.getLogger(__name__)
 # Metrics of each checkpoint by step -> the steps that stay (`poet.checkpoints.policy.kept`).
@@ -111,13 +111,9 @@ def hold(run: Run) -> Iterator[Publisher]:
             publisher.end()
 
 
-def check_seen(run: Run, copy: str) -> None:
-    """Raises UserError on a process that does not see the copy with this name, which all of them write to."""
-    if copy and Copy.of(run.folder.parent, make=False).name != copy:
-        raise UserError(
-            f"--workdir={run.url}: this process does not see {run.folder} of process 0, where checkpoints are "
-            f"gathered: set {mirror.CACHE} to a folder that all processes see"
-        )
+def sees(run: Run, copy: str) -> bool:
+    """Whether this process sees the folder of process 0, which publishes the copy with this name ('': none)."""
+    return not copy or Copy.of(run.folder.parent, make=False).name == copy
 
 
 # --------------------------------------------------------------------------------------------- fetching

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from poet import spec as specs
 from poet.checkpoints import checkpoint, weights
+from poet.checkpoints.apart import Apart
 from poet.checkpoints.snapshots import Snapshots
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
@@ -98,9 +99,10 @@ def train(
     """
     with contextlib.ExitStack() as leases, jax.set_mesh(mesh), StopSignals() as stop:
         processes.from_first(run.check_place)
-        publisher = _hold(run, leases)
+        publisher, apart = _hold(run, leases)
+        run = apart.run if apart else run
         training = _Training(
-            *(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose), publisher
+            *(trainable, batches, schedule, run, mesh, experiment, tuple(hooks), made_with, purpose), publisher, apart
         )
         leases.enter_context(training.timeline)
         processes.from_first(training.check_earlier)
@@ -124,8 +126,11 @@ def train(
                 reporter.close()
 
 
-def _hold(run: Run, leases: contextlib.ExitStack) -> publishing.Publisher:
-    """Takes the work dir, on process 0; what publishes there is that of this process."""
+def _hold(run: Run, leases: contextlib.ExitStack) -> tuple[publishing.Publisher, Apart | None]:
+    """Takes the work dir, on process 0; what publishes there is that of this process.
+
+    The second is for processes that do not all see the folder of process 0, which its bucket stands behind.
+    """
     held = [publishing.Publisher()]
 
     def take() -> str:
@@ -133,8 +138,10 @@ def _hold(run: Run, leases: contextlib.ExitStack) -> publishing.Publisher:
         return held[-1].copy
 
     copy = processes.from_first(take)
-    processes.together(lambda: publishing.check_seen(run, copy))
-    return held[-1]
+    if processes.everywhere(publishing.sees(run, copy)):
+        return held[-1], None
+    _LOG.info("not all processes see %s: each has a folder of its own, and %s is between them", run.folder, run.url)
+    return held[-1], Apart(run, held[-1])
 
 
 def _check_code(theirs: Mapping[str, str], what: str) -> None:
@@ -163,6 +170,7 @@ class _Training:
     made_with: networks.Networks | None = None
     purpose: str = "resume"
     publisher: publishing.Publisher = dataclasses.field(default_factory=publishing.Publisher)
+    apart: Apart | None = None
     share: processes.Share = dataclasses.field(init=False)
     saver: Saver = dataclasses.field(init=False)
     start: int = 0
@@ -184,7 +192,9 @@ class _Training:
 
     def __post_init__(self) -> None:
         self.share = processes.batch_share(self.mesh)
-        self.saver = Saver(self.run, self.experiment, self.mesh, self.made_with, publisher=self.publisher)
+        self.saver = Saver(
+            self.run, self.experiment, self.mesh, self.made_with, publisher=self.publisher, apart=self.apart
+        )
         self.timeline = timelines.Timeline(self.run.timeline if processes.first() else None)
         if missing := set(self.trainable.groups) - set(self.batches):
             raise UserError(f"no batches for the groups {sorted(missing)}")
@@ -246,7 +256,7 @@ class _Training:
     def restore_or_init(self, abstract: State) -> tuple[State, reporting.Reporter]:
         begin, rewound = time.perf_counter(), self.skip_to > 0
         local = None if rewound else self.snapshots.restore(abstract)
-        found = local or checkpoint.restore(self.run, abstract)
+        found = local or checkpoint.restore(self.run, abstract, self.apart)
         if found is None:
             self.start = 0
             init = functools.partial(compiled.init, self.trainable)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from poet.checkpoints import checkpoint
 from poet.checkpoints import policy as policies
+from poet.checkpoints.apart import Apart
 from poet.distributed import processes
 from poet.runs.publishing import Publisher
 from poet.runs.run import Run
@@ -37,9 +38,11 @@ class Saver:
         made_with: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
         publisher: Publisher | None = None,
+        apart: Apart | None = None,
     ):
         self._publisher = publisher or Publisher()
         self._run, self._experiment, self._mesh = run, experiment, mesh
+        self._apart = apart
         self._made_with, self._policy, self._now = made_with, experiment.checkpoint, now
         self._under_way: checkpoint.Saving | None = None
         self._over = self._late = processes.Vote(mesh)
@@ -85,6 +88,7 @@ class Saver:
             networks=self._made_with,
             metrics=metrics,
             spared=self._publisher.pending,
+            apart=self._apart,
         )
         self._over = processes.Vote(self._mesh)
 

@@ -256,9 +256,9 @@ def test_a_place_of_other_things_is_refused(url: str, server: bucket_servers.Ser
             Run.to_train(place.url).check_place()
 
 
-def test_all_processes_must_see_the_copy(url: str, machine: Callable[[str], None]) -> None:
+def test_a_process_knows_whether_it_sees_the_copy(url: str, machine: Callable[[str], None], tmp_path: Path) -> None:
     with publishing.hold(Run.to_train(url)) as publisher:
-        publishing.check_seen(Run.to_train(url), publisher.copy)
+        assert publishing.sees(Run.to_train(url), publisher.copy)
         machine("second")
-        with pytest.raises(UserError, match=f"does not see .* set {mirror.CACHE} to a folder that all processes see"):
-            publishing.check_seen(Run.to_train(url), publisher.copy)
+        assert not publishing.sees(Run.to_train(url), publisher.copy)
+    assert publishing.sees(Run.to_train(tmp_path / "a folder"), "")
