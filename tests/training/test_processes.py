@@ -18,7 +18,7 @@ from poet.distributed import processes
 from poet.runs import exits, goodput, timeline
 from poet.runs.lines import read
 from poet.runs.run import Run
-from poet.spec import UserError
+from poet.spec import Failure, UserError
 from poet.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -168,7 +168,7 @@ START = """
 import sys
 from poet import cli
 from poet.distributed import processes
-from poet.spec import UserError
+from poet.spec import Failure, UserError
 try:
     processes.start(sys.argv[1], 2, int(sys.argv[2]), wait_s=float(sys.argv[3]))
 except UserError as error:
@@ -183,6 +183,17 @@ def test_a_coordinator_that_does_not_answer_is_named_with_the_time_waited() -> N
     assert codes == [cli.EXIT_USER], text
     assert "refused: process 1 of 2 found no run at --coordinator=127.0.0.1:" in text
     assert "within 2 s" in text and time.monotonic() - begin < 60
+
+
+def test_all_end_with_the_exit_code_of_who_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 3)
+    gathered = lambda code: np.array([code, exits.USER, exits.FINISHED])
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gathered)
+    with pytest.raises(Failure, match="process 1 failed; see its own messages") as told:
+        processes.together(lambda: "fine here")
+    assert exits.of(told.value) == exits.USER
+    with pytest.raises(KeyError):
+        processes.together(lambda: {}["own"])
 
 
 def test_processes_with_different_numbers_of_devices_are_refused() -> None:
