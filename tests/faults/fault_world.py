@@ -108,10 +108,12 @@ class World:
         devices: int = 1,
         fault: Mapping[str, Any] | None = None,
         variables: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
         """Starts `poet ARGUMENTS` in a process of its own.
 
-        `fault`: what `injected/sitecustomize.py` does to it.  `variables`: further ones of its environment.
+        `fault`: what `injected/sitecustomize.py` does to it.  `variables`: further ones of its environment.  `within`:
+        a command that runs it.
         """
         paths = [str(INJECTED)] if fault else []
         environment = os.environ | {
@@ -122,7 +124,7 @@ class World:
             **(variables or {}),
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "poet.cli", *arguments],
+            [*within, sys.executable, "-m", "poet.cli", *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
