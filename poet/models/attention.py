@@ -100,14 +100,30 @@ def scaled_dot_product(
     `mask` is bool, broadcastable to [B, Q, S].  Weights are normalised after the value product,
     where there are H numbers per query instead of S.
     """
-    scale = q_BxQxKxGxH.shape[-1] ** -0.5
-    scores = jnp.einsum("bqkgh,bskh->bkgqs", q_BxQxKxGxH * scale, k_BxSxKxH, preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, MASKED)
-    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - peak)
+    weights = _weights(q_BxQxKxGxH, k_BxSxKxH, mask, "bskh")
     total_BxQxKxGx1 = jnp.sum(weights, axis=-1).transpose(0, 3, 1, 2)[..., None]
     o_BxQxKxGxH = jnp.einsum(
         "bkgqs,bskh->bqkgh", weights.astype(v_BxSxKxH.dtype), v_BxSxKxH, preferred_element_type=jnp.float32
     )
     return (o_BxQxKxGxH / total_BxQxKxGx1).astype(v_BxSxKxH.dtype)
+
+
+def cached(q_BxQxKxGxH: jax.Array, k_BxKxCxH: jax.Array, v_BxKxCxH: jax.Array, mask_BxQxC: jax.Array) -> jax.Array:
+    """`scaled_dot_product` over keys and values in the order of a cache, [B, Q, K, G, H]."""
+    weights = _weights(q_BxQxKxGxH, k_BxKxCxH, mask_BxQxC, "bksh")
+    # In the order of the product itself: XLA's CPU compiler cannot run one of bfloat16 that it has turned round.
+    o_BxKxGxQxH = jnp.einsum(
+        "bkgqs,bksh->bkgqh", weights.astype(v_BxKxCxH.dtype), v_BxKxCxH, preferred_element_type=jnp.float32
+    )
+    o_BxKxGxQxH = o_BxKxGxQxH / jnp.sum(weights, axis=-1, keepdims=True)
+    return o_BxKxGxQxH.astype(v_BxKxCxH.dtype).transpose(0, 3, 1, 2, 4)
+
+
+def _weights(q_BxQxKxGxH: jax.Array, k: jax.Array, mask: jax.Array | None, keys: str) -> jax.Array:
+    """exp(q k / sqrt(H)) over the largest of a query, float32 [B, K, G, Q, S]; `keys`: the dims of k."""
+    scale = q_BxQxKxGxH.shape[-1] ** -0.5
+    scores = jnp.einsum(f"bqkgh,{keys}->bkgqs", q_BxQxKxGxH * scale, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, MASKED)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    return jnp.exp(scores - peak)

@@ -212,8 +212,13 @@ class Model:
         return jnp.dtype(self.spec.dtype)
 
     @property
+    def unrolled(self) -> bool:
+        """Whether a program has every layer, one after the other, and not one layer in a loop."""
+        return self.spec.layers <= UNROLLED_LAYERS
+
+    @property
     def _unroll(self) -> int:
-        return self.spec.layers if self.spec.layers <= UNROLLED_LAYERS else 1
+        return self.spec.layers if self.unrolled else 1
 
     # ----------------------------------------------------------------------------------- logits
 
@@ -257,11 +262,14 @@ class Model:
         XLA's CPU compiler copies a layer's weights whenever it takes them out of their stack: here
         once, before the loop, instead of at every token.  The blocks then stand in memory twice.
         """
-        if self.spec.layers > UNROLLED_LAYERS or jax.default_backend() != "cpu":
+        if not self.unrolled or jax.default_backend() != "cpu":
             return params
-        blocks, count = params["blocks"], self.spec.layers
-        layers_of = [jax.tree.map(lambda p, i=i: p[i], blocks, is_leaf=is_stored) for i in range(count)]
-        return {**params, "blocks": layers_of}
+        return {**params, "blocks": self._apart(params["blocks"])}
+
+    def _apart(self, blocks: Any) -> list[Tree]:
+        """Each layer's parameters, of all in a stack."""
+        count = range(self.spec.layers)
+        return [jax.tree.map(lambda p, i=i: p[i], blocks, is_leaf=is_stored) for i in count]
 
     def prefill(
         self, params: Params, tokens_BxN: jax.Array, layout: Layout, text: Text | None, cache_length: int
@@ -282,13 +290,13 @@ class Model:
             )
         x_BxNxD, aligned = self._residual(params, tokens_BxN, layout, text, cache_length + 1)
         x_BxNxD, (k, v) = self._forward(params, x_BxNxD, layout, text, keep_keys=True)
-        room = ((0, 0), (0, 0), (0, cache_length - length), (0, 0), (0, 0))
+        keys, values = (cache_lib.filled(new, cache_length, self.unrolled) for new in (k, v))
         mask_BxC = _key_mask(layout, text, cache_length)
         if mask_BxC is None:
             batch = tokens_BxN.shape[0]
             mask_BxC = constrain(jnp.ones((batch, cache_length), bool), "batch", None)
         last_BxD = constrain(sequence.whole(x_BxNxD)[:, length - 1], "batch", None)
-        return Cache(jnp.pad(k, room), jnp.pad(v, room), mask_BxC, aligned), self._final_norm(params, last_BxD)
+        return Cache(keys, values, mask_BxC, aligned), self._final_norm(params, last_BxD)
 
     def decode(
         self, params: Params, cache: Cache, token_B: jax.Array, position: jax.Array | int, layout: Layout, ids: Range
@@ -347,32 +355,36 @@ class Model:
         visible_BxQxC: jax.Array,
         write: Callable[..., tuple[jax.Array, jax.Array]],
     ) -> tuple[Cache, jax.Array]:
-        """All blocks and the final norm; `write(all layers, new, layer)` puts keys or values into the cache."""
+        """All blocks and the final norm; `write(held, new, layer)` puts keys or values into what the cache holds."""
 
         def body(carry, layer):
-            x_BxQxD, k_all, v_all = carry
+            x_BxQxD, k_held, v_held = carry
             index, block_params = layer
 
             def mix(q_whole, k, v):
                 q, k, v = sequence.to_heads(q_whole, k, v)
-                keys, k_layer = write(k_all, k, index)
-                values, v_layer = write(v_all, v, index)
-                o = attention.scaled_dot_product(q, k_layer, v_layer, visible_BxQxC)
+                keys, k_layer = write(k_held, k, index)
+                values, v_layer = write(v_held, v, index)
+                o = attention.cached(q, k_layer, v_layer, visible_BxQxC)
                 return sequence.from_heads(o, q_whole), (keys, values)
 
             weights = restored(block_params, self.dtype)
-            x_BxQxD, written = layers.block(self.declared["blocks"], weights, x_BxQxD, rotary, mix)
-            return (x_BxQxD, *written), None
+            x_BxQxD, held = layers.block(self.declared["blocks"], weights, x_BxQxD, rotary, mix)
+            return (x_BxQxD, *held), None
 
-        # The cache is scan carry, not scan input and output: those would copy it at every token.
-        carry = (x_BxQxD, cache.k, cache.v)
-        if isinstance(params["blocks"], list):
-            for layer in enumerate(params["blocks"]):
-                carry, _ = body(carry, layer)
+        written: list[tuple[jax.Array, ...]] = []
+        if self.unrolled:
+            blocks = params["blocks"]
+            for block, *held in zip(blocks if isinstance(blocks, list) else self._apart(blocks), cache.k, cache.v):
+                (x_BxQxD, *pair), _ = body((x_BxQxD, *held), (None, block))
+                written.append(tuple(pair))
         else:
-            carry, _ = jax.lax.scan(body, carry, (jnp.arange(self.spec.layers), params["blocks"]))
-        x_BxQxD, k, v = carry
-        return cache._replace(k=k, v=v), self._final_norm(params, x_BxQxD)
+            # The cache is scan carry, not scan input and output: those would copy it at every token.
+            begin: Any = (x_BxQxD, *cache.k, *cache.v)
+            (x_BxQxD, *pair), _ = jax.lax.scan(body, begin, (jnp.arange(self.spec.layers), params["blocks"]))
+            written.append(tuple(pair))
+        keys, values = zip(*written)
+        return cache._replace(k=keys, v=values), self._final_norm(params, x_BxQxD)
 
 
 def build(spec: ModelSpec, vocabulary: Vocabulary, text_width: int) -> Model:

@@ -12,6 +12,7 @@ import tiny
 
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import batch_sharding
+from poet.models.transformer import UNROLLED_LAYERS
 from poet.sampling.decode import Decoder, ModelPrograms
 from poet.sampling.engine import sample_tokens
 from poet.sampling.plans import Plan, given_tokens
@@ -273,10 +274,10 @@ def test_knobs_do_not_recompile():
     assert len(plan.chunks) == 3 and decoder.advance._cache_size() == decoder.prefill._cache_size() == 1
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_the_loop_updates_the_cache_in_place(guided):
+@pytest.mark.parametrize("guided, layers", [(False, 24), (True, UNROLLED_LAYERS)])
+def test_the_loop_updates_the_cache_in_place(guided, layers):
     """Temporary memory of decoding a latent frame is below a twentieth of the cache: no second copy exists."""
-    spec = tiny.EXPERIMENT.model.replace(layers=24, width=64, kv_heads=4, head_dim=32)
+    spec = tiny.EXPERIMENT.model.replace(layers=layers, width=64, kv_heads=4, head_dim=32)
     model = dataclasses.replace(tiny.model(), spec=spec)
     plan = Plan(layout=tiny.layout_of("text_to_video"), guided=guided)
     batch, params = 8, model.abstract()
@@ -286,6 +287,7 @@ def test_the_loop_updates_the_cache_in_place(guided):
     decoder = Decoder(model, plan)
     cache, x = jax.eval_shape(decoder.prefill, params, given, states, lengths)
     rows, (start, steps) = jax.ShapeDtypeStruct((batch,), jnp.int32), plan.chunks[1]
+    params = jax.eval_shape(model.by_layer, params)
     compiled = decoder.advance.lower(
         steps, params, cache, x, jnp.int32(start), rows, SamplingParams.of(SampleSpec())
     ).compile()
