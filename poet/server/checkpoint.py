@@ -29,6 +29,7 @@ from poet.server.memory import Need
 from poet.server.settings import ServeSpec
 from poet.spec import SampleSpec, TextSpec, UserError, from_dict, near_names, to_dict
 from poet.streams.base import reach
+from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
 from poet.tokenizers import minilm
@@ -92,11 +93,19 @@ class CheckpointBackend:
         of_samples = schemas(Request, REQUEST)
         of_samples["num"] |= {"maximum": self.limits.max_samples}
         of_films = films.requests(sample, self.resolved.spec.prompt.camera) if self.makes_films else {}
-        found = {name: {**of_samples, **sample} for name in self.tasks} | of_films
+        found = {name: {**of_samples, **sample, **self._larger_fields(task)} for name, task in self.tasks.items()}
+        found |= of_films
         if self.upscalers:
             named = {name: schemas(Request, [name])[name] for name in ("prompt", "clip")}
             found[UPSCALE] = {**named, "seed": sample["seed"]}
         return found
+
+    def _larger_fields(self, task: Task) -> dict[str, Schema]:
+        """The field that has the networks make what a task has made larger, where there are pictures and networks."""
+        if not self.upscalers or not any(stream.shows for stream in task.predicted):
+            return {}
+        said = f"whether its pictures are made {SCALE ** len(self.larger)} times as high and wide"
+        return {UPSCALE: {"type": "boolean", "default": False, "description": said}}
 
     @functools.cached_property
     def required(self) -> dict[str, tuple[str, ...]]:
@@ -190,6 +199,13 @@ class CheckpointBackend:
             raise UserError(f"task {task} needs a clip ({facts['clip_medium']}): give the id of an upload or a job")
         for name in request.clip:
             _check_kind(task, facts["clip_medium"], name, media.get(name))
+        larger = asked.get(UPSCALE, False)
+        if not isinstance(larger, bool):
+            raise UserError(f"{UPSCALE} = {larger!r}: expected true or false")
+        if larger:  # Clip by clip: what they take of memory does not grow with their number.
+            networks = tuple(str(run.checkpoint.path.absolute()) for run in self.upscalers)
+            request = request.replace(upscale=networks, batch=1)
+            self._check_size(self.resolved.spec.clip.height, self.resolved.spec.clip.width)
         job = jobs.admit(request, self.resolved, sample)
         if job.count > self.limits.max_samples:
             raise UserError(f"{job.count} samples: a request of this service has at most {self.limits.max_samples}")
@@ -202,7 +218,7 @@ class CheckpointBackend:
             batch_key=hashlib.sha256(shared.encode()).hexdigest()[:16],
             samples=min(job.count, self.size),
             seconds=seconds,
-            need=self._need(job.plan, job.count),
+            need=self._need(job, job.count),
             advice=functools.partial(self._fewer, job),
         )
 
@@ -221,11 +237,15 @@ class CheckpointBackend:
     def _fewer(self, job: jobs.Job, room: int) -> str:
         """How many samples of a request would fit."""
         counts = range(job.count - 1, 0, -1)
-        found = next((n for n in counts if self._need(job.plan, n).total <= room), None)
+        found = next((n for n in counts if self._need(job, n).total <= room), None)
         return f"{found} of its {job.count} samples would fit" if found else _MORE
 
-    def _need(self, plan: Plan, count: int) -> Need:
-        return needs.of_samples(self.resolved, plan, count, self.size, self.held)
+    def _need(self, job: jobs.Job, count: int) -> Need:
+        """Of so many of a job's samples."""
+        need, clip = needs.of_samples(self.resolved, job.plan, count, self.size, self.held), self.resolved.spec.clip
+        if not job.request.upscale:
+            return need
+        return needs.then(need, needs.of_larger(self.larger, count * clip.frames, clip.height, clip.width, self.held))
 
     def _upscale(self, asked: Mapping[str, Any], media: Mapping[str, Mapping[str, Any]]) -> Accepted:
         request = from_dict(Request, {name: value for name, value in asked.items() if name != "seed"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from poet.sampling.generate import Generator
 from poet.sampling.outputs import write_outputs
 from poet.sampling.progress import OnStep, Progress, Sampling
 from poet.sampling.requests import Request
+from poet.sampling.superres import Upscaler
 from poet.sampling.together import Step, Together
 from poet.server.backend import Cancelled, News, Session, Watch, Work, made
 from poet.server.checkpoint import CheckpointBackend
@@ -40,7 +41,7 @@ class CheckpointMaker:
 
     def session(self, batch_key: str, watch: Watch) -> Session:
         """With a batch key: one batch of samples; without one: a film, or a clip that is made larger."""
-        return SamplesSession(self) if batch_key else OneSession(self, watch)
+        return SamplesSession(self, watch) if batch_key else OneSession(self, watch)
 
 
 class ExportMaker(CheckpointMaker):
@@ -64,8 +65,8 @@ class _Ready(NamedTuple):
 class SamplesSession:
     """Jobs that share a batch."""
 
-    def __init__(self, maker: CheckpointMaker):
-        self._maker, self._ready = maker, dict[str, _Ready]()
+    def __init__(self, maker: CheckpointMaker, watch: Watch):
+        self._maker, self._watch, self._ready = maker, watch, dict[str, _Ready]()
         self._batch: Together | None = None
 
     @property
@@ -97,19 +98,36 @@ class SamplesSession:
 
     def _news(self, step: Step) -> Iterator[News]:
         ready, progress = self._ready[step.name], step.progress
-        frames, latents = first_frames(ready.sampling, progress), progress.latents[1]
-        yield News(id=step.name, fraction=progress.done, latents=latents, left_s=progress.left_s, frames=frames)
-        if step.done:
+        frames, latents, larger = first_frames(ready.sampling, progress), progress.latents[1], self._larger(ready)
+        left_s, part = None if larger else progress.left_s, 1 / (1 + len(larger))
+        news = News(id=step.name, fraction=part * progress.done, latents=latents, left_s=left_s, frames=frames)
+        if not step.done:
+            yield news
+        else:
             del self._ready[step.name]
-            yield self._finished(ready)
+            yield from self._finished(ready, news)
 
-    def _finished(self, ready: _Ready) -> News:
+    def _larger(self, ready: _Ready) -> Sequence[Upscaler]:
+        """The networks that make its pictures larger."""
+        return self._maker.upscalers if ready.job.request.upscale else ()
+
+    def _finished(self, ready: _Ready, last: News) -> Iterator[News]:
+        """What it has come to; nothing of a job that is cancelled meanwhile."""
+        larger = self._larger(ready)
+
+        def report(part: float) -> None:
+            self._watch(dataclasses.replace(last, fraction=last.fraction + (1 - last.fraction) * part, frames=None))
+
+        report_parts(larger, report)
         try:
+            self._watch(last)
             sampled = ready.engine.detokenize(ready.sampling.tokens)
-            result = write(ready.work, ready.job, sampled, self._maker, ready.inputs)
-            return News(id=ready.work.id, fraction=1.0, result=result)
+            result = write(ready.work, ready.job, sampled, larger, self._maker, ready.inputs)
+            yield News(id=ready.work.id, fraction=1.0, result=result)
+        except Cancelled:
+            return
         except Exception as error:
-            return News(id=ready.work.id, error=error)
+            yield News(id=ready.work.id, error=error)
 
 
 class OneSession:
@@ -170,14 +188,19 @@ class OneSession:
 
 def enlarged(work: Work, maker: CheckpointMaker, report: Callable[[float], None]) -> dict[str, Any]:
     """Makes a clip larger."""
-    request, count = work.request, len(maker.upscalers)
-    for number, upscaler in enumerate(maker.upscalers):
-        upscaler.on_part = lambda part, number=number: report((number + part) / count)
+    request = work.request
+    report_parts(maker.upscalers, report)
     clip, unmarked = str(work.folder / request["upscale"]), maker.backend.resolved.spec.sample.unmarked
     names = [str(run.checkpoint.path) for run in maker.backend.upscalers]
     fixed = {"prompts": request["prompt"], "seed": request["seed"], "names": names, "unmarked": unmarked}
     files = [path for path in upscaling.run([clip], maker.upscalers, work.place, **fixed) if path.suffix != ".json"]
     return made(files, seconds=request["seconds"])
+
+
+def report_parts(upscalers: Sequence[Upscaler], report: Callable[[float], None]) -> None:
+    """Has networks that work one after the other report which part of it all is done."""
+    for number, upscaler in enumerate(upscalers):
+        upscaler.on_part = lambda part, number=number: report((number + part) / len(upscalers))
 
 
 def film(work: Work, maker: CheckpointMaker) -> dict[str, Any]:
@@ -218,10 +241,17 @@ def job_of(work: Work, resolved: Resolved) -> jobs.Job:
     return ServedJob(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)})
 
 
-def write(work: Work, job: jobs.Job, sampled: Any, maker: CheckpointMaker, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Writes the files of sampled media, and the record that repeats them; the result of the job."""
+def write(
+    work: Work,
+    job: jobs.Job,
+    sampled: Any,
+    larger: Sequence[Upscaler],
+    maker: CheckpointMaker,
+    inputs: Mapping[str, str],
+) -> dict[str, Any]:
+    """Writes the files of sampled media, which networks make larger, and their record; the result of the job."""
     backend = maker.backend
-    media = jobs.with_conditions(job, sampled)
+    media = jobs.enlarge(job, jobs.with_conditions(job, sampled), larger, maker.generator)
     details = record.describe(job, backend.run, maker.generator.networks.used, inputs, backend.settings)
     files = write_outputs(media, job, work.place, details)
     return made(

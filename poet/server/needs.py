@@ -102,6 +102,16 @@ def of_film(resolved: Resolved, plans: Sequence[Plan], seconds: float, batch: in
     )
 
 
+def then(first: Need, second: Need) -> Need:
+    """Of a job that goes on with what the first has made."""
+    return Need(
+        kept={**first.kept, **second.kept},
+        batch=first.batch + second.batch,
+        own=first.own + second.own,
+        passing=max(first.passing, second.passing),
+    )
+
+
 def _position(spec: ModelSpec, seen: int) -> int:
     """Numbers that a pass holds for each position, which sees so many."""
     return _WIDTHS * spec.width + _MLPS * spec.mlp_width + spec.heads * seen

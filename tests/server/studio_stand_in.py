@@ -18,6 +18,7 @@ _TASK = {
     "conditioning_frames": {"type": "integer", "minimum": 0, "maximum": 64, "default": 0},
     "num": _COUNT,
     "format": TEXT,
+    "upscale": {"type": "boolean", "default": False},
     **schemas(SampleSpec, SAMPLE),
 }
 _NOTHING = {"text": False, "clip": False, "clip_needed": False, "clip_medium": "", "conditioning_frames": []}

@@ -91,23 +91,25 @@ def larger_run() -> Run:
     return run
 
 
+class Nearest:
+    """In the place of a super-resolution network: repeats pixels."""
+
+    on_part = None
+
+    def __init__(self, experiment):
+        self.experiment, self.video_tokenizer = experiment, tiny.video_tokenizer()
+
+    def upscale(self, video, prompts=(), **more):
+        self.on_part(1.0)
+        return video.repeat(2, 2).repeat(2, 3)
+
+    def check(self, shape, prompts=()):
+        pass
+
+
 def test_clips_are_made_larger_with_reports(tmp_path):
-    """The network repeats pixels: what is tested is the way there."""
-
-    class Nearest:
-        on_part = None
-
-        def upscale(self, video, prompts, **more):
-            self.on_part(1.0)
-            return video.repeat(2, 2).repeat(2, 3)
-
-        def check(self, shape, prompts=()):
-            pass
-
     one = dataclasses.replace(backend(), upscalers=(larger_run(), larger_run()))
-    nets = [Nearest(), Nearest()]
-    for net in nets:
-        net.experiment, net.video_tokenizer = one.resolved.spec, tiny.video_tokenizer()
+    nets = [Nearest(one.resolved.spec), Nearest(one.resolved.spec)]
     asked = {"task": "upscale", "clip": "inputs/0.mov", "seed": 1}
     about = {"kind": "video", "has_sound": False, "seconds": 0.36, "frames": 9, "height": 16, "width": 16}
     accepted = one.admit(asked, {"inputs/0.mov": about})
@@ -150,7 +152,7 @@ def test_the_last_result_of_a_chain_comes_first(tmp_path):
 
 
 def test_fields_that_the_schema_requires_are_those_without_which_a_request_is_refused():
-    one = dataclasses.replace(backend(), upscalers=(tiny.RUN,))
+    one = dataclasses.replace(backend(), upscalers=(larger_run(),))
     values = {"prompt": "x", "clip": "inputs/0.png", "depth": "flat"}
     values |= {"scenes": [{"prompt": "x"}], "jobs": [{"task": "image_to_video"}]}
     for task in one.requests:
@@ -228,12 +230,12 @@ def test_files_are_the_same_alone_in_a_batch_and_by_a_replay(maker, tmp_path):
     media.write_png_strip(still, np.random.default_rng(0).integers(0, 256, (1, 20, 16, 3), np.uint8))
     asked = lambda seed: {"task": "image_to_video", "prompt": f"door {seed}", "seed": seed, "format": ["apng"]}
     alone = work_of(maker.backend, tmp_path, still, **asked(1))
-    session = maker.session("key", None)
+    session = maker.session("key", lambda news: None)
     session.add(alone)
     names = end(session)[alone.id]["files"]
     assert names == ["000.apng"]
     works = [work_of(maker.backend, tmp_path, still, **asked(seed)) for seed in (3, 1, 2)]
-    session = maker.session("key", None)
+    session = maker.session("key", lambda news: None)
     session.add(works[0])
     session.step()
     for work in works[1:]:
@@ -244,6 +246,45 @@ def test_files_are_the_same_alone_in_a_batch_and_by_a_replay(maker, tmp_path):
     resolved = command.as_recorded(maker.backend.resolved, replay)
     files = command.run(replay.request, resolved, tiny.RUN, tmp_path / "again", replay.settings)
     assert record.differing(replay, files, tmp_path / "again") == []
+
+
+def test_a_request_may_ask_for_its_pictures_larger():
+    """By a field that is there where networks are, which count in what the job takes of memory."""
+    refused({"task": "text_to_video", "prompt": "x", "upscale": True}, "has no field 'upscale'")
+    one = dataclasses.replace(backend(), upscalers=(larger_run(), larger_run()))
+    assert "4 times" in one.requests["text_to_video"]["upscale"]["description"]
+    asked = {"task": "text_to_video", "prompt": "x", "seed": 1}
+    small, large = one.admit(asked), one.admit({**asked, "upscale": True})
+    assert small.batch_key == large.batch_key and one.admit({**asked, "upscale": False}).need == small.need
+    assert large.need.total > small.need.total and len(large.request["request"]["upscale"]) == 2
+    with pytest.raises(UserError, match="upscale = 'yes': expected true or false"):
+        one.admit({**asked, "upscale": "yes"})
+
+
+@pytest.mark.slow
+def test_a_clip_is_made_and_made_larger_in_one_job(maker, tmp_path, monkeypatch):
+    """Its pixels are those of the small clip, enlarged; one that is cancelled while it grows ends without a result."""
+    monkeypatch.setattr("poet.sampling.record.larger.find", lambda path: larger_run())
+    maker.backend = dataclasses.replace(maker.backend, upscalers=(larger_run(),))
+    maker.upscalers = [Nearest(maker.backend.resolved.spec)]
+    asked = {"task": "text_to_video", "prompt": "a door", "seed": 1, "format": ["png"]}
+    small, large, cancelled = (work_of(maker.backend, tmp_path, **asked, upscale=one) for one in (False, True, True))
+    reports = []
+
+    def watch(news):
+        reports.append(news)
+        if news.id == cancelled.id and news.fraction > 0.5:
+            raise Cancelled
+
+    session = maker.session("key", watch)
+    for work in (small, large, cancelled):
+        session.add(work)
+    assert set(end(session)) == {small.id, large.id}
+    fractions = [news.fraction for news in reports if news.id == large.id]
+    assert fractions == [0.5, 1.0]
+    pixels = [np.asarray(Image.open(work.place / "000.png").convert("RGB")).astype(int) for work in (small, large)]
+    # Each carries a watermark of its own.
+    assert np.abs(pixels[0].repeat(2, 0).repeat(2, 1) - pixels[1]).mean() < 4
 
 
 @pytest.mark.slow

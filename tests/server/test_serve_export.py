@@ -69,6 +69,17 @@ def test_a_video_is_made_then_made_larger_from_the_job_and_from_an_upload(client
     assert client.content(sent, "000.png") == found[".png"].read_bytes()
 
 
+def test_one_request_makes_a_video_and_makes_it_larger(client, folder, tmp_path):
+    """The pixels are those of the runtime, which does one after the other."""
+    job = client.submit("text_to_video", prompt=TEXT, seed=SEED, upscale=True, format=["png"])
+    (file,) = client.download(client.wait(job, timeout_s=300), tmp_path)
+    runtime = Runtime.load(folder)
+    small = runtime.text_to_video(TEXT, seed=SEED, block=client.models()[0]["batch"])
+    made = runtime.upscale(small, [TEXT], seed=SEED, batch=1)[0]
+    marked = watermark.Marker.of(made, "")(made)
+    np.testing.assert_array_equal(np.asarray(Image.open(file).convert("RGB")), media.frame_strip(marked))
+
+
 def test_seconds_of_media_count_for_what_is_made_larger(client):
     page = urllib.request.urlopen(f"{client.url}/metrics").read().decode()
     (seconds,) = re.findall(r'^poet_video_seconds_total\{task="upscale"\} (\S+)$', page, re.MULTILINE)

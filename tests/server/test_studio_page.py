@@ -78,6 +78,33 @@ def test_a_prompt_becomes_a_clip_that_stays_when_the_page_is_loaded_again(page, 
     assert "a door opens" in page.inner_text(HISTORY) and "seed 7" in page.inner_text(HISTORY)
 
 
+# Milliseconds from the start of the navigation to the first paint of any content.
+PAINTS = """() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime"""
+
+
+def test_the_page_is_painted(browser, client, capsys):
+    """Once with nothing in the browser's cache, then again; how soon goes to the terminal (`-s` is not needed)."""
+    context, found = browser.new_context(), []
+    page = context.new_page()
+    for _ in range(2):
+        page.goto(str(client.base_url))
+        page.wait_for_selector("#form button.main")
+        page.wait_for_function(PAINTS)
+        found.append((page.evaluate(PAINTS), page.evaluate("performance.now()")))
+    context.close()
+    assert all(0 < paint < form for paint, form in found)
+    with capsys.disabled():
+        print("\nfirst paint, whole form:", "; ".join(f"{paint:.0f} ms, {form:.0f} ms" for paint, form in found))
+
+
+def test_a_clip_is_asked_for_larger(page, client):
+    page.get_by_label("Prompt", exact=True).fill("a door opens")
+    page.get_by_label("Upscale").check()
+    assert submit(page, client)["request"] == {"task": "text_to_video", "prompt": "a door opens", "upscale": True}
+    page.get_by_label("Upscale").uncheck()
+    assert "upscale" not in submit(page, client)["request"]
+
+
 def test_the_keyboard_is_enough(page, client):
     page.get_by_label("Prompt", exact=True).focus()
     page.keyboard.type("rain")

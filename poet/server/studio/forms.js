@@ -6,7 +6,7 @@ import { Painter } from "./painter.js";
 import { collect, control, group } from "./settings.js";
 
 // Fields that have a control of their own; all others of a request are settings.
-const OWN = ["prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "depth", "num", "format", "seed"];
+const OWN = ["prompt", "negative_prompt", "clip", "conditioning_frames", "end", "region", "mask", "depth", "num", "format", "seed", "upscale"];
 const LINE_SECONDS = 5;
 // In the place of a file of depth (poet.sampling.requests.FLAT).
 const FLAT = "flat";
@@ -75,9 +75,12 @@ export class TaskForm {
     if (task.depth) parts.push((this.depth = new MediaInput(api, "Depth", { accept: "image/*,video/*", note: "optional: a picture or video of the clip's depth, in which near is bright; without it motion alone counts" })).element);
     this.num = schemas.num && control("num", { ...schemas.num, default: 1 }, "samples to choose from");
     if (this.num) this.num.element.firstChild.textContent = "Candidates";
+    this.upscale = schemas.upscale && control("upscale", schemas.upscale);
     this.seed = seedField();
     this.settings = settingsOf(schemas, OWN);
-    parts.push(make("div", { className: "row" }, this.num?.element, this.seed.element), this.settings.element);
+    parts.push(make("div", { className: "row" }, this.num?.element, this.seed.element));
+    if (this.upscale) parts.push(this.upscale.element);
+    parts.push(this.settings.element);
     this.element = make("div", { className: "fields" }, ...parts);
   }
 
@@ -125,6 +128,7 @@ export class TaskForm {
       region: mask ? "" : this.region?.value,
       conditioning_frames: this.frames?.value ? Number(this.frames.value) : "",
       num: this.num?.value(),
+      upscale: this.upscale?.value(),
       seed: this.seed.value(),
       ...this.settings.values(),
     });
