@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection as connections
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -30,6 +30,9 @@ _MOST_PAUSE_S = 60.0
 # Seconds that a worker has to end by itself.
 _END_S = 5.0
 _UPKEEP_S = 60.0
+# Clients that ask at the same time are heard one after the other: an idle worker begins when no job has come for the
+# first time, or the oldest waits for the second.
+_QUIET_S, _GATHER_S = 0.02, 0.1
 # Seconds between tries where the store cannot be written.
 _STORE_PAUSE_S = 0.5
 
@@ -71,6 +74,8 @@ class Dispatcher(threading.Thread):
         self._pipe: connections.Connection | None = None
         self._deaths_in_a_row, self._next_start_s, self._next_upkeep_s = 0, 0.0, 0.0
         self._stop_at_s: float | None = None
+        # For so long an idle worker waits for more jobs of a batch.
+        self._gather_s = 0.0
         self._busy, self._busy_since_s = False, time.monotonic()
 
     # ------------------------------------------------------------------------- called from other threads
@@ -139,7 +144,7 @@ class Dispatcher(threading.Thread):
         handles: list[Any] = [self._wake_out]
         if self._process is not None:
             handles += [self._pipe, self._process.sentinel]
-        found = connections.wait(handles, timeout=1.0)
+        found = connections.wait(handles, timeout=self._gather_s or 1.0)
         if self._wake_out in found:
             os.read(self._wake_out, 65_536)
         if self._process is None:
@@ -187,7 +192,7 @@ class Dispatcher(threading.Thread):
             return
         self._fractions[job_id] = facts["fraction"]
         if facts["latents"] and job_id not in self._seen:
-            self._seen[job_id] = max(time.time() - job.created, 0)
+            self._seen[job_id] = self._store.now() - job.created
             self._metrics.first.labels(job.task).observe(self._seen[job_id])
         self._hub.say(job_id, {"state": "running", **facts})
 
@@ -255,27 +260,46 @@ class Dispatcher(threading.Thread):
 
     def _schedule(self) -> None:
         """Starts the oldest job, with those that can go with it, or lets the oldest one join a batch that has begun."""
+        self._gather_s = 0.0
         if not self.ready.is_set() or self._process is None or self._stop_at_s is not None:
             return
         if self._running and not self._may_join():
             return
         queue = self._store.queue(limit=4 * self._backend.size)
+        if not self._running:
+            self._gather_s = self._until_gathered(queue)
+        # In one message: the worker begins with all of them.
+        if not self._gather_s and (works := [*self._taken(queue)]):
+            self._send("make", works)
+        self._note_load()
+
+    def _until_gathered(self, queue: Sequence[Job]) -> float:
+        """Seconds for which the oldest job waits for others that come with it: until none has come for a moment."""
+        if not queue or not queue[0].batch_key:
+            return 0.0
+        together = [job for job in queue if job.batch_key == queue[0].batch_key]
+        if sum(job.samples for job in together) >= self._backend.size:
+            return 0.0
+        now = self._store.now()
+        return max(min(together[-1].created + _QUIET_S, together[0].created + _GATHER_S) - now, 0.0)
+
+    def _taken(self, queue: Sequence[Job]) -> Iterator[tuple[Work, str]]:
+        """Marks as running the jobs of a queue that go now."""
         batch_key = self._batch_key
         free = self._backend.size - sum(job.samples for job in self._running.values())
         for job in queue:
             if not self._running:
                 if not self._has_room(job):
                     break
-                self._give(job)
+                yield from self._give(job)
                 batch_key, free = self._batch_key, self._backend.size - job.samples
                 if not batch_key:
                     break
             elif batch_key and job.batch_key == batch_key and job.samples <= free and self._joins(job):
-                self._give(job)
+                yield from self._give(job)
                 free -= job.samples
             elif self._fractions:  # Who joins what has begun keeps its turn.
                 break
-        self._note_load()
 
     def _joins(self, job: Job) -> bool:
         """Whether a job may run beside those that do: after a death it runs alone, and there is memory for all."""
@@ -305,16 +329,16 @@ class Dispatcher(threading.Thread):
     def _may_join(self) -> bool:
         return bool(self._batch_key) and max(self._fractions.values(), default=0.0) < _JOIN_UNTIL
 
-    def _give(self, job: Job) -> None:
+    def _give(self, job: Job) -> Iterator[tuple[Work, str]]:
         if not self._store.start(job.id):
             return
         job = self._store.get(job.id) or job
         self._running[job.id] = job
         self._needs[job.id] = need_of(job)
         self._predict()
-        self._metrics.wait.labels(job.task).observe(max((job.started or job.created) - job.created, 0))
+        self._metrics.wait.labels(job.task).observe((job.started or job.created) - job.created)
         batch_key = job.batch_key and (job.id if job.deaths else job.batch_key)
-        self._send("make", Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), batch_key)
+        yield Work(job.id, job.task, job.request, job.seed, self._store.place(job.id)), batch_key
         if self._settings.previews and self._hub.listeners(job.id):
             self._send("watch", job.id)
         self._hub.say(job.id, {"state": "running", "fraction": 0.0, "latents": 0, "left_s": None})

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import secrets
@@ -103,16 +104,17 @@ class Store:
     """The jobs in a folder.  Its methods may be called from any thread of one process.
 
     Args:
-      now: Unix seconds.
+      now: Unix seconds; None is `steady` from the last time that the store knows.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.time):
-        self.folder, self._now, self._lock = folder, now, threading.RLock()
+    def __init__(self, folder: Path, now: Callable[[], float] | None = None):
+        self.folder, self._lock = folder, threading.RLock()
         self._database = connect(folder / FILE)
+        self.now = now or steady(self._last_s())
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path, now: Callable[[], float] = time.time) -> Iterator[Store]:
+    def opened(cls, folder: Path, now: Callable[[], float] | None = None) -> Iterator[Store]:
         """The store of this process alone, recovered from whatever ended the process before.
 
         Raises UserError: another process serves it, it cannot be written, or it is damaged.
@@ -129,6 +131,16 @@ class Store:
         """Ends its use of the database."""
         with self._lock:
             self._database.close()
+
+    def _last_s(self) -> float:
+        """The latest time in the store; 0 in a new one."""
+        columns = (
+            "max(created) FROM jobs",
+            "max(started) FROM jobs",
+            "max(finished) FROM jobs",
+            "max(created) FROM uploads",
+        )
+        return max(self._database.execute(f"SELECT {column}").fetchone()[0] or 0.0 for column in columns)
 
     # ------------------------------------------------------------------------------------- places
 
@@ -187,7 +199,7 @@ class Store:
                     "idempotency_key": idempotency_key,
                     "digest": digest,
                 },
-                **{"state": QUEUED, "created": self._now()},
+                **{"state": QUEUED, "created": self.now()},
             }
             names, marks = ", ".join(values), ", ".join("?" * len(values))
             with self._changes() as database:
@@ -259,13 +271,13 @@ class Store:
 
     def start(self, job_id: str) -> bool:
         """queued -> running; False where it is not queued any more."""
-        return self._move(job_id, (QUEUED,), RUNNING, started=self._now())
+        return self._move(job_id, (QUEUED,), RUNNING, started=self.now())
 
     def finish(self, job_id: str, result: Mapping[str, Any]) -> bool:
         """running -> done.  Its files must be in place."""
         size_bytes = _size(self.place(job_id))
         moved = self._move(
-            job_id, (RUNNING,), DONE, finished=self._now(), result=_json(result), size_bytes=size_bytes, cancelling=0
+            job_id, (RUNNING,), DONE, finished=self.now(), result=_json(result), size_bytes=size_bytes, cancelling=0
         )
         self._remove_deleted(job_id)
         return moved
@@ -275,7 +287,7 @@ class Store:
         error = _json({"kind": kind, "message": message})
         size_bytes = _size(self.place(job_id))
         moved = self._move(
-            job_id, (QUEUED, RUNNING), FAILED, finished=self._now(), error=error, size_bytes=size_bytes, cancelling=0
+            job_id, (QUEUED, RUNNING), FAILED, finished=self.now(), error=error, size_bytes=size_bytes, cancelling=0
         )
         self._remove_deleted(job_id)
         return moved
@@ -292,13 +304,13 @@ class Store:
     def cancel(self, job_id: str) -> bool:
         """A queued job is cancelled at once, a running one is to be; False for one that has ended."""
         with self._lock:
-            if self._move(job_id, (QUEUED,), CANCELLED, finished=self._now()):
+            if self._move(job_id, (QUEUED,), CANCELLED, finished=self.now()):
                 return True
             return self._move(job_id, (RUNNING,), RUNNING, cancelling=1)
 
     def cancelled(self, job_id: str) -> bool:
         """running -> cancelled, when its worker has stopped."""
-        moved = self._move(job_id, (RUNNING,), CANCELLED, finished=self._now(), cancelling=0)
+        moved = self._move(job_id, (RUNNING,), CANCELLED, finished=self.now(), cancelling=0)
         self._remove_deleted(job_id)
         return moved
 
@@ -336,7 +348,7 @@ class Store:
         (self.folder / "uploads").mkdir(exist_ok=True)
         os.replace(path, self.folder / name)
         with self._lock, self._changes() as database:
-            values = (upload_id, owner, name, _json(about), self._now(), size_bytes)
+            values = (upload_id, owner, name, _json(about), self.now(), size_bytes)
             database.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?)", values)
         return self.upload(upload_id, owner)
 
@@ -383,7 +395,7 @@ class Store:
 
         Jobs that are queued or run stay, whatever they hold.
         """
-        ended, before = self.jobs(*ENDED), self._now() - age_s
+        ended, before = self.jobs(*ENDED), self.now() - age_s
         when = lambda job: (job.finished or job.created, job.number)
         gone = [job.id for job in ended if when(job)[0] < before]
         kept = sorted((job for job in ended if when(job)[0] >= before), key=when)
@@ -421,6 +433,16 @@ class Store:
 
     def _one(self, sql: str, *values: Any) -> Job | None:
         return next(iter(self._all(sql, *values)), None)
+
+
+def steady(least: float = 0.0) -> Callable[[], float]:
+    """A clock of Unix seconds that is read once, not before `least`, and then runs evenly.
+
+    Setting the machine's clock while the service runs makes no job older and no duration negative.
+    """
+    elapsed = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    start = max(time.time(), least) - elapsed()
+    return lambda: start + elapsed()
 
 
 def new_id(kind: str) -> str:

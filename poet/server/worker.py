@@ -1,7 +1,7 @@
 """The process that makes what was asked for: it has the model, and dies without taking the service along.
 
-Its pipe brings ('make', Work, batch_key), ('cancel', id), ('watch', id): somebody wants previews, ('stop',).  It
-answers ('ready', `Measured`) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind,
+Its pipe brings ('make', [(Work, batch_key), ...]), ('cancel', id), ('watch', id): somebody wants previews, ('stop',).
+It answers ('ready', `Measured`) or ('broken', why), ('news', id, facts), ('done', id, result), ('failed', id, kind,
 message), ('cancelled', id), and ('idle', `Measured`) when all that it had is made.
 """
 
@@ -79,7 +79,7 @@ class Worker:
             kind, *rest = self._pipe.recv()
             wait = False
             if kind == "make":
-                self._waiting.append((rest[0], rest[1]))
+                self._waiting.extend(rest[0])
             elif kind == "cancel":
                 self._cancelled.add(rest[0])
             elif kind == "watch":

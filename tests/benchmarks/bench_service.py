@@ -1,15 +1,16 @@
 r"""What a service gains from making jobs together: the same jobs by `poet serve --batch=1` and by larger batches.
 
     python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --jobs=8 --batch=1 --batch=8 --rounds=3
-    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --width=768 --rounds=1 \
-        --task=text_to_image --no_previews
+    python tests/benchmarks/bench_service.py --checkpoint=data/pretrained/lm_arenas --width=512 --layers=8 --rounds=1 \
+        --no_previews
 
 For each size of the batch a service is started, one job compiles its programs, and then all jobs are sent at once, in
-each round.  `--width` takes random weights of that width in the place of the checkpoint's: a model that is larger than
-the processor's caches, of which a step of one sample reads as much as a step of eight.  The columns: seconds until the
-last job is done, CPU seconds of the service's processes, the mean seconds of a job, the part of a job after which its
-first frame is there, and how much larger the throughput is than at the first size (the median of the rounds; least and
-greatest).
+each round.  `--width` and `--layers` take random weights of that size in the place of the checkpoint's: a model that is
+larger than the processor's caches, of which a step of one sample reads as much as a step of eight.  The columns: seconds
+until the last job is done, CPU seconds of the service's processes, the mean seconds of a job, the part of a job after
+which its first frame is there, how much larger the throughput is than at the first size (the median of the rounds; least
+and greatest), and for comparison CPU seconds in which the model by itself samples as many clips in such batches: what
+the service's throughput could gain at the most.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def cpu_seconds(process: int) -> float:
     return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 
 
-def widened(checkpoint: str, width: int, folder: Path) -> str:
-    """A folder with random weights of another width, and all else as in the checkpoint."""
+def widened(checkpoint: str, width: int, layers: int, folder: Path) -> str:
+    """A folder with random weights of another size, and all else as in the checkpoint."""
     import jax
 
     from poet.checkpoints import weights
@@ -58,7 +59,8 @@ def widened(checkpoint: str, width: int, folder: Path) -> str:
 
     found = Run.open(checkpoint).checkpoint
     model = found.spec.model.replace(width=width, heads=width // 64, kv_heads=width // 64, head_dim=64)
-    spec = found.spec.replace(model=model.replace(mlp_width=4 * width, condition_encoder=0))
+    model = model.replace(layers=layers or model.layers, mlp_width=4 * width, condition_encoder=0)
+    spec = found.spec.replace(model=model)
     params = build_model(Resolved(spec)).init(jax.random.key(0))
     return str(weights.save(folder / "wide", spec, params, "float32", 0, found.networks))
 
@@ -76,6 +78,25 @@ def serve(checkpoint: str, batch: int, store: Path, *flags: str) -> tuple[subpro
     if not url:
         raise SystemExit(f"the service ended with code {started.wait()}")
     return started, url
+
+
+def alone_s(checkpoint: str, task: str, batch: int, jobs: int, rounds: int) -> float:
+    """CPU seconds in which the model samples the tokens of all jobs, without text encoder, frames and files."""
+    import numpy as np
+
+    from poet.runs.run import Run
+    from poet.sampling.generate import Generator
+    from poet.sampling.plans import Text
+
+    generator = Generator.from_checkpoint(Run.open(checkpoint))
+    spec = generator.resolved.spec
+    states = np.random.default_rng(0).normal(size=(jobs, spec.text.length, spec.text.width)).astype(np.float32)
+    text, found = Text(states, np.full(jobs, spec.text.length // 2, np.int32)), []
+    for _ in range(1 + rounds):
+        began = time.process_time()
+        generator.tokens(task, jobs, text=text, sample=spec.sample.replace(block=batch))
+        found.append(time.process_time() - began)
+    return statistics.median(found[1:])
 
 
 def measured(client: Client, process: int, task: str, jobs: int, number: int) -> Round:
@@ -98,12 +119,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, action="append", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--task", default="text_to_video")
     parser.add_argument("--no_previews", action="store_true")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = widened(args.checkpoint, args.width, Path(folder)) if args.width else args.checkpoint
-        _table(_measure(args, checkpoint))
+        size = args.width, args.layers
+        checkpoint = widened(args.checkpoint, *size, Path(folder)) if args.width else args.checkpoint
+        found = _measure(args, checkpoint)
+        _table(found, [alone_s(checkpoint, args.task, batch, args.jobs, args.rounds) for batch in found])
 
 
 def _measure(args: argparse.Namespace, checkpoint: str) -> dict[int, list[Round]]:
@@ -123,19 +147,21 @@ def _measure(args: argparse.Namespace, checkpoint: str) -> dict[int, list[Round]
     return found
 
 
-def _table(found: dict[int, list[Round]]) -> None:
+def _table(found: dict[int, list[Round]], alone: Sequence[float]) -> None:
     first = next(iter(found.values()))
     print(
-        "| batch | seconds | CPU s | s a job | first frame | throughput by clock | by CPU |\n|---|---|---|---|---|---|---|"
+        "| batch | seconds | CPU s | s a job | first frame | throughput by clock | by CPU | the model alone, CPU s | "
+        "its throughput |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for batch, rounds in found.items():
+    for (batch, rounds), alone_cpu_s in zip(found.items(), alone):
         middle = [statistics.median(values) for values in zip(*rounds)]
         gains = [
             _ratio([getattr(r, name) for r in first], [getattr(r, name) for r in rounds])
             for name in ("seconds", "cpu_s")
         ]
         print(
-            f"| {batch} | {middle[0]:.2f} | {middle[1]:.2f} | {middle[2]:.2f} | {middle[3]:.0%} | {' | '.join(gains)} |"
+            f"| {batch} | {middle[0]:.2f} | {middle[1]:.2f} | {middle[2]:.2f} | {middle[3]:.0%} | {' | '.join(gains)} "
+            f"| {alone_cpu_s:.2f} | {alone[0] / alone_cpu_s:.2f} |"
         )
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from running import served
 
 from poet import media
+from poet.server import dispatcher
 from poet.server.access import Keys, Rates, foreign
 from poet.server.run import serve
 from poet.spec import ClipSpec, UserError
@@ -153,6 +154,21 @@ def test_jobs_of_a_company_share_a_batch_and_one_may_join(client):
         client.until(job_id)
         shown = pixels(client.get(f"/v1/jobs/{job_id}/content").content)
         np.testing.assert_array_equal(shown, pixels(picture(seed, steps=20)))
+
+
+def test_requests_that_come_at_the_same_time_begin_together(tmp_path, monkeypatch):
+    """An idle worker waits for a moment, unless its batch is full."""
+    for name in ("_QUIET_S", "_GATHER_S"):
+        monkeypatch.setattr(dispatcher, name, 1.5)
+    with served(tmp_path) as client:
+        waits = []
+        for count in (2, 3):
+            names = [client.make(seed=n) for n in range(count)]
+            [client.until(name) for name in names]
+            jobs = [client.service.store.get(name) for name in names]
+            waits.append([job.started - jobs[0].created for job in jobs])
+    few, full = waits
+    assert min(few) >= 1.5 and max(full) < 1.5
 
 
 def test_a_long_job_is_cancelled_within_a_step_and_a_client_that_leaves_loses_nothing(client):
@@ -389,6 +405,30 @@ def test_a_worker_s_death_costs_its_cause_alone(tmp_path):
             shown = pixels(client.get(f"/v1/jobs/{job_id}/content").content)
             np.testing.assert_array_equal(shown, pixels(picture(seed, steps=30)))
         assert "poet_worker_deaths_total 2.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("jump_s", [10 * 365 * 86_400, -10 * 365 * 86_400])
+def test_a_clock_that_is_set_expires_nothing_and_makes_no_time_negative(tmp_path, monkeypatch, jump_s):
+    """The machine's clock is set by ten years while a job runs, and is still wrong when the service starts again."""
+    right = time.time
+    with served(tmp_path) as client:
+        before = client.until(client.make(seed=1))
+        running = client.make(seed=2, steps=50)
+        client.until(running, "in_progress")
+        monkeypatch.setattr(time, "time", lambda: right() + jump_s)
+        client.service.dispatcher._next_upkeep_s = 0.0
+        after = client.until(running)
+        page = client.get("/metrics").text
+        assert client.job(before["id"])["status"] == after["status"] == "completed"
+    assert before["created_at"] <= after["created_at"] <= after["started_at"] <= after["completed_at"] <= right() + 60
+    for name in ("wait", "first_frame", "job"):
+        (total,) = re.findall(rf'^poet_{name}_seconds_sum\{{task="text_to_video"\}} (\S+)$', page, re.MULTILINE)
+        assert 0 <= float(total) < 60
+    if jump_s < 0:
+        with served(tmp_path) as client:
+            again = client.until(client.make(seed=3))
+            assert after["completed_at"] <= again["created_at"] <= again["completed_at"]
+            assert client.job(before["id"])["status"] == "completed"
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
