@@ -112,7 +112,9 @@ def resolve(args: argparse.Namespace) -> Resolved:
 def process_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which of several processes this is."""
     group = parser.add_argument_group(
-        "several processes", "Start the same command once for each of them, on machines that see the same files."
+        "several processes",
+        "Start the same command once for each of them, on machines that see the same files (a training: or the same "
+        "bucket).",
     )
     add, environment = group.add_argument, os.environ
     add(

@@ -349,7 +349,7 @@ def tell(name: str, value: str) -> None:
     _client().key_value_set(name, value)
 
 
-def hear(name: str, wait_s: float = 300.0) -> str:
+def hear(name: str, wait_s: float = 3600.0) -> str:
     """What another process told, or tells within `wait_s` seconds; Failure if nothing."""
     try:
         return _client().blocking_key_value_get(name, round(wait_s * 1000))
