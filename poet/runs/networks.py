@@ -18,6 +18,7 @@ VIDEO, AUDIO, TEXT, PIECES, STORE = "video", "audio", "text", "pieces", "store"
 DECODER = "{}_decoder"
 # Those that the ids and text states of a language model come from.
 MODEL = (VIDEO, AUDIO, TEXT, PIECES)
+CODES = (VIDEO, AUDIO)
 # Name -> what it is, and the setting that says where it lies.  Other names are conditions of a store.
 _KNOWN = {
     VIDEO: ("video tokenizer", "VIDEO_TOKENIZER.path"),

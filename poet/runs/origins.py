@@ -32,7 +32,10 @@ def check_text(text: TextSpec, made_with: networks.Networks, *, what: str) -> No
 
 
 def check_start(experiment: Experiment, made_with: networks.Networks) -> None:
-    """Raises UserError unless TRAIN.init_from, where given, holds a model whose ids mean the same."""
+    """Raises UserError unless TRAIN.init_from, where given, holds a model whose ids mean the same.
+
+    With TRAIN.init_other_codes they may be codes of other tokenizers, which is logged.
+    """
     start = experiment.train.init_from
     if not start:
         return
@@ -41,4 +44,9 @@ def check_start(experiment: Experiment, made_with: networks.Networks) -> None:
     trained = Run.open(start).checkpoint
     compat.check(trained.spec, experiment, "initialise", what=what, remedy=remedy)
     ours = {name: made_with[name] for name in networks.MODEL if name in made_with}
+    other = {}
+    if experiment.train.init_other_codes and trained.networks:
+        other = {n: ours.pop(n) for n in networks.CODES if n in ours and ours[n] != trained.networks.get(n, ours[n])}
+    if other:
+        _LOG.warning("%s knows codes of other tokenizers (%s): it learns the new ones", what, ", ".join(other))
     networks.check(trained.networks, ours, what=what)

@@ -107,6 +107,7 @@ class Setting:
     below: float | None = None
     one_of: tuple[str, ...] | None = None
     adds: str = ""
+    grows: bool = False
 
     def broken_rule(self, value: Any) -> str:
         """The rule that `value`, or a part of it, does not keep; '' if it keeps all."""
@@ -153,6 +154,7 @@ def setting(
     below: float | None = None,
     one_of: Sequence[str] | None = None,
     adds: str = "",
+    grows: bool = False,
     default_factory: Any = dataclasses.MISSING,
 ) -> Any:
     """A field of a spec, with what may be in it and what another value does to a trained model.
@@ -168,6 +170,7 @@ def setting(
       adds: the dotted name of the array, or dict of arrays, that a model has where the field is neither False nor 0.
         With its initial values it does nothing, so that a model which was trained without it can start a training
         with it.
+      grows: whether a model can start a training with a larger value, and computes at first what it did.
 
     Raises:
       ValueError: another word for `changes`.
@@ -182,6 +185,7 @@ def setting(
         below=below,
         one_of=None if one_of is None else tuple(one_of),
         adds=adds,
+        grows=grows,
     )
     return dataclasses.field(default=default, default_factory=default_factory, metadata={_SETTING: declared})
 

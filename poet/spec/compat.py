@@ -24,19 +24,19 @@ _MODEL = tuple(field.name for field in dataclasses.fields(Experiment) if field.n
 class Purpose:
     """A use of a trained model: the sections that matter, and the changes that are refused.
 
-    `may_add`: whether the model may get arrays that begin at 0 (`poet.spec.base.setting`).
+    `may_grow`: whether the model may get arrays that begin at 0, or more of them (`poet.spec.base.setting`).
     """
 
     sections: tuple[str, ...]
     refused: tuple[str, ...] = ("arrays", "meaning", "layout")
-    may_add: bool = False
+    may_grow: bool = False
 
 
 PURPOSES: dict[str, Purpose] = {
     "resume": Purpose(sections=(*_MODEL, "conditioning", *_RUN, "data")),
     "resume_tokenizer": Purpose(sections=(*_TOKENIZER, *_RUN), refused=("arrays", "decoder", "meaning", "layout")),
     # Longer or larger clips of the same kind are what a model may be adapted to.
-    "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning"), may_add=True),
+    "initialise": Purpose(sections=_MODEL, refused=("arrays", "meaning"), may_grow=True),
     "sample": Purpose(sections=(*_MODEL, "conditioning")),
     "evaluate": Purpose(sections=(*_MODEL, "conditioning")),
     "export": Purpose(sections=(*_MODEL, "conditioning")),
@@ -48,6 +48,7 @@ class Difference:
     """A setting, by its gin name, that two experiments do not share, and what that changes.
 
     `adds`: the arrays that ours has and theirs lacks, where nothing else differs; '' is none.
+    `grows`: whether a larger value can begin with what a smaller one learned.
     """
 
     name: str
@@ -55,6 +56,12 @@ class Difference:
     ours: Any
     changes: str
     adds: str = ""
+    grows: bool = False
+
+    @property
+    def begins_alike(self) -> bool:
+        """Whether ours can begin a training with the weights of theirs, and compute the same."""
+        return bool(self.adds) or (self.grows and self.ours > self.theirs)
 
     def __str__(self) -> str:
         return f"{self.name} = {self.theirs!r} (now {self.ours!r})"
@@ -81,7 +88,7 @@ def differences(
         for difference in _of_section(getattr(theirs, section), getattr(ours, section))
         if difference.changes in counted
         and not (silent and _of_sound(difference.name))
-        and not (wanted.may_add and difference.adds)
+        and not (wanted.may_grow and difference.begins_alike)
     ]
 
 
@@ -119,6 +126,7 @@ def _of_section(theirs: Spec, ours: Spec) -> list[Difference]:
             ours=getattr(ours, field.name),
             changes=declared.changes,
             adds=declared.adds if getattr(ours, field.name) and not getattr(theirs, field.name) else "",
+            grows=declared.grows,
         )
         for field in dataclasses.fields(ours)
         if (declared := setting_of(field)) and getattr(theirs, field.name) != getattr(ours, field.name)

@@ -142,7 +142,7 @@ class ModelSpec(Spec):
         "condition_marker": False,
     }
 
-    layers: int = setting(4, changes="arrays", at_least=1, at_most=1024)
+    layers: int = setting(4, changes="arrays", at_least=1, at_most=1024, grows=True)
     width: int = setting(128, changes="arrays", at_least=1, at_most=2**17)
     heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)
     kv_heads: int = setting(4, changes="arrays", at_least=1, at_most=1024)

@@ -72,8 +72,9 @@ class TrainSpec(Spec):
     """Length, seed and reporting of a training run, for the language model and tokenizers alike.
 
     `init_from` is a checkpoint, or the work dir of a run, whose parameters training starts with
-    (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own;
-    the meaning of ids and positions may not differ otherwise.
+    (task adaptation, spec §1.7); the optimizer starts anew.  Clips may be longer or larger than its own, and
+    `MODEL.layers` more (`poet.models.deepening`); the meaning of ids and positions may not differ otherwise.
+    `init_other_codes` allows codes of other tokenizers than its own, such as the same ones trained further.
     `microbatches` > 1 cuts every batch into that many parts, whose gradients are added up and divided by
     the tokens of all of them before the update: the memory of one part, for the same batch.
     `step_weight`: 'steps', every step counts the same, whatever its group; 'tokens', it counts by the tokens
@@ -85,6 +86,7 @@ class TrainSpec(Spec):
 
     steps: int = setting(1000, changes="course", at_least=1, at_most=MOST_STEPS)
     init_from: str = setting("", changes="nothing")
+    init_other_codes: bool = setting(False, changes="nothing")
     microbatches: int = setting(1, changes="nothing", at_least=1, at_most=MOST_BATCH)
     seed: int = setting(0, changes="meaning", at_least=0, at_most=MOST_SEED)
     log_every: int = setting(10, changes="nothing", at_least=1, at_most=MOST_STEPS)

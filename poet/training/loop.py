@@ -29,6 +29,7 @@ from poet.checkpoints.apart import Apart
 from poet.checkpoints.snapshots import Snapshots
 from poet.distributed import processes
 from poet.distributed.mesh import Rules, batch_sharding, check_batch
+from poet.models import deepening
 from poet.runs import exits, manifest, networks, publishing, versions
 from poet.runs import timeline as timelines
 from poet.runs.run import Run
@@ -328,9 +329,15 @@ class _Training:
             return {}
         _LOG.info("starting from the parameters of %s", source)
         run = Run.open(source)
-        added = tuple(f"{name}." for name in compat.added(run.checkpoint.spec, self.experiment))
+        theirs, wanted = run.checkpoint.spec, abstract["params"]
+        added = tuple(f"{name}." for name in compat.added(theirs, self.experiment))
         new = {name: leaf for name, leaf in weights.flatten(initial).items() if f"{name}.".startswith(added)}
-        return {"params": checkpoint.load_params(run, abstract["params"], new=new)}
+        layers, deeper = theirs.model.layers, self.experiment.model.layers
+        if layers == deeper:
+            return {"params": checkpoint.load_params(run, wanted, new=new)}
+        _LOG.info("its %d layers become %d", layers, deeper)
+        params = checkpoint.load_params(run, deepening.shallow(wanted, layers, deeper), new=new)
+        return {"params": deepening.deepened(params, wanted)}
 
     def _mark(self, rewound: bool, seconds: float) -> None:
         """A line of the timeline: from here the steps begin."""

@@ -58,3 +58,13 @@ def test_the_text_encoder_is_compared_with_that_of_the_store(monkeypatch, caplog
     with caplog.at_level(logging.WARNING):
         origins.check_text(Experiment().text, MADE_WITH, what="the store")
     assert "was not compared" in caplog.text
+
+
+def test_codes_of_other_tokenizers_are_taken_where_that_is_asked_for(pretrained: Path, caplog) -> None:
+    asked = adapted(pretrained)
+    asked = asked.replace(train=asked.train.replace(init_other_codes=True))
+    with caplog.at_level(logging.WARNING):
+        origins.check_start(asked, MADE_WITH | {"video": "trained further"})
+    assert "knows codes of other tokenizers (video)" in caplog.text
+    with pytest.raises(UserError, match="another text encoder"):
+        origins.check_start(asked, MADE_WITH | {"text": "other"})
