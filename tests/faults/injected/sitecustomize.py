@@ -3,6 +3,7 @@
 read_error: {"match": part of a path, "times": N}: the first N reads of such files fail with EIO.
 read_hang: {"match": ..., "after": N}: such a read never returns, after N of them.
 not_finite: [numbers of batches]: their text states are NaN.
+clock: {"when": a path, "by_s": seconds}: the clock jumps by so much when the path is there.
 constants: {module: {name: value}}.
 """
 
@@ -87,6 +88,12 @@ def poison(loader):
     loader.batches = lambda *a, **k: {n: Poisoned(b, FAULT["not_finite"]) for n, b in real(*a, **k).items()}
 
 
+def jumped(real, when, by_s):
+    return lambda: real() + (by_s if os.path.exists(when) else 0)
+
+
+if "clock" in FAULT:
+    time.time = jumped(time.time, FAULT["clock"]["when"], FAULT["clock"]["by_s"])
 if "read_error" in FAULT:
     hurt_reads(fail, FAULT["read_error"]["match"])
 if "read_hang" in FAULT:

@@ -21,6 +21,7 @@ from unittest import mock
 import bucket_servers
 from fault_registry import Fault, Outcome, register
 from fault_world import SETTINGS, Ended, World, difference, end, kill, last, left_by, wait
+from kinds import spread
 
 from poet.buckets import mirror
 from poet.runs import exits, lease
@@ -47,9 +48,9 @@ class Cloud:
         self._world, self._folder, self._command = world, folder, world.command(command, self.url)
         self._variables = {bucket_servers.EMULATOR: server.address}
 
-    def start(self, machine: str = "machine") -> subprocess.Popen[str]:
-        cache = {mirror.CACHE: str(self._folder / machine)}
-        return self._world.start(self._command, fault=QUICK, variables=self._variables | cache)
+    def start(self, machine: str = "machine", *flags: str, devices: int = 1) -> subprocess.Popen[str]:
+        variables = self._variables | {mirror.CACHE: str(self._folder / machine)}
+        return self._world.start([*self._command, *flags], devices=devices, fault=QUICK, variables=variables)
 
     def run(self, machine: str = "machine") -> Ended:
         return end(self.start(machine))
@@ -116,6 +117,33 @@ def _killed_until(there: Cloud, command: str, rng: random.Random, outcome: Outco
         outcome.times += 1
         there.lose()
     return there.run()
+
+
+def apart(world: World, rng: random.Random, times: int) -> Outcome:
+    """Two machines with nothing but the bucket between them, one of which is lost; both begin anew, one on an empty
+    disk."""
+    outcome = Outcome()
+    for number in range(times):
+        with cloud(world, f"apart {number}") as there:
+            both, victim, seen = _both(there), rng.randrange(2), [there.uploads()]
+            most = rng.randint(1, MOST_UPLOADS["train"] // 2)
+            wait(lambda: seen.append(there.uploads()) or sum(seen[1:]) >= most, both[victim])
+            kill(both[victim])
+            other = end(both[1 - victim])
+            outcome.times += 1
+            outcome.expect(exits.restartable(other.code), f"the other ended with {other.code}: {last(other.text)}")
+            there.lose(f"machine {victim}")
+            again = [end(process) for process in _both(there)]
+            outcome.expect([c.code for c in again] == [0, 0], f"again: {[(c.code, last(c.text)) for c in again]}")
+            if not outcome.lost:
+                differs = spread.apart(spread.losses(world.trained), spread.losses(there.holds()))
+                outcome.expect(not differs, differs)
+    return outcome
+
+
+def _both(there: Cloud) -> list[subprocess.Popen[str]]:
+    places = [[f"--coordinator={spread.free_address()}", "--processes=2"]] * 2
+    return [there.start(f"machine {k}", *place, f"--process={k}", devices=2) for k, place in enumerate(places)]
 
 
 def failing(world: World, rng: random.Random, times: int) -> Outcome:
@@ -195,6 +223,7 @@ for name, wanted, do, short, long in (
     ("requests fail by 429, 503, resets", SAME, failing, 1, 10),
     ("the bucket refuses uploads", "named, code 2, saved here; later as undisturbed", refused, 1, 5),
     ("SIGTERM, then an empty disk", "code 75 with all published; then as undisturbed", terminated, 1, 5),
+    ("one of two machines dies (SIGKILL)", "the other ends; together again, losses within 1e-3", apart, 0, 5),
     ("a second machine", "refused by name; the first ends as undisturbed", two_machines, 1, 1),
 ):
     register(Fault(name=f"train at gs://: {name}", wanted=wanted, do=do, short=short, long=long))

@@ -89,6 +89,12 @@ def export(world: World) -> Path:
     return world.copy(world.undisturbed("export"), "damaged_export")
 
 
+def evaluation(world: World) -> Path:
+    folder = world.copy(world.undisturbed("eval"), "damaged_evaluation")
+    shutil.rmtree(folder / "parts")  # Finished tables, which are read again only where they are whole.
+    return folder
+
+
 def read_store(folder: Path) -> None:
     from poet.store import reader
 
@@ -133,6 +139,7 @@ for name, make, check, short in (
     ("released weights", weights, verify_checkpoint, 40),
     ("a token store", store, read_store, 60),
     ("an export", export, read_export, 0),
+    ("an evaluation", evaluation, read_export, 0),
 ):
     register(
         Fault(

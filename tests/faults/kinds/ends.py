@@ -106,6 +106,22 @@ def hung(world: World, rng: random.Random, times: int) -> Outcome:
     return outcome
 
 
+def clock_jumps(world: World, rng: random.Random, times: int) -> Outcome:
+    """The clock is set forward or back by a day in the middle of a run."""
+    outcome = Outcome()
+    for number in range(times):
+        out = world.new(f"clock_{number}")
+        jump = {"when": str(out / "checkpoints/00000005"), "by_s": (1 - 2 * (number % 2)) * 86_400}
+        command = world.command("train", out, "--gin.FAULTS.hang_factor=3", "--gin.CHECKPOINT.every_minutes=30")
+        ended = world.run(command, fault={"clock": jump})
+        outcome.times += 1
+        outcome.expect(ended.code == 0, f"exit code {ended.code}: {last(ended.text)}")
+        outcome.expect(not (differs := difference(left_by("train", world.trained), left_by("train", out))), differs)
+        status = world.run(["status", str(out), "--json"])
+        outcome.expect(status.code == 0, last(status.text))
+    return outcome
+
+
 register(Fault(name="train: SIGTERM", wanted="saved, code 75; then as undisturbed", do=terminated, short=1, long=20))
 register(
     Fault(
@@ -123,5 +139,6 @@ register(
         long=2,
     )
 )
+register(Fault(name="train: the clock jumps by a day", wanted="ends as undisturbed", do=clock_jumps, short=0, long=6))
 register(Fault(name="train: reads that fail three times", wanted="tried again, as undisturbed", do=failing_reads))
 register(Fault(name="train: a read that never returns", wanted="code 70 with stacks; then as undisturbed", do=hung))

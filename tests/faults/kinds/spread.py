@@ -26,13 +26,17 @@ from poet.runs.run import Run
 BOUND_S = 120.0
 
 
+def free_address(host: str = "127.0.0.1") -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
 def pair(
     world: World, out: Path, *flags: str, host: str = "127.0.0.1", within: Sequence[Sequence[str]] = ((), ())
 ) -> list[subprocess.Popen[str]]:
     """Two processes of one training, of two devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"{host}:{probe.getsockname()[1]}"
+    address = free_address(host)
     places = [[f"--coordinator={address}", "--processes=2", f"--process={index}"] for index in range(2)]
     commands = [world.command("train", out, *flags, *place) for place in places]
     return [world.start(command, devices=2, within=own) for command, own in zip(commands, within)]
