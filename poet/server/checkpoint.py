@@ -104,7 +104,7 @@ class CheckpointBackend:
         """The field that has the networks make what a task has made larger, where there are pictures and networks."""
         if not self.upscalers or not any(stream.shows for stream in task.predicted):
             return {}
-        said = f"whether its pictures are made {SCALE ** len(self.larger)} times as high and wide"
+        said = f"whether its pictures are made {self.scale} times as high and wide"
         return {UPSCALE: {"type": "boolean", "default": False, "description": said}}
 
     @functools.cached_property
@@ -131,6 +131,7 @@ class CheckpointBackend:
                 "seconds": clip.frames / clip.rate_hz,
                 "sample_rate_hz": clip.sample_rate_hz,
             },
+            "scale": self.scale,
             "tasks": [self._described(task) for task in self.tasks.values()],
             "films": [name for name in self.requests if name not in self.tasks],
             "sample": {name: value for name, value in to_dict(self.resolved.spec.sample).items() if name in SAMPLE},
@@ -271,6 +272,11 @@ class CheckpointBackend:
             return f"{int(width * part)}x{int(height * part)} would fit" if part else _MORE
 
         return {"need": need(1.0), "advice": advice}
+
+    @property
+    def scale(self) -> int:
+        """How many times as high and wide they make a clip."""
+        return SCALE ** len(self.larger)
 
     @functools.cached_property
     def larger(self) -> list[Resolved]:

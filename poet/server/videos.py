@@ -23,7 +23,11 @@ FIELDS: dict[str, Schema] = {
         "anyOf": [_LENGTH, {"type": "string", "pattern": r"^\d+(\.\d+)?$"}],
         "description": "up to the length of a clip makes one clip, more a film of that length",
     },
-    "size": {**_TEXT, "pattern": r"^\d{1,5}x\d{1,5}$", "description": "WIDTHxHEIGHT of the model"},
+    "size": {
+        **_TEXT,
+        "pattern": r"^\d{1,5}x\d{1,5}$",
+        "description": "WIDTHxHEIGHT: of the model, or as its super-resolution makes a clip",
+    },
     "input_reference": _MEDIA,
     "negative_prompt": _TEXT,
     "seed": {"type": "integer", "minimum": 0, "maximum": MOST_SEED},
@@ -58,7 +62,7 @@ def as_job(asked: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused("prompt: give a text that says what the video shows", param="prompt")
     if asked.get("model") not in (None, "", card["id"]):
         raise Refused(f"model {asked['model']!r}: this service has {card['id']}", 404, "model_not_found", "model")
-    _check_size(asked, card["clip"])
+    larger = _is_larger(asked, card)
     seconds, whole = _seconds(asked, card["clip"]), card["clip"]["seconds"]
     job: dict[str, Any] = {"prompt": prompt}
     for theirs, ours in (("negative_prompt", "negative_prompt"), ("seed", "seed"), ("guidance_scale", "guidance")):
@@ -69,9 +73,14 @@ def as_job(asked: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused(f"sound = {sound!r}: expected true or false", param="sound")
     opening = asked.get("input_reference")
     if seconds > whole + 1e-6:
+        if larger:
+            raise Refused(
+                "size: a film has that of the model; have its result made larger by the job `upscale`", param="size"
+            )
         opened = {"clip": opening} if opening else {}
         return {"task": LONG, **job, "seconds": seconds, "sound": sound, **opened}
-    return {"task": _task(bool(opening), sound), **job, **({"clip": opening} if opening else {})}
+    more = {**({"clip": opening} if opening else {}), **({"upscale": True} if larger else {})}
+    return {"task": _task(bool(opening), sound), **job, **more}
 
 
 def _task(opened: bool, sound: bool) -> str:
@@ -114,19 +123,30 @@ def _seconds(asked: Mapping[str, Any], clip: Mapping[str, float]) -> float:
     return clip["seconds"] if seconds is None else seconds
 
 
-def _check_size(asked: Mapping[str, Any], clip: Mapping[str, float]) -> None:
+def _is_larger(asked: Mapping[str, Any], card: Mapping[str, Any]) -> bool:
+    """Whether the size that is asked for is the one that super-resolution makes; Refused for any but these two."""
+    clip, wanted = card["clip"], _wanted_size(asked, card["clip"])
+    sizes = {size_of(clip, scale): scale > 1 for scale in (card.get("scale", 1), 1)}
+    if wanted not in sizes:
+        raise Refused(f"size: the model makes {' or '.join(sorted(sizes))}, and nothing else", param="size")
+    return sizes[wanted]
+
+
+def _wanted_size(asked: Mapping[str, Any], clip: Mapping[str, float]) -> str:
+    """WIDTHxHEIGHT of a request; without a word that of the model."""
     width, height = (_number(asked, name) for name in ("width", "height"))
     size = asked.get("size") or ""
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if size and not found:
-        raise Refused(f"size = {size!r}: expected WIDTHxHEIGHT, such as {_size(clip)}", param="size")
+        raise Refused(f"size = {size!r}: expected WIDTHxHEIGHT, such as {size_of(clip)}", param="size")
     sizes = {(float(found[1]), float(found[2]))} if found else set()
     sizes |= {(width or clip["width"], height or clip["height"])} if width or height else set()
     if len(sizes) > 1:
         raise Refused("size contradicts width and height: give one of them", param="size")
-    if sizes and sizes != {(clip["width"], clip["height"])}:
-        raise Refused(f"size: the model makes {_size(clip)}, and nothing else", param="size")
+    width, height = next(iter(sizes), (clip["width"], clip["height"]))
+    return size_of({"width": width, "height": height})
 
 
-def _size(clip: Mapping[str, float]) -> str:
-    return f"{clip['width']:g}x{clip['height']:g}"
+def size_of(clip: Mapping[str, float], scale: int = 1) -> str:
+    """WIDTHxHEIGHT of a clip that is made so many times as large."""
+    return f"{scale * clip['width']:g}x{scale * clip['height']:g}"

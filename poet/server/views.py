@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from poet.server.service import Service
 from poet.server.store import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Upload
+from poet.server.videos import size_of
 
 # Names of states in the OpenAI videos API.
 STATUS = {QUEUED: "queued", RUNNING: "in_progress", DONE: "completed", FAILED: "failed", CANCELLED: "cancelled"}
@@ -163,6 +164,7 @@ class ModelObject(BaseModel):
     owned_by: str = "poet"
     fingerprint: str
     clip: dict[str, float]
+    scale: int = Field(1, description="how many times as high and wide super-resolution makes a clip")
     tasks: list[TaskFacts]
     films: list[str]
     sample: dict[str, Any]
@@ -240,13 +242,13 @@ def video_object(job: Job, service: Service) -> VideoObject:
     """A job of `/v1/videos`."""
     asked, clip = job.request["asked"], service.card["clip"]
     seconds = job.request.get("seconds") or clip["seconds"]
-    prompt = asked.get("prompt")
+    prompt, asked_larger = asked.get("prompt"), job.request.get("request", {}).get("upscale")
     return VideoObject(
         **_common(job, service),
         object="video",
         prompt=prompt if isinstance(prompt, str) else None,
         seconds=f"{seconds:g}",
-        size=f"{clip['width']:g}x{clip['height']:g}",
+        size=size_of(clip, service.card.get("scale", 1) if asked_larger else 1),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import urllib.request
@@ -67,6 +68,18 @@ def test_a_video_is_made_then_made_larger_from_the_job_and_from_an_upload(client
     assert media.probe(found[".mp4"]).count == 5 and media.display_size(found[".mp4"]) == (32, 32)
     sent = client.wait(client.submit("upscale", clip=paths[".mp4"], **asked), timeout_s=300)
     assert client.content(sent, "000.png") == found[".png"].read_bytes()
+
+
+def test_a_size_asks_for_a_larger_video(client):
+    video = client.wait(client.video(TEXT, seed=SEED, size="32x32"), timeout_s=300)
+    job = client.wait(client.submit("text_to_video", prompt=TEXT, seed=SEED, upscale=True), timeout_s=300)
+    assert client.content(video, "000.png") == client.content(job, "000.png")
+    told = json.loads(urllib.request.urlopen(f"{client.url}/v1/videos/{video.id}").read())
+    assert told["size"] == "32x32" and client.models()[0]["scale"] == 2
+    with pytest.raises(ApiError, match="the model makes 16x16 or 32x32, and nothing else"):
+        client.video(TEXT, size="64x64")
+    with pytest.raises(ApiError, match="a film has that of the model"):
+        client.video(TEXT, size="32x32", seconds=20)
 
 
 def test_one_request_makes_a_video_and_makes_it_larger(client, folder, tmp_path):
