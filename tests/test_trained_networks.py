@@ -16,12 +16,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "store"))
 import store_fakes as fakes  # noqa: E402
 
-from poet import cli, networks  # noqa: E402
+from poet import cli  # noqa: E402
 from poet.cli import command  # noqa: E402
 from poet.cli.commands import train  # noqa: E402
 from poet.models import layers, tables  # noqa: E402
 from poet.models.transformer import Model  # noqa: E402
-from poet.networks.base import Network  # noqa: E402
 from poet.planning import describe  # noqa: E402
 from poet.runs.run import Run  # noqa: E402
 from poet.spec import (  # noqa: E402
@@ -40,7 +39,8 @@ from poet.spec.vocabulary import Special  # noqa: E402
 from poet.tasks.registry import TASKS, Task  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
 from poet.tokenizers.video import base  # noqa: E402
-from poet.training import losses, optimizer, step  # noqa: E402
+from poet.training import losses, networks, optimizer, step  # noqa: E402
+from poet.training.networks.base import Network  # noqa: E402
 from poet.training.trainable import Hook, Report  # noqa: E402
 
 # ------------------------------------------------------------------------------------ the network
@@ -69,7 +69,7 @@ class NextFrame(Model):
 
 
 class NextFrameNetwork(Network):
-    """What `poet.networks` would hold a file of."""
+    """What `poet.training.networks` would hold a file of."""
 
     def model(self, resolved):
         return NextFrame(resolved.spec.model, resolved.vocabulary, resolved.spec.text.width)

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from poet.buckets import mirror
-from poet.buckets.files import Place, crc32c
 from poet.checkpoints import shards
 from poet.distributed import processes
+from poet.runs.buckets import mirror
+from poet.runs.buckets.files import Place, crc32c
 from poet.runs.publishing import Publisher
 from poet.runs.run import CHECKPOINTS, Run
 from poet.spec import Failure

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poet.buckets.files import Entry as File
-from poet.buckets.files import Place
 from poet.runs import manifest
+from poet.runs.buckets.files import Entry as File
+from poet.runs.buckets.files import Place
 from poet.runs.run import CHECKPOINTS, Checkpoint, Run
 from poet.spec import UserError
 
@@ -102,7 +102,7 @@ def in_bucket(url: str) -> list[Entry]:
     """As `entries` without hashes, of a work dir behind a URL; of its files the manifests alone are fetched.
 
     Raises:
-      UserError: it holds no checkpoints; as `poet.buckets.files.retried`.
+      UserError: it holds no checkpoints; as `poet.runs.buckets.files.retried`.
     """
     place, steps = Place(url.rstrip("/")), dict[str, dict[str, File]]()
     for name, file in place.listed().items():

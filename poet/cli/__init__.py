@@ -96,7 +96,7 @@ def _output(args: argparse.Namespace) -> Iterator[None]:
     if not out or not COMMANDS[args.command].publishes or "://" not in out:
         yield
         return
-    from poet.buckets import mirror, outbox
+    from poet.runs.buckets import mirror, outbox
 
     if getattr(args, "process", None):  # Another one of these sends it.
         args.out = str(mirror.workdir(out))

@@ -40,7 +40,7 @@ class Command:
       place: the list of commands is in the order of these.
       quiet: whether the terminal shows warnings of this package alone, not how it gets on.
       wraps: whether another command stands behind `--`; its words are `args.rest`.
-      publishes: whether its --out, if it has one, is a folder, which may lie at gs:// (`poet.buckets.outbox`).
+      publishes: whether its --out, if it has one, is a folder, which may lie at gs:// (`poet.runs.buckets.outbox`).
     """
 
     summary: str
@@ -261,9 +261,9 @@ def open_checkpoint(
 
 def open_run(path: str, bindings: Sequence[str], network: str = LANGUAGE_MODEL) -> tuple[Run, Resolved]:
     """`open_checkpoint` of a path."""
-    from poet import networks
     from poet.spec import config
     from poet.tasks.resolved import Resolved
+    from poet.training import networks
 
     run = Run.open(path)
     if network:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from poet.cli import command
 
 if TYPE_CHECKING:
-    from poet.films.studio import Studio
     from poet.runs.run import Run
+    from poet.sampling.films.studio import Studio
     from poet.sampling.record import Replay
     from poet.tasks.resolved import Resolved
 
@@ -45,7 +45,7 @@ def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studi
 
     Raises UserError: no checkpoint, or unknown settings.
     """
-    from poet.films.studio import Studio
+    from poet.sampling.films.studio import Studio
 
     settings = command.generation_bindings(args)
     if args.negative_prompt:
@@ -57,7 +57,7 @@ def open_studio(args: argparse.Namespace, *, sound: bool | None = None) -> Studi
 
 def studio_of(run: Run, resolved: Resolved, settings: Sequence[str], ways: Mapping[str, Any]) -> Studio:
     """The studio of an open checkpoint, as `Studio` takes it."""
-    from poet.films.studio import Studio
+    from poet.sampling.films.studio import Studio
 
     return _quietly(Studio(run, resolved, settings, ways))
 
@@ -73,10 +73,10 @@ def replay(args: argparse.Namespace, found: Replay) -> tuple[list[Path], Path]:
 
     Raises UserError: other weights or inputs than the record's, or a folder that holds something.
     """
-    from poet.films.studio import Studio
     from poet.runs import outputs
     from poet.sampling import command as generation
     from poet.sampling import record
+    from poet.sampling.films.studio import Studio
 
     checkpoint, resolved = command.open_checkpoint(args, list(found.settings))
     record.check(found, checkpoint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from poet import media, networks
+from poet import media
 from poet import spec as specs
 from poet.distributed import mesh as mesh_lib
 from poet.distributed.mesh import Rules, local_bytes
@@ -21,6 +21,7 @@ from poet.planning.topologies import GIB, Topology
 from poet.spec import UserError
 from poet.tasks import picture, registry
 from poet.tasks.resolved import Resolved
+from poet.training import networks
 from poet.training.trainable import State, Trainable
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from poet import networks
 from poet.distributed import mesh as mesh_lib
 from poet.planning import hlo
 from poet.planning.programs import Cost, Program, part_bytes
@@ -27,7 +26,7 @@ from poet.planning.topologies import GIB, Topology
 from poet.runs import assets
 from poet.spec import UserError, choose
 from poet.tasks.resolved import Resolved
-from poet.training import compiled
+from poet.training import compiled, networks
 from poet.training.trainable import Group
 
 # Share of the peak that matrix products reach, rematerialisation not counted: published training runs

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from poet.buckets import files
 from poet.runs import manifest
+from poet.runs.buckets import files
 from poet.spec import UserError
 
 # Kinds of folders with a MANIFEST; `kind_of` infers it where the manifest lacks it.

@@ -1,8 +1,8 @@
 """A run whose work dir lies in a bucket: it works in a copy on this machine, and what must survive is published.
 
-The copy is at `poet.buckets.mirror.workdir`.  Its name stands in the lease of who publishes it.
+The copy is at `poet.runs.buckets.mirror.workdir`.  Its name stands in the lease of who publishes it.
 
-**The bucket is the truth.**  Who takes its lease (`poet.buckets.lease`) and was not its last holder begins with an
+**The bucket is the truth.**  Who takes its lease (`poet.runs.buckets.lease`) and was not its last holder begins with an
 empty folder and fetches the logs and the newest whole checkpoint.  A copy that was the last to publish goes on with
 what it holds, so that nothing is fetched, and what was saved and not yet published still is.
 
@@ -20,13 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from poet.buckets import lease as bucket_lease
-from poet.buckets import mirror
-from poet.buckets.files import Entry, Place, each
-from poet.buckets.lease import Lease, Lost
-from poet.buckets.mirror import Copy
-from poet.buckets.upload import publish, withdraw
 from poet.runs import exits, lease, manifest, retries
+from poet.runs.buckets import lease as bucket_lease
+from poet.runs.buckets import mirror
+from poet.runs.buckets.files import Entry, Place, each
+from poet.runs.buckets.lease import Lease, Lost
+from poet.runs.buckets.mirror import Copy
+from poet.runs.buckets.upload import publish, withdraw
 from poet.runs.run import CHECKPOINTS, IDENTITY, SPEC, Run, steps_among
 from poet.runs.timeline import FILE as TIMELINE
 from poet.spec import Failure
@@ -89,7 +89,7 @@ def hold(run: Run) -> Iterator[Publisher]:
     What is behind a URL is fetched first, and all logs are published at the end.
 
     Raises:
-      UserError: another process holds it, or it cannot be written; as `poet.buckets.lease.hold`.
+      UserError: another process holds it, or it cannot be written; as `poet.runs.buckets.lease.hold`.
       Unpublished, Lost: the end of it could not be published.
     """
     if not run.url:

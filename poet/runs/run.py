@@ -24,8 +24,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from poet.buckets import files, mirror
 from poet.runs import assets, lease, manifest, outputs, timeline
+from poet.runs.buckets import files, mirror
 from poet.spec import Experiment, UserError, read_json, read_object
 
 SPEC, WEIGHTS, CHECKPOINTS = "spec.json", "model.safetensors", "checkpoints"
@@ -162,7 +162,7 @@ class Run:
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Resolves a user's path, from the current folder or among the shipped weights (also by name).
 
-        Of what lies behind a URL a copy is opened (`poet.buckets`).
+        Of what lies behind a URL a copy is opened (`poet.runs.buckets`).
 
         Raises:
           UserError: nothing there is a checkpoint.
@@ -306,7 +306,7 @@ def here(path: str | os.PathLike[str]) -> Path:
     """A user's path to weights on this machine: itself, or the copy of the weights that lie behind a URL.
 
     Raises:
-      UserError: nothing there is a checkpoint, released weights or an export; as `poet.buckets.mirror.fetch`.
+      UserError: nothing there is a checkpoint, released weights or an export; as `poet.runs.buckets.mirror.fetch`.
     """
     if not files.is_url(path):
         return Path(path)

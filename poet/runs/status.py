@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from poet.buckets import lease as bucket_lease
-from poet.buckets.files import Place
 from poet.checkpoints import listing
 from poet.runs import goodput, lease, lines, timeline
+from poet.runs.buckets import lease as bucket_lease
+from poet.runs.buckets.files import Place
 from poet.runs.run import Run, steps_among
 from poet.spec import UserError, read_object
 

@@ -10,7 +10,6 @@ import jax
 
 from poet.checkpoints import checkpoint as checkpoint_lib
 from poet.models.superres import build_model
-from poet.networks import expect
 from poet.runs import networks
 from poet.runs.run import Checkpoint, Run, here
 from poet.sampling import masked
@@ -21,6 +20,7 @@ from poet.spec import Experiment, UserError, compat, from_stored, to_dict
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
 from poet.tokenizers.video.base import VideoTokenizer
+from poet.training.networks import expect
 
 
 def find(path: str) -> Run:

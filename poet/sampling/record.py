@@ -108,7 +108,7 @@ def prompts(folder: str | Path) -> dict[str, str]:
 class Replay(NamedTuple):
     """The request of a record.
 
-    film: its kind (`poet.films.studio.KINDS`); '' for samples of a task.
+    film: its kind (`poet.sampling.films.studio.KINDS`); '' for samples of a task.
     request: of a film as JSON has it.
     files: name -> SHA-256 of what was written.
     """

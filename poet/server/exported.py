@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poet.films.windows import Windows
 from poet.runs.run import Checkpoint, Run
+from poet.sampling.films.windows import Windows
 from poet.server import needs
 from poet.server.backend import Accepted, Maker
 from poet.server.checkpoint import CheckpointBackend

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from poet.films import chain
-from poet.films.camera import MOVES
-from poet.films.long import LongFilm
-from poet.films.prompts import Schedule
-from poet.films.sampler import Wish, check_trained, check_wish
-from poet.films.storyboard import CONTINUE, Storyboard
-from poet.films.windows import Windows
+from poet.sampling.films import chain
+from poet.sampling.films.camera import MOVES
+from poet.sampling.films.long import LongFilm
+from poet.sampling.films.prompts import Schedule
+from poet.sampling.films.sampler import Wish, check_trained, check_wish
+from poet.sampling.films.storyboard import CONTINUE, Storyboard
+from poet.sampling.films.windows import Windows
 from poet.server.fields import SAMPLE, Schema, check_names, schemas
 from poet.spec import MOST_SEED, SampleSpec, UserError, from_dict, to_dict
 from poet.tasks.resolved import Resolved
@@ -20,7 +20,7 @@ from poet.tasks.resolved import Resolved
 LONG, STORYBOARD, CHAIN = "long", "storyboard", "chain"
 # Fields that a request for them has.
 REQUIRED: Mapping[str, tuple[str, ...]] = {STORYBOARD: ("scenes",), CHAIN: ("jobs",)}
-# How films go on (`poet.films.sampler.FilmSampler`).
+# How films go on (`poet.sampling.films.sampler.FilmSampler`).
 _WAYS: dict[str, Schema] = {
     "context": {"type": "integer", "minimum": 0, "maximum": 4096, "default": 0},
     "recode": {"type": "boolean", "default": False},
@@ -34,7 +34,7 @@ class Film:
     """A film that can be made.
 
     Attributes:
-      request: of `poet.films.studio.KINDS`, as JSON has it.
+      request: of `poet.sampling.films.studio.KINDS`, as JSON has it.
       ways: how it goes on.
       sample: settings, with the seed.
       seconds: how long it is.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from poet.films.studio import Studio, with_files
 from poet.runs import compile_cache
 from poet.sampling import jobs, larger, record, upscaling
 from poet.sampling.engine import Engine
+from poet.sampling.films.studio import Studio, with_files
 from poet.sampling.generate import Generator
 from poet.sampling.outputs import write_outputs
 from poet.sampling.progress import OnStep, Progress, Sampling

@@ -15,14 +15,13 @@ from typing import Any
 
 import jax
 
-from poet import networks as trained_networks
 from poet import spec as specs
 from poet.checkpoints import checkpoint as checkpoints
 from poet.checkpoints import weights as weights_lib
-from poet.films.sampler import CONTINUING
-from poet.films.windows import Windows
 from poet.runs import manifest, networks, outputs
 from poet.runs.run import Run
+from poet.sampling.films.sampler import CONTINUING
+from poet.sampling.films.windows import Windows
 from poet.sampling.generate import Generator
 from poet.sampling.larger import from_checkpoint
 from poet.sampling.requests import make_plan
@@ -49,6 +48,7 @@ from poet.spec import Experiment, ExportSpec, SampleSpec, UserError, compat, fro
 from poet.tasks.layout import Layout
 from poet.tasks.registry import LANGUAGE_MODEL, SUPER_RESOLUTION, TASKS, Task, get_task
 from poet.tasks.resolved import Resolved
+from poet.training import networks as trained_networks
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 # All tasks that the checkpoint was trained on.

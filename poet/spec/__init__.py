@@ -168,7 +168,7 @@ class PromptSpec(Spec):
 
     `suffix` is added behind each by a comma; `negative` is what guidance steers away from where a request names
     nothing, and needs `SAMPLE.guidance` other than 1.  `camera` has a model's own words for movements of the camera, by
-    their names in `poet.films.camera`.  Shipped ones: gin/prompts/*.gin.
+    their names in `poet.sampling.films.camera`.  Shipped ones: gin/prompts/*.gin.
     """
 
     suffix: str = setting("", changes="nothing")

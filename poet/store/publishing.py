@@ -13,12 +13,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from poet.buckets import lease as bucket_lease
-from poet.buckets import mirror
-from poet.buckets.files import Place, is_url
-from poet.buckets.lease import Lease
-from poet.buckets.upload import publish
 from poet.runs import lease
+from poet.runs.buckets import lease as bucket_lease
+from poet.runs.buckets import mirror
+from poet.runs.buckets.files import Place, is_url
+from poet.runs.buckets.lease import Lease
+from poet.runs.buckets.upload import publish
 from poet.spec import UserError
 from poet.store import reader
 from poet.store.manifest import MANIFEST_FILE
@@ -38,7 +38,7 @@ def hold(path: str, runner: Runner) -> Iterator[Path]:
 
     Raises:
       UserError: the runner's processes do not all work on this machine, the place holds other files, or another
-        process writes there; as `poet.buckets.lease.hold`.
+        process writes there; as `poet.runs.buckets.lease.hold`.
     """
     if not is_url(path):
         yield Path(path)

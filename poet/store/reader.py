@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poet.buckets import mirror
-from poet.buckets.files import is_url
+from poet.runs.buckets import mirror
+from poet.runs.buckets.files import is_url
 from poet.spec import UserError
 from poet.store import framing
 from poet.store.manifest import MANIFEST_FILE, Manifest, Plan, ShardInfo, read_json
@@ -31,7 +31,7 @@ def _copy(url: str) -> pathlib.Path:
 
 
 def folder_of(path: str) -> pathlib.Path:
-    """The folder of a store on this machine: itself, or the copy of the one behind a URL (`poet.buckets`)."""
+    """The folder of a store on this machine: itself, or the copy of the one behind a URL (`poet.runs.buckets`)."""
     return _copy(path) if is_url(path) else pathlib.Path(path)
 
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
-from poet.buckets.files import filesystem, is_url
+from poet.runs.buckets.files import filesystem, is_url
 from poet.spec import UserError
 from poet.store import texts
 

@@ -17,7 +17,7 @@ from poet.streams.base import CONDITION, OUTPUT, Format, Stream
 from poet.streams.derived import Derived
 from poet.tasks.layout import Layout, build_layout
 
-# Names of networks (`poet.networks`); a task that names none is of the first.
+# Names of networks (`poet.training.networks`); a task that names none is of the first.
 LANGUAGE_MODEL, SUPER_RESOLUTION = "language_model", "super_resolution"
 
 
@@ -36,7 +36,7 @@ class Task:
       conditioning_latents: smallest and largest number of conditioning latent frames that open the output,
         with the sound of the same time; they carry no loss in training and are forced in
         sampling (spec §1.3, form a).  `Resolved.conditioning_range` is the range in a run.
-      network: the network that does it, by its name in `poet.networks`; a run trains one.
+      network: the network that does it, by its name in `poet.training.networks`; a run trains one.
     """
 
     name: str

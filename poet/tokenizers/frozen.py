@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from poet.buckets import mirror
 from poet.checkpoints.weights import check_arrays, flatten, read_arrays, write_arrays
 from poet.distributed.mesh import batch_sharding
 from poet.models.declaration import Tree
 from poet.runs import assets, manifest
+from poet.runs.buckets import mirror
 from poet.runs.run import SPEC, WEIGHTS
 from poet.spec import AudioTokenizerSpec, Experiment, Spec, UserError, VideoTokenizerSpec, read_json, to_dict
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from poet import media
-from poet.films import camera
 from poet.runs.run import Run
+from poet.sampling.films import camera
 from poet.sampling.generate import Generator
 from poet.spec import PromptSpec, config
 from poet.tasks.resolved import Resolved

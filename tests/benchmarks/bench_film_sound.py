@@ -23,10 +23,10 @@ import scipy.linalg
 import scipy.signal
 
 from poet import media
-from poet.films import dubbing
-from poet.films.sampler import FilmSampler, seed_of
-from poet.films.sounds import fitted
 from poet.runs.run import Run
+from poet.sampling.films import dubbing
+from poet.sampling.films.sampler import FilmSampler, seed_of
+from poet.sampling.films.sounds import fitted
 from poet.sampling.generate import Generator
 
 ORDER, LEVEL_S, PAST_S, NEXT_S, AWAY_S = 32, 0.05, 0.1, 0.005, 0.2

@@ -18,9 +18,9 @@ from pathlib import Path
 import film_drift
 import numpy as np
 
-from poet.films import sheets
-from poet.films.sampler import FilmSampler, Wish
 from poet.runs.run import Run
+from poet.sampling.films import sheets
+from poet.sampling.films.sampler import FilmSampler, Wish
 from poet.sampling.generate import Generator
 
 WAYS = {

@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poet import networks
 from poet.distributed import mesh as mesh_lib
 from poet.spec import Experiment, config
 from poet.tasks.resolved import Resolved
-from poet.training import compiled
+from poet.training import compiled, networks
 
 SMALL = {"layers": 3, "width": 256, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 688, "dtype": "float32"}
 STEPS = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "films"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sampling" / "films"))
 
 import film_fakes  # noqa: E402
 

@@ -76,7 +76,7 @@ def _job(folder: Path) -> None:
 
 @bomb("YAML: a storyboard")
 def _storyboard(folder: Path) -> None:
-    from poet.films import storyboard
+    from poet.sampling.films import storyboard
 
     (folder / "x.yaml").write_text(_laughs())
     storyboard.read(folder / "x.yaml")
@@ -84,7 +84,7 @@ def _storyboard(folder: Path) -> None:
 
 @bomb("YAML: a chain")
 def _chain(folder: Path) -> None:
-    from poet.films import chain
+    from poet.sampling.films import chain
 
     chain.read(sparse(folder / "x.yaml"))
 
@@ -191,7 +191,7 @@ def _vectors(folder: Path) -> None:
 
 @bomb(".npz that says how much it holds")
 def _stated(folder: Path) -> None:
-    from poet.films import pieces
+    from poet.sampling.films import pieces
 
     with pieces._reading(_npz(folder / "x.npz", b"0", HUGE)):
         pass
@@ -199,7 +199,7 @@ def _stated(folder: Path) -> None:
 
 @bomb(".npz that holds more than it says")
 def _understated(folder: Path) -> None:
-    from poet.films import pieces
+    from poet.sampling.films import pieces
 
     with pieces._reading(_npz(folder / "x.npz", bytes(2**28), 100)):
         pass
@@ -207,7 +207,7 @@ def _understated(folder: Path) -> None:
 
 @bomb(".npz with a larger array than its bytes")
 def _header(folder: Path) -> None:
-    from poet.films import pieces
+    from poet.sampling.films import pieces
 
     data = _npy((HUGE,))
     with pieces._reading(_npz(folder / "x.npz", data, len(data))):

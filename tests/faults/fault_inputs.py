@@ -267,7 +267,7 @@ scenes:
 
 @reader("storyboards", lambda _: [BOARD])
 def storyboard(data: bytes, folder: Path) -> None:
-    from poet.films import storyboard as boards
+    from poet.sampling.films import storyboard as boards
 
     boards.read(written(data, folder / "x.yaml"))
 

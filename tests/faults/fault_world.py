@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("data", "store", "buckets")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("data", "store", "runs/buckets")]
 INJECTED = Path(__file__).resolve().parent / "injected"
 # Seconds after which a command that should have ended counts as hung.
 PATIENCE_S = 300

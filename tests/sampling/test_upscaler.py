@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from poet import media, networks
+from poet import media
 from poet.sampling import steadying
 from poet.sampling.superres import Upscaler, chunks, faded
 from poet.spec import (
@@ -24,6 +24,7 @@ from poet.spec import (
 )
 from poet.streams.base import HIDDEN
 from poet.tasks.resolved import Resolved
+from poet.training import networks
 
 RUN = Experiment(
     clip=ClipSpec(frames=9, height=64, width=64),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/sampling"), str(ROOT / "tests/films")]
+sys.path[:0] = [str(ROOT / "tests/sampling"), str(ROOT / "tests/sampling/films")]
 
 import film_fakes  # noqa: E402
 import tiny  # noqa: E402
@@ -210,7 +210,7 @@ def maker(monkeypatch):
     loaded = {"video": tiny.video_tokenizer(), "text": film_fakes.Words()}
     generator = Generator(one.resolved, tiny.params(), loaded)
     monkeypatch.setattr(Generator, "from_checkpoint", lambda *_: generator)
-    monkeypatch.setattr("poet.films.studio.Studio.made_by", {"checkpoint": "tiny"})
+    monkeypatch.setattr("poet.sampling.films.studio.Studio.made_by", {"checkpoint": "tiny"})
     return CheckpointMaker(one)
 
 

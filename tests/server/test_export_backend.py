@@ -14,9 +14,9 @@ sys.path[:0] = [str(ROOT / "tests/serving")]
 import exports  # noqa: E402
 
 from poet import media  # noqa: E402
-from poet.films.folder import FilmFolder  # noqa: E402
-from poet.films.sampler import FilmSampler, Wish  # noqa: E402
 from poet.runs.run import Checkpoint, Run  # noqa: E402
+from poet.sampling.films.folder import FilmFolder  # noqa: E402
+from poet.sampling.films.sampler import FilmSampler, Wish  # noqa: E402
 from poet.server.backend import Work  # noqa: E402
 from poet.server.exported import ExportBackend  # noqa: E402
 from poet.server.making import ExportMaker  # noqa: E402

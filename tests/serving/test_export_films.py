@@ -6,7 +6,7 @@ import exports
 import numpy as np
 import pytest
 
-from poet.films.sampler import FilmSampler, Wish
+from poet.sampling.films.sampler import FilmSampler, Wish
 from poet.serving.runtime import Runtime
 from poet.spec import SampleSpec, UserError
 

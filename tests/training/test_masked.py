@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poet import networks
 from poet.distributed import mesh as mesh_lib
 from poet.models import superres
 from poet.spec import (
@@ -28,7 +27,7 @@ from poet.spec import (
 )
 from poet.streams.base import HIDDEN
 from poet.tasks.resolved import Resolved
-from poet.training import masked
+from poet.training import masked, networks
 
 BITS = 4
 RUN = Experiment(

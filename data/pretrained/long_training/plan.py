@@ -49,8 +49,8 @@ def _work(job: Job) -> tuple[str, int, float]:
 
 
 def _lm_flops(experiment) -> float:
-    from poet import networks
     from poet.distributed import mesh
+    from poet.training import networks
 
     resolved = Resolved(experiment)
     groups = networks.of(resolved).trainable(resolved, mesh.abstract(experiment.mesh, 1)).groups

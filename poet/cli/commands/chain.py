@@ -26,7 +26,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet.films import chain
+    from poet.sampling.films import chain
     from poet.spec import to_dict
 
     request = {"jobs": [to_dict(job) for job in chain.read(args.jobs)], "clip": args.clip}

@@ -10,10 +10,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poet.buckets import mirror
-from poet.buckets.files import is_url
 from poet.cli import command
 from poet.cli.tables import columns, duration
+from poet.runs.buckets import mirror
+from poet.runs.buckets.files import is_url
 from poet.runs.run import CHECKPOINTS, Run, steps_among
 from poet.spec import Failure, UserError
 from poet.spec.base import DTYPES

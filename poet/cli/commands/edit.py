@@ -32,8 +32,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet.films import edit, terminal
-    from poet.films.long import read_opening
+    from poet.sampling.films import edit, terminal
+    from poet.sampling.films.long import read_opening
 
     folder = Path(args.session).expanduser()
     studio = films.open_studio(args)

@@ -209,8 +209,8 @@ _WITH_WHOLE = {"named", "task", "clip", "batch"}
 def _whole(
     args: argparse.Namespace, request: Request, resolved: Resolved, checkpoint: Run, settings: Sequence[str]
 ) -> None:
-    from poet.films.dubbing import TASK
-    from poet.films.studio import DUB
+    from poet.sampling.films.dubbing import TASK
+    from poet.sampling.films.studio import DUB
 
     if request.task != TASK or len(request.clip) != 1:
         raise UserError(f"--whole is for the task {TASK} and one film: `poet generate {TASK} --whole --clip=FILE`")

@@ -41,7 +41,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet.films import long
+    from poet.sampling.films import long
 
     wanted = long.LongFilm(
         prompts=tuple(args.prompt),

@@ -7,10 +7,10 @@ import json
 import sys
 import time
 
-from poet.buckets.files import is_url
 from poet.cli import command
 from poet.cli.tables import columns, duration
 from poet.runs import status
+from poet.runs.buckets.files import is_url
 from poet.runs.run import Run
 from poet.runs.status import Status
 

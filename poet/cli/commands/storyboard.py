@@ -26,7 +26,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from poet.films import storyboard
+    from poet.sampling.films import storyboard
     from poet.spec import to_dict
 
     board = storyboard.read(args.scenes)

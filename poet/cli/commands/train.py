@@ -27,14 +27,13 @@ def train(resolved: Resolved, run: Run) -> int:
     """
     import jax
 
-    from poet import networks
     from poet.data.checks import check, networks_of
     from poet.data.loader import batches
     from poet.distributed import mesh as mesh_lib
     from poet.distributed import processes
     from poet.models.kernels import choose_kernel
     from poet.runs import origins
-    from poet.training import loop
+    from poet.training import loop, networks
     from poet.training.schedule import PhasedSchedule, check_all_trained
 
     spec = resolved.spec

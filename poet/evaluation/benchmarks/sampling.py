@@ -140,8 +140,8 @@ def sample_films(
 
     A film that was begun goes on where it was; each has a seed of its own.
     """
-    from poet.films.long import LongFilm
-    from poet.films.studio import Studio
+    from poet.sampling.films.long import LongFilm
+    from poet.sampling.films.studio import Studio
 
     studio = Studio(checkpoint, resolved, settings, {"has_audio": False})
     rate_hz, found = resolved.spec.clip.rate_hz, {}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from poet.evaluation.gallery.studio import Item, Made, Row, Studio
-from poet.films import long, scenes
-from poet.films.sampler import FilmSampler
-from poet.films.storyboard import CONTINUE, Scene, Storyboard
+from poet.sampling.films import long, scenes
+from poet.sampling.films.sampler import FilmSampler
+from poet.sampling.films.storyboard import CONTINUE, Scene, Storyboard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Work dirs and stores at gs://: kills in the middle of uploads, lost disks, requests that fail, a second machine.
 
-The bucket is an emulator (`tests/buckets`).  A machine is a cache of its own; one that is lost loses it.
+The bucket is an emulator (`tests/runs/buckets`).  A machine is a cache of its own; one that is lost loses it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fault_registry import Fault, Outcome, register
 from fault_world import SETTINGS, Ended, World, difference, end, kill, last, left_by, wait
 from kinds import spread
 
-from poet.buckets import mirror
 from poet.runs import exits, lease
+from poet.runs.buckets import mirror
 
 # So that nobody waits a minute for a machine that was lost.
 QUICK = {
     "constants": {
-        "poet.buckets.lease": {"RENEW_S": 0.5, "STALE_S": 3.0, "LOOK_S": 0.2},
+        "poet.runs.buckets.lease": {"RENEW_S": 0.5, "STALE_S": 3.0, "LOOK_S": 0.2},
         "poet.store.publishing": {"_SEND_S": 0.1},
     }
 }
