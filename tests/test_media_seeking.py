@@ -46,7 +46,7 @@ FILES = {
     "c.ts": ("libx264", X264, False, 0),
     "d.flv": ("libx264", {"g": "30", "bf": "0"}, False, 0),
     "e.avi": ("mpeg4", {"g": "30"}, False, 0),
-    "f.mpg": ("mpeg2video", {"g": "15", "bf": "2", "strict": "-1"}, False, 0),
+    "f.mpg": ("mpeg2video", {"g": "15", "bf": "2", "strict": "-1", "threads": "1"}, False, 0),
     "g.h264": ("libx264", X264, False, 0),  # without times
 }
 

@@ -12,6 +12,8 @@ import av
 SEEK_FROM_S = 10.0
 # A sound decoder needs some of the sound before; the tables of containers are rounded.
 LEAD_S = 1.0
+# Containers that tell few times: those of the frames behind a seek are guesses, up to the next one that is told.
+_GUESSED = ("mpeg", "mpegvideo")
 
 
 class Timed(NamedTuple):
@@ -43,8 +45,11 @@ def seek(
 ) -> tuple[Iterator[Timed], float] | None:
     """The frames from a key frame before `from_s` seconds after the first frame, and the first one's time.
 
-    None where the file has no times, or a seek does not end there; the container is spent then.
+    None where the file has no times or a seek makes them guesses, or a seek does not end there; the container is
+    spent then.
     """
+    if container.format.name in _GUESSED:
+        return None
     first = next(decode(container, stream), None)
     if first is None or first.time_s is None:
         return None
