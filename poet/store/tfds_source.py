@@ -209,6 +209,10 @@ def tfds_examples(path: str, split: str, features: Sequence[str], start: int, st
         raise UserError(f"{path} is damaged at {split} clip {index}: {reason} Make the data set again") from None
 
 
+# Once for each file, of which many ranges are read.
+_check_file = functools.lru_cache(maxsize=4096)(framing.check_lengths)
+
+
 def _check_lengths(path: str, split: str, start: int, stop: int) -> None:
     """Of the files of this machine in which the examples start..stop-1 lie."""
     first = 0
@@ -216,7 +220,7 @@ def _check_lengths(path: str, split: str, start: int, stop: int) -> None:
         last = first + file.examples_in_shard
         if first < stop and start < last and os.path.isfile(file.filename):
             try:
-                framing.check_lengths(file.filename)
+                _check_file(file.filename)
             except ValueError as error:
                 raise UserError(f"{path} is damaged in {split}: {error} Make the data set again") from None
         first = last
