@@ -107,6 +107,14 @@ def test_rewriting_costs_little_and_shifts_nothing(tmp_path: pathlib.Path) -> No
     assert quality[0] > 44 and quality[0] - quality[4] < 4.5, "four rewritings more"
 
 
+def test_a_film_is_written_in_the_same_bytes_every_time(tmp_path: pathlib.Path) -> None:
+    files = set()
+    for _ in range(40):
+        media.write_mp4(tmp_path / "a.mp4", smooth(17, 64, 64), 8.0)
+        files.add((tmp_path / "a.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_what_is_written_is_tagged(tmp_path: pathlib.Path) -> None:
     media.write_mp4(tmp_path / "a.mp4", smooth(2, 32, 32), 8.0)
     with av.open(str(tmp_path / "a.mp4")) as container:
