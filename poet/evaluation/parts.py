@@ -4,6 +4,7 @@ checkpoints are compared example by example.
     FOLDER/KEY/part.json    rows, notes, numbers, media
     FOLDER/KEY/values.npz   what each number is a sum of, example by example
     FOLDER/KEY/...          pictures and clips
+    FOLDER/KEY/MANIFEST     their hashes: a table that was damaged is measured again
 
 KEY is a hash of all that the table depends on: checkpoint, settings, data, networks, code.  What is found under a
 key may be read instead of being measured; nothing else is ever read.
@@ -16,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ import numpy as np
 from poet.evaluation import metric
 from poet.evaluation.metric import Found, Summary, Values
 from poet.evaluation.record import Table, jsonable, write
+from poet.runs import manifest
 from poet.runs.arrays import read_npz
 from poet.spec import limited
 
-FORMAT = 1
+FORMAT = 2
 PART, VALUES = "part.json", "values.npz"
 _FIELDS = tuple(field.name for field in dataclasses.fields(Values))
 _SUMMARY = tuple(field.name for field in dataclasses.fields(Summary))
@@ -136,19 +137,19 @@ class Parts:
         ]
         kept = {name: getattr(part, name) for name in ("table", "media", "examples", "seconds")}
         write(partial / PART, {"format": FORMAT, "checkpoint": checkpoint, **kept, "numbers": numbers})
+        manifest.write(partial, {"kind": "table"})
         shutil.rmtree(self.folder / key, ignore_errors=True)
         os.rename(partial, self.folder / key)
 
     def read(self, key: str, media: Path) -> Part | None:
         """A table, whose files are copied to `media`; None where it is not there, or not whole."""
         folder = self.folder / key
-        if (found := _json(folder / PART)) is None:
-            return None
         try:
-            arrays = read_npz(folder / VALUES)
-            _copy(found["media"], folder, media)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            manifest.verify(folder)
+        except manifest.Corrupt:
             return None
+        found, arrays = json.loads((folder / PART).read_text(encoding="utf-8")), read_npz(folder / VALUES)
+        _copy(found["media"], folder, media)
         numbers = [_number(fields, i, arrays) for i, fields in enumerate(found["numbers"])]
         return Part(numbers=numbers, **{name: found[name] for name in ("table", "media", "examples", "seconds")})
 

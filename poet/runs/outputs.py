@@ -3,15 +3,17 @@
 An output goes into a folder that is new or empty.  With `--overwrite` it may replace an earlier output of
 the same kind: of that, the files that its MANIFEST lists, and nothing else.  All of it is known before
 the work begins.  Files are written beside the folder under a temporary name and moved into it when they
-are whole, so that a failure costs neither the earlier output nor anything else.
+are whole, so that a failure costs neither the earlier output nor anything else.  A process that is killed
+while it moves them leaves the manifest beside them, by which the next one knows the half as poet's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ SCORE = "score"
 LEAKS, BASELINES = "search for leaks", "set of baselines"
 SUITE, CONDITIONS = "benchmark", "set of conditions"
 _ENDING = ".poet-partial"
+# Where the manifest of an earlier output lies, in the temporary folder, while its files are replaced.
+_EARLIER = ".earlier"
 
 
 def kind_of(fields: dict[str, Any]) -> str:
@@ -57,13 +61,15 @@ class Output:
     @property
     def folder(self) -> Path:
         """The folder to write to, until it is complete."""
-        return self.final.with_name(f".{self.final.name}{_ENDING}")
+        return partial_of(self.final)
 
     def where(self, path: str | os.PathLike[str]) -> Path:
         """The final path of a file that was written below `folder`."""
         return self.final / Path(path).relative_to(self.folder)
 
     def __enter__(self) -> Output:
+        if not (self.final / manifest.NAME).exists():
+            self._remove_earlier()  # A half, while its manifests are there.
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         return self
@@ -92,11 +98,19 @@ class Output:
 
     def _remove_earlier(self) -> None:
         # The manifest goes first: what is half removed is no output any more.
-        for name in sorted(self.replaced, key=lambda name: name != manifest.NAME):
+        if (self.final / manifest.NAME).exists():
+            (self.folder / _EARLIER).mkdir()
+            os.rename(self.final / manifest.NAME, self.folder / _EARLIER / manifest.NAME)
+        for name in self.replaced:
             (self.final / name).unlink(missing_ok=True)
         for folder in sorted({Path(name).parent for name in self.replaced}, reverse=True):
             if folder != Path(".") and (self.final / folder).is_dir() and not any((self.final / folder).iterdir()):
                 (self.final / folder).rmdir()
+
+
+def partial_of(final: Path) -> Path:
+    """Where the files of an output lie until it is whole, or for ever after a kill."""
+    return final.with_name(f".{final.name}{_ENDING}")
 
 
 def claim(
@@ -169,12 +183,14 @@ def _refuse_inside(final: Path, path: Any) -> None:
 
 
 def _earlier(final: Path, path: Any, kind: str, overwrite: bool, resumed: str) -> tuple[str, ...]:
-    """Names of the files to be replaced; () for a new or empty folder."""
-    if not final.exists() or not any(entry.name != resumed for entry in final.iterdir()):
+    """Names of the files to be replaced; () for a new folder, or one without files."""
+    if all(path.relative_to(final).parts[0] == resumed for path in _files(final)):
         return ()
     try:
         listed = manifest.read(final)
     except manifest.Corrupt:
+        if half := _half(final, kind):
+            return half
         raise UserError(
             f"--out={path} is not empty and poet has no record of writing it: give a new or empty folder"
         ) from None
@@ -186,6 +202,23 @@ def _earlier(final: Path, path: Any, kind: str, overwrite: bool, resumed: str) -
     if not overwrite:
         raise UserError(f"--out={path} holds an earlier {kind}: give another folder, or --overwrite to replace it")
     return (*listed["files"], manifest.NAME)
+
+
+def _half(final: Path, kind: str) -> tuple[str, ...]:
+    """Names of the files that a killed process left: of the output that it was moving, and of the one before."""
+    names: list[str] = []
+    for folder in (partial_of(final), partial_of(final) / _EARLIER):
+        with contextlib.suppress(manifest.Corrupt):
+            listed = manifest.read(folder)
+            names += [name for name in listed["files"] if kind_of(listed) == kind and _same(final, name, listed)]
+    return tuple(names)
+
+
+def _same(folder: Path, name: str, listed: dict[str, Any]) -> bool:
+    with contextlib.suppress(manifest.Corrupt):
+        manifest.check_file(folder, name, listed)
+        return True
+    return False
 
 
 def _named(kind: str) -> str:
@@ -202,5 +235,5 @@ def _check_writable(final: Path, path: Any) -> None:
         raise UserError(f"--out={path}: {nearest} {what}; give a folder that you can write to")
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if not path.is_dir()]
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if not path.is_dir())

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from poet import media
 from poet import spec as specs
-from poet.runs import outputs
+from poet.runs import manifest, outputs
 from poet.runs.run import Run
-from poet.sampling import command, jobs, record
+from poet.sampling import command, jobs
 from poet.sampling.outputs import Unfinished
 from poet.sampling.requests import Request
 from poet.spec import SampleSpec, UserError, limited, near_names
@@ -65,7 +65,7 @@ class Batch:
         return self.file.with_suffix(".results.jsonl")
 
     def done(self) -> set[str]:
-        """Names of the jobs that are done as the file has them now, and whose folder is there."""
+        """Names of the jobs that are done as the file has them now, and whose folder is whole."""
         last = {found.get("name"): found for found in _objects(self.results)}
         return {
             line.name
@@ -73,7 +73,7 @@ class Batch:
             if (found := last.get(line.name))
             and found.get("state") == "done"
             and found.get("digest") == line.digest
-            and (self.out / line.name / record.NAME).is_file()
+            and (self.out / line.name / manifest.NAME).is_file()
         }
 
     def run(self, *, overwrite: bool = False) -> int:
@@ -86,18 +86,16 @@ class Batch:
                 continue
             _LOG.info("%d of %d, %s", number, len(self.lines), line.name)
             load = load or (command.loader(self.checkpoint, self.resolved, line.job.request.task) if line.job else None)
-            error, files = self._one(line, load, overwrite)
-            failed += bool(error)
-            if error:
+            if error := self._one(line, load, overwrite):
                 _LOG.warning("%s failed: %s", line.name, error)
-            self._note(line, error, files)
+            failed += bool(error)
         return failed
 
-    def _one(self, line: Line, load: Callable[[], Any] | None, overwrite: bool) -> tuple[str, list[str]]:
-        """Why a job failed, '' if it did not, and the files that it left."""
-        if line.job is None:
-            return line.error, []
+    def _one(self, line: Line, load: Callable[[], Any] | None, overwrite: bool) -> str:
+        """Does a job and notes it; why it failed, '' if it did not."""
         try:
+            if line.job is None:
+                raise UserError(line.error)
             inputs = [self.checkpoint.folder, *line.job.request.files()]
             output = outputs.claim(self.out / line.name, outputs.GENERATION, overwrite=overwrite, inputs=inputs)
             with output:
@@ -105,11 +103,14 @@ class Batch:
                     error, files = "", command.produce(line.job, load, self.checkpoint, output.folder, self.settings)
                 except Unfinished as unfinished:
                     error, files = str(unfinished), unfinished.files
-            return error, [path.name for path in files]
+                self._note(line, error, [path.name for path in files])  # It counts once the folder is whole.
+            return error
         except Exception as failure:  # Whatever it is, it is this job's.
             _LOG.debug("%s", line.name, exc_info=True)
             named = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
-            return f"{named}{failure}", []
+            error = f"{named}{failure}"
+            self._note(line, error, [])
+            return error
 
     def _note(self, line: Line, error: str, files: Sequence[str]) -> None:
         found = {"name": line.name, "state": "failed" if error else "done", "digest": line.digest}
@@ -200,8 +201,9 @@ def _check_out(batch: Batch, overwrite: bool) -> None:
         return
     if not batch.out.is_dir():
         raise UserError(f"--out={batch.out} is a file: give a new or empty folder")
-    known = {found.get("name") for found in _objects(batch.results)} | {line.name for line in batch.lines}
-    others = sorted(path.name for path in batch.out.iterdir() if path.name not in known)
+    known = {str(found.get("name")) for found in _objects(batch.results)} | {line.name for line in batch.lines}
+    partial = {outputs.partial_of(batch.out / name).name for name in known}  # Of one that was killed.
+    others = sorted(path.name for path in batch.out.iterdir() if path.name not in known | partial)
     if others and not overwrite:
         raise UserError(
             f"--out={batch.out} holds {others[0]!r}, which is not a job of {batch.file}: give another folder"

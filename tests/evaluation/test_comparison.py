@@ -225,8 +225,12 @@ def test_a_damaged_part_is_measured_again(run, tmp_path):
     back = store.read("key", tmp_path / "media")
     assert back.numbers[0].summary == number.summary and back.examples == "e"
     np.testing.assert_array_equal(back.numbers[0].values.groups_N, ["x", "y"])
-    (tmp_path / "key" / parts.VALUES).write_bytes(b"PK damaged")
-    assert store.read("key", tmp_path / "media") is None and store.read("absent", tmp_path) is None
+    for name in (parts.PART, parts.VALUES):
+        whole = (tmp_path / "key" / name).read_bytes()
+        (tmp_path / "key" / name).write_bytes(whole.replace(b"1.0", b"7.0") if name == parts.PART else whole[:-1])
+        assert store.read("key", tmp_path / "media") is None
+        (tmp_path / "key" / name).write_bytes(whole)
+    assert store.read("key", tmp_path / "media") and store.read("absent", tmp_path) is None
     store.keep_only([])
     assert not (tmp_path / "key").exists()
 

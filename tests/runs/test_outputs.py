@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -78,6 +82,56 @@ def test_a_file_that_somebody_puts_there_meanwhile_is_kept(tmp_path: Path) -> No
             (output.final / "000.txt").write_text("mine")
     assert contents(tmp_path).keys() == {"out", "out/000.txt"}
     assert (tmp_path / "out/000.txt").read_text() == "mine"
+
+
+def killed(number: int, work: Callable[[], None]) -> bool:
+    """Whether a process of its own that does `work` was ended before it changed the file system the `number`th time."""
+    changes = itertools.count(1)
+
+    def end(event: str, _: object) -> None:
+        if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(changes) == number:
+            os._exit(9)
+
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    sys.addaudithook(end)
+    work()
+    os._exit(0)
+
+
+@pytest.mark.parametrize("earlier", [{}, {"a.txt": "1", "old/c.txt": "2", "old/d.txt": "3"}], ids=["new", "replaced"])
+def test_a_kill_at_any_change_leaves_what_the_next_one_finishes(tmp_path: Path, earlier: dict[str, str]) -> None:
+    files = {"a.txt": "x", "b/c.txt": "y", "b/d/e.txt": "z"}
+    for number in itertools.count(1):
+        out = tmp_path / f"{number}" / "out"
+        if earlier:
+            write(out, outputs.EXPORT, earlier)
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        (out / "parts/mine.txt").write_text("mine")
+        again = lambda: write(out, outputs.EXPORT, files, overwrite=bool(earlier), resumed="parts")
+        if not killed(number, again):
+            break
+        for restart in (lambda: killed(number * 7 % 11 + 1, again), again):  # The next one is killed too.
+            if earlier or not (out / "MANIFEST").exists():
+                restart()
+        manifest.check_listed(out)
+        found = {str(p.relative_to(out)): p.read_text() for p in out.rglob("*") if p.is_file() and p.name != "MANIFEST"}
+        assert found == files | {"parts/mine.txt": "mine"}
+    assert number > 12
+
+
+def test_half_an_output_of_another_kind_or_altered_is_not_replaced(tmp_path: Path) -> None:
+    out, partial = tmp_path / "out", tmp_path / ".out.poet-partial"
+    for folder, text in ((out, "mine"), (partial, "poet's")):
+        folder.mkdir()
+        (folder / "a.txt").write_text(text)
+    manifest.write(partial, {"kind": outputs.EXPORT})
+    with pytest.raises(UserError, match="no record"):
+        outputs.claim(out, outputs.EXPORT)
+    (out / "a.txt").write_text("poet's")
+    outputs.claim(out, outputs.EXPORT)
+    with pytest.raises(UserError, match="no record"):
+        outputs.claim(out, outputs.WEIGHTS)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from poet import media, streams
+from poet.runs import manifest
 from poet.runs.outputs import GENERATION, claim
 from poet.sampling import batch_file, command, estimate, jobs, record
 from poet.sampling.generate import Generator
@@ -152,6 +153,9 @@ def test_a_file_of_jobs_is_resumed_and_a_bad_line_costs_itself_alone(still, tmp_
     assert (tmp_path / "out/from_a_picture/001.gif").is_file()
     alone = run(Request(prompt=["a door"], format=["gif"]), tmp_path / "alone", generator, HOT.replace(seed=5))
     assert (tmp_path / "out/door/000.gif").read_bytes() == alone[0].read_bytes(), "as if it were asked for alone"
+    (tmp_path / "out/door" / manifest.NAME).rename(tmp_path / "kept")  # As a kill leaves it.
+    assert read(tmp_path, generator).done() == {"from_a_picture"}
+    (tmp_path / "kept").rename(tmp_path / "out/door" / manifest.NAME)
     # Again: what is done is not sampled anew, but a line that changed is another job.
     media.write_png_strip(tmp_path / "gone.png", np.zeros((1, 16, 16, 3), np.uint8))
     asked, generate = [], generator.generate
@@ -166,7 +170,8 @@ def test_a_file_of_jobs_is_resumed_and_a_bad_line_costs_itself_alone(still, tmp_
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path, generator):
     (tmp_path / "jobs.jsonl").write_text(json.dumps(LINES[0]))
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.door.poet-partial").mkdir(parents=True)  # As a kill leaves it.
+    read(tmp_path, generator)
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds 'thesis.txt', which is not a job"):
         read(tmp_path, generator)
