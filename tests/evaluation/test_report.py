@@ -15,6 +15,7 @@ from poet import media
 from poet.evaluation.report import charts, headlines, tables
 from poet.evaluation.report.artifacts import Evaluation, read_evaluation
 from poet.evaluation.report.run import write_report
+from poet.runs import manifest, outputs
 from poet.spec import UserError
 
 ATTACK = "<script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
@@ -134,6 +135,7 @@ def write_evaluation(folder: Path, step: int, loss: float, psnr_db: float) -> No
         "experiment": {},
     }
     write_json(folder / "eval.json", content)
+    manifest.write(folder, {"kind": outputs.EVALUATION})
 
 
 def write_examples(folder: Path, tasks: dict[str, str]) -> None:
@@ -163,6 +165,7 @@ def write_examples(folder: Path, tasks: dict[str, str]) -> None:
         "experiment": {},
     }
     write_json(folder / "eval.json", content)
+    manifest.write(folder, {"kind": outputs.EVALUATION})
 
 
 def write_metrics(path: Path) -> None:
@@ -437,6 +440,18 @@ def test_thinning_keeps_the_mean_and_the_ends_of_time():
     assert len(thin) == charts.MAX_POINTS
     assert np.mean([y for _, y in thin]) == pytest.approx(np.mean([y for _, y in points]))
     assert thin[0][0] < 10 and thin[-1][0] > 3989
+
+
+def test_a_number_of_an_evaluation_that_was_altered_is_no_number(tmp_path):
+    write_evaluation(tmp_path, 1500, 6.30, 20.0)
+    file = tmp_path / "eval.json"
+    file.write_text(file.read_text().replace("1500", "1600"))
+    with pytest.raises(UserError, match="eval.json was altered"):
+        read_evaluation(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="eval.json: No such file"):
+        read_evaluation(tmp_path)
+    assert not read_evaluation(tmp_path / "elsewhere")
 
 
 def test_an_evaluation_says_what_matters_in_five_lines(tmp_path):

@@ -21,7 +21,11 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="add the results to results.jsonl and README.md")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; another one adds to the counts")
     parser.add_argument("--folder", default="", help="where the runs lie (default: a temporary folder)")
+    parser.add_argument(
+        "--patience", type=float, default=fault_world.PATIENCE_S, metavar="SECONDS", help="after which a command hangs"
+    )
     args = parser.parse_args()
+    fault_world.PATIENCE_S = args.patience
     faults = [f for name, f in fault_registry.load().items() if not args.names or any(n in name for n in args.names)]
     bad = 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("data", "store", "runs/buckets")]
 INJECTED = Path(__file__).resolve().parent / "injected"
-# Seconds after which a command that should have ended counts as hung.
+# Seconds after which a command that should have ended counts as hung: of an idle machine; `--patience` of a loaded one.
 PATIENCE_S = 300
 SETTINGS = {
     "TRAIN.steps": 40,
@@ -34,6 +35,20 @@ SETTINGS = {
     "STORE.batch": 2,
     "EXPORT.platforms": ("cpu",),
 }
+# The width of the text encoder that is shipped.
+TEXT = "--gin.TEXT.width=384"
+# Clips at two sizes, for super-resolution.
+PAIRS = (
+    "--gin.CLIP.height=32",
+    "--gin.CLIP.width=32",
+    "--gin.DATA.mixture_rates={'super_resolution': 1.0}",
+    "--gin.MODEL.layers=3",
+    "--gin.MODEL.visual_head='factorised'",
+    "--gin.SUPER_RESOLUTION.vertical=(1, 0, 2)",
+    "--gin.SUPER_RESOLUTION.horizontal=(1, 2, 0)",
+    "--gin.SUPER_RESOLUTION.temporal=(2, 4, 4)",
+    "--gin.SUPER_RESOLUTION.steps=2",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +66,10 @@ class World:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.gin_file = self._write()
+
+    @property
+    def gin(self) -> str:
+        return f"--gin_file={self.gin_file}"
 
     # ---------------------------------------------------------------------------------------- files
 
@@ -138,10 +157,7 @@ class World:
 
     def command(self, name: str, out: Path | str, *more: str) -> list[str]:
         """The arguments of a command that writes `out`."""
-        settings = [f"--gin_file={self.gin_file}"]
-        if name in ("eval", "export", "generate"):
-            settings = [f"--checkpoint={self.trained}"]
-        return [name, *settings, *_OUT[name](out), *more]
+        return [*COMMANDS[name](self, out), *more]
 
     @property
     def trained(self) -> Path:
@@ -155,21 +171,55 @@ class World:
             ended = self.run(self.command(name, out))
             assert ended.code == 0, f"{name} fails undisturbed: {ended.text[-3000:]}"
 
-        return self.once(name.replace("-", "_"), make)
+        return self.once(re.sub(r"\W", "_", name), make)
 
 
-_OUT: dict[str, Callable[[Path | str], list[str]]] = {
-    "train": lambda out: [f"--workdir={out}"],
-    "tokenizer-train": lambda out: [
+def _requests(world: World, out: Path | str) -> list[str]:
+    """A file of two jobs, in the folder where their results are left."""
+    file = Path(out) / "jobs.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"name": name, "seed": len(name)}) + "\n" for name in ("red", "blue")))
+    return ["generate", "unconditional", f"--checkpoint={world.trained}", f"--requests={file}", f"--out={out}/clips"]
+
+
+# Name -> the arguments that leave something at a path; beside the commands those that make what they read.
+COMMANDS: dict[str, Callable[[World, Path | str], list[str]]] = {
+    "train": lambda world, out: ["train", world.gin, f"--workdir={out}"],
+    "tokenizer-train": lambda world, out: [
+        "tokenizer-train",
+        world.gin,
         f"--workdir={out}",
         "--gin.VIDEO_TOKENIZER.path=''",
         "--gin.TRAIN.steps=4",
         "--gin.CHECKPOINT.every=1",
     ],
-    "tokenize": lambda out: [f"--gin.STORE.path={out}", "--gin.TEXT.width=384"],
-    "eval": lambda out: [f"--out={out}", "--metric=likelihood", "--metric=condition_gain"],
-    "export": lambda out: [f"--out={out}", "--gin.EXPORT.tasks=('text_to_video',)"],
-    "generate": lambda out: ["text_to_video", "--prompt=a red ball", f"--out={out}", "--num=2"],
+    "tokenize": lambda world, out: ["tokenize", world.gin, TEXT, f"--gin.STORE.path={out}"],
+    "eval": lambda world, out: [
+        "eval",
+        f"--checkpoint={world.trained}",
+        f"--out={out}",
+        "--metric=likelihood",
+        "--metric=condition_gain",
+    ],
+    "export": lambda world, out: ["export", f"--checkpoint={world.trained}", f"--out={out}", "--tasks=unconditional"],
+    "generate": _requests,
+    "tokenize pairs": lambda world, out: ["tokenize", world.gin, TEXT, *PAIRS, f"--gin.STORE.path={out}"],
+    "train on pairs": lambda world, out: [
+        "train",
+        world.gin,
+        TEXT,
+        *PAIRS,
+        "--gin.TRAIN.steps=2",
+        "--gin.CHECKPOINT.every=2",
+        f"--gin.DATA.store={world.undisturbed('tokenize pairs')}",
+        f"--workdir={out}",
+    ],
+    "upscale": lambda world, out: [
+        "upscale",
+        *(str(world.folder / "clips" / name) for name in ("00.mp4", "01.mp4")),
+        f"--checkpoint={world.undisturbed('train on pairs')}",
+        f"--out={out}",
+    ],
 }
 
 
@@ -179,7 +229,7 @@ def end(process: subprocess.Popen[str]) -> Ended:
         text, _ = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        text = process.communicate()[0] + f"\n(killed by the harness after {PATIENCE_S} s)"
+        text = process.communicate()[0] + f"\n(killed by the harness after {PATIENCE_S:.0f} s)"
     return Ended(process.returncode, text)
 
 
@@ -209,7 +259,9 @@ def wait(true: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
 
 def left_by(name: str, out: Path) -> dict[str, str]:
     """What a command left, by name: equal exactly where nothing was lost and nothing changed."""
-    return _arrays(out) if name in ("train", "tokenizer-train") else _files(out)
+    if "train" not in name:
+        return _files(out)
+    return _arrays(out) | {f"tokenizer/{file}": value for file, value in _files(out / "tokenizer").items()}
 
 
 def _arrays(workdir: Path) -> dict[str, str]:
@@ -222,16 +274,24 @@ def _arrays(workdir: Path) -> dict[str, str]:
     return {"step": str(newest.step)} | {name: _sha(array.tobytes()) for name, array in Contents(newest).read()}
 
 
-# What of a file's content a clock, a folder or a machine decides: these files are compared by name alone.
-_OF_THE_CLOCK = ("report.json", "eval.json", "generation.json", "MANIFEST", "README.md", "CHECKPOINT.md", "eval.html")
+# Files whose content a clock or a machine decides, and the manifests of these: compared by name alone.
+_OF_THE_CLOCK = ("report.json", "report.html", "MANIFEST", "README.md", "CHECKPOINT.md")
+_SECONDS = re.compile(rb'"seconds": ({[^}]*}|[^,}]*)')
+_BOARD = re.compile(r"(events\.out\.tfevents)\..*")
 
 
 def _files(out: Path) -> dict[str, str]:
     found = (path for path in sorted(out.rglob("*")) if path.is_file())
-    return {
-        path.relative_to(out).as_posix(): "" if path.name in _OF_THE_CLOCK else _sha(path.read_bytes())
-        for path in found
-    }
+    return dict(_file(path, path.relative_to(out).as_posix()) for path in found)
+
+
+def _file(path: Path, name: str) -> tuple[str, str]:
+    """Its name, and what of it is the same every time."""
+    if path.name in _OF_THE_CLOCK:
+        return name, ""
+    if _BOARD.search(name):  # It has the time, the host and the process in its name.
+        return _BOARD.sub(r"\1", name), ""
+    return name, _sha(_SECONDS.sub(b"", path.read_bytes()))
 
 
 def _sha(data: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poet.runs import lines
+from poet.runs import lines, manifest
 from poet.spec import UserError, limited
 
 Json = Mapping[str, Any]
@@ -46,7 +46,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    return Evaluation(folder, read_json(folder / "eval.json") or {})
+    """The evaluation in a folder, if there is one; UserError where its numbers are not as they were written."""
+    file = folder / "eval.json"
+    if file.exists() or (folder / manifest.NAME).exists():
+        manifest.check_file(folder, file.name, manifest.read(folder))
+    return Evaluation(folder, read_json(file) or {})
 
 
 def read_stages(path: Path) -> list[Json]:

@@ -5,13 +5,17 @@ read_hang: {"match": ..., "after": N}: such a read never returns, after N of the
 not_finite: [numbers of batches]: their text states are NaN.
 clock: {"when": a path, "by_s": seconds}: the clock jumps by so much when the path is there.
 constants: {module: {name: value}}.
+kill: {"below": a folder, "at": N}: SIGKILL before the Nth change of what lies there: a file is opened for writing,
+renamed or removed, a folder is made or removed.
 """
 
 import errno
 import importlib.abc
 import importlib.util
+import itertools
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,6 +45,30 @@ def fail(count):
 def hang(count):
     if count > FAULT["read_hang"]["after"]:
         time.sleep(10**6)
+
+
+# Events of changes, with the place of the descriptor that their path is relative to.
+CHANGES = {"open": None, "os.mkdir": 2, "os.remove": 1, "os.rename": 2, "os.rmdir": 1}
+
+
+def changed(event, args):
+    """The path that an event is about to change; '' for any other event."""
+    if event not in CHANGES or isinstance(args[0], int):
+        return ""
+    if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+        return ""
+    folder = args[CHANGES[event]] if CHANGES[event] else -1
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else "", os.fsdecode(args[0]))
+
+
+def kill(below, at):
+    numbers = itertools.count(1)
+
+    def hook(event, args):
+        if changed(event, args).startswith(below) and next(numbers) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 class Poisoned:
@@ -94,6 +122,8 @@ def jumped(real, when, by_s):
 
 if "clock" in FAULT:
     time.time = jumped(time.time, FAULT["clock"]["when"], FAULT["clock"]["by_s"])
+if "kill" in FAULT:
+    kill(**FAULT["kill"])
 if "read_error" in FAULT:
     hurt_reads(fail, FAULT["read_error"]["match"])
 if "read_hang" in FAULT:

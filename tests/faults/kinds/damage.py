@@ -91,7 +91,7 @@ def export(world: World) -> Path:
 
 def evaluation(world: World) -> Path:
     folder = world.copy(world.undisturbed("eval"), "damaged_evaluation")
-    shutil.rmtree(folder / "parts")  # Finished tables, which are read again only where they are whole.
+    shutil.rmtree(folder / "parts")  # See `measured_again`.
     return folder
 
 
@@ -102,9 +102,31 @@ def read_store(folder: Path) -> None:
 
 
 def read_export(folder: Path) -> None:
+    from poet.serving import format
+
+    format.open_folder(folder)
+
+
+def read_evaluation(folder: Path) -> None:
+    """As `poet report` does; all that it does not read is in the manifest."""
+    from poet.evaluation.report import artifacts
     from poet.runs import manifest
 
+    assert artifacts.read_evaluation(folder)
     manifest.check_listed(folder)
+
+
+def measured_again(world: World, rng: random.Random, times: int) -> Outcome:
+    """A finished table, which an evaluation would go on from, is read only where it is whole."""
+    from poet.evaluation.parts import Parts
+
+    outcome, folder = Outcome(), world.copy(world.undisturbed("eval") / "parts", "damaged_tables")
+    read = lambda key: Parts(folder).read(key, folder.parent / "media")
+    outcome.expect(all(read(table.name) for table in folder.iterdir()), "whole ones are not read")
+    for file, what in hurt(folder, rng, times):
+        outcome.times += 1
+        outcome.expect(read(file.parent.name) is None, f"{what}: read all the same")
+    return outcome
 
 
 def healed(world: World, rng: random.Random, times: int) -> Outcome:
@@ -138,8 +160,8 @@ for name, make, check, short in (
     ("a checkpoint", checkpoint, verify_checkpoint, 400),
     ("released weights", weights, verify_checkpoint, 40),
     ("a token store", store, read_store, 60),
-    ("an export", export, read_export, 0),
-    ("an evaluation", evaluation, read_export, 0),
+    ("an export", export, read_export, 40),
+    ("an evaluation", evaluation, read_evaluation, 40),
 ):
     register(
         Fault(
@@ -150,6 +172,15 @@ for name, make, check, short in (
             long=10**6,
         )
     )
+register(
+    Fault(
+        name="damage: a finished table of an evaluation flipped, cut, zeroed or deleted",
+        wanted="measured again",
+        do=measured_again,
+        short=40,
+        long=10**6,
+    )
+)
 register(
     Fault(
         name="train: its newest checkpoint, then every one, is damaged",
