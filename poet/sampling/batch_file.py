@@ -66,19 +66,18 @@ class Batch:
 
     def done(self) -> set[str]:
         """Names of the jobs that are done as the file has them now, and whose folder is whole."""
+        return {name for name in self._noted("done") if (self.out / name / manifest.NAME).is_file()}
+
+    def _noted(self, state: str) -> dict[str, dict[str, Any]]:
+        """Name -> what was noted last, of the jobs as the file has them now that ended so."""
         last = {found.get("name"): found for found in _objects(self.results)}
-        return {
-            line.name
-            for line in self.lines
-            if (found := last.get(line.name))
-            and found.get("state") == "done"
-            and found.get("digest") == line.digest
-            and (self.out / line.name / manifest.NAME).is_file()
-        }
+        wanted = {line.name: {"state": state, "digest": line.digest} for line in self.lines if line.name in last}
+        return {name: last[name] for name, said in wanted.items() if said.items() <= last[name].items()}
 
     def run(self, *, overwrite: bool = False) -> int:
         """Does what is not done yet; how many jobs failed."""
         done, failed = self.done(), 0
+        parts = {name for name, found in self._noted("failed").items() if found.get("files")}
         load: Callable[[], Any] | None = None
         for number, line in enumerate(self.lines, 1):
             if line.name in done:
@@ -86,7 +85,7 @@ class Batch:
                 continue
             _LOG.info("%d of %d, %s", number, len(self.lines), line.name)
             load = load or (command.loader(self.checkpoint, self.resolved, line.job.request.task) if line.job else None)
-            if error := self._one(line, load, overwrite):
+            if error := self._one(line, load, overwrite or line.name in parts):
                 _LOG.warning("%s failed: %s", line.name, error)
             failed += bool(error)
         return failed

@@ -168,6 +168,21 @@ def test_a_file_of_jobs_is_resumed_and_a_bad_line_costs_itself_alone(still, tmp_
     assert "door" not in read(tmp_path, generator).done()
 
 
+def test_a_job_of_which_a_part_could_be_written_is_done_anew(tmp_path, generator, monkeypatch):
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(LINES[0]))
+
+    def full(job, load, checkpoint, folder, settings):
+        (folder / "000.gif").write_bytes(b"a part")
+        raise Unfinished("no space left", [folder / "000.gif"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "produce", full)
+        assert read(tmp_path, generator).run() == 1
+    assert (tmp_path / "out/door/000.gif").read_bytes() == b"a part"
+    assert read(tmp_path, generator).run() == 0
+    assert (tmp_path / "out/door/000.gif").read_bytes().startswith(b"GIF89a")
+
+
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path, generator):
     (tmp_path / "jobs.jsonl").write_text(json.dumps(LINES[0]))
     (tmp_path / "out/.door.poet-partial").mkdir(parents=True)  # As a kill leaves it.
