@@ -125,9 +125,9 @@ def verify(folder: Path) -> dict[str, Any]:
 def check_file(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raises Corrupt unless this one file is as the manifest lists it."""
     path = folder / name
-    if path.exists() and not path.is_file():  # A pipe or a device might never end.
-        raise Corrupt(f"{folder} is damaged: {name} is no file")
     try:
+        if path.exists() and not path.is_file():  # A pipe or a device might never end.
+            raise Corrupt(f"{folder} is damaged: {name} is no file")
         actual = _digest(path)
     except OSError as error:
         raise Corrupt(f"{folder} is damaged: {name}: {error.strerror}") from None

@@ -102,6 +102,16 @@ def test_a_manifest_cannot_make_us_read_another_folder(name: str, tmp_path: Path
         manifest.check_listed(folder)
 
 
+def test_a_listed_name_that_no_disk_takes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    manifest.write(tmp_path, {})
+    file = tmp_path / manifest.NAME
+    body = file.read_bytes().split(b"\n")[0].replace(b'"a"', b'"' + b"a" * 300 + b'"')
+    file.write_bytes(body + b"\n" + fault_inputs.hashlib.sha256(body).hexdigest().encode() + b"\n")
+    with pytest.raises(manifest.Corrupt, match="aaa: File name too long"):
+        manifest.check_listed(tmp_path)
+
+
 def test_a_listed_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     manifest.write(tmp_path, {})
