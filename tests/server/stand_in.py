@@ -26,7 +26,7 @@ FIELDS = {
     "negative_prompt": TEXT,
     "clip": TEXT,
     "seed": {"type": "integer", "minimum": 0, "maximum": MOST_SEED},
-    "guidance": {"type": "number", "default": 1.0},
+    "guidance": {"type": "number", "minimum": 0, "maximum": 100, "default": 1.0},
     "steps": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 4},
     "fault": {"type": "string", "enum": ["", "die", "raise", "refuse"], "default": ""},
 }
@@ -69,6 +69,8 @@ class StandIn:
             kind = self.requests[task][name]["type"]
             if not isinstance(value, wanted[kind]) or isinstance(value, bool) != (kind == "boolean"):
                 raise UserError(f"{name} = {value!r}: expected a {kind}")
+        if not 0 <= own.get("guidance", 1) <= 100:
+            raise UserError("guidance must lie in 0..100")
         request = {"prompt": "", "steps": 4, "fault": "", "clip": "", **own}
         if not 1 <= request["steps"] <= 1000 or not 0 <= request["seed"] <= MOST_SEED:
             raise UserError("steps must lie in 1..1000, seed in 0..2**32 - 1")
