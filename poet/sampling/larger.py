@@ -19,6 +19,7 @@ from poet.serving.runtime import Runtime
 from poet.spec import Experiment, UserError, compat, from_stored, to_dict
 from poet.tasks.registry import SUPER_RESOLUTION
 from poet.tasks.resolved import Resolved
+from poet.tokenizers import frozen
 from poet.tokenizers.video.base import VideoTokenizer
 from poet.training.networks import expect
 
@@ -42,9 +43,9 @@ def find(path: str) -> Run:
 
 
 def experiments(run: Run) -> list[Experiment]:
-    """The experiments of the networks of what `find` found, which are not loaded."""
+    """The experiments of the networks of what `find` found, which are not loaded, with the tokenizers that would be."""
     if not run.checkpoint.exported:
-        return [run.checkpoint.spec]
+        return [frozen.as_loaded(run.checkpoint.spec)]
     return [from_stored(Experiment, found["experiment"]) for found in open_folder(run.folder)["upscalers"]]
 
 

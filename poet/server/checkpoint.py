@@ -32,7 +32,7 @@ from poet.streams.base import reach
 from poet.streams.low_resolution import SCALE
 from poet.tasks.registry import Task
 from poet.tasks.resolved import Resolved
-from poet.tokenizers import minilm
+from poet.tokenizers import frozen, minilm
 
 # What is said where nothing smaller of a request would fit, and the parts of a clip's sides that are tried.
 _MORE = "this service needs more memory (--memory_gib) or a smaller --batch"
@@ -224,6 +224,11 @@ class CheckpointBackend:
         )
 
     @functools.cached_property
+    def loaded(self) -> Resolved:
+        """The experiment with the tokenizer that the worker loads."""
+        return Resolved(frozen.as_loaded(self.resolved.spec))
+
+    @functools.cached_property
     def held(self) -> needs.Held:
         """What the worker loads when a job first needs it, and the sizes of its networks."""
         spec = self.resolved.spec
@@ -243,7 +248,7 @@ class CheckpointBackend:
 
     def _need(self, job: jobs.Job, count: int) -> Need:
         """Of so many of a job's samples."""
-        need, clip = needs.of_samples(self.resolved, job.plan, count, self.size, self.held), self.resolved.spec.clip
+        need, clip = needs.of_samples(self.loaded, job.plan, count, self.size, self.held), self.resolved.spec.clip
         if not job.request.upscale:
             return need
         return needs.then(need, needs.of_larger(self.larger, count * clip.frames, clip.height, clip.width, self.held))
@@ -293,7 +298,7 @@ class CheckpointBackend:
         request = {"film": kind, "request": dict(film.request), "ways": dict(film.ways)}
         more = {"sample": to_dict(film.sample), "clips": film.clips, "seconds": film.seconds}
         plans = [self._film_plan(task, film.sample) for task in self.tasks.values() if task.output[:1] == ("video",)]
-        need = needs.of_film(self.resolved, plans, film.seconds, self.size, self.held)
+        need = needs.of_film(self.loaded, plans, film.seconds, self.size, self.held)
         seconds = film.seconds
         return Accepted(task=kind, request={**request, **more}, samples=self.size, seconds=seconds, need=need)
 

@@ -65,6 +65,11 @@ class ExportBackend(CheckpointBackend):
         """Whether the folder has programs that continue films."""
         return self.films
 
+    @property
+    def loaded(self) -> Resolved:
+        """The experiment, in which the export noted its tokenizer."""
+        return self.resolved
+
     @functools.cached_property
     def held(self) -> needs.Held:
         """All weights of the folder, and the sizes of its networks."""

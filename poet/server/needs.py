@@ -34,7 +34,7 @@ _KERNEL = 3
 # Copies of a clip's frames between the decoder and the files, and bytes of the largest file's writer.
 _FRAMES, _WRITING = 4, 16 * 2**20
 # What a program takes when it has been compiled; how many a kind of job has beside the chunks of its plan.
-PROGRAM_BYTES, _PROGRAMS = 24 * 2**20, 6
+PROGRAM_BYTES, _PROGRAMS = 48 * 2**20, 6
 _FLOAT = 4
 _WEIGHTS = "weights"
 

@@ -48,6 +48,7 @@ from poet.spec import Experiment, ExportSpec, SampleSpec, UserError, compat, fro
 from poet.tasks.layout import Layout
 from poet.tasks.registry import LANGUAGE_MODEL, SUPER_RESOLUTION, TASKS, Task, get_task
 from poet.tasks.resolved import Resolved
+from poet.tokenizers import frozen
 from poet.training import networks as trained_networks
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -285,7 +286,7 @@ class Record:
             "writes": self.writes,
             "films": self.films,
             "upscalers": self.upscalers,
-            "experiment": specs.to_dict(self.resolved.spec.replace(export=self.spec)),
+            "experiment": specs.to_dict(frozen.as_loaded(self.resolved.spec).replace(export=self.spec)),
         }
 
 

@@ -21,6 +21,7 @@ from poet.sampling.superres import Upscaler
 from poet.serving.format import PASSES_PARAMS
 from poet.serving.lower import Collection, Program, bound, named, struct_of, symbol
 from poet.streams.low_resolution import SCALE
+from poet.tokenizers import frozen
 
 # The sets of branches that have a program: what guidance by text, by the low resolution or by neither needs.
 WITHOUT_TEXT = ((LOW,), (NOTHING, LOW))
@@ -38,7 +39,7 @@ def described(programs: Collection, upscaler: Upscaler, number: int, has_text: b
     choices = WITHOUT_TEXT + (WITH_TEXT if has_text else ())
     found = {networks.VIDEO: upscaler.video_tokenizer.fingerprint}
     return {
-        "experiment": specs.to_dict(upscaler.experiment),
+        "experiment": specs.to_dict(frozen.as_loaded(upscaler.experiment)),
         "networks": found | ({networks.TEXT: upscaler.text_encoder.fingerprint} if has_text else {}),
         **{what: _coder(programs, upscaler, group, what) for what in ("encode", "decode")},
         "passes": [

@@ -190,6 +190,15 @@ def load_spec(cls: type, folder: str | pathlib.Path) -> Any:
         raise UserError(f"{folder} holds no frozen {cls.gin_name()}: {error}") from None
 
 
+def as_loaded(experiment: Experiment) -> Experiment:
+    """The experiment with the video tokenizer that is loaded for it: that of the folder, whose decoder may be later."""
+    spec = experiment.video_tokenizer
+    if not spec.path:
+        return experiment
+    stored = load_spec(VideoTokenizerSpec, find_pretrained(spec.path))
+    return experiment.replace(video_tokenizer=stored.replace(path=spec.path, dtype=spec.dtype))
+
+
 def _reads_as(cls: type, file: pathlib.Path) -> bool:
     try:
         read_json(cls, file)

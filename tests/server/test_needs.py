@@ -33,6 +33,7 @@ from poet.server.exported import ExportBackend  # noqa: E402
 from poet.spec import SampleSpec  # noqa: E402
 from poet.tasks.registry import get_task  # noqa: E402
 from poet.tasks.resolved import Resolved  # noqa: E402
+from poet.tokenizers.video.base import VideoTokenizer  # noqa: E402
 
 
 def of_resolved(**changes) -> Resolved:
@@ -92,6 +93,13 @@ def test_more_samples_and_larger_clips_need_more_and_what_would_fit_is_said(back
     width, height = map(int, re.match(r"(\d+)x(\d+) would fit", large.advice(large.need.total // 4)).groups())
     fitting = upscale(height=height // 8 * 8, width=width // 8 * 8)
     assert large.need.total // 8 < fitting.need.total <= large.need.total // 4
+
+
+def test_the_tokenizer_that_is_loaded_is_counted(backend):
+    """That of the shipped weights has a finer decoder than the one beside which they were trained."""
+    trained = backend.resolved.spec.video_tokenizer
+    loaded = VideoTokenizer.of(trained).spec
+    assert backend.loaded.spec.video_tokenizer.replace(path="") == loaded != trained.replace(path="")
 
 
 def test_weights_of_an_export_are_counted_by_its_files(tmp_path):
