@@ -32,6 +32,13 @@ def check_names(asked: Mapping[str, Any], allowed: Iterable[str], what: str) -> 
             raise UserError(f"{what} has no field {name!r}{near_names(name, allowed)}")
 
 
+def in_fields(message: str, names: Iterable[str]) -> str:
+    """A message that names the fields of a request (`names`) where it names flags and settings of commands."""
+    message = re.sub(r" or --prompt_file|, or the [^;]* as --gin\.[^;\s]*", "", message)  # Which only commands have.
+    listed = "|".join(map(re.escape, names)) or "(?!)"
+    return re.sub(rf"(?:--|\bSAMPLE\.|\bREQUEST\.)({listed})\b(?:=FILE)?", r"\1", message)
+
+
 def replaced(asked: Any, change: Callable[[str, str], str], name: str = "") -> Any:
     """A request whose media are changed by a function of (field, value)."""
     if isinstance(asked, Mapping):

@@ -17,7 +17,7 @@ import anyio
 
 from poet.server.backend import TOO_LARGE, Accepted, Backend
 from poet.server.dispatcher import Dispatcher
-from poet.server.fields import MEDIA_ID, replaced
+from poet.server.fields import MEDIA_ID, in_fields, replaced
 from poet.server.hub import Hub
 from poet.server.intake import Media, of_result, take_in
 from poet.server.memory import Ledger
@@ -151,7 +151,8 @@ class Service:
             except Refused:
                 raise
             except UserError as error:
-                raise Refused(_client_s(str(error), inputs, asked, named)) from None
+                said = in_fields(str(error), self.backend.requests.get(str(asked.get("task")), ()))
+                raise Refused(_client_s(said, inputs, asked, named)) from None
             self._check_memory(accepted)
             job = self.store.add(
                 object,

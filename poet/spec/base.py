@@ -275,7 +275,8 @@ _TYPE_WORDS = {
     float: "a number (float)",
     str: "text (str)",
     bool: "True or False (bool)",
-    tuple[str, ...]: "names, as ('train', 'validation') or 'train' alone",
+    tuple[str, ...]: "text, 'train', or several, ('train', 'validation')",
+    float | tuple[float, ...]: "a number, 0.9, or several, (1.0, 0.9)",
     dict[str, float]: "names with numbers, as {'text_to_video': 1.0}",
 }
 

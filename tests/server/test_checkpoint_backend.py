@@ -26,6 +26,7 @@ from poet.sampling import command, record  # noqa: E402
 from poet.sampling.generate import Generator  # noqa: E402
 from poet.server.backend import Cancelled, Work  # noqa: E402
 from poet.server.checkpoint import CheckpointBackend  # noqa: E402
+from poet.server.fields import in_fields  # noqa: E402
 from poet.server.making import CheckpointMaker, OneSession, flattened  # noqa: E402
 from poet.server.settings import ServeSpec  # noqa: E402
 from poet.server.store import new_id  # noqa: E402
@@ -72,6 +73,25 @@ def test_requests_are_checked_without_a_model():
     refused({"task": "storyboard", "scenes": [{"promt": "x"}]}, "no field 'promt'")
     refused({"task": "chain", "jobs": [{"task": "text_to_audio"}]}, "job 1: this film needs the task text_to_audio")
     assert backend().admit({"task": "long", "prompt": "x", "seconds": 1, "seed": 2}).request["clips"] == 9
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"task": "text_to_video"}, "give prompt"),
+        ({"task": "text_to_video", "prompt": "x", "temperature": "hot"}, "temperature = 'hot': expected a number"),
+        ({"task": "text_to_video", "prompt": "x", "num": 0}, "num = 0: must lie in 1.."),
+        ({"task": "text_to_video", "prompt": "--num: a door", "format": "avi"}, "format=avi: task"),
+        ({"task": "inpainting", "clip": "a"}, "give region, one of"),
+        ({"task": "stylization", "clip": "a", "prompt": "x"}, "near is bright, as depth; with depth=flat"),
+    ],
+)
+def test_what_is_refused_is_said_in_the_words_of_the_api(asked, said):
+    """Commands have flags and settings for the same; their words stand in no answer."""
+    with pytest.raises(UserError) as found:
+        backend().admit({"seed": 1, **asked})
+    message = in_fields(str(found.value), backend().requests[asked["task"]])
+    assert said in message and "--" not in message and "SAMPLE" not in message and "REQUEST" not in message
 
 
 def test_uploads_that_lack_what_a_task_takes_are_refused():
