@@ -129,7 +129,7 @@ def test_a_painted_mask_is_white_where_the_brush_was(page, client, picture):
     choose(page, "inpainting")
     drop(page, "Clip", "frame.png", "image/png", picture)
     canvas = page.locator(".painter canvas")
-    canvas.wait_for()
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
     page.mouse.down()
@@ -252,6 +252,14 @@ def test_every_control_has_a_name_and_every_task_a_form(page, client):
             "all => all.filter(one => !one.labels.length).map(one => one.outerHTML)",
         )
         assert not unnamed, (task, unnamed)
+
+
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for task in page.eval_on_selector_all("#task option", "all => all.map(one => one.value)"):
+        choose(page, task)
+        page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, task
 
 
 def test_a_key_is_asked_for(browser, tmp_path):

@@ -28,6 +28,19 @@ function factsOf(name, model) {
   return model.tasks.find((task) => task.name === name) ?? plain;
 }
 
+// What the names of tasks do not say by themselves.
+const SAYS = {
+  frame_prediction: "Goes on from the opening frames of your clip.",
+  frame_prediction_bidirectional: "Goes on from the opening frames of your clip, which the model reads as a condition.",
+  image_to_video_bidirectional: "Starts near your picture, which the model reads as a condition.",
+  frame_interpolation: "Makes the frames between the first and the last ones.",
+  inpainting: "Fills a hole in your clip.",
+  outpainting: "Keeps a region of your clip, and paints what is around it.",
+  stylization: "Moves as your clip does, and looks as the text says.",
+  audio_video_continuation: "Goes on from the opening frames of your clip and from their sound.",
+  captioning: "The text says what happens in your clip.",
+  upscale: "The same, with more pixels.",
+};
 const WORDS = { text: "a text", clip: "a clip", sound: "a sound", picture: "a picture" };
 
 // A sentence on what a job takes and makes.
@@ -42,7 +55,7 @@ export function about(name, model) {
   const medium = task.clip_medium === "audio" ? "sound" : task.conditioning_frames.join() === "1" ? "picture" : "clip";
   const takes = [task.text && WORDS.text, task.clip && WORDS[medium]].filter(Boolean);
   const makes = task.outputs.map((one) => ({ video: name.endsWith("image") ? "a picture" : "a clip", audio: "sound", text: "a text" })[one] ?? one);
-  return `Takes ${takes.join(" and ") || "nothing"}, makes ${makes.join(" with ")}.`;
+  return [`Takes ${takes.join(" and ") || "nothing"}, makes ${makes.join(" with ")}.`, SAYS[name]].filter(Boolean).join(" ");
 }
 
 function area(rows = 3) { return make("textarea", { rows, spellcheck: true }); }
@@ -112,7 +125,8 @@ export class TaskForm {
 
   #region(task) {
     this.region = make("select", {}, make("option", { value: "" }, task.mask ? "choose, or paint" : "choose"), ...task.regions.map((name) => make("option", { value: name }, title(name))));
-    return field("Region", this.region);
+    const note = task.mask ? "a named one; or paint over the first frame, which appears with the clip" : "";
+    return field(task.name === "outpainting" ? "Region that is kept" : "Region", this.region, note);
   }
 
   async request() {

@@ -97,10 +97,10 @@ class Card {
   problem(message) { this.error.textContent = message; }
 
   #state() {
-    const { status, queue_position: place, latents, seconds_left: left, cancelling } = this.job;
+    const { status, queue_position: place, progress, seconds_left: left, cancelling } = this.job;
     if (status === "queued") return place ? `queued, ${place} before it` : "queued, next";
     if (cancelling) return "stopping …";
-    if (status === "in_progress") return `making it: ${latents} latent frame${latents === 1 ? "" : "s"}${left ? `, ${Math.ceil(left)} s left` : ""}`;
+    if (status === "in_progress") return `making it: ${progress} %${left ? `, ${Math.ceil(left)} s left` : ""}`;
     return status;
   }
 
@@ -154,7 +154,7 @@ class Card {
           this.problem(error.message);
         }
       }, { title: "take it as the input of the form" });
-      figure.append(make("div", { className: "tools" }, use, ...files.map((file) => this.#download(file))));
+      figure.append(make("div", { className: "tools" }, use, make("span", { className: "soft" }, "Download"), ...files.map((file) => this.#download(file))));
     }
     return figure;
   }
@@ -173,7 +173,9 @@ class Card {
 function wordsOf(request) {
   if (request.scenes) return request.scenes.map((scene) => scene.prompt).filter(Boolean).join(" / ");
   if (request.jobs) return request.jobs.map((job) => [title(job.task), job.prompt].filter(Boolean).join(": ")).join(" → ");
-  return [request.prompt ?? []].flat().join(" / ");
+  // A text of a long film opens with the second from which it holds.
+  const texts = [request.prompt ?? []].flat();
+  return texts.map((text) => (request.task === "long" ? text.replace(/^([\d.]+): /, "from second $1: ") : text)).join(" / ");
 }
 
 function player(file, label) {
@@ -184,6 +186,17 @@ function player(file, label) {
     return image;
   }
   const media = make(kind(file.type), { src, controls: true, "aria-label": label });
-  if (kind(file.type) === "video") Object.assign(media, { loop: true, muted: true, autoplay: true, playsInline: true });
+  if (kind(file.type) === "video") {
+    Object.assign(media, { loop: true, muted: true, playsInline: true });
+    SEEN.observe(media);
+  }
   return media;
 }
+
+// Clips play while they can be seen: a long list of jobs would keep a processor busy.
+const SEEN = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) target.play().catch(() => {}); // A browser may forbid it: the player has a button.
+    else target.pause();
+  }
+});
