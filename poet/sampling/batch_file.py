@@ -114,8 +114,9 @@ class Batch:
     def _note(self, line: Line, error: str, files: Sequence[str]) -> None:
         found = {"name": line.name, "state": "failed" if error else "done", "digest": line.digest}
         found |= {"error": error} if error else {}
-        kept = [json.dumps(before) for before in _objects(self.results)]
-        media.write_text(self.results, "\n".join([*kept, json.dumps({**found, "files": list(files)})]) + "\n")
+        found["files"] = list(files)
+        lines = [*(before for before in _objects(self.results) if before != found), found]
+        media.write_text(self.results, "".join(json.dumps(each) + "\n" for each in lines))
 
 
 def read(

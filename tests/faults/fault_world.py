@@ -79,6 +79,7 @@ class World:
         file = self.folder / "run.gin"
         if file.exists():
             return file
+        shutil.rmtree(self.folder / "store", ignore_errors=True)  # Of a run of the harness that was stopped here.
         self._write_clips()
         clips = str(self.folder / "clips")
         return small_run.write(self.folder, {**SETTINGS, "STORE.source": clips, "TOKENIZER_TRAIN.source": clips})
