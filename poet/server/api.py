@@ -157,6 +157,9 @@ def _files(app: FastAPI, service: Service) -> None:
             form = await request.form(max_files=1, max_fields=4)
         except HTTPException as error:
             raise Refused(f"the form cannot be read: {error.detail}", code="bad_form") from None
+        for name in form:
+            if name != "file":
+                raise Refused(f"an upload has no field {name!r}: send the file alone, as `file`", param=name)
         part = form.get("file")
         if part is None or isinstance(part, str):
             raise Refused("send a form (multipart/form-data) with the file in its field `file`", param="file")
