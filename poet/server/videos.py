@@ -140,7 +140,8 @@ def _wanted_size(asked: Mapping[str, Any], clip: Mapping[str, float]) -> str:
     if size and not found:
         raise Refused(f"size = {size!r}: expected WIDTHxHEIGHT, such as {size_of(clip)}", param="size")
     sizes = {(float(found[1]), float(found[2]))} if found else set()
-    sizes |= {(width or clip["width"], height or clip["height"])} if width or height else set()
+    if width is not None or height is not None:
+        sizes.add((clip["width"] if width is None else width, clip["height"] if height is None else height))
     if len(sizes) > 1:
         raise Refused("size contradicts width and height: give one of them", param="size")
     width, height = next(iter(sizes), (clip["width"], clip["height"]))
