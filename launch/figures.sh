@@ -25,10 +25,10 @@ card() {
   python data/pretrained/card.py "$LM" --write
 }
 
-# -> poet/evaluation/suites/arenas_v2_lm_arenas.md
-arenas() {
-  poet benchmark arenas --checkpoint="$LM" --data="$CLIPS" --out="$work/arenas"
-  cp "$work/arenas/benchmark.md" poet/evaluation/suites/arenas_v2_lm_arenas.md
+# -> data/pretrained/bars.md poet/evaluation/suites/arenas_v2_lm_arenas.md
+bars() {
+  python data/pretrained/bars.py --clips="$CLIPS" --work="$work/bars"
+  cp "$work/bars/arenas/benchmark.md" poet/evaluation/suites/arenas_v2_lm_arenas.md
 }
 
 # -> data/pretrained/superres_arenas/arenas.png data/pretrained/superres_arenas/scores.json data/pretrained/superres_arenas/scores_freedoom.json

@@ -16,6 +16,7 @@ from poet.evaluation.score.sides import content_hash
 from poet.evaluation.suites import cases, run, scoring, submissions, tasks, trivial, writing
 from poet.evaluation.suites.cases import Case, Real
 from poet.spec import ClipSpec, SampleSpec, UserError
+from poet.store import captions
 from poet.store.raw import RawClip
 
 SUITE = cases.load("arenas")
@@ -414,6 +415,9 @@ def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(t
     assert asked["frame_interpolation"][1]["conditioning_frames"] == 1
     assert not asked["text_to_video"][1]["media"] and len(asked["video_to_audio"][1]["media"]["video"]) == 2
     assert submissions.read(tmp_path, tasks.TASKS["inpainting"], REALS, CLIP).videos[0].shape == (17, 64, 64, 3)
+    lines = captions.parse("it", (tmp_path / "text_to_video/captions.jsonl").read_bytes(), lambda name: 1)
+    assert {line.file: line.caption for line in lines} == {f"{real.case.name}.apng": real.case.text for real in REALS}
+    assert not (tmp_path / "inpainting" / "captions.jsonl").exists()
     (tmp_path / "inpainting" / "basic_00003.apng").unlink()
     submissions.sample(sampler, tasks.TASKS["inpainting"], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
     assert len(sampler.asked) == 13

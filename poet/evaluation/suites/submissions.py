@@ -165,6 +165,10 @@ def sample(
                 media.write_wav(file, one, clip.sample_rate_hz)
             else:
                 media.write_apng(file, one, clip.rate_hz)
+    if task.text:
+        # What `poet score` takes for the texts of the clips.
+        texts = {f"{real.case.name}{suffix}": real.case.text for real in reals}
+        _write_texts(folder / task.name / CAPTIONS_FILE, texts)
 
 
 def _sample_texts(
@@ -178,8 +182,12 @@ def _sample_texts(
         _LOG.info("%s: clips %d to %d of %d", task.name, start + 1, start + len(some), len(reals))
         made = _sampled(generator, task, some, settings.replace(seed=settings.seed + start), batch)
         written |= {real.case.name: text for real, text in zip(some, made)}
-        lines = [json.dumps({"file": name, "caption": text}) for name, text in written.items()]
-        media.write_text(file, "\n".join(lines) + "\n")
+        _write_texts(file, written)
+
+
+def _write_texts(file: Path, texts: Mapping[str, str]) -> None:
+    lines = [json.dumps({"file": name, "caption": text}) for name, text in texts.items()]
+    media.write_text(file, "\n".join(lines) + "\n")
 
 
 def _sampled(
