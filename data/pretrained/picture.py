@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from poet.conditioning import regions
 from poet.evaluation.gallery.clips import spaced
 from poet.runs.run import Run
 from poet.sampling import larger, superres
@@ -54,6 +55,9 @@ def rows(generator: Generator, clips: list[RawClip]) -> dict[str, np.ndarray]:
         made = {name: value for name, value in request.items() if name != "prompts"}
         condition = generator.make_condition(task, video, made.get("depths"), region=made.get("region", ""))
         found |= {labels[0]: condition.video, labels[1]: sampled(task, media={"video": video}, **request)}
+    hole = regions.area("central", video.shape[1:4])
+    # As `poet generate` writes it: what was given stays as it was.
+    found["the hole filled"] = np.stack([regions.keep(*pair, hole) for pair in zip(found["the hole filled"], video)])
     return found
 
 
