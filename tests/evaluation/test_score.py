@@ -191,6 +191,7 @@ def test_sets_that_differ_are_refused_or_fitted(
         (["--metric=frame_frechte"], "frame_frechet"),
         (["--network=pixel"], "pixels"),
         (["--against=nowhere"], "does not exist"),
+        (["--tokenizer=data/pretrained/magvit_v2_64x8", "--frames=6", "--fit"], "nearest are 5 and 9; give --frames"),
     ],
 )
 def test_mistakes_are_found_before_any_work(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from poet.cli import command
 from poet.runs import outputs
-from poet.spec import UserError, choose
+from poet.spec import ClipSpec, UserError, choose
 
 # Below --out unless --features names another folder.
 FEATURES = "features"
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
     named = [("SUBMISSION", args.submission, args.split), ("--against", args.against, args.against_split)]
     wanted = sides.Format(frames=args.frames, height=args.height, width=args.width, rate_hz=args.rate_hz)
     opened, clip, done = sides.open_all(named, wanted, args.fit)
-    setup, clips = _setup(args, clip.rate_hz), dict(zip((SUBMISSION, REFERENCE), opened))
+    setup, clips = _setup(args, clip), dict(zip((SUBMISSION, REFERENCE), opened))
     cache = Cache(folder=Path(args.features).expanduser() if args.features else output.final / FEATURES)
     with output:
         result = run.evaluate(*clips.values(), setup, cache, done)
@@ -73,18 +73,16 @@ def _run(args: argparse.Namespace) -> None:
     print(run.summary(result))
 
 
-def _setup(args: argparse.Namespace, rate_hz: float):
+def _setup(args: argparse.Namespace, clip: ClipSpec):
     from poet.evaluation.score.run import Setup
-    from poet.tokenizers.video.base import VideoTokenizer
 
-    networks, lacking = _networks(args.networks, rate_hz)
+    networks, lacking = _networks(args.networks, clip.rate_hz)
     extra, missing = _perceptual(args.perceptual)
-    tokenizer = VideoTokenizer.load(args.tokenizer) if args.tokenizer else None
     setup = Setup(
         networks=networks,
         lacking=lacking | missing,
         extra=extra,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(args.tokenizer, clip) if args.tokenizer else None,
         chosen=args.metrics,
         pairs=args.pairs,
     )
@@ -105,6 +103,17 @@ def _networks(names: list[str], rate_hz: float) -> tuple[list, dict[str, str]]:
         return [features.load(network.name) for network in there], lacking
     asked = [name for name in names if name != "none"]
     return [own.load(n, rate_hz) if n.endswith(".json") else features.load(n) for n in asked], {}
+
+
+def _tokenizer(path: str, clip: ClipSpec):
+    from poet.tokenizers.video.base import VideoTokenizer
+
+    tokenizer = VideoTokenizer.load(path)
+    try:
+        tokenizer.spec.grid(clip.frames, clip.height, clip.width)
+    except UserError as error:
+        raise UserError(f"--tokenizer={path}: {error}; give --frames, --height, --width and --fit") from None
+    return tokenizer
 
 
 def _perceptual(name: str) -> tuple[list, dict[str, str]]:
