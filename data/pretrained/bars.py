@@ -164,8 +164,11 @@ def rows_of(contents: Contents, table: str) -> list[Contents]:
 
 
 def one(rows: Iterable[Contents], **named: str) -> Contents:
-    """The row with these fields."""
-    return next(row for row in rows if all(row[name] == value for name, value in named.items()))
+    """The row with these fields; LookupError where there is none."""
+    for row in rows:
+        if all(row[name] == value for name, value in named.items()):
+            return row
+    raise LookupError(f"no row of {named}: what its result skipped says why, such as a network that is not installed")
 
 
 def bounded(row: Contents, name: str) -> Found:
