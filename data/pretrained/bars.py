@@ -262,7 +262,7 @@ SHUFFLED = "shuffled submission"
 BARS: Mapping[str, tuple[Bar, ...]] = {
     "conditions": (
         Bar(
-            "the smallest gain of the right condition over another clip's, nats a token", least_gain, least=0, digits=3
+            "the smallest gain of the right condition over another clip's, nats a token", least_gain, least=0, digits=4
         ),
     ),
     "arenas": (
