@@ -84,19 +84,40 @@ def test_a_file_that_somebody_puts_there_meanwhile_is_kept(tmp_path: Path) -> No
     assert (tmp_path / "out/000.txt").read_text() == "mine"
 
 
+class Killed(BaseException):
+    """Ends the work as SIGKILL does: before a change of the file system, and none follows."""
+
+
+class Kill:
+    """`left`: changes of the file system until it comes, itself among them; None: it does not come."""
+
+    left: int | None = None
+
+
+def _end(event: str, arguments: tuple) -> None:
+    if Kill.left is None:
+        return
+    changes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    Kill.left -= changes
+    if Kill.left <= 0 and (changes or writes):
+        raise Killed
+
+
+# Hooks cannot be taken away: there is one, and it does nothing while no kill is to come.
+sys.addaudithook(_end)
+
+
 def killed(number: int, work: Callable[[], None]) -> bool:
-    """Whether a process of its own that does `work` was ended before it changed the file system the `number`th time."""
-    changes = itertools.count(1)
-
-    def end(event: str, _: object) -> None:
-        if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(changes) == number:
-            os._exit(9)
-
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    sys.addaudithook(end)
-    work()
-    os._exit(0)
+    """Whether `work` was ended before it changed the file system the `number`th time."""
+    Kill.left = number
+    try:
+        work()
+    except Killed:
+        return True
+    finally:
+        Kill.left = None
+    return False
 
 
 @pytest.mark.parametrize("earlier", [{}, {"a.txt": "1", "old/c.txt": "2", "old/d.txt": "3"}], ids=["new", "replaced"])
