@@ -422,3 +422,8 @@ def test_sampling_goes_on_where_it_was_stopped_and_asks_for_what_the_task_says(t
     submissions.sample(sampler, tasks.TASKS["inpainting"], REALS, tmp_path, CLIP, SampleSpec(seed=7), batch=2)
     assert len(sampler.asked) == 13
     assert run.FORMAT == 1 and isinstance(CLIP, ClipSpec)
+
+
+def test_a_data_set_that_is_not_there_is_named_by_the_flag(tmp_path):
+    with pytest.raises(UserError, match="^--data = .*nowhere"):
+        cases.clips(cases.load("arenas"), str(tmp_path / "nowhere"))

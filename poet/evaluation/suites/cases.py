@@ -138,8 +138,11 @@ def _real(case: Case, clip: RawClip | None) -> Real | None:
 
 
 def raw(suite: Suite, path: str, split: str) -> Iterator[RawClip]:
-    """The clips of a split of the data set."""
-    source = open_source(path, split, suite.clip)
+    """The clips of a split of the data set, `--data`."""
+    try:
+        source = open_source(path, split, suite.clip)
+    except UserError as error:
+        raise UserError(str(error).replace("STORE.source", "--data")) from None
     return usable(source.read(0, len(source)))
 
 
