@@ -32,6 +32,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 LONGEST = (
+    # Of the tests marked fault.
+    "test_faults.py",
+    "test_faults_at_gs.py",
+    # Of the others.
     "test_conditions_are_obeyed.py",
     "test_tokenizer_training.py",
     "test_sound_run.py",

@@ -19,6 +19,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 import fault_world  # noqa: E402
 
+# What the names of faults of a bucket hold.
+AT_GS = "at gs://"
 RESULTS, PAGE = HERE / "results.jsonl", HERE / "README.md"
 BEGIN, END = "<!-- table: python -m tests.faults -->", "<!-- end of the table -->"
 
@@ -81,6 +83,16 @@ def load() -> dict[str, Fault]:
     for module in pkgutil.iter_modules([str(HERE / "kinds")]):
         importlib.import_module(f"kinds.{module.name}")
     return FAULTS
+
+
+def nothing_is_lost(name: str, world: fault_world.World) -> None:
+    """The short form of a fault, as a test."""
+    import pytest
+
+    outcome = FAULTS[name].do(world, random.Random(name), FAULTS[name].short)
+    if outcome.skipped:
+        pytest.skip(outcome.skipped)
+    assert outcome.times and not outcome.lost
 
 
 # ----------------------------------------------------------------------------------------- results
